@@ -1,0 +1,97 @@
+"""The command `smidgen`: its commands, its exit codes and how it says what went wrong.
+
+Exit codes: 0 good, 1 the work failed, 2 the input was wrong, 130 interrupted. `SMIDGEN_DEBUG=1` shows tracebacks.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+
+from smidgen import __doc__ as summary
+from smidgen import __version__
+from smidgen.cli.doctor import doctor
+from smidgen.cli.evaluate import evaluate
+from smidgen.cli.generate import generate
+from smidgen.cli.inspect import inspect
+from smidgen.cli.quantize import quantize
+from smidgen.cli.run import run
+from smidgen.cli.train import train
+from smidgen.errors import SmidgenError, UserError
+
+COMMANDS = (run, train, evaluate, generate, inspect, quantize, doctor)
+
+app = App(
+    name="smidgen",
+    help=(summary or "").partition(": ")[2].capitalize(),
+    version=__version__,
+    default_parameter=Parameter(negative=()),
+    result_action="return_value",
+    exit_on_error=False,
+    print_error=False,
+    suppress_keyboard_interrupt=False,
+)
+for position, command in enumerate(COMMANDS):
+    app.command(command, sort_key=position)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave the process with its exit code."""
+    sys.exit(exit_code(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def exit_code(arguments: list[str]) -> int:
+    """Run one command; say what went wrong in one sentence on stderr, and return the exit code."""
+    if os.environ.get("SMIDGEN_DEBUG") == "1":
+        app(arguments)
+        return 0
+    warnings.showwarning = _show_warning
+    try:
+        app(arguments)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        return _fail(2, _usage_sentence(error))
+    except UserError as error:
+        return _fail(2, str(error))
+    except SmidgenError as error:
+        return _fail(1, str(error))
+    except BrokenPipeError:
+        # The reader went away, as `head` does; nothing may be flushed to it when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _fail(1, _system_sentence(error))
+    except KeyboardInterrupt:
+        return _fail(130, "interrupted")
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}".rstrip(": ")
+        return _fail(1, f"smidgen failed unexpectedly ({fault}); set SMIDGEN_DEBUG=1 to see where")
+    return 0
+
+
+def _fail(code: int, sentence: str) -> int:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+def _usage_sentence(error: CycloptsError) -> str:
+    """What was wrong with the arguments, and where their list is."""
+    words = " ".join(("smidgen", *(error.command_chain or ())))
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"Unexpected argument '{error.unused_tokens[0]}'. See `{words} --help`."
+    return f"{error} See `{words} --help`."
+
+
+def _system_sentence(error: OSError) -> str:
+    """What the operating system refused, and of which file."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{(error.strerror or str(error)).lower()}; mend that and start again"
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """Show a warning that is meant for the user as one line, and those about code not at all."""
+    if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | ResourceWarning):
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

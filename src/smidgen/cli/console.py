@@ -1,0 +1,168 @@
+"""What a command shows: results on stdout, progress and prose on stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from smidgen.files import jsonable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+
+def say(text: str) -> None:
+    """Print one line of prose to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print the one JSON object of a command to stdout."""
+    print(json.dumps(jsonable(value), indent=2, ensure_ascii=False))
+
+
+def print_table(rows: Iterable[Sequence[str]], *, title: str = "", headers: Sequence[str] = ()) -> None:
+    """Print rows as a table without lines to stdout; cells after the first stand at the right of numbers.
+
+    Args:
+        rows: cells of every row, all of the same number.
+        title: printed above.
+        headers: names of the columns; none are printed when empty.
+    """
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        box=None,
+        show_header=bool(headers),
+        pad_edge=False,
+        padding=(0, 2),
+    )
+    rows = [list(row) for row in rows]
+    for index in range(len(rows[0]) if rows else 0):
+        table.add_column(headers[index] if headers else "", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def count(number: float) -> str:
+    """A count or rate with thousands set apart, with decimals only where they say something: `1,234`, `12.3`."""
+    return f"{number:,.0f}" if abs(number) >= 100 or number == int(number) else f"{number:,.1f}"
+
+
+def size(num_bytes: float) -> str:
+    """A number of bytes in the unit a person would name: `3.4 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """A stretch of time as a clock shows it: `1:02:03`, `0:09`."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Progress:
+    """How far one stage is, on stderr: a bar on a terminal, a plain line now and then anywhere else.
+
+        with Progress("train", total=steps) as progress:
+            for result in train(...):
+                progress.update(result.step, tokens=result.tokens, loss=result.loss)
+
+    Args:
+        stage: what is going on, as `train`.
+        total: how many steps there are; None when nobody knows.
+        every: seconds between plain lines.
+        clock: seconds that only go up.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        total: int | None,
+        *,
+        every: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stage, self.total, self._every, self._clock = stage, total, every, clock
+        self._bar: Bar | None = None
+        self._step = self._first_step = self._tokens = 0
+        self._values: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self._started = self._last_line = self._clock()
+        if sys.stderr.isatty():
+            self._bar = _bar()
+            self._task = self._bar.add_task(self.stage, total=self.total, facts="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self._bar:
+            self._bar.stop()
+        elif failure[0] is None and self._step:
+            say(
+                f"{self.stage}: {self._position()} in {duration(self._clock() - self._started)}{self._facts(', ')}"
+            )
+
+    def begin_at(self, step: int) -> None:
+        """Say that `step` steps were done before, so that rates and what is left count only what is new."""
+        self._step = self._first_step = step
+
+    def update(self, step: int, *, tokens: int = 0, **values: float | None) -> None:
+        """Say that `step` steps are done.
+
+        Args:
+            step: how many are done in all.
+            tokens: how many more tokens were seen since the last update.
+            values: what else to show, as `loss=…`; None keeps what was shown last.
+        """
+        self._step, self._tokens = step, self._tokens + tokens
+        self._values |= {name: value for name, value in values.items() if value is not None}
+        if self._bar:
+            self._bar.update(self._task, completed=step, facts=self._facts("  "))
+        elif self._clock() - self._last_line >= self._every:
+            self._last_line = self._clock()
+            left = self._seconds_left()
+            say(
+                f"{self.stage}: {self._position()}{self._facts(', ')}{f', {duration(left)} left' if left else ''}"
+            )
+
+    def _position(self) -> str:
+        return f"{self._step:,}" if self.total is None else f"{self._step:,}/{self.total:,}"
+
+    def _facts(self, between: str) -> str:
+        """The values and the token rate, each with `between` before it."""
+        facts = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._values.items()]
+        if self._tokens:
+            facts.append(f"{count(self._tokens / max(self._clock() - self._started, 1e-9))} tokens/s")
+        return "".join(between + fact for fact in facts)
+
+    def _seconds_left(self) -> float | None:
+        done = self._step - self._first_step
+        if self.total is None or done <= 0:
+            return None
+        return (self.total - self._step) * (self._clock() - self._started) / done
+
+
+def _bar() -> "Bar":
+    """A bar with the steps, the facts and the time that is left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[facts]}", markup=False),
+        console=Console(stderr=True),
+    )

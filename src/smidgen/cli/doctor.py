@@ -1,0 +1,99 @@
+"""`smidgen doctor`: what this machine is, what it can do, and what to mend."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from smidgen.cli.console import count, print_json, print_table, say, size
+from smidgen.cli.options import Json
+
+# Below this share of numpy's rate on the same product, the CPU is not what is slow.
+_SLOW_BELOW = 0.5
+_FREE_DISK_WANTED = 5_000_000_000
+
+
+def doctor(*, json: Json = False) -> None:
+    """Show the device, its memory and speed, the versions, and what is missing with the command that mends it."""
+    facts = examine()
+    if json:
+        print_json(facts)
+        return
+    show(facts)
+
+
+def examine() -> dict[str, Any]:
+    """Measure the machine; takes about a second.
+
+    Returns:
+        device, memory, blas (rates in 10⁹ operations a second), disk (bytes), versions and problems, each of
+        which says what to do.
+    """
+    import psutil
+
+    from smidgen import backend
+    from smidgen.runs import cpu_name, versions
+
+    device, blas, rates = backend.device(), backend.blas(), backend.measure_gflops(repeats=9)
+    memory = psutil.virtual_memory()
+    facts: dict[str, Any] = {
+        "device": {"kind": device.kind, "name": device.name, "memory_bytes": device.memory_bytes},
+        "cpu": {"name": cpu_name(), "cores": device.cores},
+        "memory": {"total_bytes": memory.total, "available_bytes": memory.available},
+        "blas": {
+            "name": blas.name,
+            "path": blas.path,
+            "threads": blas.threads,
+            "fast": blas.fast,
+            "gflops": rates.mlx,
+            "numpy_gflops": rates.numpy,
+        },
+        "disk": {"folder": Path.cwd(), "free_bytes": shutil.disk_usage(Path.cwd()).free},
+        "versions": versions(),
+    }
+    return facts | {"problems": problems(facts, blas.problem)}
+
+
+def problems(facts: dict[str, Any], blas_problem: str = "") -> list[str]:
+    """What is wrong with a machine, each with what to do about it."""
+    found = [blas_problem] if blas_problem else []
+    blas = facts["blas"]
+    if not blas_problem and blas["gflops"] < _SLOW_BELOW * blas["numpy_gflops"]:
+        found.append(
+            f"MLX multiplies at {blas['gflops']:.0f} GFLOP/s where numpy reaches {blas['numpy_gflops']:.0f}; "
+            "close other programs and look again, or give it the cores with OPENBLAS_NUM_THREADS"
+        )
+    missing = [name for name, version in facts["versions"].items() if version is None]
+    if missing:
+        found.append(f"not installed: {', '.join(missing)}; install with `pip install {' '.join(missing)}`")
+    if facts["disk"]["free_bytes"] < _FREE_DISK_WANTED:
+        found.append(
+            f"only {size(facts['disk']['free_bytes'])} are free in {facts['disk']['folder']}; "
+            f"free some, or work in a folder with {size(_FREE_DISK_WANTED)}"
+        )
+    if not os.access(Path.cwd(), os.W_OK):
+        found.append(f"{Path.cwd()} cannot be written; work in a folder of your own")
+    return found
+
+
+def show(facts: dict[str, Any]) -> None:
+    """Print the facts as a table, then the problems."""
+    device, cpu, memory, blas = facts["device"], facts["cpu"], facts["memory"], facts["blas"]
+    threads = f", {blas['threads']} threads" if blas["threads"] else ""
+    rows = [
+        ("device", f"{device['kind']} ({device['name']}, {size(device['memory_bytes'])})"),
+        ("cpu", f"{cpu['name']}, {cpu['cores']} cores"),
+        ("memory", f"{size(memory['total_bytes'])}, {size(memory['available_bytes'])} of it free"),
+        ("blas", blas["name"] + threads),
+        ("", f"{count(blas['gflops'])} GFLOP/s; numpy on the same product {count(blas['numpy_gflops'])}"),
+        ("disk", f"{size(facts['disk']['free_bytes'])} free in {facts['disk']['folder']}"),
+        (
+            "versions",
+            ", ".join(f"{name} {version or 'missing'}" for name, version in facts["versions"].items()),
+        ),
+    ]
+    print_table(rows)
+    for problem in facts["problems"]:
+        say(f"problem: {problem}")
+    if not facts["problems"]:
+        say("nothing to mend")

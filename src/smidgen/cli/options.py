@@ -1,0 +1,62 @@
+"""The options that several commands share, declared once."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.types import NonNegativeFloat, NonNegativeInt, NormFloat, PositiveFloat, PositiveInt
+
+Json = Annotated[
+    bool, Parameter(name="--json", help="Print one JSON object to stdout, and nothing else there.")
+]
+
+RecipeFile = Annotated[Path, Parameter(help="The recipe, a TOML file; see docs/configuration.md.")]
+
+RunsFolder = Annotated[Path, Parameter(help="Where run folders stand; this run's is the one with its name.")]
+
+Model = Annotated[
+    str, Parameter(help="A folder, a hub id (owner/repo or owner/repo:subfolder) or smidgen:nano.")
+]
+
+Adapter = Annotated[Path | None, Parameter(help="Folder of a LoRA adapter to put on the model.")]
+
+Thinking = Annotated[bool, Parameter(help="Let the chat template open a thinking block.")]
+
+Limit = Annotated[PositiveInt | None, Parameter(help="Use at most so many items.")]
+
+MaxTokens = Annotated[PositiveInt, Parameter(help="Longest answer in tokens.")]
+
+Temperature = Annotated[NonNegativeFloat, Parameter(help="Sampling temperature; 0 is greedy.")]
+
+TopP = Annotated[
+    NormFloat, Parameter(help="Sample from the most probable tokens that add up to this probability.")
+]
+
+TopK = Annotated[NonNegativeInt, Parameter(help="Sample from so many most probable tokens; 0 from all.")]
+
+MinP = Annotated[
+    NormFloat, Parameter(help="Leave out tokens below this share of the most probable one's probability.")
+]
+
+RepetitionPenalty = Annotated[
+    PositiveFloat, Parameter(help="Divide the logits of tokens that occurred by this; 1 does nothing.")
+]
+
+FrequencyPenalty = Annotated[
+    float, Parameter(help="Take this from a token's logit for every time that it occurred; 0 does nothing.")
+]
+
+Stop = Annotated[
+    tuple[str, ...], Parameter(help="End the answer before this text; may be given several times.")
+]
+
+
+def _empty_place(_: object, path: Path) -> None:
+    """Refuse a folder that holds something, before any work is done for it."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError("Something is there already; name another folder or remove it first.")
+
+
+Out = Annotated[Path, Parameter(validator=_empty_place, help="The new folder to write.")]
+
+Seed = Annotated[NonNegativeInt, Parameter(help="Seed of everything that is drawn at random.")]

@@ -1,0 +1,243 @@
+"""Recipes: one TOML file holds the whole life of one specialist.
+
+The models below are the only place where a default stands. The string under a field is its documentation and
+becomes `docs/configuration.md`. Unknown keys are refused.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from smidgen.errors import ConfigError, did_you_mean
+
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """Base of every table of a recipe: frozen, no unknown keys, documented fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ArchitectureConfig(Section):
+    """The shape of a model that is made from nothing (`method = "pretrain"`)."""
+
+    model_type: Literal["qwen3"] = "qwen3"
+    """Architecture; `qwen3` is what every runtime loads."""
+    hidden_size: int = Field(192, gt=0, multiple_of=32)
+    """Width of the residual stream."""
+    num_hidden_layers: int = Field(5, gt=0)
+    """Transformer blocks."""
+    num_attention_heads: int = Field(6, gt=0)
+    """Query heads."""
+    num_key_value_heads: int = Field(2, gt=0)
+    """Key and value heads, shared by groups of query heads."""
+    head_dim: int = Field(32, gt=0, multiple_of=2)
+    """Width of one head."""
+    intermediate_size: int = Field(448, gt=0, multiple_of=32)
+    """Width of the SwiGLU."""
+    vocab_size: int = Field(3072, gt=0)
+    """Entries of the tokenizer that is trained with it."""
+    rope_theta: float = Field(10_000.0, gt=0)
+    """Base of the rotary embedding."""
+    max_position_embeddings: int = Field(2048, gt=0)
+    """Context length the model declares."""
+
+
+class ModelConfig(Section):
+    """The model a recipe starts from."""
+
+    base: str = "smidgen:nano"
+    """A folder, a hub id (`owner/repo` or `owner/repo:subfolder`) or `smidgen:nano`."""
+    thinking: bool = False
+    """Whether the chat template opens a thinking block; refused if the template has no such switch."""
+    architecture: ArchitectureConfig | None = None
+    """The shape to make when pretraining."""
+
+
+class DataConfig(Section):
+    """What the model learns from and is proven on."""
+
+    train: str = "world"
+    """`world` (generated) or a file of rows; its format is detected from the rows."""
+    train_splits: tuple[str, ...] = ("train",)
+    """Rows whose `split` is one of these are trained on; a file without `split` is used whole."""
+    train_limit: int | None = Field(None, gt=0)
+    """At most so many training samples."""
+    validation_fraction: float = Field(0.05, gt=0.0, lt=1.0)
+    """Share of the training rows held back for the fixed validation set."""
+    validation_limit: int = Field(200, gt=0)
+    """At most so many validation samples."""
+    test: str = "world"
+    """`world` or a file of rows, for the evaluations before and after."""
+    test_splits: tuple[str, ...] = ("test",)
+    """Rows whose `split` is one of these are evaluated; a file without `split` is used whole."""
+    test_limit: int | None = Field(None, gt=0)
+    """At most so many test items."""
+    seed: int = 0
+    """Seed of generated rows and of splits."""
+
+
+class LoraConfig(Section):
+    """Low-rank adaptation (https://arxiv.org/abs/2106.09685)."""
+
+    rank: int = Field(16, gt=0)
+    """Rank of the update."""
+    alpha: float = Field(32.0, gt=0)
+    """The update is multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout on the input of the update."""
+    target_modules: tuple[str, ...] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+    """Names of the linear layers that get an update."""
+    num_layers: int | None = Field(None, gt=0)
+    """Only the last so many blocks; all when absent."""
+
+
+class TrainConfig(Section):
+    """One training run."""
+
+    method: Literal["pretrain", "sft"] = "sft"
+    """`pretrain` learns every token of a stream; `sft` learns the completions of samples."""
+    lora: LoraConfig | None = None
+    """Train a low-rank update; every weight is trained when absent."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the training rows (`sft`)."""
+    total_tokens: int = Field(0, ge=0)
+    """Tokens to see (`pretrain`)."""
+    batch_size: int = Field(16, gt=0)
+    """Rows in one forward pass."""
+    gradient_accumulation: int = Field(1, gt=0)
+    """Forward passes in one optimiser step; the loss is weighted by tokens, so it equals the bigger batch."""
+    max_length: int = Field(512, gt=8)
+    """Longest row in tokens; longer rows lose context from the left of the prompt, never the answer."""
+    mask: Literal["last", "all"] = "last"
+    """Which assistant turns are learnt: the last, or every one."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Shape of the decay after the warm-up."""
+    warmup: Rate = 0.03
+    """Share of the steps in which the rate rises linearly from zero."""
+    min_learning_rate_ratio: Rate = 0.0
+    """The rate decays to this share of its peak."""
+    weight_decay: float = Field(0.0, ge=0.0)
+    """Decoupled weight decay, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Moment decays of AdamW."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the denominator of AdamW."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout on the output of every block when every weight is trained."""
+    gradient_clip: float = Field(1.0, ge=0.0)
+    """Largest global norm of the gradient; 0 never clips."""
+    validate_every: int = Field(50, ge=0)
+    """Steps between validations; 0 validates only at the end."""
+    patience: int = Field(0, ge=0)
+    """Stop after so many validations without a new best; 0 never stops early."""
+    checkpoint_every: int = Field(100, ge=0)
+    """Steps between resumable checkpoints; 0 keeps none."""
+    seed: int = 0
+    """Seed of weights, data order and dropout."""
+
+
+class EvaluateConfig(Section):
+    """How the specialist is proven."""
+
+    max_tokens: int = Field(256, gt=0)
+    """Longest answer in tokens."""
+    batch_size: int = Field(64, gt=0)
+    """Rows decoded together."""
+    temperature: float = Field(0.0, ge=0.0)
+    """0 is greedy."""
+    seed: int = 0
+    """Seed of sampling and of the bootstrap."""
+
+
+class QuantizeConfig(Section):
+    """Affine quantisation of every linear layer and of the embedding."""
+
+    bits: Literal[2, 3, 4, 5, 6, 8] = 4
+    """Bits of a weight."""
+    group_size: Literal[32, 64, 128] = 32
+    """Weights that share one scale and bias."""
+
+
+class Recipe(Section):
+    """The whole life of one specialist."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    """Name of the run folder."""
+    description: str = ""
+    """One sentence for the report."""
+    task: Literal["judge", "intent", "none"] = "none"
+    """What the model is to do; `none` only trains."""
+    model: ModelConfig = ModelConfig()
+    """The model it starts from."""
+    data: DataConfig = DataConfig()
+    """What it learns from and is proven on."""
+    train: TrainConfig = TrainConfig()
+    """How it learns."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """How it is proven."""
+    quantize: QuantizeConfig | None = None
+    """How it is made smaller; skipped when absent."""
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe and refuse, in one message, everything in it that is wrong.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or holds an unknown key or a bad value.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no recipe at {path}; see the folder recipes/ for examples") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
+    return parse_recipe(table, source=str(path))
+
+
+def parse_recipe(table: dict[str, Any], *, source: str) -> Recipe:
+    """Turn a TOML table into a recipe; `source` names it in errors."""
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        faults = "; ".join(_describe(fault) for fault in error.errors())
+        raise ConfigError(f"{source}: {faults}") from None
+
+
+def resolved_toml(recipe: Recipe) -> str:
+    """The recipe with every default written out, as TOML."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def section_fields(section: type[Section]) -> dict[str, str]:
+    """Field names of a table with the string that documents each."""
+    return {name: field.description or "" for name, field in section.model_fields.items()}
+
+
+def _describe(fault: Any) -> str:
+    """One validation fault as a clause: where, what was given, what was expected."""
+    where = ".".join(str(part) for part in fault["loc"]) or "the recipe"
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(fault["loc"][:-1])
+        return f"unknown key '{where}'.{did_you_mean(str(fault['loc'][-1]), known)} Known: {', '.join(known)}"
+    if fault["type"] == "missing":
+        return f"'{where}' is missing"
+    return f"'{where}' is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that a recipe knows in the table at `location`."""
+    section: type[Section] = Recipe
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        arguments = getattr(annotation, "__args__", (annotation,))
+        section = next(a for a in arguments if isinstance(a, type) and issubclass(a, Section))
+    return list(section.model_fields)

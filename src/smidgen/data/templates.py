@@ -1,0 +1,281 @@
+"""Messages become token ids here, through the chat template that the checkpoint itself carries.
+
+Training and serving share one rule: a training row is the generation prompt, the completion as it stands and
+the end token, in that order. So what a model is asked to continue is, token for token, what it was trained to
+continue. Templates that render a finished turn differently from the prompt before it (Qwen3 drops the
+thinking block of earlier turns) cannot break the rule: the last turn is never rendered by the template.
+"""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # it advises every user to install PyTorch
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer
+
+from smidgen.data.types import Message
+from smidgen.errors import DataError, ModelError
+
+ROLES = ("system", "user", "assistant")
+REPLACEMENT = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Token ids of a conversation and, for each, whether it is learnt; the lists are of the same length."""
+
+    token_ids: list[int]
+    loss_mask: list[bool]
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer together with its chat template and its end tokens; see `load_tokenizer`."""
+
+    def __init__(self, path: Path, backend: Any):
+        self.path = path
+        self._backend = backend
+        self._codec = backend.backend_tokenizer  # the Rust tokenizer: no Python work per token
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included; a model's embedding may be padded to more."""
+        return len(self._backend)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether messages can be rendered."""
+        return bool(self._backend.chat_template)
+
+    @cached_property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Every token that ends a completion, by the tokenizer, the config files or the template."""
+        ids = {self._backend.eos_token_id, *_configured_eos(self.path)}
+        if self.has_template:
+            ids.add(self._end_of_turn)
+        return frozenset(ids - {None})
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; special tokens spelt in it are recognised, none is added."""
+        return self._codec.encode(text, add_special_tokens=False).ids
+
+    def decode(self, token_ids: Sequence[int], *, keep_special: bool = False) -> str:
+        """Text of `token_ids`; special tokens such as `<|im_end|>` are left out unless `keep_special`."""
+        return self._codec.decode(token_ids, skip_special_tokens=not keep_special)
+
+    def stream_decoder(self) -> "StreamDecoder":
+        """Return a decoder that is fed one token at a time."""
+        return StreamDecoder(self)
+
+    def render_prompt(self, messages: Sequence[Message], *, thinking: bool = False) -> list[int]:
+        """Token ids of the messages followed by the opening of the assistant's turn.
+
+        Raises:
+            DataError: there are no messages or one has an unknown role.
+            ModelError: the tokenizer has no template, the template refuses the messages, or `thinking` is
+                asked of a template without such a switch.
+        """
+        return self.encode(self._prompt_text(messages, thinking))
+
+    def render_conversation(
+        self,
+        messages: Sequence[Message],
+        *,
+        thinking: bool = False,
+        mask: Literal["last", "all"] = "last",
+    ) -> Rendered:
+        """Token ids and loss mask of a conversation that ends with the assistant.
+
+        The last turn is the generation prompt, the completion verbatim, the end token, and nothing after it.
+
+        Args:
+            messages: the conversation.
+            thinking: as in `render_prompt`.
+            mask: learn only the `last` assistant turn, or `all` of them; an end token belongs to its turn.
+
+        Raises:
+            DataError: as in `render_prompt`, or the last message is not the assistant's.
+            ModelError: as in `render_prompt`, or `all` is asked of a template that rewrites earlier turns.
+        """
+        if not messages or messages[-1].role != "assistant":
+            last = f"ends with '{messages[-1].role}'" if messages else "is empty"
+            raise DataError(
+                f"a conversation to learn from must end with an assistant message, and this one {last}"
+            )
+        last_turn = len(messages) - 1
+        turns = [i for i, m in enumerate(messages) if m.role == "assistant"] if mask == "all" else [last_turn]
+        token_ids: list[int] = []
+        loss_mask: list[bool] = []
+        rendered = ""
+        for turn in turns:
+            prompt = self._prompt_text(messages[:turn], thinking)
+            if not prompt.startswith(rendered):
+                raise ModelError(
+                    f"the chat template of {self.path} renders earlier assistant turns differently from the "
+                    "prompts they answered, so they cannot be learnt together; "
+                    'use mask = "last", with one row for each turn'
+                )
+            context = self.encode(prompt[len(rendered) :])
+            answer = [*self.encode(messages[turn].content), self._end_of_turn]
+            token_ids += context + answer
+            loss_mask += [False] * len(context) + [True] * len(answer)
+            rendered = prompt + messages[turn].content + self.decode([self._end_of_turn], keep_special=True)
+        return Rendered(token_ids, loss_mask)
+
+    def _prompt_text(self, messages: Sequence[Message], thinking: bool) -> str:
+        if not messages:
+            raise DataError("there are no messages to render; expected at least one")
+        return self._template_text(messages, thinking, add_generation_prompt=True)
+
+    def _template_text(
+        self, messages: Sequence[Message], thinking: bool, *, add_generation_prompt: bool
+    ) -> str:
+        if not self.has_template:
+            raise ModelError(
+                f"the tokenizer of {self.path} has no chat template, so messages cannot be rendered; "
+                "use an instruction-tuned checkpoint or add a chat_template.jinja to the folder"
+            )
+        if unknown := sorted({m.role for m in messages} - set(ROLES)):
+            raise DataError(
+                f"unknown role {', '.join(map(repr, unknown))}; expected one of {', '.join(ROLES)}"
+            )
+        switches = {}
+        if re.search(r"\benable_thinking\b", self._backend.get_chat_template()):
+            switches["enable_thinking"] = thinking
+        elif thinking:
+            raise ModelError(
+                f"thinking was asked for, but the chat template of {self.path} has no enable_thinking "
+                "switch; turn thinking off or use a checkpoint whose template has the switch"
+            )
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            return self._backend.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **switches
+            )
+        except TemplateError as error:
+            raise ModelError(f"the chat template of {self.path} refused the messages: {error}") from None
+
+    @cached_property
+    def _end_of_turn(self) -> int:
+        """The token that closes an assistant turn: the first special one after its content."""
+        probe = "smidgen"
+        turns = [Message("user", probe), Message("assistant", probe)]
+        text = self._template_text(turns, thinking=False, add_generation_prompt=False)
+        tail = text[text.rindex(probe) + len(probe) :]
+        special = {i for i, token in self._backend.added_tokens_decoder.items() if token.special}
+        end = next((i for i in self.encode(tail) if i in special), self._backend.eos_token_id)
+        if end is None:
+            raise ModelError(
+                f"the chat template of {self.path} puts no special token after an assistant turn and the "
+                "tokenizer has no eos_token, so completions would never end; "
+                "set eos_token in tokenizer_config.json"
+            )
+        return end
+
+
+class StreamDecoder:
+    """Turns tokens into text as they come, never emitting half a character.
+
+    A character may be split over several byte-level tokens, so text is held back while it ends in U+FFFD.
+    Each step decodes the new tokens after those of the step before: some tokenizers drop a leading space.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._token_ids: list[int] = []  # what was emitted last, then what is held back
+        self._num_emitted = 0
+        self._emitted = ""
+
+    def push(self, token_id: int) -> str:
+        """Take one token; return the text that is now complete, often one piece and at times none."""
+        self._token_ids.append(token_id)
+        text = self._tokenizer.decode(self._token_ids)
+        if text.endswith(REPLACEMENT):
+            return ""
+        piece = text[len(self._emitted) :]
+        self._token_ids = self._token_ids[self._num_emitted :]
+        self._num_emitted = len(self._token_ids)
+        self._emitted = self._tokenizer.decode(self._token_ids)
+        return piece
+
+    def flush(self) -> str:
+        """Return what is held back at the end, with U+FFFD for bytes that are no character."""
+        piece = self._tokenizer.decode(self._token_ids)[len(self._emitted) :]
+        self._token_ids, self._num_emitted, self._emitted = [], 0, ""
+        return piece
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Load the tokenizer of the model folder `path`; nothing is downloaded and no code of the folder is run.
+
+    Raises:
+        ModelError: the folder has no tokenizer, or one that cannot be read.
+    """
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(
+            f"there is no tokenizer in {path}; "
+            "expected tokenizer.json and tokenizer_config.json beside the weights"
+        )
+    try:
+        backend = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the Rust parser raises bare Exception
+        raise ModelError(f"the tokenizer in {path} cannot be read: {error}") from None
+    if not backend.is_fast:
+        raise ModelError(
+            f"the tokenizer in {path} has no tokenizer.json; convert it with transformers and save it there"
+        )
+    return Tokenizer(path, backend)
+
+
+def fit(rendered: Rendered, max_length: int) -> tuple[Rendered, int]:
+    """Shorten a row to `max_length` tokens by cutting its prompt from the left; the answer is never cut.
+
+    Args:
+        rendered: a row; its answer is the last run of learnt tokens.
+        max_length: tokens to keep at most.
+
+    Returns:
+        The row and how many tokens it lost.
+
+    Raises:
+        DataError: the answer and the one token before it, which predicts its first token, do not fit.
+    """
+    cut = max(len(rendered.token_ids) - max_length, 0)
+    if cut == 0:
+        return rendered, 0
+    start = len(rendered.loss_mask)
+    while start and rendered.loss_mask[start - 1]:
+        start -= 1
+    answer = len(rendered.token_ids) - start
+    if answer + 1 > max_length:
+        raise DataError(
+            f"an answer has {answer} tokens and the longest row may have {max_length}, its prompt included; "
+            f"raise max_length to {answer + 1} or more, or leave the row out"
+        )
+    return Rendered(rendered.token_ids[cut:], rendered.loss_mask[cut:]), cut
+
+
+def _configured_eos(path: Path) -> set[int]:
+    """End tokens that generation_config.json and config.json name, as a number or as a list."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        file = path / name
+        if not file.is_file():
+            continue
+        try:
+            value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError) as error:
+            raise ModelError(f"{file} is not a readable JSON object: {error}") from None
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(i) is int for i in ids):
+            raise ModelError(
+                f"eos_token_id in {file} is {value!r}; expected a token id or a list of token ids"
+            )
+        found.update(ids)
+    return found

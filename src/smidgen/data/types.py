@@ -1,0 +1,135 @@
+"""The small frozen types that rooms hand to each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation; `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item of a training or evaluation set.
+
+    Attributes:
+        id: unique in its set; a judge asks each pair twice, so its ids end in `#ab` or `#ba`.
+        messages: what the model is shown.
+        target: the text it should answer (training), or None.
+        metadata: whatever its task needs for scoring; JSON-serialisable.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    target: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. The defaults are greedy decoding."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sample to complete, with the way to do it."""
+
+    sample: Sample
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall-clock of one completion, in seconds, and its token counts."""
+
+    time_to_first_token: float
+    seconds: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model answered.
+
+    Attributes:
+        text: the answer without its end token, cut before a stop string.
+        token_ids: the sampled ids, the end token included where one was sampled.
+        logprobs: natural-log probability of each sampled id under the unmodified distribution.
+        finish_reason: `stop` (an end token or a stop string) or `length`.
+        timing: None where it was not measured, as in a recording.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    finish_reason: str = "stop"
+    timing: Timing | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a task made of a completion.
+
+    Attributes:
+        value: 1.0 right, 0.0 wrong, between for partial credit; what does not parse is 0.0.
+        answer: the parsed answer in the task's own words, or None when unparsed.
+        parsed: whether the text had the form that was asked for.
+        explanation: why it failed to parse, or what the answer was read from.
+    """
+
+    value: float
+    answer: str | None
+    parsed: bool
+    explanation: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A sample, what the model said, and what that was worth."""
+
+    sample: Sample
+    completion: Completion
+    score: Score
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimiser step of a training run.
+
+    Attributes:
+        step: 1 for the first step.
+        epoch: epochs begun, as a fraction of the rows seen.
+        loss: token-weighted mean negative log-likelihood in nats over the trained tokens of the step.
+        trained_tokens: how many tokens the loss counted.
+        tokens: how many real (unpadded) tokens went through the model.
+        learning_rate: the rate this step used.
+        grad_norm: global L2 norm before clipping.
+        seconds: wall-clock of the step.
+        validation_loss: on the fixed validation set, where this step measured it.
+    """
+
+    step: int
+    epoch: float
+    loss: float
+    trained_tokens: int
+    tokens: int
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+    validation_loss: float | None = None

@@ -1,0 +1,90 @@
+"""The parts of a decoder that training and decoding need apart: its body, its head, and a fresh one.
+
+Every architecture in `smidgen.models.load.ARCHITECTURES` is laid out alike in mlx-lm: `model.model` is the body
+(embedding, pre-norm blocks, last norm) and the head is either the embedding's transpose or `model.lm_head`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models import qwen3
+
+from smidgen import cpu_kernels
+from smidgen.backend import compute_dtype, mx, nn
+from smidgen.config import ArchitectureConfig
+
+INITIAL_DEVIATION = 0.02
+
+
+def body(model: nn.Module) -> Callable[..., mx.array]:
+    """Return `(inputs (B, L) int32, cache=None) -> hidden (B, L, D)`: everything before the head."""
+    return model.model
+
+
+def head_weight(model: nn.Module) -> mx.array:
+    """Return the head's matrix (V, D); a quantised head is dequantised."""
+    head = _head(model)
+    if isinstance(head, nn.QuantizedEmbedding | nn.QuantizedLinear):
+        return mx.dequantize(
+            head.weight, head.scales, head.biases, group_size=head.group_size, bits=head.bits, mode=head.mode
+        )
+    return head.weight
+
+
+def logits(model: nn.Module, hidden: mx.array) -> mx.array:
+    """Return the head's scores (..., V) for hidden states (..., D)."""
+    head = _head(model)
+    return head.as_linear(hidden) if hasattr(head, "as_linear") else head(hidden)
+
+
+def create(architecture: ArchitectureConfig, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """Make a model with random weights and the `config.json` that mlx-lm and transformers load it by.
+
+    Matrices are normal with deviation 0.02; those that write to the residual stream are scaled by
+    1/√(2 · layers), as in GPT-2 (https://cdn.openai.com/better-language-models/language_models.pdf, section 2.3).
+    """
+    config = huggingface_config(architecture)
+    model = qwen3.Model(qwen3.ModelArgs.from_dict(config))
+    key = mx.random.key(seed)
+    weights = []
+    for name, value in sorted(tree_flatten(model.parameters())):
+        if value.ndim == 2:
+            key, own = mx.random.split(key)
+            value = mx.random.normal(value.shape, scale=_deviation(name, architecture), key=own)
+        weights.append((name, value.astype(compute_dtype())))
+    model.update(tree_unflatten(weights))
+    mx.eval(model.parameters())
+    cpu_kernels.accelerate(model)
+    return model, config
+
+
+def huggingface_config(architecture: ArchitectureConfig) -> dict[str, Any]:
+    """Return `config.json` of the architecture as transformers writes it; token ids are the tokenizer's to add."""
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        **architecture.model_dump(),
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "initializer_range": INITIAL_DEVIATION,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": None,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "use_sliding_window": False,
+    }
+
+
+def _head(model: nn.Module) -> nn.Module:
+    return model.lm_head if "lm_head" in model else model.model.embed_tokens
+
+
+def _deviation(name: str, architecture: ArchitectureConfig) -> float:
+    writes_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+    return (
+        INITIAL_DEVIATION / math.sqrt(2 * architecture.num_hidden_layers)
+        if writes_residual
+        else INITIAL_DEVIATION
+    )

@@ -1,0 +1,74 @@
+"""Write a model folder that mlx-lm, transformers and vLLM load."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mlx.utils import tree_flatten
+
+from smidgen.backend import mx, nn
+from smidgen.errors import ModelError
+from smidgen.files import atomic_folder, write_json
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json",
+)  # fmt: skip
+"""What is copied from the tokenizer's folder, where it is there."""
+DTYPE_NAMES = {mx.float32: "float32", mx.bfloat16: "bfloat16", mx.float16: "float16"}
+
+
+def save_model(
+    path: Path,
+    model: nn.Module,
+    config: dict[str, Any],
+    tokenizer_path: Path,
+    *,
+    dtype: mx.Dtype | None = None,
+) -> None:
+    """Write weights, `config.json` and tokenizer to a folder that appears whole or not at all.
+
+    Args:
+        path: the folder; one that stands there is replaced.
+        model: without adapter layers; fuse or save those apart.
+        config: the content of `config.json`.
+        tokenizer_path: folder whose tokenizer and generation files are copied.
+        dtype: of the floating weights; as they are when None. Scales of a quantised model follow it too.
+
+    Raises:
+        ModelError: the model holds an unfused adapter, or `tokenizer_path` holds no tokenizer.
+        WorkError: the disk is full or the place cannot be written.
+    """
+    weights = dict(tree_flatten(model.parameters()))
+    if any(name.endswith(("lora_a", "lora_b")) for name in weights):
+        raise ModelError(
+            "the model holds an adapter that is not fused; fuse it or save the adapter by itself"
+        )
+    if not (tokenizer_path / "tokenizer.json").exists():
+        raise ModelError(
+            f"{tokenizer_path} holds no tokenizer.json; name the folder the model's tokenizer is in"
+        )
+    if dtype is not None:
+        weights = {name: _cast(value, dtype) for name, value in weights.items()}
+    config = {**config, "torch_dtype": _dtype_name(weights)}
+    with atomic_folder(path, replace=True) as folder:
+        # transformers refuses a file whose metadata does not name a format that it knows
+        mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})
+        write_json(folder / "config.json", dict(sorted(config.items())))
+        copy_tokenizer(tokenizer_path, folder)
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the tokenizer and generation files of one folder into another."""
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _cast(value: mx.array, dtype: mx.Dtype) -> mx.array:
+    return value.astype(dtype) if mx.issubdtype(value.dtype, mx.floating) else value
+
+
+def _dtype_name(weights: dict[str, mx.array]) -> str:
+    """The name of the dtype that the floating weights share, as `config.json` spells it."""
+    return next(DTYPE_NAMES[value.dtype] for value in weights.values() if value.dtype in DTYPE_NAMES)

@@ -1,0 +1,173 @@
+"""Rows to padded batches: real length buckets, every row once an epoch, resumable at any step.
+
+Rows of similar length share a batch, so little is computed on padding, and padded lengths come from a small set, so
+buffers are reused and a compiled graph has few shapes. Padding stands on the right, where a causal model cannot see it.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from smidgen.errors import DataError
+
+LENGTH_STEP = 32
+"""Padded lengths are multiples of this."""
+WINDOW = 32
+"""Steps' worth of shuffled rows that are sorted by length together: enough to find neighbours, few enough to mix."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row.
+
+    Attributes:
+        token_ids: (L,) int32.
+        loss_mask: (L,) bool; whether the token is learnt when it is predicted. The first cannot be.
+    """
+
+    token_ids: np.ndarray
+    loss_mask: np.ndarray
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many tokens the loss counts."""
+        return int(self.loss_mask[1:].sum())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded rows for one forward pass.
+
+    Attributes:
+        inputs: (B, L) int32, right-padded.
+        positions: (N,) int32 flat indices into (B · L) whose next token is learnt, or None when all are.
+        targets: (N,) int32 next tokens there.
+        tokens: unpadded input tokens.
+    """
+
+    inputs: np.ndarray
+    positions: np.ndarray | None
+    targets: np.ndarray
+    tokens: int
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many tokens the loss counts."""
+        return self.targets.size
+
+
+class BatchSource(Protocol):
+    """Where the training loop takes its batches from."""
+
+    num_steps: int
+
+    def next_step(self) -> list[Batch]:
+        """Return the batches of the next optimiser step."""
+        ...
+
+    def epoch(self) -> float:
+        """Return the passes over the data so far."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return the position as JSON values."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a position that `state` returned."""
+        ...
+
+
+class RowBatches:
+    """Batches of a fixed set of rows, shuffled anew each epoch.
+
+    The rows of a step depend on `batch_size · gradient_accumulation` alone, so both ways to reach a size see the same.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        *,
+        batch_size: int,
+        gradient_accumulation: int = 1,
+        epochs: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if not rows:
+            raise DataError("there are no training rows; check the file, its splits and the limits in [data]")
+        self._rows = rows
+        self._batch_size = batch_size
+        self._rows_per_step = batch_size * gradient_accumulation
+        self._seed = seed
+        self._steps_per_epoch = math.ceil(len(rows) / self._rows_per_step)
+        self._step = 0
+        self._order: tuple[int, list[np.ndarray]] | None = None
+        self.num_steps = max(1, round(epochs * self._steps_per_epoch))
+
+    def next_step(self) -> list[Batch]:
+        """Return the batches of the next optimiser step."""
+        epoch, index = divmod(self._step, self._steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, self._shuffled(epoch)
+        self._step += 1
+        chosen = [self._rows[i] for i in self._order[1][index]]
+        return [pad(chosen[i : i + self._batch_size]) for i in range(0, len(chosen), self._batch_size)]
+
+    def epoch(self) -> float:
+        """Return the passes over the rows so far."""
+        return self._step / self._steps_per_epoch
+
+    def state(self) -> dict[str, Any]:
+        """Return the position as JSON values."""
+        return {"step": self._step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a position that `state` returned."""
+        self._step = state["step"]
+
+    def _shuffled(self, epoch: int) -> list[np.ndarray]:
+        """The row indices of each step of an epoch: sorted by length within shuffled windows, then shuffled."""
+        generator = np.random.default_rng([self._seed, epoch])
+        order = generator.permutation(len(self._rows))
+        lengths = np.array([len(row.token_ids) for row in self._rows])
+        steps = []
+        window = WINDOW * self._rows_per_step
+        for start in range(0, len(order), window):
+            part = order[start : start + window]
+            part = part[np.argsort(lengths[part], kind="stable")]
+            steps += [part[i : i + self._rows_per_step] for i in range(0, len(part), self._rows_per_step)]
+        return [steps[i] for i in generator.permutation(len(steps))]
+
+
+def fixed_batches(rows: Sequence[Row], batch_size: int) -> list[Batch]:
+    """Return every row once, sorted by length: the batches of a validation set."""
+    ordered = sorted(rows, key=lambda row: len(row.token_ids))
+    return [pad(ordered[i : i + batch_size]) for i in range(0, len(ordered), batch_size)]
+
+
+def pad(rows: Sequence[Row]) -> Batch:
+    """Pad rows on the right to one length and find the positions whose next token is learnt."""
+    longest = max(len(row.token_ids) for row in rows) - 1
+    length = math.ceil(longest / LENGTH_STEP) * LENGTH_STEP
+    inputs = np.zeros((len(rows), length), np.int32)
+    targets = np.zeros((len(rows), length), np.int32)
+    learnt = np.zeros((len(rows), length), bool)
+    for i, row in enumerate(rows):
+        end = len(row.token_ids) - 1
+        inputs[i, :end] = row.token_ids[:-1]
+        targets[i, :end] = row.token_ids[1:]
+        learnt[i, :end] = row.loss_mask[1:]
+    tokens = sum(len(row.token_ids) - 1 for row in rows)
+    if learnt.all():
+        return Batch(inputs, None, targets.reshape(-1), tokens)
+    positions = np.flatnonzero(learnt).astype(np.int32)
+    return Batch(inputs, positions, targets.reshape(-1)[positions], tokens)
+
+
+def steps(source: BatchSource) -> Iterator[list[Batch]]:
+    """Yield every step of a source from where it stands."""
+    for _ in range(source.num_steps):
+        yield source.next_step()

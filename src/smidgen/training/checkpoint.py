@@ -1,0 +1,112 @@
+"""Resumable checkpoints: a run that was killed goes on as if it had not been.
+
+A checkpoint holds the trainable weights, the optimiser's arrays and, as JSON, the step, the position in the data and
+the best validation so far. Random numbers need no place in it: dropout is seeded by the step.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx.utils import tree_flatten, tree_unflatten
+
+from smidgen.backend import mx, nn
+from smidgen.config import TrainConfig
+from smidgen.errors import ConfigError
+from smidgen.files import atomic_folder, read_json, write_jsonl
+from smidgen.training.optimizer import AdamW
+
+KEEP = 2
+FREE_TO_CHANGE = frozenset({"checkpoint_every"})
+"""Settings that a resumed run may change without becoming another run."""
+
+
+@dataclass
+class Progress:
+    """How far a run is, beside its arrays."""
+
+    step: int = 0
+    best_step: int = 0
+    best_loss: float | None = None
+    validations_without_best: int = 0
+    stopped: bool = False
+
+
+class Checkpoints:
+    """The checkpoints of one run folder, the newest `KEEP` of them, under `checkpoints/step-NNNNNNNN/`."""
+
+    def __init__(self, run_dir: Path, config: TrainConfig) -> None:
+        self._dir = run_dir / "checkpoints"
+        self._metrics = run_dir / "metrics.jsonl"
+        self._config = config
+
+    def save(self, progress: Progress, model: nn.Module, optimizer: AdamW, position: dict[str, Any]) -> None:
+        """Write one checkpoint atomically and drop the oldest."""
+        with atomic_folder(self._dir / f"step-{progress.step:08d}", replace=True) as folder:
+            mx.save_safetensors(
+                str(folder / "weights.safetensors"), dict(tree_flatten(model.trainable_parameters()))
+            )
+            mx.save_safetensors(str(folder / "optimizer.safetensors"), optimizer.state)
+            state = {
+                "progress": asdict(progress),
+                "position": position,
+                "config": self._config.model_dump(mode="json"),
+            }
+            (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+        for old in self._all()[:-KEEP]:
+            shutil.rmtree(old)
+
+    def restore(self, model: nn.Module, optimizer: AdamW) -> tuple[Progress, dict[str, Any] | None]:
+        """Load the newest checkpoint into model and optimiser; return its progress and position in the data.
+
+        `metrics.jsonl` loses the steps after it, which are about to be run again.
+
+        Raises:
+            ConfigError: the checkpoint belongs to a run with other settings or another model.
+        """
+        found = self._all()
+        if not found:
+            self._cut_metrics(0)
+            return Progress(), None
+        state = read_json(found[-1] / "state.json")
+        self._check_settings(found[-1], state["config"])
+        weights = mx.load(str(found[-1] / "weights.safetensors"))
+        self._check_shapes(found[-1], model, weights)
+        model.update(tree_unflatten(list(weights.items())))
+        optimizer.state = mx.load(str(found[-1] / "optimizer.safetensors"))
+        mx.eval(model.parameters(), optimizer.state)
+        progress = Progress(**state["progress"])
+        self._cut_metrics(progress.step)
+        return progress, state["position"]
+
+    def _all(self) -> list[Path]:
+        return sorted(self._dir.glob("step-*"))
+
+    def _cut_metrics(self, step: int) -> None:
+        if self._metrics.exists():
+            rows = [
+                json.loads(line) for line in self._metrics.read_bytes().splitlines() if line.endswith(b"}")
+            ]
+            write_jsonl(self._metrics, [row for row in rows if row["step"] <= step])
+
+    def _check_settings(self, folder: Path, before: dict[str, Any]) -> None:
+        now = self._config.model_dump(mode="json")
+        changed = [
+            f"{name} was {before.get(name)!r} and is now {value!r}"
+            for name, value in now.items()
+            if name not in FREE_TO_CHANGE and before.get(name) != value
+        ]
+        if changed:
+            raise ConfigError(
+                f"{folder.parent.parent} holds a run with other settings: {'; '.join(changed)}. "
+                "Go back to the old settings to resume it, or name another run folder"
+            )
+
+    def _check_shapes(self, folder: Path, model: nn.Module, weights: dict[str, mx.array]) -> None:
+        wanted = {name: value.shape for name, value in tree_flatten(model.trainable_parameters())}
+        if wanted != {name: value.shape for name, value in weights.items()}:
+            raise ConfigError(
+                f"{folder} holds the weights of another model than the one being trained; name another run folder"
+            )

@@ -1,0 +1,163 @@
+"""The training loop, a generator: it yields what each optimiser step did, and the caller prints, plots or stops.
+
+What the loop keeps in a run folder: `metrics.jsonl` (one line a step), `checkpoints/` (resumable) and `best/` (the
+weights of the best validation, or of the last step where nothing is validated).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mlx.utils import tree_flatten, tree_map, tree_reduce
+
+from smidgen.backend import mx, nn
+from smidgen.config import TrainConfig
+from smidgen.data.types import StepResult
+from smidgen.errors import ConfigError, WorkError
+from smidgen.files import append_jsonl
+from smidgen.training.batches import Batch, BatchSource
+from smidgen.training.checkpoint import Checkpoints, Progress
+from smidgen.training.losses import negative_log_likelihood
+from smidgen.training.optimizer import AdamW, learning_rate_at
+
+
+def train(
+    model: nn.Module,
+    batches: BatchSource,
+    config: TrainConfig,
+    *,
+    run_dir: Path | None = None,
+    validation: Sequence[Batch] = (),
+    save: Callable[[Path], None] | None = None,
+) -> Iterator[StepResult]:
+    """Train `model` in place and yield one result a step, going on from the newest checkpoint in `run_dir`.
+
+    Args:
+        model: whose trainable parameters are moved.
+        batches: where every step's batches come from; it sets the number of steps.
+        config: the recipe's `[train]`.
+        run_dir: where metrics, checkpoints and the best weights go; None keeps nothing.
+        validation: the fixed validation set, measured whole, token-weighted.
+        save: writes the model to a folder that it makes; called for each new best.
+
+    Raises:
+        ConfigError: nothing is trainable, or `run_dir` holds another run.
+        WorkError: the loss or the gradient is not finite.
+    """
+    _check_trainable(model)
+    optimizer = AdamW(model, config)
+    checkpoints = Checkpoints(run_dir, config) if run_dir else None
+    progress, position = checkpoints.restore(model, optimizer) if checkpoints else (Progress(), None)
+    if position is not None:
+        batches.restore(position)
+    while progress.step < batches.num_steps and not progress.stopped:
+        started = time.perf_counter()
+        progress.step += 1
+        last = progress.step == batches.num_steps
+        rate = learning_rate_at(progress.step, batches.num_steps, config)
+        drawn = batches.next_step()
+        loss, norm = optimizer_step(model, optimizer, drawn, config, step=progress.step, learning_rate=rate)
+        measured = None
+        if validation and (last or (config.validate_every and progress.step % config.validate_every == 0)):
+            measured = validation_loss(model, validation)
+        if run_dir and save and _is_best(progress, measured, config, last and not validation):
+            save(run_dir / "best")
+        result = StepResult(
+            step=progress.step,
+            epoch=batches.epoch(),
+            loss=loss,
+            trained_tokens=sum(batch.trained_tokens for batch in drawn),
+            tokens=sum(batch.tokens for batch in drawn),
+            learning_rate=rate,
+            grad_norm=norm,
+            seconds=time.perf_counter() - started,
+            validation_loss=measured,
+        )
+        if run_dir and checkpoints:
+            append_jsonl(run_dir / "metrics.jsonl", asdict(result))
+            due = config.checkpoint_every and progress.step % config.checkpoint_every == 0
+            if due or (config.checkpoint_every and (last or progress.stopped)):
+                checkpoints.save(progress, model, optimizer, batches.state())
+        yield result
+
+
+def optimizer_step(
+    model: nn.Module,
+    optimizer: AdamW,
+    batches: Sequence[Batch],
+    config: TrainConfig,
+    *,
+    step: int,
+    learning_rate: float,
+) -> tuple[float, float]:
+    """Move the model by one step; return the loss (nats a token) and the gradient's norm before clipping.
+
+    Each batch's summed loss is divided by the trained tokens of the whole step, so accumulation equals one big batch.
+
+    Raises:
+        WorkError: the loss or the gradient is not finite; the weights are as before the step.
+    """
+    total = sum(batch.trained_tokens for batch in batches)
+    value_and_grad = nn.value_and_grad(
+        model, lambda batch: negative_log_likelihood(model, batch, config.dropout) / total
+    )
+    mx.random.seed(config.seed * 1_000_003 + step)
+    model.train()
+    loss, gradients = 0.0, None
+    for batch in batches:
+        part, gradient = value_and_grad(batch)
+        gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
+        mx.eval(part, gradients)
+        loss += part.item()
+    norm = global_norm(gradients)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise WorkError(
+            f"step {step}: the loss is {loss} and the gradient's norm {norm}; they have to be finite. "
+            f"Lower train.learning_rate (now {config.learning_rate}) or clip harder with train.gradient_clip"
+        )
+    scale = min(1.0, config.gradient_clip / (norm + 1e-6)) if config.gradient_clip else 1.0
+    optimizer.update(model, gradients, step, learning_rate, scale)
+    mx.eval(model.trainable_parameters(), optimizer.state)
+    return loss, norm
+
+
+def validation_loss(model: nn.Module, batches: Sequence[Batch]) -> float:
+    """Return the mean negative log-likelihood in nats over every trained token of the batches, without dropout."""
+    model.eval()
+    total = sum(negative_log_likelihood(model, batch).item() for batch in batches)
+    return total / sum(batch.trained_tokens for batch in batches)
+
+
+def global_norm(gradients: dict) -> float:
+    """Return the L2 norm over every array of a tree."""
+    return math.sqrt(
+        tree_reduce(
+            lambda total, g: total + mx.square(g.astype(mx.float32)).sum(), gradients, mx.array(0.0)
+        ).item()
+    )
+
+
+def _is_best(progress: Progress, measured: float | None, config: TrainConfig, unvalidated_end: bool) -> bool:
+    """Note a validation in `progress` and say whether its weights are the ones to keep."""
+    if measured is None:
+        return unvalidated_end
+    if progress.best_loss is None or measured < progress.best_loss:
+        progress.best_loss, progress.best_step, progress.validations_without_best = measured, progress.step, 0
+        return True
+    progress.validations_without_best += 1
+    progress.stopped = bool(config.patience) and progress.validations_without_best >= config.patience
+    return False
+
+
+def _check_trainable(model: nn.Module) -> None:
+    """Refuse a model in which nothing can learn."""
+    trainable = tree_flatten(model.trainable_parameters())
+    packed = [name for name, value in trainable if not mx.issubdtype(value.dtype, mx.floating)]
+    if packed or not trainable:
+        raise ConfigError(
+            "a quantised model learns only through a low-rank update; add [train.lora] to the recipe"
+            if packed
+            else "the model has no trainable weight; add [train.lora] or unfreeze it"
+        )
