@@ -1,6 +1,7 @@
 """The command `smidgen`: its commands, its exit codes and how it says what went wrong.
 
-Exit codes: 0 good, 1 the work failed, 2 the input was wrong, 130 interrupted. `SMIDGEN_DEBUG=1` shows tracebacks.
+Exit codes: 0 good, 1 the work failed, 2 the input was wrong, 130 interrupted. With `SMIDGEN_DEBUG=1` an error
+shows its traceback.
 """
 
 import os

@@ -51,7 +51,7 @@ def print_table(rows: Iterable[Sequence[str]], *, title: str = "", headers: Sequ
 
 
 def count(number: float) -> str:
-    """A count or rate with thousands set apart, with decimals only where they say something: `1,234`, `12.3`."""
+    """A count or rate with thousands set apart, and a decimal where that says something: `1,234`, `12.3`."""
     return f"{number:,.0f}" if abs(number) >= 100 or number == int(number) else f"{number:,.1f}"
 
 
@@ -110,9 +110,7 @@ class Progress:
         if self._bar:
             self._bar.stop()
         elif failure[0] is None and self._step:
-            say(
-                f"{self.stage}: {self._position()} in {duration(self._clock() - self._started)}{self._facts(', ')}"
-            )
+            self._say(f" in {duration(self._clock() - self._started)}{self._facts(', ')}")
 
     def begin_at(self, step: int) -> None:
         """Say that `step` steps were done before, so that rates and what is left count only what is new."""
@@ -133,9 +131,10 @@ class Progress:
         elif self._clock() - self._last_line >= self._every:
             self._last_line = self._clock()
             left = self._seconds_left()
-            say(
-                f"{self.stage}: {self._position()}{self._facts(', ')}{f', {duration(left)} left' if left else ''}"
-            )
+            self._say(self._facts(", ") + (f", {duration(left)} left" if left else ""))
+
+    def _say(self, rest: str) -> None:
+        say(f"{self.stage}: {self._position()}{rest}")
 
     def _position(self) -> str:
         return f"{self._step:,}" if self.total is None else f"{self._step:,}/{self.total:,}"

@@ -14,7 +14,7 @@ _FREE_DISK_WANTED = 5_000_000_000
 
 
 def doctor(*, json: Json = False) -> None:
-    """Show the device, its memory and speed, the versions, and what is missing with the command that mends it."""
+    """Show the device, its memory and speed, the versions, and what is missing with what mends it."""
     facts = examine()
     if json:
         print_json(facts)

@@ -30,5 +30,5 @@ def evaluate(
     out: Annotated[Path | None, Parameter(help="Folder for the records and the report.")] = None,
     json: Json = False,
 ) -> None:
-    """Ask a model every item of a dataset and score its answers, with 95 % intervals and baselines beside them."""
+    """Ask a model every item of a dataset and score its answers, with 95 % intervals and baselines."""
     raise WorkError("evaluation by itself is not part of this version")

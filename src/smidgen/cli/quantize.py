@@ -1,6 +1,5 @@
 """`smidgen quantize`: a smaller copy of a model."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -24,22 +23,22 @@ def quantize(
 
     Evaluate the copy before you use it: the fewer the bits, the more it may have forgotten.
     """
-    from smidgen.models.load import load
+    from smidgen.backend import mx
+    from smidgen.models.load import build, read_config, resolve
     from smidgen.models.quantize import quantize as quantize_in_place
     from smidgen.models.save import save_model
+    from smidgen.models.weights import weight_files
 
-    loaded = load(model)
-    config = quantize_in_place(loaded.model, loaded.config, bits, group_size)
-    save_model(out, loaded.model, config, loaded.path)
-    before, after = weights_bytes(loaded.path), weights_bytes(out)
+    path = resolve(model)
+    config = read_config(path)
+    graph = build(path, config)
+    smaller = quantize_in_place(graph, config, bits=bits, group_size=group_size)
+    dtype = getattr(mx, config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+    save_model(out, graph, smaller, path, dtype=dtype)
+    before, after = (sum(file.stat().st_size for file in weight_files(folder)) for folder in (path, out))
     if json:
         print_json(
             {"out": out, "bits": bits, "group_size": group_size, "bytes_before": before, "bytes": after}
         )
     else:
         say(f"{out}: {size(after)} of weights, from {size(before)}; evaluate it with --model {out}")
-
-
-def weights_bytes(path: Path) -> int:
-    """Size of the weights of a model folder."""
-    return sum(file.stat().st_size for file in path.glob("*.safetensors"))

@@ -16,6 +16,7 @@ from smidgen.data.tokenizer import chat_text
 from smidgen.data.types import Message
 from smidgen.data.world import COLORS, OBJECTS, Item, Split, World, split_of
 
+_REMARKS = ("I hope this helps.", "That is my answer.", "I am sure.", "Thanks for the question.", "Easy!")
 _CHUNK = 512  # documents drawn from one seeded world; a stream can be entered at any multiple of it
 
 
@@ -41,7 +42,8 @@ def _said(item: Item, answer: str, rng: random.Random) -> str:
     """An answer as a person would give it: bare, or in a sentence."""
     if item.sentence == "{}":  # the form is the answer, so nothing may be added to it
         return answer
-    return rng.choice((answer, answer + ".", item.sentence.format(answer), item.sentence.format(answer)))
+    sentence = item.sentence.format(answer)
+    return rng.choice((answer, answer + ".", sentence, sentence, f"{sentence} {rng.choice(_REMARKS)}"))
 
 
 # Forms

@@ -1,10 +1,11 @@
 """Files of rows, and the row formats that tasks read.
 
-A file is JSONL: one JSON object a line. Its format is recognised from the fields of its first row, and every other row
-must have the same. Faults are collected and raised together.
+A file is JSONL: one JSON object a line. Its format is recognised from the fields of its first row, and every
+other row must have the same. Faults are collected and raised together.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from smidgen.errors import ConfigError, DataError, did_you_mean
 Row = Mapping[str, Any]
 
 _FAULTS_SHOWN = 5
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             faults.append(f"line {number} is not JSON ({error})")
             continue
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
+        if not isinstance(row, dict):
             faults.append(f"line {number} is a JSON {type(row).__name__}, not an object")
+        elif _HALF_CHARACTER.search(line) and not _is_unicode(row):
+            faults.append(f"line {number} holds half of a surrogate pair, which is no character")
+        else:
+            rows.append(row)
     _refuse(faults, str(path), "every line must be one JSON object")
     if not rows:
         raise DataError(f"{path} is empty; expected one JSON object a line (JSONL)")
@@ -86,7 +90,8 @@ def select_rows(
 ) -> list[dict[str, Any]]:
     """The rows whose `split` is wanted, at most `limit` of them, evenly spaced.
 
-    Files are often sorted by class, so the head of one is not a sample of it. Rows without `split` are all kept.
+    Files are often sorted by class, so the head of one is not a sample of it. Rows without `split` are all
+    kept.
 
     Raises:
         ConfigError: `limit` is not positive.
@@ -120,6 +125,15 @@ def pairs(rows: Sequence[Row], *, source: str = "rows") -> list[Pair]:
 def queries(rows: Sequence[Row], *, source: str = "rows") -> list[Query]:
     """Read utterances with intents, one for each row; as `pairs`."""
     return _read(rows, QUERY_FORMATS, source)
+
+
+def _is_unicode(row: Row) -> bool:
+    """Whether the row's text can be written again as UTF-8; JSON's escapes can spell what cannot."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read(rows: Sequence[Row], formats: Sequence[Format], source: str) -> list[Any]:

@@ -1,1 +1,25 @@
+"""Evaluation: an engine and a task become evidence, with intervals, on rows that two models can share."""
 
+from smidgen.evaluation.compare import Comparison, compare
+from smidgen.evaluation.metrics import McNemar, Measured, mcnemar, measure, paired_difference, wilson
+from smidgen.evaluation.records import read_records
+from smidgen.evaluation.runner import Evaluation, collect_records, evaluate, summarise
+from smidgen.evaluation.speed import Speed, measure_speed
+
+__all__ = [
+    "Comparison",
+    "Evaluation",
+    "McNemar",
+    "Measured",
+    "Speed",
+    "collect_records",
+    "compare",
+    "evaluate",
+    "mcnemar",
+    "measure",
+    "measure_speed",
+    "paired_difference",
+    "read_records",
+    "summarise",
+    "wilson",
+]

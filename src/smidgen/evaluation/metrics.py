@@ -1,12 +1,13 @@
-"""Intervals: Wilson for a rate of independent units, a cluster bootstrap for everything else, and paired tests.
+"""Intervals: Wilson for a rate of independent units, a cluster bootstrap for the rest, and paired tests.
 
-Wilson (1927) is used where every unit stands alone; where units share a prompt, whole clusters are resampled, since
-two answers about one prompt are less than two pieces of evidence. Two models are compared on the same resamples.
+Wilson (1927) is used where every unit stands alone; where units share a prompt, whole clusters are resampled,
+since two answers about one prompt are less than two pieces of evidence. Two models are compared on the same
+resamples.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,18 +44,17 @@ class Measured:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
-@dataclass(frozen=True)
-class McNemar:
+class McNemar(NamedTuple):
     """The exact McNemar test of two models on the same units.
 
     Attributes:
-        only_before: units that only the first model got right.
-        only_after: units that only the second model got right.
+        only_first: units on which the first model did better.
+        only_second: units on which the second model did better.
         p_value: two-sided; 1.0 where the models never differ.
     """
 
-    only_before: int
-    only_after: int
+    only_first: int
+    only_second: int
     p_value: float
 
 
@@ -69,8 +69,9 @@ def wilson(successes: int, n: int) -> Measured:
 def measure(metric: Metric, *, seed: int = 0) -> Measured:
     """A metric with its interval.
 
-    Wilson for a rate of independent units, else a bootstrap over clusters. Where every unit agrees, resampling knows
-    nothing of what was not seen, and Wilson over the clusters takes its place. One cluster has no interval.
+    Wilson for a rate of independent units, else a bootstrap over clusters. Where every unit agrees,
+    resampling knows nothing of what was not seen, and Wilson over the clusters takes its place. One cluster
+    has no interval.
 
     Args:
         metric: the values of units, or a statistic over them.
@@ -88,50 +89,44 @@ def measure(metric: Metric, *, seed: int = 0) -> Measured:
     return _measured(value, replicates, len(clusters), n)
 
 
-def paired_difference(before: Metric, after: Metric, *, seed: int = 0) -> Measured:
-    """How much a metric rose from one model to another, both measured on the same clusters.
+def paired_difference(first: Metric, second: Metric, *, seed: int = 0) -> Measured:
+    """By how much a metric of one model exceeds that of another on the same clusters.
 
     Every resample draws the same clusters for both, so what makes a row hard for both cancels out.
 
     Returns:
-        after - before with its interval; `n` is the number of clusters.
+        first - second with its interval; `n` is the number of clusters.
     """
-    clusters = sorted({*before.clusters, *after.clusters})
-    if not before.clusters or not after.clusters:
+    clusters = sorted({*first.clusters, *second.clusters})
+    if not first.clusters or not second.clusters:
         return Measured(None, None, None, 0)
-    estimates = [_estimator(before, clusters), _estimator(after, clusters)]
+    estimates = [_estimator(first, clusters), _estimator(second, clusters)]
     everything = np.ones((1, len(clusters)))
-    value = float(estimates[1](everything)[0] - estimates[0](everything)[0])
-    first, second = _replicates(estimates, len(clusters), seed)
-    return _measured(value, second - first, len(clusters), len(clusters))
+    value = float(estimates[0](everything)[0] - estimates[1](everything)[0])
+    replicates = _replicates(estimates, len(clusters), seed)
+    return _measured(value, replicates[0] - replicates[1], len(clusters), len(clusters))
 
 
-def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> McNemar:
-    """The exact McNemar test: do two models differ in which of the same units they get right?
+def mcnemar(first: Sequence[float], second: Sequence[float]) -> McNemar:
+    """Do two models differ in which of the same units they get right?
+
+    On zeros and ones this is McNemar's test in its exact form; on the sums of clusters, the sign test.
 
     Args:
-        before: whether the first model is right, one entry a unit.
-        after: the same for the second model, in the same order.
+        first: what each unit scored with the first model.
+        second: what the same units scored with the second.
     """
-    assert len(before) == len(after), (len(before), len(after))
-    only_before = sum(b and not a for b, a in zip(before, after, strict=True))
-    only_after = sum(a and not b for b, a in zip(before, after, strict=True))
-    discordant = only_before + only_after
-    p_value = float(binomtest(only_after, discordant).pvalue) if discordant else 1.0
-    return McNemar(only_before, only_after, p_value)
-
-
-def is_independent_rate(metric: Metric) -> TypeGuard[Measure]:
-    """Whether a metric is the mean of zeros and ones, each of which stands alone."""
-    return (
-        isinstance(metric, Measure)
-        and len(set(metric.clusters)) == len(metric.clusters)
-        and set(metric.values) <= {0.0, 1.0}
-    )
+    only_first = sum(a > b for a, b in zip(first, second, strict=True))
+    only_second = sum(a < b for a, b in zip(first, second, strict=True))
+    discordant = only_first + only_second
+    p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return McNemar(only_first, only_second, p_value)
 
 
 def _wilson_applies(metric: Measure, num_clusters: int) -> bool:
-    return is_independent_rate(metric) or set(metric.values) in ({0.0}, {1.0})
+    """Whether the metric is a rate of units that stand alone, or that all agree."""
+    values = set(metric.values)
+    return values <= {0.0, 1.0} and (len(metric.values) == num_clusters or len(values) == 1)
 
 
 def _estimator(metric: Metric, clusters: Sequence[str]) -> Estimator:

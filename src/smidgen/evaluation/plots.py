@@ -17,6 +17,8 @@ from smidgen.evaluation.wording import dig, finite
 
 ROW = 22
 """Height of one interval in pixels."""
+OVERHANG = 7
+"""Pixels by which grid lines reach out of a plot, to meet those of the row above."""
 CURVE_HEIGHT = 260
 """Height of the loss curve in pixels, without its axis."""
 CURVE_POINTS = 1200
@@ -61,6 +63,7 @@ def interval_plot(
     domain: tuple[float, float] = (0.0, 1.0),
     ticks: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     reference: float | None = None,
+    row_height: int = ROW,
     description: str,
 ) -> Markup:
     """Dots with their intervals, one row each, over faint grid lines.
@@ -70,23 +73,23 @@ def interval_plot(
         domain: the values at the left and the right edge.
         ticks: values with a grid line.
         reference: the value to compare with, such as chance; a dashed line.
+        row_height: in pixels.
         description: the figure in words, for those who cannot see it.
     """
 
     def place(value: float) -> str:
         return _percent((min(max(value, domain[0]), domain[1]) - domain[0]) / (domain[1] - domain[0]))
 
-    height = ROW * len(rows)
+    height = row_height * len(rows)
     svg = _svg(height, description)
-    for tick in ticks:
-        _mark(svg, "line", "grid", x1=place(tick), x2=place(tick), y1=0, y2=height)
-    if reference is not None:
-        _mark(svg, "line", "reference", x1=place(reference), x2=place(reference), y1=0, y2=height)
+    lines = [("grid", tick) for tick in ticks if tick != reference]
+    for kind, at in lines if reference is None else [*lines, ("reference", reference)]:
+        _mark(svg, "line", kind, x1=place(at), x2=place(at), y1=-OVERHANG, y2=height + OVERHANG)
     for index, row in enumerate(rows):
         value, low, high = (finite(dig(row.metric, key)) for key in ("value", "low", "high"))
         if value is None:
             continue
-        y = ROW * index + ROW // 2
+        y = row_height * index + row_height // 2
         group = _mark(svg, "g", row.kind)
         _mark(group, "title").text = row.label
         if low is not None and high is not None:
@@ -221,13 +224,17 @@ def _round_values(low: float, high: float, logarithmic: bool) -> list[float]:
 
 
 def _running_mean(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
-    """The mean over `window` steps centred on each; nearer the ends, over as many as lie on both sides."""
+    """The mean over `window` steps centred on each.
+
+    At the start, where the loss falls fast, it narrows so that it lags on neither side; at the end it reaches over
+    what there is, or the last point would be as noisy as one step.
+    """
     losses = np.concatenate([[0.0], np.cumsum([loss for _, loss in points])])
     smooth = []
     for index, (step, _) in enumerate(points):
-        reach = min(window // 2, index, len(points) - 1 - index)
-        total = losses[index + reach + 1] - losses[index - reach]
-        smooth.append((step, float(total / (2 * reach + 1))))
+        reach = min(window // 2, index)
+        begin, end = index - reach, min(index + reach + 1, len(points))
+        smooth.append((step, float((losses[end] - losses[begin]) / (end - begin))))
     return smooth
 
 

@@ -1,20 +1,18 @@
 """records.jsonl: every answer of an evaluation, one JSON object a line, written as it is given.
 
-A row holds the sample, the text, the score and the timing, and needs nothing else to be read: a recording can be
-replayed by its `id` and `text`. Its fingerprint ties it to what was asked and of whom, so that a run never goes on
-with another run's answers.
+A row holds the sample, the text, the score and the timing, and needs nothing else to be read: a recording can
+be replayed by its `id` and `text`. Its fingerprint ties it to what was asked and of whom, so that a run never
+goes on with another run's answers.
 """
 
-import hashlib
-import json
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from smidgen.data.types import Completion, Message, Record, Sample, Sampling, Score, Timing
-from smidgen.errors import DataError, WorkError
+from smidgen.errors import DataError
+from smidgen.files import read_jsonl, sha256_json
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,32 @@ class LoggedRecord:
     session: int
     elapsed: float
 
+    def to_json(self) -> dict[str, Any]:
+        """The row of the file."""
+        sample, completion, score = self.record.sample, self.record.completion, self.record.score
+        timing = completion.timing
+        return {
+            "id": sample.id,
+            "messages": [asdict(message) for message in sample.messages],
+            "target": sample.target,
+            "metadata": dict(sample.metadata),
+            "text": completion.text,
+            "finish_reason": completion.finish_reason,
+            "token_count": timing.completion_tokens if timing else len(completion.token_ids),
+            "timing": asdict(timing) if timing else None,
+            "score": score.value,
+            "answer": score.answer,
+            "parsed": score.parsed,
+            "explanation": score.explanation,
+            "fingerprint": self.fingerprint,
+            "session": self.session,
+            "elapsed": round(self.elapsed, 6),
+        }
+
 
 def fingerprint(sample: Sample, *, task: str, model: str, sampling: Sampling) -> str:
     """Sixteen hex digits of everything that decides an answer: task, model, sampling, id and messages."""
-    asked = [task, model, asdict(sampling), sample.id, [asdict(message) for message in sample.messages]]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256_json([task, model, sampling, sample.id, sample.messages])[:16]
 
 
 def read_records(path: Path) -> list[Record]:
@@ -50,62 +69,59 @@ def read_records(path: Path) -> list[Record]:
 
 
 def read_log(path: Path) -> list[LoggedRecord]:
-    """As `read_records`, with what is logged beside each record; a torn last line is left out."""
-    try:
-        whole, _ = _split_torn(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"there are no records at {path}; run the evaluation first") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-    return [
-        _logged(line, f"{path}: line {number}") for number, line in enumerate(whole.splitlines(), start=1)
-    ]
+    """As `read_records`, with what is logged beside each record."""
+    if not path.exists():
+        raise DataError(f"there are no records at {path}; run the evaluation first")
+    return [_logged(row, f"{path}: row {number}") for number, row in enumerate(read_jsonl(path), start=1)]
 
 
-class RecordLog:
-    """A records file that is open for appending; use it as a context manager.
-
-    Opening it drops a torn last line. Every row reaches the operating system before `append` returns, so a killed run
-    loses only what was not finished.
+def resume_log(path: Path, expected: Mapping[str, str]) -> list[LoggedRecord]:
+    """What an earlier run left in the file; nothing if there is none.
 
     Args:
-        path: the file; it and its folder are made if they are not there.
+        path: the records file.
         expected: the fingerprint of every sample that may stand in it, by id.
 
     Raises:
         DataError: the file holds a row of another evaluation.
     """
+    found = read_log(path) if path.exists() else []
+    if strange := _strange(found, expected):
+        raise DataError(
+            f"{path} holds the records of another evaluation ({strange}); "
+            "give another run folder, or delete the file to start again"
+        )
+    return found
 
-    def __init__(self, path: Path, expected: Mapping[str, str]) -> None:
-        self.path = path
-        self.expected = expected
-        self.logged = _resume(path, expected)
-        self.session = 1 + max((logged.session for logged in self.logged), default=-1)
-        self._started = time.perf_counter()
 
-    def __enter__(self) -> Self:
-        self._file = self.path.open("ab")
-        self._started = time.perf_counter()
-        return self
+def _strange(found: Iterable[LoggedRecord], expected: Mapping[str, str]) -> str:
+    """What about the first row that does not belong is wrong, or nothing."""
+    seen: set[str] = set()
+    for logged in found:
+        sample_id = logged.record.sample.id
+        if sample_id not in expected:
+            return f"'{sample_id}' is not among these samples"
+        if logged.fingerprint != expected[sample_id]:
+            return f"'{sample_id}' was asked with other messages, sampling, model or task version"
+        if sample_id in seen:
+            return f"'{sample_id}' stands in it twice"
+        seen.add(sample_id)
+    return ""
 
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
 
-    def append(self, record: Record) -> None:
-        """Write one record.
-
-        Raises:
-            WorkError: the disk did not take it.
-        """
-        row = _row(record) | {
-            "fingerprint": self.expected[record.sample.id],
-            "session": self.session,
-            "elapsed": round(time.perf_counter() - self._started, 6),
-        }
-        try:
-            self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise WorkError(
-                f"{self.path} could not be written: {error}; what it holds is kept, run again"
-            ) from error
+def _logged(row: Mapping[str, Any], where: str) -> LoggedRecord:
+    """Read one row; `where` names it in errors."""
+    try:
+        messages = tuple(Message(**message) for message in row["messages"])
+        timing = Timing(**row["timing"]) if row["timing"] else None
+        record = Record(
+            Sample(row["id"], messages, row["target"], row["metadata"]),
+            Completion(row["text"], finish_reason=row["finish_reason"], timing=timing),
+            Score(row["score"], row["answer"], row["parsed"], row["explanation"]),
+        )
+        return LoggedRecord(record, row["fingerprint"], row["session"], row["elapsed"])
+    except (TypeError, KeyError) as error:
+        raise DataError(
+            f"{where} is not a record ({type(error).__name__}: {error}); "
+            "expected a row that an evaluation wrote"
+        ) from None

@@ -19,7 +19,9 @@ from smidgen.evaluation.wording import ABSENT, PERCENT, dig, finite, rows_at, ta
 
 HALF = {"accuracy", "prefer_first_rate"}
 """Metrics of a judge that are compared with 50 %."""
-HIDDEN_ROWS = 15
+TALL_ROW = 42
+"""Height in pixels of an interval that stands beside two lines of numbers."""
+SHOWN_CONFUSIONS = 15
 """At most so many confusions are drawn; the rest is in the records."""
 
 
@@ -89,7 +91,7 @@ def build_report(report: Mapping[str, Any]) -> str:
 
 def console_table(report: Mapping[str, Any]) -> Table:
     """The metrics of every stage with their intervals, for the end of a run in a terminal."""
-    task, stages = _task(report), _evaluated(report)
+    stages = _evaluated(report)
     table = Table(title=wording.headline(report), title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("metric")
     for stage in stages:
@@ -99,16 +101,21 @@ def console_table(report: Mapping[str, Any]) -> Table:
     for name, baseline in _baselines(report).items():
         cells = [Cell(stage, wording.percent(dig(baseline, "value"))) for stage in stages[-1:]]
         blank = [""] * (len(stages) - 1)
-        label = f"baseline: {wording.metric_words(task, name).label.lower()}"
-        table.add_row(label, *blank, *(cell.value for cell in cells), style="dim")
+        table.add_row(wording.baseline_words(name), *blank, *(cell.value for cell in cells), style="dim")
     table.add_section()
     for words, cells in _speed(report, stages):
         table.add_row(words, *(cell.value for cell in cells))
     return table
 
 
+def _numbers(metric: Any) -> tuple[str, str]:
+    """A rate and its interval; no interval where there is no rate."""
+    value = wording.percent(dig(metric, "value"))
+    return value, "" if value == ABSENT else wording.interval(metric)
+
+
 def _with_interval(cell: Cell) -> str:
-    return cell.value if cell.interval in ("", ABSENT) else f"{cell.value} ({cell.interval})"
+    return f"{cell.value} ({cell.interval})" if cell.interval else cell.value
 
 
 def _page(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +134,7 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
         "results": _results(report, stages),
         "results_axis": axis([(0, "0"), (0.25, "25"), (0.5, "50"), (0.75, "75"), (1, f"100{PERCENT}")]),
         "baselines": _baseline_rows(report),
+        "subsets": _subsets(report, stages),
         "comparisons": list(_comparisons(report)),
         "comparisons_axis": axis([(0, "−100"), (0.5, "0"), (1, "+100 points")]),
         "bias": _bias(report, stages),
@@ -165,33 +173,58 @@ def _results(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[Row]:
     task = _task(report)
     measured = [name for stage in stages for name in table_at(report, stage.key, "metrics")]
     described = [name for name in wording.METRIC_WORDS.get(task, {}) if name in measured]
-    return [_result(report, stages, name) for name in dict.fromkeys((*described, *measured))]
+    return [
+        _row(
+            wording.metric_words(task, name),
+            [(stage, table_at(report, stage.key, "metrics", name)) for stage in stages],
+            reference=0.5 if task == "judge" and name in HALF else None,
+        )
+        for name in dict.fromkeys((*described, *measured))
+    ]
 
 
-def _result(report: Mapping[str, Any], stages: Sequence[Stage], name: str) -> Row:
-    words = wording.metric_words(_task(report), name)
-    metrics = [(stage, table_at(report, stage.key, "metrics", name)) for stage in stages]
-    cells = [Cell(s, wording.percent(m.get("value")), wording.interval(m)) for s, m in metrics]
+def _subsets(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[Row]:
+    """The accuracy on every kind of row that the data name."""
+    names = [name for stage in stages for name in table_at(report, stage.key, "subsets")]
+    reference = 0.5 if _task(report) == "judge" else None
+    rows = []
+    for name in dict.fromkeys(names):
+        metrics = [(stage, table_at(report, stage.key, "subsets", name, "accuracy")) for stage in stages]
+        most = max((finite(metric.get("n")) or 0.0 for _, metric in metrics), default=0.0)
+        rows.append(_row(wording.MetricWords(name, f"n = {wording.count(most)}"), metrics, reference=reference))
+    return rows
+
+
+def _row(
+    words: wording.MetricWords,
+    metrics: Sequence[tuple[Stage, Mapping[str, Any]]],
+    *,
+    reference: float | None,
+) -> Row:
+    """One metric of every stage, as figure and as numbers."""
+    cells = [Cell(stage, *_numbers(metric)) for stage, metric in metrics]
+    intervals = [
+        Interval(cell.stage.key, _hover(cell, metric), metric)
+        for cell, (_, metric) in zip(cells, metrics, strict=True)
+    ]
     spoken = "; ".join(f"{cell.stage.long} {_with_interval(cell)}" for cell in cells)
-    figure = interval_plot(
-        [
-            Interval(s.key, f"{s.label}: {_with_interval(c)}", m)
-            for (s, m), c in zip(metrics, cells, strict=True)
-        ],
-        reference=0.5 if _task(report) == "judge" and name in HALF else None,
-        description=f"{words.label}: {spoken}",
-    )
+    figure = interval_plot(intervals, reference=reference, description=f"{words.label}: {spoken}")
     return Row(words, figure, cells)
+
+
+def _hover(cell: Cell, metric: Mapping[str, Any]) -> str:
+    """What hovering over a mark says; it has room for the number of rows or pairs."""
+    return f"{cell.stage.label}: {_with_interval(cell)}, n = {wording.count(metric.get('n'))}"
 
 
 def _baseline_rows(report: Mapping[str, Any]) -> list[tuple[str, Markup, str, str]]:
     """Label, figure, value and interval of what needs no model, on the same rows."""
+    reference = 0.5 if _task(report) == "judge" else None
     rows = []
     for name, baseline in _baselines(report).items():
-        label = wording.metric_words("", name).label
-        value, span = wording.percent(dig(baseline, "value")), wording.interval(baseline)
+        label = wording.baseline_words(name)
+        value, span = _numbers(baseline)
         spoken = f"{label}: {value} ({span})"
-        reference = 0.5 if _task(report) == "judge" else None
         figure = interval_plot(
             [Interval("baseline", spoken, baseline)], reference=reference, description=f"Baseline, {spoken}"
         )
@@ -215,12 +248,13 @@ def _comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 domain=(-1.0, 1.0),
                 ticks=(-1.0, -0.5, 0.5, 1.0),
                 reference=0.0,
+                row_height=TALL_ROW,
                 description=f"{first} less {second.lower()}: {value} ({span})",
             ),
             "value": value,
             "interval": span,
-            "only_first": f"{wording.count(dig(comparison, 'only_first'))} only {first.lower()}",
-            "only_second": f"{wording.count(dig(comparison, 'only_second'))} only {second.lower()}",
+            "only_first": f"{first} better: {wording.count(dig(comparison, 'only_first'))}",
+            "only_second": f"{second} better: {wording.count(dig(comparison, 'only_second'))}",
             "n": wording.count(dig(comparison, "n")),
             "p": wording.p_value(dig(comparison, "p_value")),
         }
@@ -231,11 +265,14 @@ def _bias(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[tuple[Stag
     rows = []
     for stage in stages:
         rate = table_at(report, stage.key, "metrics", "prefer_first_rate")
-        if finite(rate.get("value")) is None:
+        if not rate:
             continue
-        value, span = wording.percent(rate["value"]), wording.interval(rate)
+        value, span = _numbers(rate)
+        span = span or "no verdicts"
         spoken = f"{stage.label} chose the first answer in {value} of its verdicts ({span})"
-        figure = interval_plot([Interval(stage.key, spoken, rate)], reference=0.5, description=spoken)
+        figure = interval_plot(
+            [Interval(stage.key, spoken, rate)], reference=0.5, row_height=TALL_ROW, description=spoken
+        )
         rows.append((stage, figure, value, span))
     return rows
 
@@ -329,12 +366,13 @@ def _verdict(row: Mapping[str, Any], stage: Stage) -> Verdict:
 
 def _confusions(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The most frequent confusions with the width of their bars in percent."""
-    counted = [row for row in rows_at(report, "confusions") if finite(row.get("count"))]
-    counted = sorted(counted, key=lambda row: -row["count"])[:HIDDEN_ROWS]
+    found = rows_at(report, "confusions") or rows_at(report, "after", "details", "confusions")
+    counted = [row for row in found if finite(row.get("count"))]
+    counted = sorted(counted, key=lambda row: -row["count"])[:SHOWN_CONFUSIONS]
     return [
         {
             "true": _text(row.get("true")),
-            "predicted": _text(row.get("predicted")),
+            "predicted": str(row.get("predicted") or "unreadable"),
             "count": wording.count(row["count"]),
             "width": round(100 * row["count"] / counted[0]["count"], 2),
         }
@@ -389,7 +427,7 @@ def _data_facts(report: Mapping[str, Any]) -> list[Fact]:
         Fact("Tokens read", wording.count(data.get("train_tokens"))),
         Fact("Tokens learnt", wording.count(data.get("trained_tokens")), "those the loss counted"),
         Fact("Rows cut", wording.count(data.get("cut_rows")), "prompts shortened from the left"),
-        Fact("Test rows", wording.count(data.get("test_rows")), "none of them trained on"),
+        Fact("Test rows", wording.count(data.get("test_rows"))),
     ]
 
 

@@ -17,7 +17,8 @@ class Speed:
 
     Attributes:
         tokens_per_second: completion tokens of all answers over the wall-clock of the run, prefill included.
-        latency_p50: median seconds from a request's start to its last token; in a batch, others run beside it.
+        latency_p50: median seconds from a request's start to its last token; in a batch, others run beside
+            it.
         latency_p95: 95th percentile of the same.
         peak_memory_bytes: highest memory use of the device.
         completion_tokens: tokens written.

@@ -12,41 +12,55 @@ from typing import Any, NamedTuple
 ABSENT = "—"
 PERCENT = "\N{NARROW NO-BREAK SPACE}%"
 SIGNIFICANT = 0.05
-"""Two-sided level below which a paired difference is called one; the twin of the 95 % interval."""
+"""Two-sided level below which a paired difference is called one."""
 MOSTLY_UNREADABLE = 0.5
 """From this unparsed rate on, the headline speaks of the format first: the accuracy says little else."""
 
 
 class MetricWords(NamedTuple):
-    """How a metric is named, explained in a line, and read: which way is better."""
+    """How a metric is named and explained in a line; the arrow points to where it is better."""
 
     label: str
     meaning: str = ""
-    better: str = ""
+    arrow: str = ""
 
 
 _JUDGE = {
-    "accuracy": MetricWords("Accuracy", "better answer picked, mean over both orders", "higher"),
-    "accuracy_both_orders": MetricWords("Right in both orders", "whichever answer came first", "higher"),
-    "consistency": MetricWords("Swap consistency", "same verdict after swapping the answers", "higher"),
-    "prefer_first_rate": MetricWords("Prefers the first", "an unbiased judge: 50" + PERCENT, "half"),
+    "accuracy": MetricWords("Accuracy", "better answer picked, mean over both orders", "↑"),
+    "accuracy_both_orders": MetricWords("Right in both orders", "whichever answer came first", "↑"),
+    "consistency": MetricWords("Swap consistency", "same verdict after swapping the answers", "↑"),
+    "prefer_first_rate": MetricWords("Prefers the first", "an unbiased judge: 50" + PERCENT),
     "tie_rate": MetricWords("Ties", "neither answer chosen"),
-    "unparsed_rate": MetricWords("Unreadable", "did not parse; counted as wrong", "lower"),
+    "unparsed_rate": MetricWords("Unreadable", "did not parse; counted as wrong", "↓"),
+    "accuracy_lenient": MetricWords("Accuracy, form forgiven", "read even where the form is broken", "↑"),
 }
 _INTENT = {
-    "accuracy": MetricWords("Accuracy", "intent named right", "higher"),
-    "in_scope_accuracy": MetricWords("In-scope accuracy", "queries that have an intent", "higher"),
-    "macro_f1": MetricWords("Macro F1", "every intent weighs the same", "higher"),
-    "oos_recall": MetricWords("Out-of-scope recall", "queries without an intent, recognised", "higher"),
-    "unparsed_rate": MetricWords("Unreadable", "did not parse; counted as wrong", "lower"),
+    "accuracy": MetricWords("Accuracy", "intent named right", "↑"),
+    "in_scope_accuracy": MetricWords("In-scope accuracy", "queries that have an intent", "↑"),
+    "macro_f1": MetricWords("Macro F1", "every intent weighs the same", "↑"),
+    "oos_recall": MetricWords("Out-of-scope recall", "queries without an intent, recognised", "↑"),
+    "unparsed_rate": MetricWords("Unreadable", "did not parse; counted as wrong", "↓"),
 }
 METRIC_WORDS = {"judge": _JUDGE, "intent": _INTENT}
+_BASELINES = {
+    "longer": "always the longer answer",
+    "first": "always the first answer",
+    "most_frequent": "always the commonest intent",
+}
 
 
 def metric_words(task: str, name: str) -> MetricWords:
-    """The words for a metric or a baseline; a name nobody described is spelt out."""
-    known = METRIC_WORDS.get(task, {}).get(name)
-    return known or MetricWords(name.replace("_", " ").strip().capitalize())
+    """The words for a metric; a name nobody described is spelt out."""
+    return METRIC_WORDS.get(task, {}).get(name) or MetricWords(_spelt(name).capitalize())
+
+
+def baseline_words(name: str) -> str:
+    """What a baseline does."""
+    return _BASELINES.get(name) or _spelt(name)
+
+
+def _spelt(name: str) -> str:
+    return name.replace("_", " ").strip()
 
 
 def dig(table: Any, *keys: str) -> Any:
@@ -270,8 +284,7 @@ def _beaten(report: Mapping[str, Any]) -> Iterator[str]:
         value = finite(dig(baseline, "value"))
         chance = report.get("task") == "judge" and value == 0.5
         if low is not None and value is not None and value >= low and not chance:
-            label = metric_words("", name).label.lower()
-            yield f"It is not shown to beat the baseline “{label}”, which scores {percent(value)} on these rows."
+            yield f"It is not shown to beat “{baseline_words(name)}”, which scores {percent(value)} on these rows."
 
 
 def _lean(report: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json",
 )  # fmt: skip
 """What is copied from the tokenizer's folder, where it is there."""
+QUANTIZATION_KEYS = ("quantization", "quantization_config")
 DTYPE_NAMES = {mx.float32: "float32", mx.bfloat16: "bfloat16", mx.float16: "float16"}
 
 
@@ -31,7 +32,7 @@ def save_model(
     Args:
         path: the folder; one that stands there is replaced.
         model: without adapter layers; fuse or save those apart.
-        config: the content of `config.json`.
+        config: the content of `config.json`; quantisation settings are dropped where nothing is quantised.
         tokenizer_path: folder whose tokenizer and generation files are copied.
         dtype: of the floating weights; as they are when None. Scales of a quantised model follow it too.
 
@@ -51,6 +52,8 @@ def save_model(
     if dtype is not None:
         weights = {name: _cast(value, dtype) for name, value in weights.items()}
     config = {**config, "torch_dtype": _dtype_name(weights)}
+    if not any(name.endswith(".scales") for name in weights):  # fusing an adapter dequantises
+        config = {name: value for name, value in config.items() if name not in QUANTIZATION_KEYS}
     with atomic_folder(path, replace=True) as folder:
         # transformers refuses a file whose metadata does not name a format that it knows
         mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})

@@ -1,7 +1,7 @@
 """Intent classification with an out-of-scope class: an utterance goes in, its label comes out as text.
 
-The prompt is the bare utterance: the labels are learnt, not listed, which keeps 150 of them out of every prompt. Labels
-are written with spaces for underscores, since words are what a tokenizer has tokens for.
+The prompt is the bare utterance: the labels are learnt, not listed, which keeps 150 of them out of every
+prompt. Labels are written with spaces for underscores, since words are what a tokenizer has tokens for.
 """
 
 from collections import Counter
@@ -26,7 +26,8 @@ class Intent:
     """Utterance → intent label.
 
     Args:
-        labels: every label there is. Without them any single line is taken as a label, so that a label which does not
+        labels: every label there is. Without them any single line is taken as a label, so that a label which
+            does not
             exist is wrong but not unparsed.
     """
 
@@ -41,15 +42,16 @@ class Intent:
         """The task with the labels of these rows beside those it has; give it the training rows too.
 
         Raises:
-            DataError: two labels differ only in case, spaces or underscores, which no answer could tell apart.
+            DataError: two labels differ only in case, spaces or underscores, which no answer could tell
+                apart.
         """
         labels = sorted({*self.labels.values(), *(query.intent for query in queries(rows))})
         prepared = type(self)(labels)
         if len(prepared.labels) < len(labels):
             lost = next(label for label in labels if label not in prepared.labels.values())
             raise DataError(
-                f"the intents '{lost}' and '{prepared.labels[_normalise(lost)]}' differ only in case, spaces or "
-                "underscores; rename one of them"
+                f"the intents '{lost}' and '{prepared.labels[_normalise(lost)]}' differ only in case, "
+                "spaces or underscores; rename one of them"
             )
         return prepared
 

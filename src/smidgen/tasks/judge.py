@@ -1,12 +1,14 @@
 """The rubric judge: which of two answers is better, asked in both orders.
 
-The judge writes criteria for this very request, an analysis, and a boxed pair of scores, the form of self-principled
-critique (https://arxiv.org/abs/2504.02495). Tags, markers and box are those of the judges that already speak this form,
-so their weights and ours can be swapped; the wording is our own, and short, since a small model pays for every token
-of it. Everything constant stands in the system message, so that all prompts share a prefix.
+The judge writes criteria for this very request, an analysis, and a boxed pair of scores, the form of
+self-principled critique (https://arxiv.org/abs/2504.02495). Tags, markers and box are those of the judges
+that already speak this form, so their weights and ours can be swapped; the wording is our own, and short,
+since a small model pays for every token of it. Everything constant stands in the system message, so that all
+prompts share a prefix.
 
-Deliberately different from published harnesses: every pair is asked in both orders, thinking is never read, the last
-complete scores block counts, and an answer that does not parse is wrong and counted apart. Equal scores prefer neither answer.
+Deliberately different from published harnesses: every pair is asked in both orders, thinking is never read,
+the last complete scores block counts, and an answer that does not parse is wrong and counted apart. Equal
+scores prefer neither answer.
 """
 
 import random
@@ -128,9 +130,10 @@ def read_scores(text: str) -> Scores:
 
 
 def read_scores_leniently(text: str) -> Scores:
-    """Forgive the form: as `read_scores`, else the last boxed pair anywhere, else the last two numbers around a comma.
+    """As `read_scores`, else the last boxed pair anywhere, else the last two numbers around a comma.
 
-    It tells how much of a failure is form and how much is judgement; it never decides whether an answer is right.
+    It tells how much of a failure is form and how much is judgement; it never decides whether an answer is
+    right.
 
     Raises:
         JudgeParseError: even so there is no pair.
@@ -153,7 +156,7 @@ def _scores(found: Sequence[tuple[str, str]]) -> Scores:
 
 
 def _without_thinking(text: str) -> str:
-    """Drop what a model thought, whether it or its template opened the block, and whether or not it was closed."""
+    """Drop what a model thought, whoever opened the block, and whether or not it was closed."""
     text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
     text = text.rpartition("</think>")[2]
     answer, opened, _ = text.partition("<think>")
@@ -204,7 +207,8 @@ class Judge:
         """Samples with targets, from rows that carry gold: `criteria`, `analysis` and `scores`.
 
         Args:
-            rows: pair rows with `criteria` (list of text), `analysis` ({"ab": text, "ba": text}, one for each order)
+            rows: pair rows with `criteria` (list of text), `analysis` ({"ab": text, "ba": text}, one for each
+                order)
                 and `scores` (whole numbers for `a` and `b`).
             source: names the rows in errors.
             seed: of the choice of an order.
@@ -257,7 +261,7 @@ class Judge:
         }
 
     def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
-        """The accuracy of preferring the longer response, and of preferring the first, on the same samples."""
+        """The accuracy of preferring the longer response, and of preferring the first."""
         clusters = [sample.metadata["cluster"] for sample in samples]
         return {
             "longer": Measure(

@@ -1,7 +1,7 @@
 """What a task is: prompt → parse → score, and what its scores add up to.
 
-A task never sees an engine. The same prompt, parser and metrics are therefore used on live weights, on an exported
-artefact and on a recording, and training can take `score` as a reward.
+A task never sees an engine. The same prompt, parser and metrics are therefore used on live weights, on an
+exported artefact and on a recording, and training can take `score` as a reward.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,8 @@ class Measure:
 
     Attributes:
         values: one number per unit, 0 or 1 where the metric is a rate.
-        clusters: for each unit, what it shares with others (a prompt); units of one cluster are not independent.
+        clusters: for each unit, what it shares with others (a prompt); units of one cluster are not
+            independent.
     """
 
     values: Sequence[float]
@@ -53,12 +54,12 @@ class Task(Protocol):
     name: str
     """Its key in `TASKS`."""
     version: int
-    """Goes up whenever the prompt, the parser or a metric changes, so that old records are not mixed with new."""
+    """Goes up when the prompt, the parser or a metric changes: records of two versions are not mixed."""
     stop: tuple[str, ...]
     """Strings that end a completion; empty where the end token does."""
 
     def prepare(self, rows: Sequence[Mapping[str, Any]]) -> Self:
-        """The task, knowing what it can only learn from rows, such as its labels; give it every row there is."""
+        """The task, knowing what only rows can tell it, such as its labels; give it every row there is."""
         ...
 
     def samples(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> list[Sample]:

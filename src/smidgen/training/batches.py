@@ -5,7 +5,7 @@ buffers are reused and a compiled graph has few shapes. Padding stands on the ri
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,8 @@ from smidgen.errors import DataError
 
 LENGTH_STEP = 32
 """Padded lengths are multiples of this."""
+TARGET_STEP = 64
+"""Counts of learnt positions are filled up to multiples of this."""
 WINDOW = 32
 """Steps' worth of shuffled rows that are sorted by length together: enough to find neighbours, few enough to mix."""
 
@@ -45,18 +47,15 @@ class Batch:
         inputs: (B, L) int32, right-padded.
         positions: (N,) int32 flat indices into (B · L) whose next token is learnt, or None when all are.
         targets: (N,) int32 next tokens there.
+        trained_tokens: how many of the N count; the rest fills N up to a multiple, so that sizes recur.
         tokens: unpadded input tokens.
     """
 
     inputs: np.ndarray
     positions: np.ndarray | None
     targets: np.ndarray
+    trained_tokens: int
     tokens: int
-
-    @property
-    def trained_tokens(self) -> int:
-        """How many tokens the loss counts."""
-        return self.targets.size
 
 
 class BatchSource(Protocol):
@@ -162,12 +161,44 @@ def pad(rows: Sequence[Row]) -> Batch:
         learnt[i, :end] = row.loss_mask[1:]
     tokens = sum(len(row.token_ids) - 1 for row in rows)
     if learnt.all():
-        return Batch(inputs, None, targets.reshape(-1), tokens)
+        return Batch(inputs, None, targets.reshape(-1), targets.size, tokens)
     positions = np.flatnonzero(learnt).astype(np.int32)
-    return Batch(inputs, positions, targets.reshape(-1)[positions], tokens)
+    filled = np.pad(positions, (0, -len(positions) % TARGET_STEP))
+    return Batch(inputs, filled, targets.reshape(-1)[filled], len(positions), tokens)
 
 
-def steps(source: BatchSource) -> Iterator[list[Batch]]:
-    """Yield every step of a source from where it stands."""
-    for _ in range(source.num_steps):
-        yield source.next_step()
+@dataclass(frozen=True)
+class Plan:
+    """What a training run is going to do, known before it starts.
+
+    Attributes:
+        rows: training rows.
+        longest: tokens of the longest row.
+        tokens: unpadded tokens that go through the model in all steps.
+        trained_tokens: tokens that the loss counts in all steps.
+        padding: share of what is computed that is padding.
+        steps: optimiser steps.
+    """
+
+    rows: int
+    longest: int
+    tokens: int
+    trained_tokens: int
+    padding: float
+    steps: int
+
+
+def plan(rows: Sequence[Row], batches: RowBatches) -> Plan:
+    """Walk through the steps of a run without training; `batches` is left where it was."""
+    position = batches.state()
+    drawn = [batch for _ in range(batches.num_steps) for batch in batches.next_step()]
+    batches.restore(position)
+    tokens = sum(batch.tokens for batch in drawn)
+    return Plan(
+        rows=len(rows),
+        longest=max(len(row.token_ids) for row in rows),
+        tokens=tokens,
+        trained_tokens=sum(batch.trained_tokens for batch in drawn),
+        padding=1 - tokens / sum(batch.inputs.size for batch in drawn),
+        steps=batches.num_steps,
+    )

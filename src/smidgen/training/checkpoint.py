@@ -15,7 +15,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 from smidgen.backend import mx, nn
 from smidgen.config import TrainConfig
 from smidgen.errors import ConfigError
-from smidgen.files import atomic_folder, read_json, write_jsonl
+from smidgen.files import atomic_folder, read_json
+from smidgen.models.weights import read_safetensors
+from smidgen.runs import Run
 from smidgen.training.optimizer import AdamW
 
 KEEP = 2
@@ -35,73 +37,62 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, the newest `KEEP` of them, under `checkpoints/step-NNNNNNNN/`."""
+    """The newest checkpoints of a run folder, under `checkpoints/step-NNNNNNNN/`."""
 
-    def __init__(self, run_dir: Path, config: TrainConfig) -> None:
+    def __init__(self, run_dir: Path, config: TrainConfig, num_steps: int) -> None:
+        self._run = Run(run_dir)
         self._dir = run_dir / "checkpoints"
-        self._metrics = run_dir / "metrics.jsonl"
-        self._config = config
+        self._settings = {**config.model_dump(mode="json"), "steps": num_steps}
 
     def save(self, progress: Progress, model: nn.Module, optimizer: AdamW, position: dict[str, Any]) -> None:
         """Write one checkpoint atomically and drop the oldest."""
+        state = {"progress": asdict(progress), "position": position, "settings": self._settings}
         with atomic_folder(self._dir / f"step-{progress.step:08d}", replace=True) as folder:
             mx.save_safetensors(
                 str(folder / "weights.safetensors"), dict(tree_flatten(model.trainable_parameters()))
             )
             mx.save_safetensors(str(folder / "optimizer.safetensors"), optimizer.state)
-            state = {
-                "progress": asdict(progress),
-                "position": position,
-                "config": self._config.model_dump(mode="json"),
-            }
             (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
         for old in self._all()[:-KEEP]:
             shutil.rmtree(old)
 
     def restore(self, model: nn.Module, optimizer: AdamW) -> tuple[Progress, dict[str, Any] | None]:
-        """Load the newest checkpoint into model and optimiser; return its progress and position in the data.
+        """Load the newest checkpoint; return its progress and position in the data, or a new progress and None.
 
         `metrics.jsonl` loses the steps after it, which are about to be run again.
 
         Raises:
             ConfigError: the checkpoint belongs to a run with other settings or another model.
+            ModelError: a file of the checkpoint is damaged.
         """
         found = self._all()
         if not found:
-            self._cut_metrics(0)
+            self._run.keep_jsonl("metrics.jsonl", lambda row: False)
             return Progress(), None
         state = read_json(found[-1] / "state.json")
-        self._check_settings(found[-1], state["config"])
-        weights = mx.load(str(found[-1] / "weights.safetensors"))
+        self._check_settings(state["settings"])
+        weights = read_safetensors(found[-1] / "weights.safetensors")
         self._check_shapes(found[-1], model, weights)
         model.update(tree_unflatten(list(weights.items())))
-        optimizer.state = mx.load(str(found[-1] / "optimizer.safetensors"))
+        optimizer.state = read_safetensors(found[-1] / "optimizer.safetensors")
         mx.eval(model.parameters(), optimizer.state)
         progress = Progress(**state["progress"])
-        self._cut_metrics(progress.step)
+        self._run.keep_jsonl("metrics.jsonl", lambda row: row["step"] <= progress.step)
         return progress, state["position"]
 
     def _all(self) -> list[Path]:
         return sorted(self._dir.glob("step-*"))
 
-    def _cut_metrics(self, step: int) -> None:
-        if self._metrics.exists():
-            rows = [
-                json.loads(line) for line in self._metrics.read_bytes().splitlines() if line.endswith(b"}")
-            ]
-            write_jsonl(self._metrics, [row for row in rows if row["step"] <= step])
-
-    def _check_settings(self, folder: Path, before: dict[str, Any]) -> None:
-        now = self._config.model_dump(mode="json")
+    def _check_settings(self, before: dict[str, Any]) -> None:
         changed = [
             f"{name} was {before.get(name)!r} and is now {value!r}"
-            for name, value in now.items()
+            for name, value in self._settings.items()
             if name not in FREE_TO_CHANGE and before.get(name) != value
         ]
         if changed:
             raise ConfigError(
-                f"{folder.parent.parent} holds a run with other settings: {'; '.join(changed)}. "
-                "Go back to the old settings to resume it, or name another run folder"
+                f"{self._run.folder} holds a run with other settings: {'; '.join(changed)}. "
+                "Go back to them to resume it, or name another run folder"
             )
 
     def _check_shapes(self, folder: Path, model: nn.Module, weights: dict[str, mx.array]) -> None:

@@ -1,7 +1,7 @@
 """The training loop, a generator: it yields what each optimiser step did, and the caller prints, plots or stops.
 
-What the loop keeps in a run folder: `metrics.jsonl` (one line a step), `checkpoints/` (resumable) and `best/` (the
-weights of the best validation, or of the last step where nothing is validated).
+What it keeps in a run folder: `metrics.jsonl` (one line a step), `checkpoints/` (resumable) and `best/` (the weights of
+the best validation, or of the last step where nothing is validated).
 """
 
 import math
@@ -43,26 +43,27 @@ def train(
         save: writes the model to a folder that it makes; called for each new best.
 
     Raises:
-        ConfigError: nothing is trainable, or `run_dir` holds another run.
+        ConfigError: nothing is trainable, settings contradict each other, or `run_dir` holds another run.
         WorkError: the loss or the gradient is not finite.
     """
-    _check_trainable(model)
+    _check(model, config)
     optimizer = AdamW(model, config)
-    checkpoints = Checkpoints(run_dir, config) if run_dir else None
+    checkpoints = Checkpoints(run_dir, config, batches.num_steps) if run_dir else None
     progress, position = checkpoints.restore(model, optimizer) if checkpoints else (Progress(), None)
     if position is not None:
         batches.restore(position)
     while progress.step < batches.num_steps and not progress.stopped:
         started = time.perf_counter()
         progress.step += 1
-        last = progress.step == batches.num_steps
         rate = learning_rate_at(progress.step, batches.num_steps, config)
         drawn = batches.next_step()
         loss, norm = optimizer_step(model, optimizer, drawn, config, step=progress.step, learning_rate=rate)
-        measured = None
-        if validation and (last or (config.validate_every and progress.step % config.validate_every == 0)):
+        measured, is_best = None, False
+        last = progress.step == batches.num_steps
+        if validation and (last or _due(progress.step, config.validate_every)):
             measured = validation_loss(model, validation)
-        if run_dir and save and _is_best(progress, measured, config, last and not validation):
+            is_best = _note_validation(progress, measured, config.patience)
+        if run_dir and save and (is_best or (last and not validation)):
             save(run_dir / "best")
         result = StepResult(
             step=progress.step,
@@ -77,8 +78,8 @@ def train(
         )
         if run_dir and checkpoints:
             append_jsonl(run_dir / "metrics.jsonl", asdict(result))
-            due = config.checkpoint_every and progress.step % config.checkpoint_every == 0
-            if due or (config.checkpoint_every and (last or progress.stopped)):
+            ends = last or progress.stopped
+            if _due(progress.step, config.checkpoint_every) or (config.checkpoint_every and ends):
                 checkpoints.save(progress, model, optimizer, batches.state())
         yield result
 
@@ -103,8 +104,8 @@ def optimizer_step(
     value_and_grad = nn.value_and_grad(
         model, lambda batch: negative_log_likelihood(model, batch, config.dropout) / total
     )
-    mx.random.seed(config.seed * 1_000_003 + step)
     model.train()
+    mx.random.seed(config.seed * 1_000_003 + step)  # a resumed run drops out what it would have
     loss, gradients = 0.0, None
     for batch in batches:
         part, gradient = value_and_grad(batch)
@@ -114,8 +115,8 @@ def optimizer_step(
     norm = global_norm(gradients)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise WorkError(
-            f"step {step}: the loss is {loss} and the gradient's norm {norm}; they have to be finite. "
-            f"Lower train.learning_rate (now {config.learning_rate}) or clip harder with train.gradient_clip"
+            f"step {step}: the loss is {loss} and the norm of the gradient {norm}, which have to be finite. "
+            f"Lower train.learning_rate (now {config.learning_rate}) or train.gradient_clip (now {config.gradient_clip})"
         )
     scale = min(1.0, config.gradient_clip / (norm + 1e-6)) if config.gradient_clip else 1.0
     optimizer.update(model, gradients, step, learning_rate, scale)
@@ -130,34 +131,45 @@ def validation_loss(model: nn.Module, batches: Sequence[Batch]) -> float:
     return total / sum(batch.trained_tokens for batch in batches)
 
 
-def global_norm(gradients: dict) -> float:
+def global_norm(gradients: dict | None) -> float:
     """Return the L2 norm over every array of a tree."""
-    return math.sqrt(
-        tree_reduce(
-            lambda total, g: total + mx.square(g.astype(mx.float32)).sum(), gradients, mx.array(0.0)
-        ).item()
+    squares = tree_reduce(
+        lambda total, g: total + mx.square(g.astype(mx.float32)).sum(), gradients, mx.array(0.0)
     )
+    return math.sqrt(squares.item())
 
 
-def _is_best(progress: Progress, measured: float | None, config: TrainConfig, unvalidated_end: bool) -> bool:
-    """Note a validation in `progress` and say whether its weights are the ones to keep."""
-    if measured is None:
-        return unvalidated_end
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _note_validation(progress: Progress, measured: float, patience: int) -> bool:
+    """Note a validation loss in `progress` and say whether it is the best so far."""
     if progress.best_loss is None or measured < progress.best_loss:
         progress.best_loss, progress.best_step, progress.validations_without_best = measured, progress.step, 0
         return True
     progress.validations_without_best += 1
-    progress.stopped = bool(config.patience) and progress.validations_without_best >= config.patience
+    progress.stopped = patience > 0 and progress.validations_without_best >= patience
     return False
 
 
-def _check_trainable(model: nn.Module) -> None:
-    """Refuse a model in which nothing can learn."""
+def _check(model: nn.Module, config: TrainConfig) -> None:
+    """Refuse a model in which nothing can learn, and a dropout that would not be applied."""
     trainable = tree_flatten(model.trainable_parameters())
-    packed = [name for name, value in trainable if not mx.issubdtype(value.dtype, mx.floating)]
-    if packed or not trainable:
+    if not trainable:
+        raise ConfigError("the model has no trainable weight; add [train.lora] to the recipe or unfreeze it")
+    if any(not mx.issubdtype(value.dtype, mx.floating) for _, value in trainable) or _quantized_whole(
+        model, config
+    ):
         raise ConfigError(
             "a quantised model learns only through a low-rank update; add [train.lora] to the recipe"
-            if packed
-            else "the model has no trainable weight; add [train.lora] or unfreeze it"
         )
+    if config.lora is not None and config.dropout:
+        raise ConfigError(
+            "train.dropout is for training every weight; with [train.lora], set train.lora.dropout"
+        )
+
+
+def _quantized_whole(model: nn.Module, config: TrainConfig) -> bool:
+    """Whether a quantised model, whose packed layers freeze themselves, would be trained without an update."""
+    return config.lora is None and any("scales" in module for module in model.modules())

@@ -18,7 +18,8 @@ def negative_log_likelihood(model: nn.Module, batch: Batch, dropout: float = 0.0
     hidden = hidden.reshape(-1, hidden.shape[-1])  # (B · L, D)
     if batch.positions is not None:
         hidden = hidden[mx.array(batch.positions)]  # (N, D)
-    return token_losses(hidden, head_weight(model), mx.array(batch.targets)).sum()
+    losses = token_losses(hidden, head_weight(model), mx.array(batch.targets))
+    return losses[: batch.trained_tokens].sum()
 
 
 def hidden_states(model: nn.Module, inputs: mx.array, dropout: float = 0.0) -> mx.array:

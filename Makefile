@@ -1,0 +1,49 @@
+# What a developer and CI run. A new machine needs make and Python 3.11 or newer; the rest is installed into .venv.
+
+BIN := .venv/bin
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+
+.PHONY: help demo test check fix docs bench oracle clean
+.DEFAULT_GOAL := help
+
+help:  ## show these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/installed  ## make a judge from the bundled model and prove it, offline, in minutes
+	$(BIN)/smidgen run recipes/nano-judge.toml
+
+test: .venv/installed  ## the fast tests, offline
+	$(BIN)/pytest -m 'not oracle and not gpu and not slow'
+
+check: .venv/installed  ## lint, layout, types and the directions of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/pytest tests/test_imports.py
+
+fix: .venv/installed  ## mend lint and layout where that can be done alone
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: .venv/installed  ## write docs/cli.md and docs/configuration.md again
+	$(BIN)/python -m smidgen.cli.reference docs
+
+bench: .venv/installed  ## every benchmark beside its peers
+	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+
+oracle: .venv-oracle/installed  ## the tests that compare with torch, transformers and peft
+	.venv-oracle/bin/pytest -m oracle
+
+clean:  ## remove the environments and caches, but no run
+	rm -rf .venv .venv-oracle .pytest_cache .ruff_cache .hypothesis
+
+.venv/installed: EXTRAS = dev
+.venv-oracle/installed: EXTRAS = dev,oracle
+.venv/installed .venv-oracle/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "smidgen needs Python 3.11 or newer: install it," \
+		"or name it with make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(@D) || { echo "$(PYTHON) cannot make a virtual environment:" \
+		"on Debian and Ubuntu, install python3-venv" >&2; exit 1; }
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@

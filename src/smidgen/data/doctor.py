@@ -1,0 +1,128 @@
+"""What is wrong with a dataset before a model learns it or is proven on it.
+
+Formats refuse rows that cannot be read. This finds rows that can be read and should not be believed: answers
+that do not differ, two labels for one question, repeats, labels that follow from length or position, and test
+rows that were trained on.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from smidgen.data.formats import Pair, Query
+
+LENGTH_LEAK = 0.65
+"""From this share of pairs on, a better answer that is the longer (or the shorter) one is worth a warning."""
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of problem.
+
+    Attributes:
+        kind: what it is, in a word or two.
+        severity: `error` where numbers made from the rows are wrong, `warning` where they need care.
+        message: what was found and what to do.
+        ids: the rows it was found in; empty where it concerns all of them.
+    """
+
+    kind: str
+    severity: Severity
+    message: str
+    ids: tuple[str, ...] = ()
+
+
+def examine_pairs(pairs: Sequence[Pair]) -> list[Finding]:
+    """Problems of labelled pairs, errors first."""
+    equal = [pair.id for pair in pairs if _squeeze(pair.a) == _squeeze(pair.b)]
+    keys = [(_squeeze(pair.prompt), frozenset({_squeeze(pair.a), _squeeze(pair.b)})) for pair in pairs]
+    labels = [_squeeze(pair.a if pair.better == "a" else pair.b) for pair in pairs]
+    return [
+        *_finding("same answers", "error", equal, "the two answers are equal, so no label is right; remove"),
+        *_examine_labels("pair", [pair.id for pair in pairs], keys, labels),
+        *_examine_sides(pairs),
+        *_examine_lengths(pairs),
+    ]
+
+
+def examine_queries(queries: Sequence[Query]) -> list[Finding]:
+    """Problems of labelled utterances, errors first."""
+    keys = [_squeeze(query.text) for query in queries]
+    return _examine_labels(
+        "utterance", [query.id for query in queries], keys, [query.intent for query in queries]
+    )
+
+
+def examine_overlap(train: Sequence[Pair | Query], test: Sequence[Pair | Query]) -> list[Finding]:
+    """Test rows whose prompt or utterance is also trained on, in any case and spacing."""
+    trained = {_question(row) for row in train}
+    leaked = [row.id for row in test if _question(row) in trained]
+    return _finding(
+        "leak", "error", leaked, "the same question is trained on, so a score on it is no evidence; remove"
+    )
+
+
+def _examine_labels(
+    noun: str, ids: Sequence[str], keys: Sequence[object], labels: Sequence[str]
+) -> list[Finding]:
+    """Rows that contradict an earlier row with the same key, and rows that only repeat one."""
+    first: dict[object, str] = {}
+    contradicting, repeated = [], []
+    for row_id, key, label in zip(ids, keys, labels, strict=True):
+        if key not in first:
+            first[key] = label
+        elif first[key] == label:
+            repeated.append(row_id)
+        else:
+            contradicting.append(row_id)
+    return [
+        *_finding(
+            "two labels",
+            "error",
+            contradicting,
+            f"an earlier row has the same {noun} and another label; keep one",
+        ),
+        *_finding("duplicate", "warning", repeated, f"an earlier row has the same {noun} and label; remove"),
+    ]
+
+
+def _examine_sides(pairs: Sequence[Pair]) -> list[Finding]:
+    """Whether every better answer stands on one side, as in files of chosen and rejected answers."""
+    sides = {pair.better for pair in pairs}
+    if len(pairs) < 2 or len(sides) > 1:
+        return []
+    message = f"every better answer is '{sides.pop()}'; train on both orders, or the position is what a judge learns"
+    return [Finding("one side", "warning", message)]
+
+
+def _examine_lengths(pairs: Sequence[Pair]) -> list[Finding]:
+    """Whether length alone tells the label."""
+    differing = [pair for pair in pairs if len(pair.a) != len(pair.b)]
+    if not differing:
+        return []
+    longer = sum((len(pair.a) > len(pair.b)) == (pair.better == "a") for pair in differing) / len(differing)
+    word, share = ("longer", longer) if longer >= 0.5 else ("shorter", 1 - longer)
+    if share < LENGTH_LEAK:
+        return []
+    message = (
+        f"the {word} answer is the better one in {share:.0%} of the pairs; a judge may learn length alone"
+    )
+    return [Finding("length", "warning", message)]
+
+
+def _finding(kind: str, severity: Severity, ids: Iterable[str], advice: str) -> list[Finding]:
+    """A finding about these rows, or nothing where there are none."""
+    found = tuple(ids)
+    rows = "1 row" if len(found) == 1 else f"{len(found)} rows"
+    return [Finding(kind, severity, f"{rows}: {advice}", found)] if found else []
+
+
+def _question(row: Pair | Query) -> str:
+    return _squeeze(row.prompt if isinstance(row, Pair) else row.text)
+
+
+def _squeeze(text: str) -> str:
+    """Text without what does not make it another text: case and spacing."""
+    return " ".join(text.split()).casefold()

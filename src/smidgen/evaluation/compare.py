@@ -1,0 +1,108 @@
+"""Two models on the same rows: what changed, and whether it is more than chance."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smidgen.data.types import Record
+from smidgen.errors import DataError
+from smidgen.evaluation.metrics import (
+    McNemar,
+    Measured,
+    mcnemar,
+    measure,
+    paired_difference,
+)
+from smidgen.tasks.task import Measure, Metric, Task
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of two models.
+
+    Attributes:
+        first: of the first model.
+        second: of the second.
+        difference: first - second with its paired interval; `n` is the number of clusters.
+        test: whether the models differ in what they get right, prompt by prompt; None where they were not
+            measured on the same units, or the metric is no mean.
+    """
+
+    first: Measured
+    second: Measured
+    difference: Measured
+    test: McNemar | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as a flat JSON object."""
+        return {
+            "first": self.first.to_json(),
+            "second": self.second.to_json(),
+            "difference": self.difference.to_json(),
+            "n": self.difference.n,
+            "only_first": self.test.only_first if self.test else None,
+            "only_second": self.test.only_second if self.test else None,
+            "p_value": self.test.p_value if self.test else None,
+        }
+
+
+def compare(
+    task: Task, first: Sequence[Record], second: Sequence[Record], *, seed: int = 0
+) -> dict[str, Comparison]:
+    """Compare two evaluations metric by metric; a trained model comes first, its base second.
+
+    Args:
+        task: the task of both.
+        first: records of one model.
+        second: records of the other, in any order.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: the two did not answer the same samples.
+    """
+    by_id = {record.sample.id: record for record in second}
+    _refuse_different_rows(first, by_id)
+    others = task.measures([by_id[record.sample.id] for record in first])
+    return {
+        name: Comparison(
+            measure(metric, seed=seed),
+            measure(others[name], seed=seed),
+            paired_difference(metric, others[name], seed=seed),
+            _test(metric, others[name]),
+        )
+        for name, metric in task.measures(first).items()
+    }
+
+
+def _refuse_different_rows(first: Sequence[Record], second: Mapping[str, Record]) -> None:
+    ids = {record.sample.id for record in first}
+    if ids != set(second):
+        odd = min(ids ^ set(second))
+        raise DataError(
+            f"the two evaluations answered different rows ({len(ids)} and {len(second)}, and only the "
+            f"{'first' if odd in ids else 'second'} has '{odd}'); compare runs on the same data"
+        )
+    for record in first:
+        if record.sample.messages != second[record.sample.id].sample.messages:
+            raise DataError(
+                f"the two evaluations asked '{record.sample.id}' in different words; "
+                "compare runs of one task version on the same data"
+            )
+
+
+def _test(first: Metric, second: Metric) -> McNemar | None:
+    """The paired test over clusters, where both models were measured on the same units."""
+    if not (isinstance(first, Measure) and isinstance(second, Measure)):
+        return None
+    if Counter(first.clusters) != Counter(second.clusters):
+        return None
+    sums, others = _cluster_sums(first), _cluster_sums(second)
+    return mcnemar(list(sums.values()), [others[cluster] for cluster in sums])
+
+
+def _cluster_sums(metric: Measure) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for value, cluster in zip(metric.values, metric.clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value
+    return sums

@@ -1,0 +1,220 @@
+"""An engine answers a task's samples, and the answers become evidence.
+
+`collect_records` is a generator that the caller drives: it yields each record once it is on disk, first those
+that an earlier, killed run left. `summarise` reads the file and computes every metric from it, so a resumed
+evaluation and an uninterrupted one give the same numbers. No answer is ever asked for twice because it did
+not parse.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from smidgen.data.types import Completion, Record, Request, Sample, Sampling
+from smidgen.errors import DataError, WorkError
+from smidgen.evaluation.metrics import Measured, measure
+from smidgen.evaluation.records import LoggedRecord, fingerprint, read_log, resume_log
+from smidgen.evaluation.speed import Speed, measure_speed
+from smidgen.files import append_jsonl
+from smidgen.tasks.task import Metric, Task
+
+
+class Completer(Protocol):
+    """What an evaluation needs of an engine."""
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+        """Complete requests, in finishing order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on a task.
+
+    Attributes:
+        task: name of the task.
+        version: version of the task.
+        model: the model, as the user named it.
+        data: the rows, as the user named them.
+        n: how many samples were answered; a judge answers two for each pair.
+        metrics: by name, the most important first.
+        baselines: what strategies without judgement score on the same samples.
+        subsets: the metrics of each subset, where the rows name more than one.
+        details: counts that explain the metrics.
+        speed: what it took.
+    """
+
+    task: str
+    version: int
+    model: str
+    data: str
+    n: int
+    metrics: Mapping[str, Measured]
+    baselines: Mapping[str, Measured]
+    subsets: Mapping[str, Mapping[str, Measured]]
+    details: Mapping[str, Any]
+    speed: Speed
+
+    def to_json(self) -> dict[str, Any]:
+        """The evaluation as a JSON object."""
+        return {
+            "task": self.task,
+            "version": self.version,
+            "model": self.model,
+            "data": self.data,
+            "n": self.n,
+            "metrics": _json(self.metrics),
+            "baselines": _json(self.baselines),
+            "subsets": {name: _json(metrics) for name, metrics in self.subsets.items()},
+            "details": dict(self.details),
+            "speed": self.speed.to_json(),
+        }
+
+
+def evaluate(
+    task: Task,
+    samples: Sequence[Sample],
+    engine: Completer,
+    sampling: Sampling,
+    records_path: Path,
+    *,
+    model: str,
+    data: str = "",
+    seed: int = 0,
+) -> Evaluation:
+    """Answer every sample and sum up; see `collect_records` and `summarise`."""
+    for _ in collect_records(task, samples, engine, sampling, records_path, model=model):
+        pass
+    return summarise(task, samples, records_path, model=model, data=data, seed=seed)
+
+
+def collect_records(
+    task: Task,
+    samples: Sequence[Sample],
+    engine: Completer,
+    sampling: Sampling,
+    records_path: Path,
+    *,
+    model: str,
+) -> Iterator[Record]:
+    """Ask for what the file does not hold yet, and write each record as it is finished.
+
+    Args:
+        task: scores the completions.
+        samples: what to ask; their ids are distinct.
+        engine: answers, in any order.
+        sampling: how; the task's stop strings are added.
+        records_path: the records file, made or resumed.
+        model: names the weights and the adapter, so that no file mixes the answers of two models.
+
+    Yields:
+        The records that were there already, then each new one.
+
+    Raises:
+        DataError: the file holds the records of another evaluation.
+        WorkError: the engine left requests unanswered, or the disk is full; what was finished is kept.
+    """
+    sampling = replace(sampling, stop=(*sampling.stop, *task.stop))
+    version = f"{task.name} {task.version}"
+    expected = {
+        sample.id: fingerprint(sample, task=version, model=model, sampling=sampling) for sample in samples
+    }
+    assert len(expected) == len(samples), "two samples share an id"
+    found = resume_log(records_path, expected)
+    yield from (logged.record for logged in found)
+    waiting = expected.keys() - {logged.record.sample.id for logged in found}
+    if not waiting:
+        return
+    session = 1 + max((logged.session for logged in found), default=-1)
+    started = time.perf_counter()
+    for request, completion in engine.complete(
+        [Request(sample, sampling) for sample in samples if sample.id in waiting]
+    ):
+        sample = request.sample
+        record = Record(sample, completion, task.score(sample, completion))
+        elapsed = time.perf_counter() - started
+        append_jsonl(records_path, LoggedRecord(record, expected[sample.id], session, elapsed).to_json())
+        waiting.remove(sample.id)
+        yield record
+    if waiting:
+        raise WorkError(
+            f"the engine left {len(waiting)} of {len(samples)} samples unanswered, '{min(waiting)}' among them; "
+            "what it answered is kept, run the evaluation again to finish it"
+        )
+
+
+def summarise(
+    task: Task,
+    samples: Sequence[Sample],
+    records_path: Path,
+    *,
+    model: str,
+    data: str = "",
+    seed: int = 0,
+    peak_memory_bytes: int | None = None,
+) -> Evaluation:
+    """Compute everything an evaluation reports from its records file.
+
+    Args:
+        task: knows the metrics.
+        samples: those that were asked; the file must hold each of them.
+        records_path: written by `collect_records`.
+        model: named in the result.
+        data: named in the result.
+        seed: of the bootstrap.
+        peak_memory_bytes: as the backend counted it.
+
+    Raises:
+        DataError: a sample has no record.
+    """
+    log = {logged.record.sample.id: logged for logged in read_log(records_path)}
+    missing = [sample.id for sample in samples if sample.id not in log]
+    if missing:
+        raise DataError(
+            f"{records_path} has no record of {len(missing)} of {len(samples)} samples, "
+            f"'{missing[0]}' first; run the evaluation again to finish it"
+        )
+    kept = [log[sample.id] for sample in samples]
+    records = [logged.record for logged in kept]
+    timings = [record.completion.timing for record in records]
+    return Evaluation(
+        task=task.name,
+        version=task.version,
+        model=model,
+        data=data,
+        n=len(records),
+        metrics=_measure_all(task.measures(records), seed),
+        baselines=_measure_all(task.baselines(samples), seed),
+        subsets=_subsets(task, records, seed),
+        details=task.details(records),
+        speed=measure_speed(timings, _seconds(kept), peak_memory_bytes=peak_memory_bytes),
+    )
+
+
+def _measure_all(metrics: Mapping[str, Metric], seed: int) -> dict[str, Measured]:
+    return {name: measure(metric, seed=seed) for name, metric in metrics.items()}
+
+
+def _subsets(task: Task, records: Sequence[Record], seed: int) -> dict[str, dict[str, Measured]]:
+    """The metrics of every subset that the rows name; nothing if it is only one."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if (subset := record.sample.metadata.get("subset")) is not None:
+            groups.setdefault(subset, []).append(record)
+    if len(groups) < 2:
+        return {}
+    return {name: _measure_all(task.measures(group), seed) for name, group in sorted(groups.items())}
+
+
+def _seconds(log: Sequence[LoggedRecord]) -> float:
+    """Wall-clock of all sessions: each lasted until its last record."""
+    sessions: dict[int, float] = {}
+    for logged in log:
+        sessions[logged.session] = max(sessions.get(logged.session, 0.0), logged.elapsed)
+    return sum(sessions.values())
+
+
+def _json(metrics: Mapping[str, Measured]) -> dict[str, dict[str, float | int | None]]:
+    return {name: measured.to_json() for name, measured in metrics.items()}

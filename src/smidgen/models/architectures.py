@@ -1,0 +1,130 @@
+"""Which architectures are supported, and what every key of a `config.json` means to them.
+
+A key that is dropped in silence is a model that speaks nonsense, so each is used, known to be harmless, or refused.
+"""
+
+import dataclasses
+from typing import Any
+
+from mlx_lm.models import llama, qwen2, qwen3
+
+from smidgen.errors import ModelError, did_you_mean
+
+ARCHITECTURES: dict[str, Any] = {"llama": llama, "qwen2": qwen2, "qwen3": qwen3}
+"""`model_type` to the mlx-lm module with its `Model` and `ModelArgs`."""
+
+HARMLESS = frozenset({
+    # how the file came to be
+    "architectures", "_name_or_path", "name_or_path", "transformers_version", "unsloth_version", "unsloth_fixed",
+    # the dtype is chosen by the device
+    "torch_dtype", "dtype",
+    # token ids are the tokenizer's and the decoder's business
+    "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "tokenizer_class",
+    # only random initialisation and training in transformers read these
+    "initializer_range", "attention_dropout", "hidden_dropout", "gradient_checkpointing",
+    # switches of transformers' own code paths
+    "use_cache", "pretraining_tp", "output_attentions", "output_hidden_states", "return_dict", "torchscript",
+    "_attn_implementation", "_attn_implementation_autoset", "is_decoder", "chunk_size_feed_forward",
+    # labels of a classifier that a causal model does not have
+    "id2label", "label2id", "problem_type",
+    # of no effect while sliding windows are off, which is checked by name below
+    "max_window_layers",
+})  # fmt: skip
+
+HARMLESS_AT: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "use_qk_norm": (True,),
+    "hidden_act": ("silu",),
+    "use_sliding_window": (False,),
+    "partial_rotary_factor": (1, 1.0),
+    "rope_traditional": (False,),
+    "rope_interleaved": (False,),
+    "logit_scale": (1, 1.0),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "tie_encoder_decoder": (False,),
+}
+"""Keys that mean nothing at these values, or at null, to an architecture that does not read them."""
+
+# What transformers assumes where config.json is silent; mlx-lm assumes otherwise or refuses.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6},
+    "qwen2": {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6},
+    "qwen3": {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6, "head_dim": 128},
+}
+
+
+def build_arguments(config: dict[str, Any], source: str) -> Any:
+    """Return mlx-lm's `ModelArgs` for a `config.json`; `source` names it in errors.
+
+    Raises:
+        ModelError: the architecture is not supported, or keys are missing, unknown or at values that change the model.
+    """
+    module = architecture(config, source)
+    config = _flat_rope(config)
+    kind = config["model_type"]
+    for name, value in _DEFAULTS[kind].items():
+        if config.get(name) is None:
+            config[name] = value
+    fields = {field.name: field for field in dataclasses.fields(module.ModelArgs)}
+    faults = [fault for name, value in config.items() if (fault := _fault(name, value, config, fields))]
+    missing = [
+        name
+        for name, field in fields.items()
+        if field.default is dataclasses.MISSING and config.get(name) is None
+    ]
+    faults += [f"'{name}' is missing" for name in missing]
+    if faults:
+        raise ModelError(f"{source} cannot be honoured as {kind}: {'; '.join(faults)}")
+    return module.ModelArgs(**{name: value for name, value in config.items() if name in fields})
+
+
+def architecture(config: dict[str, Any], source: str) -> Any:
+    """Return the mlx-lm module of the config's `model_type`."""
+    kind = config.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise ModelError(
+            f"{source} has model_type {kind!r}, expected one of {', '.join(ARCHITECTURES)}."
+            f"{did_you_mean(str(kind), ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[kind]
+
+
+def _flat_rope(config: dict[str, Any]) -> dict[str, Any]:
+    """A copy with transformers 5's `rope_parameters` as the `rope_theta` and `rope_scaling` that every mlx-lm model reads."""
+    config = dict(config)
+    rope = config.pop("rope_parameters", None)
+    if rope:
+        config.setdefault("rope_theta", rope.get("rope_theta"))
+        if rope.get("rope_type", "default") != "default":
+            config["rope_scaling"] = {name: value for name, value in rope.items() if name != "rope_theta"}
+    return config
+
+
+def _fault(name: str, value: Any, config: dict[str, Any], fields: dict[str, Any]) -> str | None:
+    """Why a key cannot be honoured, or None."""
+    if name in ("quantization", "quantization_config") or name in HARMLESS:
+        return None
+    if name == "layer_types":
+        windowed = sorted(set(value or ()) - {"full_attention"})
+        return (
+            f"'layer_types' has {', '.join(windowed)}, only full_attention is supported" if windowed else None
+        )
+    if name == "sliding_window":
+        # Qwen2 and Qwen3 name a window that use_sliding_window turns off; llama has no such switch.
+        idle = value is None or config.get("use_sliding_window") is False
+        return None if idle else f"'sliding_window' is {value!r}, only full attention is supported"
+    if name in fields or value is None:
+        return None
+    if name == "head_dim":
+        own = config["hidden_size"] // config["num_attention_heads"]
+        return (
+            None
+            if value == own
+            else f"'head_dim' is {value!r}, only {own} (hidden_size / heads) is supported"
+        )
+    if name in HARMLESS_AT:
+        allowed = HARMLESS_AT[name]
+        return None if value in allowed else f"'{name}' is {value!r}, only {allowed[0]!r} is supported"
+    return f"unknown key '{name}' = {value!r}.{did_you_mean(name, [*fields, *HARMLESS, *HARMLESS_AT])}"

@@ -1,0 +1,215 @@
+"""Find a model by name and load it, refusing whatever does not fit.
+
+mlx-lm supplies the graphs. Its own loader stops at the first wrong tensor and ignores keys of `config.json` that it does
+not know; here every fault is collected and named.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from mlx.utils import tree_flatten
+
+from smidgen import cpu_kernels
+from smidgen.backend import compute_dtype, mx, nn
+from smidgen.data.templates import Tokenizer, load_tokenizer
+from smidgen.errors import ModelError, did_you_mean
+from smidgen.models.architectures import architecture, build_arguments
+from smidgen.models.lora import load_adapter
+from smidgen.models.weights import read_weights
+
+BUNDLED = ("nano",)
+HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<subfolder>[\w./-]+))?")
+HUB_FILES = ("*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what belongs to it.
+
+    Attributes:
+        model: the graph with its weights, in evaluation mode.
+        tokenizer: tokenizer and chat template of its folder.
+        config: `config.json` as it stands there.
+        path: its folder on this machine.
+        name: the name it was asked for by.
+    """
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    config: dict[str, Any]
+    path: Path
+    name: str
+
+
+def load(name: str, *, adapter: Path | None = None) -> LoadedModel:
+    """Load a model and its tokenizer, and put an adapter on it.
+
+    Args:
+        name: a folder, `smidgen:nano`, or a hub id (`owner/repo`, `owner/repo:subfolder`).
+        adapter: folder of a low-rank adapter.
+
+    Raises:
+        ModelError: the model is not there, is not supported, or its parts do not fit each other.
+    """
+    path = resolve(name)
+    config = read_config(path)
+    tokenizer = load_tokenizer(path)
+    if tokenizer.vocab_size > config.get("vocab_size", 0):
+        raise ModelError(
+            f"the tokenizer in {path} has {tokenizer.vocab_size} tokens and the model {config.get('vocab_size')}; "
+            "expected at most as many. Use the tokenizer that the model was trained with"
+        )
+    model = build(path, config)
+    if adapter is not None:
+        load_adapter(model, adapter)
+    cpu_kernels.accelerate(model)
+    return LoadedModel(model, tokenizer, config, path, name)
+
+
+def resolve(name: str) -> Path:
+    """Return the folder of a model, fetching it from the hub if it is not on this machine.
+
+    Raises:
+        ModelError: there is no such model, or the hub cannot be reached.
+    """
+    if name.startswith("smidgen:"):
+        return _bundled(name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ModelError(
+            f"{name} is a file; expected the folder of a model, with config.json and safetensors in it"
+        )
+    matched = HUB_ID.fullmatch(name)
+    if matched is None or name.startswith((".", "~", "/")):
+        raise ModelError(
+            f"there is no model folder {name}; expected a folder, smidgen:nano, or a hub id like Qwen/Qwen3-0.6B"
+        )
+    return _fetched(matched["repo"], matched["subfolder"])
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the `config.json` of a model folder.
+
+    Raises:
+        ModelError: it is missing or is not a JSON object.
+    """
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} holds no config.json; expected the folder of a model") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} is not readable JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{file} holds a {type(config).__name__}; expected a JSON object")
+    return config
+
+
+def build(path: Path, config: dict[str, Any]) -> nn.Module:
+    """Return the graph that `config` describes with the weights of the folder, in evaluation mode.
+
+    Raises:
+        ModelError: the config cannot be honoured, a file is damaged, or tensors are missing, unexpected or misshapen.
+    """
+    module = architecture(config, str(path / "config.json"))
+    model = module.Model(build_arguments(config, str(path / "config.json")))
+    weights = model.sanitize(read_weights(path)) if hasattr(model, "sanitize") else read_weights(path)
+    _quantize_like(model, config, weights, path)
+    _check_weights(model, weights, path)
+    dtype = compute_dtype()
+    model.load_weights([(name, _cast(value, dtype)) for name, value in weights.items()])
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+def _bundled(name: str) -> Path:
+    short = name.removeprefix("smidgen:")
+    if short not in BUNDLED:
+        raise ModelError(
+            f"there is no bundled model '{name}'; there is smidgen:nano.{did_you_mean(short, BUNDLED)}"
+        )
+    path = Path(str(files("smidgen") / short))
+    if not (path / "config.json").exists():
+        raise ModelError(f"{name} is missing from this installation; install smidgen again")
+    return path
+
+
+def _fetched(repo: str, subfolder: str | None) -> Path:
+    """The local snapshot of a hub repository, or of one folder in it."""
+    patterns = [f"{subfolder}/{pattern}" for pattern in HUB_FILES] if subfolder else list(HUB_FILES)
+    try:
+        path = Path(snapshot_download(repo, allow_patterns=patterns))
+    except Exception as error:  # the hub client has a dozen error types of several libraries
+        reason = (
+            str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        )
+        raise ModelError(
+            f"{repo} is no folder here and could not be fetched from the Hugging Face hub: {reason}. "
+            "Check the name and the network, or name a local folder"
+        ) from error
+    if subfolder and not (path / subfolder).is_dir():
+        raise ModelError(
+            f"{repo} on the hub has no folder '{subfolder}' with a model in it; check the part after ':'"
+        )
+    return path / subfolder if subfolder else path
+
+
+def _quantize_like(
+    model: nn.Module, config: dict[str, Any], weights: dict[str, mx.array], path: Path
+) -> None:
+    """Give the graph the quantised layers that the weights were saved from."""
+    quantization = config.get("quantization")
+    if quantization is None:
+        if foreign := config.get("quantization_config"):
+            raise ModelError(
+                f"the weights in {path} are quantised by {foreign.get('quant_method', 'another tool')!r}; expected plain "
+                "or MLX-quantised ones, so use the unquantised checkpoint"
+            )
+        return
+
+    def layer_settings(name: str, module: nn.Module) -> bool | dict[str, Any]:
+        own = quantization.get(name, True)
+        if own is False or not hasattr(module, "to_quantized") or f"{name}.scales" not in weights:
+            return False
+        return own
+
+    try:
+        nn.quantize(
+            model,
+            group_size=quantization["group_size"],
+            bits=quantization["bits"],
+            mode=quantization.get("mode", "affine"),
+            class_predicate=layer_settings,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the quantization {quantization} in {path / 'config.json'} cannot be read: {error}"
+        ) from None
+
+
+def _check_weights(model: nn.Module, weights: dict[str, mx.array], path: Path) -> None:
+    """Refuse weights that are not exactly the graph's, naming every difference."""
+    wanted = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    faults = [f"missing '{name}' {shape}" for name, shape in wanted.items() if name not in weights]
+    faults += [f"unexpected '{name}' {value.shape}" for name, value in weights.items() if name not in wanted]
+    faults += [
+        f"'{name}' has shape {weights[name].shape}, expected {shape}"
+        for name, shape in wanted.items()
+        if name in weights and weights[name].shape != shape
+    ]
+    if faults:
+        raise ModelError(
+            f"the weights in {path} do not fit its config.json: {'; '.join(faults)}. Fetch or save the model again"
+        )
+
+
+def _cast(value: mx.array, dtype: mx.Dtype) -> mx.array:
+    return value.astype(dtype) if mx.issubdtype(value.dtype, mx.floating) else value

@@ -1,0 +1,230 @@
+"""Low-rank adaptation (https://arxiv.org/abs/2106.09685) over mlx-lm's layers and in mlx-lm's file format.
+
+A linear layer's output gains `scale · (dropout(x) A) B` with A (in, rank), B (rank, out) and scale = alpha / rank; B starts
+at zero. Unlike mlx-lm: A is seeded by the layer's name, loading reports every mismatch at once, and `fuse` adds in
+float32 and never quantises the sum again, which can round the update away. DoRA is refused.
+"""
+
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlx.utils import tree_unflatten
+from mlx_lm.tuner.lora import LoRALinear
+
+from smidgen.backend import mx, nn
+from smidgen.config import LoraConfig
+from smidgen.errors import ModelError, did_you_mean
+from smidgen.files import atomic_folder, write_json
+from smidgen.models.weights import read_safetensors
+
+WEIGHTS = "adapters.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def add_lora(model: nn.Module, config: LoraConfig, seed: int) -> None:
+    """Freeze the model and give the targeted layers of its last blocks a trainable low-rank update.
+
+    Raises:
+        ModelError: a target names no linear layer, there are fewer blocks than asked for, or an adapter is already there.
+    """
+    if any(isinstance(module, LoRALinear) for module in model.modules()):
+        raise ModelError("the model already holds an adapter; fuse it first, or train from its base")
+    targets = _targets(model, config)
+    model.freeze()
+    replacements = []
+    for path, linear in targets:
+        layer = LoRALinear.from_base(
+            linear, r=config.rank, dropout=config.dropout, scale=config.alpha / config.rank
+        )
+        bound = 1 / math.sqrt(layer.lora_a.shape[0])
+        key = mx.random.key(zlib.crc32(f"{seed} {path}".encode()))
+        layer.lora_a = mx.random.uniform(-bound, bound, layer.lora_a.shape, key=key)
+        replacements.append((path, layer))
+    model.update_modules(tree_unflatten(replacements))
+
+
+def save_adapter(path: Path, model: nn.Module, config: LoraConfig) -> None:
+    """Write the adapter to a folder that mlx-lm's `load_adapters` reads; one that stands there is replaced.
+
+    Raises:
+        ModelError: the model holds no adapter.
+        WorkError: the disk is full or the place cannot be written.
+    """
+    layers = dict(_adapted(model))
+    if not layers:
+        raise ModelError("the model holds no adapter to save; call add_lora first")
+    weights = {}
+    for name, layer in layers.items():
+        weights[f"{name}.lora_a"], weights[f"{name}.lora_b"] = layer.lora_a, layer.lora_b
+    description = {
+        "fine_tune_type": "lora",
+        "num_layers": config.num_layers or len(model.layers),
+        "lora_parameters": {
+            "rank": config.rank,
+            "scale": config.alpha / config.rank,
+            "dropout": config.dropout,
+            "keys": sorted({name.split(".", 3)[3] for name in layers}),  # after `model.layers.<i>.`
+        },
+    }
+    with atomic_folder(path, replace=True) as folder:
+        mx.save_safetensors(str(folder / WEIGHTS), weights, metadata={"format": "mlx"})
+        write_json(folder / CONFIG, description)
+
+
+def load_adapter(model: nn.Module, path: Path) -> None:
+    """Freeze the model and put an adapter of ours or of mlx-lm on it.
+
+    Which layers have one is read from the tensors; the scale is the file's.
+
+    Raises:
+        ModelError: the folder is not such an adapter, or its tensors do not fit the model; every misfit is named.
+    """
+    parameters = _lora_parameters(path)
+    weights = read_safetensors(path / WEIGHTS)
+    modules = dict(model.named_modules())
+    names = sorted({name.removesuffix(".lora_a").removesuffix(".lora_b") for name in weights})
+    faults = [fault for name in names for fault in _misfits(name, modules.get(name), weights)]
+    if faults:
+        raise ModelError(
+            f"the adapter in {path} does not fit the model: {'; '.join(faults)}. Load it on the base it was trained on"
+        )
+    model.freeze()
+    replacements = []
+    for name in names:
+        a, b = weights[f"{name}.lora_a"], weights[f"{name}.lora_b"]
+        layer = LoRALinear.from_base(
+            modules[name], r=a.shape[1], dropout=parameters.get("dropout", 0.0), scale=parameters["scale"]
+        )
+        layer.lora_a, layer.lora_b = a.astype(mx.float32), b.astype(mx.float32)
+        replacements.append((name, layer))
+    model.update_modules(tree_unflatten(replacements))
+    model.train(model.training)
+    mx.eval(model.parameters())
+
+
+def fuse(model: nn.Module) -> None:
+    """Add every low-rank update into its layer, in float32, and leave plain layers.
+
+    A quantised model is dequantised as a whole: quantising the sum again would be another model, to be made and
+    measured on purpose.
+    """
+    replacements: list[tuple[str, nn.Module]] = []
+    for name, layer in _adapted(model):
+        linear = _plain(layer.linear)
+        delta = layer.scale * (layer.lora_a.astype(mx.float32) @ layer.lora_b.astype(mx.float32)).T
+        linear.weight = (linear.weight.astype(mx.float32) + delta).astype(_float_dtype(layer.linear))
+        replacements.append((name, linear))
+    inside = tuple(f"{name}." for name, _ in replacements)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding) and not name.startswith(inside):
+            plain = _plain(module)
+            plain.weight = plain.weight.astype(_float_dtype(module))
+            replacements.append((name, plain))
+    model.update_modules(tree_unflatten(replacements))
+    model.unfreeze()
+    mx.eval(model.parameters())
+
+
+def _targets(model: nn.Module, config: LoraConfig) -> list[tuple[str, nn.Module]]:
+    """Path and module of each layer that gets an update."""
+    total = len(model.layers)
+    wanted = total if config.num_layers is None else config.num_layers
+    if wanted > total:
+        raise ModelError(
+            f"lora.num_layers is {wanted}, but the model has {total} blocks; ask for at most {total}"
+        )
+    linear = [
+        (f"model.layers.{i}.{name}", name.rsplit(".", 1)[-1], module)
+        for i in range(total - wanted, total)
+        for name, module in model.layers[i].named_modules()
+        if isinstance(module, nn.Linear | nn.QuantizedLinear)
+    ]
+    known = sorted({kind for _, kind, _ in linear})
+    for target in config.target_modules:
+        if target not in known:
+            raise ModelError(
+                f"lora.target_modules names '{target}', which is no linear layer of this model."
+                f"{did_you_mean(target, known)} It has {', '.join(known)}"
+            )
+    return sorted((path, module) for path, kind, module in linear if kind in config.target_modules)
+
+
+def _adapted(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear))
+
+
+def _lora_parameters(path: Path) -> dict[str, Any]:
+    """The `lora_parameters` of an adapter folder, or why there are none that we can use."""
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path} holds no {CONFIG}; name a folder with an adapter of smidgen or mlx-lm"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path / CONFIG} is not readable JSON: {error}") from None
+    if "peft_type" in config:
+        raise ModelError(f"{path} holds an adapter of PEFT; expected one of smidgen or mlx-lm ({WEIGHTS})")
+    kind = config.get("fine_tune_type", "lora")
+    if kind != "lora":
+        raise ModelError(f"the adapter in {path} is of type '{kind}'; only 'lora' can be loaded")
+    parameters = config.get("lora_parameters")
+    if not isinstance(parameters, dict) or not isinstance(parameters.get("scale"), int | float):
+        raise ModelError(
+            f"{path / CONFIG} has no number at lora_parameters.scale, which the update is multiplied by"
+        )
+    return parameters
+
+
+def _misfits(name: str, module: nn.Module | None, weights: dict[str, mx.array]) -> Iterator[str]:
+    """What keeps one layer's update from fitting."""
+    if not any(f"{name}.{part}" in weights for part in ("lora_a", "lora_b")):
+        yield f"'{name}' is neither a lora_a nor a lora_b"
+        return
+    if not isinstance(module, nn.Linear | nn.QuantizedLinear):
+        yield f"'{name}' is no linear layer of the model"
+        return
+    outputs, inputs = _dimensions(module)
+    for part, other, axis, size in (("lora_a", "lora_b", 0, inputs), ("lora_b", "lora_a", 1, outputs)):
+        tensor = weights.get(f"{name}.{part}")
+        if tensor is None:
+            yield f"'{name}' has {other} but no {part}"
+        elif tensor.ndim != 2 or tensor.shape[axis] != size:
+            yield f"'{name}.{part}' has shape {tensor.shape}, expected {size} in dimension {axis}"
+    a, b = weights.get(f"{name}.lora_a"), weights.get(f"{name}.lora_b")
+    if a is not None and b is not None and a.ndim == b.ndim == 2 and a.shape[1] != b.shape[0]:
+        yield f"'{name}' has rank {a.shape[1]} in lora_a and {b.shape[0]} in lora_b"
+
+
+def _dimensions(linear: nn.Module) -> tuple[int, int]:
+    """Outputs and inputs of a linear layer, packed or not."""
+    outputs, inputs = linear.weight.shape
+    return outputs, inputs * 32 // linear.bits if isinstance(linear, nn.QuantizedLinear) else inputs
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """The unquantised layer of the same weights, in float32 where it was quantised; without a second copy otherwise."""
+    if not isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
+        return module
+    weight = mx.dequantize(
+        module.weight, module.scales.astype(mx.float32), module.biases.astype(mx.float32),
+        group_size=module.group_size, bits=module.bits, mode=module.mode,
+    )  # fmt: skip
+    rows, columns = weight.shape
+    if isinstance(module, nn.QuantizedEmbedding):
+        plain = nn.Embedding(rows, columns)
+    else:
+        plain = nn.Linear(columns, rows, bias="bias" in module)
+        if "bias" in module:
+            plain.bias = module.bias
+    plain.weight = weight
+    return plain
+
+
+def _float_dtype(module: nn.Module) -> mx.Dtype:
+    """The dtype a layer computes in."""
+    return module.scales.dtype if "scales" in module else module.weight.dtype

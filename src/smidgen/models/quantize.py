@@ -1,0 +1,45 @@
+"""Affine quantisation: each group of weights becomes small integers with one scale and one bias.
+
+Every linear layer and the embedding are quantised, the tied head with it. The folder that `save_model` then writes is
+mlx-lm's own format.
+"""
+
+from typing import Any
+
+from mlx.utils import tree_flatten
+
+from smidgen.backend import mx, nn
+from smidgen.errors import ModelError
+
+
+def quantize(model: nn.Module, config: dict[str, Any], *, bits: int, group_size: int) -> dict[str, Any]:
+    """Quantise a model in place and return its `config.json` with the settings in it.
+
+    Args:
+        model: without adapter layers.
+        config: the content of its `config.json`.
+        bits: of one weight.
+        group_size: weights along a row that share a scale and a bias.
+
+    Raises:
+        ModelError: the model is quantised already, holds an adapter, or a layer's width is no multiple of `group_size`.
+    """
+    if config.get("quantization"):
+        raise ModelError("the model is quantised already; start from its unquantised weights")
+    if any(name.endswith("lora_a") for name, _ in tree_flatten(model.parameters())):
+        raise ModelError("the model holds an adapter that is not fused; fuse it before quantising")
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "to_quantized")}
+    uneven = [
+        f"'{name}' is {module.weight.shape[-1]} wide"
+        for name, module in layers.items()
+        if module.weight.shape[-1] % group_size
+    ]
+    if uneven:
+        raise ModelError(
+            f"quantize.group_size is {group_size}, which does not divide every layer: {'; '.join(uneven)}. "
+            "Choose a group size that does (32, 64 or 128)"
+        )
+    nn.quantize(model, group_size=group_size, bits=bits, class_predicate=lambda name, _: name in layers)
+    mx.eval(model.parameters())
+    settings = {"group_size": group_size, "bits": bits, "mode": "affine"}
+    return {**config, "quantization": settings, "quantization_config": settings}

@@ -1,0 +1,70 @@
+"""Weight files: read whole or refused by name."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from smidgen.backend import mx
+from smidgen.errors import ModelError
+
+INDEX = "model.safetensors.index.json"
+
+
+def read_safetensors(file: Path) -> dict[str, mx.array]:
+    """Return the tensors of a file, read when they are first used.
+
+    Raises:
+        ModelError: the file is missing, cut short or no safetensors file.
+    """
+    try:
+        with safe_open(
+            file, framework="numpy"
+        ):  # checks that header and length agree, which mx.load does not
+            pass
+        return mx.load(str(file))
+    except FileNotFoundError:
+        raise ModelError(f"there is no weight file {file}; fetch or save the model again") from None
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"{file} is cut short or damaged ({error}); expected a whole safetensors file, so fetch it again"
+        ) from None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a model folder, as its index lists them or by name.
+
+    Raises:
+        ModelError: there are none, or the index names files that are not there.
+    """
+    index = folder / INDEX
+    if index.exists():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{index} is not a readable index of weight files: {error}") from None
+        if missing := [name for name in names if not (folder / name).exists()]:
+            raise ModelError(f"{folder} lacks {', '.join(missing)}, named by {INDEX}; fetch the model again")
+        return [folder / name for name in names]
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        others = sorted(
+            file.name for pattern in ("*.bin", "*.pth", "*.gguf", "*.npz") for file in folder.glob(pattern)
+        )
+        found = f"; it has {', '.join(others)}, which cannot be read here" if others else ""
+        raise ModelError(
+            f"{folder} holds no model*.safetensors{found}. Expected weights in safetensors format"
+        )
+    return files
+
+
+def read_weights(folder: Path) -> dict[str, mx.array]:
+    """Return every tensor of a model folder, read when it is first used.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+    weights: dict[str, mx.array] = {}
+    for file in weight_files(folder):
+        weights.update(read_safetensors(file))
+    return weights

@@ -1,0 +1,85 @@
+"""Samples to training rows: the prompt is context, the answer is learnt."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from smidgen.config import TrainConfig
+from smidgen.data.templates import Tokenizer, fit
+from smidgen.data.types import Message, Sample
+from smidgen.errors import DataError
+from smidgen.models.load import LoadedModel
+from smidgen.models.lora import save_adapter
+from smidgen.models.save import save_model
+from smidgen.training.batches import Row
+
+NAMED = 5
+"""So many faulty samples are named in an error; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class SftRows:
+    """Rows in the order of their samples.
+
+    Attributes:
+        rows: one for each sample.
+        cut_rows: how many lost context to fit.
+        cut_tokens: how many tokens they lost together.
+    """
+
+    rows: list[Row]
+    cut_rows: int
+    cut_tokens: int
+
+
+def sft_rows(
+    samples: Sequence[Sample], tokenizer: Tokenizer, config: TrainConfig, *, thinking: bool = False
+) -> SftRows:
+    """Render samples with their targets as assistant turns, and cut what is longer than `config.max_length`.
+
+    Raises:
+        DataError: there are no samples, or some have no target, an answer that does not fit, or nothing to learn.
+        ModelError: the tokenizer cannot render them.
+    """
+    if not samples:
+        raise DataError(
+            "there are no samples to train on; check the file, its splits and the limits in [data]"
+        )
+    rows, faults, cuts = [], [], []
+    for sample in samples:
+        try:
+            row, cut = _row(sample, tokenizer, config, thinking)
+        except DataError as error:
+            faults.append(f"sample '{sample.id}': {error}")
+            continue
+        rows.append(row)
+        cuts.append(cut)
+    if faults:
+        more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+        raise DataError(
+            f"{len(faults)} of {len(samples)} samples cannot be trained on: {'; '.join(faults[:NAMED])}{more}"
+        )
+    return SftRows(rows, cut_rows=sum(cut > 0 for cut in cuts), cut_tokens=sum(cuts))
+
+
+def saver(loaded: LoadedModel, config: TrainConfig) -> Callable[[Path], None]:
+    """Return what writes a run's `best/`: an adapter when one is trained, else the whole model with its tokenizer."""
+    if config.lora is not None:
+        lora = config.lora
+        return lambda path: save_adapter(path, loaded.model, lora)
+    return lambda path: save_model(path, loaded.model, loaded.config, loaded.path)
+
+
+def _row(sample: Sample, tokenizer: Tokenizer, config: TrainConfig, thinking: bool) -> tuple[Row, int]:
+    """One sample's row and how many tokens it lost."""
+    if sample.target is None:
+        raise DataError("it has no target, the answer to learn")
+    conversation = [*sample.messages, Message("assistant", sample.target)]
+    rendered = tokenizer.render_conversation(conversation, thinking=thinking, mask=config.mask)
+    rendered, cut = fit(rendered, config.max_length)
+    row = Row(np.array(rendered.token_ids, np.int32), np.array(rendered.loss_mask, bool))
+    if row.trained_tokens == 0:
+        raise DataError("no token of it is learnt")
+    return row, cut
