@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
@@ -26,25 +26,18 @@ def print_json(value: Any) -> None:
     print(json.dumps(jsonable(value), indent=2, ensure_ascii=False))
 
 
-def print_table(rows: Iterable[Sequence[str]], *, title: str = "", headers: Sequence[str] = ()) -> None:
-    """Print rows as a table without lines to stdout; cells after the first stand at the right of numbers.
+def print_table(rows: Sequence[Sequence[str]], *, headers: Sequence[str] = ()) -> None:
+    """Print rows as a table without lines to stdout.
 
     Args:
         rows: cells of every row, all of the same number.
-        title: printed above.
-        headers: names of the columns; none are printed when empty.
+        headers: names of the columns; those after the first then stand to the right, as numbers do. Without
+            names the columns are prose.
     """
-    table = Table(
-        title=title or None,
-        title_justify="left",
-        box=None,
-        show_header=bool(headers),
-        pad_edge=False,
-        padding=(0, 2),
-    )
-    rows = [list(row) for row in rows]
-    for index in range(len(rows[0]) if rows else 0):
-        table.add_column(headers[index] if headers else "", overflow="fold")
+    table = Table(box=None, show_header=bool(headers), pad_edge=False, padding=(0, 2))
+    for index in range(len(rows[0])):
+        name = headers[index] if headers else ""
+        table.add_column(name, justify="right" if headers and index else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

@@ -1,13 +1,19 @@
-"""`smidgen evaluate`: how good a model is at a task, with intervals."""
+"""`smidgen evaluate`: what a model is worth on a task, with intervals and baselines."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
+from smidgen.cli.console import Progress, print_json, print_table
 from smidgen.cli.options import Adapter, Json, Limit, MaxTokens, Model, Seed, Temperature, Thinking
-from smidgen.errors import WorkError
+
+if TYPE_CHECKING:
+    from smidgen.data.types import Sample, Sampling
+    from smidgen.tasks import Task
 
 
 def evaluate(
@@ -16,9 +22,13 @@ def evaluate(
     *,
     model: Model = "smidgen:nano",
     data: Annotated[str, Parameter(help="A file of rows, or world for generated ones.")] = "world",
+    split: Annotated[
+        tuple[str, ...],
+        Parameter(help="Only rows of this split; may be given several times. All but the training splits if not."),
+    ] = (),
     engine: Annotated[
         Literal["auto", "mlx", "replay"],
-        Parameter(help="What runs the model; replay reads recorded answers."),
+        Parameter(help="What runs the model; replay reads recorded answers from the file given as --model."),
     ] = "auto",
     adapter: Adapter = None,
     thinking: Thinking = False,
@@ -27,8 +37,100 @@ def evaluate(
     temperature: Temperature = 0.0,
     batch_size: Annotated[PositiveInt, Parameter(help="Rows decoded together.")] = 64,
     seed: Seed = 0,
-    out: Annotated[Path | None, Parameter(help="Folder for the records and the report.")] = None,
+    out: Annotated[
+        Path | None, Parameter(help="Folder for the records and the result; a killed evaluation goes on there.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Ask a model every item of a dataset and score its answers, with 95 % intervals and baselines."""
-    raise WorkError("evaluation by itself is not part of this version")
+    """Ask a model every item of a dataset and score its answers, with 95 % intervals and baselines beside them."""
+    from smidgen.cli.sources import all_rows, test_rows
+    from smidgen.data.types import Sampling
+    from smidgen.files import write_json
+    from smidgen.tasks import find_task
+
+    asked = find_task(task)
+    rows = test_rows(task, data, splits=split, limit=limit, seed=seed)
+    asked = asked.prepare(all_rows(task, data) or rows)
+    with TemporaryDirectory() as scratch:
+        result = prove(
+            asked,
+            asked.samples(rows, source=data),
+            Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed),
+            (out or Path(scratch)) / "records.jsonl",
+            model=model,
+            adapter=adapter,
+            engine=engine,
+            thinking=thinking,
+            batch_size=batch_size,
+            data=data,
+        )
+    if out is not None:
+        write_json(out / "evaluation.json", result)
+    if json:
+        print_json(result)
+    else:
+        show(result)
+
+
+def prove(
+    task: "Task",
+    samples: "Sequence[Sample]",
+    sampling: "Sampling",
+    records: Path,
+    *,
+    model: str,
+    adapter: Path | None = None,
+    engine: Literal["auto", "mlx", "replay"] = "auto",
+    thinking: bool = False,
+    batch_size: int = 64,
+    data: str = "",
+    stage: str = "evaluate",
+) -> dict[str, Any]:
+    """Evaluate a model with a bar, going on with the records that are there; return the evaluation as JSON."""
+    from smidgen.evaluation import collect_records, summarise
+    from smidgen.inference import open_engine
+
+    opened = open_engine(model, engine=engine, adapter=adapter, thinking=thinking, batch_size=batch_size)
+    name = f"{model} + {adapter}" if adapter else model
+    right = parsed = 0.0
+    with Progress(stage, total=len(samples)) as progress:
+        found = collect_records(task, samples, opened, sampling, records, model=name)
+        for number, record in enumerate(found, start=1):
+            right, parsed = right + record.score.value, parsed + record.score.parsed
+            timing = record.completion.timing
+            progress.update(
+                number,
+                tokens=timing.completion_tokens if timing else 0,
+                right=right / number,
+                parsed=parsed / number,
+            )
+    peak = getattr(opened, "peak_memory_bytes", None)
+    opened.close()
+    evaluation = summarise(
+        task,
+        samples,
+        records,
+        model=name,
+        data=data,
+        seed=sampling.seed,
+        peak_memory_bytes=peak() if callable(peak) else peak,
+    )
+    return evaluation.to_json()
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print an evaluation as a table."""
+    rows = [
+        (name, _number(metric["value"]), f"{_number(metric['low'])} – {_number(metric['high'])}", str(metric["n"]))
+        for group in (result["metrics"], result["baselines"])
+        for name, metric in group.items()
+    ]
+    print_table(
+        rows,
+        title=f"{result['task']}: {result['model']} on {result['data']}, {result['n']:,} answers",
+        headers=("", "value", "95 % interval", "n"),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -61,7 +61,7 @@ def weight_facts(path: Path) -> dict[str, Any]:
 
 
 def parameters_of(weights: "dict[str, mx.array]", config: dict[str, Any]) -> list[tuple[str, int, int]]:
-    """Name, number of parameters and bits of each tensor; a quantised layer's scales and biases are no parameters."""
+    """Name, number of parameters and bits of each tensor; scales of quantised layers are no parameters."""
     found = []
     for name, value in weights.items():
         module, _, leaf = name.rpartition(".")
@@ -128,13 +128,13 @@ def _has_thinking_switch(tokenizer: "Tokenizer") -> bool:
 def show(facts: dict[str, Any]) -> None:
     """Print what was found as two tables."""
     thinking = "yes, with a thinking switch" if facts["thinking_switch"] else "yes, without a thinking switch"
-    widths = " and ".join(f"{width} bits" for width in facts["bits"])
+    widths = " and ".join(facts["bits"])
     print_table(
         [
             ("model", facts["model"]),
             ("folder", str(facts["path"])),
             ("architecture", f"{facts['architecture']}, {facts['layers']} layers"),
-            ("precision", f"{', '.join(facts['dtypes'])}; weights of {widths}"),
+            ("precision", f"{', '.join(facts['dtypes'])}; weights of {widths} bits"),
             ("size", size(facts["size_bytes"])),
             ("context", f"{facts['context']:,} tokens" if facts["context"] else "not declared"),
             ("vocabulary", f"{facts['vocabulary']:,} tokens"),

@@ -20,7 +20,7 @@ Model = Annotated[
 
 Adapter = Annotated[Path | None, Parameter(help="Folder of a LoRA adapter to put on the model.")]
 
-Thinking = Annotated[bool, Parameter(help="Let the chat template open a thinking block.")]
+Thinking = Annotated[bool, Parameter(show_default=False, help="Let the chat template open a thinking block.")]
 
 Limit = Annotated[PositiveInt | None, Parameter(help="Use at most so many items.")]
 

@@ -77,14 +77,10 @@ def _examine_labels(
             repeated.append(row_id)
         else:
             contradicting.append(row_id)
+    earlier = f"an earlier row has the same {noun}"
     return [
-        *_finding(
-            "two labels",
-            "error",
-            contradicting,
-            f"an earlier row has the same {noun} and another label; keep one",
-        ),
-        *_finding("duplicate", "warning", repeated, f"an earlier row has the same {noun} and label; remove"),
+        *_finding("two labels", "error", contradicting, f"{earlier} and another label; keep one"),
+        *_finding("duplicate", "warning", repeated, f"{earlier} and label; remove"),
     ]
 
 
@@ -93,7 +89,7 @@ def _examine_sides(pairs: Sequence[Pair]) -> list[Finding]:
     sides = {pair.better for pair in pairs}
     if len(pairs) < 2 or len(sides) > 1:
         return []
-    message = f"every better answer is '{sides.pop()}'; train on both orders, or the position is what a judge learns"
+    message = f"every better answer is '{sides.pop()}'; train on both orders, or a judge learns the position"
     return [Finding("one side", "warning", message)]
 
 
@@ -106,9 +102,7 @@ def _examine_lengths(pairs: Sequence[Pair]) -> list[Finding]:
     word, share = ("longer", longer) if longer >= 0.5 else ("shorter", 1 - longer)
     if share < LENGTH_LEAK:
         return []
-    message = (
-        f"the {word} answer is the better one in {share:.0%} of the pairs; a judge may learn length alone"
-    )
+    message = f"the {word} answer is the better one in {share:.0%} of the pairs; a judge may learn only that"
     return [Finding("length", "warning", message)]
 
 

@@ -49,7 +49,9 @@ class Format(NamedTuple):
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a JSONL file; blank lines are skipped.
+    """Read a JSONL file; blank lines are skipped, and a row without an `id` is given its `line`.
+
+    The line keeps the ids of rows the same whichever of them are selected later.
 
     Raises:
         DataError: the file is missing or empty, or a line is not a JSON object.
@@ -74,7 +76,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         elif _HALF_CHARACTER.search(line) and not _is_unicode(row):
             faults.append(f"line {number} holds half of a surrogate pair, which is no character")
         else:
-            rows.append(row)
+            rows.append(row if "id" in row else {"line": number, **row})
     _refuse(faults, str(path), "every line must be one JSON object")
     if not rows:
         raise DataError(f"{path} is empty; expected one JSON object a line (JSONL)")
@@ -146,11 +148,11 @@ def _read(rows: Sequence[Row], formats: Sequence[Format], source: str) -> list[A
         try:
             item = chosen.read(row, number)
         except DataError as fault:
-            faults.append(f"row {number}: {fault}")
+            faults.append(f"{_place(row, number)}: {fault}")
             continue
         if item.id in seen:
-            faults.append(f"row {number}: its id '{item.id}' is also that of row {seen[item.id]}")
-        seen[item.id] = number
+            faults.append(f"{_place(row, number)}: its id '{item.id}' is also that of {seen[item.id]}")
+        seen[item.id] = _place(row, number)
         items.append(item)
     _refuse(faults, source, f"a {chosen.title} has the fields {', '.join(chosen.fields)}")
     return items
@@ -161,13 +163,18 @@ def _recognise(row: Row, formats: Sequence[Format], source: str) -> Format:
     for candidate in formats:
         if all(field in row for field in candidate.fields):
             return candidate
+    fields = ", ".join(field for field in row if field != "line")
     nearest = max(formats, key=lambda candidate: sum(field in row for field in candidate.fields))
     missing = ", ".join(f"'{field}'" for field in nearest.fields if field not in row)
     shapes = "; ".join(f"{known.title}: {', '.join(known.fields)}" for known in formats)
     raise DataError(
-        f"{source}: row 1 has the fields {', '.join(row) or 'none'}, which fit no known format; "
+        f"{source}: {_place(row, 1)} has the fields {fields or 'none'}, which fit no known format; "
         f"it lacks {missing} of a {nearest.title}. Known: {shapes}"
     )
+
+
+def _place(row: Row, number: int) -> str:
+    return f"line {row['line']}" if "line" in row else f"row {number}"
 
 
 def _text(row: Row, field: str, *, empty: bool = False) -> str:
@@ -204,14 +211,14 @@ def _subset(row: Row) -> str | None:
 
 
 def _row_id(row: Row, number: int) -> str:
-    """The row's own id, else where it stands in its source, else where it stands in this file."""
+    """The row's own id, else where it stands in its source, else where it stands in the file."""
     if "id" in row:
         if isinstance(row["id"], bool) or not isinstance(row["id"], str | int) or row["id"] == "":
             raise DataError(f"'id' is {_shown(row, 'id')}, expected text or a whole number")
         return str(row["id"])
     if "subset" in row and "index" in row:
         return f"{row['subset']}/{row['index']}"
-    return str(number)
+    return str(row.get("line", number))
 
 
 def _own_pair(row: Row, number: int) -> Pair:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 
 from smidgen.tasks.task import Measure, Metric
@@ -164,12 +165,18 @@ def _replicates(estimates: Sequence[Estimator], num_clusters: int, seed: int) ->
 
 
 def _measured(value: float, replicates: NDArray[np.float64], num_clusters: int, n: int) -> Measured:
-    """The percentile interval of the replicates; resamples in which the metric is undefined are left out."""
+    """The bias-corrected percentile interval (Efron 1981) of the replicates.
+
+    A macro F1 of resampled rows is lower than that of the rows, since resampling loses rows of rare classes;
+    a plain percentile interval would hang too low by as much. Resamples without a value are left out.
+    """
     if not np.isfinite(value):
         return Measured(None, None, None, n)
     replicates = replicates[np.isfinite(replicates)]
     if num_clusters < 2 or not replicates.size:
         return Measured(value, None, None, n)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(replicates, [tail, 1 - tail])
+    below = (np.mean(replicates < value) + np.mean(replicates <= value)) / 2
+    bias = ndtri(np.clip(below, 1 / replicates.size, 1 - 1 / replicates.size))
+    tail = ndtri((1 - CONFIDENCE) / 2)
+    low, high = np.quantile(replicates, ndtr([2 * bias + tail, 2 * bias - tail]))
     return Measured(value, float(low), float(high), n)

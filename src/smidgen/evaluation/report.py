@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from smidgen.evaluation import wording
@@ -92,19 +93,18 @@ def build_report(report: Mapping[str, Any]) -> str:
 def console_table(report: Mapping[str, Any]) -> Table:
     """The metrics of every stage with their intervals, for the end of a run in a terminal."""
     stages = _evaluated(report)
-    table = Table(title=wording.headline(report), title_justify="left", title_style="bold", pad_edge=False)
-    table.add_column("metric")
+    table = Table(title=wording.headline(report), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("")
     for stage in stages:
         table.add_column(stage.label, justify="right")
     for row in _results(report, stages):
         table.add_row(row.words.label, *(_with_interval(cell) for cell in row.cells))
-    for name, baseline in _baselines(report).items():
-        cells = [Cell(stage, wording.percent(dig(baseline, "value"))) for stage in stages[-1:]]
-        blank = [""] * (len(stages) - 1)
-        table.add_row(wording.baseline_words(name), *blank, *(cell.value for cell in cells), style="dim")
+    for name in _baselines(report):
+        values = (wording.percent(dig(report, stage.key, "baselines", name, "value")) for stage in stages)
+        table.add_row(wording.baseline_words(name), *values, style="dim")
     table.add_section()
-    for words, cells in _speed(report, stages):
-        table.add_row(words, *(cell.value for cell in cells))
+    for label, cells in _speed(report, stages):
+        table.add_row(label, *(cell.value for cell in cells))
     return table
 
 
@@ -125,7 +125,7 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
         "name": str(report.get("name") or "smidgen"),
         "task": _task(report),
         "description": str(report.get("description") or ""),
-        "created": wording.moment(report.get("created")),
+        "created": wording.moment(report.get("created")) if report.get("created") else "",
         "command": str(report.get("command") or ""),
         "headline": wording.headline(report),
         "remarks": wording.remarks(report),
@@ -191,7 +191,9 @@ def _subsets(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[Row]:
     for name in dict.fromkeys(names):
         metrics = [(stage, table_at(report, stage.key, "subsets", name, "accuracy")) for stage in stages]
         most = max((finite(metric.get("n")) or 0.0 for _, metric in metrics), default=0.0)
-        rows.append(_row(wording.MetricWords(name, f"n = {wording.count(most)}"), metrics, reference=reference))
+        rows.append(
+            _row(wording.MetricWords(name, f"n = {wording.count(most)}"), metrics, reference=reference)
+        )
     return rows
 
 
@@ -278,20 +280,26 @@ def _bias(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[tuple[Stag
 
 
 def _origin(report: Mapping[str, Any]) -> list[Fact]:
-    """What was made from what, in four facts."""
-    model, data, training = (table_at(report, key) for key in ("model", "data", "training"))
-    quantize = table_at(report, "quantize")
+    """What was made from what."""
+    model, data, quantize = (table_at(report, key) for key in ("model", "data", "quantize"))
     total, trained = finite(model.get("parameters")), finite(model.get("trained_parameters"))
     share = f", {wording.percent(trained / total)} of them" if total and trained else ""
+    learnt, read = finite(data.get("trained_tokens")), finite(data.get("train_tokens"))
     facts = [
-        Fact("Base model", _text(model.get("base")), f"{wording.parameters(total)} parameters"),
-        Fact("Method", _text(model.get("method")), f"{wording.parameters(trained)} trained{share}"),
+        Fact(
+            "Base model", _text(model.get("base")), f"{wording.parameters(total)} parameters" if total else ""
+        ),
+        Fact(
+            "Method",
+            _text(model.get("method")),
+            f"{wording.parameters(trained)} trained{share}" if trained else "",
+        ),
         Fact(
             "Learnt from",
             f"{wording.count(data.get('train_rows'))} rows",
-            f"{wording.count(data.get('trained_tokens'))} of {wording.count(data.get('train_tokens'))} tokens",
+            f"{wording.count(learnt)} of {wording.count(read)} tokens" if learnt and read else "",
         ),
-        Fact("Training took", wording.seconds(training.get("seconds")), _machine(report)),
+        Fact("Training took", wording.seconds(dig(report, "training", "seconds")), _machine(report)),
     ]
     if quantize:
         before, after = wording.size(quantize.get("bytes_before")), wording.size(quantize.get("bytes_after"))
@@ -382,6 +390,8 @@ def _confusions(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _speed(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[tuple[str, list[Cell]]]:
     """Speed and size of every stage; a speed counts the tokens of answers."""
+    if not stages:
+        return []
     sizes = {"after": "bytes_before", "quantized": "bytes_after"}
     rows = []
     for label, key, form in (
@@ -422,6 +432,8 @@ def _data(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _data_facts(report: Mapping[str, Any]) -> list[Fact]:
     data = table_at(report, "data")
+    if not data:
+        return []
     return [
         Fact("Training rows", wording.count(data.get("train_rows"))),
         Fact("Tokens read", wording.count(data.get("train_tokens"))),

@@ -140,8 +140,8 @@ def collect_records(
         yield record
     if waiting:
         raise WorkError(
-            f"the engine left {len(waiting)} of {len(samples)} samples unanswered, '{min(waiting)}' among them; "
-            "what it answered is kept, run the evaluation again to finish it"
+            f"the engine left {len(waiting)} of {len(samples)} samples unanswered, "
+            f"'{min(waiting)}' among them; what it answered is kept, run the evaluation again to finish it"
         )
 
 

@@ -1,16 +1,21 @@
-"""The words and numbers of a report: formats, and the sentences that say what was shown and what was not.
+"""The words of a report: what metrics are called, and the sentences that say what was shown and what was not."""
 
-A report is read from JSON that may lack any part of itself, so every format takes whatever `dig` found and answers
-with a dash where there is no number.
-"""
-
-import math
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Any, NamedTuple
 
-ABSENT = "—"
-PERCENT = "\N{NARROW NO-BREAK SPACE}%"
+from smidgen.evaluation.formatting import (
+    PERCENT,
+    count,
+    dig,
+    finite,
+    interval,
+    p_value,
+    percent,
+    points,
+    points_interval,
+    table_at,
+)
+
 SIGNIFICANT = 0.05
 """Two-sided level below which a paired difference is called one."""
 MOSTLY_UNREADABLE = 0.5
@@ -45,7 +50,7 @@ METRIC_WORDS = {"judge": _JUDGE, "intent": _INTENT}
 _BASELINES = {
     "longer": "always the longer answer",
     "first": "always the first answer",
-    "most_frequent": "always the commonest intent",
+    "most_frequent": "the commonest intent",
 }
 
 
@@ -63,140 +68,6 @@ def _spelt(name: str) -> str:
     return name.replace("_", " ").strip()
 
 
-def dig(table: Any, *keys: str) -> Any:
-    """The value under nested keys, or None where any of them is missing."""
-    for key in keys:
-        if not isinstance(table, Mapping):
-            return None
-        table = table.get(key)
-    return table
-
-
-def table_at(table: Any, *keys: str) -> Mapping[str, Any]:
-    """The mapping under nested keys, or an empty one."""
-    found = dig(table, *keys)
-    return found if isinstance(found, Mapping) else {}
-
-
-def rows_at(table: Any, *keys: str) -> list[Mapping[str, Any]]:
-    """The mappings in the list under nested keys, or an empty list."""
-    found = dig(table, *keys)
-    return [row for row in found if isinstance(row, Mapping)] if isinstance(found, list | tuple) else []
-
-
-def finite(value: Any) -> float | None:
-    """`value` as a float, or None where it is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def _figures(value: float) -> str:
-    """A share in percent to one decimal, never as 0 or 100 unless it is exactly that."""
-    text = f"{100 * value:.1f}"
-    if text == "100.0" and value < 1:
-        return ">99.9"
-    return "<0.1" if text == "0.0" and value > 0 else text
-
-
-def percent(value: Any) -> str:
-    """A share as a percentage: 0.9125 → `91.2 %`."""
-    share = finite(value)
-    return ABSENT if share is None else _figures(share) + PERCENT
-
-
-def interval(metric: Any) -> str:
-    """The 95 % interval of a metric: `88.1–94.0 %`."""
-    low, high = finite(dig(metric, "low")), finite(dig(metric, "high"))
-    return ABSENT if low is None or high is None else f"{_figures(low)}–{_figures(high)}{PERCENT}"
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
-
-
-def points(difference: Any) -> str:
-    """A difference of two shares in percentage points: 0.031 → `+3.1 points`."""
-    value = finite(dig(difference, "value"))
-    return ABSENT if value is None else f"{_signed(value)}\N{NO-BREAK SPACE}points"
-
-
-def points_interval(difference: Any) -> str:
-    """The 95 % interval of a difference: `+1.2 to +5.0`."""
-    low, high = finite(dig(difference, "low")), finite(dig(difference, "high"))
-    return ABSENT if low is None or high is None else f"{_signed(low)} to {_signed(high)}"
-
-
-def p_value(value: Any) -> str:
-    """A p-value to the precision that means something."""
-    p = finite(value)
-    if p is None:
-        return ABSENT
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
-def count(value: Any) -> str:
-    """A whole number with thousands separated: 1500 → `1,500`."""
-    number = finite(value)
-    return ABSENT if number is None else f"{number:,.0f}"
-
-
-def quantity(value: Any) -> str:
-    """A measured number to three figures: 0.0312, 4.71, 1,240."""
-    number = finite(value)
-    if number is None:
-        return ABSENT
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
-
-
-def seconds(value: Any) -> str:
-    """A duration in the two units that suit it: `42 ms`, `8.1 s`, `12 min 5 s`, `3 h 20 min`."""
-    duration = finite(value)
-    if duration is None:
-        return ABSENT
-    if duration < 1:
-        return f"{1000 * duration:.3g} ms"
-    if duration < 59.95:
-        return f"{duration:.1f} s"
-    whole = round(duration)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def size(value: Any) -> str:
-    """Bytes in decimal units: 12_300_000 → `12.3 MB`."""
-    number = finite(value)
-    if number is None:
-        return ABSENT
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 999.5:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.3g} TB"
-
-
-def parameters(value: Any) -> str:
-    """A number of parameters: 3_412_000 → `3.41 M`."""
-    number = finite(value)
-    if number is None:
-        return ABSENT
-    for unit in ("", " k", " M"):
-        if number < 999.5:
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number:.3g} B"
-
-
-def moment(value: Any) -> str:
-    """An ISO time for reading: `21 November 2026, 14:03 UTC`; what is no time is left as it is."""
-    try:
-        time = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return str(value) if value else ABSENT
-    return f"{time.day} {time:%B %Y}, {time:%H:%M %Z}".rstrip()
-
-
 def headline(report: Mapping[str, Any]) -> str:
     """What the evaluation shows, in one sentence, never more than its interval allows."""
     accuracy = table_at(report, "after", "metrics", "accuracy")
@@ -207,19 +78,20 @@ def headline(report: Mapping[str, Any]) -> str:
     subject = "The trained judge" if judge else "The trained model"
     does = "picks the better answer in" if judge else "names the right intent for"
     result = f"{does} {percent(value)} of {'judgements' if judge else 'queries'}"
-    span = interval(accuracy)
-    trial = "; ".join(part for part in (f"on {_asked(report)}", _base_model(report)) if part)
+    span, asked, base = interval(accuracy), _asked(report), _base_model(report)
     unparsed = finite(dig(report, "after", "metrics", "unparsed_rate", "value")) or 0.0
     if unparsed >= MOSTLY_UNREADABLE:
         answers = f"{percent(unparsed)} of its answers cannot be read, and those count as wrong"
-        return f"{subject} does not answer in the form it was asked for: {answers}. It {result} ({span}) {trial}."
-    low, high = finite(accuracy.get("low")), finite(accuracy.get("high"))
-    if judge and low is not None and high is not None and low <= 0.5:
-        verdict = "does worse than guessing" if high < 0.5 else "cannot be told from guessing"
-        place = "lies below" if high < 0.5 else "contains"
-        reason = f"the 95{PERCENT} interval, {span}, {place} 50{PERCENT}"
-        return f"{subject} {verdict}: it {result}, and {reason}; {trial}."
-    return f"{subject} {result} (95{PERCENT} interval {span}) {trial}."
+        claim = f"{subject} does not answer in the form it was asked for: {answers}"
+        claim += f". On {asked} it {result} ({span})"
+    elif judge and (finite(accuracy.get("low")) or 0.0) <= 0.5:
+        worse = (finite(accuracy.get("high")) or 1.0) < 0.5
+        verdict = "does worse than guessing" if worse else "cannot be told from guessing"
+        reason = f"the 95{PERCENT} interval, {span}, {'lies below' if worse else 'contains'} 50{PERCENT}"
+        claim = f"{subject} {verdict}: on {asked} it {result}, and {reason}"
+    else:
+        claim = f"{subject} {result} (95{PERCENT} interval {span}) on {asked}"
+    return f"{claim}; {base}." if base else f"{claim}."
 
 
 def _untested(report: Mapping[str, Any]) -> str:
@@ -284,7 +156,8 @@ def _beaten(report: Mapping[str, Any]) -> Iterator[str]:
         value = finite(dig(baseline, "value"))
         chance = report.get("task") == "judge" and value == 0.5
         if low is not None and value is not None and value >= low and not chance:
-            yield f"It is not shown to beat “{baseline_words(name)}”, which scores {percent(value)} on these rows."
+            scores = f"which scores {percent(value)} on these rows"
+            yield f"It is not shown to beat “{baseline_words(name)}”, {scores}."
 
 
 def _lean(report: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Which architectures are supported, and what every key of a `config.json` means to them.
 
-A key that is dropped in silence is a model that speaks nonsense, so each is used, known to be harmless, or refused.
+A key dropped in silence is a model that speaks nonsense, so each is used, known to be harmless, or refused.
 """
 
 import dataclasses
@@ -15,7 +15,8 @@ ARCHITECTURES: dict[str, Any] = {"llama": llama, "qwen2": qwen2, "qwen3": qwen3}
 
 HARMLESS = frozenset({
     # how the file came to be
-    "architectures", "_name_or_path", "name_or_path", "transformers_version", "unsloth_version", "unsloth_fixed",
+    "architectures", "_name_or_path", "name_or_path", "transformers_version", "unsloth_version",
+    "unsloth_fixed",
     # the dtype is chosen by the device
     "torch_dtype", "dtype",
     # token ids are the tokenizer's and the decoder's business
@@ -59,7 +60,8 @@ def build_arguments(config: dict[str, Any], source: str) -> Any:
     """Return mlx-lm's `ModelArgs` for a `config.json`; `source` names it in errors.
 
     Raises:
-        ModelError: the architecture is not supported, or keys are missing, unknown or at values that change the model.
+        ModelError: the architecture is not supported, or keys are missing, unknown, or at values that would
+            make another model.
     """
     module = architecture(config, source)
     config = _flat_rope(config)
@@ -92,7 +94,7 @@ def architecture(config: dict[str, Any], source: str) -> Any:
 
 
 def _flat_rope(config: dict[str, Any]) -> dict[str, Any]:
-    """A copy with transformers 5's `rope_parameters` as the `rope_theta` and `rope_scaling` that every mlx-lm model reads."""
+    """A copy with transformers 5's `rope_parameters` as the two keys that mlx-lm reads."""
     config = dict(config)
     rope = config.pop("rope_parameters", None)
     if rope:

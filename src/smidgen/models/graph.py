@@ -1,11 +1,10 @@
 """The parts of a decoder that training and decoding need apart: its body, its head, and a fresh one.
 
-Every architecture in `smidgen.models.load.ARCHITECTURES` is laid out alike in mlx-lm: `model.model` is the body
-(embedding, pre-norm blocks, last norm) and the head is either the embedding's transpose or `model.lm_head`.
+Every architecture in `smidgen.models.architectures` is laid out alike in mlx-lm: `model.model` is the body
+(embedding, pre-norm blocks, last norm), and the head is either the embedding's transpose or `model.lm_head`.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from mlx.utils import tree_flatten, tree_unflatten
@@ -18,7 +17,7 @@ from smidgen.config import ArchitectureConfig
 INITIAL_DEVIATION = 0.02
 
 
-def body(model: nn.Module) -> Callable[..., mx.array]:
+def body(model: nn.Module) -> Any:
     """Return `(inputs (B, L) int32, cache=None) -> hidden (B, L, D)`: everything before the head."""
     return model.model
 
@@ -26,7 +25,7 @@ def body(model: nn.Module) -> Callable[..., mx.array]:
 def head_weight(model: nn.Module) -> mx.array:
     """Return the head's matrix (V, D); a quantised head is dequantised."""
     head = _head(model)
-    if isinstance(head, nn.QuantizedEmbedding | nn.QuantizedLinear):
+    if "scales" in head:
         return mx.dequantize(
             head.weight, head.scales, head.biases, group_size=head.group_size, bits=head.bits, mode=head.mode
         )
@@ -39,17 +38,22 @@ def logits(model: nn.Module, hidden: mx.array) -> mx.array:
     return head.as_linear(hidden) if hasattr(head, "as_linear") else head(hidden)
 
 
+def named_arrays(tree: Any) -> dict[str, mx.array]:
+    """Return the arrays of a tree of parameters or gradients by their dotted names, in the tree's order."""
+    return tree_flatten(tree, destination={})  # pyright: ignore[reportReturnType]
+
+
 def create(architecture: ArchitectureConfig, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """Make a model with random weights and the `config.json` that mlx-lm and transformers load it by.
 
     Matrices are normal with deviation 0.02; those that write to the residual stream are scaled by
-    1/√(2 · layers), as in GPT-2 (https://cdn.openai.com/better-language-models/language_models.pdf, section 2.3).
+    1/√(2 · layers), as in GPT-2 (Radford et al. 2019, section 2.3).
     """
     config = huggingface_config(architecture)
     model = qwen3.Model(qwen3.ModelArgs.from_dict(config))
     key = mx.random.key(seed)
     weights = []
-    for name, value in sorted(tree_flatten(model.parameters())):
+    for name, value in sorted(named_arrays(model.parameters()).items()):
         if value.ndim == 2:
             key, own = mx.random.split(key)
             value = mx.random.normal(value.shape, scale=_deviation(name, architecture), key=own)
@@ -61,7 +65,7 @@ def create(architecture: ArchitectureConfig, seed: int) -> tuple[nn.Module, dict
 
 
 def huggingface_config(architecture: ArchitectureConfig) -> dict[str, Any]:
-    """Return `config.json` of the architecture as transformers writes it; token ids are the tokenizer's to add."""
+    """Return `config.json` as transformers writes it, but for the token ids, which are the tokenizer's."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
         **architecture.model_dump(),
@@ -77,14 +81,11 @@ def huggingface_config(architecture: ArchitectureConfig) -> dict[str, Any]:
     }
 
 
-def _head(model: nn.Module) -> nn.Module:
-    return model.lm_head if "lm_head" in model else model.model.embed_tokens
+def _head(model: nn.Module) -> Any:
+    return model.lm_head if "lm_head" in model else body(model).embed_tokens
 
 
 def _deviation(name: str, architecture: ArchitectureConfig) -> float:
-    writes_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-    return (
-        INITIAL_DEVIATION / math.sqrt(2 * architecture.num_hidden_layers)
-        if writes_residual
-        else INITIAL_DEVIATION
-    )
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
+        return INITIAL_DEVIATION / math.sqrt(2 * architecture.num_hidden_layers)
+    return INITIAL_DEVIATION

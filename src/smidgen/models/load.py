@@ -1,7 +1,7 @@
 """Find a model by name and load it, refusing whatever does not fit.
 
-mlx-lm supplies the graphs. Its own loader stops at the first wrong tensor and ignores keys of `config.json` that it does
-not know; here every fault is collected and named.
+mlx-lm supplies the graphs. Its own loader stops at the first wrong tensor and ignores keys of `config.json`
+that it does not know; here every fault is collected and named.
 """
 
 import json
@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from mlx.utils import tree_flatten
 
 from smidgen import cpu_kernels
 from smidgen.backend import compute_dtype, mx, nn
 from smidgen.data.templates import Tokenizer, load_tokenizer
-from smidgen.errors import ModelError, did_you_mean
+from smidgen.errors import ModelError
 from smidgen.models.architectures import architecture, build_arguments
+from smidgen.models.graph import named_arrays
 from smidgen.models.lora import load_adapter
 from smidgen.models.weights import read_weights
 
 BUNDLED = ("nano",)
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<subfolder>[\w./-]+))?")
-HUB_FILES = ("*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
+HUB_FILES: tuple[str, ...] = ("*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ def load(name: str, *, adapter: Path | None = None) -> LoadedModel:
     path = resolve(name)
     config = read_config(path)
     tokenizer = load_tokenizer(path)
-    if tokenizer.vocab_size > config.get("vocab_size", 0):
-        raise ModelError(
-            f"the tokenizer in {path} has {tokenizer.vocab_size} tokens and the model {config.get('vocab_size')}; "
-            "expected at most as many. Use the tokenizer that the model was trained with"
-        )
     model = build(path, config)
+    if tokenizer.vocab_size > config["vocab_size"]:
+        raise ModelError(
+            f"the tokenizer in {path} has {tokenizer.vocab_size} tokens, the model {config['vocab_size']}; "
+            "use the tokenizer that the model was trained with"
+        )
     if adapter is not None:
         load_adapter(model, adapter)
     cpu_kernels.accelerate(model)
@@ -89,7 +89,8 @@ def resolve(name: str) -> Path:
     matched = HUB_ID.fullmatch(name)
     if matched is None or name.startswith((".", "~", "/")):
         raise ModelError(
-            f"there is no model folder {name}; expected a folder, smidgen:nano, or a hub id like Qwen/Qwen3-0.6B"
+            f"there is no folder {name}; "
+            "expected a model's folder, smidgen:nano, or a hub id such as Qwen/Qwen3-0.6B"
         )
     return _fetched(matched["repo"], matched["subfolder"])
 
@@ -116,7 +117,8 @@ def build(path: Path, config: dict[str, Any]) -> nn.Module:
     """Return the graph that `config` describes with the weights of the folder, in evaluation mode.
 
     Raises:
-        ModelError: the config cannot be honoured, a file is damaged, or tensors are missing, unexpected or misshapen.
+        ModelError: the config cannot be honoured, a file is damaged, or tensors are missing, unexpected or
+            of the wrong shape.
     """
     module = architecture(config, str(path / "config.json"))
     model = module.Model(build_arguments(config, str(path / "config.json")))
@@ -133,9 +135,7 @@ def build(path: Path, config: dict[str, Any]) -> nn.Module:
 def _bundled(name: str) -> Path:
     short = name.removeprefix("smidgen:")
     if short not in BUNDLED:
-        raise ModelError(
-            f"there is no bundled model '{name}'; there is smidgen:nano.{did_you_mean(short, BUNDLED)}"
-        )
+        raise ModelError(f"there is no bundled model '{name}'; expected smidgen:nano")
     path = Path(str(files("smidgen") / short))
     if not (path / "config.json").exists():
         raise ModelError(f"{name} is missing from this installation; install smidgen again")
@@ -148,9 +148,7 @@ def _fetched(repo: str, subfolder: str | None) -> Path:
     try:
         path = Path(snapshot_download(repo, allow_patterns=patterns))
     except Exception as error:  # the hub client has a dozen error types of several libraries
-        reason = (
-            str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        )
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(
             f"{repo} is no folder here and could not be fetched from the Hugging Face hub: {reason}. "
             "Check the name and the network, or name a local folder"
@@ -169,9 +167,10 @@ def _quantize_like(
     quantization = config.get("quantization")
     if quantization is None:
         if foreign := config.get("quantization_config"):
+            method = foreign.get("quant_method", "another tool")
             raise ModelError(
-                f"the weights in {path} are quantised by {foreign.get('quant_method', 'another tool')!r}; expected plain "
-                "or MLX-quantised ones, so use the unquantised checkpoint"
+                f"the weights in {path} are quantised by {method}; expected plain or MLX-quantised ones, "
+                "so use the unquantised checkpoint"
             )
         return
 
@@ -197,7 +196,7 @@ def _quantize_like(
 
 def _check_weights(model: nn.Module, weights: dict[str, mx.array], path: Path) -> None:
     """Refuse weights that are not exactly the graph's, naming every difference."""
-    wanted = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    wanted = {name: value.shape for name, value in named_arrays(model.parameters()).items()}
     faults = [f"missing '{name}' {shape}" for name, shape in wanted.items() if name not in weights]
     faults += [f"unexpected '{name}' {value.shape}" for name, value in weights.items() if name not in wanted]
     faults += [
@@ -207,7 +206,7 @@ def _check_weights(model: nn.Module, weights: dict[str, mx.array], path: Path) -
     ]
     if faults:
         raise ModelError(
-            f"the weights in {path} do not fit its config.json: {'; '.join(faults)}. Fetch or save the model again"
+            f"the weights in {path} do not fit its config.json: {'; '.join(faults)}. Fetch the model again"
         )
 
 

@@ -1,8 +1,8 @@
 """Low-rank adaptation (https://arxiv.org/abs/2106.09685) over mlx-lm's layers and in mlx-lm's file format.
 
-A linear layer's output gains `scale · (dropout(x) A) B` with A (in, rank), B (rank, out) and scale = alpha / rank; B starts
-at zero. Unlike mlx-lm: A is seeded by the layer's name, loading reports every mismatch at once, and `fuse` adds in
-float32 and never quantises the sum again, which can round the update away. DoRA is refused.
+A linear layer's output gains `scale · (dropout(x) A) B`: A is (in, rank), B (rank, out), scale alpha / rank,
+and B zero at the start. Unlike in mlx-lm, A is seeded by the layer's name, loading names all misfits at once
+and `fuse` adds in float32 and never quantises the sum again, which may round the update away. DoRA is refused.
 """
 
 import json
@@ -19,6 +19,7 @@ from smidgen.backend import mx, nn
 from smidgen.config import LoraConfig
 from smidgen.errors import ModelError, did_you_mean
 from smidgen.files import atomic_folder, write_json
+from smidgen.models.graph import body
 from smidgen.models.weights import read_safetensors
 
 WEIGHTS = "adapters.safetensors"
@@ -29,7 +30,8 @@ def add_lora(model: nn.Module, config: LoraConfig, seed: int) -> None:
     """Freeze the model and give the targeted layers of its last blocks a trainable low-rank update.
 
     Raises:
-        ModelError: a target names no linear layer, there are fewer blocks than asked for, or an adapter is already there.
+        ModelError: a target names no linear layer, there are fewer blocks than asked for, or the model holds
+            an adapter already.
     """
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         raise ModelError("the model already holds an adapter; fuse it first, or train from its base")
@@ -62,7 +64,7 @@ def save_adapter(path: Path, model: nn.Module, config: LoraConfig) -> None:
         weights[f"{name}.lora_a"], weights[f"{name}.lora_b"] = layer.lora_a, layer.lora_b
     description = {
         "fine_tune_type": "lora",
-        "num_layers": config.num_layers or len(model.layers),
+        "num_layers": config.num_layers or len(body(model).layers),
         "lora_parameters": {
             "rank": config.rank,
             "scale": config.alpha / config.rank,
@@ -81,7 +83,7 @@ def load_adapter(model: nn.Module, path: Path) -> None:
     Which layers have one is read from the tensors; the scale is the file's.
 
     Raises:
-        ModelError: the folder is not such an adapter, or its tensors do not fit the model; every misfit is named.
+        ModelError: the folder is no such adapter, or its tensors do not fit the model.
     """
     parameters = _lora_parameters(path)
     weights = read_safetensors(path / WEIGHTS)
@@ -90,7 +92,8 @@ def load_adapter(model: nn.Module, path: Path) -> None:
     faults = [fault for name in names for fault in _misfits(name, modules.get(name), weights)]
     if faults:
         raise ModelError(
-            f"the adapter in {path} does not fit the model: {'; '.join(faults)}. Load it on the base it was trained on"
+            f"the adapter in {path} does not fit the model: {'; '.join(faults)}. "
+            "Load it on the base it was trained on"
         )
     model.freeze()
     replacements = []
@@ -109,13 +112,14 @@ def load_adapter(model: nn.Module, path: Path) -> None:
 def fuse(model: nn.Module) -> None:
     """Add every low-rank update into its layer, in float32, and leave plain layers.
 
-    A quantised model is dequantised as a whole: quantising the sum again would be another model, to be made and
-    measured on purpose.
+    A quantised model is dequantised as a whole: quantising the sum again would make another model, which is
+    to be done, and measured, on purpose.
     """
     replacements: list[tuple[str, nn.Module]] = []
     for name, layer in _adapted(model):
         linear = _plain(layer.linear)
-        delta = layer.scale * (layer.lora_a.astype(mx.float32) @ layer.lora_b.astype(mx.float32)).T
+        a, b = layer.lora_a.astype(mx.float32), layer.lora_b.astype(mx.float32)
+        delta = layer.scale * (a @ b).T
         linear.weight = (linear.weight.astype(mx.float32) + delta).astype(_float_dtype(layer.linear))
         replacements.append((name, linear))
     inside = tuple(f"{name}." for name, _ in replacements)
@@ -129,9 +133,10 @@ def fuse(model: nn.Module) -> None:
     mx.eval(model.parameters())
 
 
-def _targets(model: nn.Module, config: LoraConfig) -> list[tuple[str, nn.Module]]:
+def _targets(model: nn.Module, config: LoraConfig) -> list[tuple[str, Any]]:
     """Path and module of each layer that gets an update."""
-    total = len(model.layers)
+    blocks = body(model).layers
+    total = len(blocks)
     wanted = total if config.num_layers is None else config.num_layers
     if wanted > total:
         raise ModelError(
@@ -140,7 +145,7 @@ def _targets(model: nn.Module, config: LoraConfig) -> list[tuple[str, nn.Module]
     linear = [
         (f"model.layers.{i}.{name}", name.rsplit(".", 1)[-1], module)
         for i in range(total - wanted, total)
-        for name, module in model.layers[i].named_modules()
+        for name, module in blocks[i].named_modules()
         if isinstance(module, nn.Linear | nn.QuantizedLinear)
     ]
     known = sorted({kind for _, kind, _ in linear})
@@ -200,14 +205,14 @@ def _misfits(name: str, module: nn.Module | None, weights: dict[str, mx.array]) 
         yield f"'{name}' has rank {a.shape[1]} in lora_a and {b.shape[0]} in lora_b"
 
 
-def _dimensions(linear: nn.Module) -> tuple[int, int]:
+def _dimensions(linear: Any) -> tuple[int, int]:
     """Outputs and inputs of a linear layer, packed or not."""
     outputs, inputs = linear.weight.shape
     return outputs, inputs * 32 // linear.bits if isinstance(linear, nn.QuantizedLinear) else inputs
 
 
-def _plain(module: nn.Module) -> nn.Module:
-    """The unquantised layer of the same weights, in float32 where it was quantised; without a second copy otherwise."""
+def _plain(module: Any) -> Any:
+    """The layer itself or, where it is quantised, a plain one of the same weights in float32."""
     if not isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
         return module
     weight = mx.dequantize(
@@ -225,6 +230,6 @@ def _plain(module: nn.Module) -> nn.Module:
     return plain
 
 
-def _float_dtype(module: nn.Module) -> mx.Dtype:
+def _float_dtype(module: Any) -> mx.Dtype:
     """The dtype a layer computes in."""
     return module.scales.dtype if "scales" in module else module.weight.dtype

@@ -1,15 +1,14 @@
 """Affine quantisation: each group of weights becomes small integers with one scale and one bias.
 
-Every linear layer and the embedding are quantised, the tied head with it. The folder that `save_model` then writes is
-mlx-lm's own format.
+Every linear layer and the embedding are quantised, a tied head with it. The folder that `save_model` then
+writes is in mlx-lm's own format.
 """
 
 from typing import Any
 
-from mlx.utils import tree_flatten
-
 from smidgen.backend import mx, nn
 from smidgen.errors import ModelError
+from smidgen.models.graph import named_arrays
 
 
 def quantize(model: nn.Module, config: dict[str, Any], *, bits: int, group_size: int) -> dict[str, Any]:
@@ -22,13 +21,16 @@ def quantize(model: nn.Module, config: dict[str, Any], *, bits: int, group_size:
         group_size: weights along a row that share a scale and a bias.
 
     Raises:
-        ModelError: the model is quantised already, holds an adapter, or a layer's width is no multiple of `group_size`.
+        ModelError: the model is quantised already, holds an adapter, or has a layer whose width is no
+            multiple of `group_size`.
     """
     if config.get("quantization"):
         raise ModelError("the model is quantised already; start from its unquantised weights")
-    if any(name.endswith("lora_a") for name, _ in tree_flatten(model.parameters())):
+    if any(name.endswith("lora_a") for name in named_arrays(model.parameters())):
         raise ModelError("the model holds an adapter that is not fused; fuse it before quantising")
-    layers = {name: module for name, module in model.named_modules() if hasattr(module, "to_quantized")}
+    layers: dict[str, Any] = {
+        name: module for name, module in model.named_modules() if hasattr(module, "to_quantized")
+    }
     uneven = [
         f"'{name}' is {module.weight.shape[-1]} wide"
         for name, module in layers.items()

@@ -4,15 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mlx.utils import tree_flatten
-
 from smidgen.backend import mx, nn
 from smidgen.errors import ModelError
 from smidgen.files import atomic_folder, write_json
+from smidgen.models.graph import named_arrays
 
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json",
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json",
 )  # fmt: skip
 """What is copied from the tokenizer's folder, where it is there."""
 QUANTIZATION_KEYS = ("quantization", "quantization_config")
@@ -32,7 +31,7 @@ def save_model(
     Args:
         path: the folder; one that stands there is replaced.
         model: without adapter layers; fuse or save those apart.
-        config: the content of `config.json`; quantisation settings are dropped where nothing is quantised.
+        config: the content of `config.json`; its quantisation goes where no layer is quantised any more.
         tokenizer_path: folder whose tokenizer and generation files are copied.
         dtype: of the floating weights; as they are when None. Scales of a quantised model follow it too.
 
@@ -40,7 +39,7 @@ def save_model(
         ModelError: the model holds an unfused adapter, or `tokenizer_path` holds no tokenizer.
         WorkError: the disk is full or the place cannot be written.
     """
-    weights = dict(tree_flatten(model.parameters()))
+    weights = named_arrays(model.parameters())
     if any(name.endswith(("lora_a", "lora_b")) for name in weights):
         raise ModelError(
             "the model holds an adapter that is not fused; fuse it or save the adapter by itself"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 from safetensors import SafetensorError, safe_open
 
@@ -9,6 +10,7 @@ from smidgen.backend import mx
 from smidgen.errors import ModelError
 
 INDEX = "model.safetensors.index.json"
+FOREIGN = (".bin", ".pth", ".gguf", ".npz")
 
 
 def read_safetensors(file: Path) -> dict[str, mx.array]:
@@ -18,11 +20,9 @@ def read_safetensors(file: Path) -> dict[str, mx.array]:
         ModelError: the file is missing, cut short or no safetensors file.
     """
     try:
-        with safe_open(
-            file, framework="numpy"
-        ):  # checks that header and length agree, which mx.load does not
-            pass
-        return mx.load(str(file))
+        # mx.load does not notice a file that is shorter than its header says
+        with safe_open(file, framework="numpy"):
+            return cast(dict[str, mx.array], mx.load(str(file)))
     except FileNotFoundError:
         raise ModelError(f"there is no weight file {file}; fetch or save the model again") from None
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -48,9 +48,7 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
-        others = sorted(
-            file.name for pattern in ("*.bin", "*.pth", "*.gguf", "*.npz") for file in folder.glob(pattern)
-        )
+        others = sorted(file.name for file in folder.glob("*") if file.suffix in FOREIGN)
         found = f"; it has {', '.join(others)}, which cannot be read here" if others else ""
         raise ModelError(
             f"{folder} holds no model*.safetensors{found}. Expected weights in safetensors format"

@@ -1,7 +1,7 @@
 """Rows to padded batches: real length buckets, every row once an epoch, resumable at any step.
 
-Rows of similar length share a batch, so little is computed on padding, and padded lengths come from a small set, so
-buffers are reused and a compiled graph has few shapes. Padding stands on the right, where a causal model cannot see it.
+Rows of similar length share a batch, so little is computed on padding, and padded lengths come from a small
+set, so buffers are reused. Padding stands on the right, where a causal model cannot see it.
 """
 
 import math
@@ -18,7 +18,7 @@ LENGTH_STEP = 32
 TARGET_STEP = 64
 """Counts of learnt positions are filled up to multiples of this."""
 WINDOW = 32
-"""Steps' worth of shuffled rows that are sorted by length together: enough to find neighbours, few enough to mix."""
+"""Steps' worth of shuffled rows that are sorted by length together: many find neighbours, few stay mixed."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class BatchSource(Protocol):
 class RowBatches:
     """Batches of a fixed set of rows, shuffled anew each epoch.
 
-    The rows of a step depend on `batch_size · gradient_accumulation` alone, so both ways to reach a size see the same.
+    The rows of a step depend only on `batch_size · gradient_accumulation`, so accumulation changes no result.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class RowBatches:
         self._step = state["step"]
 
     def _shuffled(self, epoch: int) -> list[np.ndarray]:
-        """The row indices of each step of an epoch: sorted by length within shuffled windows, then shuffled."""
+        """The rows of each step of an epoch: sorted by length within shuffled windows, then shuffled."""
         generator = np.random.default_rng([self._seed, epoch])
         order = generator.permutation(len(self._rows))
         lengths = np.array([len(row.token_ids) for row in self._rows])

@@ -1,7 +1,7 @@
 """Resumable checkpoints: a run that was killed goes on as if it had not been.
 
-A checkpoint holds the trainable weights, the optimiser's arrays and, as JSON, the step, the position in the data and
-the best validation so far. Random numbers need no place in it: dropout is seeded by the step.
+A checkpoint holds the trainable weights, the optimiser's arrays and, as JSON, the step, the position in the
+data and the best validation so far. Random numbers need no place in it: dropout is seeded by the step.
 """
 
 import json
@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 
 from smidgen.backend import mx, nn
 from smidgen.config import TrainConfig
 from smidgen.errors import ConfigError
 from smidgen.files import atomic_folder, read_json
+from smidgen.models.graph import named_arrays
 from smidgen.models.weights import read_safetensors
 from smidgen.runs import Run
 from smidgen.training.optimizer import AdamW
@@ -49,7 +50,7 @@ class Checkpoints:
         state = {"progress": asdict(progress), "position": position, "settings": self._settings}
         with atomic_folder(self._dir / f"step-{progress.step:08d}", replace=True) as folder:
             mx.save_safetensors(
-                str(folder / "weights.safetensors"), dict(tree_flatten(model.trainable_parameters()))
+                str(folder / "weights.safetensors"), named_arrays(model.trainable_parameters())
             )
             mx.save_safetensors(str(folder / "optimizer.safetensors"), optimizer.state)
             (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
@@ -57,7 +58,7 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def restore(self, model: nn.Module, optimizer: AdamW) -> tuple[Progress, dict[str, Any] | None]:
-        """Load the newest checkpoint; return its progress and position in the data, or a new progress and None.
+        """Load the newest checkpoint, if any; return its progress and its position in the data.
 
         `metrics.jsonl` loses the steps after it, which are about to be run again.
 
@@ -96,8 +97,8 @@ class Checkpoints:
             )
 
     def _check_shapes(self, folder: Path, model: nn.Module, weights: dict[str, mx.array]) -> None:
-        wanted = {name: value.shape for name, value in tree_flatten(model.trainable_parameters())}
+        wanted = {name: value.shape for name, value in named_arrays(model.trainable_parameters()).items()}
         if wanted != {name: value.shape for name, value in weights.items()}:
             raise ConfigError(
-                f"{folder} holds the weights of another model than the one being trained; name another run folder"
+                f"{folder} holds the weights of another model than the one to train; name another run folder"
             )

@@ -1,7 +1,7 @@
-"""The training loop, a generator: it yields what each optimiser step did, and the caller prints, plots or stops.
+"""The training loop, a generator: it yields what each step did, and the caller prints, plots or stops.
 
-What it keeps in a run folder: `metrics.jsonl` (one line a step), `checkpoints/` (resumable) and `best/` (the weights of
-the best validation, or of the last step where nothing is validated).
+What it keeps in a run folder: `metrics.jsonl` (one line a step), `checkpoints/` (resumable) and `best/` (the
+weights of the best validation, or of the last step where nothing is validated).
 """
 
 import math
@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mlx.utils import tree_flatten, tree_map, tree_reduce
+from mlx.utils import tree_map
 
 from smidgen.backend import mx, nn
 from smidgen.config import TrainConfig
 from smidgen.data.types import StepResult
 from smidgen.errors import ConfigError, WorkError
 from smidgen.files import append_jsonl
+from smidgen.models.graph import named_arrays
 from smidgen.training.batches import Batch, BatchSource
 from smidgen.training.checkpoint import Checkpoints, Progress
 from smidgen.training.losses import negative_log_likelihood
@@ -95,28 +96,30 @@ def optimizer_step(
 ) -> tuple[float, float]:
     """Move the model by one step; return the loss (nats a token) and the gradient's norm before clipping.
 
-    Each batch's summed loss is divided by the trained tokens of the whole step, so accumulation equals one big batch.
+    A batch's loss is divided by the trained tokens of the whole step, so accumulation equals one big batch.
 
     Raises:
         WorkError: the loss or the gradient is not finite; the weights are as before the step.
     """
     total = sum(batch.trained_tokens for batch in batches)
-    value_and_grad = nn.value_and_grad(
-        model, lambda batch: negative_log_likelihood(model, batch, config.dropout) / total
-    )
+
+    def share_of_loss(batch: Batch) -> mx.array:
+        return negative_log_likelihood(model, batch, config.dropout) / total
+
+    value_and_grad = nn.value_and_grad(model, share_of_loss)
     model.train()
     mx.random.seed(config.seed * 1_000_003 + step)  # a resumed run drops out what it would have
-    loss, gradients = 0.0, None
+    loss, gradients = 0.0, {}
     for batch in batches:
         part, gradient = value_and_grad(batch)
-        gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
+        gradients = tree_map(mx.add, gradients, gradient) if gradients else gradient
         mx.eval(part, gradients)
         loss += part.item()
     norm = global_norm(gradients)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise WorkError(
-            f"step {step}: the loss is {loss} and the norm of the gradient {norm}, which have to be finite. "
-            f"Lower train.learning_rate (now {config.learning_rate}) or train.gradient_clip (now {config.gradient_clip})"
+            f"step {step}: the loss is {loss} and the norm of the gradient {norm}, which have to be finite; "
+            f"lower train.learning_rate, now {config.learning_rate}"
         )
     scale = min(1.0, config.gradient_clip / (norm + 1e-6)) if config.gradient_clip else 1.0
     optimizer.update(model, gradients, step, learning_rate, scale)
@@ -125,18 +128,16 @@ def optimizer_step(
 
 
 def validation_loss(model: nn.Module, batches: Sequence[Batch]) -> float:
-    """Return the mean negative log-likelihood in nats over every trained token of the batches, without dropout."""
+    """Return the mean negative log-likelihood in nats over every trained token, without dropout."""
     model.eval()
-    total = sum(negative_log_likelihood(model, batch).item() for batch in batches)
+    total = sum(float(negative_log_likelihood(model, batch)) for batch in batches)
     return total / sum(batch.trained_tokens for batch in batches)
 
 
-def global_norm(gradients: dict | None) -> float:
+def global_norm(gradients: dict) -> float:
     """Return the L2 norm over every array of a tree."""
-    squares = tree_reduce(
-        lambda total, g: total + mx.square(g.astype(mx.float32)).sum(), gradients, mx.array(0.0)
-    )
-    return math.sqrt(squares.item())
+    squares = [mx.square(gradient.astype(mx.float32)).sum() for gradient in named_arrays(gradients).values()]
+    return float(mx.sqrt(mx.stack(squares).sum()))
 
 
 def _due(step: int, every: int) -> bool:
@@ -155,12 +156,9 @@ def _note_validation(progress: Progress, measured: float, patience: int) -> bool
 
 def _check(model: nn.Module, config: TrainConfig) -> None:
     """Refuse a model in which nothing can learn, and a dropout that would not be applied."""
-    trainable = tree_flatten(model.trainable_parameters())
-    if not trainable:
+    if not named_arrays(model.trainable_parameters()):
         raise ConfigError("the model has no trainable weight; add [train.lora] to the recipe or unfreeze it")
-    if any(not mx.issubdtype(value.dtype, mx.floating) for _, value in trainable) or _quantized_whole(
-        model, config
-    ):
+    if config.lora is None and any("scales" in module for module in model.modules()):
         raise ConfigError(
             "a quantised model learns only through a low-rank update; add [train.lora] to the recipe"
         )
@@ -168,8 +166,3 @@ def _check(model: nn.Module, config: TrainConfig) -> None:
         raise ConfigError(
             "train.dropout is for training every weight; with [train.lora], set train.lora.dropout"
         )
-
-
-def _quantized_whole(model: nn.Module, config: TrainConfig) -> bool:
-    """Whether a quantised model, whose packed layers freeze themselves, would be trained without an update."""
-    return config.lora is None and any("scales" in module for module in model.modules())

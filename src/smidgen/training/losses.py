@@ -25,18 +25,18 @@ def negative_log_likelihood(model: nn.Module, batch: Batch, dropout: float = 0.0
 def hidden_states(model: nn.Module, inputs: mx.array, dropout: float = 0.0) -> mx.array:
     """Return hidden states (B, L, D) before the head for inputs (B, L).
 
-    With `dropout`, and while the model is in training mode, the output of every attention and MLP is dropped out
-    before it joins the residual stream.
+    With `dropout`, and while the model is in training mode, what every block adds to the residual stream goes
+    through it. (Taken whole, so that a block may be one fused kernel.)
     """
     if dropout == 0 or not model.training:
         return body(model)(inputs)
     drop = nn.Dropout(dropout)
-    x = model.model.embed_tokens(inputs)
+    inner = body(model)
+    x = inner.embed_tokens(inputs)
     mask = "causal" if inputs.shape[1] > 1 else None
-    for layer in model.layers:
-        x = x + drop(layer.self_attn(layer.input_layernorm(x), mask))
-        x = x + drop(layer.mlp(layer.post_attention_layernorm(x)))
-    return model.model.norm(x)
+    for layer in inner.layers:
+        x = x + drop(layer(x, mask) - x)
+    return inner.norm(x)
 
 
 def token_losses(hidden: mx.array, weight: mx.array, targets: mx.array) -> mx.array:

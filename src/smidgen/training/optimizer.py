@@ -1,16 +1,17 @@
 """AdamW and its learning-rate schedule.
 
-AdamW (https://arxiv.org/abs/1711.05101) with bias correction, decoupled weight decay on matrices only, and float32
-moments and master weights whatever the dtype of the model: a bfloat16 weight cannot take a step below 1/256 of itself,
-which mlx.optimizers would round away.
+AdamW (https://arxiv.org/abs/1711.05101) with bias correction and decoupled weight decay on matrices only.
+Moments and master weights are float32 whatever the dtype of the model: a bfloat16 weight cannot take a step
+below 1/256 of itself, and mlx.optimizers would round it away.
 """
 
 import math
 
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 
 from smidgen.backend import mx, nn
 from smidgen.config import TrainConfig
+from smidgen.models.graph import named_arrays
 
 
 class AdamW:
@@ -19,7 +20,7 @@ class AdamW:
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
         self._config = config
         self.state: dict[str, mx.array] = {}
-        for name, value in tree_flatten(model.trainable_parameters()):
+        for name, value in named_arrays(model.trainable_parameters()).items():
             self.state[f"m.{name}"] = mx.zeros(value.shape, mx.float32)
             self.state[f"v.{name}"] = mx.zeros(value.shape, mx.float32)
             if value.dtype != mx.float32:
@@ -37,13 +38,13 @@ class AdamW:
             learning_rate: of this step.
             scale: multiplies every gradient (clipping).
         """
-        parameters = dict(tree_flatten(model.trainable_parameters()))
+        parameters = named_arrays(model.trainable_parameters())
         moved = [
             (
                 name,
                 self._move(name, parameters[name], gradient.astype(mx.float32) * scale, step, learning_rate),
             )
-            for name, gradient in tree_flatten(gradients)
+            for name, gradient in named_arrays(gradients).items()
         ]
         model.update(tree_unflatten(moved))
 

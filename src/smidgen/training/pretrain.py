@@ -1,7 +1,7 @@
 """A stream of documents to rows of one length, every token learnt once.
 
-Documents are joined by a separator token and cut into rows without regard to their borders. A row's last target is the
-next row's first input, so each token of the stream is predicted exactly once.
+Documents are joined by a separator token and cut into rows without regard to their borders. A row's last
+target is the next row's first input, so each token of the stream is predicted exactly once.
 """
 
 import itertools
@@ -39,7 +39,7 @@ class TokenStream:
         self.restore({"passes": 0, "document": 0, "offset": 0})
 
     def take(self, count: int) -> np.ndarray:
-        """Return the next `count` token ids, (count,) int32; the last of them will be the next row's first."""
+        """Return the next `count` token ids, (count,) int32; the last will be the next call's first."""
         parts: list[np.ndarray] = []
         wanted = count
         while wanted > 0:

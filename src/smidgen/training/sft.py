@@ -40,7 +40,7 @@ def sft_rows(
     """Render samples with their targets as assistant turns, and cut what is longer than `config.max_length`.
 
     Raises:
-        DataError: there are no samples, or some have no target, an answer that does not fit, or nothing to learn.
+        DataError: there are no samples, or some have no target or an answer that does not fit.
         ModelError: the tokenizer cannot render them.
     """
     if not samples:
@@ -65,7 +65,7 @@ def sft_rows(
 
 
 def saver(loaded: LoadedModel, config: TrainConfig) -> Callable[[Path], None]:
-    """Return what writes a run's `best/`: an adapter when one is trained, else the whole model with its tokenizer."""
+    """Return what writes a run's `best/`: the adapter where one is trained, else the whole model."""
     if config.lora is not None:
         lora = config.lora
         return lambda path: save_adapter(path, loaded.model, lora)

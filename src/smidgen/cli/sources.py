@@ -1,0 +1,71 @@
+"""Where rows come from: a file, or the generated world."""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smidgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from smidgen.data.world import Split
+
+WORLD = "world"
+WORLD_ROWS = {"train": 2000, "test": 240}
+
+Row = dict[str, Any]
+
+
+def training_rows(task: str, source: str, *, splits: Sequence[str], limit: int | None, seed: int) -> list[Row]:
+    """The rows that a recipe trains on."""
+    if source == WORLD:
+        return world_rows(task, "train", limit, seed)
+    return _file_rows(source, splits, limit)
+
+
+def test_rows(task: str, source: str, *, splits: Sequence[str], limit: int | None, seed: int) -> list[Row]:
+    """The rows that a model is evaluated on; without `splits`, all of a file but its training splits."""
+    if source == WORLD:
+        return world_rows(task, "test", limit, seed)
+    return _file_rows(source, splits or _held_out_splits(source), limit)
+
+
+def all_rows(task: str, source: str) -> list[Row]:
+    """Every row there is, for what a task can only learn from rows, such as its labels."""
+    from smidgen.data.formats import read_rows
+
+    return [] if source == WORLD else read_rows(Path(source))
+
+
+def world_rows(task: str, split: "Split", limit: int | None, seed: int) -> list[Row]:
+    """Generated rows of one split."""
+    from smidgen.data.preferences import judge_rows
+
+    if task != "judge":
+        raise ConfigError(f"the world has no rows for the task '{task}'; name a file of rows with --data")
+    return list(islice(judge_rows(split, limit or WORLD_ROWS[split], seed), limit))
+
+
+def data_facts(source: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """What provenance says of a dataset."""
+    from smidgen.files import sha256_file, sha256_json
+
+    if source == WORLD:
+        return {"path": WORLD, "sha256": sha256_json(list(rows)), "rows": len(rows)}
+    return {"path": source, "sha256": sha256_file(Path(source)), "rows": len(rows)}
+
+
+def _file_rows(source: str, splits: Sequence[str], limit: int | None) -> list[Row]:
+    from smidgen.data.formats import read_rows, select_rows
+
+    return select_rows(read_rows(Path(source)), splits=splits, limit=limit, source=source)
+
+
+def _held_out_splits(source: str) -> list[str]:
+    """The splits of a file that are not for training; none when the file names no splits."""
+    from smidgen.data.formats import read_rows
+
+    splits = dict.fromkeys(str(row["split"]) for row in read_rows(Path(source)) if "split" in row)
+    return [split for split in splits if not split.endswith("train")]
+
+

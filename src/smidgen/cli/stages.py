@@ -1,0 +1,258 @@
+"""What each stage of a specialist's life does; `smidgen run` decides which of them are due."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smidgen.cli.evaluate import prove
+from smidgen.cli.sources import all_rows, data_facts, test_rows, training_rows
+from smidgen.cli.train import follow
+from smidgen.config import Recipe
+from smidgen.files import read_json, write_jsonl
+from smidgen.runs import Run
+
+if TYPE_CHECKING:
+    from smidgen.data.types import Sample
+    from smidgen.models.load import LoadedModel
+    from smidgen.tasks import Task
+    from smidgen.training.batches import RowBatches
+
+EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Life:
+    """One recipe in its run folder, with what its stages share."""
+
+    recipe: Recipe
+    run: Run
+
+    @cached_property
+    def task(self) -> "Task":
+        """The task, knowing the labels of every row."""
+        from smidgen.tasks import find_task
+
+        task = find_task(self.recipe.task)
+        data = self.recipe.data
+        return task.prepare([row for source in {data.train, data.test} for row in all_rows(task.name, source)])
+
+    @cached_property
+    def train_rows(self) -> list[dict[str, Any]]:
+        """Rows to learn from, the validation rows among them."""
+        data = self.recipe.data
+        return training_rows(
+            self.recipe.task, data.train, splits=data.train_splits, limit=data.train_limit, seed=data.seed
+        )
+
+    @cached_property
+    def test_rows(self) -> list[dict[str, Any]]:
+        """Held-out rows."""
+        data = self.recipe.data
+        return test_rows(
+            self.recipe.task, data.test, splits=data.test_splits, limit=data.test_limit, seed=data.seed
+        )
+
+    @cached_property
+    def test_samples(self) -> "list[Sample]":
+        """What the model is asked before and after."""
+        return self.task.samples(self.test_rows, source=self.recipe.data.test)
+
+    @cached_property
+    def split_samples(self) -> "tuple[list[Sample], list[Sample]]":
+        """Training and validation samples, split by the seed."""
+        data = self.recipe.data
+        samples = self.task.training_samples(self.train_rows, source=data.train, seed=data.seed)
+        random.Random(f"validation/{data.seed}").shuffle(samples)
+        held_back = min(data.validation_limit, max(1, round(len(samples) * data.validation_fraction)))
+        return samples[held_back:], samples[:held_back]
+
+    @property
+    def best(self) -> Path:
+        """Where the trained adapter or model stands."""
+        return self.run.path("best")
+
+    def trained(self) -> dict[str, Any]:
+        """The trained model, as the arguments that load it."""
+        if self.recipe.train.lora is not None:
+            return {"model": self.recipe.model.base, "adapter": self.best}
+        return {"model": str(self.best), "adapter": None}
+
+
+def data(life: Life) -> None:
+    """Write the samples down, as they will be trained and evaluated."""
+    learnt, held_back = life.split_samples
+    for name, samples in (("train", learnt), ("validation", held_back), ("test", life.test_samples)):
+        write_jsonl(life.run.path(f"data/{name}.jsonl"), [asdict(sample) for sample in samples])
+    life.run.write_json(
+        "data/facts.json",
+        {
+            "train": data_facts(life.recipe.data.train, life.train_rows) | {"samples": len(learnt)},
+            "test": data_facts(life.recipe.data.test, life.test_rows) | {"samples": len(life.test_samples)},
+        },
+    )
+
+
+def before(life: Life) -> None:
+    """Evaluate the base model."""
+    _evaluate(life, "before", model=life.recipe.model.base)
+
+
+def train(life: Life) -> None:
+    """Fine-tune, going on from the last checkpoint."""
+    from smidgen.models.graph import count_parameters
+    from smidgen.training.batches import fixed_batches, plan
+    from smidgen.training.loop import train as train_model
+    from smidgen.training.sft import saver
+
+    loaded, learnt, held_back, batches = prepare_training(life)
+    settings = life.recipe.train
+    results = train_model(
+        loaded.model,
+        batches,
+        settings,
+        run_dir=life.run.folder,
+        validation=fixed_batches(held_back.rows, settings.batch_size),
+        save=saver(loaded, settings),
+    )
+    planned = plan(learnt.rows, batches)
+    follow(results, batches.num_steps)
+    total, trained = count_parameters(loaded.model)
+    life.run.write_json(
+        "training.json",
+        {
+            "plan": asdict(planned),
+            "cut_rows": learnt.cut_rows,
+            "parameters": total,
+            "trained_parameters": trained,
+        },
+    )
+
+
+def prepare_training(life: Life) -> "tuple[LoadedModel, Any, Any, RowBatches]":
+    """The model with its adapter, the training and validation rows, and the batches."""
+    from smidgen.models.load import load
+    from smidgen.models.lora import add_lora
+    from smidgen.training.batches import RowBatches
+    from smidgen.training.sft import sft_rows
+
+    settings, thinking = life.recipe.train, life.recipe.model.thinking
+    loaded = load(life.recipe.model.base)
+    if settings.lora is not None:
+        add_lora(loaded.model, settings.lora, settings.seed)
+    samples, held_back = life.split_samples
+    learnt = sft_rows(samples, loaded.tokenizer, settings, thinking=thinking)
+    validation = sft_rows(held_back, loaded.tokenizer, settings, thinking=thinking)
+    batches = RowBatches(
+        learnt.rows,
+        batch_size=settings.batch_size,
+        gradient_accumulation=settings.gradient_accumulation,
+        epochs=settings.epochs,
+        seed=settings.seed,
+    )
+    return loaded, learnt, validation, batches
+
+
+def after(life: Life) -> None:
+    """Evaluate the trained model."""
+    _evaluate(life, "after", **life.trained())
+
+
+def quantize(life: Life) -> None:
+    """Make the trained model smaller."""
+    from smidgen.models.load import load
+    from smidgen.models.lora import fuse
+    from smidgen.models.quantize import quantize as quantize_in_place
+    from smidgen.models.save import save_model
+
+    assert life.recipe.quantize is not None
+    source = life.trained()
+    loaded = load(source["model"], adapter=source["adapter"])
+    fuse(loaded.model)
+    settings = life.recipe.quantize
+    config = quantize_in_place(
+        loaded.model, loaded.config, bits=settings.bits, group_size=settings.group_size
+    )
+    save_model(life.run.path("quantized"), loaded.model, config, loaded.path)
+
+
+def quantized(life: Life) -> None:
+    """Evaluate the smaller model, which is what ships."""
+    _evaluate(life, "quantized", model=str(life.run.path("quantized")))
+
+
+def examples(life: Life, names: Sequence[str]) -> list[dict[str, Any]]:
+    """A few evaluated samples with what each stage answered, evenly spaced over the test rows."""
+    from smidgen.evaluation import read_records
+
+    by_stage = {
+        name: {record.sample.id: record for record in read_records(_records(life, name))} for name in names
+    }
+    step = max(1, len(life.test_rows) // EXAMPLES)
+    per_row = max(1, len(life.test_samples) // len(life.test_rows))
+    chosen = []
+    for index, row in list(enumerate(life.test_rows))[::step][:EXAMPLES]:
+        sample = life.test_samples[index * per_row]
+        answers = {
+            name: {
+                "text": records[sample.id].completion.text,
+                "answer": records[sample.id].score.answer,
+                "right": records[sample.id].score.value == 1.0,
+            }
+            for name, records in by_stage.items()
+        }
+        chosen.append({"id": sample.id, **_shown(row), **answers})
+    return chosen
+
+
+def comparison(life: Life, first: str, second: str) -> dict[str, Any]:
+    """The paired difference of two stages, metric by metric."""
+    from smidgen.evaluation import compare, read_records
+
+    found = compare(
+        life.task,
+        read_records(_records(life, first)),
+        read_records(_records(life, second)),
+        seed=life.recipe.evaluate.seed,
+    )
+    return {name: compared.to_json() for name, compared in found.items()}
+
+
+def evaluation(life: Life, name: str) -> dict[str, Any]:
+    """What a finished evaluation found."""
+    return read_json(life.run.path(f"evaluations/{name}/evaluation.json"))
+
+
+def _evaluate(life: Life, name: str, *, model: str, adapter: Path | None = None) -> None:
+    from smidgen.data.types import Sampling
+
+    settings = life.recipe.evaluate
+    result = prove(
+        life.task,
+        life.test_samples,
+        Sampling(max_tokens=settings.max_tokens, temperature=settings.temperature, seed=settings.seed),
+        _records(life, name),
+        model=model,
+        adapter=adapter,
+        thinking=life.recipe.model.thinking,
+        batch_size=settings.batch_size,
+        data=life.recipe.data.test,
+        stage=name,
+    )
+    life.run.write_json(f"evaluations/{name}/evaluation.json", result)
+
+
+def _records(life: Life, name: str) -> Path:
+    return life.run.path(f"evaluations/{name}/records.jsonl")
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """What a report shows of a row, whatever its format."""
+    from smidgen.data.formats import PAIR_FORMATS, pairs
+
+    if any(all(field in row for field in known.fields) for known in PAIR_FORMATS):
+        (pair,) = pairs([row])
+        return {"prompt": pair.prompt, "a": pair.a, "b": pair.b, "better": pair.better}
+    return {"prompt": row["text"], "target": row["intent"]}

@@ -1,0 +1,171 @@
+"""Drawing the next token of every row of a batch at once.
+
+The arithmetic is written once for numpy and for MLX, whose functions have the same names: `xp` is numpy on the CPU,
+where MLX computes exponentials one by one, and `mlx.core` on a GPU, where logits should not travel.
+
+A row's randomness depends only on its seed, its sample and the position, so a row draws the same tokens in whatever
+company it is decoded, up to the floating point of the logits.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from smidgen.data.types import Sampling
+from smidgen.errors import ConfigError
+
+SMALLEST_TEMPERATURE = 0.01  # below it, quotients leave the range of float32
+UNIFORM_BITS = 24  # what float32 holds exactly, so that a draw never rounds up to 1
+
+
+@dataclass
+class RowState:
+    """What drawing has to know about one row.
+
+    Attributes:
+        sample_id: id of the sample, part of the seed.
+        sampling: how its tokens are drawn.
+        position: tokens drawn so far.
+        counts: how often each token was drawn; tokens of the prompt stand in it with 0 if repetition is penalised.
+    """
+
+    sample_id: str
+    sampling: Sampling
+    position: int = 0
+    counts: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, sample_id: str, sampling: Sampling, prompt: Sequence[int]) -> "RowState":
+        """Return the state of a row of which nothing is drawn yet."""
+        seen = prompt if sampling.repetition_penalty != 1.0 else ()
+        return cls(sample_id, sampling, counts=dict.fromkeys(seen, 0))
+
+    def record(self, token_id: int) -> None:
+        """Take note of a token that was drawn."""
+        self.position += 1
+        self.counts[token_id] = self.counts.get(token_id, 0) + 1
+
+    def uniform(self) -> float:
+        """Return the number in [0, 1) that decides the next token."""
+        name = f"{self.sampling.seed}/{self.position}/{self.sample_id}"
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        return (int.from_bytes(digest, "little") >> (64 - UNIFORM_BITS)) / 2**UNIFORM_BITS
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse settings that have no meaning, all of them in one message.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
+    s = sampling
+    rules = {
+        "max_tokens": (s.max_tokens > 0, "1 or more"),
+        "temperature": (
+            s.temperature == 0 or s.temperature >= SMALLEST_TEMPERATURE,
+            f"0 for greedy decoding, or {SMALLEST_TEMPERATURE} or more",
+        ),
+        "top_p": (0 < s.top_p <= 1, "more than 0 and at most 1"),
+        "top_k": (s.top_k >= 0, "0 for no limit, or more"),
+        "min_p": (0 <= s.min_p <= 1, "between 0 and 1"),
+        "repetition_penalty": (s.repetition_penalty > 0, "more than 0"),
+        "stop": (all(s.stop), "strings that are not empty"),
+    }
+    faults = [
+        f"{name} is {getattr(s, name)!r}, expected {expected}"
+        for name, (good, expected) in rules.items()
+        if not good
+    ]
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def draw(logits: Any, rows: Sequence[RowState], xp: Any) -> tuple[list[int], list[float]]:
+    """Draw one token for every row.
+
+    Penalties come first, then the temperature, top-k, top-p and min-p, each on what the one before it left over.
+
+    Args:
+        logits: scores (B, V), float32, an array of `xp`; not changed.
+        rows: the B rows, in the same order; not changed.
+        xp: `numpy` or `mlx.core`.
+
+    Returns:
+        The B token ids, and their natural-log probabilities under softmax(logits), before anything was applied.
+    """
+    penalised = penalise(logits, rows, xp)
+    tokens = xp.argmax(penalised, axis=-1)
+    warm = [i for i, row in enumerate(rows) if row.sampling.temperature > 0]
+    if warm:
+        index = xp.array(warm)
+        tokens[index] = _sample(penalised[index], [rows[i] for i in warm], xp).astype(tokens.dtype)
+    top = xp.max(logits, axis=-1, keepdims=True)
+    log_total = top + xp.log(xp.sum(xp.exp(logits - top), axis=-1, keepdims=True))
+    logprobs = xp.take_along_axis(logits, tokens[:, None], axis=-1) - log_total
+    return np.asarray(tokens).tolist(), np.asarray(logprobs)[:, 0].tolist()
+
+
+def penalise(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
+    """Lower the scores of tokens that a row has seen.
+
+    Repetition (https://arxiv.org/abs/1909.05858): positive scores of tokens of the prompt and of the completion are
+    divided by the penalty, negative ones multiplied. Frequency: the penalty is subtracted once for each time that
+    the completion holds the token.
+    """
+    touched = [
+        (i, row)
+        for i, row in enumerate(rows)
+        if row.counts and (row.sampling.repetition_penalty != 1.0 or row.sampling.frequency_penalty)
+    ]
+    if not touched:
+        return logits
+    sizes = [len(row.counts) for _, row in touched]
+    at_row = xp.array(np.repeat([i for i, _ in touched], sizes))
+    at_token = xp.array(np.concatenate([np.fromiter(row.counts, np.int64) for _, row in touched]))
+    counts = xp.array(np.concatenate([np.fromiter(row.counts.values(), np.float32) for _, row in touched]))
+    repetition = _repeated([row.sampling.repetition_penalty for _, row in touched], sizes, xp)
+    frequency = _repeated([row.sampling.frequency_penalty for _, row in touched], sizes, xp)
+    scores = logits[at_row, at_token]
+    scores = xp.where(scores > 0, scores / repetition, scores * repetition) - frequency * counts
+    penalised = xp.array(logits)
+    penalised[at_row, at_token] = scores
+    return penalised
+
+
+def _sample(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
+    """Draw from each row's tempered and cut distribution by the inverse of its cumulative sum; token ids (B,)."""
+    temperature = _column([row.sampling.temperature for row in rows], xp)
+    weights = xp.exp((logits - xp.max(logits, axis=-1, keepdims=True)) / temperature)  # the largest is 1
+    weights = xp.where(weights >= _smallest_kept(weights, rows, xp), weights, 0.0)
+    cumulative = xp.cumsum(weights, axis=-1)
+    target = _column([row.uniform() for row in rows], xp) * cumulative[:, -1:]
+    return xp.sum(cumulative <= target, axis=-1)
+
+
+def _smallest_kept(weights: Any, rows: Sequence[RowState], xp: Any) -> Any:
+    """The least weight (B, 1) that survives top-k, top-p and min-p; tokens of equal weight survive together."""
+    floor = _column([row.sampling.min_p for row in rows], xp)
+    V = weights.shape[-1]
+    top_k = [row.sampling.top_k or V for row in rows]
+    top_p = [row.sampling.top_p for row in rows]
+    is_cut = [k < V or p < 1 for k, p in zip(top_k, top_p, strict=True)]
+    if not any(is_cut):
+        return floor
+    ranked = xp.sort(weights, axis=-1)[:, ::-1]
+    ranked = xp.where(xp.arange(V) < _column(top_k, xp), ranked, 0.0)
+    cumulative = xp.cumsum(ranked, axis=-1)
+    is_kept = cumulative - ranked < _column(top_p, xp) * cumulative[:, -1:]
+    smallest = xp.min(xp.where(is_kept, ranked, 1.0), axis=-1, keepdims=True)
+    # A row without a cut keeps its whole tail, whatever rows it is drawn with.
+    return xp.maximum(floor, xp.where(_column(is_cut, xp) > 0, smallest, 0.0))
+
+
+def _column(values: Sequence[float], xp: Any) -> Any:
+    return xp.array(np.asarray(values, np.float32)[:, None])
+
+
+def _repeated(values: Sequence[float], sizes: Sequence[int], xp: Any) -> Any:
+    return xp.array(np.repeat(np.asarray(values, np.float32), sizes))
