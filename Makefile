@@ -27,7 +27,7 @@ fix: .venv/installed  ## mend lint and layout where that can be done alone
 	$(BIN)/ruff format
 
 docs: .venv/installed  ## write docs/cli.md and docs/configuration.md again
-	$(BIN)/python -m smidgen.cli.reference docs
+	$(BIN)/python -c 'from pathlib import Path; from smidgen.cli.reference import write_pages; write_pages(Path("docs"))'
 
 bench: .venv/installed  ## every benchmark beside its peers
 	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done

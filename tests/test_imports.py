@@ -4,10 +4,9 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
-
-import pytest
 
 import smidgen
 
@@ -15,7 +14,8 @@ SOURCE = Path(smidgen.__file__).parent
 
 # errors ← config, files, runs, backend, data         errors, config and files may be imported by any room
 # text side:   data ← tasks ← evaluation (also runs)  never imports mlx
-# array side:  backend ← models ← export;  models, data, export ← inference ← training;  data, inference ← serving
+# array side:  backend ← models ← export;  models, data, export ← inference ← training
+#              data, inference ← serving
 # cli ← everything
 ANYWHERE = {"smidgen", "errors", "config", "files"}
 ALLOWED = {
@@ -36,7 +36,6 @@ ALLOWED = {
     "serving": {"data", "inference"},
 }
 TEXT_SIDE = ("errors", "files", "config", "runs", "data", "tasks", "evaluation")
-ARRAY_ROOMS = ("models", "export", "inference", "training", "serving")
 ARRAY_LIBRARIES = {"mlx", "mlx_lm"}
 
 
@@ -62,6 +61,16 @@ def room_of(file: Path) -> str:
     return "smidgen" if first == "__init__" else first
 
 
+def files_of(module: str) -> list[Path]:
+    """The files that importing a module of the package runs, in their order; empty for any other name."""
+    first, *rest = module.split(".")
+    place = SOURCE.joinpath(*rest)
+    if first != "smidgen" or not (place.is_dir() or place.with_suffix(".py").exists()):
+        return []
+    packages = [SOURCE.joinpath(*rest[:depth], "__init__.py") for depth in range(len(rest) + 1)]
+    return [file for file in (*packages, place.with_suffix(".py")) if file.exists()]
+
+
 def catches_absence(node: ast.AST) -> bool:
     """Whether a node is a `try` that catches ImportError."""
     return isinstance(node, ast.Try) and any(
@@ -69,7 +78,8 @@ def catches_absence(node: ast.AST) -> bool:
     )
 
 
-def imports_of(file: Path) -> Iterator[Import]:
+@cache
+def imports_of(file: Path) -> tuple[Import, ...]:
     """Every import of a file, those for type checking left out: they load nothing."""
 
     def walk(node: ast.AST, inside: bool) -> Iterator[Import]:
@@ -78,15 +88,15 @@ def imports_of(file: Path) -> Iterator[Import]:
                 yield from (Import(file, child.lineno, alias.name, inside) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
                 assert child.level == 0, f"{file}:{child.lineno} is relative; write the whole name"
-                named = child.module or ""
-                # `from smidgen import backend` names a room as `from smidgen.backend import mx` does
-                names = [f"smidgen.{alias.name}" for alias in child.names] if named == "smidgen" else [named]
-                yield from (Import(file, child.lineno, name, inside) for name in names)
+                # `from smidgen import backend` loads a room as `from smidgen.backend import mx` does
+                whole = [f"{child.module}.{alias.name}" for alias in child.names]
+                names = [name if files_of(name) else child.module or "" for name in whole]
+                yield from (Import(file, child.lineno, name, inside) for name in dict.fromkeys(names))
             elif not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
                 function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
                 yield from walk(child, (inside or function) and not catches_absence(child))
 
-    yield from walk(ast.parse(file.read_text(encoding="utf-8")), False)
+    return tuple(walk(ast.parse(file.read_text(encoding="utf-8")), False))
 
 
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -95,10 +105,22 @@ IMPORTS = [found for file in FILES for found in imports_of(file)]
 
 def target_room(module: str) -> str | None:
     """The room that an import names, or None outside the package."""
-    if module != "smidgen" and not module.startswith("smidgen."):
+    first, *rest = module.split(".")
+    if first != "smidgen":
         return None
-    name = module.partition(".")[2].partition(".")[0]
-    return name if (SOURCE / name).is_dir() or (SOURCE / f"{name}.py").exists() else "smidgen"
+    return rest[0] if rest else "smidgen"
+
+
+def test_the_walk_sees_every_import_that_loads_something(tmp_path: Path):
+    file = tmp_path / "rooms.py"
+    file.write_text(
+        "from smidgen import backend\n"
+        "if TYPE_CHECKING:\n    import unseen\n"
+        "def work():\n    import late.module\n"
+        "    try:\n        import optional\n    except ImportError:\n        pass\n"
+    )
+    seen = [(found.module, found.inside) for found in imports_of(file)]
+    assert seen == [("smidgen.backend", False), ("late.module", True), ("optional", False)]
 
 
 def test_rooms_know_only_the_rooms_before_them():
@@ -141,10 +163,30 @@ def test_imports_stand_at_the_top_of_files():
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize("room", [room for room in ARRAY_ROOMS if (SOURCE / room).is_dir()])
-def test_array_rooms_import_the_backend_before_mlx(room: str):
-    loaded = [found.module for found in imports_of(SOURCE / room / "__init__.py") if not found.inside]
-    assert loaded[:1] == ["smidgen.backend"], f"{room}/__init__.py must import smidgen.backend first"
+def reaches_first(files: list[Path], seen: set[Path]) -> str | None:
+    """What running files loads first of the backend and MLX: the place of an import of MLX, or `backend`."""
+    for file in files:
+        if file in seen:
+            continue
+        seen.add(file)
+        for found in imports_of(file):
+            if found.inside:
+                continue
+            if found.module == "smidgen.backend":
+                return "backend"
+            if found.module.partition(".")[0] in ARRAY_LIBRARIES:
+                return found.place
+            if reached := reaches_first(files_of(found.module), seen):
+                return reached
+    return None
+
+
+def test_nothing_imports_mlx_before_the_backend():
+    modules = {".".join(file.relative_to(SOURCE.parent).with_suffix("").parts) for file in FILES}
+    modules -= {"smidgen.backend"}
+    first = {name: reaches_first(files_of(name.removesuffix(".__init__")), set()) for name in sorted(modules)}
+    early = {name: place for name, place in first.items() if place not in (None, "backend")}
+    assert not early, early
 
 
 def modules_after(code: str) -> set[str]:
@@ -172,14 +214,10 @@ def test_help_loads_no_heavy_library():
     assert not modules_after(code) & heavy
 
 
-@pytest.mark.parametrize(
-    "room",
-    ["files", "runs", "config", *(r for r in ("data", "tasks", "evaluation") if (SOURCE / r).is_dir())],
-)
-def test_text_side_loads_no_array_library(room: str):
+def test_text_side_loads_no_array_library():
     modules = [
-        ".".join(("smidgen", *file.relative_to(SOURCE).with_suffix("").parts))
+        ".".join(file.relative_to(SOURCE.parent).with_suffix("").parts)
         for file in FILES
-        if room_of(file) == room and file.name != "__init__.py"
+        if room_of(file) in TEXT_SIDE and file.name != "__init__.py"
     ]
     assert not modules_after("import " + ", ".join(modules)) & ARRAY_LIBRARIES

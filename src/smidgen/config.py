@@ -19,7 +19,9 @@ Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 class Section(BaseModel):
     """Base of every table of a recipe: frozen, no unknown keys, documented fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ArchitectureConfig(Section):
@@ -27,23 +29,23 @@ class ArchitectureConfig(Section):
 
     model_type: Literal["qwen3"] = "qwen3"
     """Architecture; `qwen3` is what every runtime loads."""
-    hidden_size: int = Field(192, gt=0, multiple_of=32)
+    hidden_size: int = Field(default=192, gt=0, multiple_of=32)
     """Width of the residual stream."""
-    num_hidden_layers: int = Field(5, gt=0)
+    num_hidden_layers: int = Field(default=5, gt=0)
     """Transformer blocks."""
-    num_attention_heads: int = Field(6, gt=0)
+    num_attention_heads: int = Field(default=6, gt=0)
     """Query heads."""
-    num_key_value_heads: int = Field(2, gt=0)
+    num_key_value_heads: int = Field(default=2, gt=0)
     """Key and value heads, shared by groups of query heads."""
-    head_dim: int = Field(32, gt=0, multiple_of=2)
+    head_dim: int = Field(default=32, gt=0, multiple_of=2)
     """Width of one head."""
-    intermediate_size: int = Field(448, gt=0, multiple_of=32)
+    intermediate_size: int = Field(default=448, gt=0, multiple_of=32)
     """Width of the SwiGLU."""
-    vocab_size: int = Field(3072, gt=0)
+    vocab_size: int = Field(default=3072, gt=0)
     """Entries of the tokenizer that is trained with it."""
-    rope_theta: float = Field(10_000.0, gt=0)
+    rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary embedding."""
-    max_position_embeddings: int = Field(2048, gt=0)
+    max_position_embeddings: int = Field(default=2048, gt=0)
     """Context length the model declares."""
 
 
@@ -65,36 +67,36 @@ class DataConfig(Section):
     """`world` (generated) or a file of rows; its format is detected from the rows."""
     train_splits: tuple[str, ...] = ("train",)
     """Rows whose `split` is one of these are trained on; a file without `split` is used whole."""
-    train_limit: int | None = Field(None, gt=0)
-    """At most so many training samples."""
-    validation_fraction: float = Field(0.05, gt=0.0, lt=1.0)
+    train_limit: int | None = Field(default=None, gt=0)
+    """At most so many training rows."""
+    validation_fraction: float = Field(default=0.05, gt=0.0, lt=1.0)
     """Share of the training rows held back for the fixed validation set."""
-    validation_limit: int = Field(200, gt=0)
-    """At most so many validation samples."""
+    validation_limit: int = Field(default=200, gt=0)
+    """At most so many validation rows."""
     test: str = "world"
     """`world` or a file of rows, for the evaluations before and after."""
     test_splits: tuple[str, ...] = ("test",)
     """Rows whose `split` is one of these are evaluated; a file without `split` is used whole."""
-    test_limit: int | None = Field(None, gt=0)
+    test_limit: int | None = Field(default=None, gt=0)
     """At most so many test items."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of generated rows and of splits."""
 
 
 class LoraConfig(Section):
     """Low-rank adaptation (https://arxiv.org/abs/2106.09685)."""
 
-    rank: int = Field(16, gt=0)
+    rank: int = Field(default=16, gt=0)
     """Rank of the update."""
-    alpha: float = Field(32.0, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     """The update is multiplied by alpha / rank."""
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the input of the update."""
     target_modules: tuple[str, ...] = (
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     )  # fmt: skip
     """Names of the linear layers that get an update."""
-    num_layers: int | None = Field(None, gt=0)
+    num_layers: int | None = Field(default=None, gt=0)
     """Only the last so many blocks; all when absent."""
 
 
@@ -105,19 +107,19 @@ class TrainConfig(Section):
     """`pretrain` learns every token of a stream; `sft` learns the completions of samples."""
     lora: LoraConfig | None = None
     """Train a low-rank update; every weight is trained when absent."""
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
     """Passes over the training rows (`sft`)."""
-    total_tokens: int = Field(0, ge=0)
+    total_tokens: int = Field(default=0, ge=0)
     """Tokens to see (`pretrain`)."""
-    batch_size: int = Field(16, gt=0)
+    batch_size: int = Field(default=16, gt=0)
     """Rows in one forward pass."""
-    gradient_accumulation: int = Field(1, gt=0)
+    gradient_accumulation: int = Field(default=1, gt=0)
     """Forward passes in one optimiser step; the loss is weighted by tokens, so it equals the bigger batch."""
-    max_length: int = Field(512, gt=8)
+    max_length: int = Field(default=512, gt=8)
     """Longest row in tokens; longer rows lose context from the left of the prompt, never the answer."""
     mask: Literal["last", "all"] = "last"
     """Which assistant turns are learnt: the last, or every one."""
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Shape of the decay after the warm-up."""
@@ -125,36 +127,36 @@ class TrainConfig(Section):
     """Share of the steps in which the rate rises linearly from zero."""
     min_learning_rate_ratio: Rate = 0.0
     """The rate decays to this share of its peak."""
-    weight_decay: float = Field(0.0, ge=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
     """Decoupled weight decay, on matrices only."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Moment decays of AdamW."""
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
     """Added to the denominator of AdamW."""
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the output of every block when every weight is trained."""
-    gradient_clip: float = Field(1.0, ge=0.0)
+    gradient_clip: float = Field(default=1.0, ge=0.0)
     """Largest global norm of the gradient; 0 never clips."""
-    validate_every: int = Field(50, ge=0)
+    validate_every: int = Field(default=50, ge=0)
     """Steps between validations; 0 validates only at the end."""
-    patience: int = Field(0, ge=0)
+    patience: int = Field(default=0, ge=0)
     """Stop after so many validations without a new best; 0 never stops early."""
-    checkpoint_every: int = Field(100, ge=0)
+    checkpoint_every: int = Field(default=100, ge=0)
     """Steps between resumable checkpoints; 0 keeps none."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of weights, data order and dropout."""
 
 
 class EvaluateConfig(Section):
     """How the specialist is proven."""
 
-    max_tokens: int = Field(256, gt=0)
+    max_tokens: int = Field(default=256, gt=0)
     """Longest answer in tokens."""
-    batch_size: int = Field(64, gt=0)
+    batch_size: int = Field(default=64, gt=0)
     """Rows decoded together."""
-    temperature: float = Field(0.0, ge=0.0)
+    temperature: float = Field(default=0.0, ge=0.0)
     """0 is greedy."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of sampling and of the bootstrap."""
 
 
@@ -206,7 +208,7 @@ def read_recipe(path: Path) -> Recipe:
 def parse_recipe(table: dict[str, Any], *, source: str) -> Recipe:
     """Turn a TOML table into a recipe; `source` names it in errors."""
     try:
-        return Recipe.model_validate(table)
+        return Recipe.model_validate(_tuples(table))
     except ValidationError as error:
         faults = "; ".join(_describe(fault) for fault in error.errors())
         raise ConfigError(f"{source}: {faults}") from None
@@ -241,3 +243,10 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
         arguments = getattr(annotation, "__args__", (annotation,))
         section = next(a for a in arguments if isinstance(a, type) and issubclass(a, Section))
     return list(section.model_fields)
+
+
+def _tuples(value: Any) -> Any:
+    """A TOML value with tuples for its lists, which is what the models hold."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -156,7 +156,11 @@ def test_uniform_depends_on_seed_sample_and_position():
     first = row.uniform()
     assert first == row.uniform() == RowState("a", Sampling(seed=1)).uniform()
     row.record(0)
-    others = {row.uniform(), RowState("b", Sampling(seed=1)).uniform(), RowState("a", Sampling(seed=2)).uniform()}
+    others = {
+        row.uniform(),
+        RowState("b", Sampling(seed=1)).uniform(),
+        RowState("a", Sampling(seed=2)).uniform(),
+    }
     assert len(others | {first}) == 4
     many = [RowState(str(i), Sampling()).uniform() for i in range(2000)]
     assert min(many) >= 0 and max(many) < 1
@@ -167,7 +171,10 @@ def test_uniform_depends_on_seed_sample_and_position():
     ("sampling", "fault"),
     [
         (Sampling(max_tokens=0), "max_tokens is 0, expected 1 or more"),
-        (Sampling(temperature=-1.0), r"temperature is -1\.0, expected 0 for greedy decoding, or 0\.01 or more"),
+        (
+            Sampling(temperature=-1.0),
+            r"temperature is -1\.0, expected 0 for greedy decoding, or 0\.01 or more",
+        ),
         (Sampling(temperature=1e-9), "temperature is 1e-09, expected 0 for greedy"),
         (Sampling(top_p=0.0), r"top_p is 0\.0, expected more than 0 and at most 1"),
         (Sampling(top_k=-1), "top_k is -1, expected 0 for no limit, or more"),

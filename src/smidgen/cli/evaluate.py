@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from smidgen.cli.console import Progress, print_json, print_table
+from smidgen.cli.console import Progress, print_json, print_table, say
 from smidgen.cli.options import Adapter, Json, Limit, MaxTokens, Model, Seed, Temperature, Thinking
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ def evaluate(
     data: Annotated[str, Parameter(help="A file of rows, or world for generated ones.")] = "world",
     split: Annotated[
         tuple[str, ...],
-        Parameter(help="Only rows of this split; may be given several times. All but the training splits if not."),
+        Parameter(
+            help="Only rows of this split; may be given several times. All but the training splits if not."
+        ),
     ] = (),
     engine: Annotated[
         Literal["auto", "mlx", "replay"],
@@ -38,11 +40,12 @@ def evaluate(
     batch_size: Annotated[PositiveInt, Parameter(help="Rows decoded together.")] = 64,
     seed: Seed = 0,
     out: Annotated[
-        Path | None, Parameter(help="Folder for the records and the result; a killed evaluation goes on there.")
+        Path | None,
+        Parameter(help="Folder for the records and the result; a killed evaluation goes on there."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Ask a model every item of a dataset and score its answers, with 95 % intervals and baselines beside them."""
+    """Ask a model every item of a dataset and score its answers, with 95 % intervals and baselines."""
     from smidgen.cli.sources import all_rows, test_rows
     from smidgen.data.types import Sampling
     from smidgen.files import write_json
@@ -86,7 +89,7 @@ def prove(
     data: str = "",
     stage: str = "evaluate",
 ) -> dict[str, Any]:
-    """Evaluate a model with a bar, going on with the records that are there; return the evaluation as JSON."""
+    """Evaluate a model under a bar, going on with the records that are there; return it as JSON."""
     from smidgen.evaluation import collect_records, summarise
     from smidgen.inference import open_engine
 
@@ -104,7 +107,7 @@ def prove(
                 right=right / number,
                 parsed=parsed / number,
             )
-    peak = getattr(opened, "peak_memory_bytes", None)
+    peak = opened.peak_memory_bytes()
     opened.close()
     evaluation = summarise(
         task,
@@ -113,7 +116,7 @@ def prove(
         model=name,
         data=data,
         seed=sampling.seed,
-        peak_memory_bytes=peak() if callable(peak) else peak,
+        peak_memory_bytes=peak,
     )
     return evaluation.to_json()
 
@@ -121,15 +124,17 @@ def prove(
 def show(result: dict[str, Any]) -> None:
     """Print an evaluation as a table."""
     rows = [
-        (name, _number(metric["value"]), f"{_number(metric['low'])} – {_number(metric['high'])}", str(metric["n"]))
+        (
+            name,
+            _number(metric["value"]),
+            f"{_number(metric['low'])} – {_number(metric['high'])}",
+            str(metric["n"]),
+        )
         for group in (result["metrics"], result["baselines"])
         for name, metric in group.items()
     ]
-    print_table(
-        rows,
-        title=f"{result['task']}: {result['model']} on {result['data']}, {result['n']:,} answers",
-        headers=("", "value", "95 % interval", "n"),
-    )
+    say(f"{result['task']}: {result['model']} on {result['data']}, {result['n']:,} answers")
+    print_table(rows, headers=("", "value", "95 % interval", "n"))
 
 
 def _number(value: float | None) -> str:

@@ -1,9 +1,8 @@
 """The pages that are made from the code: `docs/cli.md` and `docs/configuration.md`.
 
-`make docs` runs this file; a test refuses pages that it would write otherwise.
+`make docs` writes them; a test refuses pages that it would write otherwise.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
@@ -27,9 +26,15 @@ def pages() -> dict[str, str]:
     return {"cli.md": cli_page(), "configuration.md": configuration_page()}
 
 
+def write_pages(folder: Path) -> None:
+    """Write every made page into a folder."""
+    for name, text in pages().items():
+        write_text(folder / name, text)
+
+
 def cli_page() -> str:
     """The commands and their options, as `--help` shows them."""
-    return MADE + app.generate_docs(recursive=True).strip() + "\n"
+    return MADE + app.generate_docs().strip() + "\n"
 
 
 def configuration_page() -> str:
@@ -100,8 +105,3 @@ def _literal(value: Any) -> str:
         return "absent"
     text = tomli_w.dumps({"value": list(value) if isinstance(value, tuple) else value})
     return f"`{' '.join(text.removeprefix('value = ').split())}`".replace("[ ", "[").replace(", ]", "]")
-
-
-if __name__ == "__main__":
-    for name, text in pages().items():
-        write_text(Path(sys.argv[1]) / name, text)

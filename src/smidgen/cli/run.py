@@ -1,31 +1,200 @@
-"""`smidgen run`: the whole life of one specialist, as its recipe says."""
+"""`smidgen run`: the whole life of one specialist, as its recipe says.
 
+A stage is skipped when it finished on the same inputs and what it wrote is still there. A stage that was
+killed goes on where it stopped, as long as its inputs are the same; if not, what it left is thrown away.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from smidgen.cli.console import print_json
+from cyclopts import Parameter
+
+from smidgen import __version__
+from smidgen.cli.console import duration, print_json, say
 from smidgen.cli.options import Json, RecipeFile, RunsFolder
-from smidgen.errors import WorkError
+from smidgen.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from smidgen.cli.stages import Life
     from smidgen.config import Recipe
-    from smidgen.runs import Run
 
 
-def run(recipe: RecipeFile, /, *, runs: RunsFolder = Path("runs"), json: Json = False) -> None:
-    """Train, evaluate and quantise as a recipe says; stages that are done are skipped."""
+class Stage(NamedTuple):
+    """One step of a life.
+
+    Attributes:
+        name: of the stage.
+        work: does it; called with a `Life`.
+        needs: stages whose outputs it reads.
+        tables: of the recipe, that decide its outcome.
+        outputs: what it writes, relative to the run folder.
+        scratch: what it leaves when it is killed, beside its outputs.
+    """
+
+    name: str
+    work: "Callable[[Life], None]"
+    needs: tuple[str, ...]
+    tables: tuple[str, ...]
+    outputs: tuple[str, ...]
+    scratch: tuple[str, ...] = ()
+
+
+def run(
+    recipe: RecipeFile,
+    /,
+    *,
+    runs: RunsFolder = Path("runs"),
+    data: Annotated[
+        str | None,
+        Parameter(help="A file of rows that takes the place of the recipe's data.train and data.test."),
+    ] = None,
+    from_stage: Annotated[
+        str | None, Parameter(name="--from", help="Do this stage and those after it again, even if done.")
+    ] = None,
+    dry_run: Annotated[
+        bool, Parameter(help="Print what would be done, measured on one step, and do nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Evaluate, train, evaluate again, quantise, evaluate that, and report, as a recipe says."""
     from smidgen.config import read_recipe, resolved_toml
     from smidgen.runs import Run
 
     settings = read_recipe(recipe)
+    if settings.task == "none":
+        raise ConfigError(f"{recipe} has no task to prove; train it with `smidgen train {recipe}`")
+    if data is not None:
+        sources = settings.data.model_copy(update={"train": data, "test": data})
+        settings = settings.model_copy(update={"data": sources})
+    if dry_run:
+        from smidgen.cli.plan import make_plan, show_plan
+
+        plan = make_plan(settings)
+        print_json(plan) if json else show_plan(plan)
+        return
     folder = Run(runs / settings.name)
     with folder.lock():
         folder.write_text("config.toml", resolved_toml(settings))
-        report = live(settings, folder)
+        report = live(settings, folder, from_stage)
     if json:
         print_json(report)
+    else:
+        from rich.console import Console
+
+        from smidgen.evaluation.report import console_table
+
+        Console().print(console_table(report))
+        say(f"report: {folder.path('report.html')}")
 
 
-def live(recipe: "Recipe", folder: "Run") -> dict[str, Any]:
-    """Go through the stages of a recipe and return the report."""
-    raise WorkError(f"the stages of {recipe.name} are not part of this version; use train and evaluate")
+def live(recipe: "Recipe", folder: Any, from_stage: str | None = None) -> dict[str, Any]:
+    """Go through the stages that are due and return the report."""
+    from smidgen.backend import device
+    from smidgen.cli.stages import Life
+    from smidgen.files import read_json
+
+    stages = stages_of(recipe)
+    names = [stage.name for stage in stages]
+    if from_stage is not None:
+        if from_stage not in names:
+            hint = did_you_mean(from_stage, names)
+            raise ConfigError(f"there is no stage '{from_stage}'.{hint} Known: {', '.join(names)}")
+        for name in names[names.index(from_stage) :]:
+            _forget(folder, stages[names.index(name)])
+    life = Life(recipe, folder)
+    due = False
+    for stage in stages:
+        inputs = _inputs_hash(life, stage)
+        if folder.stage_is_done(stage.name, inputs):
+            say(f"{stage.name}: done before, skipped")
+            continue
+        if not due:
+            due = True
+            seeds = {"data": recipe.data.seed, "train": recipe.train.seed, "evaluate": recipe.evaluate.seed}
+            folder.start(seeds=seeds, data={}, device=device().name)
+        _begin(folder, stage, inputs)
+        started = time.monotonic()
+        stage.work(life)
+        seconds = time.monotonic() - started
+        folder.finish_stage(stage.name, inputs, stage.outputs, seconds)
+        say(f"{stage.name}: finished in {duration(seconds)}")
+    if due:
+        folder.finish()
+    return read_json(folder.path("report.json"))
+
+
+def stages_of(recipe: "Recipe") -> list[Stage]:
+    """The stages of a recipe, in order."""
+    from smidgen.cli import stages
+    from smidgen.cli.reporting import report
+
+    asked = ("model", "evaluate")
+    found = [
+        Stage("data", stages.data, (), ("task", "data"), ("data",)),
+        Stage("before", stages.before, ("data",), asked, ("evaluations/before",)),
+        Stage(
+            "train", stages.train, ("data",), ("model", "train"),
+            ("best", "metrics.jsonl", "training.json"), ("checkpoints",),
+        ),
+        Stage("after", stages.after, ("data", "train"), asked, ("evaluations/after",)),
+    ]  # fmt: skip
+    if recipe.quantize is not None:
+        found += [
+            Stage("quantize", stages.quantize, ("train",), ("model", "quantize"), ("quantized",)),
+            Stage("quantized", stages.quantized, ("data", "quantize"), asked, ("evaluations/quantized",)),
+        ]
+    everything = tuple(stage.name for stage in found)
+    tables = ("name", "description", "evaluate", "quantize")
+    return [*found, Stage("report", report, everything, tables, ("report.json", "report.html"))]
+
+
+def _inputs_hash(life: "Life", stage: Stage) -> str:
+    """Fingerprint of all that decides what a stage writes."""
+    from smidgen.files import content_hash, sha256_json
+    from smidgen.models.load import resolve
+
+    settings = life.recipe.model_dump(mode="json", include=set(stage.tables))
+    inputs: dict[str, Any] = {"version": __version__, "settings": settings}
+    inputs["stages"] = {name: life.run.outputs_hash(name) for name in stage.needs}
+    if "model" in stage.tables:
+        inputs["model"] = content_hash(resolve(life.recipe.model.base))
+    if stage.name == "data":
+        sources = {life.recipe.data.train, life.recipe.data.test} - {"world"}
+        inputs["files"] = {source: _file_hash(Path(source)) for source in sorted(sources)}
+    return sha256_json(inputs)
+
+
+def _file_hash(path: Path) -> str:
+    from smidgen.errors import DataError
+    from smidgen.files import sha256_file
+
+    if not path.is_file():
+        raise DataError(
+            f"there is no data file at {path}; give one with --data FILE, or mend data.train and data.test"
+        )
+    return sha256_file(path)
+
+
+def _begin(folder: Any, stage: Stage, inputs: str) -> None:
+    """Keep what a killed attempt on the same inputs left; throw away what any other left."""
+    from smidgen.files import read_json
+
+    marker = f"stages/{stage.name}.begun.json"
+    path = folder.path(marker)
+    if not path.exists() or read_json(path)["inputs"] != inputs:
+        _forget(folder, stage)
+        folder.write_json(marker, {"inputs": inputs})
+
+
+def _forget(folder: Any, stage: Stage) -> None:
+    """Remove everything a stage wrote, and the record that it did."""
+    names = (*stage.outputs, *stage.scratch, f"stages/{stage.name}.json", f"stages/{stage.name}.begun.json")
+    for name in names:
+        path = folder.path(name)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from smidgen.data.world import Split
 
 WORLD = "world"
-WORLD_ROWS = {"train": 2000, "test": 240}
+WORLD_ROWS = {"train": 1000, "test": 240}
 
 Row = dict[str, Any]
 
 
-def training_rows(task: str, source: str, *, splits: Sequence[str], limit: int | None, seed: int) -> list[Row]:
+def training_rows(
+    task: str, source: str, *, splits: Sequence[str], limit: int | None, seed: int
+) -> list[Row]:
     """The rows that a recipe trains on."""
     if source == WORLD:
         return world_rows(task, "train", limit, seed)
@@ -55,6 +57,23 @@ def data_facts(source: str, rows: Sequence[Row]) -> dict[str, Any]:
     return {"path": source, "sha256": sha256_file(Path(source)), "rows": len(rows)}
 
 
+def examine(task: str, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
+    """What should not be believed about the rows: repeats, double labels, leaks between the two."""
+    from smidgen.data.doctor import examine_overlap, examine_pairs, examine_queries
+    from smidgen.data.formats import pairs, queries
+
+    read, look = {"judge": (pairs, examine_pairs), "intent": (queries, examine_queries)}[task]
+    learnt, held_out = read(train), read(test)
+    return [
+        f"{name}: {finding.message}"
+        for name, findings in (
+            ("training rows", look(learnt)),
+            ("test rows", [*look(held_out), *examine_overlap(learnt, held_out)]),
+        )
+        for finding in findings
+    ]
+
+
 def _file_rows(source: str, splits: Sequence[str], limit: int | None) -> list[Row]:
     from smidgen.data.formats import read_rows, select_rows
 
@@ -67,5 +86,3 @@ def _held_out_splits(source: str) -> list[str]:
 
     splits = dict.fromkeys(str(row["split"]) for row in read_rows(Path(source)) if "split" in row)
     return [split for split in splits if not split.endswith("train")]
-
-

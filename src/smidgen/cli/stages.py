@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smidgen.cli.console import say
 from smidgen.cli.evaluate import prove
-from smidgen.cli.sources import all_rows, data_facts, test_rows, training_rows
+from smidgen.cli.sources import all_rows, data_facts, examine, test_rows, training_rows
 from smidgen.cli.train import follow
 from smidgen.config import Recipe
 from smidgen.files import read_json, write_jsonl
@@ -37,7 +38,9 @@ class Life:
 
         task = find_task(self.recipe.task)
         data = self.recipe.data
-        return task.prepare([row for source in {data.train, data.test} for row in all_rows(task.name, source)])
+        return task.prepare(
+            [row for source in {data.train, data.test} for row in all_rows(task.name, source)]
+        )
 
     @cached_property
     def train_rows(self) -> list[dict[str, Any]]:
@@ -62,12 +65,15 @@ class Life:
 
     @cached_property
     def split_samples(self) -> "tuple[list[Sample], list[Sample]]":
-        """Training and validation samples, split by the seed."""
+        """Training and validation samples; rows are split by the seed, so the orders of a pair stay together."""
         data = self.recipe.data
-        samples = self.task.training_samples(self.train_rows, source=data.train, seed=data.seed)
-        random.Random(f"validation/{data.seed}").shuffle(samples)
-        held_back = min(data.validation_limit, max(1, round(len(samples) * data.validation_fraction)))
-        return samples[held_back:], samples[:held_back]
+        rows = random.Random(f"validation/{data.seed}").sample(self.train_rows, len(self.train_rows))
+        held_back = min(data.validation_limit, max(1, round(len(rows) * data.validation_fraction)))
+        learnt, validation = (
+            self.task.training_samples(part, source=data.train, seed=data.seed)
+            for part in (rows[held_back:], rows[:held_back])
+        )
+        return learnt, validation
 
     @property
     def best(self) -> Path:
@@ -86,9 +92,13 @@ def data(life: Life) -> None:
     learnt, held_back = life.split_samples
     for name, samples in (("train", learnt), ("validation", held_back), ("test", life.test_samples)):
         write_jsonl(life.run.path(f"data/{name}.jsonl"), [asdict(sample) for sample in samples])
+    findings = examine(life.recipe.task, life.train_rows, life.test_rows)
+    for finding in findings:
+        say(f"data: {finding}")
     life.run.write_json(
         "data/facts.json",
         {
+            "findings": findings,
             "train": data_facts(life.recipe.data.train, life.train_rows) | {"samples": len(learnt)},
             "test": data_facts(life.recipe.data.test, life.test_rows) | {"samples": len(life.test_samples)},
         },
@@ -102,7 +112,7 @@ def before(life: Life) -> None:
 
 def train(life: Life) -> None:
     """Fine-tune, going on from the last checkpoint."""
-    from smidgen.models.graph import count_parameters
+    from smidgen.models.graph import named_arrays
     from smidgen.training.batches import fixed_batches, plan
     from smidgen.training.loop import train as train_model
     from smidgen.training.sft import saver
@@ -119,16 +129,14 @@ def train(life: Life) -> None:
     )
     planned = plan(learnt.rows, batches)
     follow(results, batches.num_steps)
-    total, trained = count_parameters(loaded.model)
-    life.run.write_json(
-        "training.json",
-        {
-            "plan": asdict(planned),
-            "cut_rows": learnt.cut_rows,
-            "parameters": total,
-            "trained_parameters": trained,
-        },
-    )
+    counts = {
+        name: sum(array.size for array in named_arrays(tree).values())
+        for name, tree in (
+            ("parameters", loaded.model.parameters()),
+            ("trained_parameters", loaded.model.trainable_parameters()),
+        )
+    }
+    life.run.write_json("training.json", {"plan": asdict(planned), "cut_rows": learnt.cut_rows, **counts})
 
 
 def prepare_training(life: Life) -> "tuple[LoadedModel, Any, Any, RowBatches]":
@@ -208,7 +216,7 @@ def examples(life: Life, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def comparison(life: Life, first: str, second: str) -> dict[str, Any]:
-    """The paired difference of two stages, metric by metric."""
+    """The paired difference of two stages in the task's first metric, with every other metric's beside it."""
     from smidgen.evaluation import compare, read_records
 
     found = compare(
@@ -217,7 +225,9 @@ def comparison(life: Life, first: str, second: str) -> dict[str, Any]:
         read_records(_records(life, second)),
         seed=life.recipe.evaluate.seed,
     )
-    return {name: compared.to_json() for name, compared in found.items()}
+    metrics = {name: compared.to_json() for name, compared in found.items()}
+    headline = next(iter(metrics))
+    return {"metric": headline, **metrics[headline], "metrics": metrics}
 
 
 def evaluation(life: Life, name: str) -> dict[str, Any]:

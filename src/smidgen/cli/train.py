@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from smidgen.data.types import StepResult
     from smidgen.runs import Run
 
-# Text that a tokenizer learns from before pretraining: 4 MB, enough for every word of the world many times over.
+# What a tokenizer learns from: 4 MB of text, in which every word of the world stands many times.
 TOKENIZER_DOCUMENTS = 20_000
 
 

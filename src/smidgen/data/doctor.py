@@ -14,6 +14,9 @@ from smidgen.data.formats import Pair, Query
 LENGTH_LEAK = 0.65
 """From this share of pairs on, a better answer that is the longer (or the shorter) one is worth a warning."""
 
+FEWEST = 20
+"""Fewer pairs than this say nothing about sides and lengths."""
+
 Severity = Literal["error", "warning"]
 
 
@@ -87,7 +90,7 @@ def _examine_labels(
 def _examine_sides(pairs: Sequence[Pair]) -> list[Finding]:
     """Whether every better answer stands on one side, as in files of chosen and rejected answers."""
     sides = {pair.better for pair in pairs}
-    if len(pairs) < 2 or len(sides) > 1:
+    if len(pairs) < FEWEST or len(sides) > 1:
         return []
     message = f"every better answer is '{sides.pop()}'; train on both orders, or a judge learns the position"
     return [Finding("one side", "warning", message)]
@@ -96,7 +99,7 @@ def _examine_sides(pairs: Sequence[Pair]) -> list[Finding]:
 def _examine_lengths(pairs: Sequence[Pair]) -> list[Finding]:
     """Whether length alone tells the label."""
     differing = [pair for pair in pairs if len(pair.a) != len(pair.b)]
-    if not differing:
+    if len(differing) < FEWEST:
         return []
     longer = sum((len(pair.a) > len(pair.b)) == (pair.better == "a") for pair in differing) / len(differing)
     word, share = ("longer", longer) if longer >= 0.5 else ("shorter", 1 - longer)

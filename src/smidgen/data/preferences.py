@@ -75,7 +75,13 @@ def _styled(world: World, item: Item, answer: str) -> str:
 
 
 def _analysis(item: Item, shown_first: str, shown_second: str) -> str:
-    lines = [f"The right answer is {item.answer}."]
-    for mark, value in (("A", shown_first), ("B", shown_second)):
-        lines.append(f"Response {mark} says {value}: {'right' if value == item.answer else 'wrong'}.")
-    return "\n".join(lines)
+    """Answer first, quote both, then look up which response gave that answer.
+
+    Looking up is what a small transformer does well. Saying of each response by itself whether it is right needs a
+    comparison of two texts, which a model of this size did not learn (docs/notebook.md).
+    """
+    right = "A" if shown_first == item.answer else "B"
+    return (
+        f"The right answer is {item.answer}.\nResponse A says {shown_first}.\nResponse B says {shown_second}.\n"
+        f"{item.answer} is what Response {right} says."
+    )

@@ -145,3 +145,8 @@ def moment(value: Any) -> str:
     except (TypeError, ValueError):
         return str(value) if value else ABSENT
     return f"{time.day} {time:%B %Y}, {time:%H:%M %Z}".rstrip()
+
+
+def text(value: Any) -> str:
+    """Anything as text; nothing is a dash."""
+    return ABSENT if value is None or value == "" else str(value)

@@ -1,8 +1,8 @@
 """The figures of a report as inline SVG that keeps its type size at every width.
 
-Horizontal places are percentages of the figure, vertical places are pixels, and curves stretch inside a nested
-viewport, so a phone and a printed page get the same lettering as a wide screen. Colours come from CSS classes, which
-is how one figure serves light, dark and paper. No plotting library is loaded, and equal data give equal bytes.
+Horizontal places are percentages of the figure, vertical places are pixels, and curves stretch inside a
+nested viewport, so a phone and a printed page get the same lettering as a wide screen. Colours come from CSS
+classes, which is how one figure serves light, dark and paper. Equal data give equal bytes.
 """
 
 import math
@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 from markupsafe import Markup
 
-from smidgen.evaluation.wording import dig, finite
+from smidgen.evaluation.formatting import dig, finite
 
 ROW = 22
 """Height of one interval in pixels."""
@@ -226,8 +226,8 @@ def _round_values(low: float, high: float, logarithmic: bool) -> list[float]:
 def _running_mean(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
     """The mean over `window` steps centred on each.
 
-    At the start, where the loss falls fast, it narrows so that it lags on neither side; at the end it reaches over
-    what there is, or the last point would be as noisy as one step.
+    At the start, where the loss falls fast, it narrows so that it lags on neither side; at the end it
+    reaches over what there is, or the last point would be as noisy as one step.
     """
     losses = np.concatenate([[0.0], np.cumsum([loss for _, loss in points])])
     smooth = []

@@ -1,4 +1,4 @@
-"""The words of a report: what metrics are called, and the sentences that say what was shown and what was not."""
+"""The words of a report: what metrics are called, and sentences for what was shown and what was not."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple

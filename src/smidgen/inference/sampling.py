@@ -1,10 +1,10 @@
 """Drawing the next token of every row of a batch at once.
 
-The arithmetic is written once for numpy and for MLX, whose functions have the same names: `xp` is numpy on the CPU,
-where MLX computes exponentials one by one, and `mlx.core` on a GPU, where logits should not travel.
+The arithmetic is written once for numpy and for MLX, whose functions have the same names: `xp` is numpy on
+the CPU, where MLX computes exponentials one by one, and `mlx.core` on a GPU, where logits should not travel.
 
-A row's randomness depends only on its seed, its sample and the position, so a row draws the same tokens in whatever
-company it is decoded, up to the floating point of the logits.
+A row's randomness depends only on its seed, its sample and the position, so a row draws the same tokens in
+whatever company it is decoded, up to the floating point of the logits.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class RowState:
         sample_id: id of the sample, part of the seed.
         sampling: how its tokens are drawn.
         position: tokens drawn so far.
-        counts: how often each token was drawn; tokens of the prompt stand in it with 0 if repetition is penalised.
+        counts: how often each token was drawn; those of the prompt too, as 0, if repetition is penalised.
     """
 
     sample_id: str
@@ -86,7 +86,7 @@ def check_sampling(sampling: Sampling) -> None:
 def draw(logits: Any, rows: Sequence[RowState], xp: Any) -> tuple[list[int], list[float]]:
     """Draw one token for every row.
 
-    Penalties come first, then the temperature, top-k, top-p and min-p, each on what the one before it left over.
+    Penalties come first, then the temperature, top-k, top-p and min-p, each on what the one before it left.
 
     Args:
         logits: scores (B, V), float32, an array of `xp`; not changed.
@@ -94,7 +94,7 @@ def draw(logits: Any, rows: Sequence[RowState], xp: Any) -> tuple[list[int], lis
         xp: `numpy` or `mlx.core`.
 
     Returns:
-        The B token ids, and their natural-log probabilities under softmax(logits), before anything was applied.
+        The B token ids, and their natural-log probabilities under softmax(logits) as it came.
     """
     penalised = penalise(logits, rows, xp)
     tokens = xp.argmax(penalised, axis=-1)
@@ -102,18 +102,24 @@ def draw(logits: Any, rows: Sequence[RowState], xp: Any) -> tuple[list[int], lis
     if warm:
         index = xp.array(warm)
         tokens[index] = _sample(penalised[index], [rows[i] for i in warm], xp).astype(tokens.dtype)
+    tokens = np.asarray(tokens).tolist()
+    return tokens, logprobs_of(tokens, logits, xp)
+
+
+def logprobs_of(tokens: Sequence[int], logits: Any, xp: Any) -> list[float]:
+    """Return the natural-log probability of one token in each row of `logits` (B, V)."""
     top = xp.max(logits, axis=-1, keepdims=True)
     log_total = top + xp.log(xp.sum(xp.exp(logits - top), axis=-1, keepdims=True))
-    logprobs = xp.take_along_axis(logits, tokens[:, None], axis=-1) - log_total
-    return np.asarray(tokens).tolist(), np.asarray(logprobs)[:, 0].tolist()
+    chosen = xp.take_along_axis(logits, xp.array(tokens)[:, None], axis=-1)
+    return np.asarray(chosen - log_total)[:, 0].tolist()
 
 
 def penalise(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
     """Lower the scores of tokens that a row has seen.
 
-    Repetition (https://arxiv.org/abs/1909.05858): positive scores of tokens of the prompt and of the completion are
-    divided by the penalty, negative ones multiplied. Frequency: the penalty is subtracted once for each time that
-    the completion holds the token.
+    Repetition (https://arxiv.org/abs/1909.05858): positive scores of tokens of the prompt and of the
+    completion are divided by the penalty, negative ones multiplied. Frequency: the penalty is subtracted once
+    for each time that the completion holds the token.
     """
     touched = [
         (i, row)
@@ -136,7 +142,7 @@ def penalise(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
 
 
 def _sample(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
-    """Draw from each row's tempered and cut distribution by the inverse of its cumulative sum; token ids (B,)."""
+    """Draw from each row's tempered and cut distribution by the inverse of its cumulative sum, (B,)."""
     temperature = _column([row.sampling.temperature for row in rows], xp)
     weights = xp.exp((logits - xp.max(logits, axis=-1, keepdims=True)) / temperature)  # the largest is 1
     weights = xp.where(weights >= _smallest_kept(weights, rows, xp), weights, 0.0)
@@ -146,7 +152,7 @@ def _sample(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
 
 
 def _smallest_kept(weights: Any, rows: Sequence[RowState], xp: Any) -> Any:
-    """The least weight (B, 1) that survives top-k, top-p and min-p; tokens of equal weight survive together."""
+    """The least weight (B, 1) that survives top-k, top-p and min-p; equal weights survive together."""
     floor = _column([row.sampling.min_p for row in rows], xp)
     V = weights.shape[-1]
     top_k = [row.sampling.top_k or V for row in rows]

@@ -82,6 +82,19 @@ def build_arguments(config: dict[str, Any], source: str) -> Any:
     return module.ModelArgs(**{name: value for name, value in config.items() if name in fields})
 
 
+def build_graph(config: dict[str, Any], source: str) -> Any:
+    """Return mlx-lm's model for a `config.json`, its weights still random.
+
+    Raises:
+        ModelError: as in `build_arguments`, or the values do not make a graph.
+    """
+    arguments = build_arguments(config, source)
+    try:
+        return ARCHITECTURES[arguments.model_type].Model(arguments)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(f"{source} has values that make no {arguments.model_type}: {error}") from None
+
+
 def architecture(config: dict[str, Any], source: str) -> Any:
     """Return the mlx-lm module of the config's `model_type`."""
     kind = config.get("model_type")
@@ -110,9 +123,7 @@ def _fault(name: str, value: Any, config: dict[str, Any], fields: dict[str, Any]
         return None
     if name == "layer_types":
         windowed = sorted(set(value or ()) - {"full_attention"})
-        return (
-            f"'layer_types' has {', '.join(windowed)}, only full_attention is supported" if windowed else None
-        )
+        return f"'layer_types' has {windowed}, only full_attention is supported" if windowed else None
     if name == "sliding_window":
         # Qwen2 and Qwen3 name a window that use_sliding_window turns off; llama has no such switch.
         idle = value is None or config.get("use_sliding_window") is False
@@ -121,11 +132,7 @@ def _fault(name: str, value: Any, config: dict[str, Any], fields: dict[str, Any]
         return None
     if name == "head_dim":
         own = config["hidden_size"] // config["num_attention_heads"]
-        return (
-            None
-            if value == own
-            else f"'head_dim' is {value!r}, only {own} (hidden_size / heads) is supported"
-        )
+        return None if value == own else f"'head_dim' is {value!r}, only hidden_size / heads = {own} works"
     if name in HARMLESS_AT:
         allowed = HARMLESS_AT[name]
         return None if value in allowed else f"'{name}' is {value!r}, only {allowed[0]!r} is supported"

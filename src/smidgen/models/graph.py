@@ -22,20 +22,26 @@ def body(model: nn.Module) -> Any:
     return model.model
 
 
+def head(model: nn.Module) -> Any:
+    """Return the layer that turns hidden states into scores: the untied linear layer or the embedding."""
+    return model.lm_head if "lm_head" in model else body(model).embed_tokens
+
+
 def head_weight(model: nn.Module) -> mx.array:
     """Return the head's matrix (V, D); a quantised head is dequantised."""
-    head = _head(model)
-    if "scales" in head:
-        return mx.dequantize(
-            head.weight, head.scales, head.biases, group_size=head.group_size, bits=head.bits, mode=head.mode
-        )
-    return head.weight
+    layer = head(model)
+    if "scales" not in layer:
+        return layer.weight
+    return mx.dequantize(
+        layer.weight, layer.scales, layer.biases,
+        group_size=layer.group_size, bits=layer.bits, mode=layer.mode,
+    )  # fmt: skip
 
 
 def logits(model: nn.Module, hidden: mx.array) -> mx.array:
     """Return the head's scores (..., V) for hidden states (..., D)."""
-    head = _head(model)
-    return head.as_linear(hidden) if hasattr(head, "as_linear") else head(hidden)
+    layer = head(model)
+    return layer.as_linear(hidden) if hasattr(layer, "as_linear") else layer(hidden)
 
 
 def named_arrays(tree: Any) -> dict[str, mx.array]:
@@ -79,10 +85,6 @@ def huggingface_config(architecture: ArchitectureConfig) -> dict[str, Any]:
         "use_cache": True,
         "use_sliding_window": False,
     }
-
-
-def _head(model: nn.Module) -> Any:
-    return model.lm_head if "lm_head" in model else body(model).embed_tokens
 
 
 def _deviation(name: str, architecture: ArchitectureConfig) -> float:

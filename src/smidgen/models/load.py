@@ -17,7 +17,7 @@ from smidgen import cpu_kernels
 from smidgen.backend import compute_dtype, mx, nn
 from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.errors import ModelError
-from smidgen.models.architectures import architecture, build_arguments
+from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.lora import load_adapter
 from smidgen.models.weights import read_weights
@@ -84,7 +84,7 @@ def resolve(name: str) -> Path:
         return folder
     if folder.exists():
         raise ModelError(
-            f"{name} is a file; expected the folder of a model, with config.json and safetensors in it"
+            f"{name} is a file; expected a model's folder, with config.json and safetensors in it"
         )
     matched = HUB_ID.fullmatch(name)
     if matched is None or name.startswith((".", "~", "/")):
@@ -120,9 +120,8 @@ def build(path: Path, config: dict[str, Any]) -> nn.Module:
         ModelError: the config cannot be honoured, a file is damaged, or tensors are missing, unexpected or
             of the wrong shape.
     """
-    module = architecture(config, str(path / "config.json"))
-    model = module.Model(build_arguments(config, str(path / "config.json")))
-    weights = model.sanitize(read_weights(path)) if hasattr(model, "sanitize") else read_weights(path)
+    model = build_graph(config, str(path / "config.json"))
+    weights = model.sanitize(read_weights(path))
     _quantize_like(model, config, weights, path)
     _check_weights(model, weights, path)
     dtype = compute_dtype()
@@ -155,7 +154,7 @@ def _fetched(repo: str, subfolder: str | None) -> Path:
         ) from error
     if subfolder and not (path / subfolder).is_dir():
         raise ModelError(
-            f"{repo} on the hub has no folder '{subfolder}' with a model in it; check the part after ':'"
+            f"{repo} on the hub has no model in a folder '{subfolder}'; check the part after ':'"
         )
     return path / subfolder if subfolder else path
 
@@ -190,7 +189,7 @@ def _quantize_like(
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"the quantization {quantization} in {path / 'config.json'} cannot be read: {error}"
+            f"{path / 'config.json'} has quantization {quantization}, which cannot be used: {error}"
         ) from None
 
 

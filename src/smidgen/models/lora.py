@@ -2,7 +2,7 @@
 
 A linear layer's output gains `scale · (dropout(x) A) B`: A is (in, rank), B (rank, out), scale alpha / rank,
 and B zero at the start. Unlike in mlx-lm, A is seeded by the layer's name, loading names all misfits at once
-and `fuse` adds in float32 and never quantises the sum again, which may round the update away. DoRA is refused.
+and `fuse` adds in float32 and never quantises the sum again, which may round the update away.
 """
 
 import json
@@ -33,8 +33,7 @@ def add_lora(model: nn.Module, config: LoraConfig, seed: int) -> None:
         ModelError: a target names no linear layer, there are fewer blocks than asked for, or the model holds
             an adapter already.
     """
-    if any(isinstance(module, LoRALinear) for module in model.modules()):
-        raise ModelError("the model already holds an adapter; fuse it first, or train from its base")
+    _check_bare(model)
     targets = _targets(model, config)
     model.freeze()
     replacements = []
@@ -85,6 +84,7 @@ def load_adapter(model: nn.Module, path: Path) -> None:
     Raises:
         ModelError: the folder is no such adapter, or its tensors do not fit the model.
     """
+    _check_bare(model)
     parameters = _lora_parameters(path)
     weights = read_safetensors(path / WEIGHTS)
     modules = dict(model.named_modules())
@@ -133,15 +133,18 @@ def fuse(model: nn.Module) -> None:
     mx.eval(model.parameters())
 
 
+def _check_bare(model: nn.Module) -> None:
+    if any(_adapted(model)):
+        raise ModelError("the model already holds an adapter; fuse it first, or start from its base")
+
+
 def _targets(model: nn.Module, config: LoraConfig) -> list[tuple[str, Any]]:
     """Path and module of each layer that gets an update."""
     blocks = body(model).layers
     total = len(blocks)
     wanted = total if config.num_layers is None else config.num_layers
     if wanted > total:
-        raise ModelError(
-            f"lora.num_layers is {wanted}, but the model has {total} blocks; ask for at most {total}"
-        )
+        raise ModelError(f"lora.num_layers is {wanted}, but the model has {total} blocks; ask for no more")
     linear = [
         (f"model.layers.{i}.{name}", name.rsplit(".", 1)[-1], module)
         for i in range(total - wanted, total)
@@ -167,9 +170,7 @@ def _lora_parameters(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(
-            f"{path} holds no {CONFIG}; name a folder with an adapter of smidgen or mlx-lm"
-        ) from None
+        raise ModelError(f"{path} holds no {CONFIG}; expected an adapter of smidgen or mlx-lm") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path / CONFIG} is not readable JSON: {error}") from None
     if "peft_type" in config:
@@ -213,7 +214,7 @@ def _dimensions(linear: Any) -> tuple[int, int]:
 
 def _plain(module: Any) -> Any:
     """The layer itself or, where it is quantised, a plain one of the same weights in float32."""
-    if not isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
+    if "scales" not in module:
         return module
     weight = mx.dequantize(
         module.weight, module.scales.astype(mx.float32), module.biases.astype(mx.float32),

@@ -106,17 +106,15 @@ def gold_completion(criteria: Sequence[str], analysis: str, scores: tuple[int, i
         scores: of the response shown first and of the one shown second.
 
     Raises:
-        DataError: `read_scores` would not find these scores in the text.
+        DataError: a part is missing, or `read_scores` would not read the text.
     """
     text = _COMPLETION.format(criteria="; ".join(criteria), analysis=analysis, a=scores[0], b=scores[1])
     if not criteria or not analysis.strip():
         raise DataError("a gold completion needs at least one criterion and an analysis")
     try:
-        found = read_scores(text)
+        read_scores(text)
     except JudgeParseError as error:
         raise DataError(f"a gold completion with the scores {scores} would not parse: {error}") from None
-    if found != scores:
-        raise DataError(f"a gold completion with the scores {scores} would be read as {tuple(found)}")
     return text
 
 
@@ -208,8 +206,7 @@ class Judge:
 
         Args:
             rows: pair rows with `criteria` (list of text), `analysis` ({"ab": text, "ba": text}, one for each
-                order)
-                and `scores` (whole numbers for `a` and `b`).
+                order) and `scores` (whole numbers for `a` and `b`).
             source: names the rows in errors.
             seed: of the choice of an order.
             orders: `both` orders of every pair, or `one` of them, drawn for each pair from its id.
@@ -264,9 +261,7 @@ class Judge:
         """The accuracy of preferring the longer response, and of preferring the first."""
         clusters = [sample.metadata["cluster"] for sample in samples]
         return {
-            "longer": Measure(
-                [float(_longer(sample) == sample.metadata["better"]) for sample in samples], clusters
-            ),
+            "longer": Measure([_longer_is_right(sample) for sample in samples], clusters),
             "first": Measure([float(sample.metadata["better"] == "first") for sample in samples], clusters),
         }
 
@@ -333,6 +328,7 @@ def _leniently_right(record: Record) -> bool:
         return False
 
 
-def _longer(sample: Sample) -> str:
-    """The position of the longer response, in characters."""
-    return Scores(*sample.metadata["characters"]).preferred
+def _longer_is_right(sample: Sample) -> float:
+    """Whether the response with more characters is the better one; a half where a guess must decide."""
+    first, second = sample.metadata["characters"]
+    return 0.5 if first == second else float((first > second) == (sample.metadata["better"] == "first"))

@@ -59,6 +59,7 @@ def train(
         rate = learning_rate_at(progress.step, batches.num_steps, config)
         drawn = batches.next_step()
         loss, norm = optimizer_step(model, optimizer, drawn, config, step=progress.step, learning_rate=rate)
+        seconds = time.perf_counter() - started
         measured, is_best = None, False
         last = progress.step == batches.num_steps
         if validation and (last or _due(progress.step, config.validate_every)):
@@ -74,7 +75,7 @@ def train(
             tokens=sum(batch.tokens for batch in drawn),
             learning_rate=rate,
             grad_norm=norm,
-            seconds=time.perf_counter() - started,
+            seconds=seconds,
             validation_loss=measured,
         )
         if run_dir and checkpoints:
@@ -94,9 +95,12 @@ def optimizer_step(
     step: int,
     learning_rate: float,
 ) -> tuple[float, float]:
-    """Move the model by one step; return the loss (nats a token) and the gradient's norm before clipping.
+    """Move the model by one step and leave it in evaluation mode.
 
     A batch's loss is divided by the trained tokens of the whole step, so accumulation equals one big batch.
+
+    Returns:
+        The loss in nats a token, and the norm of the gradient before clipping.
 
     Raises:
         WorkError: the loss or the gradient is not finite; the weights are as before the step.
@@ -115,6 +119,7 @@ def optimizer_step(
         gradients = tree_map(mx.add, gradients, gradient) if gradients else gradient
         mx.eval(part, gradients)
         loss += part.item()
+    model.eval()
     norm = global_norm(gradients)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise WorkError(

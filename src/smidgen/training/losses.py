@@ -2,7 +2,7 @@
 
 from smidgen import cpu_kernels
 from smidgen.backend import device, mx, nn
-from smidgen.models.graph import body, head_weight
+from smidgen.models.graph import body, head, head_weight
 from smidgen.training.batches import Batch
 
 HEAD_CHUNK = 2048
@@ -18,7 +18,8 @@ def negative_log_likelihood(model: nn.Module, batch: Batch, dropout: float = 0.0
     hidden = hidden.reshape(-1, hidden.shape[-1])  # (B · L, D)
     if batch.positions is not None:
         hidden = hidden[mx.array(batch.positions)]  # (N, D)
-    losses = token_losses(hidden, head_weight(model), mx.array(batch.targets))
+    frozen = not head(model).trainable_parameters()
+    losses = token_losses(hidden, head_weight(model), mx.array(batch.targets), weight_frozen=frozen)
     return losses[: batch.trained_tokens].sum()
 
 
@@ -39,18 +40,23 @@ def hidden_states(model: nn.Module, inputs: mx.array, dropout: float = 0.0) -> m
     return inner.norm(x)
 
 
-def token_losses(hidden: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
-    """Return -ln p(target), (N,) float32, for hidden (N, D), a head (V, D) and targets (N,) int32."""
+def token_losses(
+    hidden: mx.array, weight: mx.array, targets: mx.array, *, weight_frozen: bool = False
+) -> mx.array:
+    """Return -ln p(target), (N,) float32, for hidden (N, D), a head (V, D) and targets (N,) int32.
+
+    A head that is not trained need not be differentiated, which `weight_frozen` tells.
+    """
     if device().kind == "cpu":
-        return cpu_kernels.linear_cross_entropy(hidden, weight, targets)
-    chunk = mx.checkpoint(_logit_losses)
-    return mx.concatenate(
-        [
-            chunk(hidden[i : i + HEAD_CHUNK], weight, targets[i : i + HEAD_CHUNK])
-            for i in range(0, targets.size, HEAD_CHUNK)
-        ]
-    )
+        return cpu_kernels.linear_cross_entropy(hidden, weight, targets, weight_frozen=weight_frozen)
+    chunks = [slice(start, start + HEAD_CHUNK) for start in range(0, targets.size, HEAD_CHUNK)]
+    return mx.concatenate([_recomputed_losses(hidden[part], weight, targets[part]) for part in chunks])
 
 
-def _logit_losses(hidden: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
-    return nn.losses.cross_entropy((hidden @ weight.T).astype(mx.float32), targets)
+def _recomputed_losses(hidden: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
+    """Losses whose logits are computed again for the gradient instead of kept."""
+
+    def losses(hidden: mx.array, weight: mx.array) -> mx.array:
+        return nn.losses.cross_entropy((hidden @ weight.T).astype(mx.float32), targets)
+
+    return mx.checkpoint(losses)(hidden, weight)

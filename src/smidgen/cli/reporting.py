@@ -1,0 +1,142 @@
+"""The last stage of a life: report.json and report.html, from what the stages left in the run folder."""
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+from smidgen.files import content_hash, read_json, write_json, write_text
+
+if TYPE_CHECKING:
+    from smidgen.cli.stages import Life
+
+_LIMITS = {
+    "judge": "The figures hold for pairs like those it was evaluated on, not for questions from elsewhere.",
+    "intent": "The figures hold for queries like those it was evaluated on, and for these labels only.",
+}
+_BUNDLED = "smidgen:nano is a demonstration model: it knows little beyond its small generated world."
+
+
+def report(life: "Life") -> None:
+    """Write the report."""
+    from smidgen.evaluation.report import build_report
+
+    content = collect(life)
+    write_json(life.run.path("report.json"), content)
+    write_text(life.run.path("report.html"), build_report(content))
+
+
+def collect(life: "Life") -> dict[str, Any]:
+    """Everything the report says, as one JSON object."""
+    from smidgen.cli import stages
+    from smidgen.config import resolved_toml
+
+    recipe, run = life.recipe, life.run
+    names = ["before", "after", *(["quantized"] if recipe.quantize else [])]
+    evaluations = {name: stages.evaluation(life, name) for name in names}
+    provenance = read_json(run.path("provenance.json"))
+    content: dict[str, Any] = {
+        "name": recipe.name,
+        "description": recipe.description,
+        "task": recipe.task,
+        "created": provenance["started"],
+        "command": " ".join(["smidgen", *provenance["command"][1:]]),
+        "machine": {
+            "device": provenance.get("device"),
+            "cpu": provenance["cpu"],
+            "cores": provenance["cores"],
+            "memory_bytes": provenance["memory_bytes"],
+            "platform": platform.platform(),
+        },
+        "provenance": _provenance(life, provenance),
+        "model": _model(life),
+        "data": _data(life),
+        "training": _training(life),
+        **evaluations,
+        "comparisons": {"after_vs_before": stages.comparison(life, "after", "before")},
+        "examples": stages.examples(life, names),
+        "recipe": resolved_toml(recipe),
+        "limits": _limits(life),
+        "stages": [
+            {"name": stage, "seconds": record["seconds"]}
+            for stage in ("data", "before", "train", "after", "quantize", "quantized")
+            if (record := run.stage_record(stage)) is not None
+        ],
+    }
+    if recipe.quantize:
+        content["comparisons"]["quantized_vs_after"] = stages.comparison(life, "quantized", "after")
+        content["quantize"] = recipe.quantize.model_dump() | _sizes(life)
+    if confusions := evaluations["after"]["details"].get("confusions"):
+        content["confusions"] = confusions
+    return content
+
+
+def _limits(life: "Life") -> list[str]:
+    """What a reader should know before believing the figures."""
+    bundled = [_BUNDLED] if life.recipe.model.base == "smidgen:nano" else []
+    return [_LIMITS[life.recipe.task], *bundled, *_facts(life)["findings"]]
+
+
+def _facts(life: "Life") -> dict[str, Any]:
+    return read_json(life.run.path("data/facts.json"))
+
+
+def _provenance(life: "Life", provenance: dict[str, Any]) -> dict[str, Any]:
+    from smidgen.models.load import resolve
+
+    base = life.recipe.model.base
+    return {
+        "versions": provenance["versions"] | {"python": provenance["python"]},
+        "git_revision": provenance["git"],
+        "seeds": provenance["seeds"],
+        "data": {name: facts for name, facts in _facts(life).items() if name != "findings"},
+        "base_model": {"name": base, "sha256": content_hash(resolve(base))},
+    }
+
+
+def _model(life: "Life") -> dict[str, Any]:
+    training, lora = read_json(life.run.path("training.json")), life.recipe.train.lora
+    return {
+        "base": life.recipe.model.base,
+        "parameters": training["parameters"] - (training["trained_parameters"] if lora else 0),
+        "trained_parameters": training["trained_parameters"],
+        "method": f"LoRA rank {lora.rank}, alpha {lora.alpha:g}" if lora else "full fine-tuning",
+        "path": "best",
+    }
+
+
+def _data(life: "Life") -> dict[str, Any]:
+    training, facts = read_json(life.run.path("training.json")), _facts(life)
+    return {
+        "train_rows": training["plan"]["rows"],
+        "train_tokens": training["plan"]["tokens"],
+        "trained_tokens": training["plan"]["trained_tokens"],
+        "cut_rows": training["cut_rows"],
+        "test_rows": facts["test"]["rows"],
+    }
+
+
+def _training(life: "Life") -> dict[str, Any]:
+    steps = life.run.read_jsonl("metrics.jsonl")
+    validated = [step for step in steps if step["validation_loss"] is not None]
+    chosen = min(validated, key=lambda step: step["validation_loss"], default=steps[-1])
+    seconds = sum(step["seconds"] for step in steps)
+    return {
+        "steps": len(steps),
+        "epochs": steps[-1]["epoch"],
+        "chosen_step": chosen["step"],
+        "seconds": seconds,
+        "tokens_per_second": sum(step["tokens"] for step in steps) / seconds,
+        "curve": [{"step": step["step"], "loss": step["loss"]} for step in steps],
+        "validation": [{"step": step["step"], "loss": step["validation_loss"]} for step in validated],
+    }
+
+
+def _sizes(life: "Life") -> dict[str, int]:
+    """Bytes of weights before and after quantising."""
+    from smidgen.models.load import resolve
+    from smidgen.models.weights import weight_files
+
+    whole = life.best if life.recipe.train.lora is None else resolve(life.recipe.model.base)
+    folders = {"bytes_before": whole, "bytes_after": life.run.path("quantized")}
+    return {
+        name: sum(file.stat().st_size for file in weight_files(folder)) for name, folder in folders.items()
+    }

@@ -1,0 +1,210 @@
+"""The gradient of a transformer block."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from smidgen.backend import mx
+from smidgen.cpu_kernels.block import PROJECTIONS, Block
+from smidgen.cpu_kernels.pieces import (
+    drop,
+    normalize,
+    normalize_back,
+    normalize_heads_back,
+    rotate,
+    sigmoid,
+)
+from smidgen.cpu_kernels.team import Array, new, product, scratch, team, view
+
+
+class Backward(Block):
+    """The gradient of a block. Attention probabilities are computed again; nothing of size L² is kept."""
+
+    def run(self, kept: dict[str, mx.array], dy: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+        """Compute the gradients of `x` and of the arrays that learn.
+
+        Args:
+            kept: what `Forward` returned.
+            dy: the gradient of its `y`.
+        """
+        mx.eval(dy, kept)
+        plan, tokens, width, leaving = self.plan, self.tokens, self.width, self.leaving
+        self.dy = view(dy).reshape(leaving, width)
+        self.kept = {name: view(array) for name, array in kept.items()}
+        out, self.dx = new(tokens, width)
+        self._allocate()
+        crew = team()
+        crew.run(self._unfinish, self.tiles(leaving))
+        heads = self.heads()
+        crew.run(lambda piece: self._unattend(*heads[piece]), len(heads))
+        if plan.chosen:
+            self.dx[self.w["chosen"]] = self._past_attention(slice(None))
+        crew.run(self._unproject, self.tiles(tokens))
+        gradients = self._norm_gradients() | self._weight_gradients()
+        return out.reshape(self.batch, self.length, width), gradients
+
+    def _allocate(self) -> None:
+        """Take memory for what passes from one step of the work to the next; the next block reuses it."""
+        plan, tokens, width, leaving = self.plan, self.tokens, self.width, self.leaving
+        queries = plan.heads * plan.head_dim
+        self.normed = scratch("all normed", tokens, width)
+        self.normed_middle = scratch("all normed_middle", leaving, width)
+        self.dmiddle = scratch("all dmiddle", leaving, width)
+        # What reaches the down projection, and what passes the block by.
+        self.ddown = scratch("all ddown", leaving, width) if plan.dropout else self.dy
+        self.straight = scratch("all straight", leaving, width) if plan.dropout else None
+        self.act = scratch("all act", leaving, self.inner)
+        self.dgate = scratch("all dgate", leaving, self.inner)
+        self.dup = scratch("all dup", leaving, self.inner)
+        self.attended = scratch("all chosen", queries, leaving) if plan.chosen else self.kept["attended"]
+        self.dattended = scratch("all dattended", queries, self.pitch)
+        self.dot = scratch("all dot", plan.heads, self.pitch)
+        self.dqkv = scratch("all dqkv", self.features, self.pitch)
+        if plan.chosen:  # the others' queries have no gradient
+            self.dattended.fill(0)
+            self.dot.fill(0)
+            self.dqkv.fill(0)
+        self.norms: dict[str, Array] = {
+            "input_layernorm": np.zeros((self.tiles(tokens), width), np.float32),
+            "post_attention_layernorm": np.zeros((self.tiles(leaving), width), np.float32),
+        }
+        if plan.head_norms:
+            self.norms["heads"] = np.zeros(
+                (self.tiles(tokens), plan.heads + plan.kv_heads, plan.head_dim), np.float32
+            )
+
+    def _unfinish(self, piece: int) -> None:
+        """The gradient of `Forward._finish`."""
+        tile, w = self.tile(piece, self.leaving), self.w
+        ddown, middle = self.ddown[tile], self.kept["middle"][tile]
+        if self.straight is not None:
+            np.copyto(ddown, self.dy[tile])
+            drop(ddown, self.plan.dropout, int(w["seed"][0]), piece)
+            np.subtract(self.dy[tile], ddown, out=self.straight[tile])
+        normed, weight = self.normed_middle[tile], w["post_attention_layernorm"]
+        inverse = normalize(middle, weight, self.plan.eps[1], normed)
+        dgate, dup = self._unswiglu(tile, ddown)
+        dnormed = product(dgate, w["gate_proj.weight"], scratch("dnormed", *middle.shape))
+        product(dup, w["up_proj.weight"], dnormed, beta=1.0)
+        dmiddle = self.dmiddle[tile]
+        np.copyto(dmiddle, ddown)
+        self.norms["post_attention_layernorm"][piece] = normalize_back(
+            dnormed, middle, inverse, weight, dmiddle
+        )
+        origin = self.origin(tile)
+        attended = self.kept["attended"][:, origin]
+        dattended = product(w["o_proj.weight"].T, dmiddle.T, scratch("dattended", *attended.shape))
+        self.dattended[:, origin] = dattended
+        if self.plan.chosen:
+            self.attended[:, tile] = attended
+        dattended *= attended
+        self.dot[:, origin] = dattended.reshape(self.plan.heads, -1, dattended.shape[1]).sum(axis=1)
+
+    def _unswiglu(self, tile: slice, ddown: Array) -> tuple[Array, Array]:
+        """Gradients of the gate and of what it gates; their value again, for the down projection."""
+        gate, up = self.kept["gate"][tile], self.kept["up"][tile]
+        dgate, dup = self.dgate[tile], self.dup[tile]
+        dact = product(ddown, self.w["down_proj.weight"], scratch("dact", *gate.shape))
+        σ = sigmoid(gate, scratch("sigmoid", *gate.shape))
+        silu = np.multiply(gate, σ, out=scratch("silu", *gate.shape))
+        np.multiply(silu, up, out=self.act[tile])
+        np.multiply(dact, silu, out=dup)
+        # silu' = σ + silu (1 - σ)
+        np.subtract(1, σ, out=dgate)
+        dgate *= silu
+        dgate += σ
+        dgate *= up
+        dgate *= dact
+        return dgate, dup
+
+    def _unattend(self, row: int, head: int) -> None:
+        """The gradient of `Forward._attend` for every query of one key head."""
+        scale, qkv = self.plan.scale, self.kept["qkv"]
+        # The last queries come first and see every key, so that they may overwrite what was there.
+        beta = float(self.plan.chosen)
+        for piece in self.attention_pieces(row, head):
+            keys, values = piece.keys(qkv), piece.values(qkv)
+            queries = piece.gather(qkv, "queries")
+            dattended = piece.gather(self.dattended, "dattended")
+            weights = piece.scores(queries, keys)
+            weights -= self.kept["logsumexp"][piece.query_heads, piece.columns].reshape(-1, 1)
+            np.exp(weights, out=weights)
+            dscores = product(dattended.T, values, scratch("dscores", *weights.shape))
+            product(dattended, weights, piece.values(self.dqkv), beta=beta)
+            dscores -= self.dot[piece.query_heads, piece.columns].reshape(-1, 1)
+            dscores *= weights
+            dqueries = product(keys, dscores.T, scratch("dqueries", *queries.shape), alpha=scale)
+            piece.scatter(dqueries, self.dqkv)
+            product(queries, dscores, piece.keys(self.dqkv), alpha=scale, beta=beta)
+            beta = 1.0
+
+    def _unproject(self, piece: int) -> None:
+        """The gradient of `Forward._project`."""
+        tile, plan = self.tile(piece, self.tokens), self.plan
+        x, dx, weight = self.x[tile], self.dx[tile], self.w["input_layernorm"]
+        inverse = normalize(x, weight, plan.eps[0], self.normed[tile])
+        heads = self.by_head(self.dqkv, tile)
+        cosine, sine = self.angles(tile)
+        rotate(heads, cosine, -sine)
+        if plan.head_norms:
+            raw = self.by_head(self.kept["raw"], tile)
+            self.norms["heads"][piece] = normalize_heads_back(
+                heads, raw, self.head_norms, self.kept["inverse"][:, tile]
+            )
+        dnormed, beta = scratch("dnormed", *x.shape), 0.0
+        for name in PROJECTIONS:
+            product(self.dqkv[self.rows[name], tile].T, self.w[f"{name}.weight"], dnormed, beta=beta)
+            beta = 1.0
+        if not plan.chosen:
+            np.copyto(dx, self._past_attention(tile))
+        self.norms["input_layernorm"][piece] = normalize_back(dnormed, x, inverse, weight, dx)
+
+    def _past_attention(self, tile: slice) -> Array:
+        """What reaches `x` otherwise than through the attention."""
+        return self.dmiddle[tile] if self.straight is None else self.dmiddle[tile] + self.straight[tile]
+
+    def _norm_gradients(self) -> dict[str, mx.array]:
+        sums = {name: part.sum(axis=0) for name, part in self.norms.items()}
+        if self.plan.head_norms:
+            heads = sums.pop("heads")
+            sums["q_norm"] = heads[: self.plan.heads].sum(axis=0)
+            sums["k_norm"] = heads[self.plan.heads :].sum(axis=0)
+        return {name: mx.array(value) for name, value in sums.items()}
+
+    def _weight_gradients(self) -> dict[str, mx.array]:
+        """Gradients of the linear layers, each a sum over all tokens."""
+        t = slice(0, self.tokens)
+        inputs_and_gradients = {
+            **{name: (self.normed, self.dqkv[rows, t].T) for name, rows in self.rows.items()},
+            "o_proj": (self.attended[:, : self.leaving].T, self.dmiddle),
+            "gate_proj": (self.normed_middle, self.dgate),
+            "up_proj": (self.normed_middle, self.dup),
+            "down_proj": (self.act, self.ddown),
+        }
+        gradients: dict[str, mx.array] = {}
+        jobs: list[Callable[[], object]] = []
+        for name, linear in self.plan.linears:
+            x, dy = inputs_and_gradients[name]
+            if linear.rank:
+                for part in ("lora_a", "lora_b"):
+                    gradients[f"{name}.{part}"], _ = new(*self.w[f"{name}.{part}"].shape)
+                jobs.append(lambda name=name, x=x, dy=dy: self._low_rank(name, x, dy, gradients))
+            if linear.frozen:
+                continue
+            gradients[f"{name}.weight"], dweight = new(dy.shape[1], x.shape[1])
+            step = -(-dy.shape[1] // team().size)
+            for start in range(0, dy.shape[1], step):
+                part = slice(start, start + step)
+                jobs.append(lambda x=x, dy=dy[:, part], out=dweight[part]: product(dy.T, x, out))
+            if linear.bias:
+                gradients[f"{name}.bias"] = mx.array(dy.sum(axis=0))
+        team().run(lambda piece: jobs[piece](), len(jobs))
+        return gradients
+
+    def _low_rank(self, name: str, x: Array, dy: Array, gradients: dict[str, mx.array]) -> None:
+        """The gradients of an update: dA = s xᵀ(dy Bᵀ) and dB = s (x A)ᵀ dy."""
+        a, b, scale = self.w[f"{name}.lora_a"], self.w[f"{name}.lora_b"], self.linears[name].scale
+        inner = product(dy, b.T, scratch("low_rank", x.shape[0], a.shape[1]))
+        product(x.T, inner, view(gradients[f"{name}.lora_a"]), alpha=scale)
+        product(x, a, inner)
+        product(inner.T, dy, view(gradients[f"{name}.lora_b"]), alpha=scale)

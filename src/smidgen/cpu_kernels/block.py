@@ -1,0 +1,206 @@
+"""One pass through one transformer block: its arrays as numpy views and how its work is cut.
+
+Queries, keys and values are kept feature-major, (features, tokens of the whole batch): per-head norms,
+rotation and the merge of heads are then long contiguous loops, and every matrix product reads the layout it
+finds.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from smidgen.backend import mx
+from smidgen.cpu_kernels.pieces import later
+from smidgen.cpu_kernels.team import Array, product, scratch, view
+
+TILE = 256
+"""Tokens a thread works on at a time: the widest arrays of a small model then stay in a core's own cache."""
+QUERY_TILE = 128
+"""Queries of one piece of attention; keys after the last of them are never touched."""
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+LINEARS = (*PROJECTIONS, "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """What is known of a linear layer besides its arrays.
+
+    Attributes:
+        frozen: Its weight and bias get no gradient.
+        bias: It adds one.
+        rank: Of its low-rank update; 0 when it has none.
+        scale: Of its low-rank update.
+    """
+
+    frozen: bool
+    bias: bool = False
+    rank: int = 0
+    scale: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a block besides its arrays; equal plans share one function.
+
+    Attributes:
+        heads: Query heads.
+        kv_heads: Key and value heads, a divisor of `heads`.
+        head_dim: Width of one head.
+        scale: Of the attention scores.
+        eps: Of the block's two norms and of the heads' norms.
+        head_norms: Whether queries and keys are normalised.
+        linears: The linear layers by name.
+        dropout: Share of what the block adds to the stream that is dropped.
+        chosen: Whether only some tokens leave the block.
+        keeps: Whether what the gradient needs is kept.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    eps: tuple[float, float, float]
+    head_norms: bool
+    linears: tuple[tuple[str, Linear], ...]
+    dropout: float
+    chosen: bool
+    keeps: bool
+
+
+class Block:
+    """The arrays of one pass and where each lies; `Forward` and `Backward` hold the work.
+
+    Args:
+        plan: what is known besides the arrays.
+        x: (B, L, D) float32.
+        arrays: by name: the norms' weights; `{linear}.weight`, `.bias`, `.lora_a`, `.lora_b`; `cosine` and
+            `sine` (head_dim / 2, L); `chosen` (n,), positions in the flattened batch; `seed` (1,) of dropout.
+    """
+
+    def __init__(self, plan: Plan, x: mx.array, arrays: dict[str, mx.array]) -> None:
+        mx.eval(x, arrays)
+        self.plan = plan
+        self.batch, self.length, self.width = x.shape
+        self.tokens = self.batch * self.length
+        self.x = view(x).reshape(self.tokens, self.width)
+        self.w: dict[str, Any] = {name: view(array) for name, array in arrays.items()}
+        self.linears = dict(plan.linears)
+        for name, linear in plan.linears:
+            if linear.rank:
+                self.w[f"{name}.weight"] = self._merged(name, linear)
+        if plan.head_norms:
+            norms = [self.w["q_norm"]] * plan.heads + [self.w["k_norm"]] * plan.kv_heads
+            self.head_norms = np.stack(norms)[:, :, None]
+        queries, keys = plan.heads * plan.head_dim, plan.kv_heads * plan.head_dim
+        self.rows = {
+            "q_proj": slice(0, queries),
+            "k_proj": slice(queries, queries + keys),
+            "v_proj": slice(queries + keys, queries + 2 * keys),
+        }
+        self.turned = slice(0, queries + keys)
+        self.features = queries + 2 * keys
+        self.inner = self.w["gate_proj.weight"].shape[0]
+        self.leaving = self.tokens
+        if plan.chosen:
+            self.leaving = self.w["chosen"].size
+            self.is_chosen = np.zeros(self.tokens, np.bool_)
+            self.is_chosen[self.w["chosen"]] = True
+        # An odd number of cache lines: rows a power of two apart would share a few sets of the cache.
+        self.pitch = 16 * (-(-self.tokens // 16) | 1)
+
+    def _merged(self, name: str, linear: Linear) -> Array:
+        """The weight with its low-rank update, (out, in)."""
+        a, b = self.w[f"{name}.lora_a"], self.w[f"{name}.lora_b"]
+        weight = self.w[f"{name}.weight"]
+        merged = scratch(f"merged {name}", *weight.shape)
+        np.copyto(merged, weight)
+        return product(b.T, a.T, merged, alpha=linear.scale, beta=1.0)
+
+    def tile(self, piece: int, tokens: int) -> slice:
+        """The tokens of one piece."""
+        return slice(piece * TILE, min((piece + 1) * TILE, tokens))
+
+    def tiles(self, tokens: int) -> int:
+        """How many pieces there are."""
+        return -(-tokens // TILE)
+
+    def origin(self, tile: slice) -> slice | np.ndarray:
+        """Where the tokens of a tile of those that leave stand in the batch."""
+        return self.w["chosen"][tile] if self.plan.chosen else tile
+
+    def angles(self, tile: slice) -> tuple[Array, Array]:
+        """Cosine and sine of (head_dim / 2, tokens of the tile)."""
+        positions = np.arange(tile.start, tile.stop) % self.length
+        return self.w["cosine"][:, positions], self.w["sine"][:, positions]
+
+    def by_head(self, array: Array, tile: slice) -> Array:
+        """Queries and keys of a tile, (heads + kv_heads, head_dim, tokens)."""
+        return array[self.turned, tile].reshape(-1, self.plan.head_dim, tile.stop - tile.start)
+
+    def attention_pieces(self, row: int, head: int) -> Iterator["HeadView"]:
+        """The query tiles of one row of the batch and one key head, the longest first.
+
+        Those whose attention nobody reads are left out.
+        """
+        for first in reversed(range(0, self.length, QUERY_TILE)):
+            piece = HeadView(self, row, head, first)
+            if not self.plan.chosen or self.is_chosen[piece.columns].any():
+                yield piece
+
+    def heads(self) -> list[tuple[int, int]]:
+        """Every row of the batch with every key head."""
+        return [(row, head) for row in range(self.batch) for head in range(self.plan.kv_heads)]
+
+
+class HeadView:
+    """Where one piece of attention lies: a row of the batch, a key head and its query heads, some queries."""
+
+    def __init__(self, block: Block, row: int, head: int, first: int) -> None:
+        plan, start = block.plan, row * block.length
+        self.block, self.head = block, head
+        self.group = plan.heads // plan.kv_heads
+        self.query_heads = slice(head * self.group, (head + 1) * self.group)
+        self.first, self.last = first, min(first + QUERY_TILE, block.length)
+        self.columns = slice(start + first, start + self.last)
+        self.seen = slice(start, start + self.last)
+
+    def _queries(self, array: Array) -> Array:
+        """(head_dim, group, queries) of a feature-major array whose first rows are the query heads'."""
+        size = self.block.plan.head_dim
+        rows = slice(self.query_heads.start * size, self.query_heads.stop * size)
+        return array[rows, self.columns].reshape(self.group, size, -1).transpose(1, 0, 2)
+
+    def gather(self, array: Array, name: str) -> Array:
+        """The query heads side by side, (head_dim, group · queries), so that one product serves them all."""
+        source = self._queries(array)
+        out = scratch(name, *source.shape)
+        np.copyto(out, source)
+        return out.reshape(source.shape[0], -1)
+
+    def scatter(self, gathered: Array, array: Array) -> None:
+        """Put back what `gather` would take."""
+        target = self._queries(array)
+        np.copyto(target, gathered.reshape(target.shape))
+
+    def keys(self, qkv: Array) -> Array:
+        """The keys that the last query sees, (head_dim, keys)."""
+        return qkv[self._rows("k_proj"), self.seen]
+
+    def values(self, qkv: Array) -> Array:
+        """Their values, (head_dim, keys)."""
+        return qkv[self._rows("v_proj"), self.seen]
+
+    def _rows(self, name: str) -> slice:
+        size, start = self.block.plan.head_dim, self.block.rows[name].start
+        return slice(start + self.head * size, start + (self.head + 1) * size)
+
+    def scores(self, queries: Array, keys: Array) -> Array:
+        """Scaled scores (group · queries, keys), -inf where the key comes after the query."""
+        out = scratch("scores", queries.shape[1], keys.shape[1])
+        product(queries.T, keys, out, alpha=self.block.plan.scale)
+        size = self.last - self.first
+        out.reshape(self.group, size, -1)[:, :, self.first :] += later(size)
+        return out

@@ -1,0 +1,186 @@
+"""The kernels as modules: mlx-lm's blocks are replaced in place, and go back to MLX's ops where they must."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, cast
+
+from smidgen.backend import blas_library, device, mx, nn
+from smidgen.cpu_kernels.backward import Backward
+from smidgen.cpu_kernels.block import LINEARS, Linear, Plan
+from smidgen.cpu_kernels.forward import Forward
+from smidgen.cpu_kernels.team import usable
+
+FEW_TOKENS = 32
+"""Below so many tokens the cost of leaving MLX outweighs the gain."""
+
+_Linears = tuple[tuple[str, Linear], ...]
+_ARCHITECTURES = ("mlx_lm.models.qwen3", "mlx_lm.models.qwen2", "mlx_lm.models.llama")
+
+
+def accelerate(model: nn.Module) -> None:
+    """Put the kernels under the blocks of a Qwen3, Qwen2 or Llama of mlx-lm; does nothing off the CPU.
+
+    Parameters keep their names, and layers that are replaced later (low-rank updates) are seen.
+    """
+    if blas_library() is None or device().kind != "cpu":
+        return
+    layers = cast(Any, model).model.layers
+    for index, layer in enumerate(layers):
+        if type(layer).__module__ in _ARCHITECTURES and not getattr(layer, "use_sliding", False):
+            layers[index] = FusedBlock(layer)
+
+
+class FusedBlock(nn.Module):
+    """A transformer block of mlx-lm that runs as one kernel where it can."""
+
+    self_attn: Any
+    mlp: Any
+    input_layernorm: Any
+    post_attention_layernorm: Any
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.__dict__.update(block.__dict__)
+        dict.update(self, block)
+        self._angles: dict[int, tuple[mx.array, mx.array] | None] = {}
+
+    def __call__(
+        self,
+        x: mx.array,
+        mask: mx.array | str | None = None,
+        cache: Any = None,
+        *,
+        dropout: float = 0.0,
+        chosen: mx.array | None = None,
+    ) -> mx.array:
+        """Run the block.
+
+        Args:
+            x: (B, L, D).
+            mask: as mlx-lm gives it; the kernels serve `"causal"`.
+            cache: as mlx-lm gives it; the kernels serve None.
+            dropout: share of what the block adds to `x` that is dropped while training.
+            chosen: distinct positions (n,) in the flattened batch, when only these tokens are read.
+
+        Returns:
+            (B, L, D), or (n, D) of the chosen tokens.
+        """
+        dropout = dropout if self.training else 0.0
+        arrays, linears = self._served(x, mask, cache)
+        if not linears:
+            return self._unfused(x, mask, cache, dropout, chosen)
+        if chosen is not None:
+            arrays["chosen"] = chosen
+        if dropout:
+            arrays["seed"] = mx.random.randint(0, 1 << 30, (1,))
+        attention = self.self_attn
+        head_norms = "q_norm" in attention
+        plan = Plan(
+            heads=attention.n_heads,
+            kv_heads=attention.n_kv_heads,
+            head_dim=2 * arrays["cosine"].shape[0],
+            scale=attention.scale,
+            eps=(
+                self.input_layernorm.eps,
+                self.post_attention_layernorm.eps,
+                attention.q_norm.eps if head_norms else 0.0,
+            ),
+            head_norms=head_norms,
+            linears=linears,
+            dropout=dropout,
+            chosen=chosen is not None,
+            keeps=self.training,
+        )
+        return _function(plan)(x, arrays)["y"]
+
+    def _unfused(
+        self, x: mx.array, mask: Any, cache: Any, dropout: float, chosen: mx.array | None
+    ) -> mx.array:
+        """The same, by the ops of MLX."""
+        middle = x + self.self_attn(self.input_layernorm(x), mask, cache)
+        if chosen is not None:
+            x, middle = (array.reshape(-1, array.shape[-1])[chosen] for array in (x, middle))
+        y = middle + self.mlp(self.post_attention_layernorm(middle))
+        return x + nn.Dropout(dropout)(y - x) if dropout else y
+
+    def _served(self, x: mx.array, mask: Any, cache: Any) -> tuple[dict[str, mx.array], _Linears]:
+        """The block's arrays and linear layers; nothing when the kernels do not serve the call."""
+        if not (isinstance(mask, str) and mask == "causal") or cache is not None:
+            return {}, ()
+        angles = self._rotation(x.shape[1])
+        if angles is None or x.shape[0] * x.shape[1] < FEW_TOKENS:
+            return {}, ()
+        arrays = {name: self[name].weight for name in ("input_layernorm", "post_attention_layernorm")}
+        for name in ("q_norm", "k_norm"):
+            if name in self.self_attn:
+                arrays[name] = self.self_attn[name].weight
+        linears = []
+        for name in LINEARS:
+            module = (self.self_attn if name in self.self_attn else self.mlp)[name]
+            linear = _describe(module)
+            if linear is None:
+                return {}, ()
+            linears.append((name, linear))
+            base = module.linear if linear.rank else module
+            arrays[f"{name}.weight"] = base.weight
+            if linear.bias:
+                arrays[f"{name}.bias"] = base.bias
+            if linear.rank:
+                arrays |= {f"{name}.lora_a": module.lora_a, f"{name}.lora_b": module.lora_b}
+        if not usable(x, *arrays.values()):
+            return {}, ()
+        return arrays | {"cosine": angles[0], "sine": angles[1]}, tuple(linears)
+
+    def _rotation(self, length: int) -> tuple[mx.array, mx.array] | None:
+        """Cosine and sine of the rotary embedding, (head_dim / 2, length); None when it turns no halves."""
+        if length not in self._angles:
+            keys = self.self_attn.k_proj
+            rows = (keys.linear if "linear" in keys else keys).weight.shape[0]
+            half = rows // self.self_attn.n_kv_heads // 2
+            self._angles[length] = _read_angles(self.self_attn.rope, half, length)
+        return self._angles[length]
+
+
+@lru_cache(64)
+def _function(plan: Plan) -> Any:
+    @mx.custom_function
+    def block(x: mx.array, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
+        return Forward(plan, x, arrays).run()
+
+    @block.vjp
+    def gradient(
+        primals: tuple[mx.array, dict[str, mx.array]],
+        cotangents: dict[str, mx.array],
+        kept: dict[str, mx.array],
+    ) -> tuple[mx.array, dict[str, mx.array]]:
+        x, arrays = primals
+        keeping = replace(plan, keeps=True)
+        if not plan.keeps:
+            kept = Forward(keeping, x, arrays).run()
+        dx, darrays = Backward(keeping, x, arrays).run(kept, cotangents["y"])
+        return dx, {name: darrays.get(name, mx.zeros_like(value)) for name, value in arrays.items()}
+
+    return block
+
+
+def _read_angles(rope: Callable[..., mx.array], half: int, length: int) -> tuple[mx.array, mx.array] | None:
+    """Read the angles off by turning unit vectors, which serves every kind of scaling alike."""
+    one, zero = mx.ones((1, 1, length, half)), mx.zeros((1, 1, length, half))
+    first = rope(mx.concatenate([one, zero], axis=-1))[0, 0]
+    second = rope(mx.concatenate([zero, one], axis=-1))[0, 0]
+    cosine, sine = mx.contiguous(first[:, :half].T), mx.contiguous(first[:, half:].T)
+    turned = mx.array_equal(second[:, half:].T, cosine) & mx.array_equal(-second[:, :half].T, sine)
+    return (cosine, sine) if turned else None
+
+
+def _describe(module: Any) -> Linear | None:
+    """What the kernels need to know of a linear layer; None when they do not serve it."""
+    if type(module) is nn.Linear:
+        return Linear("weight" in module._no_grad, "bias" in module)
+    if type(module).__name__ != "LoRALinear" or type(module.linear) is not nn.Linear:
+        return None
+    if module.training and module.dropout._p_1 < 1:
+        return None
+    base = module.linear
+    return Linear("weight" in base._no_grad, "bias" in base, module.lora_a.shape[1], module.scale)

@@ -1,0 +1,109 @@
+"""AdamW and the gradient's norm in one pass over memory, instead of one pass for each operation."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from smidgen.backend import mx
+from smidgen.cpu_kernels.team import new, scratch, team, view
+
+SPAN = 1 << 15
+"""Numbers that are updated at a time: 128 KB each of value, gradient and moments."""
+
+
+class Moved(NamedTuple):
+    """One parameter after a step, with its moments."""
+
+    value: mx.array
+    first: mx.array
+    second: mx.array
+
+
+def global_norm(arrays: Sequence[mx.array]) -> float:
+    """Return the L2 norm over every number of some float32 arrays."""
+    mx.eval(*arrays)
+    flat = [view(array).reshape(-1) for array in arrays]
+    spans = list(_spans(flat))
+    parts = np.zeros(len(spans))
+
+    def work(piece: int) -> None:
+        index, span = spans[piece]
+        part = flat[index][span]
+        parts[piece] = np.vdot(part, part)
+
+    team().run(work, len(spans))
+    return math.sqrt(parts.sum())
+
+
+def adamw(
+    values: Sequence[mx.array],
+    gradients: Sequence[mx.array],
+    firsts: Sequence[mx.array],
+    seconds: Sequence[mx.array],
+    decays: Sequence[float],
+    *,
+    step: int,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    scale: float = 1.0,
+) -> list[Moved]:
+    """Move float32 parameters by one step of AdamW (https://arxiv.org/abs/1711.05101) with bias correction.
+
+    Args:
+        values: the parameters.
+        gradients: of the same shapes.
+        firsts: running means of the gradients.
+        seconds: running means of their squares.
+        decays: decoupled weight decay of each parameter.
+        step: 1 for the first.
+        learning_rate: of this step.
+        betas: decays of the two means.
+        eps: added to the denominator.
+        scale: multiplies every gradient (clipping).
+
+    Returns:
+        New arrays; those given are left as they are.
+    """
+    mx.eval(*values, *gradients, *firsts, *seconds)
+    old = [[view(array).reshape(-1) for array in arrays] for arrays in (values, gradients, firsts, seconds)]
+    moved, fresh = [], []
+    for value in values:
+        arrays, views = zip(*(new(*value.shape) for _ in range(3)), strict=True)
+        moved.append(Moved(*arrays))
+        fresh.append([memory.reshape(-1) for memory in views])
+    spans = list(_spans(old[0]))
+    beta1, beta2 = betas
+    rate = learning_rate / (1 - beta1**step)
+    correction = 1 / math.sqrt(1 - beta2**step)
+
+    def work(piece: int) -> None:
+        index, span = spans[piece]
+        value, gradient, first, second = (arrays[index][span] for arrays in old)
+        new_value, new_first, new_second = (memory[span] for memory in fresh[index])
+        scaled = np.multiply(gradient, (1 - beta1) * scale, out=scratch("scaled", value.size))
+        np.multiply(first, beta1, out=new_first)
+        new_first += scaled
+        square = np.multiply(gradient, gradient, out=scaled)
+        square *= (1 - beta2) * scale**2
+        np.multiply(second, beta2, out=new_second)
+        new_second += square
+        deviation = np.sqrt(new_second, out=scaled)
+        deviation *= correction
+        deviation += eps
+        np.divide(new_first, deviation, out=deviation)
+        deviation *= rate
+        np.multiply(value, 1 - learning_rate * decays[index], out=new_value)
+        new_value -= deviation
+
+    team().run(work, len(spans))
+    return moved
+
+
+def _spans(flat: Sequence[np.ndarray]) -> Iterator[tuple[int, slice]]:
+    """Pieces of some flat arrays: which array, and where in it."""
+    for index, array in enumerate(flat):
+        for start in range(0, array.size, SPAN):
+            yield index, slice(start, min(start + SPAN, array.size))

@@ -1,0 +1,256 @@
+"""What a report shows of metrics, comparisons, position bias, samples, confusions and speed, formatted."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from smidgen.evaluation import formatting, wording
+from smidgen.evaluation.formatting import ABSENT, dig, finite, rows_at, table_at
+from smidgen.evaluation.plots import Interval, interval_plot
+
+HALF = {"accuracy", "prefer_first_rate"}
+"""Metrics of a judge that are compared with 50 %."""
+TALL_ROW = 42
+"""Height in pixels of an interval that stands beside two lines of numbers."""
+SHOWN_CONFUSIONS = 15
+"""At most so many confusions are drawn; the rest is in the records."""
+
+
+class Stage(NamedTuple):
+    """One of the models that are evaluated: its key in the report and its names."""
+
+    key: str
+    label: str
+    long: str
+
+
+STAGES = (
+    Stage("before", "Base", "base model"),
+    Stage("after", "Trained", "trained model"),
+    Stage("quantized", "Quantised", "quantised model"),
+)
+
+
+class Cell(NamedTuple):
+    """A number of one stage with its interval."""
+
+    stage: Stage
+    value: str
+    interval: str = ""
+
+
+class Row(NamedTuple):
+    """A metric: its words, its figure, and a cell for every stage."""
+
+    words: wording.MetricWords
+    figure: Markup
+    cells: list[Cell]
+
+
+class Verdict(NamedTuple):
+    """What one model said about a sample pair; `mark` is `right`, `wrong` or `unreadable`."""
+
+    stage: Stage
+    mark: str
+    choice: str
+    text: str
+
+
+def evaluated(report: Mapping[str, Any]) -> list[Stage]:
+    """The stages with metrics."""
+    return [stage for stage in STAGES if table_at(report, stage.key, "metrics")]
+
+
+def task_of(report: Mapping[str, Any]) -> str:
+    """The name of the task, empty where there is none."""
+    return str(report.get("task") or "")
+
+
+def baselines(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The baselines; they see the rows only, so every evaluation of the same rows has the same ones."""
+    return table_at(report, "after", "baselines") or table_at(report, "before", "baselines")
+
+
+def results(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[Row]:
+    """A row for every metric that any stage has, the described ones first and in their order."""
+    task = task_of(report)
+    measured = [name for stage in stages for name in table_at(report, stage.key, "metrics")]
+    described = [name for name in wording.METRIC_WORDS.get(task, {}) if name in measured]
+    return [
+        _row(
+            wording.metric_words(task, name),
+            [(stage, table_at(report, stage.key, "metrics", name)) for stage in stages],
+            reference=0.5 if task == "judge" and name in HALF else None,
+        )
+        for name in dict.fromkeys((*described, *measured))
+    ]
+
+
+def subsets(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[Row]:
+    """The accuracy on every kind of row that the data name."""
+    names = [name for stage in stages for name in table_at(report, stage.key, "subsets")]
+    reference = 0.5 if task_of(report) == "judge" else None
+    rows = []
+    for name in dict.fromkeys(names):
+        metrics = [(stage, table_at(report, stage.key, "subsets", name, "accuracy")) for stage in stages]
+        most = max((finite(metric.get("n")) or 0.0 for _, metric in metrics), default=0.0)
+        rows.append(
+            _row(wording.MetricWords(name, f"n = {formatting.count(most)}"), metrics, reference=reference)
+        )
+    return rows
+
+
+def _row(
+    words: wording.MetricWords,
+    metrics: Sequence[tuple[Stage, Mapping[str, Any]]],
+    *,
+    reference: float | None,
+) -> Row:
+    """One metric of every stage, as figure and as numbers."""
+    cells = [Cell(stage, *_numbers(metric)) for stage, metric in metrics]
+    intervals = [
+        Interval(cell.stage.key, _hover(cell, metric), metric)
+        for cell, (_, metric) in zip(cells, metrics, strict=True)
+    ]
+    spoken = "; ".join(f"{cell.stage.long} {with_interval(cell)}" for cell in cells)
+    figure = interval_plot(intervals, reference=reference, description=f"{words.label}: {spoken}")
+    return Row(words, figure, cells)
+
+
+def _numbers(metric: Any) -> tuple[str, str]:
+    """A rate and its interval; no interval where there is no rate."""
+    value = formatting.percent(dig(metric, "value"))
+    return value, "" if value == ABSENT else formatting.interval(metric)
+
+
+def with_interval(cell: Cell) -> str:
+    """`91.2 % (88.1–94.0 %)`."""
+    return f"{cell.value} ({cell.interval})" if cell.interval else cell.value
+
+
+def _hover(cell: Cell, metric: Mapping[str, Any]) -> str:
+    """What hovering over a mark says; it has room for the number of rows or pairs."""
+    return f"{cell.stage.label}: {with_interval(cell)}, n = {formatting.count(metric.get('n'))}"
+
+
+def baseline_rows(report: Mapping[str, Any]) -> list[tuple[str, Markup, str, str]]:
+    """Label, figure, value and interval of what needs no model, on the same rows."""
+    reference = 0.5 if task_of(report) == "judge" else None
+    rows = []
+    for name, baseline in baselines(report).items():
+        label = wording.baseline_words(name)
+        value, span = _numbers(baseline)
+        spoken = f"{label}: {value} ({span})"
+        figure = interval_plot(
+            [Interval("baseline", spoken, baseline)], reference=reference, description=f"Baseline, {spoken}"
+        )
+        rows.append((label, figure, value, span))
+    return rows
+
+
+def comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Paired differences; `x_vs_y` is the accuracy of x less that of y on the same rows."""
+    labels = {stage.key: stage.label for stage in STAGES}
+    for key, comparison in table_at(report, "comparisons").items():
+        first, _, second = key.partition("_vs_")
+        first, second = labels.get(first, first), labels.get(second, second)
+        difference = dig(comparison, "difference")
+        value, span = formatting.points(difference), formatting.points_interval(difference)
+        kind = next((stage.key for stage in STAGES if stage.label == first), "after")
+        yield {
+            "label": f"{first} against {second.lower()}",
+            "figure": interval_plot(
+                [Interval(kind, f"{value} ({span})", difference)],
+                domain=(-1.0, 1.0),
+                ticks=(-1.0, -0.5, 0.5, 1.0),
+                reference=0.0,
+                row_height=TALL_ROW,
+                description=f"{first} less {second.lower()}: {value} ({span})",
+            ),
+            "value": value,
+            "interval": span,
+            "only_first": f"{first} better: {formatting.count(dig(comparison, 'only_first'))}",
+            "only_second": f"{second} better: {formatting.count(dig(comparison, 'only_second'))}",
+            "n": formatting.count(dig(comparison, "n")),
+            "p": formatting.p_value(dig(comparison, "p_value")),
+        }
+
+
+def position_bias(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[tuple[Stage, Markup, str, str]]:
+    """The prefer-first rate of every stage that has one, each with its figure."""
+    rows = []
+    for stage in stages:
+        rate = table_at(report, stage.key, "metrics", "prefer_first_rate")
+        if not rate:
+            continue
+        value, span = _numbers(rate)
+        span = span or "no verdicts"
+        spoken = f"{stage.label} chose the first answer in {value} of its verdicts ({span})"
+        figure = interval_plot(
+            [Interval(stage.key, spoken, rate)], reference=0.5, row_height=TALL_ROW, description=spoken
+        )
+        rows.append((stage, figure, value, span))
+    return rows
+
+
+def example(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One sample judgement with the verdict of every stage that gave one."""
+    given = [stage for stage in STAGES if isinstance(row.get(stage.key), Mapping)]
+    return {
+        "id": formatting.text(row.get("id")),
+        "prompt": formatting.text(row.get("prompt")),
+        "answers": [
+            (side.upper(), formatting.text(row.get(side)), row.get("better") == side) for side in ("a", "b")
+        ],
+        "verdicts": [_verdict(row, stage) for stage in given],
+    }
+
+
+def _verdict(row: Mapping[str, Any], stage: Stage) -> Verdict:
+    """Right or wrong; `first` and `second` are read in the order that was asked, `ab` if not said."""
+    answer = dig(row, stage.key, "answer")
+    order = "ba" if row.get("order") == "ba" else "ab"
+    said = str(answer).lower()
+    choice = {"first": order[0], "second": order[1]}.get(said, said)
+    text = formatting.text(dig(row, stage.key, "text"))
+    if not answer:
+        return Verdict(stage, "unreadable", "unreadable", text)
+    mark = "right" if choice == row.get("better") else "wrong"
+    return Verdict(stage, mark, choice.upper() if choice in ("a", "b") else choice, text)
+
+
+def confusions(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The most frequent confusions with the width of their bars in percent."""
+    found = rows_at(report, "confusions") or rows_at(report, "after", "details", "confusions")
+    counted = [row for row in found if finite(row.get("count"))]
+    counted = sorted(counted, key=lambda row: -row["count"])[:SHOWN_CONFUSIONS]
+    return [
+        {
+            "true": formatting.text(row.get("true")),
+            "predicted": str(row.get("predicted") or "unreadable"),
+            "count": formatting.count(row["count"]),
+            "width": round(100 * row["count"] / counted[0]["count"], 2),
+        }
+        for row in counted
+    ]
+
+
+def speed(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[tuple[str, list[Cell]]]:
+    """Speed and size of every stage; a speed counts the tokens of answers."""
+    if not stages:
+        return []
+    sizes = {"after": "bytes_before", "quantized": "bytes_after"}
+    rows = []
+    for label, key, form in (
+        ("Tokens per second", "tokens_per_second", formatting.quantity),
+        ("Time to an answer, median", "latency_p50", formatting.seconds),
+        ("Time to an answer, 95th percentile", "latency_p95", formatting.seconds),
+        ("Peak memory", "peak_memory_bytes", formatting.size),
+    ):
+        rows.append((label, [Cell(stage, form(dig(report, stage.key, "speed", key))) for stage in stages]))
+    weights = [dig(report, "quantize", sizes.get(stage.key, "")) for stage in stages]
+    rows.append(
+        ("Size of the weights", [Cell(s, formatting.size(w)) for s, w in zip(stages, weights, strict=True)])
+    )
+    return rows

@@ -1,0 +1,274 @@
+"""The forward pass of a small float32 model on the CPU, in numpy.
+
+A decoding step of a small model is a hundred tiny operations. MLX spends 30 to 100 µs on each and computes
+the exponentials of softmax and SwiGLU one by one; numpy spends 2 to 10 µs and computes them in vectors. Rows
+never look at each other, so every processor core takes a share of them through the whole network.
+
+Only what Llama and its kin are made of is read: RMS norms, linear layers (plain, quantised, with a low-rank
+update), rotary embeddings, SwiGLU. Any other model is left to MLX.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from smidgen.backend import device, mx, nn
+from smidgen.inference.kv_cache import Pass, SlotCache
+from smidgen.models.graph import head_weight
+
+LARGEST = 1 << 28
+"""Weights of the largest model that runs here; beyond it matrix products outweigh all else."""
+FEWEST_TOKENS = 8
+"""A share of fewer tokens costs more than it brings."""
+LARGE_PRODUCT = 1_000_000_000
+"""Tokens × weights from which BLAS may use threads of its own; below, they mostly wait for each other."""
+
+
+class Unsupported(Exception):
+    """The model has a part that this module does not know."""
+
+
+class CpuForward:
+    """A model's forward pass over rows that stand in slots; its arrays are numpy's."""
+
+    xp = np
+
+    def __init__(self, model: Any):
+        """Copy the weights of `model`; what becomes of them later changes nothing here.
+
+        Raises:
+            Unsupported: the model has a part that this module does not know, or is too large.
+        """
+        layers = model.model.layers
+        self._num_weights = _num_weights(model)
+        if self._num_weights > LARGEST:
+            raise Unsupported(f"{self._num_weights} weights")
+        self._embedding = _weight(model.model.embed_tokens)
+        self._head = np.array(head_weight(model).astype(mx.float32)).T.copy()
+        self._norm = _Norm(model.model.norm)
+        self._blocks = [_Block(layer) for layer in layers]
+        self._rope = layers[0].self_attn.rope
+        self._angles = _rotations(self._rope, self._blocks[0].head_dim, 512)
+        self._blas = ThreadpoolController().select(user_api="blas")
+        self._cores = device().cores
+        self._pool = ThreadPoolExecutor(self._cores, thread_name_prefix="smidgen-decode")
+
+    def new_caches(self) -> list[SlotCache]:
+        """Return an empty cache for each block."""
+        return [SlotCache(np, block.kv_heads, block.head_dim, np.float32) for block in self._blocks]
+
+    def hidden(self, tokens: Sequence[Sequence[int]], at: Pass, caches: list[SlotCache]) -> np.ndarray:
+        """Return the normed hidden states (T, D) of all new tokens, row after row."""
+        if at.width > self._angles.shape[1]:
+            self._angles = _rotations(self._rope, self._blocks[0].head_dim, 2 * at.width)
+
+        def share(rows: slice) -> np.ndarray:
+            part = Pass(at.start + rows.start, at.held[rows], at.counts[rows])
+            return self._share(np.concatenate([np.asarray(row) for row in tokens[rows]]), part, caches)
+
+        return self._in_shares(share, len(tokens), int(at.counts.sum()))
+
+    def logits(self, hidden: np.ndarray) -> np.ndarray:
+        """Return the head's scores (T, V) for hidden states (T, D)."""
+        return self._in_shares(lambda rows: hidden[rows] @ self._head, len(hidden), len(hidden))
+
+    def _in_shares(self, work: Callable[[slice], np.ndarray], num_rows: int, num_tokens: int) -> np.ndarray:
+        """Do `work` on slices of the rows, one for each core, and put the results below each other."""
+        shares = max(1, min(self._cores, num_rows, num_tokens // FEWEST_TOKENS))
+        if shares == 1 and num_tokens * self._num_weights > LARGE_PRODUCT:
+            return work(slice(0, num_rows))
+        bounds = [num_rows * i // shares for i in range(shares + 1)]
+        spread = self._pool.map if shares > 1 else map
+        with self._blas.limit(limits=1):
+            return np.concatenate(list(spread(work, map(slice, bounds[:-1], bounds[1:]))))
+
+    def _share(self, tokens: np.ndarray, at: Pass, caches: list[SlotCache]) -> np.ndarray:
+        x = self._embedding[tokens]
+        angles = self._angles[:, at.columns, None]  # (2, T, 1, D/2)
+        with np.errstate(over="ignore"):  # SwiGLU far below zero is x / (1 + ∞) = 0, as it should be
+            for block, cache in zip(self._blocks, caches, strict=True):
+                block.run(x, angles, at, cache)
+        return self._norm(x)
+
+
+class _Block:
+    """One pre-norm block: attention, then SwiGLU, each added to the stream."""
+
+    def __init__(self, layer: Any):
+        attention, mlp = layer.self_attn, layer.mlp
+        self.heads, self.kv_heads = attention.n_heads, attention.n_kv_heads
+        self._scale = np.float32(attention.scale)
+        self._qkv = _Linear(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._output = _Linear(attention.o_proj)
+        self._gate_up = _Linear(mlp.gate_proj, mlp.up_proj)
+        self._down = _Linear(mlp.down_proj)
+        self._inner = self._gate_up.size // 2
+        self._input_norm = _Norm(layer.input_layernorm)
+        self._post_norm = _Norm(layer.post_attention_layernorm)
+        self.head_dim = self._qkv.size // (self.heads + 2 * self.kv_heads)
+        self._head_norm = None
+        if "q_norm" in attention:
+            self._head_norm = _Norm(attention.q_norm, self.heads, attention.k_norm, self.kv_heads)
+
+    def run(self, x: np.ndarray, angles: np.ndarray, at: Pass, cache: SlotCache) -> None:
+        """Add the block's contribution to the stream `x` (T, D), and its keys and values to `cache`."""
+        x += self._output(self._attention(self._input_norm(x), angles, at, cache))
+        gate_up = self._gate_up(self._post_norm(x))
+        gate, up = gate_up[:, : self._inner], gate_up[:, self._inner :]
+        inner = np.exp(-gate)
+        inner += 1
+        np.divide(gate, inner, out=inner)
+        inner *= up
+        x += self._down(inner)
+
+    def _attention(self, x: np.ndarray, angles: np.ndarray, at: Pass, cache: SlotCache) -> np.ndarray:
+        heads = self._qkv(x).reshape(len(x), -1, self.head_dim)
+        turning = self.heads + self.kv_heads  # queries and keys are normed and turned together
+        values = heads[:, turning:]
+        heads = heads[:, :turning] if self._head_norm is None else self._head_norm(heads[:, :turning])
+        heads = _rotated(heads, angles)
+        queries = heads[:, : self.heads] * self._scale
+        cache.write(at, heads[:, self.heads :], values)
+        attend = _attend_step if at.counts.max() == 1 else _attend_rows
+        return attend(queries, at, cache).reshape(len(x), -1)
+
+
+class _Linear:
+    """One matrix product for several linear layers of the same input; their outputs stand side by side."""
+
+    def __init__(self, *layers: Any):
+        weights = [_weight(layer) for layer in layers]
+        biases = [_base(layer).get("bias") for layer in layers]
+        # Transposed: products of a few dozen rows are a quarter faster that way.
+        self._weight, self.size = np.concatenate(weights).T.copy(), sum(map(len, weights))
+        self._bias = None
+        if any(bias is not None for bias in biases):
+            full = [
+                np.zeros(len(w)) if b is None else np.array(b) for w, b in zip(weights, biases, strict=True)
+            ]
+            self._bias = np.concatenate(full).astype(np.float32)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        product = x @ self._weight
+        if self._bias is not None:
+            product += self._bias
+        return product
+
+
+class _Norm:
+    """RMS norm over the last axis; given two norms, they serve so many heads each."""
+
+    def __init__(self, norm: Any, heads: int = 0, other: Any = None, other_heads: int = 0):
+        if type(norm) is not nn.RMSNorm or (other is not None and other.eps != norm.eps):
+            raise Unsupported(type(norm).__name__)
+        self._weight, self._eps = np.array(norm.weight, np.float32), np.float32(norm.eps)
+        if other is not None:
+            rows = [*[self._weight] * heads, *[np.array(other.weight, np.float32)] * other_heads]
+            self._weight = np.stack(rows)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        inverse = np.vecdot(x, x)
+        inverse /= x.shape[-1]
+        inverse += self._eps
+        np.sqrt(inverse, out=inverse)
+        normalized = x / inverse[..., None]
+        normalized *= self._weight
+        return normalized
+
+
+def _attend_step(queries: np.ndarray, at: Pass, cache: SlotCache) -> np.ndarray:
+    """Attention of rows with one new token each: queries (B, H, D) read (B, H, D)."""
+    keys, values = cache.read(at)
+    B, K, W, D = keys.shape
+    scores = queries.reshape(B, K, -1, D) @ keys.swapaxes(-1, -2)
+    scores += np.where(np.arange(W) > at.held[:, None], np.float32(-np.inf), np.float32(0))[:, None, None]
+    return _weighted(scores, values).reshape(queries.shape)
+
+
+def _attend_rows(queries: np.ndarray, at: Pass, cache: SlotCache) -> np.ndarray:
+    """Attention of rows with many new tokens, (T, H, D): row by row, so scores stay in a core's cache."""
+    T, H, D = queries.shape
+    read = np.empty((T, H, D), np.float32)
+    keys, values = cache.read(at)
+    end = 0
+    for i, (held, count) in enumerate(zip(at.held.tolist(), at.counts.tolist(), strict=True)):
+        begin, end, width = end, end + count, held + count
+        row = queries[begin:end].swapaxes(0, 1).reshape(keys.shape[1], -1, D)  # (K, H/K · L, D)
+        scores = (row @ keys[i, :, :width].swapaxes(-1, -2)).reshape(H, count, width)
+        scores[:, :, held:] += _later(1 << count.bit_length())[:count, :count]
+        scores = scores.reshape(keys.shape[1], -1, width)
+        read[begin:end] = _weighted(scores, values[i, :, :width]).reshape(H, count, D).swapaxes(0, 1)
+    return read
+
+
+def _weighted(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Means of `values` (…, W, D) under the softmax of `scores` (…, L, W), which is overwritten."""
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    means = scores @ values
+    means /= scores.sum(axis=-1, keepdims=True)
+    return means
+
+
+@lru_cache(16)
+def _later(size: int) -> np.ndarray:
+    """0 up to the diagonal and −∞ after it, (size, size)."""
+    return np.triu(np.full((size, size), -np.inf, np.float32), 1)
+
+
+def _rotated(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Turn each pair (i, i + D/2) of heads (T, H, D) by its angle."""
+    cosine, sine = angles
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    turned = np.empty_like(x)
+    np.multiply(first, cosine, out=turned[..., :half])
+    np.multiply(second, cosine, out=turned[..., half:])
+    turned[..., :half] -= second * sine
+    turned[..., half:] += first * sine
+    return turned
+
+
+def _rotations(rope: Any, head_dim: int, length: int) -> np.ndarray:
+    """Cosines and sines (2, length, D/2) of a rotary embedding, read off by turning unit vectors."""
+    half = head_dim // 2
+    unit = np.zeros((2, 1, length, head_dim), np.float32)
+    unit[0, ..., :half] = unit[1, ..., half:] = 1
+    turned = np.array(rope(mx.array(unit), offset=0))[:, 0]
+    cosine, sine = turned[0, :, :half], turned[0, :, half:]
+    if not (np.allclose(turned[1, :, half:], cosine) and np.allclose(turned[1, :, :half], -sine)):
+        raise Unsupported("rotation of other pairs")
+    return np.stack([cosine, sine])
+
+
+def _num_weights(model: Any) -> int:
+    """Weights of the model as they would be unpacked."""
+    held = [module for module in model.modules() if "weight" in module]
+    return sum(int(m.weight.size * (32 / m.bits if "scales" in m else 1)) for m in held)
+
+
+def _base(layer: Any) -> Any:
+    """The linear layer under a low-rank update, or the layer itself."""
+    return layer.linear if "lora_a" in layer else layer
+
+
+def _weight(layer: Any) -> np.ndarray:
+    """The float32 matrix (out, in) of a linear layer or an embedding."""
+    base = _base(layer)
+    if isinstance(base, nn.QuantizedLinear | nn.QuantizedEmbedding):
+        matrix = mx.dequantize(
+            base.weight, base.scales, base.get("biases"), base.group_size, base.bits, mode=base.mode
+        )
+    elif type(base) in (nn.Linear, nn.Embedding):
+        matrix = base.weight
+    else:
+        raise Unsupported(type(base).__name__)
+    if base is not layer:
+        if type(layer).__name__ != "LoRALinear":
+            raise Unsupported(type(layer).__name__)
+        matrix = matrix + (layer.scale * layer.lora_b.T) @ layer.lora_a.T
+    return np.array(matrix.astype(mx.float32))

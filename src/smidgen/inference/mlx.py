@@ -1,0 +1,252 @@
+"""Completions by a model of mlx-lm, many rows at once.
+
+Requests are read ahead, sorted by length and decoded in a bounded batch: a finished row leaves at once and
+waiting ones take its place, as in Orca (https://www.usenix.org/conference/osdi22/presentation/yu). What their
+prompts have in common at the beginning is run once.
+"""
+
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+
+from smidgen.backend import mx, peak_memory_bytes
+from smidgen.data.types import Completion, Message, Request, Timing
+from smidgen.errors import DataError
+from smidgen.inference.decoder import PREFILL_TOKENS, Decoder
+from smidgen.inference.engine import Stream
+from smidgen.inference.forward import forward_of
+from smidgen.inference.sampling import RowState, check_sampling, draw, logprobs_of
+from smidgen.inference.stopping import GrowingText
+from smidgen.models.load import LoadedModel
+
+READ_AHEAD = 1024
+"""Requests that are sorted together; also how late a fault in a later request may come up."""
+JOIN_SHARE = 8
+"""Waiting rows join when an eighth of the batch is free, so that prompts are run several at a time."""
+SCORED_TOKENS = 512
+"""Tokens whose scores over the whole vocabulary exist together."""
+SHOWN_FAULTS = 5
+
+
+@dataclass(eq=False)
+class _Row:
+    """One request on its way."""
+
+    request: Request
+    prompt: list[int]
+    max_tokens: int
+    state: RowState
+    text: GrowingText | None
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    started: float = 0.0
+    first_token: float = 0.0
+    last_token: float = 0.0
+    finish_reason: str | None = None
+
+    def take(self, token_id: int, logprob: float, *, is_end: bool, now: float) -> None:
+        """Take the next token and note whether it is the last."""
+        if not self.token_ids:
+            self.first_token = now
+        self.last_token = now
+        self.token_ids.append(token_id)
+        self.logprobs.append(logprob)
+        self.state.record(token_id)
+        if self.text is not None and not is_end:
+            self.text.push(token_id)
+        if is_end or (self.text is not None and self.text.is_stopped):
+            self.finish_reason = "stop"
+        elif len(self.token_ids) == self.max_tokens:
+            self.finish_reason = "length"
+
+    @property
+    def timing(self) -> Timing:
+        """How long it took."""
+        return Timing(
+            time_to_first_token=self.first_token - self.started,
+            seconds=self.last_token - self.started,
+            prompt_tokens=len(self.prompt),
+            completion_tokens=len(self.token_ids),
+        )
+
+
+class MlxEngine:
+    """An `Engine` on a loaded model. Weights must not change while it is in use."""
+
+    def __init__(self, loaded: LoadedModel, *, thinking: bool = False, batch_size: int = 64):
+        """Serve `loaded`.
+
+        Args:
+            loaded: model and tokenizer.
+            thinking: passed to the chat template.
+            batch_size: rows decoded together at most.
+        """
+        self._tokenizer = loaded.tokenizer
+        self._name = loaded.name
+        self._context = int(loaded.config.get("max_position_embeddings") or 2**31)
+        self._thinking = thinking
+        self._batch_size = batch_size
+        self._forward = forward_of(loaded.model)
+        self._idle: Decoder | None = None
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+        """Complete requests in finishing order; see `Engine.complete`.
+
+        Raises:
+            ConfigError: a sampling setting is out of range.
+            DataError: a prompt leaves no room in the model's context.
+            ModelError: the chat template does not take the messages.
+        """
+        for rows in self._decode(requests):
+            for row in rows:
+                if row.finish_reason:
+                    yield row.request, self._completion(row)
+
+    def stream(self, request: Request) -> Stream:
+        """Complete one request, handing out its text while it is made; raises as `complete` does."""
+        return Stream(self._pieces(request))
+
+    def score(self, prompt: Sequence[Message], continuations: Sequence[str]) -> list[list[float]]:
+        """Return the log-probability of every token of every continuation; see `Engine.score`."""
+        head = self._tokenizer.render_prompt(prompt, thinking=self._thinking)
+        tails = [self._tokenizer.encode(text) for text in continuations]
+        longest = len(head) + max(map(len, tails), default=0)
+        if longest > self._context:
+            raise DataError(
+                f"a prompt of {len(head)} tokens with its continuation makes {longest} and the context of "
+                f"{self._name} has {self._context}; shorten the prompt or the continuation"
+            )
+        scores: list[list[float]] = [[] for _ in tails]
+        with self._borrowed_decoder() as decoder:
+            for group in _groups([i for i, tail in enumerate(tails) if tail], tails):
+                logits = decoder.score(head, [tails[i] for i in group])
+                token_ids = [token for i in group for token in tails[i]]
+                found = iter(logprobs_of(token_ids, logits, self._forward.xp))
+                for i in group:
+                    scores[i] = list(islice(found, len(tails[i])))
+        return scores
+
+    def peak_memory_bytes(self) -> int:
+        """Return the most memory used so far, as the backend counts it."""
+        return peak_memory_bytes()
+
+    def close(self) -> None:
+        """Release the model and the memory of its rows."""
+        self._idle = None
+        vars(self).pop("_forward", None)
+        mx.clear_cache()
+
+    @contextmanager
+    def _borrowed_decoder(self) -> Iterator[Decoder]:
+        """A decoder without rows; the last one comes back with its prefix, unless another caller has it."""
+        decoder, self._idle = self._idle or Decoder(self._forward), None
+        try:
+            yield decoder
+        finally:
+            decoder.clear()
+            self._idle = decoder
+
+    def _decode(self, requests: Iterable[Request], *, watch: bool = False) -> Iterator[list[_Row]]:
+        """Decode requests; after each step, hand out the rows that took a token, finished ones included."""
+        source, waiting, rows = iter(requests), deque[_Row](), list[_Row]()
+        shared = 0
+        with self._borrowed_decoder() as decoder:
+            while True:
+                if not waiting and (read := self._read(source, watch)):
+                    waiting.extend(read)
+                    shared = decoder.share([row.prompt for row in read])
+                if taking := self._take_waiting(waiting, len(rows), shared):
+                    logits = decoder.add([row.prompt for row in taking])
+                    rows += taking
+                elif rows:
+                    taking = list(rows)
+                    logits = decoder.step([row.token_ids[-1] for row in rows])
+                else:
+                    return
+                drawn = draw(logits, [row.state for row in taking], self._forward.xp)
+                now = time.perf_counter()
+                for row, token_id, logprob in zip(taking, *drawn, strict=True):
+                    is_end = token_id in self._tokenizer.eos_token_ids
+                    row.take(token_id, logprob, is_end=is_end, now=now)
+                for i in reversed(range(len(rows))):
+                    if rows[i].finish_reason:
+                        decoder.remove(i)
+                        rows[i] = rows[-1]
+                        rows.pop()
+                yield taking
+
+    def _take_waiting(self, waiting: deque[_Row], num_rows: int, shared: int) -> list[_Row]:
+        """Take rows out of `waiting` that are to join now: none, until enough of them can join at once."""
+        free = self._batch_size - num_rows
+        if not waiting or (num_rows and free < min(len(waiting), max(1, self._batch_size // JOIN_SHARE))):
+            return []
+        num_taken = max(1, min(free, len(waiting), PREFILL_TOKENS // (len(waiting[0].prompt) - shared)))
+        taken = [waiting.popleft() for _ in range(num_taken)]
+        now = time.perf_counter()
+        for row in taken:
+            row.started = now
+        return taken
+
+    def _read(self, source: Iterator[Request], watch: bool) -> list[_Row]:
+        """Read requests ahead; longest prompts first, for rows of like length pad each other least."""
+        rows = [self._row(request, watch) for request in islice(source, READ_AHEAD)]
+        faults = [row for row in rows if row.max_tokens < 1]
+        if faults:
+            named = ", ".join(
+                f"{r.request.sample.id} ({len(r.prompt)} tokens)" for r in faults[:SHOWN_FAULTS]
+            )
+            more = f" and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
+            raise DataError(
+                f"the context of {self._name} has {self._context} tokens, which leaves no room for an answer "
+                f"to {named}{more}; shorten these prompts or leave them out"
+            )
+        return sorted(rows, key=lambda row: (-len(row.prompt), row.prompt))
+
+    def _row(self, request: Request, watch: bool) -> _Row:
+        sample, sampling = request.sample, request.sampling
+        check_sampling(sampling)
+        prompt = self._tokenizer.render_prompt(sample.messages, thinking=self._thinking)
+        text = None
+        if watch or sampling.stop:
+            text = GrowingText(self._tokenizer.stream_decoder(), sampling.stop)
+        max_tokens = min(sampling.max_tokens, self._context - len(prompt))
+        return _Row(request, prompt, max_tokens, RowState.begin(sample.id, sampling, prompt), text)
+
+    def _completion(self, row: _Row) -> Completion:
+        assert row.finish_reason is not None
+        token_ids = row.token_ids
+        if row.text is not None:
+            text = row.text.finish()
+        else:
+            ended = token_ids[-1] in self._tokenizer.eos_token_ids
+            text = self._tokenizer.decode(token_ids[:-1] if ended else token_ids)
+        return Completion(text, tuple(token_ids), tuple(row.logprobs), row.finish_reason, row.timing)
+
+    def _pieces(self, request: Request) -> Generator[str, None, Completion]:
+        given, row = 0, None
+        for (row,) in self._decode([request], watch=True):
+            assert row.text is not None
+            if row.text.settled > given:
+                piece = row.text.text[given : row.text.settled]
+                given += len(piece)
+                yield piece
+        assert row is not None
+        completion = self._completion(row)
+        if completion.text[given:]:
+            yield completion.text[given:]
+        return completion
+
+
+def _groups(indices: Sequence[int], tails: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Split `indices` into runs whose tails have at most SCORED_TOKENS tokens together, or are alone."""
+    group: list[int] = []
+    for i in indices:
+        if group and sum(len(tails[j]) for j in group) + len(tails[i]) > SCORED_TOKENS:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group

@@ -1,0 +1,104 @@
+"""Completions from a recording instead of a model: evaluation without weights, or of what others answered."""
+
+import json
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from smidgen.data.formats import read_rows
+from smidgen.data.types import Completion, Message, Request
+from smidgen.errors import ConfigError, DataError
+from smidgen.inference.engine import Stream
+
+SHOWN_FAULTS = 5
+FIELDS = {"id": ((str, int), "text or a whole number"), "order": (str, "text"), "text": (str, "text")}
+
+
+class ReplayEngine:
+    """An `Engine` that answers from a JSONL file of rows `{"id", "order"?, "text"}`.
+
+    A row answers the sample of its id; a judge's samples are named `id#order`, so its rows say which `order`
+    they answer. Sampling is ignored, and nothing is known of tokens or time.
+    """
+
+    def __init__(self, path: Path):
+        """Read the whole recording.
+
+        Raises:
+            DataError: the file cannot be read, or rows are no completions, or two answer the same sample.
+        """
+        self._path = path
+        self._texts = _read(path)
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+        """Answer requests in their order; all of them, or none if an answer is missing.
+
+        Raises:
+            DataError: the recording has no answer to some samples.
+        """
+        requests = list(requests)
+        missing = [r.sample.id for r in requests if r.sample.id not in self._texts]
+        if missing:
+            raise DataError(
+                f"{self._path} has no completion of {_few(missing)}; "
+                f"expected one row for each of the {len(requests)} samples"
+            )
+        for request in requests:
+            yield request, Completion(self._texts[request.sample.id])
+
+    def stream(self, request: Request) -> Stream:
+        """Answer one request, in one piece."""
+
+        def pieces() -> Generator[str, None, Completion]:
+            ((_, completion),) = self.complete([request])
+            yield completion.text
+            return completion
+
+        return Stream(pieces())
+
+    def score(self, prompt: Sequence[Message], continuations: Sequence[str]) -> list[list[float]]:
+        """Refuse: a recording holds no probabilities."""
+        raise ConfigError("a recording holds no probabilities, so it cannot score continuations; use a model")
+
+    def peak_memory_bytes(self) -> None:
+        """Return None: no model ran."""
+        return None
+
+    def close(self) -> None:
+        """Forget the recording."""
+        self._texts = {}
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Texts by sample id."""
+    texts: dict[str, str] = {}
+    rows_of: dict[str, int] = {}
+    faults: list[str] = []
+    for number, row in enumerate(read_rows(path), start=1):
+        fault = _fault(row)
+        if fault:
+            faults.append(f"row {number} {fault}")
+            continue
+        key = f"{row['id']}#{row['order']}" if "order" in row else str(row["id"])
+        if key in texts:
+            faults.append(f"row {number} answers {key} again, after row {rows_of[key]}")
+        texts[key], rows_of[key] = row["text"], number
+    if faults:
+        raise DataError(
+            f"{path}: {_few(faults, '; ')}. Expected one row of id, text and, if any, order a sample"
+        )
+    return texts
+
+
+def _fault(row: dict[str, Any]) -> str:
+    """What is wrong with a row, or nothing."""
+    for name, (kinds, expected) in FIELDS.items():
+        if name in row and (not isinstance(row[name], kinds) or isinstance(row[name], bool)):
+            return f"has {name} {json.dumps(row[name], ensure_ascii=False)[:60]}, expected {expected}"
+    missing = [name for name in ("id", "text") if name not in row]
+    return f"has no {' and no '.join(missing)}" if missing else ""
+
+
+def _few(items: Sequence[str], separator: str = ", ") -> str:
+    more = f"{separator}and {len(items) - SHOWN_FAULTS} more" if len(items) > SHOWN_FAULTS else ""
+    return separator.join(items[:SHOWN_FAULTS]) + more

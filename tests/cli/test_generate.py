@@ -1,0 +1,59 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from smidgen.cli.app import exit_code
+
+
+def generate(tiny_model_dir: Path, *arguments: str) -> int:
+    return exit_code(["generate", "--model", str(tiny_model_dir), "--max-tokens", "6", *arguments])
+
+
+def test_the_answer_goes_to_stdout_and_the_rest_to_stderr(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert generate(tiny_model_dir, "--prompt", "the better answer", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert generate(tiny_model_dir, "--prompt", "the better answer") == 0
+    out, err = capsys.readouterr()
+    assert out == facts["text"] + "\n"
+    assert err.startswith(f"{facts['completion_tokens']} tokens, ")
+    assert facts["finish_reason"] == "length" and err.endswith(", cut off at --max-tokens\n")
+
+
+def test_the_prompt_may_come_from_stdin(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    texts = []
+    for arguments, piped in ((["--prompt", "- the first"], ""), (["--prompt", "-"], "- the first")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(piped))
+        assert generate(tiny_model_dir, *arguments, "--json") == 0
+        texts.append(json.loads(capsys.readouterr().out)["text"])
+    assert texts[0] == texts[1]
+
+
+def test_the_system_prompt_and_the_seed_matter(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    texts = {}
+    for name, arguments in {
+        "plain": [],
+        "system": ["--system", "user system assistant"],
+        "drawn": ["--temperature", "1", "--seed", "1"],
+        "drawn again": ["--temperature", "1", "--seed", "1"],
+        "drawn anew": ["--temperature", "1", "--seed", "2"],
+    }.items():
+        assert generate(tiny_model_dir, "--prompt", "answer", *arguments, "--json") == 0
+        texts[name] = json.loads(capsys.readouterr().out)["text"]
+    assert texts["drawn"] == texts.pop("drawn again")
+    assert len(set(texts.values())) == len(texts)
+
+
+def test_an_empty_prompt_is_refused(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert generate(tiny_model_dir, "--prompt", " ") == 2
+    assert "the prompt is empty; give it text" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]):
+    assert exit_code(["generate", "--model", "./nowhere", "--prompt", "a"]) == 2
+    assert "nowhere" in capsys.readouterr().err

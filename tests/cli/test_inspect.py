@@ -1,0 +1,106 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from smidgen.backend import mx
+from smidgen.cli.app import exit_code
+from smidgen.cli.inspect import part_of, tokenizer_facts, weight_facts
+from smidgen.data.templates import load_tokenizer
+
+
+def test_parts_add_up_to_the_parameters_of_the_model(tiny_model_dir: Path):
+    facts = weight_facts(tiny_model_dir)
+    width, inner = 32, 64
+    assert facts["parameters"] == {
+        "embedding": 320 * width,
+        "attention": 2 * 3 * width * width,
+        "mlp": 2 * 3 * width * inner,
+        "norms": 2 * (2 * width + 2 * 8) + width,
+        "head": 0,
+        "other": 0,
+        "total": facts["parameters"]["total"],
+    }
+    assert facts["parameters"]["total"] == sum(facts["parameters"].values()) - facts["parameters"]["total"]
+    assert facts["bits"] == {"32": facts["parameters"]["total"]}
+    assert facts["tied_head"] and facts["context"] == 512 and facts["architecture"] == "qwen3"
+
+
+def test_quantising_changes_bits_but_no_parameter(tiny_model_dir: Path, tmp_path: Path):
+    out = tmp_path / "small"
+    assert exit_code(["quantize", str(tiny_model_dir), "--out", str(out), "--bits", "4"]) == 0
+    before, after = weight_facts(tiny_model_dir), weight_facts(out)
+    assert after["parameters"] == before["parameters"]
+    assert after["bits"] == {"4": before["parameters"]["total"] - before["parameters"]["norms"], "32": 192}
+    assert after["size_bytes"] < before["size_bytes"] / 3
+
+
+def test_a_layer_of_its_own_bits_is_counted_so(tmp_path: Path):
+    weights = {}
+    for name, bits, group_size in (("model.layers.0.mlp.up_proj", 4, 32), ("model.embed_tokens", 8, 64)):
+        weight, scales, biases = mx.quantize(mx.ones((8, 64)), group_size=group_size, bits=bits)
+        weights |= {f"{name}.weight": weight, f"{name}.scales": scales, f"{name}.biases": biases}
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), weights)
+    quantization = {"bits": 4, "group_size": 32, "model.embed_tokens": {"bits": 8, "group_size": 64}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "quantization": quantization}))
+    facts = weight_facts(tmp_path)
+    assert facts["bits"] == {"4": 512, "8": 512}
+    assert (facts["parameters"]["mlp"], facts["parameters"]["embedding"]) == (512, 512)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("model.embed_tokens.weight", "embedding"),
+        ("model.layers.0.self_attn.q_proj.weight", "attention"),
+        ("model.layers.0.self_attn.q_norm.weight", "norms"),
+        ("model.layers.0.feed_forward.w1.weight", "mlp"),
+        ("model.norm.weight", "norms"),
+        ("lm_head.weight", "head"),
+        ("model.rotary.inv_freq", "other"),
+    ],
+)
+def test_names_tell_the_part(name: str, part: str):
+    assert part_of(name) == part
+
+
+def test_the_tokenizer_says_how_it_ends_and_whether_it_thinks(make_tokenizer_dir: Callable[..., Path]):
+    facts = tokenizer_facts(load_tokenizer(make_tokenizer_dir()))
+    assert facts["chat_template"] and facts["thinking_switch"]
+    assert {"id": 2, "text": "<|im_end|>"} in facts["end_tokens"]
+    plain = tokenizer_facts(load_tokenizer(make_tokenizer_dir(template=None)))
+    assert not plain["chat_template"] and not plain["thinking_switch"]
+
+
+def test_json_is_one_object(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert exit_code(["inspect", str(tiny_model_dir), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == str(tiny_model_dir)
+
+
+def test_the_table_names_the_parts(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert exit_code(["inspect", str(tiny_model_dir)]) == 0
+    out = capsys.readouterr().out
+    assert "qwen3, 2 layers" in out and "10,240" in out and "100.0%" in out
+
+
+def test_a_quantised_layer_without_a_group_size_is_refused(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "small"
+    assert exit_code(["quantize", str(tiny_model_dir), "--out", str(out)]) == 0
+    config = json.loads((out / "config.json").read_text())
+    del config["quantization"]
+    (out / "config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    assert exit_code(["inspect", str(out)]) == 2
+    assert "is quantised, but config.json names no group_size" in capsys.readouterr().err
+
+
+def test_a_damaged_file_is_refused(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for file in tiny_model_dir.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert exit_code(["inspect", str(tmp_path)]) == 2
+    assert "model.safetensors is cut short or damaged" in capsys.readouterr().err

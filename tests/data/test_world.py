@@ -1,0 +1,115 @@
+import re
+from itertools import islice
+
+import pytest
+
+from smidgen.data.corpus import FORMS, documents
+from smidgen.data.preferences import JUDGE_KINDS, judge_rows
+from smidgen.data.world import KINDS, OBJECTS, World, items, operand_key, split_of
+
+DOCUMENTS = 8_000
+NUMBER_PAIR = re.compile(r"(\d+) ([+-]) (\d+)")
+NAME = re.compile(r"\b[A-Z][a-z]+\b")
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return list(islice(documents(seed=0), DOCUMENTS))
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    """Every key of a large draw of test items."""
+    return {key for item in items("test", 4_000, seed=7) for key in item.keys}
+
+
+def test_no_held_out_operands_stand_in_the_corpus(corpus):
+    found = {operand_key(int(a), sign, int(b)) for text in corpus for a, sign, b in NUMBER_PAIR.findall(text)}
+    assert len(found) > 4_000
+    assert {key for key in found if split_of(key) == "test"} == set()
+
+
+def test_no_held_out_name_or_object_stands_in_the_corpus(corpus, held_out):
+    words = {word for text in corpus for word in re.findall(r"[A-Za-z]+", text)}
+    held_out_words = {key for key in held_out if key.isalpha()}
+    assert len(held_out_words) > 2_000
+    assert {word for word in held_out_words if word in words or word.upper() in words} == set()
+
+
+def test_no_held_out_operands_stand_in_a_word_problem(corpus):
+    asked = re.compile(r"has (\d+) (\w+)(?:\. \w+ gives \w+| and finds) (\d+) more")
+    pairs = {(int(a), int(b)) for text in corpus for a, _, b in asked.findall(text)}
+    assert len(pairs) > 100
+    assert all(split_of(operand_key(a, "+", b)) == "train" for a, b in pairs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_item_belongs_to_its_split_and_its_wrong_answers_are_wrong(kind, split):
+    for item in items(split, 60, seed=3, kinds=[kind]):
+        assert item.keys
+        assert all(split_of(key) == split for key in item.keys)
+        assert item.wrong
+        assert item.answer not in item.wrong
+        assert "{}" in item.sentence
+
+
+@pytest.mark.parametrize("kind", ["sum", "difference", "problem"])
+def test_calculations_are_right(kind):
+    for item in items("train", 60, seed=5, kinds=[kind]):
+        a, sign, b = NUMBER_PAIR.search(item.sentence).groups()
+        assert int(item.answer) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
+
+
+def test_the_same_seed_draws_the_same_items():
+    assert list(items("train", 40, seed=1)) == list(items("train", 40, seed=1))
+    assert list(items("train", 40, seed=1)) != list(items("train", 40, seed=2))
+
+
+def test_a_stream_of_documents_can_be_entered_anywhere():
+    whole = list(islice(documents(seed=4), 1_400))
+    for start in (0, 1, 511, 512, 513, 1_200):
+        assert list(islice(documents(seed=4, start=start), 50)) == whole[start : start + 50]
+
+
+def test_the_corpus_has_every_form_and_never_the_judge_s_own_task(corpus):
+    assert all(
+        "Response A" not in text or "Response B" not in text or "better" not in text for text in corpus
+    )
+    assert not any("Responses to be Scored" in text for text in corpus)
+    for mark in (
+        "\\boxed{",
+        "</",
+        '{"',
+        "says",
+        "same.",
+        "The best is",
+        " in capital letters is ",
+        "weight 0.",
+    ):
+        assert any(mark in text for text in corpus), mark
+    assert len(FORMS) == 13
+
+
+def test_judge_rows_are_labelled_by_their_answers():
+    rows = list(judge_rows("test", 300, seed=0))
+    assert {row["subset"] for row in rows} == set(JUDGE_KINDS)
+    assert len({row["prompt"] for row in rows}) == len({row["id"] for row in rows}) == 300
+    for row in rows:
+        first, second = row["scores"]
+        assert (first > second) == (row["better"] == "a")
+        assert row["a"] != row["b"]
+        assert row["analysis"]["ab"].splitlines()[0] == row["analysis"]["ba"].splitlines()[0]
+    assert 0.4 < sum(row["better"] == "a" for row in rows) / 300 < 0.6
+
+
+def test_train_and_test_pairs_share_no_prompt():
+    train = {row["prompt"] for row in judge_rows("train", 2_000, seed=0)}
+    test = {row["prompt"] for row in judge_rows("test", 500, seed=0)}
+    assert not train & test
+
+
+def test_both_splits_have_objects():
+    shares = [split_of(word) for word in OBJECTS]
+    assert shares.count("test") >= 15
+    assert len(World("test", 0).objects) == shares.count("test")

@@ -1,0 +1,434 @@
+"""The report: honest sentences, every number, no script, no request, the same bytes for the same evidence."""
+
+import copy
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from smidgen.evaluation import formatting, wording
+from smidgen.evaluation.plots import CURVE_POINTS, Interval, interval_plot, loss_curve
+from smidgen.evaluation.report import build_report, console_table
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+THIN = "\N{NARROW NO-BREAK SPACE}"
+HOSTILE = "</pre><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>"
+
+
+def metric(value: float | None, low: float | None = None, high: float | None = None, n: int = 240) -> dict:
+    return {"value": value, "low": low, "high": high, "n": n}
+
+
+def evaluation(**metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "task": "judge",
+        "model": "smidgen:nano",
+        "data": "world",
+        "n": 480,
+        "metrics": metrics,
+        "baselines": {"longer": metric(0.613, 0.549, 0.672), "first": metric(0.5, 0.5, 0.5)},
+        "subsets": {
+            "sums": {"accuracy": metric(0.777, 0.7, 0.84)},
+            "facts": {"accuracy": metric(0.951, 0.9, 0.98)},
+        },
+        "speed": {
+            "tokens_per_second": 812.4,
+            "latency_p50": 0.412,
+            "latency_p95": 1.25,
+            "peak_memory_bytes": 412_000_000,
+        },
+    }
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    """A judge that learnt its job, as `smidgen run` would record it."""
+    verdict = {"text": "<scores>\\boxed{9, 2}</scores>", "answer": "first"}
+    return {
+        "name": "nano-judge",
+        "description": "A judge made from the bundled model.",
+        "task": "judge",
+        "created": "2026-11-21T14:03:22+00:00",
+        "command": "smidgen run recipes/nano-judge.toml",
+        "machine": {"device": "cpu", "cpu": "EPYC", "cores": 2, "memory_bytes": 25_300_000_000},
+        "provenance": {
+            "versions": {"mlx": "0.32.4"},
+            "git_revision": "3f1c9ab",
+            "seeds": {"data": 0, "train": 7},
+            "data": {"train": {"path": "world", "sha256": "b1946ac9", "rows": 2000}},
+            "model": {"name": "smidgen:nano", "sha256": "a948904f", "license": "Apache-2.0"},
+        },
+        "model": {
+            "base": "smidgen:nano",
+            "parameters": 2_412_000,
+            "trained_parameters": 431_000,
+            "method": "LoRA r16",
+        },
+        "data": {
+            "train_rows": 2000,
+            "train_tokens": 510_000,
+            "trained_tokens": 212_000,
+            "cut_rows": 3,
+            "test_rows": 240,
+        },
+        "training": {
+            "steps": 200,
+            "epochs": 2.0,
+            "chosen_step": 150,
+            "seconds": 734.2,
+            "tokens_per_second": 3146.0,
+            "curve": [{"step": i, "loss": 2.6 * math.exp(-i / 40) + 0.1} for i in range(1, 201)],
+            "validation": [{"step": i, "loss": 2.5 * math.exp(-i / 40) + 0.12} for i in (50, 100, 150, 200)],
+        },
+        "before": evaluation(
+            accuracy=metric(0.0, 0.0, 0.016),
+            accuracy_both_orders=metric(0.0, 0.0, 0.016),
+            consistency=metric(0.0, 0.0, 0.016),
+            prefer_first_rate=metric(None, n=0),
+            unparsed_rate=metric(1.0, 0.992, 1.0),
+        ),
+        "after": evaluation(
+            accuracy=metric(0.9125, 0.881, 0.94, 480),
+            accuracy_both_orders=metric(0.867, 0.818, 0.904),
+            consistency=metric(0.908, 0.865, 0.939),
+            prefer_first_rate=metric(0.523, 0.497, 0.549, 478),
+            tie_rate=metric(0.0125, 0.0057, 0.027, 480),
+            unparsed_rate=metric(0.0042, 0.0011, 0.0151, 480),
+        ),
+        "quantized": evaluation(
+            accuracy=metric(0.898, 0.864, 0.928, 480),
+            accuracy_both_orders=metric(0.85, 0.799, 0.89),
+            consistency=metric(0.892, 0.846, 0.925),
+            prefer_first_rate=metric(0.546, 0.518, 0.574, 476),
+            tie_rate=metric(0.0125, 0.0057, 0.027, 480),
+            unparsed_rate=metric(0.0083, 0.0032, 0.0212, 480),
+        ),
+        "comparisons": {
+            "after_vs_before": {
+                "n": 240, "only_first": 219, "only_second": 0, "p_value": 1e-60,
+                "difference": metric(0.9125, 0.881, 0.94),
+            },
+            "quantized_vs_after": {
+                "n": 240, "only_first": 7, "only_second": 14, "p_value": 0.189,
+                "difference": metric(-0.0146, -0.035, 0.004),
+            },
+        },
+        "quantize": {"bits": 4, "group_size": 32, "bytes_before": 9_650_000, "bytes_after": 1_560_000},
+        "examples": [
+            {
+                "id": "world-1", "prompt": "What is 17 + 26?", "a": "43", "b": "44", "better": "a",
+                "before": {"text": HOSTILE, "answer": None},
+                "after": verdict,
+                "quantized": {"text": "<scores>\\boxed{1, 2}</scores>", "answer": "second"},
+            }
+        ],
+        "stages": [{"name": "train", "seconds": 734.2}, {"name": "quantize", "seconds": 0.8}],
+        "recipe": 'name = "nano-judge"\n',
+        "limits": ["The pairs come from a small generated world."],
+    }  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Reads a page and fails on what is not well-formed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), f"an attribute twice in <{tag}>"
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"[ \n]+", " ", " ".join(self.words))
+
+
+def with_accuracy(
+    report: dict[str, Any], value: float, low: float, high: float, unparsed: float = 0.0
+) -> dict[str, Any]:
+    changed = copy.deepcopy(report)
+    changed["after"]["metrics"] |= {
+        "accuracy": metric(value, low, high),
+        "unparsed_rate": metric(unparsed, 0.0, 1.0),
+    }
+    return changed
+
+
+def intents(report: dict[str, Any]) -> dict[str, Any]:
+    changed = {key: report[key] for key in ("name", "training", "model")} | {"task": "intent"}
+    for stage in ("before", "after"):
+        changed[stage] = evaluation(
+            accuracy=metric(0.823, 0.809, 0.836, 3100),
+            in_scope_accuracy=metric(0.846, 0.832, 0.858, 3000),
+            macro_f1=metric(0.851, 0.84, 0.863, 3000),
+            oos_recall=metric(0.13, 0.078, 0.21, 100),
+            unparsed_rate=metric(0.0, 0.0, 0.001, 3100),
+        ) | {"n": 3100, "baselines": {"most_frequent": metric(0.032, 0.027, 0.039)}}
+    changed["confusions"] = [
+        {"true": "fly", "predicted": "walk", "count": 9},
+        {"true": "fly", "predicted": None, "count": 3},
+    ]
+    return changed
+
+
+def test_page_is_well_formed_and_asks_for_nothing(report: dict[str, Any]) -> None:
+    html = build_report(report)
+    page = Page(html)
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "link", "img", "iframe", "object"}
+        assert not {"src", "href", "action", "data"} & attributes.keys()
+        assert not [name for name in attributes if name.startswith("on")]
+    assert "@import" not in html and "url(" not in html
+    policy = next(a for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    assert policy["content"] == "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def test_text_of_a_model_stays_text(report: dict[str, Any]) -> None:
+    report["name"] = report["recipe"] = report["examples"][0]["prompt"] = HOSTILE
+    report["after"]["metrics"][HOSTILE] = metric(0.5, 0.4, 0.6)
+    report["after"]["subsets"][HOSTILE] = {"accuracy": metric(0.5, 0.4, 0.6)}
+    report["stages"][0]["name"] = HOSTILE
+    html = build_report(report)
+    assert "<script" not in html and "<img" not in html
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in html
+    assert "alert('x')" in Page(html).text
+
+
+def test_same_report_same_bytes(report: dict[str, Any]) -> None:
+    assert build_report(report) == build_report(json.loads(json.dumps(report)))
+
+
+def test_every_metric_stands_with_its_interval(report: dict[str, Any]) -> None:
+    text = Page(build_report(report)).text
+    for stage in ("before", "after", "quantized"):
+        for numbers in (*report[stage]["metrics"].values(), *report[stage]["baselines"].values()):
+            assert formatting.percent(numbers["value"]) in text
+            if numbers["value"] is not None:
+                assert formatting.interval(numbers) in text
+    for words in (
+        "Accuracy",
+        "Right in both orders",
+        "Swap consistency",
+        "Prefers the first",
+        "Unreadable",
+        "Ties",
+    ):
+        assert words in text
+
+
+def test_everything_else_is_there(report: dict[str, Any]) -> None:
+    text = Page(build_report(report)).text
+    for shown in (
+        "21 November 2026, 14:03 UTC", "LoRA r16", "2.41 M parameters", "431 k trained", "2,000 rows",
+        "212,000 of 510,000 tokens", "12 min 14 s", "9.65 MB → 1.56 MB", "+91.2\N{NO-BREAK SPACE}points",
+        "+88.1 to +94.0", "p < 0.001", "p = 0.19", "Trained better: 219", "Quantised better: 7",
+        "step 150", "3,146 tokens/s", "412 ms", "1.2 s", "412 MB", "mlx", "0.32.4", "3f1c9ab", "seeds",
+        "always the longer answer", "b1946ac9", "a948904f", "Apache-2.0",
+        "smidgen run recipes/nano-judge.toml", 'name = "nano-judge"',
+        "The pairs come from a small generated world.", "sums", "77.7", "always the second",
+    ):  # fmt: skip
+        assert shown.lower() in text.lower(), shown
+
+
+def test_samples_are_marked(report: dict[str, Any]) -> None:
+    page = Page(build_report(report))
+    marks = [
+        a["class"]
+        for t, a in page.tags
+        if t == "b" and str(a.get("class", "")).startswith("mark") and "title" in a
+    ]
+    assert marks == ["mark unreadable", "mark right", "mark wrong"] * 2
+    assert "Answer A · better" in page.text
+    report["examples"][0]["order"] = "ba"
+    page = Page(build_report(report))
+    marks = [a["class"] for t, a in page.tags if t == "b" and "title" in a]
+    assert marks[:3] == ["mark unreadable", "mark wrong", "mark right"]
+
+
+def test_headline_of_a_judge_that_works(report: dict[str, Any]) -> None:
+    assert wording.headline(report) == (
+        f"The trained judge picks the better answer in 91.2{THIN}% of judgements (95{THIN}% interval "
+        f"88.1–94.0{THIN}%) on 240 held-out pairs asked in both orders; the base model: 0.0{THIN}%, with "
+        f"100.0{THIN}% of its answers unreadable."
+    )
+
+
+def test_headline_of_a_judge_that_may_be_guessing(report: dict[str, Any]) -> None:
+    guessing = wording.headline(with_accuracy(report, 0.513, 0.462, 0.563))
+    assert guessing.startswith("The trained judge cannot be told from guessing: on 240 held-out pairs")
+    assert f"the 95{THIN}% interval, 46.2–56.3{THIN}%, contains 50{THIN}%" in guessing
+    assert "guessing" not in wording.headline(with_accuracy(report, 0.55, 0.501, 0.6))
+    worse = wording.headline(with_accuracy(report, 0.40, 0.35, 0.45))
+    assert "does worse than guessing" in worse and "lies below" in worse
+
+
+def test_headline_of_a_judge_that_cannot_be_read(report: dict[str, Any]) -> None:
+    unread = wording.headline(with_accuracy(report, 0.013, 0.002, 0.03, unparsed=0.975))
+    assert unread.startswith("The trained judge does not answer in the form it was asked for: 97.5")
+    assert f"1.3{THIN}% of judgements (0.2–3.0{THIN}%)" in unread
+
+
+def test_headline_without_evidence() -> None:
+    assert wording.headline({}) == "Nothing was evaluated, so nothing is shown."
+    assert wording.headline({"training": {"steps": 3}}).startswith(
+        "Trained for 3 steps; nothing was evaluated"
+    )
+
+
+def test_remarks_name_what_is_not_shown(report: dict[str, Any]) -> None:
+    good = " ".join(wording.remarks(report))
+    assert "+91.2\N{NO-BREAK SPACE}points" in good and "Quantised to 4 bits, it scores 89.8" in good
+    assert "cannot be told from chance" in good and "not shown to beat" not in good and "leans" not in good
+    weak = with_accuracy(report, 0.6, 0.55, 0.65, unparsed=0.1)
+    weak["comparisons"]["after_vs_before"]["p_value"] = 0.3
+    weak["comparisons"]["quantized_vs_after"]["p_value"] = 0.01
+    weak["after"]["metrics"]["prefer_first_rate"] = metric(0.3, 0.25, 0.35)
+    said = " ".join(wording.remarks(weak))
+    assert "made no difference that can be told from chance (p = 0.30)" in said
+    assert f"not shown to beat “always the longer answer”, which scores 61.3{THIN}%" in said
+    assert f"leans towards the answer shown second: 70.0{THIN}%" in said
+    assert f"10.0{THIN}% of its answers cannot be read" in said
+    assert "quantising cost 1.5 points" in said
+
+
+def test_intent_report(report: dict[str, Any]) -> None:
+    page = Page(build_report(intents(report)))
+    for words in ("Macro F1", "Out-of-scope recall", "In-scope accuracy", "fly → walk", "fly → unreadable"):
+        assert words in page.text
+    assert "names the right intent for 82.3" in page.text and "on 3,100 held-out queries" in page.text
+    assert "sway" not in page.text
+
+
+def paths(table: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [path] if path else []
+    if isinstance(table, dict):
+        for key, value in table.items():
+            found += paths(value, (*path, key))
+    return found
+
+
+def test_nothing_missing_is_an_error(report: dict[str, Any]) -> None:
+    del report["training"]["curve"][2:]
+    for path in paths(report):
+        *parents, last = path
+        for substitute in (..., None, float("nan")):
+            damaged = copy.deepcopy(report)
+            table = damaged
+            for key in parents:
+                table = table[key]
+            if substitute is ...:
+                del table[last]
+            else:
+                table[last] = substitute
+            assert "nan" not in wording.headline(damaged)
+            if len(path) < 4:
+                console_table(damaged)
+            if len(path) == 1:
+                Page(build_report(damaged))
+    Page(build_report({}))
+
+
+def test_absent_numbers_are_dashes() -> None:
+    forms = (
+        formatting.percent, formatting.interval, formatting.points, formatting.points_interval,
+        formatting.p_value, formatting.count, formatting.quantity, formatting.seconds, formatting.size,
+        formatting.parameters, formatting.moment, formatting.text,
+    )  # fmt: skip
+    assert {form(None) for form in forms} == {"—"}
+    assert formatting.percent(float("nan")) == formatting.percent("12") == formatting.percent(True) == "—"
+
+
+def test_formats() -> None:
+    assert formatting.percent(0.9996) == f">99.9{THIN}%"
+    assert formatting.percent(0.0002) == f"<0.1{THIN}%"
+    assert formatting.points({"value": -0.0001}) == "0.0\N{NO-BREAK SPACE}points"
+    assert [formatting.p_value(p) for p in (0.0, 0.0123, 0.5)] == ["< 0.001", "0.012", "0.50"]
+    times = [formatting.seconds(t) for t in (0.0421, 8.06, 59.97, 734.2, 12_000)]
+    assert times == ["42.1 ms", "8.1 s", "1 min 0 s", "12 min 14 s", "3 h 20 min"]
+    assert [formatting.size(b) for b in (12, 9_650_000, 999_900_000)] == ["12 B", "9.65 MB", "1 GB"]
+    assert [formatting.parameters(p) for p in (12, 431_000, 8.03e9)] == ["12", "431 k", "8.03 B"]
+    assert formatting.moment("yesterday") == "yesterday"
+
+
+def test_console_table_has_every_metric(report: dict[str, Any]) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(console_table(report))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"91.2{THIN}% (88.1–94.0{THIN}%)" in printed
+    for shown in (
+        "Base",
+        "Trained",
+        "Quantised",
+        "Swap consistency",
+        "always the longer answer",
+        "1.56 MB",
+        "—",
+    ):
+        assert shown in printed
+
+
+def test_interval_plot_places_values_as_shares() -> None:
+    drawn = interval_plot(
+        [Interval("after", "<here>", metric(0.25, 0.2, 1.7))], reference=0.5, description='"a"'
+    )
+    svg = ElementTree.fromstring(drawn)
+    assert svg.find(".//circle").attrib["cx"] == "25%"  # type: ignore[union-attr]
+    span = svg.find(".//line[@class='span']")
+    assert span is not None and (span.attrib["x1"], span.attrib["x2"]) == ("20%", "100%")
+    assert svg.findtext(".//title") == "<here>"
+    assert (
+        ElementTree.fromstring(interval_plot([Interval("after", "", {})], description="")).find(".//circle")
+        is None
+    )
+
+
+def test_loss_curve_keeps_the_extremes_of_a_long_run() -> None:
+    points = [(float(step), 1.0) for step in range(1, 20_001)]
+    points[7000] = (7001.0, 3.0)
+    curve = loss_curve(points, [(10_000.0, 1.1)], chosen_step=10_000.0)
+    assert curve is not None and not curve.logarithmic
+    svg = ElementTree.fromstring(curve.svg)
+    raw = svg.find(".//polyline[@class='raw']").attrib["points"].split()  # type: ignore[union-attr]
+    heights = [float(point.split(",")[1]) for point in raw]
+    assert len(raw) <= CURVE_POINTS and min(heights) < 100 < 800 < max(heights)
+    assert "kept: step 10,000" in curve.svg
+
+
+def test_loss_curve_turns_logarithmic_when_the_loss_falls_far() -> None:
+    curve = loss_curve([(float(step), 10.0 ** (1 - step / 10)) for step in range(31)])
+    assert curve is not None and curve.logarithmic
+    labels = re.findall(r'class="tick" x="0" y="[\d.-]+">([\d.]+)<', curve.svg)
+    assert {"0.01", "0.1", "1", "10"} <= set(labels)
+
+
+@pytest.mark.parametrize("points", [[], [(1.0, 2.0)]])
+def test_no_curve_from_less_than_two_points(points: list[tuple[float, float]]) -> None:
+    assert loss_curve(points) is None
+
+
+def test_flat_and_single_step_curves_are_drawn() -> None:
+    assert loss_curve([(1.0, 0.0), (2.0, 0.0)]) is not None
+    assert loss_curve([(1.0, 2.0)], [(1.0, 2.1)], chosen_step=1.0) is not None

@@ -1,0 +1,236 @@
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from smidgen.data.types import Completion, Request, Sample, Sampling, Timing
+from smidgen.errors import DataError, WorkError
+from smidgen.evaluation import collect_records, compare, evaluate, read_records, summarise
+from smidgen.tasks import Intent, Judge
+
+TASK = Judge()
+ANSWERS = {"a": "yes", "b": "no"}
+SAMPLES = TASK.samples(
+    [
+        ANSWERS | {"id": f"p{n}", "prompt": f"{n}?", "better": "ab"[n % 2], "subset": f"s{n % 2}"}
+        for n in range(6)
+    ]
+)
+OTHERWISE = "'p5#ba' was asked with other messages, sampling, model or task version"
+FIRST = "<scores>\\boxed{9, 2}</scores>"
+SECOND = "<scores>\\boxed{2, 9}</scores>"
+
+
+class Scripted:
+    """Answers from a function, the last request first, and counts what it was asked."""
+
+    def __init__(self, answer=lambda sample: FIRST, *, stop_after: int | None = None) -> None:
+        self.answer = answer
+        self.stop_after = stop_after
+        self.requests: list[Request] = []
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+        for number, request in enumerate(reversed(list(requests))):
+            if number == self.stop_after:
+                raise KeyboardInterrupt
+            self.requests.append(request)
+            timing = Timing(time_to_first_token=0.1, seconds=0.5, prompt_tokens=7, completion_tokens=4)
+            yield request, Completion(self.answer(request.sample), (1, 2, 3, 4), timing=timing)
+
+
+def right(sample: Sample) -> str:
+    return FIRST if sample.metadata["better"] == "first" else SECOND
+
+
+def run(path: Path, engine: Scripted, **changes):
+    return evaluate(
+        **{
+            "task": TASK,
+            "samples": SAMPLES,
+            "engine": engine,
+            "sampling": Sampling(),
+            "records_path": path,
+            "model": "scripted",
+            "data": "six pairs",
+            **changes,
+        }
+    )
+
+
+def test_an_evaluation_as_json(tmp_path: Path) -> None:
+    evaluation = run(tmp_path / "records.jsonl", Scripted()).to_json()
+    assert json.loads(json.dumps(evaluation, allow_nan=False)) == evaluation
+    assert {key: evaluation[key] for key in ("task", "version", "model", "data", "n")} == {
+        "task": "judge",
+        "version": 1,
+        "model": "scripted",
+        "data": "six pairs",
+        "n": 12,
+    }
+    assert evaluation["metrics"]["accuracy"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 12}
+    assert evaluation["metrics"]["consistency"]["value"] == 0.0
+    assert evaluation["metrics"]["consistency"]["high"] > 0.3  # six pairs prove little
+    assert set(evaluation["baselines"]) == {"longer", "first"}
+    assert set(evaluation["subsets"]) == {"s0", "s1"}
+    assert evaluation["subsets"]["s0"]["accuracy"]["n"] == 6
+    assert evaluation["details"] == {"unparsed": {}}
+    assert evaluation["speed"]["latency_p50"] == evaluation["speed"]["latency_p95"] == 0.5
+    assert evaluation["speed"]["completion_tokens"] == 48
+    assert evaluation["speed"]["tokens_per_second"] == pytest.approx(48 / evaluation["speed"]["seconds"])
+
+
+def test_records_are_rows_that_other_tools_can_read(tmp_path: Path) -> None:
+    run(tmp_path / "records.jsonl", Scripted())
+    row = json.loads((tmp_path / "records.jsonl").read_text().splitlines()[0])
+    assert row["id"] == "p5#ba" and row["text"] == FIRST and row["token_count"] == 4
+    assert row["messages"][0]["role"] == "system" and row["metadata"]["pair"] == "p5"
+    assert (row["score"], row["answer"], row["parsed"]) == (1.0, "first", True)
+
+
+def test_records_read_back_are_those_that_were_yielded(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    yielded = list(collect_records(TASK, SAMPLES, Scripted(), Sampling(), path, model="m"))
+    kept = [
+        replace(record, completion=replace(record.completion, token_ids=()), sample=record.sample)
+        for record in yielded
+    ]
+    assert read_records(path) == kept
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    path, whole = tmp_path / "records.jsonl", tmp_path / "whole.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, Scripted(right, stop_after=5))
+    content = path.read_bytes()
+    path.write_bytes(content[:-10])  # a torn last line
+    engine = Scripted(right)
+    resumed, uninterrupted = run(path, engine), run(whole, Scripted(right))
+    assert len(engine.requests) == 12 - 4
+    assert replace(resumed, speed=uninterrupted.speed) == uninterrupted
+    assert [json.loads(line)["session"] for line in path.read_text().splitlines()] == [0] * 4 + [1] * 8
+    assert resumed.speed.completion_tokens == 48
+    assert sorted(record.sample.id for record in read_records(path)) == sorted(s.id for s in SAMPLES)
+
+
+def test_a_finished_run_asks_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    first, engine = run(path, Scripted()), Scripted()
+    assert run(path, engine) == first
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "another"}, OTHERWISE),
+        ({"sampling": Sampling(max_tokens=7)}, OTHERWISE),
+        ({"samples": SAMPLES[:-1]}, "'p5#ba' is not among these samples"),
+        ({"samples": [replace(s, messages=s.messages[:1]) for s in SAMPLES]}, OTHERWISE),
+    ],
+)
+def test_records_of_another_evaluation_are_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    path = tmp_path / "records.jsonl"
+    run(path, Scripted())
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=f"records of another evaluation \\({message}\\); give another"):
+        run(path, Scripted(), **changes)
+    assert path.read_bytes() == before
+
+
+def test_a_row_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    run(path, Scripted())
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(DataError, match="'p5#ba' stands in it twice"):
+        run(path, Scripted())
+
+
+def test_unanswered_samples_fail_the_run_and_keep_the_rest(tmp_path: Path) -> None:
+    class Forgetful(Scripted):
+        def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+            return super().complete(list(requests)[2:])
+
+    path = tmp_path / "records.jsonl"
+    with pytest.raises(WorkError, match=r"the engine left 2 of 12 samples unanswered, 'p0#ab' among them"):
+        run(path, Forgetful())
+    assert len(read_records(path)) == 10
+    with pytest.raises(
+        DataError, match=r"has no record of 2 of 12 samples, 'p0#ab' first; run the evaluation again"
+    ):
+        summarise(TASK, SAMPLES, path, model="scripted")
+
+
+def test_what_is_not_a_records_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there are no records at .*none\.jsonl; run the evaluation first"):
+        read_records(tmp_path / "none.jsonl")
+    (tmp_path / "other.jsonl").write_text('{"id": "p"}\n')
+    with pytest.raises(DataError, match=r"other\.jsonl: row 1 is not a record \(KeyError: 'messages'\)"):
+        read_records(tmp_path / "other.jsonl")
+
+
+def test_the_stop_strings_of_a_task_are_asked_for(tmp_path: Path) -> None:
+    class Stopping(Judge):
+        stop = ("END",)
+
+    engine = Scripted()
+    run(tmp_path / "records.jsonl", engine, task=Stopping(), sampling=Sampling(stop=("X",), max_tokens=9))
+    assert {request.sampling for request in engine.requests} == {Sampling(stop=("X", "END"), max_tokens=9)}
+
+
+def test_a_recording_has_no_speed(tmp_path: Path) -> None:
+    class Recording:
+        def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+            return ((request, Completion(FIRST)) for request in requests)
+
+    speed = run(tmp_path / "records.jsonl", Recording()).speed  # type: ignore[arg-type]
+    assert (
+        speed.tokens_per_second is speed.latency_p50 is speed.latency_p95 is speed.completion_tokens is None
+    )
+
+
+def test_intent_goes_through_the_same_runner(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "text": f"{n}?", "intent": ("time", "oos")[n % 2]} for n in range(4)]
+    task = Intent().prepare(rows)
+    engine = Scripted(lambda sample: "time")
+    evaluation = run(tmp_path / "r.jsonl", engine, task=task, samples=task.samples(rows)).to_json()
+    assert evaluation["metrics"]["in_scope_accuracy"]["value"] == 1.0
+    assert evaluation["metrics"]["oos_recall"]["value"] == 0.0
+    assert evaluation["details"]["confusions"] == [{"true": "oos", "predicted": "time", "count": 2}]
+    assert evaluation["subsets"] == {}
+
+
+# --- two models on the same rows ---
+
+
+def records_of(path: Path, answer) -> list:
+    return list(collect_records(TASK, SAMPLES, Scripted(answer), Sampling(), path, model="m"))
+
+
+def test_comparison(tmp_path: Path) -> None:
+    good, poor = records_of(tmp_path / "a", right), records_of(tmp_path / "b", lambda sample: FIRST)
+    comparisons = compare(TASK, good, poor[::-1])
+    accuracy = comparisons["accuracy"].to_json()
+    assert accuracy["first"]["value"] == 1.0 and accuracy["second"]["value"] == 0.5
+    assert accuracy["difference"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 6}
+    assert (accuracy["only_first"], accuracy["only_second"], accuracy["n"]) == (6, 0, 6)
+    assert accuracy["p_value"] == pytest.approx(2 * 0.5**6)
+    assert comparisons["consistency"].to_json()["only_first"] == 6
+
+
+def test_no_test_where_the_units_differ(tmp_path: Path) -> None:
+    decided = records_of(tmp_path / "a", right)
+    silent = records_of(tmp_path / "b", lambda s: FIRST if s.id == "p0#ab" else "?")
+    comparison = compare(TASK, decided, silent)["prefer_first_rate"].to_json()
+    assert comparison["second"]["n"] == 1
+    assert comparison["p_value"] is comparison["only_first"] is None
+
+
+def test_different_rows_are_not_compared(tmp_path: Path) -> None:
+    records = records_of(tmp_path / "a", right)
+    with pytest.raises(DataError, match=r"different rows \(12 and 11, and only the first has 'p5#ba'\)"):
+        compare(TASK, records, records[1:])
+    other = replace(records[0].sample, messages=records[0].sample.messages[:1])
+    with pytest.raises(DataError, match="asked 'p5#ba' in different words; compare runs of one task version"):
+        compare(TASK, records, [replace(records[0], sample=other), *records[1:]])

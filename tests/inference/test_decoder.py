@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smidgen.inference import decoder as decoder_module
+from smidgen.inference.cpu_forward import CpuForward
+from smidgen.inference.decoder import Decoder
+from smidgen.inference.forward import MlxForward
+from smidgen.inference.kv_cache import GROWTH
+
+PROMPTS = [[1, 2, 3, 4, 5], [1, 2, 3, 9], [1, 2, 3, 4, 5], [1, 2, 3, 4, 7, 8, 9, 10]]
+
+
+@pytest.fixture(scope="module", params=[CpuForward, MlxForward])
+def forward(request, loaded):
+    return request.param(loaded.model)
+
+
+class Mirror:
+    """A decoder whose every answer is checked against full forward passes over its rows."""
+
+    def __init__(self, forward, full_logits):
+        self.decoder, self.full_logits = Decoder(forward), full_logits
+        self.rows: list[list[int]] = []
+
+    def add(self, prompts: list[list[int]]) -> None:
+        self.check(self.decoder.add(prompts), prompts)
+        self.rows += map(list, prompts)
+
+    def step(self) -> None:
+        tokens = [(7 * len(row) + row[-1]) % 300 for row in self.rows]
+        self.rows = [[*row, token] for row, token in zip(self.rows, tokens, strict=True)]
+        self.check(self.decoder.step(tokens), self.rows)
+
+    def remove(self, row: int) -> None:
+        self.decoder.remove(row)
+        self.rows[row] = self.rows[-1]
+        self.rows.pop()
+
+    def check(self, logits, rows: list[list[int]]) -> None:
+        expected = np.stack([self.full_logits(row)[-1] for row in rows])
+        assert np.array(logits) == pytest.approx(expected, abs=1e-3)
+
+
+def test_rows_join_and_leave_at_any_time(forward, full_logits):
+    mirror = Mirror(forward, full_logits)
+    assert mirror.decoder.share(PROMPTS) == 3
+    mirror.add(PROMPTS[:3])
+    mirror.step()
+    mirror.remove(0)
+    mirror.step()
+    mirror.add(PROMPTS[2:])
+    mirror.step()
+    mirror.remove(3)
+    mirror.remove(1)
+    mirror.step()
+    assert mirror.decoder.num_rows == len(mirror.rows) == 2
+
+
+@given(data=st.data())
+def test_any_history_equals_full_forward_passes(forward, full_logits, data):
+    mirror = Mirror(forward, full_logits)
+    prompts = data.draw(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
+    mirror.decoder.share(prompts)
+    for action in data.draw(st.lists(st.sampled_from(["add", "step", "remove"]), max_size=8)):
+        if action == "add":
+            mirror.add(data.draw(st.lists(st.sampled_from(prompts), min_size=1, max_size=4)))
+        elif mirror.rows and action == "step":
+            mirror.step()
+        elif mirror.rows:
+            mirror.remove(data.draw(st.integers(0, len(mirror.rows) - 1)))
+
+
+def test_a_shared_prefix_is_run_once(forward, full_logits, monkeypatch):
+    ran: list[int] = []
+    hidden = forward.hidden
+
+    def counted(rows, at, caches):
+        ran.append(sum(map(len, rows)))
+        return hidden(rows, at, caches)
+
+    monkeypatch.setattr(forward, "hidden", counted)
+    mirror = Mirror(forward, full_logits)
+    mirror.decoder.share(PROMPTS)
+    mirror.add(PROMPTS)
+    assert ran == [3, 2 + 1 + 5]  # the second copy of a prompt is not run either
+    longer = [[*PROMPTS[0], 11, 12], [*PROMPTS[0], 13]]
+    assert mirror.decoder.share(longer) == 5
+    mirror.add(longer)
+    assert ran == [3, 8, 2, 2 + 1]
+    mirror.step()
+    shorter = [[1, 2, 30], [1, 2, 31, 32]]
+    assert mirror.decoder.share(shorter) == 2
+    mirror.add(shorter)
+    assert ran[4:] == [6, 3]
+
+
+def test_prefix_stays_when_rows_are_cleared(forward, full_logits):
+    mirror = Mirror(forward, full_logits)
+    mirror.decoder.share(PROMPTS)
+    mirror.add(PROMPTS)
+    mirror.decoder.clear()
+    mirror.rows = []
+    assert mirror.decoder.num_rows == 0
+    mirror.decoder.share(PROMPTS[:1])
+    mirror.add(PROMPTS[:1])
+    mirror.step()
+
+
+def test_long_prompts_are_run_in_parts(forward, full_logits, monkeypatch):
+    monkeypatch.setattr(decoder_module, "PREFILL_TOKENS", 4)
+    mirror = Mirror(forward, full_logits)
+    prompts = [list(range(1, 12)), [*range(1, 10), 50, 51, 52, 53, 54, 55]]
+    mirror.decoder.share(prompts)
+    mirror.add(prompts[:1])
+    mirror.add(prompts[1:])
+    mirror.step()
+
+
+def test_rows_outgrow_the_buffer(forward, full_logits):
+    mirror = Mirror(forward, full_logits)
+    prompts = [list(range(GROWTH - 1)), list(range(1, GROWTH - 20))]
+    mirror.decoder.share(prompts)
+    mirror.add(prompts)
+    for _ in range(3):
+        mirror.step()
+
+
+def test_score_gives_every_token_of_every_continuation(forward, full_logits):
+    decoder = Decoder(forward)
+    prompt, continuations = [1, 2, 3, 4], [[5, 6, 7], [8], [5, 9]]
+    got = np.array(decoder.score(prompt, continuations))
+    expected = np.concatenate([full_logits(prompt + c)[len(prompt) - 1 : -1] for c in continuations])
+    assert got == pytest.approx(expected, abs=1e-3)
+    assert np.array(decoder.score([3], [[4, 5]])) == pytest.approx(full_logits([3, 4]), abs=1e-3)

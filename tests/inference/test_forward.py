@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+from mlx_lm.models import llama, qwen2, qwen3
+
+from smidgen.backend import mx, nn
+from smidgen.config import LoraConfig
+from smidgen.inference import cpu_forward
+from smidgen.inference.cpu_forward import CpuForward, Unsupported
+from smidgen.inference.forward import MlxForward, forward_of
+from smidgen.inference.kv_cache import Pass
+from smidgen.models.lora import add_lora
+
+SHAPE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 128,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 256,
+    "rope_theta": 10_000.0,
+}
+QWEN3 = {**SHAPE, "model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True}
+QWEN2 = {**SHAPE, "model_type": "qwen2", "tie_word_embeddings": True}
+LLAMA = {
+    **SHAPE,
+    "model_type": "llama",
+    "tie_word_embeddings": False,
+    "attention_bias": True,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+MODULES = {"qwen3": qwen3, "qwen2": qwen2, "llama": llama}
+
+
+def make(config: dict) -> nn.Module:
+    """A model of mlx-lm with random weights of some size everywhere, biases and norms included."""
+    module = MODULES[config["model_type"]]
+    mx.random.seed(0)
+    model = module.Model(module.ModelArgs.from_dict(config))
+    model.apply(lambda x: x + mx.random.uniform(-0.3, 0.3, x.shape))
+    mx.eval(model.parameters())
+    return model.eval()
+
+
+def with_lora() -> nn.Module:
+    model = make(QWEN3)
+    add_lora(model, LoraConfig(rank=4), seed=0)
+    model.apply(lambda x: x + mx.random.uniform(-0.05, 0.05, x.shape))
+    return model.eval()
+
+
+def quantized(config: dict) -> nn.Module:
+    model = make(config)
+    nn.quantize(model, group_size=32, bits=4)
+    return model
+
+
+BUILDERS = {
+    "qwen3": lambda: make(QWEN3),
+    "qwen2 with biases": lambda: make(QWEN2),
+    "llama with scaled rotation and its own head": lambda: make(LLAMA),
+    "low-rank update": with_lora,
+    "quantised": lambda: quantized(QWEN3),
+    "quantised llama": lambda: quantized(LLAMA),
+}
+
+
+def ragged_logits(forward, rows: list[list[int]], splits: list[int]) -> list[np.ndarray]:
+    """Logits of every token of every row, run in passes that bring different numbers of tokens to each."""
+    caches = forward.new_caches()
+    for cache in caches:
+        cache.reserve(len(rows) + 1, max(map(len, rows)))
+    parts: list[list[np.ndarray]] = [[] for _ in rows]
+    held = [0] * len(rows)
+    for split in splits:
+        chunks = [row[h : h + split + i] for i, (row, h) in enumerate(zip(rows, held, strict=True))]
+        at = Pass(1, held, [len(chunk) for chunk in chunks])
+        logits = np.array(forward.logits(forward.hidden(chunks, at, caches)))
+        for part, rest in zip(parts, np.split(logits, np.cumsum(at.counts)[:-1]), strict=True):
+            part.append(rest)
+        held = [h + len(chunk) for h, chunk in zip(held, chunks, strict=True)]
+    return [np.concatenate(part) for part in parts]
+
+
+@pytest.mark.parametrize("kind", [CpuForward, MlxForward])
+@pytest.mark.parametrize("builder", BUILDERS.values(), ids=BUILDERS.keys())
+def test_cached_logits_equal_those_of_the_whole(kind, builder):
+    model = builder()
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 128, 40).tolist() for _ in range(3)]
+    got = ragged_logits(kind(model), rows, [5, 11, 3])
+    for row, logits in zip(rows, got, strict=True):
+        whole = np.array(model(mx.array([row[: len(logits)]]))[0])
+        assert logits == pytest.approx(whole, abs=2e-4)
+
+
+@pytest.mark.parametrize("kind", [CpuForward, MlxForward])
+def test_single_steps_of_rows_of_different_lengths(kind):
+    model = make(QWEN3)
+    rng = np.random.default_rng(1)
+    lengths = [3, 30, 17, 8]
+    rows = [rng.integers(0, 128, length + 4).tolist() for length in lengths]
+    forward = kind(model)
+    caches = forward.new_caches()
+    for cache in caches:
+        cache.reserve(len(rows), 40)
+    for i, length in enumerate(lengths):
+        forward.hidden([rows[i][:length]], Pass(i, [0], [length]), caches)
+    for step in range(4):
+        tokens = [[row[length + step]] for row, length in zip(rows, lengths, strict=True)]
+        at = Pass(0, [length + step for length in lengths], [1] * 4)
+        got = np.array(forward.logits(forward.hidden(tokens, at, caches)))
+        for row, length, logits in zip(rows, lengths, got, strict=True):
+            whole = np.array(model(mx.array([row[: length + step + 1]]))[0, -1])
+            assert logits == pytest.approx(whole, abs=2e-4)
+
+
+def test_shares_of_the_cores_add_up(monkeypatch):
+    forward = CpuForward(make(QWEN3))
+    rng = np.random.default_rng(2)
+    rows = [rng.integers(0, 128, 20).tolist() for _ in range(7)]
+    monkeypatch.setattr(forward, "_cores", 1)
+    alone = ragged_logits(forward, rows, [9, 1])
+    monkeypatch.setattr(forward, "_cores", 3)
+    together = ragged_logits(forward, rows, [9, 1])
+    for a, b in zip(alone, together, strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+
+
+def test_rotation_grows_with_the_context():
+    model = make(QWEN3)
+    row = np.random.default_rng(3).integers(0, 128, 530).tolist()
+    (logits,) = ragged_logits(CpuForward(model), [row], [260, 260, 10])
+    assert logits == pytest.approx(np.array(model(mx.array([row]))[0]), abs=1e-3)
+
+
+def test_unknown_parts_are_left_to_mlx(monkeypatch):
+    class OtherLinear(nn.Linear):
+        pass
+
+    strange_linear, strange_norm, strange_rope = make(QWEN3), make(QWEN3), make(QWEN3)
+    strange_linear.model.layers[1].mlp.up_proj = OtherLinear(64, 96, bias=False)
+    strange_norm.model.norm = nn.LayerNorm(64)
+    strange_rope.model.layers[0].self_attn.rope = nn.RoPE(32, traditional=True)
+    for model in (strange_linear, strange_norm, strange_rope):
+        with pytest.raises(Unsupported):
+            CpuForward(model)
+        assert isinstance(forward_of(model), MlxForward)
+    model = make(QWEN3)
+    assert isinstance(forward_of(model), CpuForward)
+    monkeypatch.setattr(cpu_forward, "LARGEST", 1000)
+    assert isinstance(forward_of(model), MlxForward)
+    assert cpu_forward._num_weights(model) == cpu_forward._num_weights(quantized(QWEN3))

@@ -1,0 +1,281 @@
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from smidgen.data.types import Completion, Message, Request, Sample, Sampling
+from smidgen.errors import ConfigError, DataError, ModelError
+from smidgen.inference import mlx as mlx_module
+from smidgen.inference.forward import MlxForward
+from smidgen.inference.mlx import MlxEngine
+
+WORDS = ("the", "better", "answer", "is", "first", "second", "which", "why")
+
+
+@pytest.fixture(scope="module")
+def engine(loaded) -> MlxEngine:
+    return MlxEngine(loaded, batch_size=4)
+
+
+def ask(name: str, text: str, **sampling) -> Request:
+    return Request(Sample(name, (Message("user", text),)), Sampling(**sampling))
+
+
+def many(count: int, **sampling) -> list[Request]:
+    """Requests whose prompts share a beginning and differ in length, and whose answers differ in length."""
+    return [
+        ask(str(i), "judge: " + " ".join(WORDS[: i % 5]) + str(i), **({"max_tokens": 3 + i % 7} | sampling))
+        for i in range(count)
+    ]
+
+
+def answers(engine: MlxEngine, requests: list[Request]) -> dict[str, Completion]:
+    return {request.sample.id: completion for request, completion in engine.complete(requests)}
+
+
+def assert_same(left: dict[str, Completion], right: dict[str, Completion]) -> None:
+    assert left.keys() == right.keys()
+    for name, completion in left.items():
+        other = right[name]
+        assert completion.token_ids == other.token_ids
+        assert (completion.text, completion.finish_reason) == (other.text, other.finish_reason)
+        assert completion.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def prompt_of(engine: MlxEngine, request: Request) -> list[int]:
+    return engine._tokenizer.render_prompt(request.sample.messages)
+
+
+def test_greedy_equals_full_forward_passes(engine, naive_greedy, full_logits):
+    ends = engine._tokenizer.eos_token_ids
+    requests = many(9)
+    found = answers(engine, requests)
+    for request in requests:
+        completion, prompt = found[request.sample.id], prompt_of(engine, request)
+        tokens = naive_greedy(prompt, request.sampling.max_tokens, ends)
+        assert list(completion.token_ids) == tokens
+        logits = full_logits(prompt + tokens)[len(prompt) - 1 : -1].astype(np.float64)
+        expected = [row[token] - np.logaddexp.reduce(row) for row, token in zip(logits, tokens, strict=True)]
+        assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {},
+        {"temperature": 1.0},
+        {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.2, "frequency_penalty": 0.2},
+    ],
+)
+@pytest.mark.parametrize("read_ahead", [1024, 5])
+def test_company_changes_nothing(loaded, engine, monkeypatch, sampling, read_ahead):
+    monkeypatch.setattr(mlx_module, "READ_AHEAD", read_ahead)
+    requests = many(13, **sampling)
+    together = answers(engine, requests)
+    one = MlxEngine(loaded, batch_size=1)
+    assert_same(together, {name: c for request in requests for name, c in answers(one, [request]).items()})
+    assert_same(together, answers(engine, requests[::-1]))
+
+
+def test_the_path_of_other_devices_gives_the_same(loaded, engine):
+    other = MlxEngine(loaded, batch_size=3)
+    other._forward = MlxForward(loaded.model)
+    for sampling in ({}, {"temperature": 0.7, "top_p": 0.9, "frequency_penalty": 0.3}):
+        requests = many(8, **sampling)
+        assert_same(answers(engine, requests), answers(other, requests))
+
+
+def test_seeds(engine):
+    requests = many(4, temperature=1.5, max_tokens=12)
+    assert_same(answers(engine, requests), answers(engine, requests))
+    reseeded = [Request(r.sample, Sampling(max_tokens=12, temperature=1.5, seed=1)) for r in requests]
+    first, second = answers(engine, requests), answers(engine, reseeded)
+    assert any(first[name].token_ids != second[name].token_ids for name in first)
+
+
+def test_equal_prompts_draw_their_own_tokens(engine):
+    group = [ask(f"rollout {i}", "which is better", max_tokens=12, temperature=2.0) for i in range(4)]
+    found = answers(engine, group)
+    assert len({completion.token_ids for completion in found.values()}) > 1
+    assert len({completion.logprobs[0] for completion in found.values()}) > 1
+
+
+def test_penalties_equal_a_naive_loop(engine, full_logits):
+    request = ask("a", "the the the", max_tokens=15, repetition_penalty=1.5, frequency_penalty=0.6)
+    prompt, tokens = prompt_of(engine, request), []
+    for _ in range(15):
+        scores = full_logits(prompt + tokens)[-1]
+        for token in set(prompt + tokens):
+            scores[token] = scores[token] / 1.5 if scores[token] > 0 else scores[token] * 1.5
+        for token in tokens:
+            scores[token] -= 0.6
+        tokens.append(int(scores.argmax()))
+        if tokens[-1] in engine._tokenizer.eos_token_ids:
+            break
+    assert list(answers(engine, [request])["a"].token_ids) == tokens
+
+
+def test_any_end_token_ends(loaded, naive_greedy, monkeypatch):
+    engine = MlxEngine(loaded)
+    request = ask("a", "is the first better", max_tokens=12)
+    tokens = naive_greedy(prompt_of(engine, request), 12)
+    for end in (tokens[4], tokens[7]):
+        monkeypatch.setitem(loaded.tokenizer.__dict__, "eos_token_ids", frozenset({2, end}))
+        completion = answers(engine, [request])["a"]
+        taken = tokens[: tokens.index(end) + 1]
+        assert list(completion.token_ids) == taken
+        assert completion.finish_reason == "stop"
+        assert completion.text == loaded.tokenizer.decode(taken[:-1])
+        assert len(completion.logprobs) == len(taken)
+
+
+def test_stop_string_across_tokens(engine):
+    requests = many(6, max_tokens=20)
+    free = answers(engine, requests)
+    stopped = []
+    for request in requests:
+        text = free[request.sample.id].text
+        stop = text[5:8]
+        stopped.append(Request(request.sample, Sampling(max_tokens=20, stop=(stop, "never said"))))
+    for request, completion in engine.complete(stopped):
+        whole = free[request.sample.id]
+        stop = request.sampling.stop[0]
+        assert completion.text == whole.text[: whole.text.index(stop)]
+        assert completion.finish_reason == "stop"
+        assert completion.token_ids == whole.token_ids[: len(completion.token_ids)]
+        assert stop in engine._tokenizer.decode(completion.token_ids)
+
+
+def test_stream_gives_the_same_text_in_whole_pieces(engine):
+    for request in many(3, max_tokens=25, temperature=1.0):
+        whole = answers(engine, [request])[request.sample.id]
+        stream = engine.stream(request)
+        assert stream.completion is None
+        pieces = list(stream)
+        assert stream.completion is not None
+        assert "".join(pieces) == stream.completion.text == whole.text
+        assert stream.completion.token_ids == whole.token_ids
+        assert all(pieces) and len(pieces) > 3
+
+
+def test_stream_never_shows_part_of_a_stop_string(engine):
+    request = many(1, max_tokens=25)[0]
+    text = answers(engine, [request])[request.sample.id].text
+    stop = text[6:10]
+    pieces = list(engine.stream(Request(request.sample, Sampling(max_tokens=25, stop=(stop,)))))
+    assert "".join(pieces) == text[: text.index(stop)]
+
+
+def test_score_equals_full_forward_passes(engine, full_logits):
+    messages = (Message("user", "which is better"),)
+    prompt = engine._tokenizer.render_prompt(messages)
+    continuations = ["the first", "", "second", "x"]
+    for continuation, scores in zip(continuations, engine.score(messages, continuations), strict=True):
+        tokens = engine._tokenizer.encode(continuation)
+        logits = full_logits(prompt + tokens)[len(prompt) - 1 : -1].astype(np.float64)
+        expected = [row[token] - np.logaddexp.reduce(row) for row, token in zip(logits, tokens, strict=True)]
+        assert scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_score_in_groups(engine, monkeypatch):
+    messages, continuations = (Message("user", "why"),), ["the first one", "a", "", "the second answer"]
+    whole = engine.score(messages, continuations)
+    monkeypatch.setattr(mlx_module, "SCORED_TOKENS", 2)
+    for one, other in zip(whole, engine.score(messages, continuations), strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+    assert engine.score(messages, []) == []
+    assert math.fsum(whole[0]) < 0
+
+
+def test_timing(engine):
+    start = time.perf_counter()
+    requests = many(10)
+    for request, completion in engine.complete(requests):
+        timing = completion.timing
+        assert timing is not None
+        assert 0 < timing.time_to_first_token <= timing.seconds <= time.perf_counter() - start
+        assert timing.prompt_tokens == len(prompt_of(engine, request))
+        assert timing.completion_tokens == len(completion.token_ids)
+    assert engine.peak_memory_bytes() > 1_000_000
+
+
+def test_requests_are_read_as_they_are_needed(engine, monkeypatch):
+    monkeypatch.setattr(mlx_module, "READ_AHEAD", 3)
+    read: list[str] = []
+
+    def source() -> Iterator[Request]:
+        for request in many(12):
+            read.append(request.sample.id)
+            yield request
+
+    found = engine.complete(source())
+    next(found)
+    assert len(read) == 6  # those that run, and those that wait
+    assert len(list(found)) == 11
+
+
+def test_two_callers_at_a_time_and_one_who_leaves(engine):
+    requests = many(6)
+    expected = answers(engine, requests)
+    left, right = engine.complete(requests), engine.complete(requests[:3])
+    pairs = [next(left), next(right), next(left)]
+    right.close()
+    pairs += left
+    for request, completion in pairs:
+        assert completion.token_ids == expected[request.sample.id].token_ids
+    assert_same(expected, answers(engine, requests))
+
+
+def test_no_requests(engine):
+    assert answers(engine, []) == {}
+
+
+def test_generation_ends_with_the_context(engine):
+    room = 512 - len(prompt_of(engine, ask("a", "")))
+    completion = answers(engine, [ask("a", "x" * (room - 5), max_tokens=100, repetition_penalty=5.0)])["a"]
+    assert completion.finish_reason == "length"
+    assert completion.timing is not None
+    assert completion.timing.prompt_tokens + completion.timing.completion_tokens == 512
+
+
+def test_prompts_that_fill_the_context_are_refused_together(engine):
+    requests = [ask(f"sample {i}", "x" * (600 if i % 2 else 5)) for i in range(14)]
+    fault = (
+        r"the context of .* has 512 tokens, which leaves no room for an answer to sample 1 \(\d+ tokens\), "
+        r"sample 3 .*, sample 9 \(\d+ tokens\) and 2 more; shorten these prompts or leave them out"
+    )
+    with pytest.raises(DataError, match=fault):
+        answers(engine, requests)
+    with pytest.raises(DataError, match=r"a prompt of \d+ tokens with its continuation makes \d+ and"):
+        engine.score((Message("user", "x" * 480),), ["y" * 100])
+    assert answers(engine, requests[:1])
+
+
+def test_settings_are_checked(engine):
+    with pytest.raises(ConfigError, match=r"top_p is 2\.0, expected more than 0 and at most 1"):
+        answers(engine, [ask("a", "hello", top_p=2.0)])
+
+
+def test_thinking(loaded, make_tokenizer_dir):
+    thinking, plain = MlxEngine(loaded, thinking=True), MlxEngine(loaded)
+    request = ask("a", "hello", max_tokens=5)
+    left, right = answers(thinking, [request])["a"], answers(plain, [request])["a"]
+    assert left.timing and right.timing
+    assert right.timing.prompt_tokens > left.timing.prompt_tokens
+    with pytest.raises(DataError, match="there are no messages to render"):
+        answers(plain, [Request(Sample("a", ()))])
+
+
+def test_templates_are_needed(loaded, monkeypatch):
+    monkeypatch.setattr(loaded.tokenizer._backend, "chat_template", None)
+    with pytest.raises(ModelError, match="has no chat template"):
+        answers(MlxEngine(loaded), [ask("a", "hello")])
+
+
+def test_close_twice(loaded):
+    engine = MlxEngine(loaded)
+    answers(engine, many(2))
+    engine.close()
+    engine.close()

@@ -1,0 +1,71 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smidgen.data.types import Message, Request, Sample, Sampling
+from smidgen.errors import ConfigError, DataError, ModelError
+from smidgen.inference import open_engine
+from smidgen.inference.mlx import MlxEngine
+from smidgen.inference.replay import ReplayEngine
+
+
+@pytest.fixture
+def recording(tmp_path) -> str:
+    file = tmp_path / "answers.jsonl"
+    file.write_text(json.dumps({"id": "a", "text": "yes"}) + "\n")
+    return str(file)
+
+
+@pytest.mark.parametrize("engine", ["auto", "mlx"])
+def test_models(tiny_model_dir, engine):
+    opened = open_engine(str(tiny_model_dir), engine=engine, batch_size=2)
+    assert isinstance(opened, MlxEngine)
+    request = Request(Sample("a", (Message("user", "hello"),)), Sampling(max_tokens=3))
+    ((answered, completion),) = opened.complete([request])
+    assert answered is request
+    assert completion.timing is not None
+    opened.close()
+
+
+@pytest.mark.parametrize("engine", ["auto", "replay"])
+def test_recordings(recording, engine):
+    opened = open_engine(recording, engine=engine)
+    assert isinstance(opened, ReplayEngine)
+
+
+def test_unknown_names(tiny_model_dir, tmp_path, recording):
+    with pytest.raises(
+        ConfigError, match=r"no engine 'mlxx'; expected one of auto, .*\. Did you mean 'mlx'\?"
+    ):
+        open_engine(str(tiny_model_dir), engine="mlxx")
+    with pytest.raises(ModelError, match="none"):
+        open_engine(str(tmp_path / "none"))
+    with pytest.raises(DataError, match="there is no data file"):
+        open_engine(str(tmp_path / "none.jsonl"))
+    with pytest.raises(ModelError, match=r"answers\.jsonl"):
+        open_engine(recording, engine="mlx")
+
+
+def test_settings_that_do_not_fit(tiny_model_dir, recording):
+    with pytest.raises(ConfigError, match="batch_size is 0; expected 1 or more"):
+        open_engine(str(tiny_model_dir), batch_size=0)
+    with pytest.raises(
+        ConfigError, match=r"an adapter does not go with the recording .*; leave it out or name"
+    ):
+        open_engine(recording, adapter=Path("adapter"))
+    with pytest.raises(ConfigError, match="thinking does not go with the recording"):
+        open_engine(recording, thinking=True)
+
+
+def test_recordings_need_no_arrays(recording):
+    code = (
+        "import sys; from smidgen.inference import open_engine; open_engine(sys.argv[1]); "
+        "print(sorted({'mlx', 'mlx_lm', 'torch'} & sys.modules.keys()))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, recording], capture_output=True, text=True, check=True
+    )
+    assert (result.stdout, result.stderr) == ("[]\n", "")

@@ -1,0 +1,87 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from smidgen.data.types import Completion, Message, Request, Sample
+from smidgen.errors import ConfigError, DataError
+from smidgen.inference.replay import ReplayEngine
+
+
+def write(path: Path, *rows: object) -> Path:
+    file = path / "recording.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def ask(*names: str) -> list[Request]:
+    return [Request(Sample(name, (Message("user", "?"),))) for name in names]
+
+
+def test_answers_by_id_and_order(tmp_path):
+    rows = [
+        {"id": "p1", "order": "ab", "text": "first\u2028line"},
+        {"id": "p1", "order": "ba", "text": "second"},
+        {"id": 7, "text": "third", "more": 1},
+    ]
+    engine = ReplayEngine(write(tmp_path, *rows))
+    requests = ask("p1#ba", "7", "p1#ab")
+    expected = [Completion("second"), Completion("third"), Completion("first\u2028line")]
+    assert list(engine.complete(iter(requests))) == list(zip(requests, expected, strict=True))
+    assert engine.peak_memory_bytes() is None
+    stream = engine.stream(requests[1])
+    assert (list(stream), stream.completion) == (["third"], expected[1])
+    engine.close()
+
+
+def test_missing_answers_are_named_together(tmp_path):
+    engine = ReplayEngine(write(tmp_path, {"id": "a", "text": ""}))
+    with pytest.raises(
+        DataError,
+        match=r"recording\.jsonl has no completion of s0, s1, s2, s3, s4, and 3 more; "
+        r"expected one row for each of the 9 samples",
+    ):
+        next(engine.complete(ask("a", *[f"s{i}" for i in range(8)])))
+
+
+def test_faults_are_named_together(tmp_path):
+    rows = [
+        {"id": "a", "text": "x"},
+        {"id": "a", "text": "y"},
+        {"id": "b"},
+        {"text": "z"},
+        {"id": "c", "text": 5},
+        {"id": True, "text": "x"},
+    ]
+    with pytest.raises(
+        DataError,
+        match=r"recording\.jsonl: row 2 answers a again, after row 1; row 3 has no text; row 4 has no id; "
+        r"row 5 has text 5, expected text; row 6 has id true, expected text or a whole number\. "
+        r"Expected one row of id, text and, if any, order a sample",
+    ):
+        ReplayEngine(write(tmp_path, *rows))
+
+
+def test_order_makes_another_sample(tmp_path):
+    rows = [
+        {"id": "a", "order": "ab", "text": ""},
+        {"id": "a#ab", "text": ""},
+        {"id": "b", "order": 1, "text": ""},
+    ]
+    with pytest.raises(
+        DataError, match="row 2 answers a#ab again, after row 1; row 3 has order 1, expected text"
+    ):
+        ReplayEngine(write(tmp_path, *rows))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match="there is no data file at"):
+        ReplayEngine(tmp_path / "none.jsonl")
+
+
+def test_recordings_hold_no_probabilities(tmp_path):
+    engine = ReplayEngine(write(tmp_path, {"id": "a", "text": ""}))
+    with pytest.raises(
+        ConfigError, match="holds no probabilities, so it cannot score continuations; use a model"
+    ):
+        engine.score((Message("user", "?"),), ["yes"])

@@ -1,0 +1,56 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smidgen.data.templates import Tokenizer
+from smidgen.inference.stopping import GrowingText
+
+
+def grow(tokenizer: Tokenizer, text: str, stop: tuple[str, ...]) -> tuple[GrowingText, list[int]]:
+    """The text after all tokens up to the one that stops it, and how much was settled after each."""
+    growing = GrowingText(tokenizer.stream_decoder(), stop)
+    settled = []
+    for token_id in tokenizer.encode(text):
+        growing.push(token_id)
+        settled.append(growing.settled)
+        if growing.is_stopped:
+            break
+    return growing, settled
+
+
+def test_stop_string_across_tokens(loaded):
+    assert len(loaded.tokenizer.encode("</score>")) > 3
+    growing, settled = grow(loaded.tokenizer, "better </score> and more", ("</score>",))
+    assert growing.is_stopped
+    assert growing.finish() == "better "
+    assert max(settled) == len("better ")
+
+
+def test_the_earliest_of_several_stops_cuts(loaded):
+    growing, _ = grow(loaded.tokenizer, "one <think> two", ("wo", "<think>", " <"))
+    assert growing.finish() == "one"
+
+
+def test_a_beginning_that_comes_to_nothing_is_given_out(loaded):
+    growing, settled = grow(loaded.tokenizer, "a </sc", ("</score>",))
+    assert settled[-1] == 2
+    assert not growing.is_stopped
+    assert growing.finish() == "a </sc"
+
+
+def test_half_characters_appear_at_the_end(loaded):
+    growing = GrowingText(loaded.tokenizer.stream_decoder(), ())
+    growing.push(loaded.tokenizer.encode("é")[0])
+    assert growing.text == ""
+    assert growing.finish() == "\ufffd"
+
+
+@given(text=st.text("ab<é", max_size=20), stop=st.lists(st.text("ab<é", min_size=1, max_size=3), max_size=3))
+def test_text_is_cut_before_the_stop_that_is_complete_first(loaded, text, stop):
+    growing, settled = grow(loaded.tokenizer, text, tuple(stop))
+    whole = growing.finish()
+    ends = [text.find(s) + len(s) for s in stop if s in text]
+    read = text[: min(ends, default=len(text))]
+    assert whole == text[: min([read.find(s) for s in stop if s in read], default=len(text))]
+    assert growing.is_stopped == bool(ends)
+    assert settled == sorted(settled)
+    assert all(n <= len(whole) for n in settled)

@@ -1,0 +1,208 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+from mlx_lm.utils import load_model as mlx_lm_load_model
+
+from smidgen.backend import compute_dtype, mx
+from smidgen.config import LoraConfig
+from smidgen.errors import ModelError
+from smidgen.models import load as load_module
+from smidgen.models.graph import named_arrays
+from smidgen.models.load import load, read_config, resolve
+from smidgen.models.lora import add_lora, save_adapter
+from smidgen.models.quantize import quantize
+from smidgen.models.save import save_model
+
+
+def test_logits_are_those_of_mlx_lm(tiny_model_dir: Path, tokens: mx.array):
+    loaded = load(str(tiny_model_dir))
+    reference, _ = mlx_lm_load_model(tiny_model_dir)
+    np.testing.assert_allclose(loaded.model(tokens), reference(tokens), rtol=1e-4, atol=1e-4)
+    assert (loaded.path, loaded.name) == (tiny_model_dir, str(tiny_model_dir))
+    assert loaded.tokenizer.vocab_size <= 320
+    assert loaded.config == read_config(tiny_model_dir)
+
+
+def test_weights_are_computed_in_the_dtype_of_the_device(tiny_model_dir: Path, tmp_path: Path):
+    first = load(str(tiny_model_dir))
+    save_model(tmp_path / "half", first.model, first.config, tiny_model_dir, dtype=mx.bfloat16)
+    second = load(str(tmp_path / "half"))
+    dtypes = {value.dtype for value in named_arrays(second.model.parameters()).values()}
+    assert dtypes == {compute_dtype()}
+
+
+def test_a_quantised_folder_loads(tiny_model_dir: Path, tmp_path: Path, tokens: mx.array):
+    first = load(str(tiny_model_dir))
+    config = quantize(first.model, first.config, bits=4, group_size=32)
+    save_model(tmp_path / "q4", first.model, config, tiny_model_dir)
+    np.testing.assert_array_equal(load(str(tmp_path / "q4")).model(tokens), first.model(tokens))
+
+
+def test_layers_that_the_config_leaves_plain_stay_plain(tiny_model_dir: Path, tmp_path: Path):
+    first = load(str(tiny_model_dir))
+    plain = "model.layers.0.mlp.down_proj"
+    kept = first.model.layers[0].mlp.down_proj
+    config = quantize(first.model, first.config, bits=4, group_size=32)
+    first.model.layers[0].mlp.down_proj = kept
+    config["quantization"] = {**config["quantization"], plain: False}
+    save_model(tmp_path / "mixed", first.model, config, tiny_model_dir)
+    weights = named_arrays(load(str(tmp_path / "mixed")).model.parameters())
+    assert f"{plain}.scales" not in weights
+    assert "model.layers.1.mlp.down_proj.scales" in weights
+
+
+def test_an_adapter_is_put_on(tiny_model_dir: Path, tmp_path: Path, tokens: mx.array):
+    base = load(str(tiny_model_dir))
+    add_lora(base.model, LoraConfig(rank=2), seed=0)
+    base.model.layers[0].mlp.up_proj.lora_b = mx.ones((2, 64))
+    save_adapter(tmp_path / "adapter", base.model, LoraConfig(rank=2))
+    adapted = load(str(tiny_model_dir), adapter=tmp_path / "adapter")
+    np.testing.assert_allclose(adapted.model(tokens), base.model(tokens), rtol=1e-5, atol=1e-5)
+
+
+def test_every_misfit_of_the_weights_is_told_at_once(edited: Callable[..., Path]):
+    folder = edited()
+    weights = dict(mx.load(str(folder / "model.safetensors")))
+    weights["model.norm.weight"] = mx.ones((7,))
+    weights["model.surplus.weight"] = mx.ones((3, 2))
+    del weights["model.layers.1.self_attn.q_norm.weight"]
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    with pytest.raises(ModelError, match=r"do not fit its config\.json") as caught:
+        load(str(folder))
+    for part in (
+        "missing 'model.layers.1.self_attn.q_norm.weight' (8,)",
+        "unexpected 'model.surplus.weight' (3, 2)",
+        "'model.norm.weight' has shape (7,), expected (32,)",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [4, 100, 20_000])
+def test_a_file_cut_short_is_named(edited: Callable[..., Path], keep: int):
+    folder = edited()
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ModelError, match=r"model\.safetensors is cut short or damaged .* fetch it again"):
+        load(str(folder))
+
+
+def test_shards_are_read_by_their_index(edited: Callable[..., Path], tiny_model_dir: Path, tokens: mx.array):
+    folder = edited()
+    weights = dict(mx.load(str(folder / "model.safetensors")))
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {"model-00001-of-00002.safetensors": names[:5], "model-00002-of-00002.safetensors": names[5:]}
+    for file, held in parts.items():
+        mx.save_safetensors(str(folder / file), {name: weights[name] for name in held})
+    index = {"weight_map": {name: file for file, held in parts.items() for name in held}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    np.testing.assert_array_equal(load(str(folder)).model(tokens), load(str(tiny_model_dir)).model(tokens))
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(
+        ModelError, match=r"lacks model-00002-of-00002.safetensors, named by model.safetensors"
+    ):
+        load(str(folder))
+    (folder / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"index.json is not a readable index of weight files"):
+        load(str(folder))
+
+
+def test_a_folder_without_safetensors_is_refused(edited: Callable[..., Path]):
+    folder = edited()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(
+        ModelError, match=r"holds no model\*\.safetensors; it has pytorch_model\.bin, which can"
+    ):
+        load(str(folder))
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tiny_model_dir: Path, edited: Callable[..., Path]):
+    folder = edited(vocab_size=260)
+    weights = dict(mx.load(str(tiny_model_dir / "model.safetensors")))
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"][:260]
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    with pytest.raises(ModelError, match=r"has \d+ tokens, the model 260; use the tokenizer"):
+        load(str(folder))
+
+
+def test_foreign_quantisation_is_refused_by_name(edited: Callable[..., Path]):
+    with pytest.raises(ModelError, match=r"quantised by gptq; expected plain or MLX-quantised"):
+        load(str(edited(quantization_config={"quant_method": "gptq"})))
+
+
+def test_unreadable_quantisation_is_refused(edited: Callable[..., Path]):
+    with pytest.raises(
+        ModelError, match=r"config\.json has quantization \{'bits': 4\}, which .*: 'group_size'"
+    ):
+        load(str(edited(quantization={"bits": 4})))
+
+
+def test_an_unreadable_config_is_refused(edited: Callable[..., Path], tmp_path: Path):
+    folder = edited()
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"config\.json is not readable JSON"):
+        load(str(folder))
+    (folder / "config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"config\.json holds a list; expected a JSON object"):
+        load(str(folder))
+    with pytest.raises(ModelError, match=r"holds no config\.json; expected the folder of a model"):
+        load(str(tmp_path))
+
+
+def test_names_that_lead_nowhere(tmp_path: Path):
+    for name in ("./nowhere", "/no/where", "nowhere", "a/b/c"):
+        with pytest.raises(
+            ModelError, match=rf"there is no folder {name}; expected a model's folder, smidgen:n"
+        ):
+            resolve(name)
+    (tmp_path / "file.gguf").touch()
+    with pytest.raises(ModelError, match=r"file\.gguf is a file; expected a model's folder"):
+        resolve(str(tmp_path / "file.gguf"))
+    with pytest.raises(ModelError, match=r"there is no bundled model 'smidgen:mini'; expected smidgen:nano"):
+        resolve("smidgen:mini")
+
+
+def test_the_bundled_model_is_looked_for_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(load_module, "files", lambda package: tmp_path)
+    with pytest.raises(ModelError, match=r"smidgen:nano is missing from this installation"):
+        resolve("smidgen:nano")
+    (tmp_path / "nano").mkdir()
+    (tmp_path / "nano" / "config.json").touch()
+    assert resolve("smidgen:nano") == tmp_path / "nano"
+
+
+def test_a_hub_id_is_fetched_with_only_the_files_it_needs(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def snapshot_download(repo: str, *, allow_patterns: list[str]) -> str:
+        asked.append((repo, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(load_module, "snapshot_download", snapshot_download)
+    assert resolve("owner/repo") == tmp_path
+    shutil.copytree(tiny_model_dir, tmp_path / "mlx")
+    assert load("owner/repo:mlx").path == tmp_path / "mlx"
+    (repo, plain), (_, inside) = asked
+    assert repo == "owner/repo"
+    assert "model*.safetensors" in plain
+    assert inside == [f"mlx/{pattern}" for pattern in plain]
+    with pytest.raises(ModelError, match=r"owner/repo on the hub has no model in a folder 'gone'"):
+        resolve("owner/repo:gone")
+
+
+def test_an_unreachable_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    def snapshot_download(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("Cannot reach the hub.\nMore lines of advice.")
+
+    monkeypatch.setattr(load_module, "snapshot_download", snapshot_download)
+    with pytest.raises(
+        ModelError, match=r"^owner/repo is no folder here .* hub: Cannot reach the hub\. Check"
+    ):
+        resolve("owner/repo")

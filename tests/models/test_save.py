@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from smidgen.backend import mx
+from smidgen.config import ArchitectureConfig, LoraConfig
+from smidgen.errors import ModelError
+from smidgen.models.graph import create
+from smidgen.models.load import load, read_config
+from smidgen.models.lora import add_lora, fuse
+from smidgen.models.quantize import quantize
+from smidgen.models.save import save_model
+
+
+def test_saved_and_loaded_is_the_same(tiny_model_dir: Path, tmp_path: Path, tokens: mx.array):
+    first = load(str(tiny_model_dir))
+    save_model(tmp_path / "again", first.model, first.config, tiny_model_dir)
+    second = load(str(tmp_path / "again"))
+    np.testing.assert_array_equal(second.model(tokens), first.model(tokens))
+    assert second.tokenizer.encode("the better answer") == first.tokenizer.encode("the better answer")
+    assert (tmp_path / "again" / "generation_config.json").exists()
+
+
+def test_a_created_model_is_a_loadable_folder(tiny_tokenizer_dir: Path, tmp_path: Path, tokens: mx.array):
+    shape = ArchitectureConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+        intermediate_size=64, vocab_size=320,
+    )  # fmt: skip
+    model, config = create(shape, seed=0)
+    save_model(tmp_path / "new", model, config, tiny_tokenizer_dir, dtype=mx.bfloat16)
+    assert read_config(tmp_path / "new")["torch_dtype"] == "bfloat16"
+    with safe_open(tmp_path / "new" / "model.safetensors", framework="numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+    np.testing.assert_allclose(load(str(tmp_path / "new")).model(tokens), model(tokens), atol=5e-3)
+
+
+def test_a_folder_is_replaced_whole(tiny_model_dir: Path, tmp_path: Path):
+    first = load(str(tiny_model_dir))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "stale.txt").touch()
+    save_model(tmp_path / "out", first.model, first.config, tiny_model_dir)
+    assert not (tmp_path / "out" / "stale.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_fusing_drops_the_quantisation_from_the_config(tiny_model_dir: Path, tmp_path: Path):
+    loaded = load(str(tiny_model_dir))
+    config = quantize(loaded.model, loaded.config, bits=4, group_size=32)
+    add_lora(loaded.model, LoraConfig(), seed=0)
+    fuse(loaded.model)
+    save_model(tmp_path / "fused", loaded.model, config, tiny_model_dir)
+    assert not {"quantization", "quantization_config"} & set(read_config(tmp_path / "fused"))
+    load(str(tmp_path / "fused"))
+
+
+def test_what_cannot_be_saved_is_refused(tiny_model_dir: Path, tmp_path: Path):
+    loaded = load(str(tiny_model_dir))
+    with pytest.raises(
+        ModelError, match=r"holds no tokenizer.json; name the folder the model's tokenizer is in"
+    ):
+        save_model(tmp_path / "out", loaded.model, loaded.config, tmp_path)
+    add_lora(loaded.model, LoraConfig(), seed=0)
+    with pytest.raises(ModelError, match=r"holds an adapter that is not fused; fuse it or save the adapter"):
+        save_model(tmp_path / "out", loaded.model, loaded.config, tiny_model_dir)
+    assert not (tmp_path / "out").exists()

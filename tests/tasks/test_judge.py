@@ -1,0 +1,294 @@
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smidgen.data.formats import read_rows
+from smidgen.data.types import Completion, Record, Sample
+from smidgen.errors import DataError, ParseError
+from smidgen.evaluation.metrics import measure
+from smidgen.tasks.judge import (
+    SYSTEM,
+    Fault,
+    Judge,
+    JudgeParseError,
+    gold_completion,
+    read_scores,
+    read_scores_leniently,
+)
+from smidgen.tasks.task import Measure
+
+LLMBAR = Path(__file__).parents[3] / "shared" / "data" / "judge" / "llmbar_a.jsonl"
+GOLD = {
+    "criteria": ["Right number", "Clear words"],
+    "analysis": {"ab": "Response A is right.", "ba": "Response B is right."},
+    "scores": [9, 2],
+}
+ROW = {"id": "p", "prompt": "1 + 1?", "a": "2", "b": "It is three.", "better": "a", "subset": "sum", **GOLD}
+
+prose = st.text(max_size=60).filter(lambda text: "<" not in text and text.strip())
+grades = st.integers(1, 10)
+
+
+def rows(number: int) -> list[dict]:
+    return [ROW | {"id": f"p{n}", "prompt": f"{n} + 1?", "better": "ab"[n % 2]} for n in range(number)]
+
+
+def verdict(first: float, second: float) -> str:
+    return f"<scores>\\boxed{{{first}, {second}}}</scores>"
+
+
+def judged(samples: list[Sample], text) -> list[Record]:
+    """Records of a judge that writes `text(sample)`."""
+    completions = [Completion(text(sample)) for sample in samples]
+    return [
+        Record(sample, completion, Judge().score(sample, completion))
+        for sample, completion in zip(samples, completions, strict=True)
+    ]
+
+
+def right(sample: Sample) -> str:
+    return verdict(9, 2) if sample.metadata["better"] == "first" else verdict(2, 9)
+
+
+def wrong(sample: Sample) -> str:
+    return verdict(2, 9) if sample.metadata["better"] == "first" else verdict(9, 2)
+
+
+def values(records: list[Record]) -> dict[str, float | None]:
+    return {name: measure(metric).value for name, metric in Judge().measures(records).items()}
+
+
+# --- the text ---
+
+
+@given(st.lists(prose, min_size=1, max_size=3), prose, grades, grades)
+def test_gold_is_read_back(criteria: list[str], analysis: str, a: int, b: int) -> None:
+    assert read_scores(gold_completion(criteria, analysis, (a, b))) == (a, b)
+
+
+PIECES = ["<think>", "</think>", "<scores>", "</scores>", "\\boxed{", "}", "8", "11", ", ", ".5", " ", "x"]
+
+
+@given(st.text() | st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
+def test_any_text_gives_scores_or_a_parse_error(text: str) -> None:
+    for read in (read_scores, read_scores_leniently):
+        try:
+            scores = read(text)
+        except ParseError as error:
+            assert isinstance(error, JudgeParseError) and str(error) == error.fault
+        else:
+            assert all(1 <= score <= 10 for score in scores)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
+def test_whatever_parses_strictly_parses_leniently_the_same(text: str) -> None:
+    try:
+        scores = read_scores(text)
+    except JudgeParseError:
+        return
+    assert read_scores_leniently(text) == scores
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        ("<scores>\\boxed{8, 3}</scores>", (8, 3)),
+        ("<scores>\n \\boxed { 8.5 ,3 }\n</scores> trailing", (8.5, 3)),
+        ("<scores>\\boxed{{8, 3}}</scores>", (8, 3)),
+        ("<scores>\\boxed{1, 2} no, \\boxed{3, 4}</scores>", (3, 4)),
+        ("<scores>\\boxed{1, 2}</scores> Wait. <scores>\\boxed{3, 4}</scores>", (3, 4)),
+        ("<scores>\\boxed{1, 2}</scores> <scores>\\boxed{3,", (1, 2)),
+        ("<scores> as in <scores>\\boxed{5, 6}</scores>", (5, 6)),
+        ("<think><scores>\\boxed{1, 2}</scores></think><scores>\\boxed{3, 4}</scores>", (3, 4)),
+        (
+            "opened by the template <scores>\\boxed{1, 2}</scores></think><scores>\\boxed{3, 4}</scores>",
+            (3, 4),
+        ),
+        ("<scores>\\boxed{3, 4}</scores><think>or <scores>\\boxed{1, 2}</scores>", (3, 4)),
+    ],
+)
+def test_the_last_whole_block_outside_of_thinking_counts(text: str, scores: tuple[float, float]) -> None:
+    assert read_scores(text) == scores
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", Fault.NO_BLOCK),
+        ("\\boxed{8, 3}", Fault.NO_BLOCK),
+        ("</scores>\\boxed{8, 3}", Fault.NO_BLOCK),
+        ("<scores>\\boxed{8, 3}", Fault.TRUNCATED),
+        ("<scores>8, 3</scores>", Fault.NO_PAIR),
+        ("<scores>\\boxed{8}</scores>", Fault.NO_PAIR),
+        ("<scores>\\boxed{1.2.3, 4}</scores>", Fault.NO_PAIR),
+        ("<scores>\\boxed{0, 4}</scores>", Fault.OUT_OF_RANGE),
+        ("<scores>\\boxed{-3, 4}</scores>", Fault.OUT_OF_RANGE),
+        (f"<scores>\\boxed{{{'9' * 400}, 4}}</scores>", Fault.OUT_OF_RANGE),
+        ("<think><scores>\\boxed{8, 3}</scores>", Fault.ENDLESS_THINKING),
+    ],
+)
+def test_why_there_are_no_scores(text: str, fault: Fault) -> None:
+    with pytest.raises(JudgeParseError, match=re.escape(fault.value)) as caught:
+        read_scores(text)
+    assert caught.value.fault is fault
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        ("Final: \\boxed{8, 3}", (8, 3)),
+        ("A then B: 8/10, 3/10", (8, 3)),
+        ("<scores>8, 3</scores>", (8, 3)),
+        ("\\boxed{8, 3} out of 10, 10", (8, 3)),
+    ],
+)
+def test_leniently_the_form_is_forgiven(text: str, scores: tuple[float, float]) -> None:
+    assert read_scores_leniently(text) == scores
+
+
+def test_the_system_message_is_short_and_shows_the_form() -> None:
+    assert len(SYSTEM.split()) <= 60
+    blocks = re.findall(r"<(\w+)>.*?</\1>", SYSTEM)
+    assert blocks == ["specific_criteria", "analysis", "scores"]
+    assert r"\boxed{a, b}" in SYSTEM
+
+
+# --- samples ---
+
+
+def test_a_pair_is_asked_in_both_orders() -> None:
+    ab, ba = Judge().samples([ROW])
+    assert (ab.id, ba.id) == ("p#ab", "p#ba")
+    assert (ab.metadata["better"], ba.metadata["better"]) == ("first", "second")
+    assert ab.messages[0] == ba.messages[0]
+    assert ab.messages[1].content == (
+        "#### Conversation Context ####\n1 + 1?\n#### Responses to be Scored ####\n"
+        "[The Begin of Response A]\n2\n[The End of Response A]\n"
+        "[The Begin of Response B]\nIt is three.\n[The End of Response B]"
+    )
+    swapped = ROW | {"a": ROW["b"], "b": ROW["a"], "better": "b"}
+    assert ba.messages == Judge().samples([swapped])[0].messages
+
+
+@given(prose, prose)
+def test_responses_are_shown_as_they_are(a: str, b: str) -> None:
+    content = Judge().samples([ROW | {"a": a + "{b}", "b": b}])[0].messages[1].content
+    assert f"A]\n{a}{{b}}\n[" in content and f"B]\n{b}\n[" in content
+
+
+def test_pairs_with_one_prompt_share_a_cluster() -> None:
+    samples = Judge().samples([ROW, ROW | {"id": "q"}, ROW | {"id": "r", "prompt": "other"}])
+    assert [sample.metadata["cluster"] for sample in samples] == ["p"] * 4 + ["r"] * 2
+
+
+def test_training_targets_follow_the_order() -> None:
+    ab, ba = Judge().training_samples([ROW])
+    assert ab.target == (
+        "<specific_criteria>Right number; Clear words</specific_criteria>\n"
+        "<analysis>Response A is right.</analysis>\n<scores>\n\\boxed{9, 2}\n</scores>"
+    )
+    assert ba.target and "Response B is right." in ba.target
+    for sample in (ab, ba):
+        assert Judge().score(sample, Completion(sample.target or "")).value == 1.0
+
+
+def test_one_order_is_drawn_by_the_id_alone() -> None:
+    many = [row | {"scores": [9, 2] if row["better"] == "a" else [2, 9]} for row in rows(40)]
+    drawn = [sample.id for sample in Judge().training_samples(many, orders="one", seed=3)]
+    assert drawn[5:] == [sample.id for sample in Judge().training_samples(many[5:], orders="one", seed=3)]
+    assert 8 < sum(sample_id.endswith("#ab") for sample_id in drawn) < 32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"criteria": None}, r"mine: row 1 \('p'\): 'criteria' is None; training needs a list of texts"),
+        ({"analysis": {"ab": "x"}}, r"'analysis' has no text for 'ba'; training needs one for each order"),
+        ({"scores": [9.5, 2]}, r"'scores' is \[9\.5, 2\]; training needs two whole numbers"),
+        ({"scores": [2, 9]}, r"'scores' is \[2, 9\] but 'better' is 'a'; they must agree"),
+        ({"scores": [5, 5]}, r"they must agree"),
+        ({"scores": [11, 2]}, r"row 1 .*scores \(11, 2\) would not parse: a score is not between 1 and 10"),
+        ({"analysis": {"ab": " ", "ba": " "}}, r"needs at least one criterion and an analysis"),
+        ({"analysis": {"ab": "<think>", "ba": "<think>"}}, r"would not parse: no scores block"),
+    ],
+)
+def test_gold_that_cannot_be_learnt_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Judge().training_samples([ROW | change], source="mine")
+
+
+# --- measures on judges whose worth is known ---
+
+
+def test_a_perfect_judge() -> None:
+    found = values(judged(Judge().samples(rows(20)), right))
+    assert found["accuracy"] == found["accuracy_both_orders"] == found["consistency"] == 1.0
+    assert found["accuracy_lenient"] == 1.0 and found["prefer_first_rate"] == 0.5
+    assert found["tie_rate"] == found["unparsed_rate"] == 0.0
+
+
+def test_a_judge_that_always_prefers_the_first() -> None:
+    found = values(judged(Judge().samples(rows(20)), lambda s: verdict(9, 2)))
+    assert found["accuracy"] == 0.5 and found["prefer_first_rate"] == 1.0
+    assert found["consistency"] == found["accuracy_both_orders"] == 0.0
+
+
+def test_a_judge_that_is_consistently_wrong_is_consistent() -> None:
+    found = values(judged(Judge().samples(rows(20)), wrong))
+    assert found["accuracy"] == 0.0 and found["consistency"] == 1.0
+
+
+@pytest.mark.parametrize(("text", "rate"), [("no idea", "unparsed_rate"), (verdict(5, 5), "tie_rate")])
+def test_failing_or_tying_twice_is_not_consistent(text: str, rate: str) -> None:
+    found = values(judged(Judge().samples(rows(6)), lambda s: text))
+    assert found[rate] == 1.0
+    assert found["accuracy"] == found["consistency"] == found["accuracy_both_orders"] == 0.0
+    assert found["prefer_first_rate"] is None
+
+
+def test_what_does_not_parse_is_wrong_and_counted_by_reason() -> None:
+    cut = "<scores>\\boxed{9"
+    records = judged(Judge().samples(rows(3)), lambda s: cut if s.metadata["order"] == "ab" else right(s))
+    assert Judge().details(records) == {"unparsed": {"the scores block is not closed": 3}}
+    assert all(record.score.value == 0.0 for record in records[::2])
+
+
+@given(st.lists(st.sampled_from([verdict(9, 2), verdict(2, 9), verdict(5, 5), "?"]), min_size=8, max_size=8))
+def test_swapping_the_data_changes_nothing(texts: list[str]) -> None:
+    """The same answers to the same prompts, with a and b of every row exchanged."""
+    original = rows(4)
+    swapped = [row | {"a": row["b"], "b": row["a"], "better": "ab"[row["better"] == "a"]} for row in original]
+    said = {sample.messages: text for sample, text in zip(Judge().samples(original), texts, strict=True)}
+    assert values(judged(Judge().samples(original), lambda s: said[s.messages])) == values(
+        judged(Judge().samples(swapped), lambda s: said[s.messages])
+    )
+
+
+def test_baselines() -> None:
+    baselines = {
+        name: measure(metric) for name, metric in Judge().baselines(Judge().samples(rows(10))).items()
+    }
+    assert baselines["first"].value == baselines["first"].low == baselines["first"].high == 0.5
+    assert baselines["longer"].value == 0.5  # b is longer in all, better in half
+    same_length = Judge().baselines(Judge().samples([ROW | {"b": "3"}]))["longer"]
+    assert isinstance(same_length, Measure) and list(same_length.values) == [0.5, 0.5]
+
+
+def test_scores_are_shown_in_the_explanation() -> None:
+    sample = Judge().samples([ROW])[0]
+    score = Judge().score(sample, Completion(verdict(8.5, 3)))
+    assert (score.value, score.answer, score.explanation) == (1.0, "first", "8.5, 3")
+
+
+@pytest.mark.skipif(not LLMBAR.exists(), reason="the real data sets are not here")
+def test_llmbar_baselines() -> None:
+    samples = Judge().samples(read_rows(LLMBAR))
+    baselines = {name: measure(metric) for name, metric in Judge().baselines(samples).items()}
+    assert len(samples) == 422
+    assert baselines["first"].value == 0.5
+    longer = baselines["longer"]
+    assert longer.low and longer.value and longer.high
+    assert 0.2 < longer.low < longer.value < longer.high < 0.4  # LLMBar is built so that length misleads

@@ -1,0 +1,136 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smidgen import config
+from smidgen.config import Section, parse_recipe, read_recipe, resolved_toml, section_fields
+from smidgen.errors import ConfigError
+
+SECTIONS = [
+    s for s in vars(config).values() if isinstance(s, type) and issubclass(s, Section) and s is not Section
+]
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
+FULL = {
+    "name": "full",
+    "task": "judge",
+    "model": {"base": "owner/repo:folder", "thinking": True, "architecture": {"hidden_size": 64}},
+    "data": {"train": "rows.jsonl", "train_splits": ["a", "b"], "train_limit": 10},
+    "train": {"lora": {"rank": 4, "target_modules": ["q_proj"]}, "betas": [0.8, 0.9], "epochs": 2},
+    "evaluate": {"temperature": 0.5},
+    "quantize": {"bits": 8},
+}
+
+
+def wrong(table: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        parse_recipe({"name": "a"} | table, source="recipe.toml")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_table_and_field_is_documented(section: type[Section]):
+    assert section.__doc__
+    undocumented = [name for name, text in section_fields(section).items() if not text.endswith(".")]
+    assert not undocumented
+
+
+@pytest.mark.parametrize("table", [{"name": "a"}, FULL], ids=["least", "full"])
+def test_a_resolved_recipe_is_the_same_recipe(table: dict[str, Any], tmp_path: Path):
+    recipe = parse_recipe(table, source="recipe.toml")
+    (tmp_path / "config.toml").write_text(resolved_toml(recipe), encoding="utf-8")
+    assert read_recipe(tmp_path / "config.toml") == recipe
+
+
+def test_a_resolved_recipe_names_every_default():
+    text = resolved_toml(parse_recipe(FULL, source="recipe.toml"))
+    for section in SECTIONS:
+        missing = [name for name in section.model_fields if name not in text]
+        assert set(missing) <= {"num_layers", "test_limit"}  # absent unless given
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_of_the_project_loads_and_opens_with_its_command(path: Path):
+    assert read_recipe(path).name == path.stem
+    assert f"recipes/{path.name}" in path.read_text(encoding="utf-8")[:500]
+
+
+def test_a_recipe_cannot_be_changed():
+    with pytest.raises(Exception, match="frozen"):
+        parse_recipe({"name": "a"}, source="recipe.toml").name = "b"  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("table", "match"),
+    [
+        ({"taks": "judge"}, r"unknown key 'taks'\. Did you mean 'task'\? Known: name, description"),
+        (
+            {"train": {"lerning_rate": 1}},
+            r"unknown key 'train\.lerning_rate'\. Did you mean 'learning_rate'\?",
+        ),
+        ({"train": {"lora": {"rnk": 1}}}, r"unknown key 'train\.lora\.rnk'\. Did you mean 'rank'\?"),
+        ({"quantize": {"zzz": 1}}, r"unknown key 'quantize\.zzz'\. Known: bits, group_size"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_name(table: dict[str, Any], match: str):
+    wrong(table, match)
+
+
+@pytest.mark.parametrize(
+    ("table", "match"),
+    [
+        ({"train": 3}, r"'train' is 3: input should be a valid dictionary"),
+        ({"train": {"batch_size": 8.5}}, r"'train\.batch_size' is 8\.5: input should be a valid integer"),
+        ({"train": {"batch_size": "8"}}, r"'train\.batch_size' is '8': input should be a valid integer"),
+        ({"train": {"batch_size": True}}, r"'train\.batch_size' is True: input should be a valid integer"),
+        ({"train": {"epochs": "1e-3"}}, r"'train\.epochs' is '1e-3': input should be a valid number"),
+        ({"train": {"lora": True}}, r"'train\.lora' is True"),
+        ({"train": {"betas": [0.9]}}, r"'train\.betas\.1' is missing"),
+        ({"data": {"train_splits": "train"}}, r"'data\.train_splits' is 'train'"),
+        ({"model": {"thinking": "yes"}}, r"'model\.thinking' is 'yes': input should be a valid boolean"),
+    ],
+)
+def test_a_wrong_type_is_refused(table: dict[str, Any], match: str):
+    wrong(table, match)
+
+
+@pytest.mark.parametrize(
+    ("table", "match"),
+    [
+        ({"task": "jugde"}, r"'task' is 'jugde': input should be 'judge'"),
+        ({"train": {"batch_size": 0}}, r"'train\.batch_size' is 0: input should be greater than 0"),
+        ({"train": {"warmup": 1.5}}, r"'train\.warmup' is 1\.5: input should be less than or equal to 1"),
+        ({"train": {"learning_rate": float("nan")}}, r"'train\.learning_rate' is nan"),
+        ({"train": {"learning_rate": float("inf")}}, r"'train\.learning_rate' is inf"),
+        ({"train": {"seed": -1}}, r"'train\.seed' is -1: input should be greater than or equal to 0"),
+        ({"quantize": {"bits": 7}}, r"'quantize\.bits' is 7: input should be 2, 3, 4, 5, 6 or 8"),
+        ({"name": "../up"}, r"'name' is '\.\./up': string should match pattern"),
+    ],
+)
+def test_a_wrong_value_is_refused(table: dict[str, Any], match: str):
+    wrong(table, match)
+
+
+def test_every_fault_is_named_at_once():
+    wrong({"taks": 1, "train": {"batch_size": 0}}, r"(?s)'train\.batch_size' is 0.*; unknown key 'taks'")
+
+
+def test_a_name_is_required():
+    with pytest.raises(ConfigError, match=r"^recipe\.toml: 'name' is missing$"):
+        parse_recipe({}, source="recipe.toml")
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"there is no recipe at .*none\.toml; see the folder recipes/"):
+        read_recipe(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"name: a\n"])
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes):
+    (tmp_path / "bad.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"bad\.toml is not a readable TOML file: "):
+        read_recipe(tmp_path / "bad.toml")
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path):
+    with pytest.raises(ConfigError, match="is not a readable TOML file"):
+        read_recipe(tmp_path)

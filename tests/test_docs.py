@@ -1,0 +1,53 @@
+"""The pages that describe the code say what the code says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from smidgen.cli.app import COMMANDS
+from smidgen.cli.reference import pages, tables
+from smidgen.config import Recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = pages()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_made_page_is_what_the_code_would_make(name: str):
+    path = ROOT / "docs" / name
+    assert path.exists() and path.read_text(encoding="utf-8") == PAGES[name], (
+        f"docs/{name} is stale: run make docs"
+    )
+
+
+def test_every_command_and_every_option_is_explained():
+    assert all(f"## smidgen {command.__name__}\n" in PAGES["cli.md"] for command in COMMANDS)
+    unexplained = [
+        line for line in PAGES["cli.md"].splitlines() if re.fullmatch(r"\* `[^`]+`:?( \*.*)?", line)
+    ]
+    assert not unexplained
+
+
+def test_every_key_of_a_recipe_is_explained():
+    for name, section, _ in tables(Recipe):
+        heading = f"## `[{name}]`\n" if name else "## Top of the file\n"
+        table = PAGES["configuration.md"].partition(heading)[2].partition("\n## ")[0]
+        plain = [
+            key
+            for key in section.model_fields
+            if f"## `[{f'{name}.{key}'.strip('.')}]`" not in PAGES["configuration.md"]
+        ]
+        assert all(f"| `{key}` |" in table for key in plain), name
+
+
+def test_the_documents_do_not_lead_astray():
+    linked = re.compile(r"\]\((?!https?://|#|mailto:)([^)#]+)")
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    lost = [
+        f"{document.name}: {target}"
+        for document in documents
+        for target in linked.findall(document.read_text(encoding="utf-8"))
+        if not (document.parent / target).exists()
+    ]
+    assert not lost
