@@ -33,7 +33,7 @@ def test_twenty_steps_are_as_they_were(tiny: nn.Module, make_rows: Rows):
     """Losses of a fixed run; a change here is a change of what training does, and has to be meant."""
     batches = RowBatches(make_rows(40), batch_size=4, epochs=2, seed=3)
     validation = fixed_batches(make_rows(8, seed=1), batch_size=4)
-    config = CONFIG.model_copy(update={"validate_every": 10})
+    config = CONFIG.model_copy(update={"validate_every": 10, "dropout": 0.0})  # devices drop out differently
     results = list(train(tiny, batches, config, validation=validation))
     found = {
         "loss": [result.loss for result in results],

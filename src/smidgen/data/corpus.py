@@ -14,7 +14,7 @@ from itertools import count
 from smidgen.data import words
 from smidgen.data.tokenizer import chat_text
 from smidgen.data.types import Message
-from smidgen.data.world import COLORS, OBJECTS, Item, Split, World, split_of
+from smidgen.data.world import COLORS, SYLLABLES, Item, Split, World
 
 _REMARKS = ("I hope this helps.", "That is my answer.", "I am sure.", "Thanks for the question.", "Easy!")
 _CHUNK = 512  # documents drawn from one seeded world; a stream can be entered at any multiple of it
@@ -117,6 +117,59 @@ def same(world: World) -> str:
     return "\n".join(lines)
 
 
+def lookups(world: World) -> str:
+    """Many facts, then every one of them asked for: the densest lesson in looking things up in the context."""
+    rng = world.rng
+    number = rng.randint(2, 7)
+    keys, values = _things(world, number), _things(world, number)
+    if rng.random() < 0.4:
+        values = [str(value) for value in rng.sample(range(1, 100), number)]
+    state, ask, back = rng.choice(
+        (
+            ("{} has {}.", "What does {} have? {}.", "Who has {}? {}."),
+            ("{} keeps a {}.", "What does {} keep? {}.", "Who keeps a {}? {}."),
+            ("{} lives in {}.", "Where does {} live? {}.", "Who lives in {}? {}."),
+            ("{}: {}.", "{}? {}.", "Which is {}? {}."),
+            ("{} says {}.", "What does {} say? {}.", "{} is what {} says."),
+            ("The {} is {}.", "What is the {}? {}.", "Which is {}? The {}."),
+        )
+    )
+    pairs = list(zip(keys, values, strict=True))
+    lines = [" ".join(state.format(*pair) for pair in pairs)]
+    backwards = rng.random() < 0.4
+    for key, value in rng.sample(pairs, number):
+        lines.append(back.format(value, key) if backwards else ask.format(key, value))
+    return rng.choice(("\n", " ")).join(lines)
+
+
+def pairs_of_texts(world: World) -> str:
+    """Many pairs of short texts, each same or different: the densest lesson in comparing."""
+    rng = world.rng
+    lines = []
+    pool = _things(world, 4) + [str(rng.randint(1, 120)) for _ in range(4)]
+    for _ in range(rng.randint(6, 14)):
+        first = rng.choice(pool)
+        second = first if rng.random() < 0.5 else rng.choice(pool)
+        lines.append(f"{first} and {second}: {'same' if first == second else 'different'}.")
+    return "\n".join(lines)
+
+
+def who_is_right(world: World) -> str:
+    """A fact and what several people say of it, each right or wrong."""
+    rng = world.rng
+    item = world.item()
+    said = [item.answer if rng.random() < 0.5 else rng.choice(item.wrong) for _ in range(rng.randint(2, 6))]
+    lines = [f"{item.prompt} {item.answer}."]
+    for name, value in zip(world.names(len(said)), said, strict=True):
+        lines.append(f"{name} says {value}: {'right' if value == item.answer else 'wrong'}.")
+    return "\n".join(lines)
+
+
+def _things(world: World, number: int) -> list[str]:
+    """Distinct words of one sort."""
+    return world.rng.choice((world.names, world.towns, world.things))(number)
+
+
 def tagged(world: World) -> str:
     """An answer in blocks of tags, with lists, boxes or JSON inside."""
     rng = world.rng
@@ -138,13 +191,15 @@ def tagged(world: World) -> str:
 
 
 def _tag_name(rng: random.Random) -> str:
-    return "_".join(rng.sample((*_GRADING, "facts", "steps", "notes", "result"), rng.choice((1, 1, 2))))
+    return "_".join(
+        rng.sample((*words.GRADING_WORDS, "facts", "steps", "notes", "result"), rng.choice((1, 1, 2)))
+    )
 
 
 def marks(world: World) -> str:
     """Scores from 1 to 10 for things, then the scores in a box, and the larger one."""
     rng = world.rng
-    things = rng.sample(world.objects, rng.randint(2, 3))
+    things = world.things(rng.randint(2, 3))
     scores = [rng.randint(1, 10) for _ in things]
     listed = "\n".join(
         f"{thing}: {score}, {'good' if score > 5 else 'bad'}"
@@ -171,7 +226,7 @@ def spelling(world: World) -> str:
     rng = world.rng
     lines = []
     for _ in range(rng.randint(2, 6)):
-        word = rng.choice(world.objects) if rng.random() < 0.5 else rng.choice((world.name, world.town))()
+        word = rng.choice((world.thing, world.name, world.town))()
         lines.append(
             rng.choice(
                 (
@@ -242,6 +297,9 @@ FORMS: dict[Callable[[World], str], int] = {
     check: 22,
     quote: 14,
     same: 5,
+    lookups: 30,
+    pairs_of_texts: 15,
+    who_is_right: 15,
     tagged: 9,
     marks: 5,
     json_answer: 3,
@@ -253,15 +311,19 @@ FORMS: dict[Callable[[World], str], int] = {
 
 
 def tokenizer_documents(seed: int, number: int) -> Iterator[str]:
-    """Documents for a tokenizer, with every everyday word often enough to become one token."""
+    """Documents for a tokenizer, with every everyday word and syllable often enough to become one token."""
+    everyday = (words.PEOPLE, words.PLACES, words.THINGS, words.VERBS, words.ADJECTIVES, words.LITTLE_WORDS)
+    listed = " " + " ".join(word for group in (*everyday, words.COMMON_WORDS) for word in group)
+    grading = "".join(
+        f" {word} {word.capitalize()}\n{word}\n{word.capitalize()}<{word}_{word}"
+        for word in words.GRADING_WORDS
+    )
+    names = "".join(f" {syllable} {syllable}\n{syllable}" for syllable in SYLLABLES)
     stream = documents(seed)
     for index in range(number):
         yield next(stream)
         if index % 40 == 0:
-            yield " " + " ".join((*_PEOPLE, *_PLACES, *_THINGS, *_VERBS, *_ADJECTIVES, *_LITTLE, *_COMMON))
-            yield "".join(
-                f" {word} {word.capitalize()}\n{word}\n{word.capitalize()}<{word}_{word}" for word in _GRADING
-            )
+            yield from (listed, grading, names)
 
 
 # Parts
@@ -279,35 +341,38 @@ def _markers(rng: random.Random, label: str) -> tuple[str, str]:
     )
 
 
-def _train_words(group: list[str]) -> list[str]:
-    """A group of words without the objects that only test items may use."""
-    return [word for word in group if word not in OBJECTS or split_of(word) == "train"]
-
-
-_PEOPLE, _PLACES, _THINGS = (_train_words(group) for group in (words.PEOPLE, words.PLACES, words.THINGS))
-_VERBS, _ADJECTIVES = _train_words(words.VERBS), _train_words(words.ADJECTIVES)
-_LITTLE, _GRADING = _train_words(words.LITTLE_WORDS), _train_words(words.GRADING_WORDS)
-_COMMON = _train_words(words.COMMON_WORDS)
-
-
 def _sentence(rng: random.Random) -> str:
-    thing, other = rng.sample(_THINGS, 2)
-    place, person, verb, adjective = map(rng.choice, (_PLACES, _PEOPLE, _VERBS, _ADJECTIVES))
+    thing, other = rng.sample(words.THINGS, 2)
+    place, person, verb, adjective = map(
+        rng.choice, (words.PLACES, words.PEOPLE, words.VERBS, words.ADJECTIVES)
+    )
     return rng.choice(
         (
             f"can you {verb} the {thing} for me",
             f"please {verb} my {adjective} {thing}",
             f"what is the {thing} of the {other} at the {place}",
-            f"how do i {verb} a {thing} in {rng.choice(_LITTLE)} {place}",
+            f"how do i {verb} a {thing} in {rng.choice(words.LITTLE_WORDS)} {place}",
             f"i want to {verb} my {thing} at the {place} tomorrow",
             f"The {person} will {verb} the {adjective} {thing} near the {place}.",
-            f"Is the {thing} {adjective} or {rng.choice(_ADJECTIVES)}?",
+            f"Is the {thing} {adjective} or {rng.choice(words.ADJECTIVES)}?",
             f"tell me when the {person} can {verb} it",
             f"how much {thing} and {other} does the {person} need",
-            f"i {rng.choice(_COMMON)} the {rng.choice(_COMMON)} {thing} {rng.choice(_LITTLE)} {place}",
-            f"what is a {rng.choice(_COMMON)} {thing} for {rng.choice(_COMMON)} {other}",
+            f"i {rng.choice(words.COMMON_WORDS)} the {rng.choice(words.COMMON_WORDS)} {thing} {rng.choice(words.LITTLE_WORDS)} {place}",
+            f"what is a {rng.choice(words.COMMON_WORDS)} {thing} for {rng.choice(words.COMMON_WORDS)} {other}",
             " ".join(
-                rng.choice(rng.choice((_LITTLE, _LITTLE, _COMMON, _COMMON, _THINGS, _VERBS, _GRADING)))
+                rng.choice(
+                    rng.choice(
+                        (
+                            words.LITTLE_WORDS,
+                            words.LITTLE_WORDS,
+                            words.COMMON_WORDS,
+                            words.COMMON_WORDS,
+                            words.THINGS,
+                            words.VERBS,
+                            words.GRADING_WORDS,
+                        )
+                    )
+                )
                 for _ in range(rng.randint(4, 9))
             ),
         )

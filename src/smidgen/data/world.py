@@ -11,16 +11,20 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Literal
+
+from smidgen.errors import DataError
 
 Split = Literal["train", "test"]
 
 TEST_PERCENT = 12  # of all keys: enough for thousands of distinct test items
 
-# 320 syllables: few enough for a small tokenizer, so that an unseen name is a new mix of known pieces.
+# Few enough syllables that each is one token: an unseen name is a new mix of known tokens.
 _ONSETS = "b d f g h k l m n p r s t v w z".split()
 _VOWELS = "a e i o u".split()
 _CODAS = ["", "", "n", "r", "l"]
+SYLLABLES = tuple("".join(parts).capitalize() for parts in product(_ONSETS, _VOWELS, dict.fromkeys(_CODAS)))
 _TOWN_ENDS = "ford holm ton wick by dale mere port stead gate".split()
 
 OBJECTS = (
@@ -35,6 +39,7 @@ OBJECTS = (
     "towel toy tray trumpet trunk umbrella vase vest violin wagon wallet watch wheel whistle window "
     "wreath yarn"
 ).split()
+MATERIALS = "tin oak silk glass stone wool iron paper straw clay brass cork".split()
 COLORS = "red blue green yellow black white brown pink purple gray orange golden".split()
 JOBS = "baker doctor teacher farmer sailor painter tailor miller singer guard".split()
 PETS = "cat dog horse goat rabbit parrot turtle hen".split()
@@ -81,7 +86,6 @@ class World:
     def __init__(self, split: Split, seed: int | str) -> None:
         self.split: Split = split
         self.rng = random.Random(f"{split}/{seed}")
-        self.objects = [word for word in OBJECTS if split_of(word) == split]
 
     # Entities
 
@@ -91,40 +95,46 @@ class World:
         return rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
 
     def _draw(self, make: Callable[[], str]) -> str:
+        """Draw until the key belongs to this split."""
         while True:
             key = make()
             if split_of(key) == self.split:
                 return key
 
     def name(self) -> str:
-        """A person's name."""
-
-        def make() -> str:
-            return "".join(self.syllable() for _ in range(2)).capitalize()
-
-        return self._draw(make)
+        """A person's first and last name; each part is common, the person belongs to one split."""
+        return self._draw(lambda: f"{self.syllable()} {self.syllable()}".title())
 
     def town(self) -> str:
         """A town's name."""
 
-        def make() -> str:
-            return (self.syllable() + self.rng.choice(_TOWN_ENDS)).capitalize()
+        return self._draw(lambda: f"{self.syllable()}{self.rng.choice(_TOWN_ENDS)}".capitalize())
 
-        return self._draw(make)
+    def thing(self) -> str:
+        """An object of some material."""
+        return self._draw(lambda: f"{self.rng.choice(MATERIALS)} {self.rng.choice(OBJECTS)}")
 
     def names(self, count: int) -> list[str]:
-        """Distinct names of people."""
-        found: dict[str, None] = {}
-        while len(found) < count:
-            found[self.name()] = None
-        return list(found)
+        """People who share no part of their names."""
+        return self._distinct(self.name, count)
 
     def towns(self, count: int) -> list[str]:
-        """Distinct names of towns."""
-        found: dict[str, None] = {}
+        """Distinct towns."""
+        return self._distinct(self.town, count)
+
+    def things(self, count: int) -> list[str]:
+        """Objects that share neither kind nor material."""
+        return self._distinct(self.thing, count)
+
+    def _distinct(self, draw: Callable[[], str], count: int) -> list[str]:
+        found: list[str] = []
+        parts: set[str] = set()
         while len(found) < count:
-            found[self.town()] = None
-        return list(found)
+            drawn = draw()
+            if parts.isdisjoint(drawn.split()):
+                found.append(drawn)
+                parts.update(drawn.split())
+        return found
 
     def operands(self, sign: str) -> tuple[int, int]:
         """Two operands up to 99 of a sum (`+`), a difference (`-`, never negative) or a comparison (`?`)."""
@@ -160,9 +170,9 @@ def recall(world: World) -> Item:
     verb, question, sentence, values = rng.choice(
         (
             ("lives in", "Where does {} live?", "{} lives in {{}}.", world.towns(count)),
-            ("keeps a", "What does {} keep?", "{} keeps a {{}}.", rng.sample(world.objects, count)),
+            ("keeps a", "What does {} keep?", "{} keeps a {{}}.", world.things(count)),
             ("was born in", "Where was {} born?", "{} was born in {{}}.", world.towns(count)),
-            ("has a", "What does {} have?", "{} has a {{}}.", rng.sample(world.objects, count)),
+            ("has a", "What does {} have?", "{} has a {{}}.", world.things(count)),
             ("likes", "What does {} like?", "{} likes {{}}.", rng.sample(FOODS, count)),
             ("works as a", "What is the job of {}?", "{} works as a {{}}.", rng.sample(JOBS, count)),
         )
@@ -170,7 +180,7 @@ def recall(world: World) -> Item:
     asked = rng.randrange(count)
     context = " ".join(f"{person} {verb} {value}." for person, value in zip(people, values, strict=True))
     wrong = tuple(value for index, value in enumerate(values) if index != asked)
-    keys = (*people, *(value for value in values if value in world.objects or value[0].isupper()))
+    keys = (*people, *(value for value in values if " " in value or value[0].isupper()))
     name = people[asked]
     return Item("recall", context, question.format(name), values[asked], wrong, sentence.format(name), keys)
 
@@ -180,7 +190,7 @@ def update(world: World) -> Item:
     rng = world.rng
     person, other = world.names(2)
     first, second, third = world.towns(3)
-    thing, later = rng.sample(world.objects, 2)
+    thing, later = world.things(2)
     story, question, answer, wrong, sentence, keys = rng.choice(
         (
             (
@@ -205,7 +215,7 @@ def update(world: World) -> Item:
 def color(world: World) -> Item:
     """Things and their colors."""
     rng = world.rng
-    things = rng.sample(world.objects, rng.randint(2, 3))
+    things = world.things(rng.randint(2, 3))
     colors = rng.sample(COLORS, len(things))
     asked = rng.randrange(len(things))
     context = " ".join(f"The {thing} is {shade}." for thing, shade in zip(things, colors, strict=True))
@@ -285,8 +295,10 @@ def problem(world: World) -> Item:
     )
 
 
-def _words(world: World, low: int = 3, high: int = 5) -> list[str]:
-    return world.rng.sample(world.objects, world.rng.randint(low, min(high, len(world.objects))))
+def _entries(world: World, low: int = 3, high: int = 5) -> list[str]:
+    """Entries of a list: things or people."""
+    draw = world.rng.choice((world.things, world.names))
+    return draw(world.rng.randint(low, high))
 
 
 def _listing(words: list[str]) -> str:
@@ -295,33 +307,31 @@ def _listing(words: list[str]) -> str:
 
 def pick(world: World) -> Item:
     """The first, second or last word of a list."""
-    words = _words(world)
+    words = _entries(world)
     place = world.rng.choice(("first", "second", "last"))
     answer = {"first": words[0], "second": words[1], "last": words[-1]}[place]
     wrong = tuple(word for word in words if word != answer)
-    return Item("pick", _listing(words), f"Which word is the {place}?", answer, wrong,
-                f"The {place} word is {{}}.", tuple(words))  # fmt: skip
+    return Item("pick", _listing(words), f"Which is the {place}?", answer, wrong,
+                f"The {place} is {{}}.", tuple(words))  # fmt: skip
 
 
 def count(world: World) -> Item:
     """How many words a list has."""
-    words = _words(world, 2, 7)
+    words = _entries(world, 2, 7)
     value = len(words)
     wrong = tuple(str(n) for n in range(max(1, value - 2), value + 3) if n != value)
-    return Item("count", _listing(words), "How many words are in it?", str(value), wrong,
-                "It has {} words.", tuple(words))  # fmt: skip
+    return Item("count", _listing(words), "How many are in it?", str(value), wrong,
+                "It has {}.", tuple(words))  # fmt: skip
 
 
 def order(world: World) -> Item:
     """Sort a list, or turn it around."""
     rng = world.rng
-    words = _words(world, 3, 4)
+    words = _entries(world, 3, 4)
     alphabetical = rng.random() < 0.4
     right = sorted(words) if alphabetical else words[::-1]
     wrong = {", ".join(rng.sample(words, len(words))) for _ in range(4)} - {", ".join(right)}
-    question = (
-        f"Put these words in {'alphabetical' if alphabetical else 'reverse'} order: {', '.join(words)}."
-    )
+    question = f"Put these in {'alphabetical' if alphabetical else 'reverse'} order: {', '.join(words)}."
     wrong = wrong or {", ".join([right[1], right[0], *right[2:]])}
     return Item(
         "order", "", question, ", ".join(right), tuple(sorted(wrong)), "The order is {}.", tuple(words)
@@ -331,7 +341,7 @@ def order(world: World) -> Item:
 def layout(world: World) -> Item:
     """Write two words in a form that can be checked."""
     rng = world.rng
-    first, second = rng.sample(world.objects, 2)
+    first, second = _entries(world, 2, 2)
     forms = {
         "with a plus sign between them": f"{first} + {second}",
         "with a comma between them": f"{first}, {second}",
@@ -358,7 +368,7 @@ def layout(world: World) -> Item:
 def case(world: World) -> Item:
     """Write a word in capital or small letters."""
     rng = world.rng
-    word = rng.choice(world.objects)
+    word = world.thing()
     upper, title = word.upper(), word.capitalize()
     if rng.random() < 0.5:
         return Item("case", "", f"Write {word} in capital letters.", upper, (word, title), "{}", (word,))
@@ -399,11 +409,20 @@ KINDS: dict[str, Callable[[World], Item]] = {
 
 
 def items(split: Split, count: int, seed: int, kinds: Sequence[str] | None = None) -> Iterator[Item]:
-    """Draw distinct items."""
+    """Draw distinct items.
+
+    Raises:
+        DataError: the split does not hold so many.
+    """
     world = World(split, seed)
     seen: set[str] = set()
-    while len(seen) < count:
+    for _ in range(100 * count):
         item = world.item(kinds)
         if item.prompt not in seen:
             seen.add(item.prompt)
             yield item
+        if len(seen) == count:
+            return
+    raise DataError(
+        f"the {split} split of the world has fewer than {count} distinct items of {kinds or 'any kind'}"
+    )

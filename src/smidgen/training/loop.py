@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mlx.utils import tree_map
 
+from smidgen import cpu_kernels
 from smidgen.backend import mx, nn
 from smidgen.config import TrainConfig
 from smidgen.data.types import StepResult
@@ -141,7 +142,10 @@ def validation_loss(model: nn.Module, batches: Sequence[Batch]) -> float:
 
 def global_norm(gradients: dict) -> float:
     """Return the L2 norm over every array of a tree."""
-    squares = [mx.square(gradient.astype(mx.float32)).sum() for gradient in named_arrays(gradients).values()]
+    arrays = list(named_arrays(gradients).values())
+    if cpu_kernels.usable(*arrays):
+        return cpu_kernels.global_norm(arrays)
+    squares = [mx.square(array.astype(mx.float32)).sum() for array in arrays]
     return float(mx.sqrt(mx.stack(squares).sum()))
 
 

@@ -1,5 +1,7 @@
 """The negative log-likelihood of the trained tokens, computed only where a token is learnt."""
 
+from typing import Any
+
 from smidgen import cpu_kernels
 from smidgen.backend import device, mx, nn
 from smidgen.models.graph import body, head, head_weight
@@ -14,25 +16,43 @@ def negative_log_likelihood(model: nn.Module, batch: Batch, dropout: float = 0.0
 
     The token at t is predicted from the hidden state at t - 1; the head sees only positions that are learnt.
     """
-    hidden = hidden_states(model, mx.array(batch.inputs), dropout)
-    hidden = hidden.reshape(-1, hidden.shape[-1])  # (B · L, D)
+    targets, chosen = batch.targets, None
     if batch.positions is not None:
-        hidden = hidden[mx.array(batch.positions)]  # (N, D)
+        # Off the CPU sizes that recur are worth their few spare positions.
+        count = batch.trained_tokens if device().kind == "cpu" else len(targets)
+        targets, chosen = targets[:count], mx.array(batch.positions[:count])
+    hidden = hidden_states(model, mx.array(batch.inputs), dropout, chosen)
+    hidden = hidden.reshape(-1, hidden.shape[-1])  # (N, D)
     frozen = not head(model).trainable_parameters()
-    losses = token_losses(hidden, head_weight(model), mx.array(batch.targets), weight_frozen=frozen)
+    losses = token_losses(hidden, head_weight(model), mx.array(targets), weight_frozen=frozen)
     return losses[: batch.trained_tokens].sum()
 
 
-def hidden_states(model: nn.Module, inputs: mx.array, dropout: float = 0.0) -> mx.array:
-    """Return hidden states (B, L, D) before the head for inputs (B, L).
+def hidden_states(
+    model: nn.Module, inputs: mx.array, dropout: float = 0.0, chosen: mx.array | None = None
+) -> mx.array:
+    """Return hidden states before the head for inputs (B, L).
 
     With `dropout`, and while the model is in training mode, what every block adds to the residual stream goes
-    through it. (Taken whole, so that a block may be one fused kernel.)
+    through it.
+
+    Returns:
+        (B, L, D), or (n, D) of the chosen positions (n,) in the flattened batch.
     """
-    if dropout == 0 or not model.training:
-        return body(model)(inputs)
-    drop = nn.Dropout(dropout)
     inner = body(model)
+    if all(isinstance(layer, cpu_kernels.FusedBlock) for layer in inner.layers):
+        x = inner.embed_tokens(inputs)
+        mask = "causal" if inputs.shape[1] > 1 else None
+        for layer in inner.layers[:-1]:
+            x = layer(x, mask, dropout=dropout)
+        return inner.norm(inner.layers[-1](x, mask, dropout=dropout, chosen=chosen))
+    hidden = inner(inputs) if dropout == 0 or not model.training else _dropped_out(inner, inputs, dropout)
+    return hidden if chosen is None else hidden.reshape(-1, hidden.shape[-1])[chosen]
+
+
+def _dropped_out(inner: Any, inputs: mx.array, dropout: float) -> mx.array:
+    """What the body computes with dropout between its blocks."""
+    drop = nn.Dropout(dropout)
     x = inner.embed_tokens(inputs)
     mask = "causal" if inputs.shape[1] > 1 else None
     for layer in inner.layers:

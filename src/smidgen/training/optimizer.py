@@ -9,6 +9,7 @@ import math
 
 from mlx.utils import tree_unflatten
 
+from smidgen import cpu_kernels
 from smidgen.backend import mx, nn
 from smidgen.config import TrainConfig
 from smidgen.models.graph import named_arrays
@@ -39,14 +40,38 @@ class AdamW:
             scale: multiplies every gradient (clipping).
         """
         parameters = named_arrays(model.trainable_parameters())
+        named = named_arrays(gradients)
+        if cpu_kernels.usable(*parameters.values(), *named.values()):
+            self._move_on_cpu(model, parameters, named, step, learning_rate, scale)
+            return
         moved = [
             (
                 name,
                 self._move(name, parameters[name], gradient.astype(mx.float32) * scale, step, learning_rate),
             )
-            for name, gradient in named_arrays(gradients).items()
+            for name, gradient in named.items()
         ]
         model.update(tree_unflatten(moved))
+
+    def _move_on_cpu(
+        self, model: nn.Module, parameters: dict[str, mx.array], gradients: dict[str, mx.array],
+        step: int, learning_rate: float, scale: float,
+    ) -> None:  # fmt: skip
+        """The same, of float32 parameters, in one pass over memory."""
+        names = list(gradients)
+        decay = self._config.weight_decay
+        moved = cpu_kernels.adamw(
+            [parameters[name] for name in names],
+            list(gradients.values()),
+            [self.state[f"m.{name}"] for name in names],
+            [self.state[f"v.{name}"] for name in names],
+            [decay if parameters[name].ndim >= 2 else 0.0 for name in names],
+            step=step, learning_rate=learning_rate, scale=scale,
+            betas=self._config.betas, eps=self._config.eps,
+        )  # fmt: skip
+        for name, after in zip(names, moved, strict=True):
+            self.state[f"m.{name}"], self.state[f"v.{name}"] = after.first, after.second
+        model.update(tree_unflatten([(name, after.value) for name, after in zip(names, moved, strict=True)]))
 
     def _move(
         self, name: str, value: mx.array, gradient: mx.array, step: int, learning_rate: float
