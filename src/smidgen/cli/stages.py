@@ -65,7 +65,7 @@ class Life:
 
     @cached_property
     def split_samples(self) -> "tuple[list[Sample], list[Sample]]":
-        """Training and validation samples; rows are split by the seed, so the orders of a pair stay together."""
+        """Training and validation samples, split by row, so that the two orders of a pair stay together."""
         data = self.recipe.data
         rows = random.Random(f"validation/{data.seed}").sample(self.train_rows, len(self.train_rows))
         held_back = min(data.validation_limit, max(1, round(len(rows) * data.validation_fraction)))

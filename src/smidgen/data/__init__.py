@@ -1,1 +1,1 @@
-
+"""What models read: rows, messages, tokens, and the generated world."""

@@ -16,6 +16,10 @@ from smidgen.data.tokenizer import chat_text
 from smidgen.data.types import Message
 from smidgen.data.world import COLORS, SYLLABLES, Item, Split, World
 
+_JUMBLED = (
+    words.LITTLE_WORDS, words.LITTLE_WORDS, words.COMMON_WORDS, words.COMMON_WORDS, words.THINGS, words.VERBS,
+    words.GRADING_WORDS,
+)  # fmt: skip
 _REMARKS = ("I hope this helps.", "That is my answer.", "I am sure.", "Thanks for the question.", "Easy!")
 _CHUNK = 512  # documents drawn from one seeded world; a stream can be entered at any multiple of it
 
@@ -118,7 +122,7 @@ def same(world: World) -> str:
 
 
 def lookups(world: World) -> str:
-    """Many facts, then every one of them asked for: the densest lesson in looking things up in the context."""
+    """Many facts, then every one of them asked for: the densest lesson in looking things up."""
     rng = world.rng
     number = rng.randint(2, 7)
     keys, values = _things(world, number), _things(world, number)
@@ -346,35 +350,25 @@ def _sentence(rng: random.Random) -> str:
     place, person, verb, adjective = map(
         rng.choice, (words.PLACES, words.PEOPLE, words.VERBS, words.ADJECTIVES)
     )
+    little, last_adjective = rng.choice(words.LITTLE_WORDS), rng.choice(words.ADJECTIVES)
+    first, second = rng.choice(words.COMMON_WORDS), rng.choice(words.COMMON_WORDS)
+    link = rng.choice(words.LITTLE_WORDS)
+    third, fourth = rng.choice(words.COMMON_WORDS), rng.choice(words.COMMON_WORDS)
+    jumble = " ".join(rng.choice(rng.choice(_JUMBLED)) for _ in range(rng.randint(4, 9)))
     return rng.choice(
         (
             f"can you {verb} the {thing} for me",
             f"please {verb} my {adjective} {thing}",
             f"what is the {thing} of the {other} at the {place}",
-            f"how do i {verb} a {thing} in {rng.choice(words.LITTLE_WORDS)} {place}",
+            f"how do i {verb} a {thing} in {little} {place}",
             f"i want to {verb} my {thing} at the {place} tomorrow",
             f"The {person} will {verb} the {adjective} {thing} near the {place}.",
-            f"Is the {thing} {adjective} or {rng.choice(words.ADJECTIVES)}?",
+            f"Is the {thing} {adjective} or {last_adjective}?",
             f"tell me when the {person} can {verb} it",
             f"how much {thing} and {other} does the {person} need",
-            f"i {rng.choice(words.COMMON_WORDS)} the {rng.choice(words.COMMON_WORDS)} {thing} {rng.choice(words.LITTLE_WORDS)} {place}",
-            f"what is a {rng.choice(words.COMMON_WORDS)} {thing} for {rng.choice(words.COMMON_WORDS)} {other}",
-            " ".join(
-                rng.choice(
-                    rng.choice(
-                        (
-                            words.LITTLE_WORDS,
-                            words.LITTLE_WORDS,
-                            words.COMMON_WORDS,
-                            words.COMMON_WORDS,
-                            words.THINGS,
-                            words.VERBS,
-                            words.GRADING_WORDS,
-                        )
-                    )
-                )
-                for _ in range(rng.randint(4, 9))
-            ),
+            f"i {first} the {second} {thing} {link} {place}",
+            f"what is a {third} {thing} for {fourth} {other}",
+            jumble,
         )
     )
 

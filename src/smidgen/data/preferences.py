@@ -77,11 +77,15 @@ def _styled(world: World, item: Item, answer: str) -> str:
 def _analysis(item: Item, shown_first: str, shown_second: str) -> str:
     """Answer first, quote both, then look up which response gave that answer.
 
-    Looking up is what a small transformer does well. Saying of each response by itself whether it is right needs a
-    comparison of two texts, which a model of this size did not learn (docs/notebook.md).
+    Looking up is what a small transformer does well. Saying of each response by itself whether it is right
+    needs a comparison of two texts, which is learnt far later (docs/notebook.md).
     """
     right = "A" if shown_first == item.answer else "B"
-    return (
-        f"The right answer is {item.answer}.\nResponse A says {shown_first}.\nResponse B says {shown_second}.\n"
-        f"{item.answer} is what Response {right} says."
+    return "\n".join(
+        (
+            f"The right answer is {item.answer}.",
+            f"Response A says {shown_first}.",
+            f"Response B says {shown_second}.",
+            f"{item.answer} is what Response {right} says.",
+        )
     )

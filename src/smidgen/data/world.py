@@ -94,6 +94,15 @@ class World:
         rng = self.rng
         return rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
 
+    def _any_name(self) -> str:
+        return f"{self.syllable()} {self.syllable()}".title()
+
+    def _any_town(self) -> str:
+        return (self.syllable() + self.rng.choice(_TOWN_ENDS)).capitalize()
+
+    def _any_thing(self) -> str:
+        return f"{self.rng.choice(MATERIALS)} {self.rng.choice(OBJECTS)}"
+
     def _draw(self, make: Callable[[], str]) -> str:
         """Draw until the key belongs to this split."""
         while True:
@@ -103,16 +112,15 @@ class World:
 
     def name(self) -> str:
         """A person's first and last name; each part is common, the person belongs to one split."""
-        return self._draw(lambda: f"{self.syllable()} {self.syllable()}".title())
+        return self._draw(self._any_name)
 
     def town(self) -> str:
         """A town's name."""
-
-        return self._draw(lambda: f"{self.syllable()}{self.rng.choice(_TOWN_ENDS)}".capitalize())
+        return self._draw(self._any_town)
 
     def thing(self) -> str:
         """An object of some material."""
-        return self._draw(lambda: f"{self.rng.choice(MATERIALS)} {self.rng.choice(OBJECTS)}")
+        return self._draw(self._any_thing)
 
     def names(self, count: int) -> list[str]:
         """People who share no part of their names."""
