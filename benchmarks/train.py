@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+ORACLE = Path(__file__).parents[1] / ".venv-oracle/bin/python"
+"""The interpreter with torch that `make oracle` makes."""
 LEARNING_RATE, BETAS, EPS = 1e-3, (0.9, 0.95), 1e-8
 LOSS_TOLERANCE = 0.01
 """Largest relative difference between two contenders' losses of one step: their sums run in other orders."""
@@ -323,7 +325,8 @@ def main() -> None:
     parser.add_argument(
         "--slow-steps", type=int, default=1, help="measured steps of mlx-lm as shipped; 0: none"
     )
-    parser.add_argument("--torch-python", default=sys.executable, help="an interpreter that has torch")
+    torch_python = str(ORACLE) if ORACLE.exists() else sys.executable
+    parser.add_argument("--torch-python", default=torch_python, help="an interpreter that has torch")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

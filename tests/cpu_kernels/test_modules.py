@@ -13,8 +13,9 @@ from mlx_lm.tuner.lora import LoRALinear
 
 from smidgen.backend import mx, nn
 from smidgen.cpu_kernels import FusedBlock, accelerate, modules
-from smidgen.cpu_kernels.block import QUERY_TILE, TILE
+from smidgen.cpu_kernels.block import QUERY_TILE, TILE, _tile_length
 from smidgen.cpu_kernels.pieces import drop
+from smidgen.cpu_kernels.team import Team
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -102,6 +103,18 @@ def test_fused_equals_plain_at_any_size(pair: Pair, batch: int, length: int):
     assert mx.allclose(causal(fused, x), causal(plain, x), rtol=1e-4, atol=1e-4)
 
 
+def test_arrays_that_lie_otherwise_in_memory_are_read_right(pair: Pair):
+    plain, fused = pair()
+    flat = mx.broadcast_to(stream(1, 32), (3, 32, 32))
+    turned = mx.random.normal((2, 32, 32)).transpose(0, 2, 1)
+    for x in (flat, turned):
+        ours, reference = (
+            mx.grad(lambda x, block=block: causal(block, x).sum())(x) for block in (fused, plain)
+        )
+        assert mx.allclose(causal(fused, x), causal(plain, x), rtol=1e-4, atol=1e-4)
+        assert mx.allclose(ours, reference, rtol=1e-3, atol=1e-3)
+
+
 def test_without_training_nothing_is_kept_and_the_gradient_is_the_same(pair: Pair):
     plain, fused = pair()
     fused.eval()
@@ -136,6 +149,7 @@ def test_dropout_is_the_mask_it_says(pair: Pair, chosen: mx.array | None, monkey
     seed = mx.random.randint(0, 1 << 30, (1,)).item()
     rows = 40 if chosen is None else 3
     mask = mx.array(drop(np.ones((rows, 32), np.float32), rate, int(seed), 0))
+    monkeypatch.setattr("smidgen.cpu_kernels.block.team", lambda: Team(1))  # one tile
 
     def ours(block: nn.Module, x: mx.array) -> mx.array:
         mx.random.seed(5)
@@ -242,6 +256,23 @@ def test_other_dtypes_go_to_mlx(pair: Pair, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(modules, "_function", lambda plan: pytest.fail("the kernel was called"))
     x = stream(2, 40).astype(mx.float16)
     assert mx.array_equal(causal(fused, x), causal(plain, x))
+
+
+@given(st.integers(1, 5000), st.integers(1, 40))
+def test_tiles_are_short_and_as_many_for_every_thread(tokens: int, threads: int):
+    length = _tile_length(tokens, threads)
+    assert 0 < length <= TILE and length % 16 == 0
+    tiles = -(-tokens // length)
+    assert -(-tiles // threads) == -(-tokens // (TILE * threads))
+
+
+def test_what_is_not_finite_passes_without_a_warning(pair: Pair):
+    _, fused = pair()
+    fused.self_attn.q_proj.weight = fused.self_attn.q_proj.weight * 1e30
+    fused.mlp.gate_proj.weight = fused.mlp.gate_proj.weight * 1e38
+    value, of = gradients(fused, stream(2, 40), causal)
+    assert not mx.isfinite(value).all()
+    assert not mx.isfinite(of["mlp.up_proj.weight"]).all()
 
 
 def test_the_same_run_gives_the_same_bits(pair: Pair):

@@ -7,16 +7,17 @@ finds.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from smidgen.backend import mx
 from smidgen.cpu_kernels.pieces import later
-from smidgen.cpu_kernels.team import Array, product, scratch, view
+from smidgen.cpu_kernels.team import Array, product, scratch, team, view
 
 TILE = 256
-"""Tokens a thread works on at a time: the widest arrays of a small model then stay in a core's own cache."""
+"""Most tokens a thread works on at a time: the widest arrays of a small model stay in a core's own cache."""
 QUERY_TILE = 128
 """Queries of one piece of attention; keys after the last of them are never touched."""
 
@@ -121,11 +122,12 @@ class Block:
 
     def tile(self, piece: int, tokens: int) -> slice:
         """The tokens of one piece."""
-        return slice(piece * TILE, min((piece + 1) * TILE, tokens))
+        step = _tile_length(tokens, team().size)
+        return slice(piece * step, min((piece + 1) * step, tokens))
 
     def tiles(self, tokens: int) -> int:
         """How many pieces there are."""
-        return -(-tokens // TILE)
+        return -(-tokens // _tile_length(tokens, team().size))
 
     def origin(self, tile: slice) -> slice | np.ndarray:
         """Where the tokens of a tile of those that leave stand in the batch."""
@@ -153,6 +155,13 @@ class Block:
     def heads(self) -> list[tuple[int, int]]:
         """Every row of the batch with every key head."""
         return [(row, head) for row in range(self.batch) for head in range(self.plan.kv_heads)]
+
+
+@lru_cache(256)
+def _tile_length(tokens: int, threads: int) -> int:
+    """At most `TILE`, a multiple of a cache line, and so that every thread gets as many tiles."""
+    rounds = -(-tokens // (TILE * threads))
+    return 16 * -(-tokens // (16 * rounds * threads))
 
 
 class HeadView:

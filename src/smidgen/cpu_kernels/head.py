@@ -1,7 +1,8 @@
-"""The head with its cross-entropy: per-token losses whose logits never exist all at once.
+"""The head with its cross-entropy, over chunks of tokens.
 
-Logits are computed a second time in the gradient, chunk by chunk, as in Cut Cross-Entropy
-(https://arxiv.org/abs/2411.09009).
+The gradient reads the probabilities where they are few enough to be kept, and computes them a second time
+where not, as Cut Cross-Entropy does (https://arxiv.org/abs/2411.09009), so memory stays bounded whatever
+the vocabulary.
 """
 
 from functools import lru_cache
@@ -13,13 +14,15 @@ from smidgen.backend import mx, nn
 from smidgen.cpu_kernels.team import new, product, scratch, team, usable, view
 
 LOGITS = 1 << 20
-"""Logits that exist at one time, where a single token has no more."""
+"""Logits that a chunk of tokens has, where a single token has no more."""
+KEPT = 1 << 24
+"""Probabilities that are kept for the gradient at most: 64 MB."""
 
 
 def linear_cross_entropy(
     hidden: mx.array, weight: mx.array, targets: mx.array, *, weight_frozen: bool = False
 ) -> mx.array:
-    """Return -ln softmax(hidden weightᵀ)[target] of each token, without storing the logits.
+    """Return -ln softmax(hidden weightᵀ)[target] of each token in bounded memory.
 
     Args:
         hidden: (N, D) float32.
@@ -40,7 +43,7 @@ def linear_cross_entropy(
 @lru_cache(2)
 def _function(weight_frozen: bool) -> Any:
     @mx.custom_function
-    def cross_entropy(hidden: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    def cross_entropy(hidden: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, ...]:
         return _Head(hidden, weight, targets).losses()
 
     @cross_entropy.vjp
@@ -48,7 +51,7 @@ def _function(weight_frozen: bool) -> Any:
         primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
     ) -> tuple[mx.array, ...]:
         head = _Head(*primals)
-        return *head.gradients(outputs[1], cotangents[0], weight_frozen), mx.zeros_like(primals[2])
+        return *head.gradients(outputs, cotangents[0], weight_frozen), mx.zeros_like(primals[2])
 
     return cross_entropy
 
@@ -61,34 +64,42 @@ class _Head:
         self.hidden, self.weight, self.targets = view(hidden), view(weight), np.array(targets)
         self.tokens, self.vocabulary = hidden.shape[0], weight.shape[0]
         self.chunk = max(1, min(self.tokens, LOGITS // self.vocabulary))
+        self.keeps = self.tokens * self.vocabulary <= KEPT
 
-    def losses(self) -> tuple[mx.array, mx.array]:
-        """Loss and log-sum-exp of each token."""
+    def losses(self) -> tuple[mx.array, mx.array, mx.array]:
+        """Loss and log-sum-exp of each token, and probabilities less the targets' ones, (N, V), if kept."""
         loss, losses = new(self.tokens)
         logsumexp, log_totals = new(self.tokens)
+        error, errors = new(self.tokens if self.keeps else 0, self.vocabulary)
         tile = -(-self.chunk // team().size)
 
         def work(piece: int) -> None:
             rows = slice(piece * tile, min((piece + 1) * tile, self.tokens))
             hidden = self.hidden[rows]
-            logits = product(hidden, self.weight.T, scratch("logits", len(hidden), self.vocabulary))
-            chosen = logits[np.arange(len(hidden)), self.targets[rows]]
+            logits = errors[rows] if self.keeps else scratch("logits", len(hidden), self.vocabulary)
+            product(hidden, self.weight.T, logits)
+            target = np.arange(len(hidden)), self.targets[rows]
+            chosen = logits[target]
             highest = np.maximum.reduce(logits, axis=1, keepdims=True)
             logits -= highest
             np.exp(logits, out=logits)
             totals = np.add.reduce(logits, axis=1)
             log_totals[rows] = np.log(totals) + highest[:, 0]
             losses[rows] = log_totals[rows] - chosen
+            if self.keeps:
+                logits /= totals[:, None]
+                logits[target] -= 1
 
         team().run(work, -(-self.tokens // tile))
-        return loss, logsumexp
+        return loss, logsumexp, error
 
     def gradients(
-        self, logsumexp: mx.array, dloss: mx.array, weight_frozen: bool
+        self, outputs: tuple[mx.array, ...], dloss: mx.array, weight_frozen: bool
     ) -> tuple[mx.array, mx.array]:
-        """Gradients of `hidden` and `weight`."""
-        mx.eval(logsumexp, dloss)
-        self.log_totals, self.dlosses = view(logsumexp), np.array(dloss)
+        """Gradients of `hidden` and `weight`; `outputs` are those of `losses`."""
+        mx.eval(outputs, dloss)
+        _, self.log_totals, self.errors = (view(array) for array in outputs)
+        self.dlosses = np.array(dloss)
         out_hidden, self.dhidden = new(*self.hidden.shape)
         out_weight, self.dweight = new(*self.weight.shape)
         self.dlogits = scratch("all dlogits", self.chunk, self.vocabulary)
@@ -105,11 +116,15 @@ class _Head:
         def per_token(piece: int) -> None:
             inside = slice(piece * tile, min((piece + 1) * tile, size))
             rows = slice(chunk.start + inside.start, chunk.start + inside.stop)
-            out = product(self.hidden[rows], self.weight.T, self.dlogits[inside])
-            out -= self.log_totals[rows, None]
-            np.exp(out, out=out)
-            out[np.arange(len(out)), self.targets[rows]] -= 1
-            out *= self.dlosses[rows, None]
+            out = self.dlogits[inside]
+            if self.keeps:
+                np.multiply(self.errors[rows], self.dlosses[rows, None], out=out)
+            else:
+                product(self.hidden[rows], self.weight.T, out)
+                out -= self.log_totals[rows, None]
+                np.exp(out, out=out)
+                out[np.arange(len(out)), self.targets[rows]] -= 1
+                out *= self.dlosses[rows, None]
             product(out, self.weight, self.dhidden[rows])
 
         def per_word(piece: int) -> None:

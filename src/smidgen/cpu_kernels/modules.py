@@ -1,9 +1,12 @@
 """The kernels as modules: mlx-lm's blocks are replaced in place, and go back to MLX's ops where they must."""
 
+from collections import UserDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
+
+import numpy as np
 
 from smidgen.backend import blas_library, device, mx, nn
 from smidgen.cpu_kernels.backward import Backward
@@ -43,7 +46,8 @@ class FusedBlock(nn.Module):
         super().__init__()
         self.__dict__.update(block.__dict__)
         dict.update(self, block)
-        self._angles: dict[int, tuple[mx.array, mx.array] | None] = {}
+        # No plain dict: a module would take its arrays for parameters.
+        self._angles: UserDict[int, tuple[mx.array, mx.array] | None] = UserDict()
 
     def __call__(
         self,
@@ -158,7 +162,8 @@ def _function(plan: Plan) -> Any:
         keeping = replace(plan, keeps=True)
         if not plan.keeps:
             kept = Forward(keeping, x, arrays).run()
-        dx, darrays = Backward(keeping, x, arrays).run(kept, cotangents["y"])
+        with np.errstate(all="ignore"):
+            dx, darrays = Backward(keeping, x, arrays).run(kept, cotangents["y"])
         return dx, {name: darrays.get(name, mx.zeros_like(value)) for name, value in arrays.items()}
 
     return block

@@ -95,8 +95,7 @@ def rotate(x: Array, cosine: Array, sine: Array) -> None:
 def sigmoid(x: Array, out: Array) -> Array:
     """1 / (1 + exp(-x)); exp of a large -x overflows to infinity, whose reciprocal is the right zero."""
     np.negative(x, out=out)
-    with np.errstate(over="ignore"):
-        np.exp(out, out=out)
+    np.exp(out, out=out)
     out += 1
     return np.reciprocal(out, out=out)
 

@@ -42,8 +42,9 @@ class Team:
         numbers = itertools.count()
 
         def take() -> None:
-            while (piece := next(numbers)) < pieces:
-                work(piece)
+            with np.errstate(all="ignore"):  # as MLX: what overflows is infinite, and the caller looks
+                while (piece := next(numbers)) < pieces:
+                    work(piece)
 
         with self._turn:
             library.openblas_set_num_threads(1)
@@ -112,5 +113,5 @@ def new(*shape: int) -> tuple[mx.array, Array]:
 
 
 def view(array: mx.array) -> Array:
-    """Return an evaluated array's memory as numpy sees it."""
-    return np.array(array, copy=False)
+    """Return an evaluated array's memory as numpy sees it; a copy where its rows do not lie one by one."""
+    return np.ascontiguousarray(np.array(array, copy=False))

@@ -238,7 +238,7 @@ def spelling(world: World) -> str:
                     f"{word} in capital letters is {word.upper()}.",
                     f"{word.upper()} in small letters is {word.lower()}.",
                     f"{word} has {len(word)} letters.",
-                    f"{word} {word} {word}",
+                    f"{word}, {word}, {word}",
                 )
             )
         )

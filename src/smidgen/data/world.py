@@ -39,7 +39,7 @@ OBJECTS = (
     "towel toy tray trumpet trunk umbrella vase vest violin wagon wallet watch wheel whistle window "
     "wreath yarn"
 ).split()
-MATERIALS = "tin oak silk glass stone wool iron paper straw clay brass cork".split()
+MATERIALS = "tin oak silk glass stone wool iron straw clay brass cork copper".split()
 COLORS = "red blue green yellow black white brown pink purple gray orange golden".split()
 JOBS = "baker doctor teacher farmer sailor painter tailor miller singer guard".split()
 PETS = "cat dog horse goat rabbit parrot turtle hen".split()
@@ -353,19 +353,19 @@ def layout(world: World) -> Item:
     forms = {
         "with a plus sign between them": f"{first} + {second}",
         "with a comma between them": f"{first}, {second}",
-        "in round brackets": f"({first} {second})",
-        "in a box": f"\\boxed{{{first} {second}}}",
+        "in round brackets": f"({first}, {second})",
+        "in a box": f"\\boxed{{{first}, {second}}}",
         "as a JSON list": f'["{first}", "{second}"]',
-        "between quotes": f'"{first} {second}"',
-        "in reverse order": f"{second} {first}",
-        "twice": f"{first} {second} {first} {second}",
+        "between quotes": f'"{first}, {second}"',
+        "in reverse order": f"{second}, {first}",
+        "twice": f"{first}, {second}, {first}, {second}",
     }
     asked = rng.choice(list(forms))
     wrong = tuple(form for name, form in forms.items() if name != asked)
     return Item(
         "layout",
         "",
-        f"Write {first} {second} {asked}.",
+        f"Write {first} and {second} {asked}.",
         forms[asked],
         tuple(rng.sample(wrong, 3)),
         "{}",
