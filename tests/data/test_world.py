@@ -119,5 +119,5 @@ def test_train_and_test_pairs_share_no_prompt():
 
 
 def test_asking_for_more_than_the_world_holds_is_refused():
-    with pytest.raises(DataError, match="the test split of the world has fewer than 5000 distinct items of"):
-        list(items("test", 5_000, seed=0, kinds=["larger"]))
+    with pytest.raises(DataError, match="the test split of the world has fewer than 3000 distinct items of"):
+        list(items("test", 3_000, seed=0, kinds=["larger"]))

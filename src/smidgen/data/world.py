@@ -424,7 +424,7 @@ def items(split: Split, count: int, seed: int, kinds: Sequence[str] | None = Non
     """
     world = World(split, seed)
     seen: set[str] = set()
-    for _ in range(100 * count):
+    for _ in range(20 * count):
         item = world.item(kinds)
         if item.prompt not in seen:
             seen.add(item.prompt)
