@@ -31,7 +31,8 @@ class Backward(Block):
         plan, tokens, width, leaving = self.plan, self.tokens, self.width, self.leaving
         self.dy = view(dy).reshape(leaving, width)
         self.kept = {name: view(array) for name, array in kept.items()}
-        out, self.dx = new(tokens, width)
+        out = new({"x": (tokens, width)})["x"]
+        self.dx = view(out)
         self._allocate()
         crew = team()
         crew.run(self._unfinish, self.tiles(leaving))
@@ -181,17 +182,20 @@ class Backward(Block):
             "up_proj": (self.normed_middle, self.dup),
             "down_proj": (self.act, self.ddown),
         }
-        gradients: dict[str, mx.array] = {}
+        learning = [
+            f"{name}.{part}"
+            for name, linear in self.plan.linears
+            for part in ([] if linear.frozen else ["weight"]) + (["lora_a", "lora_b"] if linear.rank else [])
+        ]
+        gradients = new({name: self.w[name].shape for name in learning})
         jobs: list[Callable[[], object]] = []
         for name, linear in self.plan.linears:
             x, dy = inputs_and_gradients[name]
             if linear.rank:
-                for part in ("lora_a", "lora_b"):
-                    gradients[f"{name}.{part}"], _ = new(*self.w[f"{name}.{part}"].shape)
                 jobs.append(lambda name=name, x=x, dy=dy: self._low_rank(name, x, dy, gradients))
             if linear.frozen:
                 continue
-            gradients[f"{name}.weight"], dweight = new(dy.shape[1], x.shape[1])
+            dweight = view(gradients[f"{name}.weight"])
             step = -(-dy.shape[1] // team().size)
             for start in range(0, dy.shape[1], step):
                 part = slice(start, start + step)

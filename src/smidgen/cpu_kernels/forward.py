@@ -5,7 +5,7 @@ import numpy as np
 from smidgen.backend import mx
 from smidgen.cpu_kernels.block import PROJECTIONS, Block, HeadView
 from smidgen.cpu_kernels.pieces import drop, normalize, normalize_heads, rotate, sigmoid
-from smidgen.cpu_kernels.team import Array, new, product, scratch, team
+from smidgen.cpu_kernels.team import Array, new, product, scratch, team, view
 
 
 class Forward(Block):
@@ -21,25 +21,27 @@ class Forward(Block):
         Returns:
             `y`, (B, L, D) or (n, D) of the chosen tokens, and, if the plan keeps them, what `Backward` reads.
         """
-        plan = self.plan
-        kept: dict[str, mx.array] = {}
-
-        def array(name: str, *shape: int) -> Array:
-            if not plan.keeps:
-                return scratch(f"all {name}", *shape)
-            kept[name], memory = new(*shape)
-            return memory
-
-        kept["y"], self.y = new(self.leaving, self.width)
-        self.qkv = array("qkv", self.features, self.pitch)
-        self.raw = array("raw", self.turned.stop, self.pitch) if plan.head_norms else self.qkv
-        self.inverse = array("inverse", plan.heads + plan.kv_heads, self.pitch)
-        self.attended = array("attended", plan.heads * plan.head_dim, self.pitch)
-        self.logsumexp = array("logsumexp", plan.heads, self.pitch)
+        plan, queries = self.plan, self.plan.heads * self.plan.head_dim
+        shapes = {
+            "qkv": (self.features, self.pitch),
+            "raw": (self.turned.stop if plan.head_norms else 0, self.pitch),
+            "inverse": (plan.heads + plan.kv_heads, self.pitch),
+            "attended": (queries, self.pitch),
+            "logsumexp": (plan.heads, self.pitch),
+            "middle": (self.leaving, self.width),
+            "gate": (self.leaving, self.inner),
+            "up": (self.leaving, self.inner),
+        }
+        kept = new({"y": (self.leaving, self.width)} | (shapes if plan.keeps else {}))
+        memory = {name: view(array) for name, array in kept.items()}
+        if not plan.keeps:  # what tiles do not share they take for themselves
+            memory |= {name: scratch(f"all {name}", *shapes[name]) for name in list(shapes)[:5]}
+        self.y, self.qkv, self.raw = memory["y"], memory["qkv"], memory["raw" if plan.head_norms else "qkv"]
+        self.inverse, self.attended, self.logsumexp = (
+            memory[name] for name in ("inverse", "attended", "logsumexp")
+        )
         if plan.keeps:
-            self.middle = array("middle", self.leaving, self.width)
-            self.gate = array("gate", self.leaving, self.inner)
-            self.up = array("up", self.leaving, self.inner)
+            self.middle, self.gate, self.up = memory["middle"], memory["gate"], memory["up"]
         crew = team()
         crew.run(self._project, self.tiles(self.tokens))
         pieces = [piece for row, head in self.heads() for piece in self.attention_pieces(row, head)]

@@ -66,11 +66,16 @@ class _Head:
         self.chunk = max(1, min(self.tokens, LOGITS // self.vocabulary))
         self.keeps = self.tokens * self.vocabulary <= KEPT
 
-    def losses(self) -> tuple[mx.array, mx.array, mx.array]:
+    def losses(self) -> tuple[mx.array, ...]:
         """Loss and log-sum-exp of each token, and probabilities less the targets' ones, (N, V), if kept."""
-        loss, losses = new(self.tokens)
-        logsumexp, log_totals = new(self.tokens)
-        error, errors = new(self.tokens if self.keeps else 0, self.vocabulary)
+        outputs = new(
+            {
+                "loss": (self.tokens,),
+                "logsumexp": (self.tokens,),
+                "errors": (self.tokens if self.keeps else 0, self.vocabulary),
+            }
+        )
+        losses, log_totals, errors = (view(array) for array in outputs.values())
         tile = -(-self.chunk // team().size)
 
         def work(piece: int) -> None:
@@ -91,7 +96,7 @@ class _Head:
                 logits[target] -= 1
 
         team().run(work, -(-self.tokens // tile))
-        return loss, logsumexp, error
+        return tuple(outputs.values())
 
     def gradients(
         self, outputs: tuple[mx.array, ...], dloss: mx.array, weight_frozen: bool
@@ -100,12 +105,12 @@ class _Head:
         mx.eval(outputs, dloss)
         _, self.log_totals, self.errors = (view(array) for array in outputs)
         self.dlosses = np.array(dloss)
-        out_hidden, self.dhidden = new(*self.hidden.shape)
-        out_weight, self.dweight = new(*self.weight.shape)
+        gradients = new({"hidden": self.hidden.shape, "weight": self.weight.shape})
+        self.dhidden, self.dweight = view(gradients["hidden"]), view(gradients["weight"])
         self.dlogits = scratch("all dlogits", self.chunk, self.vocabulary)
         for start in range(0, self.tokens, self.chunk):
             self._chunk_gradients(slice(start, min(start + self.chunk, self.tokens)), weight_frozen)
-        return out_hidden, out_weight
+        return gradients["hidden"], gradients["weight"]
 
     def _chunk_gradients(self, chunk: slice, weight_frozen: bool) -> None:
         """Write the gradient of a chunk of tokens and add to the weight's; no two threads add to one row."""

@@ -69,11 +69,10 @@ def adamw(
     """
     mx.eval(*values, *gradients, *firsts, *seconds)
     old = [[view(array).reshape(-1) for array in arrays] for arrays in (values, gradients, firsts, seconds)]
-    moved, fresh = [], []
-    for value in values:
-        arrays, views = zip(*(new(*value.shape) for _ in range(3)), strict=True)
-        moved.append(Moved(*arrays))
-        fresh.append([memory.reshape(-1) for memory in views])
+    parts = Moved._fields
+    arrays = new({f"{i} {part}": value.shape for i, value in enumerate(values) for part in parts})
+    moved = [Moved(*(arrays[f"{i} {part}"] for part in parts)) for i in range(len(values))]
+    fresh = [[view(array).reshape(-1) for array in each] for each in moved]
     spans = list(_spans(old[0]))
     beta1, beta2 = betas
     rate = learning_rate / (1 - beta1**step)

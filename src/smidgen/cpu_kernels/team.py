@@ -105,11 +105,11 @@ def scratch(name: str, *shape: int) -> Array:
     return held[:size].reshape(shape)
 
 
-def new(*shape: int) -> tuple[mx.array, Array]:
-    """Return an array of MLX, zero, and a writable view of it."""
-    array = mx.zeros(shape, mx.float32)
-    mx.eval(array)
-    return array, view(array)
+def new(shapes: dict[str, tuple[int, ...]]) -> dict[str, mx.array]:
+    """Return float32 arrays of MLX, all zero, that `view` gives to be written to."""
+    arrays = {name: mx.zeros(shape) for name, shape in shapes.items()}
+    mx.eval(arrays)
+    return arrays
 
 
 def view(array: mx.array) -> Array:
