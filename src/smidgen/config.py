@@ -6,10 +6,10 @@ becomes `docs/configuration.md`. Unknown keys are refused.
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from smidgen.errors import ConfigError, did_you_mean
 
@@ -45,8 +45,27 @@ class ArchitectureConfig(Section):
     """Entries of the tokenizer that is trained with it."""
     rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary embedding."""
+    initialization: Literal["normal", "induction"] = "normal"
+    """Initial weights: random, or random with an induction circuit, which tiny models are slow to find."""
     max_position_embeddings: int = Field(default=2048, gt=0)
     """Context length the model declares."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})"
+            )
+        if self.initialization == "induction":
+            group = self.num_attention_heads // self.num_key_value_heads
+            room = 1 + self.head_dim * (1 + group)
+            if self.num_hidden_layers < 3 or self.head_dim < 16 or self.hidden_size < room:
+                raise ValueError(
+                    f'initialization = "induction" needs at least 3 layers, heads of 16 and a hidden_size of '
+                    f"{room} for groups of {group} query heads of {self.head_dim}"
+                )
+        return self
 
 
 class ModelConfig(Section):

@@ -3,7 +3,7 @@ from itertools import islice, pairwise
 
 import pytest
 
-from smidgen.data.corpus import FORMS, documents
+from smidgen.data.corpus import FORMS, OPENING, curriculum, documents
 from smidgen.data.preferences import JUDGE_KINDS, judge_rows
 from smidgen.data.world import KINDS, items, operand_key, split_of
 from smidgen.errors import DataError
@@ -14,7 +14,7 @@ NUMBER_PAIR = re.compile(r"(\d+) ([+-]) (\d+)")
 
 @pytest.fixture(scope="module")
 def corpus():
-    return list(islice(documents(seed=0), DOCUMENTS))
+    return [*islice(curriculum(seed=0), 3_000), *islice(documents(seed=0), DOCUMENTS)]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,13 @@ def test_the_same_seed_draws_the_same_items():
     assert list(items("train", 40, seed=1)) != list(items("train", 40, seed=2))
 
 
+def test_the_curriculum_opens_apart_and_can_be_entered_anywhere():
+    whole = list(islice(curriculum(seed=4), OPENING + 20))
+    assert whole[OPENING:] == list(islice(documents(seed=4), 20))
+    for start in (0, 700, OPENING - 3, OPENING, OPENING + 5):
+        assert list(islice(curriculum(4, start), 10)) == whole[start : start + 10]
+
+
 def test_a_stream_of_documents_can_be_entered_anywhere():
     whole = list(islice(documents(seed=4), 1_400))
     for start in (0, 1, 511, 512, 513, 1_200):
@@ -97,7 +104,7 @@ def test_the_corpus_has_every_form_and_never_the_judge_s_own_task(corpus):
         "weight 0.",
     ):
         assert any(mark in text for text in corpus), mark
-    assert len(FORMS) == 16
+    assert len(FORMS) == 17
 
 
 def test_judge_rows_are_labelled_by_their_answers():

@@ -38,7 +38,7 @@ def train(recipe: RecipeFile, /, *, runs: RunsFolder = Path("runs"), json: Json 
 def pretrain(recipe: "Recipe", run: "Run") -> dict[str, Any]:
     """Make a tokenizer and a model from nothing and train it on the world's text; return what was done."""
     from smidgen.backend import device, mx
-    from smidgen.data.corpus import documents
+    from smidgen.data.corpus import curriculum, documents
     from smidgen.models.graph import create
     from smidgen.models.save import save_model
     from smidgen.training.batches import fixed_batches
@@ -66,7 +66,7 @@ def pretrain(recipe: "Recipe", run: "Run") -> dict[str, Any]:
     )
     results = train_model(
         model,
-        batches := PackedBatches(lambda start: documents(seed, start), encode, separator, settings),
+        batches := PackedBatches(lambda start: curriculum(seed, start), encode, separator, settings),
         settings,
         run_dir=run.folder,
         validation=fixed_batches(held_back, settings.batch_size),

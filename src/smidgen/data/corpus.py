@@ -9,7 +9,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import count
+from itertools import count, islice
 
 from smidgen.data import words
 from smidgen.data.tokenizer import chat_text
@@ -21,20 +21,33 @@ _JUMBLED = (
     words.GRADING_WORDS,
 )  # fmt: skip
 _REMARKS = ("I hope this helps.", "That is my answer.", "I am sure.", "Thanks for the question.", "Easy!")
+OPENING = 8192  # documents of the curriculum's first part, some 0.8 M tokens
+Forms = dict[Callable[[World], str], int]
 _CHUNK = 512  # documents drawn from one seeded world; a stream can be entered at any multiple of it
+
+
+def curriculum(seed: int, start: int = 0) -> Iterator[str]:
+    """The training stream: first repeats and look-ups alone, `OPENING` documents of them, then `documents`.
+
+    Looking things up in the prompt is learnt in a few hundred steps when little else can lower the loss, and
+    hardly at all when everything is taught at once (docs/notebook.md).
+    """
+    if start < OPENING:
+        yield from islice(_stream(OPENING_FORMS, f"opening/{seed}", "train", start), OPENING - start)
+    yield from documents(seed, max(0, start - OPENING))
 
 
 def documents(seed: int, start: int = 0, split: Split = "train") -> Iterator[str]:
     """An endless stream of documents; `start` skips that many of them, so that a run can resume."""
+    return _stream(FORMS, f"corpus/{seed}", split, start)
+
+
+def _stream(forms: Forms, name: str, split: Split, start: int) -> Iterator[str]:
     for chunk in count(start // _CHUNK):
-        world = World(split, f"corpus/{seed}/{chunk}")
-        texts = [_document(world) for _ in range(_CHUNK)]
+        world = World(split, f"{name}/{chunk}")
+        drawn = world.rng.choices(list(forms), weights=list(forms.values()), k=_CHUNK)
+        texts = [form(world) for form in drawn]
         yield from texts[start % _CHUNK :] if chunk == start // _CHUNK else texts
-
-
-def _document(world: World) -> str:
-    form = world.rng.choices(list(FORMS), weights=list(FORMS.values()))[0]
-    return form(world)
 
 
 def _dialogue(*turns: str) -> str:
@@ -144,6 +157,14 @@ def lookups(world: World) -> str:
     for key, value in rng.sample(pairs, number):
         lines.append(back.format(value, key) if backwards else ask.format(key, value))
     return rng.choice(("\n", " ")).join(lines)
+
+
+def repeats(world: World) -> str:
+    """A list, again and again: the first lesson in copying."""
+    rng = world.rng
+    draws = (world.name, world.thing, world.town, lambda: str(rng.randint(1, 99)))
+    line = rng.choice((", ", "; ", "\n")).join(rng.choice(draws)() for _ in range(rng.randint(3, 10)))
+    return "\n".join([line] * rng.randint(2, 3))
 
 
 def pairs_of_texts(world: World) -> str:
@@ -294,13 +315,15 @@ def almanac(world: World) -> str:
     return "\n".join(lines)
 
 
-FORMS: dict[Callable[[World], str], int] = {
+OPENING_FORMS: Forms = {repeats: 1, lookups: 1}
+FORMS: Forms = {
     plain_questions: 10,
     calculations: 12,
     conversation: 14,
     check: 22,
     quote: 14,
     same: 5,
+    repeats: 4,
     lookups: 30,
     pairs_of_texts: 15,
     who_is_right: 15,

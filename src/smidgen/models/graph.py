@@ -7,12 +7,14 @@ Every architecture in `smidgen.models.architectures` is laid out alike in mlx-lm
 import math
 from typing import Any
 
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models import qwen3
 
 from smidgen import cpu_kernels
 from smidgen.backend import compute_dtype, mx, nn
 from smidgen.config import ArchitectureConfig
+from smidgen.models.induction import add_induction_circuit
 
 INITIAL_DEVIATION = 0.02
 
@@ -53,7 +55,11 @@ def create(architecture: ArchitectureConfig, seed: int) -> tuple[nn.Module, dict
     """Make a model with random weights and the `config.json` that mlx-lm and transformers load it by.
 
     Matrices are normal with deviation 0.02; those that write to the residual stream are scaled by
-    1/√(2 · layers), as in GPT-2 (Radford et al. 2019, section 2.3).
+    1/√(2 · layers), as in GPT-2 (Radford et al. 2019, section 2.3). `initialization = "induction"` writes an
+    induction circuit over them (`smidgen.models.induction`).
+
+    Raises:
+        ConfigError: the shape has no room for the induction circuit.
     """
     config = huggingface_config(architecture)
     model = qwen3.Model(qwen3.ModelArgs.from_dict(config))
@@ -64,6 +70,10 @@ def create(architecture: ArchitectureConfig, seed: int) -> tuple[nn.Module, dict
             key, own = mx.random.split(key)
             value = mx.random.normal(value.shape, scale=_deviation(name, architecture), key=own)
         weights.append((name, value.astype(compute_dtype())))
+    if architecture.initialization == "induction":
+        arrays = {name: np.array(value.astype(mx.float32)) for name, value in weights}
+        add_induction_circuit(arrays, architecture, seed)
+        weights = [(name, mx.array(arrays[name]).astype(compute_dtype())) for name, _ in weights]
     model.update(tree_unflatten(weights))
     mx.eval(model.parameters())
     cpu_kernels.accelerate(model)
@@ -74,7 +84,7 @@ def huggingface_config(architecture: ArchitectureConfig) -> dict[str, Any]:
     """Return `config.json` as transformers writes it, but for the token ids, which are the tokenizer's."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
-        **architecture.model_dump(),
+        **architecture.model_dump(exclude={"initialization"}),
         "attention_bias": False,
         "attention_dropout": 0.0,
         "hidden_act": "silu",
