@@ -25,7 +25,7 @@ def write(path: Path, *lines: str) -> Path:
 def test_rows_survive_a_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[dict]) -> None:
     rows = [{**row, "id": str(number)} for number, row in enumerate(rows)]
     path = write(tmp_path_factory.mktemp("rows") / "rows.jsonl", *(json.dumps(row) for row in rows))
-    assert read_rows(path) == rows
+    assert read_rows(path) == [{"line": number, **row} for number, row in enumerate(rows, start=1)]
 
 
 def test_rows_without_an_id_know_their_line(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_rows_without_an_id_know_their_line(tmp_path: Path) -> None:
 
 def test_separators_inside_strings_do_not_split_lines(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", '{"id": "1", "text": "a\u2028b\u0085c"}')
-    assert read_rows(path) == [{"id": "1", "text": "a\u2028b\u0085c"}]
+    assert read_rows(path) == [{"line": 1, "id": "1", "text": "a\u2028b\u0085c"}]
 
 
 @pytest.mark.parametrize(

@@ -23,18 +23,16 @@ def quantize(
 
     Evaluate the copy before you use it: the fewer the bits, the more it may have forgotten.
     """
-    from smidgen.backend import mx
     from smidgen.models.load import build, read_config, resolve
     from smidgen.models.quantize import quantize as quantize_in_place
-    from smidgen.models.save import save_model
+    from smidgen.models.save import save_model, stored_dtype
     from smidgen.models.weights import weight_files
 
     path = resolve(model)
     config = read_config(path)
     graph = build(path, config)
     smaller = quantize_in_place(graph, config, bits=bits, group_size=group_size)
-    dtype = getattr(mx, config.get("dtype") or config.get("torch_dtype") or "bfloat16")
-    save_model(out, graph, smaller, path, dtype=dtype)
+    save_model(out, graph, smaller, path, dtype=stored_dtype(config))
     before, after = (sum(file.stat().st_size for file in weight_files(folder)) for folder in (path, out))
     if json:
         print_json(

@@ -12,6 +12,7 @@ from smidgen.cli.evaluate import prove
 from smidgen.cli.sources import all_rows, data_facts, examine, test_rows, training_rows
 from smidgen.cli.train import follow
 from smidgen.config import Recipe
+from smidgen.errors import DataError
 from smidgen.files import read_json, write_jsonl
 from smidgen.runs import Run
 
@@ -67,6 +68,11 @@ class Life:
     def split_samples(self) -> "tuple[list[Sample], list[Sample]]":
         """Training and validation samples, split by row, so that the two orders of a pair stay together."""
         data = self.recipe.data
+        if len(self.train_rows) < 2:
+            raise DataError(
+                f"{data.train} has {len(self.train_rows)} rows to train on; expected at least 2, one of them "
+                f"for validation"
+            )
         rows = random.Random(f"validation/{data.seed}").sample(self.train_rows, len(self.train_rows))
         held_back = min(data.validation_limit, max(1, round(len(rows) * data.validation_fraction)))
         learnt, validation = (
@@ -173,7 +179,7 @@ def quantize(life: Life) -> None:
     from smidgen.models.load import load
     from smidgen.models.lora import fuse
     from smidgen.models.quantize import quantize as quantize_in_place
-    from smidgen.models.save import save_model
+    from smidgen.models.save import save_model, stored_dtype
 
     assert life.recipe.quantize is not None
     source = life.trained()
@@ -183,7 +189,8 @@ def quantize(life: Life) -> None:
     config = quantize_in_place(
         loaded.model, loaded.config, bits=settings.bits, group_size=settings.group_size
     )
-    save_model(life.run.path("quantized"), loaded.model, config, loaded.path)
+    dtype = stored_dtype(loaded.config)
+    save_model(life.run.path("quantized"), loaded.model, config, loaded.path, dtype=dtype)
 
 
 def quantized(life: Life) -> None:

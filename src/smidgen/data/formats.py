@@ -49,9 +49,9 @@ class Format(NamedTuple):
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a JSONL file; blank lines are skipped, and a row without an `id` is given its `line`.
+    """Read a JSONL file; blank lines are skipped, and a row is given its `line`.
 
-    The line keeps the ids of rows the same whichever of them are selected later.
+    By its line a row is named in errors, and identified if it has no `id`, whichever are selected later.
 
     Raises:
         DataError: the file is missing or empty, or a line is not a JSON object.
@@ -76,7 +76,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         elif _HALF_CHARACTER.search(line) and not _is_unicode(row):
             faults.append(f"line {number} holds half of a surrogate pair, which is no character")
         else:
-            rows.append(row if "id" in row else {"line": number, **row})
+            rows.append({"line": number, **row})
     _refuse(faults, str(path), "every line must be one JSON object")
     if not rows:
         raise DataError(f"{path} is empty; expected one JSON object a line (JSONL)")

@@ -75,17 +75,8 @@ def _styled(world: World, item: Item, answer: str) -> str:
 
 
 def _analysis(item: Item, shown_first: str, shown_second: str) -> str:
-    """Answer first, quote both, then look up which response gave that answer.
-
-    Looking up is what a small transformer does well. Saying of each response by itself whether it is right
-    needs a comparison of two texts, which is learnt far later (docs/notebook.md).
-    """
-    right = "A" if shown_first == item.answer else "B"
-    return "\n".join(
-        (
-            f"The right answer is {item.answer}.",
-            f"Response A says {shown_first}.",
-            f"Response B says {shown_second}.",
-            f"{item.answer} is what Response {right} says.",
-        )
-    )
+    """Answer first, then quote each response and say whether it agrees."""
+    lines = [f"The right answer is {item.answer}."]
+    for mark, shown in (("A", shown_first), ("B", shown_second)):
+        lines.append(f"Response {mark} says {shown}: {'right' if shown == item.answer else 'wrong'}.")
+    return "\n".join(lines)

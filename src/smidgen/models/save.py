@@ -60,6 +60,11 @@ def save_model(
         copy_tokenizer(tokenizer_path, folder)
 
 
+def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
+    """The dtype that `config.json` says the weights are stored in; bfloat16 where it does not say."""
+    return getattr(mx, config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+
+
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Copy the tokenizer and generation files of one folder into another."""
     for name in TOKENIZER_FILES:

@@ -1,0 +1,217 @@
+"""`smidgen run` from end to end on a few rows: done once, skipped after, whole again after every kill."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from smidgen.cli.app import exit_code
+
+STAGES = ["data", "before", "train", "after", "quantize", "quantized", "report"]
+RECIPE = """
+name = "tiny"
+task = "judge"
+[model]
+base = "smidgen:nano"
+[data]
+train = "world"
+train_limit = 12
+validation_limit = 2
+test = "world"
+test_limit = 4
+[train]
+method = "sft"
+epochs = 2.0
+batch_size = 4
+max_length = 384
+learning_rate = 1e-3
+validate_every = 2
+checkpoint_every = 2
+[train.lora]
+rank = 4
+alpha = 8.0
+[evaluate]
+max_tokens = 12
+[quantize]
+bits = 4
+group_size = 32
+"""
+# What depends on the clock or on the attempt, not on what was asked.
+PASSING = {"created", "command", "speed", "seconds", "tokens_per_second", "stages"}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path) -> Path:
+    """The runs folder of an uninterrupted run."""
+    runs = recipe.parent / "runs"
+    assert exit_code(["run", str(recipe), "--runs", str(runs)]) == 0
+    return runs
+
+
+def lasting(value):
+    """A report without what passes."""
+    if isinstance(value, dict):
+        return {key: lasting(part) for key, part in value.items() if key not in PASSING}
+    return [lasting(part) for part in value] if isinstance(value, list) else value
+
+
+def report_of(runs: Path) -> dict:
+    text = (runs / "tiny/report.json").read_text()
+    return lasting(json.loads(re.sub(r"/[^\s\"]*/tiny/", "RUN/", text)))
+
+
+def test_the_report_has_three_evaluations_with_every_metric(finished: Path):
+    report = json.loads((finished / "tiny/report.json").read_text())
+    for name in ("before", "after", "quantized"):
+        metrics = report[name]["metrics"]
+        assert {"accuracy", "accuracy_both_orders", "consistency", "prefer_first_rate", "unparsed_rate"} <= {
+            *metrics
+        }
+        assert all({"value", "low", "high", "n"} <= {*metric} for metric in metrics.values())
+        assert report[name]["n"] == 8
+    assert report["quantize"]["bytes_after"] < report["quantize"]["bytes_before"]
+    assert "<html" in (finished / "tiny/report.html").read_text()
+
+
+def test_best_loads_as_an_adapter(finished: Path, capsys: pytest.CaptureFixture[str]):
+    out = finished / "again"
+    arguments = ["evaluate", "judge", "--model", "smidgen:nano", "--adapter", str(finished / "tiny/best")]
+    arguments += ["--data", "world", "--limit", "4", "--max-tokens", "12", "--out", str(out), "--json"]
+    assert exit_code(arguments) == 0
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    assert metrics == json.loads((finished / "tiny/report.json").read_text())["after"]["metrics"]
+
+
+def test_a_second_run_does_nothing_again(recipe: Path, finished: Path, capsys: pytest.CaptureFixture[str]):
+    before = (finished / "tiny/report.json").read_bytes()
+    assert exit_code(["run", str(recipe), "--runs", str(finished)]) == 0
+    assert capsys.readouterr().err.count("done before, skipped") == len(STAGES)
+    assert (finished / "tiny/report.json").read_bytes() == before
+
+
+def test_from_a_stage_does_it_and_those_after_it_again(
+    recipe: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(finished, tmp_path / "runs")
+    assert exit_code(["run", str(recipe), "--runs", str(tmp_path / "runs"), "--from", "quantize"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("done before, skipped") == 4 and "quantize: finished" in said
+    assert report_of(tmp_path / "runs") == report_of(finished)
+
+
+def test_a_changed_setting_does_again_only_what_reads_it(
+    recipe: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(finished, tmp_path / "runs")
+    changed = tmp_path / "changed.toml"
+    changed.write_text(recipe.read_text().replace("bits = 4", "bits = 8"))
+    assert exit_code(["run", str(changed), "--runs", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().err
+    assert [stage for stage in STAGES if f"{stage}: done before" in said] == STAGES[:4]
+
+
+def test_killed_in_every_stage_it_ends_with_the_same_report(recipe: Path, finished: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "smidgen", "run", str(recipe), "--runs", str(tmp_path)]
+    killed = []
+    for stage in STAGES:
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        begun = tmp_path / f"tiny/stages/{stage}.begun.json"
+        while not begun.exists() and child.poll() is None:
+            time.sleep(0.002)
+        if child.poll() is None:
+            os.kill(child.pid, signal.SIGKILL)
+            killed.append(stage)
+        child.wait()
+    assert killed == STAGES
+    assert exit_code(["run", str(recipe), "--runs", str(tmp_path)]) == 0
+    assert report_of(tmp_path) == report_of(finished)
+
+
+def test_killed_between_steps_training_goes_on(recipe: Path, finished: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "smidgen", "run", str(recipe), "--runs", str(tmp_path)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoints = tmp_path / "tiny/checkpoints"
+    while not (checkpoints.exists() and any(checkpoints.iterdir())) and child.poll() is None:
+        time.sleep(0.002)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert exit_code(["run", str(recipe), "--runs", str(tmp_path)]) == 0
+    assert report_of(tmp_path) == report_of(finished)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "tiny/metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_plan_names_rows_tokens_steps_time_and_memory_and_writes_nothing(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert exit_code(["run", str(recipe), "--runs", str(tmp_path / "runs"), "--dry-run", "--json"]) == 0
+    text = capsys.readouterr().out
+    plan = json.loads(text)
+    for word in ("rows", "tokens", "steps", "minutes", "memory"):
+        assert word in text, plan
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (("epochs = 2.0", "epoch = 2.0"), [], r"unknown key 'train.epoch'"),
+        (("[evaluate]", "[evalaute]"), [], r"Did you mean 'evaluate'"),
+        (('task = "judge"', 'task = "jugde"'), [], r"jugde"),
+        (("bits = 4", "bits = 7"), [], r"bits"),
+        (('test = "world"', 'test = "nothing.jsonl"'), [], r"there is no .*nothing\.jsonl"),
+        (("", ""), ["--data", "nothing.jsonl"], r"there is no .*nothing\.jsonl"),
+        (("", ""), ["--from", "trian"], r"there is no stage 'trian'\. Did you mean 'train'\?"),
+        (("smidgen:nano", "./no-such-model"), [], r"no-such-model"),
+    ],
+)
+def test_wrong_input_is_one_clear_sentence(
+    change, arguments, message, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "wrong.toml"
+    path.write_text(RECIPE.replace(*change) if change[0] else RECIPE)
+    assert exit_code(["run", str(path), "--runs", str(tmp_path / "runs"), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1 and "Traceback" not in said
+    assert re.search(message, said), said
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ({"id": "3", "prompt": "What is 1 + 1?", "a": "2", "better": "a"}, r"line 3.*\bb\b"),
+        ({"id": "3", "prompt": "What is 1 + 1?", "a": "2", "b": "", "better": "c"}, r"line 3.*better"),
+        (None, "has 1 rows to train on; expected at least 2"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(
+    last, message, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path, data = tmp_path / "tiny.toml", tmp_path / "rows.jsonl"
+    path.write_text(RECIPE)
+    row = {"prompt": "What is 2 + 1?", "a": "3", "b": "4", "better": "a"}
+    rows = [row | {"id": "1"}, row | {"id": "2"}, last] if last else [row | {"id": "1"}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert exit_code(["run", str(path), "--runs", str(tmp_path / "runs"), "--data", str(data)]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said) and str(data) in said and "Traceback" not in said
+
+
+def test_a_limit_below_one_is_refused(capsys: pytest.CaptureFixture[str]):
+    arguments = ["evaluate", "judge", "--model", "smidgen:nano", "--data", "world", "--limit", "-1"]
+    assert exit_code(arguments) == 2
+    assert "limit" in capsys.readouterr().err.lower()
