@@ -56,7 +56,8 @@ def test_bad_files_name_the_line(tmp_path: Path, lines: list[str], message: str)
 
 
 def test_paired_surrogate_escapes_are_text(tmp_path: Path) -> None:
-    assert read_rows(write(tmp_path / "rows.jsonl", '{"id": "\\ud83d\\ude00"}')) == [{"id": "😀"}]
+    path = write(tmp_path / "rows.jsonl", '{"id": "\\ud83d\\ude00"}')
+    assert read_rows(path) == [{"line": 1, "id": "😀"}]
 
 
 def test_missing_and_undecodable_files(tmp_path: Path) -> None:

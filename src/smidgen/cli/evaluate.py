@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    task: Annotated[str, Parameter(help="What the model is to do: judge or intent.")],
+    task: Annotated[str, Parameter(help="What the model is to do: judge, intent or answers.")],
     /,
     *,
     model: Model = "smidgen:nano",

@@ -1,7 +1,6 @@
 """Where rows come from: a file, or the generated world."""
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +41,12 @@ def all_rows(task: str, source: str) -> list[Row]:
 def world_rows(task: str, split: "Split", limit: int | None, seed: int) -> list[Row]:
     """Generated rows of one split."""
     from smidgen.data.preferences import judge_rows
+    from smidgen.data.world import question_rows
 
-    if task != "judge":
+    sources = {"judge": judge_rows, "answers": question_rows}
+    if task not in sources:
         raise ConfigError(f"the world has no rows for the task '{task}'; name a file of rows with --data")
-    return list(islice(judge_rows(split, limit or WORLD_ROWS[split], seed), limit))
+    return list(sources[task](split, limit or WORLD_ROWS[split], seed))
 
 
 def data_facts(source: str, rows: Sequence[Row]) -> dict[str, Any]:

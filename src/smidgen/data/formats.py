@@ -40,6 +40,16 @@ class Query:
     intent: str
 
 
+@dataclass(frozen=True)
+class Question:
+    """One question, the ways its right answer may be put, shortest first, and the kind of question it is."""
+
+    id: str
+    prompt: str
+    accepted: tuple[str, ...]
+    subset: str | None
+
+
 class Format(NamedTuple):
     """How rows of one shape are recognised and read."""
 
@@ -127,6 +137,11 @@ def pairs(rows: Sequence[Row], *, source: str = "rows") -> list[Pair]:
 def queries(rows: Sequence[Row], *, source: str = "rows") -> list[Query]:
     """Read utterances with intents, one for each row; as `pairs`."""
     return _read(rows, QUERY_FORMATS, source)
+
+
+def questions(rows: Sequence[Row], *, source: str = "rows") -> list[Question]:
+    """Read questions with their right answers, one for each row; as `pairs`."""
+    return _read(rows, QUESTION_FORMATS, source)
 
 
 def _is_unicode(row: Row) -> bool:
@@ -247,11 +262,22 @@ def _query(row: Row, number: int) -> Query:
     return Query(id=_row_id(row, number), text=_text(row, "text"), intent=_text(row, "intent"))
 
 
+def _question(row: Row, number: int) -> Question:
+    sentence = (_text(row, "sentence"),) if "sentence" in row else ()
+    return Question(
+        id=_row_id(row, number),
+        prompt=_text(row, "prompt"),
+        accepted=(_text(row, "answer"), *sentence),
+        subset=_subset(row),
+    )
+
+
 PAIR_FORMATS = (
     Format("pair row", ("id", "prompt", "a", "b", "better"), _own_pair),
     Format("LLMBar row", ("input", "output_1", "output_2", "label"), _llmbar_pair),
 )
 QUERY_FORMATS = (Format("query row", ("text", "intent"), _query),)
+QUESTION_FORMATS = (Format("question row", ("prompt", "answer"), _question),)
 
 
 def _refuse(faults: Sequence[str], source: str, expected: str) -> None:

@@ -434,3 +434,15 @@ def items(split: Split, count: int, seed: int, kinds: Sequence[str] | None = Non
     raise DataError(
         f"the {split} split of the world has fewer than {count} distinct items of {kinds or 'any kind'}"
     )
+
+
+def question_rows(split: Split, count: int, seed: int) -> Iterator[dict[str, str]]:
+    """Yield distinct items as rows: `id, prompt, answer, sentence, subset` (the kind)."""
+    for number, item in enumerate(items(split, count, seed)):
+        yield {
+            "id": f"{split}-{seed}-{number}",
+            "prompt": item.prompt,
+            "answer": item.answer,
+            "sentence": item.sentence.format(item.answer),
+            "subset": item.kind,
+        }

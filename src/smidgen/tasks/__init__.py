@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from smidgen.errors import ConfigError, did_you_mean
+from smidgen.tasks.answers import Answers
 from smidgen.tasks.intent import Intent
 from smidgen.tasks.judge import Judge
 from smidgen.tasks.task import Measure, Metric, Statistic, Task
 
-__all__ = ["TASKS", "Intent", "Judge", "Measure", "Metric", "Statistic", "Task", "find_task"]
+__all__ = ["TASKS", "Answers", "Intent", "Judge", "Measure", "Metric", "Statistic", "Task", "find_task"]
 
-TASKS: dict[str, Callable[[], Task]] = {"judge": Judge, "intent": Intent}
+TASKS: dict[str, Callable[[], Task]] = {"judge": Judge, "intent": Intent, "answers": Answers}
 
 
 def find_task(name: str) -> Task:
