@@ -317,15 +317,15 @@ def almanac(world: World) -> str:
 
 OPENING_FORMS: Forms = {repeats: 1, lookups: 1}
 FORMS: Forms = {
-    plain_questions: 10,
-    calculations: 12,
-    conversation: 14,
-    check: 22,
+    plain_questions: 14,
+    calculations: 45,
+    conversation: 18,
+    check: 26,
     quote: 14,
-    same: 5,
+    same: 4,
     repeats: 4,
-    lookups: 30,
-    pairs_of_texts: 15,
+    lookups: 20,
+    pairs_of_texts: 8,
     who_is_right: 15,
     tagged: 9,
     marks: 5,
