@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,3 +105,16 @@ def test_a_damaged_file_is_refused(tiny_model_dir: Path, tmp_path: Path, capsys:
     weights.write_bytes(weights.read_bytes()[:-100])
     assert exit_code(["inspect", str(tmp_path)]) == 2
     assert "model.safetensors is cut short or damaged" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_run_is_shown_with_the_reason(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"use_magic": 3}))
+    assert exit_code(["inspect", str(folder), "--json"]) == 0
+    assert "unknown key 'use_magic'" in json.loads(capsys.readouterr().out)["refused"]
+    assert exit_code(["inspect", str(folder)]) == 0
+    assert "It cannot be run: " in capsys.readouterr().err

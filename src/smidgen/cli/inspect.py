@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from smidgen.cli.console import count, print_json, print_table, size
+from smidgen.cli.console import count, print_json, print_table, say, size
 from smidgen.cli.options import Json
 from smidgen.errors import ModelError
 
@@ -38,6 +38,7 @@ def weight_facts(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: the configuration or the weights are missing or damaged.
     """
+    from smidgen.models.architectures import build_arguments
     from smidgen.models.load import read_config
     from smidgen.models.weights import read_weights, weight_files
 
@@ -46,8 +47,13 @@ def weight_facts(path: Path) -> dict[str, Any]:
     for name, num, width in parameters_of(weights, config):
         parameters[part_of(name)] += num
         widths[width] += num
-    total = parameters.total()
+    total, refused = parameters.total(), None
+    try:
+        build_arguments(config, str(path / "config.json"))
+    except ModelError as error:
+        refused = str(error)
     return {
+        "refused": refused,
         "architecture": config.get("model_type"),
         "layers": config.get("num_hidden_layers"),
         "parameters": {**parameters, "total": total},
@@ -143,6 +149,8 @@ def show(facts: dict[str, Any]) -> None:
             ("head", "tied to the embedding" if facts["tied_head"] else "of its own"),
         ]
     )
+    if facts["refused"]:
+        say(f"It cannot be run: {facts['refused']}")
     print()
     parameters = facts["parameters"]
     shares = [

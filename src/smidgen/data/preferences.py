@@ -75,8 +75,12 @@ def _styled(world: World, item: Item, answer: str) -> str:
 
 
 def _analysis(item: Item, shown_first: str, shown_second: str) -> str:
-    """Answer first, then quote each response and say whether it agrees."""
-    lines = [f"The right answer is {item.answer}."]
+    """Ask again and answer first, then quote each response and say whether it agrees.
+
+    The answer comes right after the question that it answers: read across the two responses, a small model
+    takes either of theirs for it (docs/notebook.md).
+    """
+    lines = [f"{item.question} {item.sentence.format(item.answer)}"]
     for mark, shown in (("A", shown_first), ("B", shown_second)):
         lines.append(f"Response {mark} says {shown}: {'right' if shown == item.answer else 'wrong'}.")
     return "\n".join(lines)
