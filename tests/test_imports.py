@@ -56,9 +56,9 @@ class Import(NamedTuple):
 
 
 def room_of(file: Path) -> str:
-    """The room of a file: its folder or file right under the package."""
+    """The room of a file: its folder or file right under the package; `python -m smidgen` is the CLI."""
     first = file.relative_to(SOURCE).parts[0].removesuffix(".py")
-    return "smidgen" if first == "__init__" else first
+    return {"__init__": "smidgen", "__main__": "cli"}.get(first, first)
 
 
 def files_of(module: str) -> list[Path]:
