@@ -1,3 +1,4 @@
+import random
 import re
 from itertools import islice, pairwise
 
@@ -5,7 +6,7 @@ import pytest
 
 from smidgen.data.corpus import FORMS, OPENING, curriculum, documents
 from smidgen.data.preferences import JUDGE_KINDS, judge_rows
-from smidgen.data.world import KINDS, items, operand_key, split_of
+from smidgen.data.world import KINDS, items, near_misses, operand_key, split_of
 from smidgen.errors import DataError
 
 DOCUMENTS = 8_000
@@ -61,6 +62,14 @@ def test_an_item_belongs_to_its_split_and_its_wrong_answers_are_wrong(kind, spli
         assert item.wrong
         assert item.answer not in item.wrong
         assert "{}" in item.sentence
+
+
+def test_a_wrong_result_is_never_missing_nor_negative():
+    rng = random.Random(0)
+    for value in range(12):
+        for _ in range(300):
+            wrong = near_misses(rng, value)
+            assert wrong and str(value) not in wrong and all(int(result) >= 0 for result in wrong)
 
 
 @pytest.mark.parametrize("kind", ["sum", "difference", "problem"])

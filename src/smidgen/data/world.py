@@ -243,7 +243,7 @@ def color(world: World) -> Item:
 def near_misses(rng: random.Random, value: int) -> tuple[str, ...]:
     """Wrong results that a careless calculation would give."""
     offsets = rng.sample([-20, -11, -10, -9, -3, -2, -1, 1, 2, 3, 9, 10, 11, 20], 5)
-    return tuple(str(value + offset) for offset in offsets if value + offset >= 0)
+    return tuple(str(value + offset) for offset in offsets if value + offset >= 0) or (str(value + 1),)
 
 
 def sum_item(world: World) -> Item:
