@@ -83,7 +83,7 @@ def test_the_report_has_three_evaluations_with_every_metric(finished: Path):
         }
         assert all({"value", "low", "high", "n"} <= {*metric} for metric in metrics.values())
         assert report[name]["n"] == 8
-    assert report["quantize"]["bytes_after"] < report["quantize"]["bytes_before"]
+    assert report["sizes"]["quantized"] < report["sizes"]["before"] < report["sizes"]["after"]
     assert "<html" in (finished / "tiny/report.html").read_text()
 
 

@@ -119,7 +119,8 @@ def report() -> dict[str, Any]:
                 "difference": metric(-0.0146, -0.035, 0.004),
             },
         },
-        "quantize": {"bits": 4, "group_size": 32, "bytes_before": 9_650_000, "bytes_after": 1_560_000},
+        "quantize": {"bits": 4, "group_size": 32},
+        "sizes": {"before": 9_500_000, "after": 9_650_000, "quantized": 1_560_000},
         "examples": [
             {
                 "id": "world-1", "prompt": "What is 17 + 26?", "a": "43", "b": "44", "better": "a",
@@ -289,6 +290,22 @@ def test_headline_of_a_judge_that_cannot_be_read(report: dict[str, Any]) -> None
     unread = wording.headline(with_accuracy(report, 0.013, 0.002, 0.03, unparsed=0.975))
     assert unread.startswith("The trained judge does not answer in the form it was asked for: 97.5")
     assert f"1.3{THIN}% of judgements (0.2–3.0{THIN}%)" in unread
+
+
+def test_an_evaluation_without_training(report: dict[str, Any]) -> None:
+    found = {"name": "m", "task": "judge", "after": report["after"]}
+    found["after"]["metrics"] |= {
+        "accuracy": metric(0.237, 0.198, 0.28, 480),
+        "unparsed_rate": metric(0.431, 0.374, 0.492, 480),
+        "accuracy_decided": metric(0.444, 0.391, 0.502, 225),
+    }
+    page = build_report(found)
+    assert "The judge does worse than guessing: on 240 pairs" in page
+    assert "Of the verdicts it gives, 44.4" in page
+    assert "cannot be told from guessing" in page
+    assert "rained" not in page and "held-out" not in page and "Size of the weights" not in page
+    found["task"] = "answers"
+    assert wording.headline(found).startswith("The model answers right 23.7\u202f% of questions")
 
 
 def test_headline_without_evidence() -> None:

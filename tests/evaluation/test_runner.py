@@ -59,6 +59,27 @@ def run(path: Path, engine: Scripted, **changes):
     )
 
 
+class Cramped(Scripted):
+    """As its parent, but two prompts fill its context."""
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+        for request, completion in super().complete(requests):
+            fits = not request.sample.id.startswith("p3")
+            yield request, completion if fits else Completion("", finish_reason="context")
+
+
+def test_a_prompt_that_does_not_fit_is_wrong_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    evaluation = run(path, Cramped(right)).to_json()
+    assert evaluation["details"] == {"unparsed": {"the prompt does not fit the model's context": 2}}
+    assert evaluation["metrics"]["accuracy"]["value"] == pytest.approx(10 / 12)
+    assert evaluation["metrics"]["unparsed_rate"]["value"] == pytest.approx(2 / 12)
+    assert evaluation["speed"]["completion_tokens"] == 40  # those that were asked
+    again = Cramped(right)
+    assert run(path, again).to_json() == evaluation
+    assert not again.requests
+
+
 def test_an_evaluation_as_json(tmp_path: Path) -> None:
     evaluation = run(tmp_path / "records.jsonl", Scripted()).to_json()
     assert json.loads(json.dumps(evaluation, allow_nan=False)) == evaluation

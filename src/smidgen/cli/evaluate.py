@@ -46,9 +46,11 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Ask a model every item of a dataset and score its answers, with 95 % intervals and baselines."""
+    from smidgen.cli.reporting import evaluation_report
     from smidgen.cli.sources import all_rows, test_rows
     from smidgen.data.types import Sampling
-    from smidgen.files import write_json
+    from smidgen.evaluation.report import build_report
+    from smidgen.files import write_json, write_text
     from smidgen.tasks import find_task
 
     asked = find_task(task)
@@ -67,12 +69,11 @@ def evaluate(
             batch_size=batch_size,
             data=data,
         )
+    report = evaluation_report(result, rows=len(rows), seed=seed)
     if out is not None:
         write_json(out / "evaluation.json", result)
-    if json:
-        print_json(result)
-    else:
-        show(result)
+        write_text(out / "report.html", build_report(report))
+    print_json(result) if json else show(report)
 
 
 def prove(
@@ -90,20 +91,22 @@ def prove(
     stage: str = "evaluate",
 ) -> dict[str, Any]:
     """Evaluate a model under a bar, going on with the records that are there; return it as JSON."""
-    from smidgen.evaluation import collect_records, summarise
+    from smidgen.evaluation import collect_records, read_records, summarise
     from smidgen.inference import open_engine
 
     opened = open_engine(model, engine=engine, adapter=adapter, thinking=thinking, batch_size=batch_size)
     name = f"{model} + {adapter}" if adapter else model
     right = parsed = 0.0
+    known = len(read_records(records)) if records.exists() else 0
     with Progress(stage, total=len(samples)) as progress:
+        progress.begin_at(known)
         found = collect_records(task, samples, opened, sampling, records, model=name)
         for number, record in enumerate(found, start=1):
             right, parsed = right + record.score.value, parsed + record.score.parsed
             timing = record.completion.timing
             progress.update(
                 number,
-                tokens=timing.completion_tokens if timing else 0,
+                tokens=timing.completion_tokens if timing and number > known else 0,
                 right=right / number,
                 parsed=parsed / number,
             )
@@ -121,8 +124,11 @@ def prove(
     return evaluation.to_json()
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print an evaluation as a table."""
+def show(report: dict[str, Any]) -> None:
+    """Print an evaluation as a table, and in words what it shows."""
+    from smidgen.evaluation.wording import headline, remarks
+
+    result = report["after"]
     rows = [
         (
             name,
@@ -135,6 +141,10 @@ def show(result: dict[str, Any]) -> None:
     ]
     say(f"{result['task']}: {result['model']} on {result['data']}, {result['n']:,} answers")
     print_table(rows, headers=("", "value", "95 % interval", "n"))
+    for reason, count in result["details"].get("unparsed", {}).items():
+        say(f"not read: {reason} ({count:,})")
+    for sentence in (headline(report), *remarks(report)):
+        say(sentence)
 
 
 def _number(value: float | None) -> str:

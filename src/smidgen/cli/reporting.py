@@ -1,9 +1,10 @@
 """The last stage of a life: report.json and report.html, from what the stages left in the run folder."""
 
-import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smidgen.files import content_hash, read_json, write_json, write_text
+from smidgen.files import content_hash, read_json, sha256_file, write_json, write_text
+from smidgen.runs import provenance
 
 if TYPE_CHECKING:
     from smidgen.cli.stages import Life
@@ -32,27 +33,20 @@ def collect(life: "Life") -> dict[str, Any]:
     recipe, run = life.recipe, life.run
     names = ["before", "after", *(["quantized"] if recipe.quantize else [])]
     evaluations = {name: stages.evaluation(life, name) for name in names}
-    provenance = read_json(run.path("provenance.json"))
+    facts = read_json(run.path("provenance.json"))
     content: dict[str, Any] = {
         "name": recipe.name,
         "description": recipe.description,
         "task": recipe.task,
-        "created": provenance["started"],
-        "command": " ".join(["smidgen", *provenance["command"][1:]]),
-        "machine": {
-            "device": provenance.get("device"),
-            "cpu": provenance["cpu"],
-            "cores": provenance["cores"],
-            "memory_bytes": provenance["memory_bytes"],
-            "platform": platform.platform(),
-        },
-        "provenance": _provenance(life, provenance),
+        **_circumstances(facts),
+        "provenance": _provenance(life, facts),
         "model": _model(life),
         "data": _data(life),
         "training": _training(life),
         **evaluations,
         "comparisons": {"after_vs_before": stages.comparison(life, "after", "before")},
         "examples": stages.examples(life, names),
+        "sizes": _sizes(life),
         "recipe": resolved_toml(recipe),
         "limits": _limits(life),
         "stages": [
@@ -63,10 +57,47 @@ def collect(life: "Life") -> dict[str, Any]:
     }
     if recipe.quantize:
         content["comparisons"]["quantized_vs_after"] = stages.comparison(life, "quantized", "after")
-        content["quantize"] = recipe.quantize.model_dump() | _sizes(life)
+        content["quantize"] = recipe.quantize.model_dump()
     if confusions := evaluations["after"]["details"].get("confusions"):
         content["confusions"] = confusions
     return content
+
+
+def evaluation_report(result: dict[str, Any], *, rows: int, seed: int) -> dict[str, Any]:
+    """The report of one evaluation, of a model as it was found."""
+    from smidgen.backend import device
+
+    source = Path(result["data"])
+    asked = {
+        "path": result["data"],
+        "rows": rows,
+        "sha256": sha256_file(source) if source.is_file() else None,
+    }
+    facts = provenance(seeds={"evaluate": seed}, data={}) | {"device": device().name}
+    return {
+        "name": result["model"],
+        "task": result["task"],
+        **_circumstances(facts),
+        "provenance": _made_with(facts) | {"data": {"test": asked}},
+        "after": result,
+    }
+
+
+def _circumstances(facts: dict[str, Any]) -> dict[str, Any]:
+    """When, how and where, as the report says it."""
+    return {
+        "created": facts["started"],
+        "command": " ".join(["smidgen", *facts["command"][1:]]),
+        "machine": {key: facts.get(key) for key in ("device", "cpu", "cores", "memory_bytes", "platform")},
+    }
+
+
+def _made_with(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "versions": facts["versions"] | {"python": facts["python"]},
+        "git_revision": facts["git"],
+        "seeds": facts["seeds"],
+    }
 
 
 def _limits(life: "Life") -> list[str]:
@@ -79,15 +110,12 @@ def _facts(life: "Life") -> dict[str, Any]:
     return read_json(life.run.path("data/facts.json"))
 
 
-def _provenance(life: "Life", provenance: dict[str, Any]) -> dict[str, Any]:
+def _provenance(life: "Life", facts: dict[str, Any]) -> dict[str, Any]:
     from smidgen.models.load import resolve
 
     base = life.recipe.model.base
-    return {
-        "versions": provenance["versions"] | {"python": provenance["python"]},
-        "git_revision": provenance["git"],
-        "seeds": provenance["seeds"],
-        "data": {name: facts for name, facts in _facts(life).items() if name != "findings"},
+    return _made_with(facts) | {
+        "data": {name: source for name, source in _facts(life).items() if name != "findings"},
         "base_model": {"name": base, "sha256": content_hash(resolve(base))},
     }
 
@@ -131,12 +159,15 @@ def _training(life: "Life") -> dict[str, Any]:
 
 
 def _sizes(life: "Life") -> dict[str, int]:
-    """Bytes of weights before and after quantising."""
+    """Bytes of the weights at every stage; an adapter comes on top of its base."""
     from smidgen.models.load import resolve
     from smidgen.models.weights import weight_files
 
-    whole = life.best if life.recipe.train.lora is None else resolve(life.recipe.model.base)
-    folders = {"bytes_before": whole, "bytes_after": life.run.path("quantized")}
-    return {
-        name: sum(file.stat().st_size for file in weight_files(folder)) for name, folder in folders.items()
-    }
+    base = weight_files(resolve(life.recipe.model.base))
+    files = {"before": base}
+    files["after"] = (
+        [*base, *life.best.glob("*.safetensors")] if life.recipe.train.lora else weight_files(life.best)
+    )
+    if life.recipe.quantize:
+        files["quantized"] = weight_files(life.run.path("quantized"))
+    return {stage: sum(file.stat().st_size for file in found) for stage, found in files.items()}

@@ -71,7 +71,8 @@ class Completion:
         text: the answer without its end token, cut before a stop string.
         token_ids: the sampled ids, the end token included where one was sampled.
         logprobs: natural-log probability of each sampled id under the unmodified distribution.
-        finish_reason: `stop` (an end token or a stop string) or `length`.
+        finish_reason: `stop` (an end token or a stop string), `length`, or `context`: the prompt alone fills
+            the model's context, so nothing was generated.
         timing: None where it was not measured, as in a recording.
     """
 

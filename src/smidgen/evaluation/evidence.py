@@ -9,7 +9,7 @@ from smidgen.evaluation import formatting, wording
 from smidgen.evaluation.formatting import ABSENT, dig, finite, rows_at, table_at
 from smidgen.evaluation.plots import Interval, interval_plot
 
-HALF = {"accuracy", "prefer_first_rate"}
+HALF = {"accuracy", "prefer_first_rate", "accuracy_decided"}
 """Metrics of a judge that are compared with 50 %."""
 TALL_ROW = 42
 """Height in pixels of an interval that stands beside two lines of numbers."""
@@ -58,7 +58,9 @@ class Verdict(NamedTuple):
 
 
 def evaluated(report: Mapping[str, Any]) -> list[Stage]:
-    """The stages with metrics."""
+    """The stages with metrics; a report without training has one model, which was not trained for it."""
+    if "training" not in report and "before" not in report:
+        return [Stage("after", "Model", "model")] if table_at(report, "after", "metrics") else []
     return [stage for stage in STAGES if table_at(report, stage.key, "metrics")]
 
 
@@ -240,7 +242,6 @@ def speed(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[tuple[str,
     """Speed and size of every stage; a speed counts the tokens of answers."""
     if not stages:
         return []
-    sizes = {"after": "bytes_before", "quantized": "bytes_after"}
     rows = []
     for label, key, form in (
         ("Tokens per second", "tokens_per_second", formatting.quantity),
@@ -249,8 +250,7 @@ def speed(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[tuple[str,
         ("Peak memory", "peak_memory_bytes", formatting.size),
     ):
         rows.append((label, [Cell(stage, form(dig(report, stage.key, "speed", key))) for stage in stages]))
-    weights = [dig(report, "quantize", sizes.get(stage.key, "")) for stage in stages]
-    rows.append(
-        ("Size of the weights", [Cell(s, formatting.size(w)) for s, w in zip(stages, weights, strict=True)])
-    )
+    if sizes := table_at(report, "sizes"):
+        cells = [Cell(stage, formatting.size(sizes.get(stage.key))) for stage in stages]
+        rows.append(("Size of the weights", cells))
     return rows

@@ -121,16 +121,16 @@ def _origin(report: Mapping[str, Any]) -> list[Fact]:
         ),
         Fact(
             "Learnt from",
-            f"{formatting.count(data.get('train_rows'))} rows",
+            f"{formatting.count(data['train_rows'])} rows" if "train_rows" in data else ABSENT,
             f"{formatting.count(learnt)} of {formatting.count(read)} tokens" if learnt and read else "",
         ),
         Fact("Training took", formatting.seconds(dig(report, "training", "seconds")), _machine(report)),
     ]
     if quantize:
-        before, after = (formatting.size(quantize.get(f"bytes_{when}")) for when in ("before", "after"))
+        before, after = (formatting.size(dig(report, "sizes", key)) for key in ("after", "quantized"))
         bits, group = formatting.count(quantize.get("bits")), formatting.count(quantize.get("group_size"))
         facts.append(Fact("Quantised to", f"{bits} bits", f"groups of {group}; {before} → {after}"))
-    return facts
+    return [fact for fact in facts if fact.value != ABSENT]
 
 
 def _machine(report: Mapping[str, Any]) -> str:

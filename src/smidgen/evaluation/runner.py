@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from smidgen.data.types import Completion, Record, Request, Sample, Sampling
+from smidgen.data.types import Completion, Record, Request, Sample, Sampling, Score
 from smidgen.errors import DataError, WorkError
 from smidgen.evaluation.metrics import Measured, measure
 from smidgen.evaluation.records import LoggedRecord, fingerprint, read_log, resume_log
 from smidgen.evaluation.speed import Speed, measure_speed
 from smidgen.files import append_jsonl
 from smidgen.tasks.task import Metric, Task
+
+TOO_LONG = "the prompt does not fit the model's context"
 
 
 class Completer(Protocol):
@@ -133,7 +135,7 @@ def collect_records(
         [Request(sample, sampling) for sample in samples if sample.id in waiting]
     ):
         sample = request.sample
-        record = Record(sample, completion, task.score(sample, completion))
+        record = Record(sample, completion, _score(task, sample, completion))
         elapsed = time.perf_counter() - started
         append_jsonl(records_path, LoggedRecord(record, expected[sample.id], session, elapsed).to_json())
         waiting.remove(sample.id)
@@ -178,7 +180,7 @@ def summarise(
         )
     kept = [log[sample.id] for sample in samples]
     records = [logged.record for logged in kept]
-    timings = [record.completion.timing for record in records]
+    timings = [r.completion.timing for r in records if r.completion.finish_reason != "context"]
     return Evaluation(
         task=task.name,
         version=task.version,
@@ -191,6 +193,13 @@ def summarise(
         details=task.details(records),
         speed=measure_speed(timings, _seconds(kept), peak_memory_bytes=peak_memory_bytes),
     )
+
+
+def _score(task: Task, sample: Sample, completion: Completion) -> Score:
+    """The task's score; what could not even be asked is wrong, as what does not parse is."""
+    if completion.finish_reason == "context":
+        return Score(0.0, None, parsed=False, explanation=TOO_LONG)
+    return task.score(sample, completion)
 
 
 def _measure_all(metrics: Mapping[str, Metric], seed: int) -> dict[str, Measured]:

@@ -38,6 +38,7 @@ _JUDGE = {
     "tie_rate": MetricWords("Ties", "neither answer chosen"),
     "unparsed_rate": MetricWords("Unreadable", "did not parse; counted as wrong", "↓"),
     "accuracy_lenient": MetricWords("Accuracy, form forgiven", "read even where the form is broken", "↑"),
+    "accuracy_decided": MetricWords("Accuracy, where decided", "of the verdicts that choose an answer", "↑"),
 }
 _INTENT = {
     "accuracy": MetricWords("Accuracy", "intent named right", "↑"),
@@ -46,6 +47,22 @@ _INTENT = {
     "oos_recall": MetricWords("Out-of-scope recall", "queries without an intent, recognised", "↑"),
     "unparsed_rate": MetricWords("Unreadable", "did not parse; counted as wrong", "↓"),
 }
+
+
+class ClaimWords(NamedTuple):
+    """`The {noun} {does} 87 % of {things}`; `asked` are the rows."""
+
+    noun: str
+    does: str
+    things: str
+    asked: str
+
+
+_CLAIMS = {
+    "judge": ClaimWords("judge", "picks the better answer in", "judgements", "pairs"),
+    "intent": ClaimWords("model", "names the right intent for", "queries", "queries"),
+}
+_CLAIM = ClaimWords("model", "answers right", "questions", "questions")
 METRIC_WORDS = {"judge": _JUDGE, "intent": _INTENT}
 _BASELINES = {
     "longer": "always the longer answer",
@@ -75,9 +92,9 @@ def headline(report: Mapping[str, Any]) -> str:
     if value is None:
         return _untested(report)
     judge = report.get("task") == "judge"
-    subject = "The trained judge" if judge else "The trained model"
-    does = "picks the better answer in" if judge else "names the right intent for"
-    result = f"{does} {percent(value)} of {'judgements' if judge else 'queries'}"
+    words = _CLAIMS.get(str(report.get("task")), _CLAIM)
+    subject = f"The trained {words.noun}" if "training" in report else f"The {words.noun}"
+    result = f"{words.does} {percent(value)} of {words.things}"
     span, asked, base = interval(accuracy), _asked(report), _base_model(report)
     unparsed = finite(dig(report, "after", "metrics", "unparsed_rate", "value")) or 0.0
     if unparsed >= MOSTLY_UNREADABLE:
@@ -107,12 +124,14 @@ def _untested(report: Mapping[str, Any]) -> str:
 def _asked(report: Mapping[str, Any]) -> str:
     """What the accuracy was measured on: `240 held-out pairs asked in both orders`."""
     asked = dig(report, "after", "n")
+    things = _CLAIMS.get(str(report.get("task")), _CLAIM).asked
+    held_out = f"held-out {things}" if "training" in report else things
     if report.get("task") != "judge":
-        return f"{count(asked)} held-out queries"
+        return f"{count(asked)} {held_out}"
     pairs = dig(report, "after", "metrics", "accuracy_both_orders", "n") or dig(report, "data", "test_rows")
     if pairs is None and finite(asked) is not None:
         pairs = asked // 2
-    return f"{count(pairs)} held-out pairs asked in both orders"
+    return f"{count(pairs)} {held_out} asked in both orders"
 
 
 def _base_model(report: Mapping[str, Any]) -> str:
@@ -177,7 +196,13 @@ def _unreadable(report: Mapping[str, Any]) -> str:
     unparsed = finite(dig(report, "after", "metrics", "unparsed_rate", "value")) or 0.0
     if not 0 < unparsed < MOSTLY_UNREADABLE:
         return ""
-    return f"{percent(unparsed)} of its answers cannot be read; they count as wrong."
+    sentence = f"{percent(unparsed)} of its answers cannot be read; they count as wrong."
+    decided = table_at(report, "after", "metrics", "accuracy_decided")
+    low, high = finite(decided.get("low")), finite(decided.get("high"))
+    if low is None or high is None or not low <= 0.5 <= high:
+        return sentence
+    right = f"{percent(decided['value'])} ({interval(decided)}) are right"
+    return f"{sentence} Of the verdicts it gives, {right}: that cannot be told from guessing."
 
 
 def _quantised(report: Mapping[str, Any]) -> str:

@@ -28,7 +28,6 @@ JOIN_SHARE = 8
 """Waiting rows join when an eighth of the batch is free, so that prompts are run several at a time."""
 SCORED_TOKENS = 512
 """Tokens whose scores over the whole vocabulary exist together."""
-SHOWN_FAULTS = 5
 
 
 @dataclass(eq=False)
@@ -97,7 +96,6 @@ class MlxEngine:
 
         Raises:
             ConfigError: a sampling setting is out of range.
-            DataError: a prompt leaves no room in the model's context.
             ModelError: the chat template does not take the messages.
         """
         for rows in self._decode(requests):
@@ -106,7 +104,11 @@ class MlxEngine:
                     yield row.request, self._completion(row)
 
     def stream(self, request: Request) -> Stream:
-        """Complete one request, handing out its text while it is made; raises as `complete` does."""
+        """Complete one request, handing out its text while it is made; raises as `complete` does.
+
+        Raises:
+            DataError: the prompt leaves no room in the model's context.
+        """
         return Stream(self._pieces(request))
 
     def score(self, prompt: Sequence[Message], continuations: Sequence[str]) -> list[list[float]]:
@@ -150,14 +152,21 @@ class MlxEngine:
             self._idle = decoder
 
     def _decode(self, requests: Iterable[Request], *, watch: bool = False) -> Iterator[list[_Row]]:
-        """Decode requests; after each step, hand out the rows that took a token, finished ones included."""
+        """Decode requests; after each step, hand out the rows that took a token, finished ones included.
+
+        Rows whose prompt leaves no room for a token are finished as they are read, and handed out alone.
+        """
         source, waiting, rows = iter(requests), deque[_Row](), list[_Row]()
         shared = 0
         with self._borrowed_decoder() as decoder:
             while True:
                 if not waiting and (read := self._read(source, watch)):
-                    waiting.extend(read)
-                    shared = decoder.share([row.prompt for row in read])
+                    if unfit := [row for row in read if row.finish_reason]:
+                        yield unfit
+                    waiting.extend(row for row in read if not row.finish_reason)
+                    if not waiting:
+                        continue
+                    shared = decoder.share([row.prompt for row in waiting])
                 if taking := self._take_waiting(waiting, len(rows), shared):
                     logits = decoder.add([row.prompt for row in taking])
                     rows += taking
@@ -193,16 +202,6 @@ class MlxEngine:
     def _read(self, source: Iterator[Request], watch: bool) -> list[_Row]:
         """Read requests ahead; longest prompts first, for rows of like length pad each other least."""
         rows = [self._row(request, watch) for request in islice(source, READ_AHEAD)]
-        faults = [row for row in rows if row.max_tokens < 1]
-        if faults:
-            named = ", ".join(
-                f"{r.request.sample.id} ({len(r.prompt)} tokens)" for r in faults[:SHOWN_FAULTS]
-            )
-            more = f" and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-            raise DataError(
-                f"the context of {self._name} has {self._context} tokens, which leaves no room for an answer "
-                f"to {named}{more}; shorten these prompts or leave them out"
-            )
         return sorted(rows, key=lambda row: (-len(row.prompt), row.prompt))
 
     def _row(self, request: Request, watch: bool) -> _Row:
@@ -213,11 +212,15 @@ class MlxEngine:
         if watch or sampling.stop:
             text = GrowingText(self._tokenizer.stream_decoder(), sampling.stop)
         max_tokens = min(sampling.max_tokens, self._context - len(prompt))
-        return _Row(request, prompt, max_tokens, RowState.begin(sample.id, sampling, prompt), text)
+        row = _Row(request, prompt, max_tokens, RowState.begin(sample.id, sampling, prompt), text)
+        row.finish_reason = None if max_tokens > 0 else "context"
+        return row
 
     def _completion(self, row: _Row) -> Completion:
         assert row.finish_reason is not None
         token_ids = row.token_ids
+        if not token_ids:
+            return Completion("", finish_reason=row.finish_reason)
         if row.text is not None:
             text = row.text.finish()
         else:
@@ -228,6 +231,11 @@ class MlxEngine:
     def _pieces(self, request: Request) -> Generator[str, None, Completion]:
         given, row = 0, None
         for (row,) in self._decode([request], watch=True):
+            if row.finish_reason == "context":
+                raise DataError(
+                    f"the prompt has {len(row.prompt)} tokens and the context of {self._name} "
+                    f"{self._context}, which leaves no room for an answer; shorten the prompt"
+                )
             assert row.text is not None
             if row.text.settled > given:
                 piece = row.text.text[given : row.text.settled]

@@ -255,6 +255,10 @@ class Judge:
             "tie_rate": Measure([float(record.score.answer == "tie") for record in records], clusters),
             "unparsed_rate": Measure([float(not record.score.parsed) for record in records], clusters),
             "accuracy_lenient": Measure([float(_leniently_right(record)) for record in records], clusters),
+            "accuracy_decided": Measure(
+                [record.score.value for record in decided],
+                [record.sample.metadata["cluster"] for record in decided],
+            ),
         }
 
     def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
