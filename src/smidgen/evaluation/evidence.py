@@ -127,8 +127,8 @@ def _numbers(metric: Any) -> tuple[str, str]:
 
 
 def with_interval(cell: Cell) -> str:
-    """`91.2 % (88.1–94.0 %)`."""
-    return f"{cell.value} ({cell.interval})" if cell.interval else cell.value
+    """`91.2 % (88.1–94.0)`."""
+    return f"{cell.value} ({cell.interval.removesuffix(formatting.PERCENT)})" if cell.interval else cell.value
 
 
 def _hover(cell: Cell, metric: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ def console_table(report: Mapping[str, Any]) -> Table:
     table = Table(title=wording.headline(report), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     table.add_column("")
     for stage in stages:
-        table.add_column(stage.label, justify="right")
+        table.add_column(stage.label, justify="right", no_wrap=True)
     for row in evidence.results(report, stages):
         table.add_row(row.words.label, *(evidence.with_interval(cell) for cell in row.cells))
     for name in evidence.baselines(report):
