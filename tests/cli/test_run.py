@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import smidgen
 from smidgen.cli.app import exit_code
+
+NANO = Path(smidgen.__file__).parent / "nano"
 
 STAGES = ["data", "before", "train", "after", "quantize", "quantized", "report"]
 RECIPE = """
@@ -177,6 +180,8 @@ def test_a_plan_names_rows_tokens_steps_time_and_memory_and_writes_nothing(
         (("", ""), ["--data", "nothing.jsonl"], r"there is no .*nothing\.jsonl"),
         (("", ""), ["--from", "trian"], r"there is no stage 'trian'\. Did you mean 'train'\?"),
         (("smidgen:nano", "./no-such-model"), [], r"no-such-model"),
+        (("", ""), ["--dry-run", "--from", "train"], r"--from does not go with it"),
+        (("max_tokens = 12", "temperature = 0.001"), [], r"temperature"),
     ],
 )
 def test_wrong_input_is_one_clear_sentence(
@@ -188,6 +193,7 @@ def test_wrong_input_is_one_clear_sentence(
     said = capsys.readouterr().err
     assert said.count("error:") == 1 and "Traceback" not in said
     assert re.search(message, said), said
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -209,6 +215,92 @@ def test_a_row_that_cannot_be_used_is_named(
     assert exit_code(["run", str(path), "--runs", str(tmp_path / "runs"), "--data", str(data)]) == 2
     said = capsys.readouterr().err
     assert re.search(message, said) and str(data) in said and "Traceback" not in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_rows_are_not_both_trained_on_and_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path, data = tmp_path / "tiny.toml", tmp_path / "queries.jsonl"
+    path.write_text(RECIPE.replace('task = "judge"', 'task = "intent"'))
+    rows = [{"text": f"number {n}", "intent": "count"} for n in range(9)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--runs", str(tmp_path / "runs"), "--data", str(data)]
+    assert exit_code(["run", str(path), *arguments]) == 2
+    assert "have no 'split' to tell them apart" in capsys.readouterr().err
+    data.write_text("".join(json.dumps(row | {"split": "train"}) + "\n" for row in rows))
+    path.write_text(path.read_text().replace("[data]", '[data]\ntest_splits = ["train"]'))
+    assert exit_code(["run", str(path), *arguments]) == 2
+    assert "the split 'train'" in capsys.readouterr().err
+    assert exit_code(["evaluate", "intent", "--data", str(data)]) == 2
+    assert "has only rows to train on (split train)" in capsys.readouterr().err
+    assert exit_code(["evaluate", "judge", "--split", "test"]) == 2
+    assert "the world is generated and has no --split" in capsys.readouterr().err
+
+
+def test_answers_of_other_weights_are_not_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "model"
+    shutil.copytree(NANO, folder)
+    arguments = ["evaluate", "answers", "--model", str(folder), "--limit", "3", "--max-tokens", "4"]
+    arguments += ["--out", str(tmp_path / "out")]
+    assert exit_code(arguments) == 0
+    assert exit_code([*arguments, "--thinking"]) == 2
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-2] + b"\x01\x02")
+    capsys.readouterr()
+    assert exit_code(arguments) == 2
+    assert "holds the records of another evaluation" in capsys.readouterr().err
+
+
+def test_train_alone_does_the_first_half(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert exit_code(["train", str(recipe), "--runs", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["steps"] == 12
+    assert (tmp_path / "tiny/best/adapters.safetensors").exists()
+    assert not (tmp_path / "tiny/evaluations").exists()
+
+
+PRETRAIN = """
+name = "tiny"
+[model.architecture]
+hidden_size = 32
+num_hidden_layers = 1
+num_attention_heads = 2
+num_key_value_heads = 1
+head_dim = 16
+intermediate_size = 32
+vocab_size = 400
+[data]
+validation_limit = 2
+[train]
+method = "pretrain"
+total_tokens = 2_000
+batch_size = 2
+max_length = 64
+checkpoint_every = 4
+"""
+
+
+def test_pretraining_goes_on_only_with_what_it_began(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("smidgen.cli.train.TOKENIZER_DOCUMENTS", 200)
+    path = tmp_path / "tiny.toml"
+    path.write_text(PRETRAIN)
+    arguments = ["train", str(path), "--runs", str(tmp_path / "runs")]
+    assert exit_code(arguments) == 0
+    weights = (tmp_path / "runs/tiny/best/model.safetensors").read_bytes()
+    assert exit_code(arguments) == 0
+    assert (tmp_path / "runs/tiny/best/model.safetensors").read_bytes() == weights
+    for old, new, said in (
+        ("vocab_size = 400", "vocab_size = 500", "model.architecture was"),
+        ("[data]", "[data]\nseed = 3", "data.seed was 0 and is now 3"),
+        ("total_tokens = 2_000", "total_tokens = 4_000", "total_tokens was 2000 and is now 4000"),
+    ):
+        path.write_text(PRETRAIN.replace(old, new))
+        capsys.readouterr()
+        assert exit_code(arguments) == 2
+        assert said in capsys.readouterr().err
+        assert "seed = 3" not in (tmp_path / "runs/tiny/config.toml").read_text()
+    assert exit_code(["run", *arguments[1:]]) == 2
+    assert "train it with `smidgen train" in capsys.readouterr().err
 
 
 def test_a_limit_below_one_is_refused(capsys: pytest.CaptureFixture[str]):

@@ -49,7 +49,7 @@ def evaluation(**metrics: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def report() -> dict[str, Any]:
     """A judge that learnt its job, as `smidgen run` would record it."""
-    verdict = {"text": "<scores>\\boxed{9, 2}</scores>", "answer": "first"}
+    verdict = {"text": "<scores>\\boxed{9, 2}</scores>", "answer": "first", "right": True}
     return {
         "name": "nano-judge",
         "description": "A judge made from the bundled model.",
@@ -124,9 +124,9 @@ def report() -> dict[str, Any]:
         "examples": [
             {
                 "id": "world-1", "prompt": "What is 17 + 26?", "a": "43", "b": "44", "better": "a",
-                "before": {"text": HOSTILE, "answer": None},
+                "before": {"text": HOSTILE, "answer": None, "right": False},
                 "after": verdict,
-                "quantized": {"text": "<scores>\\boxed{1, 2}</scores>", "answer": "second"},
+                "quantized": {"text": "<scores>\\boxed{1, 2}</scores>", "answer": "second", "right": False},
             }
         ],
         "stages": [{"name": "train", "seconds": 734.2}, {"name": "quantize", "seconds": 0.8}],
@@ -264,9 +264,7 @@ def test_samples_are_marked(report: dict[str, Any]) -> None:
     assert marks == ["mark unreadable", "mark right", "mark wrong"] * 2
     assert "Answer A · better" in page.text
     report["examples"][0]["order"] = "ba"
-    page = Page(build_report(report))
-    marks = [a["class"] for t, a in page.tags if t == "b" and "title" in a]
-    assert marks[:3] == ["mark unreadable", "mark wrong", "mark right"]
+    assert "B ✓" in Page(build_report(report)).text.replace("\n", " ")
 
 
 def test_headline_of_a_judge_that_works(report: dict[str, Any]) -> None:

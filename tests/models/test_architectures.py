@@ -99,9 +99,46 @@ def test_a_head_dim_that_qwen2_cannot_have_is_refused():
 
 
 def test_values_that_make_no_graph_are_refused():
-    with pytest.raises(
-        ModelError, match=r"config.json has values that make no qwen3: Unsupported RoPE type odd"
-    ):
-        build_graph({**QWEN3, "rope_scaling": {"type": "odd", "factor": 2.0}}, "config.json")
     with pytest.raises(ModelError, match=r"config.json has values that make no qwen3: "):
         build_graph({**QWEN3, "hidden_size": "wide"}, "config.json")
+
+
+ORIGINAL = {"factor": 2.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("rope", "fault"),
+    [
+        ({"rope_type": "yarn", **ORIGINAL, "attention_factor": 3.0}, "has 'attention_factor' = 3.0"),
+        ({"rope_type": "yarn", "factor": 2.0}, "lacks 'original_max_position_embeddings'"),
+        ({"rope_type": "yarn", **ORIGINAL, "truncate": False}, "has 'truncate' = False"),
+        ({"rope_type": "dynamic", "factor": 2.0}, "is of the kind 'dynamic', supported are default, linear"),
+        ({"rope_type": "default", "type": "linear", "factor": 2.0}, "is of the kind 'default' and 'linear'"),
+        ({"full_attention": {"rope_theta": 1e6}}, "has 'full_attention' = "),
+        ({"rope_type": "default", "bogus": 1}, "has 'bogus' = 1"),
+        ({"rope_type": "default", "rope_theta": 5.0}, r"'rope_theta' is 1000000\.0, and 5\.0 in"),
+        ([1], r"'rope_parameters' is \[1\], expected a table"),
+    ],
+)
+def test_rotary_settings_are_used_or_refused(rope: object, fault: str):
+    with pytest.raises(ModelError, match=fault):
+        build_arguments({**QWEN3, "rope_parameters": rope}, "config.json")
+
+
+def test_rotary_settings_at_null_are_absent():
+    config = {
+        **QWEN3,
+        "rope_theta": None,
+        "rope_parameters": {"rope_theta": 5e5, "type": "linear", "factor": 2},
+    }
+    arguments = build_arguments(config, "x")
+    assert arguments.rope_theta == 5e5
+    assert arguments.rope_scaling == {"rope_type": "linear", "factor": 2}
+    full = {"rope_type": "yarn", **ORIGINAL, "beta_fast": 32.0, "truncate": True, "attention_factor": None}
+    assert build_arguments({**QWEN3, "rope_scaling": full}, "x").rope_scaling["beta_fast"] == 32.0
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": 0}, {"layer_types": 5}, {"hidden_size": None}])
+def test_odd_shapes_are_model_errors(change: dict):
+    with pytest.raises(ModelError):
+        build_graph({**SHAPE, "model_type": "qwen2", "head_dim": 8, **change}, "config.json")

@@ -102,8 +102,6 @@ def test_an_endless_source_is_read_only_as_far_as_needed():
 def test_nothing_to_learn_from_is_refused():
     with pytest.raises(DataError, match=r"the stream holds no documents; pretraining needs at least one"):
         TokenStream(source([]), encode, SEPARATOR).take(3)
-    with pytest.raises(DataError, match=r"train.total_tokens is 0; pretraining needs the number of tokens"):
-        PackedBatches(source(["a"]), encode, SEPARATOR, TrainConfig(method="pretrain"))
 
 
 def test_the_encoder_knows_the_separator(tiny_tokenizer_dir: Path, tmp_path: Path):

@@ -10,6 +10,7 @@ from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import Progress, print_json, print_table, say
 from smidgen.cli.options import Adapter, Json, Limit, MaxTokens, Model, Seed, Temperature, Thinking
+from smidgen.errors import ConfigError
 
 if TYPE_CHECKING:
     from smidgen.data.types import Sample, Sampling
@@ -54,6 +55,10 @@ def evaluate(
     from smidgen.tasks import find_task
 
     asked = find_task(task)
+    if split and data == "world":
+        raise ConfigError(
+            "the world is generated and has no --split; leave it out, or name a file with --data"
+        )
     rows = test_rows(task, data, splits=split, limit=limit, seed=seed)
     asked = asked.prepare(all_rows(task, data) or rows)
     with TemporaryDirectory() as scratch:
@@ -91,16 +96,19 @@ def prove(
     stage: str = "evaluate",
 ) -> dict[str, Any]:
     """Evaluate a model under a bar, going on with the records that are there; return it as JSON."""
+    from smidgen.backend import reset_peak_memory
     from smidgen.evaluation import collect_records, read_records, summarise
-    from smidgen.inference import open_engine
+    from smidgen.inference import engine_identity, open_engine
 
+    reset_peak_memory()
     opened = open_engine(model, engine=engine, adapter=adapter, thinking=thinking, batch_size=batch_size)
     name = f"{model} + {adapter}" if adapter else model
+    identity = engine_identity(model, engine=engine, adapter=adapter, thinking=thinking)
     right = parsed = 0.0
     known = len(read_records(records)) if records.exists() else 0
     with Progress(stage, total=len(samples)) as progress:
         progress.begin_at(known)
-        found = collect_records(task, samples, opened, sampling, records, model=name)
+        found = collect_records(task, samples, opened, sampling, records, model=identity)
         for number, record in enumerate(found, start=1):
             right, parsed = right + record.score.value, parsed + record.score.parsed
             timing = record.completion.timing

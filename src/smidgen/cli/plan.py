@@ -6,6 +6,7 @@ these rows, thrown away afterwards.
 
 import time
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from smidgen.config import Recipe
 
 PROBED_ANSWERS = 16
+FORWARD_SHARE = 1 / 3
+"""Share of a training step that is its forward pass, all that a validation needs."""
 
 
 def make_plan(recipe: "Recipe") -> dict[str, Any]:
@@ -30,6 +33,7 @@ def make_plan(recipe: "Recipe") -> dict[str, Any]:
     from smidgen.runs import Run
 
     life = Life(recipe, Run(Path("runs") / recipe.name))
+    life.check()
     answer_seconds = _seconds_an_answer(life)
     training = _training(life)
     evaluation = answer_seconds * len(life.test_samples) / 60
@@ -80,14 +84,14 @@ def _training(life: "Life") -> dict[str, Any]:
     from smidgen.training.batches import plan
     from smidgen.training.loop import train
 
-    loaded, learnt, _, batches = prepare_training(life)
+    loaded, learnt, held_back, batches = prepare_training(life)
     planned = plan(learnt.rows, batches)
     settings = life.recipe.train.model_copy(update={"checkpoint_every": 0})
-    results = train(loaded.model, batches, settings)
-    next(results)  # the first step also warms caches up
-    second = next(results)
-    rate = second.tokens / second.seconds
-    return asdict(planned) | {"cut_rows": learnt.cut_rows, "minutes": planned.tokens / rate / 60}
+    *_, last = islice(train(loaded.model, batches, settings), 2)  # the first step also warms caches up
+    validations = 1 + (batches.num_steps // settings.validate_every if settings.validate_every else 0)
+    read = validations * sum(len(row.token_ids) for row in held_back.rows) * FORWARD_SHARE
+    minutes = (planned.tokens + read) * last.seconds / last.tokens / 60
+    return asdict(planned) | {"cut_rows": learnt.cut_rows, "minutes": minutes}
 
 
 def _seconds_an_answer(life: "Life") -> float:
@@ -96,7 +100,9 @@ def _seconds_an_answer(life: "Life") -> float:
     from smidgen.inference import open_engine
 
     settings = life.recipe.evaluate
-    engine = open_engine(life.recipe.model.base, batch_size=settings.batch_size)
+    engine = open_engine(
+        life.recipe.model.base, thinking=life.recipe.model.thinking, batch_size=settings.batch_size
+    )
     asked = life.test_samples[:PROBED_ANSWERS]
     sampling = Sampling(max_tokens=settings.max_tokens)
     started = time.perf_counter()

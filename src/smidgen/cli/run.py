@@ -6,7 +6,7 @@ killed goes on where it stopped, as long as its inputs are the same; if not, wha
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -20,6 +20,7 @@ from smidgen.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from smidgen.cli.stages import Life
     from smidgen.config import Recipe
+    from smidgen.runs import Run
 
 
 class Stage(NamedTuple):
@@ -60,25 +61,25 @@ def run(
     json: Json = False,
 ) -> None:
     """Evaluate, train, evaluate again, quantise, evaluate that, and report, as a recipe says."""
-    from smidgen.config import read_recipe, resolved_toml
+    from smidgen.config import read_recipe
     from smidgen.runs import Run
 
     settings = read_recipe(recipe)
-    if settings.task == "none":
+    if settings.train.method == "pretrain" or settings.task == "none":
         raise ConfigError(f"{recipe} has no task to prove; train it with `smidgen train {recipe}`")
     if data is not None:
         sources = settings.data.model_copy(update={"train": data, "test": data})
         settings = settings.model_copy(update={"data": sources})
     if dry_run:
+        if from_stage is not None:
+            raise ConfigError("--dry-run plans every stage, so --from does not go with it; leave one out")
         from smidgen.cli.plan import make_plan, show_plan
 
         plan = make_plan(settings)
         print_json(plan) if json else show_plan(plan)
         return
     folder = Run(runs / settings.name)
-    with folder.lock():
-        folder.write_text("config.toml", resolved_toml(settings))
-        report = live(settings, folder, from_stage)
+    report = live(settings, folder, from_stage)
     if json:
         print_json(report)
     else:
@@ -90,21 +91,43 @@ def run(
         say(f"report: {folder.path('report.html')}")
 
 
-def live(recipe: "Recipe", folder: Any, from_stage: str | None = None) -> dict[str, Any]:
-    """Go through the stages that are due and return the report."""
-    from smidgen.backend import device
+def live(
+    recipe: "Recipe", folder: "Run", from_stage: str | None = None, *, only: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Go through the stages that are due, or through those of `only`, and return what the last of them wrote.
+
+    Nothing is written before the recipe and its rows were read without a fault.
+
+    Returns:
+        The report, or {"training": …} where `only` stops before it.
+    """
     from smidgen.cli.stages import Life
+    from smidgen.config import resolved_toml
     from smidgen.files import read_json
 
-    stages = stages_of(recipe)
+    stages = [stage for stage in stages_of(recipe) if not only or stage.name in only]
     names = [stage.name for stage in stages]
-    if from_stage is not None:
-        if from_stage not in names:
-            hint = did_you_mean(from_stage, names)
-            raise ConfigError(f"there is no stage '{from_stage}'.{hint} Known: {', '.join(names)}")
-        for name in names[names.index(from_stage) :]:
-            _forget(folder, stages[names.index(name)])
+    if from_stage is not None and from_stage not in names:
+        hint = did_you_mean(from_stage, names)
+        raise ConfigError(f"there is no stage '{from_stage}'.{hint} Known: {', '.join(names)}")
     life = Life(recipe, folder)
+    if not folder.stage_is_done("data", _inputs_hash(life, stages[0])):
+        life.check()
+    with folder.lock():
+        folder.write_text("config.toml", resolved_toml(recipe))
+        for name in names[names.index(from_stage) :] if from_stage else ():
+            _forget(folder, stages[names.index(name)])
+        _do(life, stages)
+    if only:
+        return {"training": read_json(folder.path("training.json"))}
+    return read_json(folder.path("report.json"))
+
+
+def _do(life: "Life", stages: Sequence[Stage]) -> None:
+    """Go through the stages that are due."""
+    from smidgen.backend import device
+
+    recipe, folder = life.recipe, life.run
     due = False
     for stage in stages:
         inputs = _inputs_hash(life, stage)
@@ -114,7 +137,9 @@ def live(recipe: "Recipe", folder: Any, from_stage: str | None = None) -> dict[s
         if not due:
             due = True
             seeds = {"data": recipe.data.seed, "train": recipe.train.seed, "evaluate": recipe.evaluate.seed}
-            folder.start(seeds=seeds, data={}, device=device().name)
+            sources = {"train": recipe.data.train, "test": recipe.data.test}
+            hashes = {role: _source_hash(source) for role, source in sources.items()}
+            folder.start(seeds=seeds, data=hashes, device=device().name)
         _begin(folder, stage, inputs)
         started = time.monotonic()
         stage.work(life)
@@ -123,7 +148,6 @@ def live(recipe: "Recipe", folder: Any, from_stage: str | None = None) -> dict[s
         say(f"{stage.name}: finished in {duration(seconds)}")
     if due:
         folder.finish()
-    return read_json(folder.path("report.json"))
 
 
 def stages_of(recipe: "Recipe") -> list[Stage]:
@@ -155,6 +179,7 @@ def _inputs_hash(life: "Life", stage: Stage) -> str:
     """Fingerprint of all that decides what a stage writes."""
     from smidgen.files import content_hash, sha256_json
     from smidgen.models.load import resolve
+    from smidgen.tasks import find_task
 
     settings = life.recipe.model_dump(mode="json", include=set(stage.tables))
     inputs: dict[str, Any] = {"version": __version__, "settings": settings}
@@ -162,15 +187,22 @@ def _inputs_hash(life: "Life", stage: Stage) -> str:
     if "model" in stage.tables:
         inputs["model"] = content_hash(resolve(life.recipe.model.base))
     if stage.name == "data":
-        sources = {life.recipe.data.train, life.recipe.data.test} - {"world"}
-        inputs["files"] = {source: _file_hash(Path(source)) for source in sorted(sources)}
+        sources = sorted({life.recipe.data.train, life.recipe.data.test})
+        inputs["files"] = {source: _source_hash(source) for source in sources}
+    if stage.name in ("data", "report") or "evaluate" in stage.tables:
+        task = find_task(life.recipe.task)
+        inputs["task"] = [task.name, task.version]
     return sha256_json(inputs)
 
 
-def _file_hash(path: Path) -> str:
+def _source_hash(source: str) -> str:
+    """The hash of a file of rows; generated rows are told by their seed and the version of smidgen."""
     from smidgen.errors import DataError
     from smidgen.files import sha256_file
 
+    path = Path(source)
+    if source == "world":
+        return source
     if not path.is_file():
         raise DataError(
             f"there is no data file at {path}; give one with --data FILE, or mend data.train and data.test"

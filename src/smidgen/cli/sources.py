@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smidgen.errors import ConfigError
+from smidgen.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from smidgen.data.world import Split
@@ -29,6 +29,27 @@ def test_rows(task: str, source: str, *, splits: Sequence[str], limit: int | Non
     if source == WORLD:
         return world_rows(task, "test", limit, seed)
     return _file_rows(source, splits or _held_out_splits(source), limit)
+
+
+def refuse_shared_rows(
+    train: str, test: str, train_splits: Sequence[str], test_splits: Sequence[str]
+) -> None:
+    """Refuse to evaluate on the rows that are trained on.
+
+    Raises:
+        DataError: one file is both, and nothing in it tells the two apart.
+    """
+    if train == WORLD or Path(train) != Path(test):
+        return
+    if shared := sorted(set(train_splits) & set(test_splits)):
+        raise ConfigError(
+            f"the split '{shared[0]}' of {train} is both trained on and evaluated; take it out of one"
+        )
+    if not any("split" in row for row in all_rows("", train)):
+        raise DataError(
+            f"{train} is both data.train and data.test, and its rows have no 'split' to tell them apart; "
+            "give each row a split, or name two files"
+        )
 
 
 def all_rows(task: str, source: str) -> list[Row]:
@@ -86,4 +107,10 @@ def _held_out_splits(source: str) -> list[str]:
     from smidgen.data.formats import read_rows
 
     splits = dict.fromkeys(str(row["split"]) for row in read_rows(Path(source)) if "split" in row)
-    return [split for split in splits if not split.endswith("train")]
+    held_out = [split for split in splits if not split.endswith("train")]
+    if splits and not held_out:
+        raise DataError(
+            f"{source} has only rows to train on (split {', '.join(splits)}); "
+            "name the split to evaluate with --split, if that is what you want"
+        )
+    return held_out

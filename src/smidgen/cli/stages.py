@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen.cli.console import say
 from smidgen.cli.evaluate import prove
-from smidgen.cli.sources import all_rows, data_facts, examine, test_rows, training_rows
+from smidgen.cli.sources import (
+    all_rows,
+    data_facts,
+    examine,
+    refuse_shared_rows,
+    test_rows,
+    training_rows,
+)
 from smidgen.cli.train import follow
 from smidgen.config import Recipe
-from smidgen.errors import DataError
+from smidgen.errors import ConfigError, DataError
 from smidgen.files import read_json, write_jsonl
 from smidgen.runs import Run
 
 if TYPE_CHECKING:
-    from smidgen.data.types import Sample
+    from smidgen.data.types import Sample, Sampling
     from smidgen.models.load import LoadedModel
     from smidgen.tasks import Task
     from smidgen.training.batches import RowBatches
@@ -80,6 +87,29 @@ class Life:
             for part in (rows[held_back:], rows[:held_back])
         )
         return learnt, validation
+
+    def check(self) -> None:
+        """Read every row and look at every setting that a later stage could refuse.
+
+        Raises:
+            UserError: something about the recipe or its rows is wrong; nothing was written.
+        """
+        from smidgen.inference.sampling import check_sampling
+        from smidgen.models.load import resolve
+
+        data = self.recipe.data
+        resolve(self.recipe.model.base)
+        check_sampling(self.sampling)
+        _ = self.split_samples, self.test_samples
+        refuse_shared_rows(data.train, data.test, data.train_splits, data.test_splits)
+
+    @property
+    def sampling(self) -> "Sampling":
+        """How answers are drawn in every evaluation."""
+        from smidgen.data.types import Sampling
+
+        settings = self.recipe.evaluate
+        return Sampling(max_tokens=settings.max_tokens, temperature=settings.temperature, seed=settings.seed)
 
     @property
     def best(self) -> Path:
@@ -154,6 +184,12 @@ def prepare_training(life: Life) -> "tuple[LoadedModel, Any, Any, RowBatches]":
 
     settings, thinking = life.recipe.train, life.recipe.model.thinking
     loaded = load(life.recipe.model.base)
+    context = loaded.config.get("max_position_embeddings") or settings.max_length
+    if settings.max_length > context:
+        raise ConfigError(
+            f"train.max_length is {settings.max_length}, and the context of {loaded.name} has {context} "
+            "tokens; lower it"
+        )
     if settings.lora is not None:
         add_lora(loaded.model, settings.lora, settings.seed)
     samples, held_back = life.split_samples
@@ -243,18 +279,15 @@ def evaluation(life: Life, name: str) -> dict[str, Any]:
 
 
 def _evaluate(life: Life, name: str, *, model: str, adapter: Path | None = None) -> None:
-    from smidgen.data.types import Sampling
-
-    settings = life.recipe.evaluate
     result = prove(
         life.task,
         life.test_samples,
-        Sampling(max_tokens=settings.max_tokens, temperature=settings.temperature, seed=settings.seed),
+        life.sampling,
         _records(life, name),
         model=model,
         adapter=adapter,
         thinking=life.recipe.model.thinking,
-        batch_size=settings.batch_size,
+        batch_size=life.recipe.evaluate.batch_size,
         data=life.recipe.data.test,
         stage=name,
     )

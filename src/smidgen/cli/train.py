@@ -21,18 +21,46 @@ TOKENIZER_DOCUMENTS = 20_000
 
 def train(recipe: RecipeFile, /, *, runs: RunsFolder = Path("runs"), json: Json = False) -> None:
     """Train as a recipe says, going on from the last checkpoint of its run folder."""
+    from smidgen.cli.run import live
     from smidgen.config import read_recipe, resolved_toml
     from smidgen.runs import Run
 
     settings = read_recipe(recipe)
     run = Run(runs / settings.name)
-    with run.lock():
-        run.write_text("config.toml", resolved_toml(settings))
-        summary = pretrain(settings, run) if settings.train.method == "pretrain" else {}
+    if settings.train.method == "sft":
+        summary = live(settings, run, only=("data", "train"))["training"]
+    else:
+        with run.lock():
+            bind(run, settings)
+            run.write_text("config.toml", resolved_toml(settings))
+            summary = pretrain(settings, run)
     if json:
         print_json(summary)
     else:
         say(f"{run.path('best')}: best of {summary['steps']} steps, {duration(summary['seconds'])}")
+
+
+def bind(run: "Run", recipe: "Recipe") -> None:
+    """Refuse to go on with a run that was begun with other data or another model.
+
+    Raises:
+        ConfigError: it was; the training settings are checked by the checkpoints.
+    """
+    from smidgen.files import read_json
+
+    wanted = recipe.model_dump(mode="json", include={"model", "data"})
+    if run.path("begun.json").exists() and (begun := read_json(run.path("begun.json"))) != wanted:
+        changed = [
+            f"{table}.{name} was {begun[table].get(name)!r} and is now {value!r}"
+            for table, values in wanted.items()
+            for name, value in values.items()
+            if begun[table].get(name) != value
+        ]
+        raise ConfigError(
+            f"{run.folder} holds a run with other settings: {'; '.join(changed)}. "
+            "Go back to them to resume it, or name another run folder"
+        )
+    run.write_json("begun.json", wanted)
 
 
 def pretrain(recipe: "Recipe", run: "Run") -> dict[str, Any]:
@@ -45,12 +73,7 @@ def pretrain(recipe: "Recipe", run: "Run") -> dict[str, Any]:
     from smidgen.training.loop import train as train_model
     from smidgen.training.pretrain import PackedBatches, fast_encoder, packed_rows
 
-    if recipe.model.architecture is None:
-        raise ConfigError(f"{recipe.name}: pretraining needs the table [model.architecture]")
-    if recipe.data.train != "world":
-        raise ConfigError(
-            f"{recipe.name}: data.train is '{recipe.data.train}'; pretraining reads only 'world'"
-        )
+    assert recipe.model.architecture is not None  # a recipe without it is refused when it is read
     run.start(seeds={"data": recipe.data.seed, "train": recipe.train.seed}, data={}, device=device().name)
     folder = make_tokenizer(recipe, run)
     encode, separator = fast_encoder(folder / "tokenizer.json")

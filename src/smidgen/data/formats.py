@@ -78,7 +78,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             faults.append(f"line {number} is not JSON ({error})")
             continue
         if not isinstance(row, dict):
@@ -163,11 +163,11 @@ def _read(rows: Sequence[Row], formats: Sequence[Format], source: str) -> list[A
         try:
             item = chosen.read(row, number)
         except DataError as fault:
-            faults.append(f"{_place(row, number)}: {fault}")
+            faults.append(f"{place_of(row, number)}: {fault}")
             continue
         if item.id in seen:
-            faults.append(f"{_place(row, number)}: its id '{item.id}' is also that of {seen[item.id]}")
-        seen[item.id] = _place(row, number)
+            faults.append(f"{place_of(row, number)}: its id '{item.id}' is also that of {seen[item.id]}")
+        seen[item.id] = place_of(row, number)
         items.append(item)
     _refuse(faults, source, f"a {chosen.title} has the fields {', '.join(chosen.fields)}")
     return items
@@ -183,12 +183,13 @@ def _recognise(row: Row, formats: Sequence[Format], source: str) -> Format:
     missing = ", ".join(f"'{field}'" for field in nearest.fields if field not in row)
     shapes = "; ".join(f"{known.title}: {', '.join(known.fields)}" for known in formats)
     raise DataError(
-        f"{source}: {_place(row, 1)} has the fields {fields or 'none'}, which fit no known format; "
+        f"{source}: {place_of(row, 1)} has the fields {fields or 'none'}, which fit no known format; "
         f"it lacks {missing} of a {nearest.title}. Known: {shapes}"
     )
 
 
-def _place(row: Row, number: int) -> str:
+def place_of(row: Row, number: int) -> str:
+    """Where a row stands, as errors say it: its line, or its number among the rows."""
     return f"line {row['line']}" if "line" in row else f"row {number}"
 
 

@@ -158,7 +158,7 @@ class Tokenizer:
             return self._backend.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=add_generation_prompt, **switches
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise ModelError(f"the chat template of {self.path} refused the messages: {error}") from None
 
     @cached_property

@@ -42,7 +42,6 @@ OBJECTS = (
 MATERIALS = "tin oak silk glass stone wool iron straw clay brass cork copper".split()
 COLORS = "red blue green yellow black white brown pink purple gray orange golden".split()
 JOBS = "baker doctor teacher farmer sailor painter tailor miller singer guard".split()
-PETS = "cat dog horse goat rabbit parrot turtle hen".split()
 FOODS = "bread soup cheese plums honey rice beans fish pears nuts".split()
 
 

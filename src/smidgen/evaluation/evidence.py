@@ -203,8 +203,11 @@ def example(row: Mapping[str, Any]) -> dict[str, Any]:
         "id": formatting.text(row.get("id")),
         "prompt": formatting.text(row.get("prompt")),
         "answers": [
-            (side.upper(), formatting.text(row.get(side)), row.get("better") == side) for side in ("a", "b")
-        ],
+            (f"Answer {side.upper()}", formatting.text(row[side]), row.get("better") == side)
+            for side in ("a", "b")
+            if side in row
+        ]
+        or [("Right answer", formatting.text(row.get("target")), True)],
         "verdicts": [_verdict(row, stage) for stage in given],
     }
 
@@ -218,7 +221,7 @@ def _verdict(row: Mapping[str, Any], stage: Stage) -> Verdict:
     text = formatting.text(dig(row, stage.key, "text"))
     if not answer:
         return Verdict(stage, "unreadable", "unreadable", text)
-    mark = "right" if choice == row.get("better") else "wrong"
+    mark = "right" if dig(row, stage.key, "right") else "wrong"
     return Verdict(stage, mark, choice.upper() if choice in ("a", "b") else choice, text)
 
 

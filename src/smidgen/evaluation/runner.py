@@ -109,7 +109,7 @@ def collect_records(
         engine: answers, in any order.
         sampling: how; the task's stop strings are added.
         records_path: the records file, made or resumed.
-        model: names the weights and the adapter, so that no file mixes the answers of two models.
+        model: identifies whatever answers, weights and all, so that no file mixes the answers of two.
 
     Yields:
         The records that were there already, then each new one.

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from smidgen.errors import ConfigError, did_you_mean
+from smidgen.files import content_hash, sha256_json
 from smidgen.inference.engine import Engine, Stream
 
 ENGINES = ("auto", "mlx", "replay")
 
-__all__ = ["ENGINES", "Engine", "Stream", "open_engine"]
+__all__ = ["ENGINES", "Engine", "Stream", "engine_identity", "open_engine"]
 
 
 def open_engine(
@@ -40,7 +41,7 @@ def open_engine(
         )
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; expected 1 or more")
-    if engine == "replay" or (engine == "auto" and model.endswith(".jsonl")):
+    if _is_recording(model, engine):
         if adapter is not None or thinking:
             given = "an adapter" if adapter is not None else "thinking"
             raise ConfigError(f"{given} does not go with the recording {model}; leave it out or name a model")
@@ -52,3 +53,18 @@ def open_engine(
     from smidgen.models.load import load
 
     return MlxEngine(load(model, adapter=adapter), thinking=thinking, batch_size=batch_size)
+
+
+def engine_identity(
+    model: str, *, engine: str = "auto", adapter: Path | None = None, thinking: bool = False
+) -> str:
+    """Return a fingerprint of what `open_engine` opens: every byte of the weights, or of the recording."""
+    if _is_recording(model, engine):
+        return content_hash(Path(model))
+    from smidgen.models.load import resolve
+
+    return sha256_json([content_hash(resolve(model)), adapter and content_hash(adapter), thinking])
+
+
+def _is_recording(model: str, engine: str) -> bool:
+    return engine == "replay" or (engine == "auto" and model.endswith(".jsonl"))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from smidgen.backend import device, mx, nn
+from smidgen.backend import blas, device, mx, nn
 from smidgen.inference.kv_cache import Pass, SlotCache
 from smidgen.models.graph import head_weight
 
@@ -54,7 +54,7 @@ class CpuForward:
         self._rope = layers[0].self_attn.rope
         self._angles = _rotations(self._rope, self._blocks[0].head_dim, 512)
         self._blas = ThreadpoolController().select(user_api="blas")
-        self._cores = device().cores
+        self._cores = min(device().cores, blas().threads or device().cores)
         self._pool = ThreadPoolExecutor(self._cores, thread_name_prefix="smidgen-decode")
 
     def new_caches(self) -> list[SlotCache]:

@@ -48,6 +48,22 @@ HARMLESS_AT: dict[str, tuple[Any, ...]] = {
 }
 """Keys that mean nothing at these values, or at null, to an architecture that does not read them."""
 
+ROPE_KEYS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "default": (frozenset(), frozenset()),
+    "linear": (frozenset({"factor"}), frozenset()),
+    "llama3": (
+        frozenset({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}),
+        frozenset(),
+    ),
+    "yarn": (
+        frozenset({"factor", "original_max_position_embeddings"}),
+        frozenset({"beta_fast", "beta_slow"}),
+    ),
+}
+"""Kinds of rotary scaling that mlx-lm computes as transformers does: keys they need, keys they may have."""
+ROPE_HARMLESS = {"partial_rotary_factor": 1, "truncate": True}
+"""Values at which a key of rotary scaling means nothing."""
+
 # What transformers assumes where config.json is silent; mlx-lm assumes otherwise or refuses.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6},
@@ -64,13 +80,13 @@ def build_arguments(config: dict[str, Any], source: str) -> Any:
             make another model.
     """
     module = architecture(config, source)
-    config = _flat_rope(config)
+    config, faults = _flat_rope(config)
     kind = config["model_type"]
     for name, value in _DEFAULTS[kind].items():
         if config.get(name) is None:
             config[name] = value
     fields = {field.name: field for field in dataclasses.fields(module.ModelArgs)}
-    faults = [fault for name, value in config.items() if (fault := _fault(name, value, config, fields))]
+    faults += [fault for name, value in config.items() if (fault := _fault(name, value, config, fields))]
     missing = [
         name
         for name, field in fields.items()
@@ -106,15 +122,42 @@ def architecture(config: dict[str, Any], source: str) -> Any:
     return ARCHITECTURES[kind]
 
 
-def _flat_rope(config: dict[str, Any]) -> dict[str, Any]:
-    """A copy with transformers 5's `rope_parameters` as the two keys that mlx-lm reads."""
-    config = dict(config)
-    rope = config.pop("rope_parameters", None)
-    if rope:
-        config.setdefault("rope_theta", rope.get("rope_theta"))
-        if rope.get("rope_type", "default") != "default":
-            config["rope_scaling"] = {name: value for name, value in rope.items() if name != "rope_theta"}
-    return config
+def _flat_rope(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A copy with one `rope_theta` and `rope_scaling`, as mlx-lm reads them, and what is wrong with them.
+
+    transformers 5 writes both as `rope_parameters`; older files have `rope_scaling`, its kind as `type`.
+    """
+    config, faults = dict(config), []
+    given = {name: config.pop(name, None) for name in ("rope_parameters", "rope_scaling")}
+    for name, rope in given.items():
+        if rope is None:
+            continue
+        if not isinstance(rope, dict):
+            faults.append(f"'{name}' is {rope!r}, expected a table")
+            continue
+        settings = {key: value for key, value in rope.items() if value is not None}
+        theta = settings.pop("rope_theta", None)
+        if theta is not None:
+            if config.get("rope_theta") not in (None, theta):
+                faults.append(f"'rope_theta' is {config['rope_theta']!r}, and {theta!r} in '{name}'")
+            config["rope_theta"] = theta
+        kinds = {settings.pop(key) for key in ("rope_type", "type") if key in settings} or {"default"}
+        kind, *others = sorted(kinds, key=str)
+        if others or kind not in ROPE_KEYS:
+            shown = " and ".join(repr(found) for found in (kind, *others))
+            faults.append(f"'{name}' is of the kind {shown}, supported are {', '.join(ROPE_KEYS)}")
+            continue
+        needed, optional = ROPE_KEYS[kind]
+        faults += [f"'{name}' of the kind {kind} lacks '{key}'" for key in needed - settings.keys()]
+        faults += [
+            f"'{name}' of the kind {kind} has '{key}' = {value!r}, which is not supported"
+            for key, value in settings.items()
+            if key not in needed | optional and (key not in ROPE_HARMLESS or value != ROPE_HARMLESS[key])
+        ]
+        if kind != "default":
+            used = {key: value for key, value in settings.items() if key in needed | optional}
+            config["rope_scaling"] = {"rope_type": kind, **used}
+    return config, faults
 
 
 def _fault(name: str, value: Any, config: dict[str, Any], fields: dict[str, Any]) -> str | None:
@@ -122,6 +165,8 @@ def _fault(name: str, value: Any, config: dict[str, Any], fields: dict[str, Any]
     if name in ("quantization", "quantization_config") or name in HARMLESS:
         return None
     if name == "layer_types":
+        if not isinstance(value, list | tuple | None):
+            return f"'layer_types' is {value!r}, expected a list"
         windowed = sorted(set(value or ()) - {"full_attention"})
         return f"'layer_types' has {windowed}, only full_attention is supported" if windowed else None
     if name == "sliding_window":
@@ -131,6 +176,8 @@ def _fault(name: str, value: Any, config: dict[str, Any], fields: dict[str, Any]
     if name in fields or value is None:
         return None
     if name == "head_dim":
+        if not config.get("hidden_size") or not config.get("num_attention_heads"):
+            return None  # reported as missing
         own = config["hidden_size"] // config["num_attention_heads"]
         return None if value == own else f"'head_dim' is {value!r}, only hidden_size / heads = {own} works"
     if name in HARMLESS_AT:

@@ -216,6 +216,11 @@ def _plain(module: Any) -> Any:
     """The layer itself or, where it is quantised, a plain one of the same weights in float32."""
     if "scales" not in module:
         return module
+    if module.mode != "affine":
+        raise ModelError(
+            f"weights quantised as {module.mode} cannot be merged with an adapter or quantised again; "
+            "start from affine or unquantised weights"
+        )
     weight = mx.dequantize(
         module.weight, module.scales.astype(mx.float32), module.biases.astype(mx.float32),
         group_size=module.group_size, bits=module.bits, mode=module.mode,

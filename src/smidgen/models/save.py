@@ -62,7 +62,8 @@ def save_model(
 
 def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
     """The dtype that `config.json` says the weights are stored in; bfloat16 where it does not say."""
-    return getattr(mx, config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+    name = config.get("dtype") or config.get("torch_dtype")
+    return next((dtype for dtype, known in DTYPE_NAMES.items() if known == name), mx.bfloat16)
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

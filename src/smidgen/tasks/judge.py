@@ -11,14 +11,13 @@ the last complete scores block counts, and an answer that does not parse is wron
 scores prefer neither answer.
 """
 
-import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Self
 
-from smidgen.data.formats import Pair, pairs
+from smidgen.data.formats import Pair, pairs, place_of
 from smidgen.data.types import Completion, Message, Record, Sample, Score
 from smidgen.errors import DataError, ParseError
 from smidgen.tasks.task import Measure, Metric
@@ -200,7 +199,6 @@ class Judge:
         *,
         source: str = "rows",
         seed: int = 0,
-        orders: Literal["both", "one"] = "both",
     ) -> list[Sample]:
         """Samples with targets, from rows that carry gold: `criteria`, `analysis` and `scores`.
 
@@ -208,18 +206,16 @@ class Judge:
             rows: pair rows with `criteria` (list of text), `analysis` ({"ab": text, "ba": text}, one for each
                 order) and `scores` (whole numbers for `a` and `b`).
             source: names the rows in errors.
-            seed: of the choice of an order.
-            orders: `both` orders of every pair, or `one` of them, drawn for each pair from its id.
+            seed: not used; both orders of every pair are trained on.
 
         Raises:
             DataError: a row has no gold, or gold that contradicts its label.
         """
-        samples = []
-        for number, (pair, row) in enumerate(zip(pairs(rows, source=source), rows, strict=True), start=1):
-            where = f"{source}: row {number} ('{pair.id}')"
-            drawn = ORDERS if orders == "both" else (random.Random(f"{seed}:{pair.id}").choice(ORDERS),)
-            samples += [_sample(pair, order, target=_target(pair, row, order, where)) for order in drawn]
-        return samples
+        return [
+            _sample(pair, order, target=_target(pair, row, order, f"{source}: {place_of(row, number)}"))
+            for number, (pair, row) in enumerate(zip(pairs(rows, source=source), rows, strict=True), start=1)
+            for order in ORDERS
+        ]
 
     def parse(self, text: str) -> Scores:
         """The scores in a completion; raises `JudgeParseError`."""

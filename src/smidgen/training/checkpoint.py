@@ -31,7 +31,6 @@ class Progress:
     """How far a run is, beside its arrays."""
 
     step: int = 0
-    best_step: int = 0
     best_loss: float | None = None
     validations_without_best: int = 0
     stopped: bool = False

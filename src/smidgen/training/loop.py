@@ -156,7 +156,7 @@ def _due(step: int, every: int) -> bool:
 def _note_validation(progress: Progress, measured: float, patience: int) -> bool:
     """Note a validation loss in `progress` and say whether it is the best so far."""
     if progress.best_loss is None or measured < progress.best_loss:
-        progress.best_loss, progress.best_step, progress.validations_without_best = measured, progress.step, 0
+        progress.best_loss, progress.validations_without_best = measured, 0
         return True
     progress.validations_without_best += 1
     progress.stopped = patience > 0 and progress.validations_without_best >= patience
@@ -170,8 +170,4 @@ def _check(model: nn.Module, config: TrainConfig) -> None:
     if config.lora is None and any("scales" in module for module in model.modules()):
         raise ConfigError(
             "a quantised model learns only through a low-rank update; add [train.lora] to the recipe"
-        )
-    if config.lora is not None and config.dropout:
-        raise ConfigError(
-            "train.dropout is for training every weight; with [train.lora], set train.lora.dropout"
         )

@@ -88,8 +88,6 @@ class PackedBatches:
     """Batches of full rows cut from a stream of documents."""
 
     def __init__(self, documents: Documents, encode: Encode, separator: int, config: TrainConfig) -> None:
-        if config.total_tokens <= 0:
-            raise DataError("train.total_tokens is 0; pretraining needs the number of tokens to see")
         self._stream = TokenStream(documents, encode, separator)
         self._config = config
         self.num_steps = num_steps(config)

@@ -26,12 +26,10 @@ class SftRows:
     Attributes:
         rows: one for each sample.
         cut_rows: how many lost context to fit.
-        cut_tokens: how many tokens they lost together.
     """
 
     rows: list[Row]
     cut_rows: int
-    cut_tokens: int
 
 
 def sft_rows(
@@ -61,7 +59,7 @@ def sft_rows(
         raise DataError(
             f"{len(faults)} of {len(samples)} samples cannot be trained on: {'; '.join(faults[:NAMED])}{more}"
         )
-    return SftRows(rows, cut_rows=sum(cut > 0 for cut in cuts), cut_tokens=sum(cuts))
+    return SftRows(rows, cut_rows=sum(cut > 0 for cut in cuts))
 
 
 def saver(loaded: LoadedModel, config: TrainConfig) -> Callable[[Path], None]:
