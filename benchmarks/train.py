@@ -323,7 +323,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=3, help="steps before them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--slow-steps", type=int, default=1, help="measured steps of mlx-lm as shipped; 0: none"
+        "--slow-steps", type=int, default=3, help="measured steps of mlx-lm as shipped; 0: none"
     )
     torch_python = str(ORACLE) if ORACLE.exists() else sys.executable
     parser.add_argument("--torch-python", default=torch_python, help="an interpreter that has torch")
@@ -344,7 +344,8 @@ def main() -> None:
     slug = re.sub(r"[^a-z0-9]+", "-", f"{facts['cpu']} {facts['cores']} cores".lower()).strip("-")
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"train-{slug}.json"
-    command = shlex.join(["python", "benchmarks/train.py", *sys.argv[1:]])
+    given = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]  # no machine's paths
+    command = shlex.join(["python", "benchmarks/train.py", *given])
     report = {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": facts, "results": results}
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(f"\nwritten to {path}")

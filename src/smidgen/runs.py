@@ -4,7 +4,7 @@ runs/<name>/
 ├── config.toml        the recipe with every default written out
 ├── provenance.json    versions, machine, git revision, command, seeds, data hashes, start and end
 ├── metrics.jsonl      one line a step, appended
-├── records.jsonl      one line an evaluated sample, appended
+├── evaluations/*/     records.jsonl, one line an evaluated sample, appended, and evaluation.json
 ├── stages/<name>.json what a finished stage read and wrote, so that it is skipped next time
 └── checkpoints/ best/ report.html report.json …
 """
