@@ -3,10 +3,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smidgen.data.formats import Pair, Query, pairs, queries, read_rows, select_rows
+from smidgen.data.formats import PAIR_FORMATS, Pair, Query, pairs, queries
+from smidgen.data.rows import read_rows, select_rows
 from smidgen.errors import ConfigError, DataError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -86,29 +87,171 @@ def test_queries() -> None:
         ([], r"mine has no rows"),
         (
             [{"prompt": "x", "a": "y", "b": "z", "id": "1"}],
-            r"mine: row 1 has the fields .* lacks 'better' of a pair row",
+            r"mine has no labels, so nothing can be measured on it; .* ask for verdicts with `smidgen judge`",
         ),
         (
             [{"line": 4, "input": "x"}],
             r"line 4 has the fields input, which fit no known format; it lacks 'output_1'",
         ),
         ([{}], r"row 1 has the fields none"),
-        ([OWN, OWN | {"id": "q", "better": "c"}], r"""row 2: 'better' is "c", expected 'a' or 'b'"""),
+        (
+            [OWN, OWN | {"id": "q", "better": "c"}],
+            r"""row 2: 'better' is "c", expected 'a' or 'b' or 'tie'""",
+        ),
         ([LLMBAR, LLMBAR | {"index": 4, "label": True}], r"row 2: 'label' is true, expected 1 or 2"),
-        ([OWN, {"id": "q"}], r"row 2: 'prompt' is missing, expected text"),
+        ([OWN, {"id": "q"}], r"row 2: 'prompt' is missing"),
         ([OWN | {"prompt": "  "}], r"row 1: 'prompt' is \"  \", expected text"),
         ([OWN | {"a": ["x" * 80]}], r"row 1: 'a' is \[\"x+\.\.\., expected text"),
         ([OWN | {"subset": 3}], r"row 1: 'subset' is 3, expected text"),
         ([OWN | {"id": None}], r"row 1: 'id' is null, expected text or a whole number"),
         (
             [OWN, OWN],
-            r"row 2: its id 'p' is also that of row 1\. Expected: a pair row has the fields id, prompt",
+            r"row 2: its id 'p' is also that of row 1\. Expected: a pair row has the fields prompt, a, b",
         ),
     ],
 )
 def test_bad_pairs_name_the_row_and_the_field(rows: list[dict], message: str) -> None:
     with pytest.raises(DataError, match=message):
         pairs(rows, source="mine")
+
+
+CHAT = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Yes?"},
+    {"role": "user", "content": "2?"},
+]
+SAID = [{"role": "assistant", "content": "two"}]
+OTHER = [{"role": "assistant", "content": "three"}]
+TALK = "User: Hi\n\nAssistant: Yes?\n\nUser: 2?"
+JUDGELM = {"question_id": 3, "question_body": "q", "answer1_body": "x", "answer2_body": "y"}
+VOTE = {"conversation_a": CHAT[:1] + SAID, "conversation_b": CHAT[:1] + OTHER, "winner": "tie", "turn": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            {"prompt": "q", "chosen": "x", "rejected": "y", "subset": "hep-cpp", "id": 9},
+            Pair("9", "q", "x", "y", "a", "hep-cpp"),
+        ),
+        ({"prompt": CHAT, "chosen": SAID, "rejected": OTHER}, Pair("1", TALK, "two", "three", "a")),
+        ({"chosen": CHAT + SAID, "rejected": CHAT + OTHER}, Pair("1", TALK, "two", "three", "a")),
+        (
+            {"prompt": "Hi", "chosen": CHAT[:1] + SAID, "rejected": CHAT[:1] + OTHER},
+            Pair("1", "Hi", "two", "three", "a"),
+        ),
+        (JUDGELM | {"score": [3, 9]}, Pair("1", "q", "x", "y", "b")),
+        (JUDGELM | {"text": "7 7\nBoth.", "score": [{}, {}]}, Pair("1", "q", "x", "y", "tie")),
+        (
+            JUDGELM | {"score": [9, 3], "reference": {"text": "r"}},
+            Pair("1", "q", "x", "y", "a", reference="r"),
+        ),
+        (
+            {"prompt": "q", "response 1": "x", "response 2": "y", "label": 1, "scenario": "chat"},
+            Pair("1", "q", "x", "y", "b", "chat"),
+        ),
+        (VOTE, Pair("1", "Hi", "two", "three", "tie")),
+        (
+            VOTE
+            | {name: CHAT + SAID for name in ("conversation_a", "conversation_b")}
+            | {"winner": "model_b"},
+            Pair("1", "[Turn 1]\nHi\n\n[Turn 2]\n2?", *["[Turn 1]\nYes?\n\n[Turn 2]\ntwo"] * 2, "b"),
+        ),
+        (
+            {"question": "q", "response_A": "x", "response_B": "y", "label": "B>A", "source": "mmlu"},
+            Pair("1", "q", "x", "y", "b", "mmlu"),
+        ),
+        (
+            {"instruction": "q", "input": "i", "response1": "x", "response2": "y"}
+            | {"annotator1": 2, "annotator2": 0, "annotator3": 2},
+            Pair("1", "q\n\ni", "x", "y", "b", annotators=("b", "tie", "b")),
+        ),
+        ({"prompt": "q", "a": "x", "b": "y", "better": "tie"}, Pair("1", "q", "x", "y", "tie")),
+    ],
+)
+def test_formats_of_benchmarks(row: dict, expected: Pair) -> None:
+    assert pairs([row]) == [expected]
+
+
+def test_three_annotators_who_all_differ_make_a_tie() -> None:
+    row = {"instruction": "q", "input": "", "response1": "x", "response2": "y"}
+    row |= {"annotator1": 2, "annotator2": 0, "annotator3": 1}
+    assert pairs([row])[0].better == "tie"
+
+
+def test_one_row_may_hold_several_pairs() -> None:
+    row = {"id": "r", "prompt": "q", "chosen": ["c0", "c1"], "rejected": ["r0", "r1"], "subset": "chat"}
+    found = pairs([row])
+    assert [(pair.id, pair.a, pair.b) for pair in found] == [
+        ("r/0-0", "c0", "r0"), ("r/0-1", "c0", "r1"), ("r/1-0", "c1", "r0"), ("r/1-1", "c1", "r1"),
+    ]  # fmt: skip
+    assert found[1].facts == {"row": "r", "chosen": 0, "rejected": 1}
+    solutions = {"question": "q", "ground_truth": "A: 3"} | {
+        f"m{n}": {"is_correct": n == 1, "solution": f"s{n}"} for n in range(3)
+    }
+    assert [(pair.id, pair.a, pair.b) for pair in pairs([solutions])] == [
+        ("1/m1>m0", "s1", "s0"), ("1/m1>m2", "s1", "s2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"chosen": "x", "rejected": "y"}, "row 1: 'prompt' is missing, and only lists of messages can do"),
+        ({"chosen": CHAT + SAID, "rejected": "y"}, "must both be text or both be lists"),
+        ({"chosen": [{"role": "user"}], "rejected": CHAT}, "message 1 of 'chosen' needs a 'role' and"),
+        ({"prompt": "q", "chosen": ["x"], "rejected": "y"}, r"'rejected' is \"y\", expected a list of texts"),
+        (VOTE | {"conversation_a": CHAT + SAID}, "ask different questions"),
+        (VOTE | {"winner": "c"}, "'winner' is \"c\", expected 'model_a' or"),
+        ({"question": "q", "ground_truth": "g", "m": {"solution": "s"}}, "'m' needs 'is_correct'"),
+        (JUDGELM | {"score": [1, 2], "reference": 3}, "'reference' is 3, expected text"),
+    ],
+)
+def test_bad_rows_of_benchmarks_name_the_field(row: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        pairs([row], source="mine")
+
+
+def test_bad_rows_can_be_left_out_and_counted() -> None:
+    rejected: list[str] = []
+    bad = [{}, OWN | {"id": "q", "a": 3}, OWN, OWN | {"id": "r", "better": None}]
+    assert [pair.id for pair in pairs([*bad[:1], OWN, *bad[1:]], rejected=rejected)] == ["p"]
+    assert [fault.partition(":")[0] for fault in rejected] == ["row 1", "row 3", "row 4", "'r' has no label"]
+    assert [pair.better for pair in pairs([OWN | {"better": None}], labelled=False)] == [None]
+
+
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+KNOWN = sorted({field for known in PAIR_FORMATS for field in known.fields} | {"subset", "id", "reference"})
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(KNOWN), any_json, min_size=2, max_size=9), min_size=1, max_size=3
+    )
+)
+def test_any_rows_are_pairs_or_a_clear_error(rows: list[dict]) -> None:
+    try:
+        found = pairs(rows, source="mine")
+    except DataError as error:
+        assert str(error).startswith("mine")
+    else:
+        assert all(pair.prompt and pair.better for pair in found)
+
+
+@real_data
+@pytest.mark.parametrize(
+    ("name", "number", "ties"),
+    [("llmbar_a", 211, 0), ("mtbench_human", 196, 0), ("pandalm_a", 485, 55), ("rmbench_chat_a", 585, 0)],
+)
+def test_real_files(name: str, number: int, ties: int) -> None:
+    found = pairs(read_rows(REAL / "judge" / f"{name}.jsonl"))
+    assert len(found) == number
+    assert sum(pair.better == "tie" for pair in found) == ties
 
 
 def test_an_empty_answer_is_an_answer() -> None:

@@ -85,7 +85,7 @@ def test_an_evaluation_as_json(tmp_path: Path) -> None:
     assert json.loads(json.dumps(evaluation, allow_nan=False)) == evaluation
     assert {key: evaluation[key] for key in ("task", "version", "model", "data", "n")} == {
         "task": "judge",
-        "version": 1,
+        "version": 2,
         "model": "scripted",
         "data": "six pairs",
         "n": 12,
@@ -93,7 +93,7 @@ def test_an_evaluation_as_json(tmp_path: Path) -> None:
     assert evaluation["metrics"]["accuracy"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 12}
     assert evaluation["metrics"]["consistency"]["value"] == 0.0
     assert evaluation["metrics"]["consistency"]["high"] > 0.3  # six pairs prove little
-    assert set(evaluation["baselines"]) == {"longer", "first"}
+    assert set(evaluation["baselines"]) == {"longer", "first", "random"}
     assert set(evaluation["subsets"]) == {"s0", "s1"}
     assert evaluation["subsets"]["s0"]["accuracy"]["n"] == 6
     assert evaluation["details"] == {"unparsed": {}}
@@ -192,11 +192,9 @@ def test_what_is_not_a_records_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_stop_strings_of_a_task_are_asked_for(tmp_path: Path) -> None:
-    class Stopping(Judge):
-        stop = ("END",)
-
-    engine = Scripted()
-    run(tmp_path / "records.jsonl", engine, task=Stopping(), sampling=Sampling(stop=("X",), max_tokens=9))
+    task, engine = Judge(), Scripted()
+    task.stop = ("END",)
+    run(tmp_path / "records.jsonl", engine, task=task, sampling=Sampling(stop=("X",), max_tokens=9))
     assert {request.sampling for request in engine.requests} == {Sampling(stop=("X", "END"), max_tokens=9)}
 
 

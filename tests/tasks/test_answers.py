@@ -43,5 +43,5 @@ def test_every_kind_of_the_world_is_measured() -> None:
 
 
 def test_a_row_without_an_answer_is_named() -> None:
-    with pytest.raises(DataError, match=r"row 2: 'answer' is missing, expected text"):
+    with pytest.raises(DataError, match=r"row 2: 'answer' is missing"):
         Answers().samples([ROW, {"id": "2", "prompt": "What?"}])

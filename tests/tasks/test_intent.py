@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from smidgen.data.formats import read_rows
+from smidgen.data.rows import read_rows
 from smidgen.data.types import Completion, Record
 from smidgen.errors import DataError, ParseError
 from smidgen.evaluation.metrics import measure

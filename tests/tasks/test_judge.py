@@ -5,20 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smidgen.data.formats import read_rows
+from smidgen.data.rows import read_rows
 from smidgen.data.types import Completion, Record, Sample
 from smidgen.errors import DataError, ParseError
 from smidgen.evaluation.metrics import measure
-from smidgen.tasks.judge import (
-    SYSTEM,
-    Fault,
-    Judge,
-    JudgeParseError,
-    gold_completion,
-    read_scores,
-    read_scores_leniently,
-)
+from smidgen.tasks.forms import Fault, JudgeParseError
+from smidgen.tasks.judge import Judge, gold_completion
 from smidgen.tasks.task import Measure
+from smidgen.tasks.templates import Rubric
 
 LLMBAR = Path(__file__).parents[3] / "shared" / "data" / "judge" / "llmbar_a.jsonl"
 GOLD = {
@@ -27,6 +21,17 @@ GOLD = {
     "scores": [9, 2],
 }
 ROW = {"id": "p", "prompt": "1 + 1?", "a": "2", "b": "It is three.", "better": "a", "subset": "sum", **GOLD}
+
+SYSTEM = Rubric.SYSTEM
+
+
+def read_scores(text: str) -> tuple[float | None, float | None]:
+    return Rubric().parse(text)[1:]
+
+
+def read_scores_leniently(text: str) -> tuple[float | None, float | None]:
+    return Rubric().parse_leniently(text)[1:]
+
 
 prose = st.text(max_size=60).filter(lambda text: "<" not in text and text.strip())
 grades = st.integers(1, 10)
@@ -80,7 +85,7 @@ def test_any_text_gives_scores_or_a_parse_error(text: str) -> None:
         except ParseError as error:
             assert isinstance(error, JudgeParseError) and str(error) == error.fault
         else:
-            assert all(1 <= score <= 10 for score in scores)
+            assert all(score is not None and 1 <= score <= 10 for score in scores)
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
@@ -203,7 +208,7 @@ def test_training_targets_follow_the_order() -> None:
         ({"scores": [9.5, 2]}, r"'scores' is \[9\.5, 2\]; training needs two whole numbers"),
         ({"scores": [2, 9]}, r"'scores' is \[2, 9\] but 'better' is 'a'; they must agree"),
         ({"scores": [5, 5]}, r"they must agree"),
-        ({"scores": [11, 2]}, r"row 1: .*scores \(11, 2\) would not parse: a score is not between 1 and 10"),
+        ({"scores": [11, 2]}, r"row 1: .*scores \(11, 2\) would not parse: a score is out of range"),
         ({"analysis": {"ab": " ", "ba": " "}}, r"needs at least one criterion and an analysis"),
         ({"analysis": {"ab": "<think>", "ba": "<think>"}}, r"would not parse: no scores block"),
     ],
@@ -234,11 +239,14 @@ def test_a_judge_that_is_consistently_wrong_is_consistent() -> None:
     assert found["accuracy"] == 0.0 and found["consistency"] == 1.0
 
 
-@pytest.mark.parametrize(("text", "rate"), [("no idea", "unparsed_rate"), (verdict(5, 5), "tie_rate")])
-def test_failing_or_tying_twice_is_not_consistent(text: str, rate: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "rate", "consistency"), [("no idea", "unparsed_rate", 0.0), (verdict(5, 5), "tie_rate", 1.0)]
+)
+def test_tying_twice_is_the_same_answer_and_failing_twice_is_none(text: str, rate: str, consistency: float):
     found = values(judged(Judge().samples(rows(6)), lambda s: text))
     assert found[rate] == 1.0
-    assert found["accuracy"] == found["consistency"] == found["accuracy_both_orders"] == 0.0
+    assert found["accuracy"] == found["accuracy_both_orders"] == 0.0
+    assert found["consistency"] == consistency
     assert found["prefer_first_rate"] is None
 
 

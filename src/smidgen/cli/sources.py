@@ -54,7 +54,7 @@ def refuse_shared_rows(
 
 def all_rows(task: str, source: str) -> list[Row]:
     """Every row there is, for what a task can only learn from rows, such as its labels."""
-    from smidgen.data.formats import read_rows
+    from smidgen.data.rows import read_rows
 
     return [] if source == WORLD else read_rows(Path(source))
 
@@ -97,14 +97,14 @@ def examine(task: str, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
 
 
 def _file_rows(source: str, splits: Sequence[str], limit: int | None) -> list[Row]:
-    from smidgen.data.formats import read_rows, select_rows
+    from smidgen.data.rows import read_rows, select_rows
 
     return select_rows(read_rows(Path(source)), splits=splits, limit=limit, source=source)
 
 
 def _held_out_splits(source: str) -> list[str]:
     """The splits of a file that are not for training; none when the file names no splits."""
-    from smidgen.data.formats import read_rows
+    from smidgen.data.rows import read_rows
 
     splits = dict.fromkeys(str(row["split"]) for row in read_rows(Path(source)) if "split" in row)
     held_out = [split for split in splits if not split.endswith("train")]

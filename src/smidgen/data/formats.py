@@ -1,34 +1,46 @@
-"""Files of rows, and the row formats that tasks read.
+"""The row formats that tasks read: labelled pairs as benchmarks publish them, utterances, questions.
 
-A file is JSONL: one JSON object a line. Its format is recognised from the fields of its first row, and every
-other row must have the same. Faults are collected and raised together.
+Every format of pairs becomes the same `Pair`. A row may hold several: one right answer against each wrong
+one. An id is the row's own `id`, else `subset/index`, else its line; where a row holds several pairs, what
+tells them apart follows after a slash.
 """
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Literal
 
-from smidgen.errors import ConfigError, DataError, did_you_mean
+from smidgen.data.rows import Format, Row, read_items, refuse, row_id, shown, subset_of, text_of
+from smidgen.errors import DataError
 
-Row = Mapping[str, Any]
-
-_FAULTS_SHOWN = 5
-_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+Label = Literal["a", "b", "tie"]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt, and which of them people (or the construction) hold to be better."""
+    """Two answers to one prompt, and which of them people (or the construction) hold to be better.
+
+    Attributes:
+        id: unique in its file.
+        prompt: the whole conversation up to the answers, as text.
+        a: one answer.
+        b: the other.
+        better: the label; None where nobody gave one.
+        subset: the part of a benchmark that it belongs to.
+        reference: a right answer that a judge may be shown.
+        annotators: what each person said, where the row tells.
+        facts: what its benchmark needs for scoring, such as the row that several pairs come from.
+    """
 
     id: str
     prompt: str
     a: str
     b: str
-    better: Literal["a", "b"]
+    better: Label | None = None
     subset: str | None = None
+    reference: str | None = None
+    annotators: tuple[Label, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,239 +62,355 @@ class Question:
     subset: str | None
 
 
-class Format(NamedTuple):
-    """How rows of one shape are recognised and read."""
-
-    title: str
-    fields: tuple[str, ...]
-    read: Callable[[Row, int], Any]
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a JSONL file; blank lines are skipped, and a row is given its `line`.
-
-    By its line a row is named in errors, and identified if it has no `id`, whichever are selected later.
-
-    Raises:
-        DataError: the file is missing or empty, or a line is not a JSON object.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028
-    except FileNotFoundError:
-        raise DataError(f"there is no data file at {path}; expected one JSON object a line (JSONL)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable UTF-8 file: {error}") from None
-    rows, faults = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            faults.append(f"line {number} is not JSON ({error})")
-            continue
-        if not isinstance(row, dict):
-            faults.append(f"line {number} is a JSON {type(row).__name__}, not an object")
-        elif _HALF_CHARACTER.search(line) and not _is_unicode(row):
-            faults.append(f"line {number} holds half of a surrogate pair, which is no character")
-        else:
-            rows.append({"line": number, **row})
-    _refuse(faults, str(path), "every line must be one JSON object")
-    if not rows:
-        raise DataError(f"{path} is empty; expected one JSON object a line (JSONL)")
-    return rows
-
-
-def select_rows(
-    rows: Sequence[dict[str, Any]],
-    *,
-    splits: Sequence[str] = (),
-    limit: int | None = None,
-    source: str = "rows",
-) -> list[dict[str, Any]]:
-    """The rows whose `split` is wanted, at most `limit` of them, evenly spaced.
-
-    Files are often sorted by class, so the head of one is not a sample of it. Rows without `split` are all
-    kept.
-
-    Raises:
-        ConfigError: `limit` is not positive.
-        DataError: no row has a wanted split.
-    """
-    if limit is not None and limit <= 0:
-        raise ConfigError(f"the limit of rows is {limit}; expected a number above 0, or none for every row")
-    kept = [row for row in rows if not splits or "split" not in row or row["split"] in splits]
-    if not kept:
-        known = sorted({str(row["split"]) for row in rows if "split" in row})
-        hint = did_you_mean(splits[0], known) if splits else ""
-        raise DataError(f"{source} has no row of split {', '.join(splits)}.{hint} Known: {', '.join(known)}")
-    if limit is None or limit >= len(kept):
-        return kept
-    return [kept[index * len(kept) // limit] for index in range(limit)]
-
-
-def pairs(rows: Sequence[Row], *, source: str = "rows") -> list[Pair]:
-    """Read labelled pairs, one for each row, from any of `PAIR_FORMATS`.
+def pairs(
+    rows: Sequence[Row], *, source: str = "rows", labelled: bool = True, rejected: list[str] | None = None
+) -> list[Pair]:
+    """Read pairs from rows of any of `PAIR_FORMATS`.
 
     Args:
         rows: objects as `read_rows` gives them.
         source: names the rows in errors.
+        labelled: refuse pairs without a label.
+        rejected: takes what is wrong with each bad row, and the others are read; None refuses them all.
 
     Raises:
-        DataError: the format is not known, a row does not have it, or two rows share an id.
+        DataError: the format is not known, a row does not have it, two rows share an id, or has no label.
     """
-    return _read(rows, PAIR_FORMATS, source)
+    found = read_items(rows, PAIR_FORMATS, source, rejected=rejected)
+    if not labelled:
+        return found
+    bare = [f"'{pair.id}' has no label" for pair in found if pair.better is None]
+    if found and len(bare) == len(found):
+        raise DataError(
+            f"{source} has no labels, so nothing can be measured on it; give each row a label "
+            '(\'better\': "a", "b" or "tie"), or ask for verdicts with `smidgen judge`'
+        )
+    if rejected is None:
+        refuse(bare, source, "every pair must have a label, or none and `smidgen judge` to get verdicts")
+    else:
+        rejected += bare
+    return [pair for pair in found if pair.better is not None]
 
 
 def queries(rows: Sequence[Row], *, source: str = "rows") -> list[Query]:
-    """Read utterances with intents, one for each row; as `pairs`."""
-    return _read(rows, QUERY_FORMATS, source)
+    """Read utterances with intents, one for each row; raises as `read_items`."""
+    return read_items(rows, QUERY_FORMATS, source)
 
 
 def questions(rows: Sequence[Row], *, source: str = "rows") -> list[Question]:
-    """Read questions with their right answers, one for each row; as `pairs`."""
-    return _read(rows, QUESTION_FORMATS, source)
+    """Read questions with their right answers, one for each row; raises as `read_items`."""
+    return read_items(rows, QUESTION_FORMATS, source)
 
 
-def _is_unicode(row: Row) -> bool:
-    """Whether the row's text can be written again as UTF-8; JSON's escapes can spell what cannot."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+# ------------------------------------------------------------------------------------ pieces of rows
 
 
-def _read(rows: Sequence[Row], formats: Sequence[Format], source: str) -> list[Any]:
-    """Read every row in the format of the first one, or say everything that is wrong."""
-    if not rows:
-        raise DataError(f"{source} has no rows; expected at least one")
-    chosen = _recognise(rows[0], formats, source)
-    items, faults, seen = [], [], {}
-    for number, row in enumerate(rows, start=1):
-        try:
-            item = chosen.read(row, number)
-        except DataError as fault:
-            faults.append(f"{place_of(row, number)}: {fault}")
-            continue
-        if item.id in seen:
-            faults.append(f"{place_of(row, number)}: its id '{item.id}' is also that of {seen[item.id]}")
-        seen[item.id] = place_of(row, number)
-        items.append(item)
-    _refuse(faults, source, f"a {chosen.title} has the fields {', '.join(chosen.fields)}")
-    return items
-
-
-def _recognise(row: Row, formats: Sequence[Format], source: str) -> Format:
-    """The format whose fields the row has."""
-    for candidate in formats:
-        if all(field in row for field in candidate.fields):
-            return candidate
-    fields = ", ".join(field for field in row if field != "line")
-    nearest = max(formats, key=lambda candidate: sum(field in row for field in candidate.fields))
-    missing = ", ".join(f"'{field}'" for field in nearest.fields if field not in row)
-    shapes = "; ".join(f"{known.title}: {', '.join(known.fields)}" for known in formats)
-    raise DataError(
-        f"{source}: {place_of(row, 1)} has the fields {fields or 'none'}, which fit no known format; "
-        f"it lacks {missing} of a {nearest.title}. Known: {shapes}"
-    )
-
-
-def place_of(row: Row, number: int) -> str:
-    """Where a row stands, as errors say it: its line, or its number among the rows."""
-    return f"line {row['line']}" if "line" in row else f"row {number}"
-
-
-def _text(row: Row, field: str, *, empty: bool = False) -> str:
-    """A field that must hold text; an answer may be `empty`, a question may not."""
-    value = row.get(field)
-    if not isinstance(value, str) or not (empty or value.strip()):
-        raise DataError(f"'{field}' is {_shown(row, field)}, expected text")
-    return value
-
-
-def _better(row: Row, field: str, choices: Mapping[Any, Literal["a", "b"]]) -> Literal["a", "b"]:
+def _label(row: Row, name: str, choices: Mapping[Any, Label]) -> Label:
     """The side that a label names."""
-    value = row.get(field)
+    value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int) or value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
-        raise DataError(f"'{field}' is {_shown(row, field)}, expected {expected}")
+        raise DataError(f"'{name}' is {shown(row, name)}, expected {expected}")
     return choices[value]
 
 
-def _shown(row: Row, field: str) -> str:
-    """A field's value as an error shows it."""
-    if field not in row:
-        return "missing"
-    shown = json.dumps(row[field], ensure_ascii=False, default=repr)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+def _higher(first: float, second: float) -> Label:
+    if first == second:
+        return "tie"
+    return "a" if first > second else "b"
 
 
-def _subset(row: Row) -> str | None:
-    """The part of a benchmark that the row belongs to, if it says so."""
-    subset = row.get("subset")
-    if subset is not None and not isinstance(subset, str):
-        raise DataError(f"'subset' is {_shown(row, 'subset')}, expected text")
-    return subset
+def _majority(labels: Sequence[Label]) -> Label:
+    """What most annotators say; three who all differ make a tie."""
+    for label in ("a", "b"):
+        if 2 * labels.count(label) > len(labels):
+            return label
+    return "tie"
 
 
-def _row_id(row: Row, number: int) -> str:
-    """The row's own id, else where it stands in its source, else where it stands in the file."""
-    if "id" in row:
-        if isinstance(row["id"], bool) or not isinstance(row["id"], str | int) or row["id"] == "":
-            raise DataError(f"'id' is {_shown(row, 'id')}, expected text or a whole number")
-        return str(row["id"])
-    if "subset" in row and "index" in row:
-        return f"{row['subset']}/{row['index']}"
-    return str(row.get("line", number))
+def _reference(row: Row) -> str | None:
+    """A reference answer, as text or as an object with `text`."""
+    value = row.get("reference")
+    if isinstance(value, Mapping):
+        value = value.get("text")
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"'reference' is {shown(row, 'reference')}, expected text")
+    return value or None
 
 
-def _own_pair(row: Row, number: int) -> Pair:
-    return Pair(
-        id=_row_id(row, number),
-        prompt=_text(row, "prompt"),
-        a=_text(row, "a", empty=True),
-        b=_text(row, "b", empty=True),
-        better=_better(row, "better", {"a": "a", "b": "b"}),
-        subset=_subset(row),
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+def _turns(row: Row, name: str) -> list[tuple[str, str]]:
+    """A list of messages as (role, text)."""
+    turns = []
+    for number, turn in enumerate(row[name], start=1):
+        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise DataError(f"message {number} of '{name}' needs a 'role' and a 'content' of text")
+        turns.append((role, content))
+    return turns
+
+
+def _conversation(turns: Sequence[tuple[str, str]], name: str) -> str:
+    """Turns as a judge reads them: a single question as it is, several with their speakers."""
+    if not turns or not any(text.strip() for _, text in turns):
+        raise DataError(f"'{name}' holds no question")
+    if len(turns) == 1:
+        return turns[0][1]
+    return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in turns)
+
+
+def _prompt(row: Row) -> str:
+    """A prompt that is text or a list of messages."""
+    chat = _is_chat(row.get("prompt"))
+    return _conversation(_turns(row, "prompt"), "prompt") if chat else text_of(row, "prompt")
+
+
+# ------------------------------------------------------------------------------------ formats of pairs
+
+
+def _own_pair(row: Row, number: int) -> list[Pair]:
+    labelled = row.get("better") is not None
+    return [
+        Pair(
+            id=row_id(row, number),
+            prompt=_prompt(row),
+            a=text_of(row, "a", empty=True),
+            b=text_of(row, "b", empty=True),
+            better=_label(row, "better", {"a": "a", "b": "b", "tie": "tie"}) if labelled else None,
+            subset=subset_of(row),
+            reference=_reference(row),
+        )
+    ]
+
+
+def _llmbar_pair(row: Row, number: int) -> list[Pair]:
+    return [
+        Pair(
+            id=row_id(row, number),
+            prompt=text_of(row, "input"),
+            a=text_of(row, "output_1", empty=True),
+            b=text_of(row, "output_2", empty=True),
+            better=_label(row, "label", {1: "a", 2: "b"}),
+            subset=subset_of(row),
+        )
+    ]
+
+
+def _preference_pair(row: Row, number: int) -> list[Pair]:
+    """RewardBench, and the preference data of TRL, standard or conversational, also with implicit prompt."""
+    if _is_chat(row["chosen"]) != _is_chat(row["rejected"]):
+        raise DataError("'chosen' and 'rejected' must both be text or both be lists of messages")
+    if _is_chat(row["chosen"]):
+        prompt, a, b = _answers_of_chats(row)
+    else:
+        if "prompt" not in row:
+            raise DataError("'prompt' is missing, and only lists of messages can do without it")
+        prompt = _prompt(row)
+        a, b = text_of(row, "chosen", empty=True), text_of(row, "rejected", empty=True)
+    return [Pair(row_id(row, number), prompt, a, b, "a", subset_of(row), _reference(row))]
+
+
+def _answers_of_chats(row: Row) -> tuple[str, str, str]:
+    """Prompt and answers of two conversations: what they share at their beginning is the prompt."""
+    chosen, rejected = _turns(row, "chosen"), _turns(row, "rejected")
+    shared = 0
+    if "prompt" not in row:
+        while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+            shared += 1
+        prompt = _conversation(chosen[:shared], "chosen")
+    else:
+        chat = _turns(row, "prompt") if _is_chat(row["prompt"]) else [("user", text_of(row, "prompt"))]
+        if chosen[: len(chat)] == rejected[: len(chat)] == chat:
+            shared = len(chat)
+        prompt = _conversation(chat, "prompt")
+    sides = [
+        turns[0][1] if len(turns) == 1 else _conversation(turns, name)
+        for name, turns in (("chosen", chosen[shared:]), ("rejected", rejected[shared:]))
+    ]
+    return prompt, sides[0], sides[1]
+
+
+def _many_pairs(row: Row, number: int) -> list[Pair]:
+    """RewardBench 2 and RM-Bench: every chosen answer against every rejected one."""
+    key, prompt = row_id(row, number), text_of(row, "prompt")
+    for name in ("chosen", "rejected"):
+        if not _is_texts(row[name]):
+            raise DataError(f"'{name}' is {shown(row, name)}, expected a list of texts")
+    return [
+        Pair(
+            id=f"{key}/{i}-{j}",
+            prompt=prompt,
+            a=row["chosen"][i],
+            b=row["rejected"][j],
+            better="a",
+            subset=subset_of(row),
+            facts={"row": key, "chosen": i, "rejected": j},
+        )
+        for i, j in product(range(len(row["chosen"])), range(len(row["rejected"])))
+    ]
+
+
+def _judgelm_pair(row: Row, number: int) -> list[Pair]:
+    """JudgeLM: the label is the judgement's first line, or `score` where it holds two numbers."""
+    if row.get("text") == "error":
+        return []
+    first_line = str(row.get("text", "")).partition("\n")[0]
+    scores = _two_numbers(row.get("score")) or _two_numbers(first_line.split())
+    return [
+        Pair(
+            id=row_id(row, number),
+            prompt=text_of(row, "question_body"),
+            a=text_of(row, "answer1_body", empty=True),
+            b=text_of(row, "answer2_body", empty=True),
+            better=_higher(*scores) if scores else None,
+            subset=subset_of(row),
+            reference=_reference(row),
+        )
+    ]
+
+
+def _two_numbers(value: Any) -> tuple[float, float] | None:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    try:
+        first, second = float(value[0]), float(value[1])
+    except (TypeError, ValueError):
+        return None
+    return first, second
+
+
+def _pandalm_pair(row: Row, number: int) -> list[Pair]:
+    sides: dict[Any, Label] = {0: "tie", 1: "a", 2: "b"}
+    annotators: tuple[Label, ...] = tuple(_label(row, f"annotator{person}", sides) for person in (1, 2, 3))
+    parts = [text_of(row, name, empty=True) for name in ("instruction", "input")]
+    if not any(part.strip() for part in parts):
+        raise DataError("'instruction' and 'input' are both empty")
+    return [
+        Pair(
+            id=row_id(row, number),
+            prompt="\n\n".join(part for part in parts if part.strip()),
+            a=text_of(row, "response1", empty=True),
+            b=text_of(row, "response2", empty=True),
+            better=_majority(annotators),
+            subset=subset_of(row),
+            annotators=annotators,
+        )
+    ]
+
+
+def _autoj_pair(row: Row, number: int) -> list[Pair]:
+    return [
+        Pair(
+            id=row_id(row, number),
+            prompt=text_of(row, "prompt"),
+            a=text_of(row, "response 1", empty=True),
+            b=text_of(row, "response 2", empty=True),
+            better=_label(row, "label", {0: "a", 1: "b", 2: "tie"}),
+            subset=text_of(row, "scenario") if "scenario" in row else subset_of(row),
+        )
+    ]
+
+
+def _mtbench_pair(row: Row, number: int) -> list[Pair]:
+    """MT-bench human votes: the conversations differ from the first answer on, so both are shown whole."""
+    ties: dict[Any, Label] = {"model_a": "a", "model_b": "b", "tie": "tie", "tie (inconsistent)": "tie"}
+    for name in ("conversation_a", "conversation_b"):
+        if not _is_chat(row[name]):
+            raise DataError(f"'{name}' is {shown(row, name)}, expected a list of messages")
+    turns = {side: _turns(row, f"conversation_{side}") for side in ("a", "b")}
+    asked = [[turn for turn in turns[side] if turn[0] == "user"] for side in ("a", "b")]
+    if asked[0] != asked[1]:
+        raise DataError("'conversation_a' and 'conversation_b' ask different questions")
+    answers = {side: [text for role, text in turns[side] if role == "assistant"] for side in ("a", "b")}
+    a, b = ("\n\n".join(_numbered(answers[side])) for side in ("a", "b"))
+    prompt = "\n\n".join(_numbered([text for _, text in asked[0]]))
+    if not prompt.strip():
+        raise DataError("'conversation_a' holds no question")
+    return [Pair(row_id(row, number), prompt, a, b, _label(row, "winner", ties), subset_of(row))]
+
+
+def _numbered(texts: Sequence[str]) -> list[str]:
+    """Turns with their numbers, where there are several."""
+    return (
+        list(texts) if len(texts) == 1 else [f"[Turn {turn}]\n{text}" for turn, text in enumerate(texts, 1)]
     )
 
 
-def _llmbar_pair(row: Row, number: int) -> Pair:
-    return Pair(
-        id=_row_id(row, number),
-        prompt=_text(row, "input"),
-        a=_text(row, "output_1", empty=True),
-        b=_text(row, "output_2", empty=True),
-        better=_better(row, "label", {1: "a", 2: "b"}),
-        subset=_subset(row),
-    )
+def _judgebench_pair(row: Row, number: int) -> list[Pair]:
+    return [
+        Pair(
+            id=row_id(row, number),
+            prompt=text_of(row, "question"),
+            a=text_of(row, "response_A", empty=True),
+            b=text_of(row, "response_B", empty=True),
+            better=_label(row, "label", {"A>B": "a", "B>A": "b"}),
+            subset=text_of(row, "source") if "source" in row else subset_of(row),
+        )
+    ]
 
 
-def _query(row: Row, number: int) -> Query:
-    return Query(id=_row_id(row, number), text=_text(row, "text"), intent=_text(row, "intent"))
-
-
-def _question(row: Row, number: int) -> Question:
-    sentence = (_text(row, "sentence"),) if "sentence" in row else ()
-    return Question(
-        id=_row_id(row, number),
-        prompt=_text(row, "prompt"),
-        accepted=(_text(row, "answer"), *sentence),
-        subset=_subset(row),
-    )
+def _solution_pairs(row: Row, number: int) -> list[Pair]:
+    """GSM8K model solutions: every right solution against every wrong one; none where all agree."""
+    key, question, reference = row_id(row, number), text_of(row, "question"), text_of(row, "ground_truth")
+    sides: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
+    for model, found in row.items():
+        if not isinstance(found, Mapping):
+            continue
+        right, solution = found.get("is_correct"), found.get("solution")
+        if not isinstance(right, bool) or not isinstance(solution, str):
+            raise DataError(f"'{model}' needs 'is_correct' (true or false) and 'solution' (text)")
+        sides[right].append((model, solution))
+    return [
+        Pair(f"{key}/{a_model}>{b_model}", question, a, b, "a", f"{a_model}>{b_model}", reference)
+        for (a_model, a), (b_model, b) in product(sides[True], sides[False])
+        if a != b
+    ]
 
 
 PAIR_FORMATS = (
-    Format("pair row", ("id", "prompt", "a", "b", "better"), _own_pair),
+    Format("pair row", ("prompt", "a", "b"), _own_pair),
     Format("LLMBar row", ("input", "output_1", "output_2", "label"), _llmbar_pair),
+    Format("PandaLM row", ("instruction", "input", "response1", "response2", "annotator1"), _pandalm_pair),
+    Format("Auto-J row", ("prompt", "response 1", "response 2", "label"), _autoj_pair),
+    Format("JudgeLM row", ("question_body", "answer1_body", "answer2_body"), _judgelm_pair),
+    Format("MT-bench vote", ("conversation_a", "conversation_b", "winner"), _mtbench_pair),
+    Format("JudgeBench row", ("question", "response_A", "response_B", "label"), _judgebench_pair),
+    Format("row of model solutions", ("question", "ground_truth"), _solution_pairs),
+    Format(
+        "RewardBench 2 or RM-Bench row",
+        ("prompt", "chosen", "rejected"),
+        _many_pairs,
+        lambda row: _is_texts(row["chosen"]),
+    ),
+    Format("preference row", ("chosen", "rejected"), _preference_pair),
 )
-QUERY_FORMATS = (Format("query row", ("text", "intent"), _query),)
-QUESTION_FORMATS = (Format("question row", ("prompt", "answer"), _question),)
 
 
-def _refuse(faults: Sequence[str], source: str, expected: str) -> None:
-    """Raise the first faults and how many more there are; nothing if there are none."""
-    if faults:
-        more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
-        raise DataError(f"{source}: {'; '.join(faults[:_FAULTS_SHOWN])}{more}. Expected: {expected}")
+def _one(item: Callable[[Row, int], Any]) -> Callable[[Row, int], list[Any]]:
+    """A reader of rows that hold one item each."""
+    return lambda row, number: [item(row, number)]
+
+
+def _query(row: Row, number: int) -> Query:
+    return Query(id=row_id(row, number), text=text_of(row, "text"), intent=text_of(row, "intent"))
+
+
+def _question(row: Row, number: int) -> Question:
+    sentence = (text_of(row, "sentence"),) if "sentence" in row else ()
+    return Question(
+        id=row_id(row, number),
+        prompt=text_of(row, "prompt"),
+        accepted=(text_of(row, "answer"), *sentence),
+        subset=subset_of(row),
+    )
+
+
+QUERY_FORMATS = (Format("query row", ("text", "intent"), _one(_query)),)
+QUESTION_FORMATS = (Format("question row", ("prompt", "answer"), _one(_question)),)

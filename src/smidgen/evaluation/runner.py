@@ -119,7 +119,7 @@ def collect_records(
         WorkError: the engine left requests unanswered, or the disk is full; what was finished is kept.
     """
     sampling = replace(sampling, stop=(*sampling.stop, *task.stop))
-    version = f"{task.name} {task.version}"
+    version = " ".join(filter(None, (task.name, str(task.version), task.variant)))
     expected = {
         sample.id: fingerprint(sample, task=version, model=model, sampling=sampling) for sample in samples
     }

@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from smidgen.data.formats import read_rows
+from smidgen.data.rows import read_rows
 from smidgen.data.types import Completion, Message, Request
 from smidgen.errors import ConfigError, DataError
 from smidgen.inference.engine import Stream

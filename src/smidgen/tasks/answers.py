@@ -14,6 +14,7 @@ class Answers:
 
     name: str = "answers"
     version: int = 1
+    variant: str = ""
     stop: tuple[str, ...] = ()
 
     def prepare(self, rows: Sequence[Mapping[str, Any]]) -> Self:

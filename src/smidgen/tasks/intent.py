@@ -33,6 +33,7 @@ class Intent:
 
     name: str = "intent"
     version: int = 1
+    variant: str = ""
     stop: tuple[str, ...] = ()
 
     def __init__(self, labels: Iterable[str] = ()) -> None:

@@ -55,6 +55,8 @@ class Task(Protocol):
     """Its key in `TASKS`."""
     version: int
     """Goes up when the prompt, the parser or a metric changes: records of two versions are not mixed."""
+    variant: str
+    """What else decides prompt and parser, such as a template; empty where nothing does."""
     stop: tuple[str, ...]
     """Strings that end a completion; empty where the end token does."""
 

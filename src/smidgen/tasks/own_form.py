@@ -1,0 +1,209 @@
+"""A user's own template for a judge, from a TOML file.
+
+    system = "You compare two summaries."
+    user = '''
+    Text: {{ prompt }}
+    First: {{ a }}
+    Second: {{ b }}'''
+
+    [parse]
+    regex = 'Winner: (?P<winner>A|B|tie)'
+
+`system` and `user` are Jinja templates that see `prompt`, `a`, `b` and `reference` (empty where there is
+none); a template that shows `answer` instead of `a` and `b` grades each answer alone. What the judge writes
+is read by a `regex`, whose last match counts, or as the last JSON object, checked by a JSON `schema`. The
+named groups or the properties are `winner` (A, B or tie), or `a` and `b` (numbers), or `score` (a number, for
+grading alone).
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jsonschema
+from jinja2.meta import find_undeclared_variables
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import validator_for
+
+from smidgen.data.types import Message
+from smidgen.errors import ConfigError, did_you_mean
+from smidgen.tasks.forms import Case, Choice, Fault, JudgeParseError, Verdict, without_thinking
+
+KEYS = ("system", "user", "stop", "parse")
+NAMES = frozenset({"prompt", "a", "b", "answer", "reference"})
+WINNERS: Mapping[str, Choice] = {"a": "first", "b": "second", "tie": "tie", "c": "tie"}
+
+_JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
+
+
+class OwnForm:
+    """A template that a user wrote; see the module."""
+
+    def __init__(self, name: str, content: Mapping[str, Any]):
+        """Check everything that can be checked before a model is asked.
+
+        Args:
+            name: of the template, as records name it.
+            content: the keys of the file.
+
+        Raises:
+            ConfigError: a key is missing, unknown or wrong; the message says which.
+        """
+        self.name = name
+        if strange := [key for key in content if key not in KEYS]:
+            raise ConfigError(
+                f"{name} has the key '{strange[0]}'.{did_you_mean(strange[0], KEYS)} Known: {', '.join(KEYS)}"
+            )
+        self._system = self._template(content, "system") if content.get("system") else None
+        self._user = self._template(content, "user")
+        self.singly = self._shows_one_answer(content)
+        self.stop = tuple(self._texts(content, "stop"))
+        self._regex, self._schema = self._reader(content)
+
+    def messages(self, case: Case) -> tuple[Message, ...]:
+        """The rendered system message, if there is one, and user message."""
+        shown = {"prompt": case.prompt, "reference": case.reference or ""}
+        shown |= {"answer": case.first} if self.singly else {"a": case.first, "b": case.second or ""}
+        system = (Message("system", self._system.render(shown)),) if self._system else ()
+        return *system, Message("user", self._user.render(shown))
+
+    def parse(self, text: str) -> Verdict | float:
+        """What the last match, or the last JSON object, says."""
+        answer = without_thinking(text)
+        if self._regex is not None:
+            matches = list(self._regex.finditer(answer))
+            if not matches:
+                raise JudgeParseError(Fault.NO_MATCH)
+            return self._verdict(matches[-1].groupdict())
+        found = _last_object(answer)
+        try:
+            jsonschema.validate(found, self._schema or {})
+        except ValidationError:
+            raise JudgeParseError(Fault.NOT_IN_SCHEMA) from None
+        return self._verdict(found)
+
+    def parse_leniently(self, text: str) -> Verdict | float:
+        """As `parse`: only its author knows what else such a template could mean."""
+        return self.parse(text)
+
+    def answers(self) -> Mapping[str, Verdict]:
+        """Nothing: only its author knows which texts are answers.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"the template {self.name} cannot judge by logits, since the texts of its answers are not known; "
+            "generate, or use one of the built-in templates"
+        )
+
+    def _verdict(self, found: Mapping[str, Any]) -> Verdict | float:
+        """A verdict from named groups or properties."""
+        try:
+            if self.singly:
+                return float(found["score"])
+            if found.get("winner") is not None:
+                return Verdict(WINNERS[str(found["winner"]).strip().lower()])
+            return Verdict.of_scores(float(found["a"]), float(found["b"]))
+        except (KeyError, TypeError, ValueError):
+            raise JudgeParseError(Fault.NO_VERDICT) from None
+
+    def _template(self, content: Mapping[str, Any], key: str) -> jinja2.Template:
+        text = content.get(key)
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f"{self.name}: '{key}' is {text!r}, expected the text of a Jinja template")
+        try:
+            strange = find_undeclared_variables(_JINJA.parse(text)) - NAMES
+            template = _JINJA.from_string(text)
+        except jinja2.TemplateError as error:
+            raise ConfigError(f"{self.name}: '{key}' is no Jinja template: {error}") from None
+        if strange:
+            name = min(strange)
+            raise ConfigError(
+                f"{self.name}: '{key}' uses '{name}'.{did_you_mean(name, NAMES)} "
+                f"Known: {', '.join(sorted(NAMES))}"
+            )
+        return template
+
+    def _shows_one_answer(self, content: Mapping[str, Any]) -> bool:
+        """Whether it grades one answer alone; refuses templates that do not show what is judged."""
+        shown = find_undeclared_variables(_JINJA.parse(content["user"]))
+        if "answer" in shown and not shown & {"a", "b"}:
+            return True
+        if {"a", "b"} <= shown and "answer" not in shown:
+            return False
+        raise ConfigError(
+            f"{self.name}: 'user' must show both {{{{ a }}}} and {{{{ b }}}}, or {{{{ answer }}}} alone; "
+            f"it shows {', '.join(sorted(shown)) or 'nothing'}"
+        )
+
+    def _texts(self, content: Mapping[str, Any], key: str) -> list[str]:
+        texts = content.get(key, [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+            raise ConfigError(f"{self.name}: '{key}' is {texts!r}, expected a list of texts")
+        return texts
+
+    def _reader(self, content: Mapping[str, Any]) -> tuple[re.Pattern[str] | None, dict[str, Any] | None]:
+        """The regular expression or the schema by which answers are read."""
+        parse = content.get("parse")
+        if not isinstance(parse, dict) or len(parse) != 1 or not parse.keys() <= {"regex", "schema"}:
+            raise ConfigError(f"{self.name}: [parse] is {parse!r}, expected either 'regex' or 'schema' in it")
+        wanted = "'score'" if self.singly else "'winner', or 'a' and 'b'"
+        if "regex" in parse:
+            try:
+                pattern = re.compile(parse["regex"], re.DOTALL)
+            except (re.error, TypeError) as error:
+                raise ConfigError(f"{self.name}: the regex cannot be read: {error}") from None
+            self._need(set(pattern.groupindex), f"a regex with named groups {wanted}")
+            return pattern, None
+        schema = parse["schema"]
+        try:
+            validator_for(schema).check_schema(schema)
+        except (SchemaError, TypeError) as error:
+            message = getattr(error, "message", error)
+            raise ConfigError(f"{self.name}: the schema is no JSON schema: {message}") from None
+        self._need(set(schema.get("properties", {})), f"a schema with properties {wanted}")
+        return None, schema
+
+    def _need(self, names: set[str], expected: str) -> None:
+        """Refuse a reader that cannot serve the template."""
+        fits = "score" in names if self.singly else "winner" in names or {"a", "b"} <= names
+        if not fits:
+            found = ", ".join(sorted(names)) or "none"
+            raise ConfigError(f"{self.name}: expected {expected} to read what it asks for; found {found}")
+
+
+def read_form(path: Path) -> OwnForm:
+    """Read a template file.
+
+    Raises:
+        ConfigError: it is missing, not TOML, or not a template.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no template at {path}; expected a TOML file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
+    return OwnForm(str(path), content)
+
+
+def _last_object(text: str) -> dict[str, Any]:
+    """The last JSON object that is not inside another."""
+    decoder, found, start = json.JSONDecoder(), None, text.find("{")
+    while start != -1:
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            found = value
+        start = text.find("{", end)
+    if found is None:
+        raise JudgeParseError(Fault.NOT_JSON)
+    return found

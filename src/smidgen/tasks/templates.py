@@ -1,0 +1,290 @@
+"""How a judge is asked and how its answer is read: one template each for the known forms of judgement.
+
+Each form keeps the tags, markers and literals of those who publish judges in it, so that their weights and
+recordings can be used here; the wording is our own. Everything constant stands in the system message or at
+the beginning, so that all prompts share a prefix.
+
+- `rubric`: criteria, analysis and a boxed pair of scores, as in self-principled critique
+  (https://arxiv.org/abs/2504.02495).
+- `scores`: two numbers on the first line, then reasons (JudgeLM, https://arxiv.org/abs/2310.17631).
+- `verdict`: reasons, then `[[A]]`, `[[B]]` or `[[C]]` for a tie (MT-bench, https://arxiv.org/abs/2306.05685).
+- `grade`: one answer alone, from 1 to 5 (Prometheus, https://arxiv.org/abs/2310.08491).
+
+`parse` is strict and decides whether an answer is right. `parse_leniently` forgives the form and tells how
+much of a failure is form and how much is judgement.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from smidgen.data.types import Message
+from smidgen.errors import ConfigError, did_you_mean
+from smidgen.tasks.forms import (
+    Case,
+    Choice,
+    Fault,
+    Form,
+    JudgeParseError,
+    Verdict,
+    in_range,
+    without_thinking,
+)
+from smidgen.tasks.own_form import read_form
+
+_NUMBER = r"([+-]?[0-9]+(?:\.[0-9]+)?)"
+
+
+class Rubric:
+    """Criteria of its own making, an analysis, and a boxed pair of scores from 1 to 10."""
+
+    name = "rubric"
+    singly = False
+    stop: tuple[str, ...] = ()  # a stop string would be cut from the text that the parser needs
+
+    SYSTEM = (
+        "Judge two responses to one request. Their order and length do not count. Answer in three blocks: "
+        "<specific_criteria>what matters here</specific_criteria> "
+        "<analysis>how each response does</analysis> "
+        "<scores>\\boxed{a, b}</scores> "
+        "where a scores Response A and b scores Response B, from 1 (bad) to 10 (perfect)."
+    )
+    LOWEST, HIGHEST = 1, 10
+    _BOXED = re.compile(rf"\\boxed\s*\{{{{1,2}}\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\}}")
+    _BARE = re.compile(rf"(?<![0-9.]){_NUMBER}\s*(?:/\s*10)?\s*,\s*{_NUMBER}(?![0-9.]*[0-9])")
+
+    def messages(self, case: Case) -> tuple[Message, ...]:
+        """A system message with the form, and the markers of published judges around the rest."""
+        reference = f"\n#### Reference Answer ####\n{case.reference}" if case.reference else ""
+        content = (
+            f"#### Conversation Context ####\n{case.prompt}{reference}\n"
+            "#### Responses to be Scored ####\n"
+            f"[The Begin of Response A]\n{case.first}\n[The End of Response A]\n"
+            f"[The Begin of Response B]\n{case.second}\n[The End of Response B]"
+        )
+        return Message("system", self.SYSTEM), Message("user", content)
+
+    def parse(self, text: str) -> Verdict:
+        """The last boxed pair of the last complete scores block, outside of any thinking."""
+        return self._verdict(self._BOXED.findall(self._last_block(without_thinking(text))))
+
+    def parse_leniently(self, text: str) -> Verdict:
+        """As `parse`, else the last boxed pair anywhere, else the last two numbers around a comma."""
+        try:
+            return self.parse(text)
+        except JudgeParseError:
+            answer = without_thinking(text)
+            return self._verdict(self._BOXED.findall(answer) or self._BARE.findall(answer))
+
+    def answers(self) -> Mapping[str, Verdict]:
+        """A scores block for every two whole scores."""
+        return _all_pairs("<scores>\n\\boxed{{{}, {}}}", self.LOWEST, self.HIGHEST)
+
+    def _verdict(self, found: Sequence[tuple[str, str]]) -> Verdict:
+        if not found:
+            raise JudgeParseError(Fault.NO_PAIR)
+        return in_range(float(found[-1][0]), float(found[-1][1]), self.LOWEST, self.HIGHEST)
+
+    @staticmethod
+    def _last_block(answer: str) -> str:
+        """The inside of the last scores block that is closed."""
+        end = answer.rfind("</scores>")
+        start = answer.rfind("<scores>", 0, max(end, 0))
+        if start == -1:
+            raise JudgeParseError(Fault.TRUNCATED if "<scores>" in answer else Fault.NO_BLOCK)
+        start += len("<scores>")
+        return answer[start : answer.index("</scores>", start)]
+
+
+class TwoScores:
+    """Two numbers on the first line, then reasons."""
+
+    name = "scores"
+    singly = False
+    stop: tuple[str, ...] = ()
+    LOWEST, HIGHEST = 0, 10
+
+    _SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
+    _TASK = (
+        "Score the two answers to the question above for helpfulness, relevance, accuracy and level of "
+        "detail, "
+        "each from 1 to 10; higher is better. The first line of your output must hold only the two "
+        "scores, of "
+        "Assistant 1 and of Assistant 2, with a space between them. Explain them on the lines after it. "
+        "Neither "
+        "the order of the answers nor their length may sway you."
+    )
+    _LINE = re.compile(rf"{_NUMBER}(?:\s*/\s*10)?(?:\s*,\s*|\s+){_NUMBER}(?:\s*/\s*10)?")
+
+    def messages(self, case: Case) -> tuple[Message, ...]:
+        """The markers of JudgeLM, with the reference where there is one."""
+        reference = f"[Reference Answer]\n{case.reference}\n\n" if case.reference else ""
+        content = (
+            f"[Question]\n{case.prompt}\n\n{reference}"
+            f"[The Start of Assistant 1's Answer]\n{case.first}\n[The End of Assistant 1's Answer]\n\n"
+            f"[The Start of Assistant 2's Answer]\n{case.second}\n[The End of Assistant 2's Answer]\n\n"
+            f"[System]\n{self._TASK}"
+        )
+        return Message("system", self._SYSTEM), Message("user", content)
+
+    def parse(self, text: str) -> Verdict:
+        """The two numbers of the first line that is not empty; nothing else may stand there."""
+        lines = without_thinking(text).strip().splitlines()
+        found = self._LINE.fullmatch(lines[0].strip()) if lines else None
+        return self._verdict(found)
+
+    def parse_leniently(self, text: str) -> Verdict:
+        """The first two numbers that stand side by side anywhere."""
+        return self._verdict(self._LINE.search(without_thinking(text)))
+
+    def answers(self) -> Mapping[str, Verdict]:
+        """A first line for every two whole scores."""
+        return _all_pairs("{} {}\n", 1, self.HIGHEST)
+
+    def _verdict(self, found: re.Match[str] | None) -> Verdict:
+        if not found:
+            raise JudgeParseError(Fault.NO_SCORES)
+        return in_range(float(found[1]), float(found[2]), self.LOWEST, self.HIGHEST)
+
+
+class Literals:
+    """Reasons, then `[[A]]`, `[[B]]`, or `[[C]]` for a tie."""
+
+    name = "verdict"
+    singly = False
+    stop: tuple[str, ...] = ()
+
+    _SYSTEM = (
+        "Compare the answers of two AI assistants to the question of a user, and decide which of them "
+        "follows the "
+        "user's instructions and answers the question better. Consider helpfulness, relevance, accuracy, "
+        "depth and "
+        "detail. Explain your comparison briefly. Neither the order of the answers, nor their length, "
+        "nor the names "
+        'of the assistants may sway you. End with your verdict in exactly this form: "[[A]]" if '
+        "assistant A is "
+        'better, "[[B]]" if assistant B is better, "[[C]]" for a tie.'
+    )
+    _CHOICES: Mapping[str, Choice] = {"A": "first", "B": "second", "C": "tie"}
+    _STRICT = re.compile(r"\[\[([ABC])\]\]")
+    _LENIENT = re.compile(
+        r"\[+\s*([abc])\s*\]+|\b(?:output|assistant|response)\s*\(?([ab])\b\)?|\b(tie)\b|^\W*([abc])\W*$",
+        re.IGNORECASE | re.MULTILINE,
+    )
+
+    def messages(self, case: Case) -> tuple[Message, ...]:
+        """The markers of MT-bench and RewardBench, with the reference where there is one."""
+        reference = (
+            f"[The Start of Reference Answer]\n{case.reference}\n[The End of Reference Answer]\n\n"
+            if case.reference
+            else ""
+        )
+        content = (
+            f"[User Question]\n{case.prompt}\n\n{reference}"
+            f"[The Start of Assistant A's Answer]\n{case.first}\n[The End of Assistant A's Answer]\n\n"
+            f"[The Start of Assistant B's Answer]\n{case.second}\n[The End of Assistant B's Answer]"
+        )
+        return Message("system", self._SYSTEM), Message("user", content)
+
+    def parse(self, text: str) -> Verdict:
+        """The last verdict: a text that explains the form names all three before it decides."""
+        found = self._STRICT.findall(without_thinking(text))
+        if not found:
+            raise JudgeParseError(Fault.NO_VERDICT)
+        return Verdict(self._CHOICES[found[-1]])
+
+    def parse_leniently(self, text: str) -> Verdict:
+        """As `parse`, else the last thing that looks like a verdict."""
+        try:
+            return self.parse(text)
+        except JudgeParseError:
+            found = self._LENIENT.findall(without_thinking(text))
+            if not found:
+                raise
+            letter = next(group for group in found[-1] if group).upper()
+            return Verdict("tie" if letter == "TIE" else self._CHOICES[letter])
+
+    def answers(self) -> Mapping[str, Verdict]:
+        """The three verdicts."""
+        return {f"[[{letter}": Verdict(choice) for letter, choice in self._CHOICES.items()}
+
+
+class Grade:
+    """One answer alone: feedback, then `[RESULT]` and a whole number from 1 to 5."""
+
+    name = "grade"
+    singly = True
+    stop: tuple[str, ...] = ()
+    LOWEST, HIGHEST = 1, 5
+    RUBRIC = (
+        "How well does the response do what was asked: is it right, complete, relevant and clear?\n"
+        "1: it fails. 2: it mostly fails. 3: it does part of it. 4: it does it with slips. 5: nothing is "
+        "missing."
+    )
+
+    _SYSTEM = (
+        "Grade a response by a rubric. Write feedback that goes by the rubric alone, then a whole number "
+        "from 1 to 5. "
+        'The form is: "(feedback) [RESULT] (a number from 1 to 5)". Write nothing after it.'
+    )
+    _STRICT = re.compile(r"\[RESULT\]\s*\(?\s*([1-5])(?![0-9.]*[0-9])")
+    _LENIENT = re.compile(r"(?<![0-9.])([1-5])(?:\s*/\s*5)?(?![0-9.]*[0-9])")
+
+    def __init__(self, rubric: str = RUBRIC):
+        """Grade by `rubric`, a question and what each grade means."""
+        self.rubric = rubric
+
+    def messages(self, case: Case) -> tuple[Message, ...]:
+        """Markers of Prometheus, with the reference where there is one."""
+        reference = f"###Reference Answer (Score 5):\n{case.reference}\n\n" if case.reference else ""
+        content = (
+            f"###Score Rubric:\n{self.rubric}\n\n###The instruction to "
+            f"evaluate:\n{case.prompt}\n\n{reference}"
+            f"###Response to evaluate:\n{case.first}\n\n###Feedback:"
+        )
+        return Message("system", self._SYSTEM), Message("user", content)
+
+    def parse(self, text: str) -> float:
+        """The number after the last `[RESULT]`."""
+        return self._grade(self._STRICT.findall(without_thinking(text)))
+
+    def parse_leniently(self, text: str) -> float:
+        """As `parse`, else the last number from 1 to 5."""
+        answer = without_thinking(text)
+        return self._grade(self._STRICT.findall(answer) or self._LENIENT.findall(answer))
+
+    def answers(self) -> Mapping[str, Verdict]:
+        """Every grade; the verdict's first score is the grade."""
+        return {f"[RESULT] {n}": Verdict("tie", n) for n in range(self.LOWEST, self.HIGHEST + 1)}
+
+    @staticmethod
+    def _grade(found: Sequence[str]) -> float:
+        if not found:
+            raise JudgeParseError(Fault.NO_GRADE)
+        return float(found[-1])
+
+
+def _all_pairs(form: str, lowest: int, highest: int) -> dict[str, Verdict]:
+    scores = range(lowest, highest + 1)
+    return {form.format(a, b): Verdict.of_scores(a, b) for a in scores for b in scores}
+
+
+FORMS: Mapping[str, type[Rubric] | type[TwoScores] | type[Literals] | type[Grade]] = {
+    form.name: form for form in (Rubric, TwoScores, Literals, Grade)
+}
+
+
+def find_form(name: str) -> Form:
+    """The template of that name, or of that TOML file.
+
+    Raises:
+        ConfigError: there is none, or the file is not a template.
+    """
+    if name.endswith(".toml"):
+        return read_form(Path(name))
+    if name not in FORMS:
+        raise ConfigError(
+            f"there is no template '{name}'.{did_you_mean(name, FORMS)} Known: {', '.join(FORMS)}, or a "
+            ".toml file"
+        )
+    return FORMS[name]()

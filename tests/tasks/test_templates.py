@@ -1,0 +1,197 @@
+"""The templates of a judge: what they show, and what they read from texts of every kind."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smidgen.errors import ConfigError
+from smidgen.tasks.forms import Case, Fault, JudgeParseError, Verdict
+from smidgen.tasks.own_form import OwnForm
+from smidgen.tasks.templates import FORMS, find_form
+
+CASE = Case("What is 2 + 2?", "four {{ b }}", "five", "It is four.")
+ALL = [form() for form in FORMS.values()]
+PIECES = [
+    "[[A]]",
+    "[[B]]",
+    "[[C]]",
+    "[RESULT]",
+    "5",
+    "7",
+    "0",
+    " ",
+    "\n",
+    ",",
+    "/10",
+    "tie",
+    "A",
+    "</think>",
+    "x",
+]
+
+
+@pytest.mark.parametrize("form", ALL, ids=lambda form: form.name)
+def test_everything_is_shown_as_it_is(form):
+    shown = form.messages(CASE)[-1].content
+    assert "What is 2 + 2?" in shown and "four {{ b }}" in shown and "It is four." in shown
+    assert form.singly or shown.index("four {{") < shown.index("five")
+    assert "It is four." not in form.messages(CASE._replace(reference=None))[-1].content
+
+
+@pytest.mark.parametrize("form", ALL, ids=lambda form: form.name)
+def test_every_answer_by_probability_is_read_as_its_verdict(form):
+    for text, verdict in form.answers().items():
+        closed = text + {"rubric": "</scores>", "verdict": "]]"}.get(form.name, "")
+        assert form.parse(closed) == (verdict.first if form.singly else verdict)
+
+
+@pytest.mark.parametrize("form", ALL, ids=lambda form: form.name)
+@given(st.text(max_size=40) | st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_any_text_is_read_or_refused_and_leniently_the_same(form, text: str):
+    try:
+        strict = form.parse(text)
+    except JudgeParseError:
+        strict = None
+    try:
+        lenient = form.parse_leniently(text)
+    except JudgeParseError as error:
+        assert strict is None and str(error) == error.fault
+    else:
+        assert strict in (None, lenient)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "verdict"),
+    [
+        ("scores", "8 7\nBecause.", Verdict("first", 8, 7)),
+        ("scores", "\n 8,  8.5 \nBecause.", Verdict("second", 8, 8.5)),
+        ("scores", "8/10 8/10", Verdict("tie", 8, 8)),
+        ("scores", "<think>1 2</think>3 2", Verdict("first", 3, 2)),
+        ("verdict", "[[A]] or [[C]]? [[B]]", Verdict("second")),
+        ("verdict", "It is a tie: [[C]].", Verdict("tie")),
+        ("grade", "Feedback: fine 3. [RESULT] 4", 4.0),
+        ("grade", "[RESULT] (5)", 5.0),
+    ],
+)
+def test_what_is_read(name: str, text: str, verdict: object):
+    assert FORMS[name]().parse(text) == verdict
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lenient", "fault"),
+    [
+        ("scores", "Scores: 8 7", Verdict("first", 8, 7), Fault.NO_SCORES),
+        ("scores", "eight\n3, 9", Verdict("second", 3, 9), Fault.NO_SCORES),
+        ("verdict", "My verdict: [[b]]", Verdict("second"), Fault.NO_VERDICT),
+        ("verdict", "Output (a)", Verdict("first"), Fault.NO_VERDICT),
+        ("verdict", "Both are alike.\nC", Verdict("tie"), Fault.NO_VERDICT),
+        ("grade", "Score: 4/5", 4.0, Fault.NO_GRADE),
+    ],
+)
+def test_what_is_forgiven(name: str, text: str, lenient: object, fault: Fault):
+    form = FORMS[name]()
+    assert form.parse_leniently(text) == lenient
+    with pytest.raises(JudgeParseError, match=fault.value):
+        form.parse(text)
+
+
+def test_scores_out_of_range():
+    with pytest.raises(JudgeParseError, match="a score is out of range"):
+        FORMS["scores"]().parse("11 3")
+
+
+def test_an_unknown_template():
+    with pytest.raises(ConfigError, match=r"no template 'verdit'. Did you mean 'verdict'\?"):
+        find_form("verdit")
+    with pytest.raises(ConfigError, match=r"there is no template at none\.toml"):
+        find_form("none.toml")
+
+
+# --- a user's own ---
+
+USER = "Q: {{ prompt }}\n1: {{ a }}\n2: {{ b }}{% if reference %}\nR: {{ reference }}{% endif %}"
+REGEX = {"user": USER, "parse": {"regex": r"Winner: (?P<winner>\w+)"}}
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "number"}, "b": {"type": "number", "maximum": 9}},
+    "required": ["a", "b"],
+}
+
+
+def test_own_by_regex(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        f"system = 'You judge.'\nuser = '''{USER}'''\nstop = ['END']\n[parse]\nregex = "
+        f"'{REGEX['parse']['regex']}'"
+    )
+    form = find_form(str(path))
+    assert [message.role for message in form.messages(CASE)] == ["system", "user"]
+    assert form.messages(CASE)[1].content == "Q: What is 2 + 2?\n1: four {{ b }}\n2: five\nR: It is four."
+    assert form.parse("Winner: B? Winner: A") == Verdict("first") and form.stop == ("END",)
+    assert form.parse("Winner: tie") == Verdict("tie")
+    with pytest.raises(JudgeParseError, match="the pattern does not match"):
+        form.parse("A wins")
+    with pytest.raises(JudgeParseError, match="no verdict"):
+        form.parse("Winner: nobody")
+    with pytest.raises(ConfigError, match="cannot judge by logits"):
+        form.answers()
+
+
+def test_own_by_schema():
+    form = OwnForm("mine", {"user": USER, "parse": {"schema": SCHEMA}})
+    said = f"{json.dumps({'a': 1, 'b': 2})} No: ```json\n{json.dumps({'a': 3, 'b': 2})}\n```"
+    assert form.parse(said) == Verdict("first", 3, 2)
+    for text, fault in (("none", "no JSON object"), ('{"a": 1, "b": 10}', "does not fit the schema")):
+        with pytest.raises(JudgeParseError, match=fault):
+            form.parse(text)
+
+
+def test_own_that_grades_alone():
+    form = OwnForm("mine", {"user": "{{ answer }}", "parse": {"regex": r"(?P<score>\d+)"}})
+    assert form.singly and form.parse("7") == 7.0
+    assert form.messages(CASE)[0].content == "four {{ b }}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"usr": "x"}, r"mine has the key 'usr'. Did you mean 'user'\?"),
+        ({"user": ""}, "'user' is '', expected the text of a Jinja template"),
+        ({"user": "{{ a"}, "'user' is no Jinja template"),
+        ({"user": "{{ a }} {{ bb }}"}, r"'user' uses 'bb'"),
+        (
+            {"user": "{{ a }}"},
+            r"must show both \{\{ a \}\} and .*; it shows a",
+        ),
+        ({"stop": "END"}, "'stop' is 'END', expected a list of texts"),
+        ({"parse": {}}, "expected either 'regex' or 'schema'"),
+        ({"parse": {"regex": "("}}, "the regex cannot be read"),
+        ({"parse": {"regex": "x"}}, "named groups 'winner', or 'a' and 'b' .* found none"),
+        ({"parse": {"schema": {"type": 3}}}, "the schema is no JSON schema"),
+        ({"parse": {"schema": {"properties": {"a": {}}}}}, "properties 'winner', or 'a' and 'b' .* found a"),
+    ],
+)
+def test_own_that_is_wrong(change: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        OwnForm("mine", REGEX | change)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["system", "user", "stop", "parse", "x"]),
+        st.text()
+        | st.integers()
+        | st.none()
+        | st.dictionaries(
+            st.sampled_from(["regex", "schema"]), st.text() | st.none() | st.just({"properties": 3})
+        ),
+    )
+)
+def test_any_content_is_a_template_or_a_clear_error(content: dict):
+    try:
+        OwnForm("mine", content)
+    except ConfigError as error:
+        assert str(error).startswith("mine")
