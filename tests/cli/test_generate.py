@@ -1,8 +1,11 @@
 import io
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from smidgen.cli.app import exit_code
 
@@ -57,3 +60,34 @@ def test_an_empty_prompt_is_refused(tiny_model_dir: Path, capsys: pytest.Capture
 def test_a_model_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]):
     assert exit_code(["generate", "--model", "./nowhere", "--prompt", "a"]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_are_said(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_model_dir, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][:] = np.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert generate(folder, "--prompt", "hi") == 2
+    assert "computes scores that are not numbers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prompt", "\udcff"], "the prompt is not UTF-8 text"),
+        (
+            ["--prompt", "hi", "--frequency-penalty", "nan"],
+            "frequency_penalty is nan, expected a finite number",
+        ),
+        (["--prompt", "hi", "--temperature", "inf"], "temperature is inf"),
+        (["--prompt", "hi", "--seed", "1.5"], "1.5 is no whole number"),
+    ],
+)
+def test_prompts_and_settings_that_mean_nothing(
+    arguments: list[str], said: str, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert generate(tiny_model_dir, *arguments) == 2
+    assert said in capsys.readouterr().err

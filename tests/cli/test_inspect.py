@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -118,3 +119,21 @@ def test_a_model_that_cannot_be_run_is_shown_with_the_reason(
     assert "unknown key 'use_magic'" in json.loads(capsys.readouterr().out)["refused"]
     assert exit_code(["inspect", str(folder)]) == 0
     assert "It cannot be run: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"num_attention_heads": 0}, "num_attention_heads|make no qwen3"),
+        ({"num_hidden_layers": 3}, "layers.2"),
+        ({"rope_scaling": {"rope_type": "odd"}}, "of the kind 'odd'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+    ],
+)
+def test_what_cannot_be_run_is_said(change: dict, why: str, tiny_model_dir: Path, tmp_path: Path):
+    folder = tmp_path / "odd"
+    shutil.copytree(tiny_model_dir, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    assert re.search(why, weight_facts(folder)["refused"])
+    assert weight_facts(tiny_model_dir)["refused"] is None

@@ -106,6 +106,17 @@ def test_a_second_run_does_nothing_again(recipe: Path, finished: Path, capsys: p
     assert (finished / "tiny/report.json").read_bytes() == before
 
 
+def test_what_was_lost_is_made_again(recipe: Path, finished: Path, tmp_path: Path):
+    shutil.copytree(finished / "tiny", tmp_path / "tiny")
+    shutil.rmtree(tmp_path / "tiny/best")
+    assert exit_code(["run", str(recipe), "--runs", str(tmp_path)]) == 0
+    assert report_of(tmp_path) == report_of(finished)
+    adapter = tmp_path / "tiny/best/adapters.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:1000])
+    assert exit_code(["run", str(recipe), "--runs", str(tmp_path)]) == 0
+    assert report_of(tmp_path) == report_of(finished)
+
+
 def test_from_a_stage_does_it_and_those_after_it_again(
     recipe: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -180,6 +191,9 @@ def test_a_plan_names_rows_tokens_steps_time_and_memory_and_writes_nothing(
         (("", ""), ["--data", "nothing.jsonl"], r"there is no .*nothing\.jsonl"),
         (("", ""), ["--from", "trian"], r"there is no stage 'trian'\. Did you mean 'train'\?"),
         (("smidgen:nano", "./no-such-model"), [], r"no-such-model"),
+        (("group_size = 32", "group_size = 128"), [], r"group_size is 128, .* 192, 448; choose 32 or 64"),
+        (("rank = 4", 'rank = 4\ntarget_modules = ["x_proj"]'), [], r"x_proj"),
+        (("max_length = 384", "max_length = 4096"), [], r"max_length is 4096, and the context of .* 2048"),
         (("", ""), ["--dry-run", "--from", "train"], r"--from does not go with it"),
         (("max_tokens = 12", "temperature = 0.001"), [], r"temperature"),
     ],

@@ -447,3 +447,8 @@ def test_no_curve_from_less_than_two_points(points: list[tuple[float, float]]) -
 def test_flat_and_single_step_curves_are_drawn() -> None:
     assert loss_curve([(1.0, 0.0), (2.0, 0.0)]) is not None
     assert loss_curve([(1.0, 2.0)], [(1.0, 2.1)], chosen_step=1.0) is not None
+
+
+def test_too_few_rows_for_an_interval(report: dict[str, Any]) -> None:
+    report["after"]["metrics"]["accuracy"] = metric(0.5, None, None, 2)  # type: ignore[arg-type]
+    assert "too few for an interval" in wording.headline(report)

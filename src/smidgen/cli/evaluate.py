@@ -60,7 +60,7 @@ def evaluate(
             "the world is generated and has no --split; leave it out, or name a file with --data"
         )
     rows = test_rows(task, data, splits=split, limit=limit, seed=seed)
-    asked = asked.prepare(all_rows(task, data) or rows)
+    asked = asked.prepare(all_rows(task, data) or rows, source=data)
     with TemporaryDirectory() as scratch:
         result = prove(
             asked,

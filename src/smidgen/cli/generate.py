@@ -53,6 +53,10 @@ def generate(
     from smidgen.inference.mlx import MlxEngine
 
     text = sys.stdin.read() if prompt == "-" else prompt
+    try:
+        (text + (system or "")).encode()
+    except UnicodeEncodeError:
+        raise DataError("the prompt is not UTF-8 text; convert it first, as with `iconv -t utf-8`") from None
     if not text.strip():
         raise DataError("the prompt is empty; give it text, as --prompt 'Which answer is better?'")
     messages = (*([Message("system", system)] if system else []), Message("user", text))

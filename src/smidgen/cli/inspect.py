@@ -38,8 +38,7 @@ def weight_facts(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: the configuration or the weights are missing or damaged.
     """
-    from smidgen.models.architectures import build_arguments
-    from smidgen.models.load import read_config
+    from smidgen.models.load import build, read_config
     from smidgen.models.weights import read_weights, weight_files
 
     config, weights = read_config(path), read_weights(path)
@@ -49,7 +48,7 @@ def weight_facts(path: Path) -> dict[str, Any]:
         widths[width] += num
     total, refused = parameters.total(), None
     try:
-        build_arguments(config, str(path / "config.json"))
+        build(path, config)
     except ModelError as error:
         refused = str(error)
     return {

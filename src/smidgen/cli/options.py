@@ -1,9 +1,10 @@
 """The options that several commands share, declared once."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 from cyclopts.types import NonNegativeFloat, NonNegativeInt, NormFloat, PositiveFloat, PositiveInt
 
 Json = Annotated[
@@ -22,9 +23,18 @@ Adapter = Annotated[Path | None, Parameter(help="Folder of a LoRA adapter to put
 
 Thinking = Annotated[bool, Parameter(show_default=False, help="Let the chat template open a thinking block.")]
 
-Limit = Annotated[PositiveInt | None, Parameter(help="Use at most so many items.")]
 
-MaxTokens = Annotated[PositiveInt, Parameter(help="Longest answer in tokens.")]
+def whole(type_: type, tokens: Sequence[Token]) -> int:
+    """Read a whole number; anything else is refused, not rounded."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value} is no whole number.") from None
+
+
+Limit = Annotated[PositiveInt | None, Parameter(converter=whole, help="Use at most so many items.")]
+
+MaxTokens = Annotated[PositiveInt, Parameter(converter=whole, help="Longest answer in tokens.")]
 
 Temperature = Annotated[NonNegativeFloat, Parameter(help="Sampling temperature; 0 is greedy.")]
 
@@ -32,7 +42,9 @@ TopP = Annotated[
     NormFloat, Parameter(help="Sample from the most probable tokens that add up to this probability.")
 ]
 
-TopK = Annotated[NonNegativeInt, Parameter(help="Sample from so many most probable tokens; 0 from all.")]
+TopK = Annotated[
+    NonNegativeInt, Parameter(converter=whole, help="Sample from so many most probable tokens; 0 from all.")
+]
 
 MinP = Annotated[
     NormFloat, Parameter(help="Leave out tokens below this share of the most probable one's probability.")
@@ -59,4 +71,6 @@ def _empty_place(_: object, path: Path) -> None:
 
 Out = Annotated[Path, Parameter(validator=_empty_place, help="The new folder to write.")]
 
-Seed = Annotated[NonNegativeInt, Parameter(help="Seed of everything that is drawn at random.")]
+Seed = Annotated[
+    NonNegativeInt, Parameter(converter=whole, help="Seed of everything that is drawn at random.")
+]

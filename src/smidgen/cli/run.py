@@ -211,12 +211,16 @@ def _source_hash(source: str) -> str:
 
 
 def _begin(folder: Any, stage: Stage, inputs: str) -> None:
-    """Keep what a killed attempt on the same inputs left; throw away what any other left."""
+    """Keep what a killed attempt on the same inputs left; throw away what any other left.
+
+    A stage that finished and is due again has lost something that it wrote, so all of it is made again.
+    """
     from smidgen.files import read_json
 
     marker = f"stages/{stage.name}.begun.json"
     path = folder.path(marker)
-    if not path.exists() or read_json(path)["inputs"] != inputs:
+    killed = path.exists() and folder.stage_record(stage.name) is None
+    if not killed or read_json(path)["inputs"] != inputs:
         _forget(folder, stage)
         folder.write_json(marker, {"inputs": inputs})
 

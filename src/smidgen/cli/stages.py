@@ -47,7 +47,8 @@ class Life:
         task = find_task(self.recipe.task)
         data = self.recipe.data
         return task.prepare(
-            [row for source in {data.train, data.test} for row in all_rows(task.name, source)]
+            [row for source in {data.train, data.test} for row in all_rows(task.name, source)],
+            source=data.train,
         )
 
     @cached_property
@@ -95,13 +96,17 @@ class Life:
             UserError: something about the recipe or its rows is wrong; nothing was written.
         """
         from smidgen.inference.sampling import check_sampling
-        from smidgen.models.load import resolve
+        from smidgen.models.load import load
+        from smidgen.models.quantize import quantizable
 
         data = self.recipe.data
-        resolve(self.recipe.model.base)
         check_sampling(self.sampling)
         _ = self.split_samples, self.test_samples
         refuse_shared_rows(data.train, data.test, data.train_splits, data.test_splits)
+        if self.recipe.quantize is not None:
+            loaded = load(self.recipe.model.base)
+            quantizable(loaded.model, loaded.config, self.recipe.quantize.group_size)
+        prepare_training(self)
 
     @property
     def sampling(self) -> "Sampling":

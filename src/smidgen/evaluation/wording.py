@@ -101,6 +101,8 @@ def headline(report: Mapping[str, Any]) -> str:
         answers = f"{percent(unparsed)} of its answers cannot be read, and those count as wrong"
         claim = f"{subject} does not answer in the form it was asked for: {answers}"
         claim += f". On {asked} it {result} ({span})"
+    elif finite(accuracy.get("low")) is None:
+        claim = f"{subject} {result} on {asked}, too few for an interval"
     elif judge and (finite(accuracy.get("low")) or 0.0) <= 0.5:
         worse = (finite(accuracy.get("high")) or 1.0) < 0.5
         verdict = "does worse than guessing" if worse else "cannot be told from guessing"

@@ -5,6 +5,7 @@ waiting ones take its place, as in Orca (https://www.usenix.org/conference/osdi2
 prompts have in common at the beginning is run once.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from itertools import islice
 
 from smidgen.backend import mx, peak_memory_bytes
 from smidgen.data.types import Completion, Message, Request, Timing
-from smidgen.errors import DataError
+from smidgen.errors import DataError, ModelError
 from smidgen.inference.decoder import PREFILL_TOKENS, Decoder
 from smidgen.inference.engine import Stream
 from smidgen.inference.forward import forward_of
@@ -96,7 +97,7 @@ class MlxEngine:
 
         Raises:
             ConfigError: a sampling setting is out of range.
-            ModelError: the chat template does not take the messages.
+            ModelError: the chat template does not take the messages, or the weights hold no numbers.
         """
         for rows in self._decode(requests):
             for row in rows:
@@ -176,6 +177,11 @@ class MlxEngine:
                 else:
                     return
                 drawn = draw(logits, [row.state for row in taking], self._forward.xp)
+                if any(math.isnan(logprob) for logprob in drawn[1]):
+                    raise ModelError(
+                        f"{self._name} computes scores that are not numbers; its weights, or the adapter's, "
+                        "are damaged, so fetch or train them again"
+                    )
                 now = time.perf_counter()
                 for row, token_id, logprob in zip(taking, *drawn, strict=True):
                     is_end = token_id in self._tokenizer.eos_token_ids

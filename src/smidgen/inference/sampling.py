@@ -8,6 +8,7 @@ whatever company it is decoded, up to the floating point of the logits.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,13 +66,14 @@ def check_sampling(sampling: Sampling) -> None:
     rules = {
         "max_tokens": (s.max_tokens > 0, "1 or more"),
         "temperature": (
-            s.temperature == 0 or s.temperature >= SMALLEST_TEMPERATURE,
+            s.temperature == 0 or SMALLEST_TEMPERATURE <= s.temperature < math.inf,
             f"0 for greedy decoding, or {SMALLEST_TEMPERATURE} or more",
         ),
         "top_p": (0 < s.top_p <= 1, "more than 0 and at most 1"),
         "top_k": (s.top_k >= 0, "0 for no limit, or more"),
         "min_p": (0 <= s.min_p <= 1, "between 0 and 1"),
-        "repetition_penalty": (s.repetition_penalty > 0, "more than 0"),
+        "repetition_penalty": (0 < s.repetition_penalty < math.inf, "more than 0"),
+        "frequency_penalty": (math.isfinite(s.frequency_penalty), "a finite number"),
         "stop": (all(s.stop), "strings that are not empty"),
     }
     faults = [

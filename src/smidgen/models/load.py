@@ -105,6 +105,10 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (path / "adapter_config.json").exists():
+            raise ModelError(
+                f"{path} is an adapter; name the model it was made for, and give it as --adapter {path}"
+            ) from None
         raise ModelError(f"{path} holds no config.json; expected the folder of a model") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} is not readable JSON: {error}") from None

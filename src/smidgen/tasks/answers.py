@@ -17,7 +17,7 @@ class Answers:
     variant: str = ""
     stop: tuple[str, ...] = ()
 
-    def prepare(self, rows: Sequence[Mapping[str, Any]]) -> Self:
+    def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
         """The task itself; rows tell it nothing."""
         return self
 

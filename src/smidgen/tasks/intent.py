@@ -39,14 +39,14 @@ class Intent:
     def __init__(self, labels: Iterable[str] = ()) -> None:
         self.labels = {_normalise(label): label for label in sorted(set(labels))}
 
-    def prepare(self, rows: Sequence[Mapping[str, Any]]) -> Self:
+    def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
         """The task with the labels of these rows beside those it has; give it the training rows too.
 
         Raises:
             DataError: two labels differ only in case, spaces or underscores, which no answer could tell
                 apart.
         """
-        labels = sorted({*self.labels.values(), *(query.intent for query in queries(rows))})
+        labels = sorted({*self.labels.values(), *(query.intent for query in queries(rows, source=source))})
         prepared = type(self)(labels)
         if len(prepared.labels) < len(labels):
             lost = next(label for label in labels if label not in prepared.labels.values())

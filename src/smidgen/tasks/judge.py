@@ -65,7 +65,7 @@ class Judge:
         self.stop: tuple[str, ...] = self.form.stop
         self.variant: str = f"{self.form.name} with reference" if reference else self.form.name
 
-    def prepare(self, rows: Sequence[Mapping[str, Any]]) -> Self:
+    def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
         """A judge learns nothing from rows."""
         return self
 

@@ -60,7 +60,7 @@ class Task(Protocol):
     stop: tuple[str, ...]
     """Strings that end a completion; empty where the end token does."""
 
-    def prepare(self, rows: Sequence[Mapping[str, Any]]) -> Self:
+    def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
         """The task, knowing what only rows can tell it, such as its labels; give it every row there is."""
         ...
 
