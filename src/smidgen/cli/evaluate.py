@@ -9,12 +9,26 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import Progress, print_json, print_table, say
-from smidgen.cli.options import Adapter, Json, Limit, MaxTokens, Model, Seed, Temperature, Thinking
+from smidgen.cli.options import (
+    Adapter,
+    Json,
+    Limit,
+    MaxTokens,
+    Model,
+    Reference,
+    Seed,
+    SkipBadRows,
+    Temperature,
+    Template,
+    Thinking,
+)
 from smidgen.errors import ConfigError
 
 if TYPE_CHECKING:
     from smidgen.data.types import Sample, Sampling
     from smidgen.tasks import Task
+
+SHOWN_FAULTS = 3
 
 
 def evaluate(
@@ -34,6 +48,9 @@ def evaluate(
         Parameter(help="What runs the model; replay reads recorded answers from the file given as --model."),
     ] = "auto",
     adapter: Adapter = None,
+    template: Template = None,
+    reference: Reference = False,
+    skip_bad_rows: SkipBadRows = False,
     thinking: Thinking = False,
     limit: Limit = None,
     max_tokens: MaxTokens = 256,
@@ -54,17 +71,21 @@ def evaluate(
     from smidgen.files import write_json, write_text
     from smidgen.tasks import find_task
 
-    asked = find_task(task)
+    asked = find_task(task, template=template, reference=reference)
     if split and data == "world":
         raise ConfigError(
             "the world is generated and has no --split; leave it out, or name a file with --data"
         )
-    rows = test_rows(task, data, splits=split, limit=limit, seed=seed)
-    asked = asked.prepare(all_rows(task, data) or rows, source=data)
+    rejected: list[str] | None = [] if skip_bad_rows else None
+    rows = test_rows(task, data, splits=split, limit=limit, seed=seed, rejected=rejected)
+    asked = asked.prepare(all_rows(task, data, rejected=rejected and []) or rows, source=data)
+    samples = asked.samples(rows, source=data, rejected=rejected)
+    if rejected:
+        say(f"{len(rejected):,} rows left out: {'; '.join(rejected[:SHOWN_FAULTS])}")
     with TemporaryDirectory() as scratch:
         result = prove(
             asked,
-            asked.samples(rows, source=data),
+            samples,
             Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed),
             (out or Path(scratch)) / "records.jsonl",
             model=model,
@@ -74,6 +95,7 @@ def evaluate(
             batch_size=batch_size,
             data=data,
         )
+    result["rejected_rows"] = len(rejected or ())
     report = evaluation_report(result, rows=len(rows), seed=seed)
     if out is not None:
         write_json(out / "evaluation.json", result)

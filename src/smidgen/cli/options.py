@@ -32,6 +32,21 @@ def whole(type_: type, tokens: Sequence[Token]) -> int:
         raise ValueError(f"{tokens[0].value} is no whole number.") from None
 
 
+Template = Annotated[
+    str | None,
+    Parameter(
+        help="How a judge is asked and read: rubric, scores, verdict, grade, or a TOML file; rubric if not."
+    ),
+]
+
+Reference = Annotated[
+    bool, Parameter(show_default=False, help="Show the judge the right answer that each row holds.")
+]
+
+SkipBadRows = Annotated[
+    bool, Parameter(show_default=False, help="Leave out rows that cannot be read, and count them.")
+]
+
 Limit = Annotated[PositiveInt | None, Parameter(converter=whole, help="Use at most so many items.")]
 
 MaxTokens = Annotated[PositiveInt, Parameter(converter=whole, help="Longest answer in tokens.")]

@@ -21,14 +21,27 @@ def training_rows(
     """The rows that a recipe trains on."""
     if source == WORLD:
         return world_rows(task, "train", limit, seed)
-    return _file_rows(source, splits, limit)
+    from smidgen.data.rows import read_rows, select_rows
+
+    return select_rows(read_rows(Path(source)), splits=splits, limit=limit, source=source)
 
 
-def test_rows(task: str, source: str, *, splits: Sequence[str], limit: int | None, seed: int) -> list[Row]:
+def test_rows(
+    task: str,
+    source: str,
+    *,
+    splits: Sequence[str],
+    limit: int | None,
+    seed: int,
+    rejected: list[str] | None = None,
+) -> list[Row]:
     """The rows that a model is evaluated on; without `splits`, all of a file but its training splits."""
+    from smidgen.data.rows import read_rows, select_rows
+
     if source == WORLD:
         return world_rows(task, "test", limit, seed)
-    return _file_rows(source, splits or _held_out_splits(source), limit)
+    rows = read_rows(Path(source), rejected=rejected)
+    return select_rows(rows, splits=splits or _held_out_splits(rows, source), limit=limit, source=source)
 
 
 def refuse_shared_rows(
@@ -52,11 +65,11 @@ def refuse_shared_rows(
         )
 
 
-def all_rows(task: str, source: str) -> list[Row]:
+def all_rows(task: str, source: str, *, rejected: list[str] | None = None) -> list[Row]:
     """Every row there is, for what a task can only learn from rows, such as its labels."""
     from smidgen.data.rows import read_rows
 
-    return [] if source == WORLD else read_rows(Path(source))
+    return [] if source == WORLD else read_rows(Path(source), rejected=rejected)
 
 
 def world_rows(task: str, split: "Split", limit: int | None, seed: int) -> list[Row]:
@@ -96,17 +109,9 @@ def examine(task: str, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
     ]
 
 
-def _file_rows(source: str, splits: Sequence[str], limit: int | None) -> list[Row]:
-    from smidgen.data.rows import read_rows, select_rows
-
-    return select_rows(read_rows(Path(source)), splits=splits, limit=limit, source=source)
-
-
-def _held_out_splits(source: str) -> list[str]:
+def _held_out_splits(rows: Sequence[Row], source: str) -> list[str]:
     """The splits of a file that are not for training; none when the file names no splits."""
-    from smidgen.data.rows import read_rows
-
-    splits = dict.fromkeys(str(row["split"]) for row in read_rows(Path(source)) if "split" in row)
+    splits = dict.fromkeys(str(row["split"]) for row in rows if "split" in row)
     held_out = [split for split in splits if not split.endswith("train")]
     if splits and not held_out:
         raise DataError(

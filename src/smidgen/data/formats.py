@@ -92,14 +92,16 @@ def pairs(
     return [pair for pair in found if pair.better is not None]
 
 
-def queries(rows: Sequence[Row], *, source: str = "rows") -> list[Query]:
-    """Read utterances with intents, one for each row; raises as `read_items`."""
-    return read_items(rows, QUERY_FORMATS, source)
+def queries(rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None) -> list[Query]:
+    """Read utterances with intents, one for each row; raises and rejects as `read_items`."""
+    return read_items(rows, QUERY_FORMATS, source, rejected=rejected)
 
 
-def questions(rows: Sequence[Row], *, source: str = "rows") -> list[Question]:
-    """Read questions with their right answers, one for each row; raises as `read_items`."""
-    return read_items(rows, QUESTION_FORMATS, source)
+def questions(
+    rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
+) -> list[Question]:
+    """Read questions with their right answers, one for each row; raises and rejects as `read_items`."""
+    return read_items(rows, QUESTION_FORMATS, source, rejected=rejected)
 
 
 # ------------------------------------------------------------------------------------ pieces of rows

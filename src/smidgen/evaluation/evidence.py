@@ -9,8 +9,13 @@ from smidgen.evaluation import formatting, wording
 from smidgen.evaluation.formatting import ABSENT, dig, finite, rows_at, table_at
 from smidgen.evaluation.plots import Interval, interval_plot
 
-HALF = {"accuracy", "prefer_first_rate", "accuracy_decided"}
+HALF = {"accuracy", "prefer_first_rate", "prefer_second_rate", "accuracy_decided"}
 """Metrics of a judge that are compared with 50 %."""
+DETAILS = {
+    "prefer_second_rate", "delta_bias", "total_bias", "unparsed_rate_lenient", "accuracy_lenient",
+    "accuracy_longer_better", "accuracy_shorter_better", "length_correlation",
+}  # fmt: skip
+"""Metrics of a judge that the table at the end of a run leaves to the page."""
 TALL_ROW = 42
 """Height in pixels of an interval that stands beside two lines of numbers."""
 SHOWN_CONFUSIONS = 15
@@ -41,8 +46,9 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A metric: its words, its figure, and a cell for every stage."""
+    """A metric: its name, its words, its figure, and a cell for every stage."""
 
+    name: str
     words: wording.MetricWords
     figure: Markup
     cells: list[Cell]
@@ -81,6 +87,7 @@ def results(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[Row]:
     described = [name for name in wording.METRIC_WORDS.get(task, {}) if name in measured]
     return [
         _row(
+            name,
             wording.metric_words(task, name),
             [(stage, table_at(report, stage.key, "metrics", name)) for stage in stages],
             reference=0.5 if task == "judge" and name in HALF else None,
@@ -98,12 +105,15 @@ def subsets(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[Row]:
         metrics = [(stage, table_at(report, stage.key, "subsets", name, "accuracy")) for stage in stages]
         most = max((finite(metric.get("n")) or 0.0 for _, metric in metrics), default=0.0)
         rows.append(
-            _row(wording.MetricWords(name, f"n = {formatting.count(most)}"), metrics, reference=reference)
+            _row(
+                name, wording.MetricWords(name, f"n = {formatting.count(most)}"), metrics, reference=reference
+            )
         )
     return rows
 
 
 def _row(
+    name: str,
     words: wording.MetricWords,
     metrics: Sequence[tuple[Stage, Mapping[str, Any]]],
     *,
@@ -117,7 +127,7 @@ def _row(
     ]
     spoken = "; ".join(f"{cell.stage.long} {with_interval(cell)}" for cell in cells)
     figure = interval_plot(intervals, reference=reference, description=f"{words.label}: {spoken}")
-    return Row(words, figure, cells)
+    return Row(name, words, figure, cells)
 
 
 def _numbers(metric: Any) -> tuple[str, str]:

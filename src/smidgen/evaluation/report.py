@@ -44,6 +44,8 @@ def console_table(report: Mapping[str, Any]) -> Table:
     for stage in stages:
         table.add_column(stage.label, justify="right", no_wrap=True)
     for row in evidence.results(report, stages):
+        if row.name in evidence.DETAILS:
+            continue
         table.add_row(row.words.label, *(evidence.with_interval(cell) for cell in row.cells))
     for name in evidence.baselines(report):
         values = (formatting.percent(dig(report, stage.key, "baselines", name, "value")) for stage in stages)

@@ -35,9 +35,22 @@ _JUDGE = {
     "accuracy_both_orders": MetricWords("Right in both orders", "whichever answer came first", "↑"),
     "consistency": MetricWords("Swap consistency", "same verdict after swapping the answers", "↑"),
     "prefer_first_rate": MetricWords("Prefers the first", "an unbiased judge: 50" + PERCENT),
+    "prefer_second_rate": MetricWords("Prefers the second", "an unbiased judge: 50" + PERCENT),
+    "delta_bias": MetricWords("Position bias, net", "pairs leaning to one place more than the other", "↓"),
+    "total_bias": MetricWords("Position bias, total", "pairs leaning to either place", "↓"),
     "tie_rate": MetricWords("Ties", "neither answer chosen"),
     "unparsed_rate": MetricWords("Unreadable", "did not parse; counted as wrong", "↓"),
+    "unparsed_rate_lenient": MetricWords("Unreadable, form forgiven", "nothing like a verdict in it", "↓"),
     "accuracy_lenient": MetricWords("Accuracy, form forgiven", "read even where the form is broken", "↑"),
+    "accuracy_longer_better": MetricWords(
+        "Accuracy, longer is better", "the better answer has more text", "↑"
+    ),
+    "accuracy_shorter_better": MetricWords("Accuracy, shorter is better", "the better answer has less", "↑"),
+    "length_correlation": MetricWords("Score gap with length gap", "correlation; an unbiased judge: near 0"),
+    "macro_precision": MetricWords("Macro precision", "a, b and tie weigh the same", "↑"),
+    "macro_recall": MetricWords("Macro recall", "a, b and tie weigh the same", "↑"),
+    "macro_f1": MetricWords("Macro F1", "a, b and tie weigh the same", "↑"),
+    "kappa": MetricWords("Cohen's κ", "agreement with the label beyond chance", "↑"),
     "accuracy_decided": MetricWords("Accuracy, where decided", "of the verdicts that choose an answer", "↑"),
 }
 _INTENT = {
@@ -66,7 +79,9 @@ _CLAIM = ClaimWords("model", "answers right", "questions", "questions")
 METRIC_WORDS = {"judge": _JUDGE, "intent": _INTENT}
 _BASELINES = {
     "longer": "always the longer answer",
+    "longer_without_ties": "always the longer answer, ties left out",
     "first": "always the first answer",
+    "random": "a coin",
     "most_frequent": "the commonest intent",
 }
 
@@ -175,7 +190,7 @@ def _beaten(report: Mapping[str, Any]) -> Iterator[str]:
     low = finite(dig(report, "after", "metrics", "accuracy", "low"))
     for name, baseline in table_at(report, "after", "baselines").items():
         value = finite(dig(baseline, "value"))
-        chance = report.get("task") == "judge" and value == 0.5
+        chance = report.get("task") == "judge" and (value == 0.5 or name == "random")
         if low is not None and value is not None and value >= low and not chance:
             scores = f"which scores {percent(value)} on these rows"
             yield f"It is not shown to beat “{baseline_words(name)}”, {scores}."

@@ -7,18 +7,40 @@ from smidgen.tasks.answers import Answers
 from smidgen.tasks.intent import Intent
 from smidgen.tasks.judge import Judge
 from smidgen.tasks.task import Measure, Metric, Statistic, Task
+from smidgen.tasks.templates import FORMS, Rubric, find_form
 
-__all__ = ["TASKS", "Answers", "Intent", "Judge", "Measure", "Metric", "Statistic", "Task", "find_task"]
+__all__ = [
+    "FORMS",
+    "TASKS",
+    "Answers",
+    "Intent",
+    "Judge",
+    "Measure",
+    "Metric",
+    "Statistic",
+    "Task",
+    "find_task",
+]
 
 TASKS: dict[str, Callable[[], Task]] = {"judge": Judge, "intent": Intent, "answers": Answers}
 
 
-def find_task(name: str) -> Task:
+def find_task(name: str, *, template: str | None = None, reference: bool = False) -> Task:
     """The task of that name.
 
+    Args:
+        name: its key in `TASKS`.
+        template: of a judge, by name or as a TOML file.
+        reference: whether a judge is shown the right answer that rows hold.
+
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or the settings do not go with it.
     """
     if name not in TASKS:
         raise ConfigError(f"there is no task '{name}'.{did_you_mean(name, TASKS)} Known: {', '.join(TASKS)}")
+    if name == Judge.name:
+        return Judge(find_form(template or Rubric.name), reference=reference)
+    if template is not None or reference:
+        given = "a template" if template is not None else "a reference"
+        raise ConfigError(f"{given} is for the task judge, not for {name}; leave it out")
     return TASKS[name]()

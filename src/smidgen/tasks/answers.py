@@ -21,7 +21,13 @@ class Answers:
         """The task itself; rows tell it nothing."""
         return self
 
-    def samples(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> list[Sample]:
+    def samples(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        source: str = "rows",
+        rejected: list[str] | None = None,
+    ) -> list[Sample]:
         """One sample for each question, whose id is the row's."""
         return [
             Sample(
@@ -29,7 +35,7 @@ class Answers:
                 (Message("user", question.prompt),),
                 metadata={"accepted": list(question.accepted), "subset": question.subset},
             )
-            for question in questions(rows, source=source)
+            for question in questions(rows, source=source, rejected=rejected)
         ]
 
     def training_samples(

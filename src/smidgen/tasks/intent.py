@@ -56,11 +56,17 @@ class Intent:
             )
         return prepared
 
-    def samples(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> list[Sample]:
+    def samples(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        source: str = "rows",
+        rejected: list[str] | None = None,
+    ) -> list[Sample]:
         """One sample for each utterance, whose id is the row's."""
         return [
             Sample(query.id, (Message("user", query.text),), metadata={"intent": query.intent})
-            for query in queries(rows, source=source)
+            for query in queries(rows, source=source, rejected=rejected)
         ]
 
     def training_samples(

@@ -64,8 +64,20 @@ class Task(Protocol):
         """The task, knowing what only rows can tell it, such as its labels; give it every row there is."""
         ...
 
-    def samples(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> list[Sample]:
-        """What a model is asked; `source` names the rows in errors."""
+    def samples(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        source: str = "rows",
+        rejected: list[str] | None = None,
+    ) -> list[Sample]:
+        """What a model is asked.
+
+        Args:
+            rows: as `read_rows` gives them.
+            source: names the rows in errors.
+            rejected: takes what is wrong with each bad row; None refuses them all.
+        """
         ...
 
     def training_samples(

@@ -1,0 +1,79 @@
+"""`smidgen evaluate` on recordings: templates, references and rows that cannot be read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from smidgen.cli.app import exit_code
+
+PAIRS = [{"id": f"p{n}", "prompt": f"{n}?", "a": "x", "b": "yy", "better": "ab"[n % 2]} for n in range(4)]
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def judged(tmp_path: Path, text, rows: list[dict] = PAIRS) -> list[str]:
+    """The arguments of an evaluation of what `text(row, order)` says."""
+    said = [{"id": r["id"], "order": o, "text": text(r, o)} for r in rows for o in ("ab", "ba")]
+    recording, data = write(tmp_path / "said.jsonl", said), write(tmp_path / "pairs.jsonl", rows)
+    return ["evaluate", "judge", "--engine", "replay", "--model", recording, "--data", data, "--json"]
+
+
+def letter(row: dict, order: str) -> str:
+    return "A" if order[0] == row["better"] else "B"
+
+
+def test_a_recording_in_a_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = judged(tmp_path, lambda row, order: f"I say [[{letter(row, order)}]]")
+    assert exit_code([*arguments, "--template", "verdict", "--out", str(tmp_path / "out")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"]["accuracy"]["value"] == found["metrics"]["consistency"]["value"] == 1.0
+    assert found["rejected_rows"] == 0
+    assert "The judge" in (tmp_path / "out/report.html").read_text()
+    assert exit_code([*arguments, "--template", "scores", "--out", str(tmp_path / "out")]) == 2
+    assert "holds the records of another evaluation" in capsys.readouterr().err
+
+
+def test_own_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "own.toml"
+    path.write_text("user = '{{ a }} {{ b }}'\n[parse]\nregex = 'best: (?P<winner>[AB])'")
+    arguments = judged(tmp_path, lambda row, order: f"best: {letter(row, order)}")
+    assert exit_code([*arguments, "--template", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"]["value"] == 1.0
+    path.write_text("user = '{{ a }} {{ b }}'\n[parse]\nregex = 'best'")
+    assert exit_code([*arguments, "--template", str(path)]) == 2
+    assert "named groups" in capsys.readouterr().err
+
+
+def test_bad_rows_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = [*judged(tmp_path, lambda row, order: f"[[{letter(row, order)}]]"), "--template", "verdict"]
+    data = Path(arguments[7])
+    data.write_text(data.read_text() + 'not JSON\n{"prompt": "q", "a": 3, "b": "y", "better": "a"}\n')
+    assert exit_code(arguments) == 2
+    assert "line 5 is not JSON" in capsys.readouterr().err
+    assert exit_code([*arguments, "--skip-bad-rows"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["rejected_rows"] == 2 and json.loads(out)["n"] == 8
+    assert "2 rows left out: line 5 is not JSON" in err and "line 6: 'a' is 3, expected text" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--template", "verdit"], "Did you mean 'verdict'?"),
+        (["--reference"], "'p0' has no reference answer"),
+        (["--engine", "replay", "--model", "none.jsonl"], "there is no data file at none.jsonl"),
+    ],
+)
+def test_wrong_uses(arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = write(tmp_path / "pairs.jsonl", PAIRS)
+    assert exit_code(["evaluate", "judge", "--data", data, *arguments]) == 2
+    assert said in capsys.readouterr().err
+    unlabelled = write(tmp_path / "bare.jsonl", [{"prompt": "q", "a": "x", "b": "y"}])
+    assert exit_code(["evaluate", "judge", "--data", unlabelled]) == 2
+    assert "ask for verdicts with `smidgen judge`" in capsys.readouterr().err
+    assert exit_code(["evaluate", "intent", "--template", "rubric"]) == 2
+    assert "a template is for the task judge" in capsys.readouterr().err
