@@ -16,10 +16,11 @@ SOURCE = Path(smidgen.__file__).parent
 # text side:   data ← tasks ← evaluation (also runs)  never imports mlx
 # array side:  backend ← models ← export;  models, data, export ← inference ← training
 #              data, inference ← serving
+# judge (the Python door): tasks, inference
 # cli ← everything
 ANYWHERE = {"smidgen", "errors", "config", "files"}
 ALLOWED = {
-    "smidgen": set(),
+    "smidgen": {"judge"},
     "errors": set(),
     "files": {"errors"},
     "config": {"errors"},
@@ -34,6 +35,7 @@ ALLOWED = {
     "inference": {"backend", "cpu_kernels", "models", "data", "export"},
     "training": {"backend", "cpu_kernels", "models", "data", "export", "inference", "runs"},
     "serving": {"data", "inference"},
+    "judge": {"data", "tasks", "inference"},
 }
 TEXT_SIDE = ("errors", "files", "config", "runs", "data", "tasks", "evaluation")
 ARRAY_LIBRARIES = {"mlx", "mlx_lm"}

@@ -18,12 +18,13 @@ from smidgen.cli.doctor import doctor
 from smidgen.cli.evaluate import evaluate
 from smidgen.cli.generate import generate
 from smidgen.cli.inspect import inspect
+from smidgen.cli.judge import judge
 from smidgen.cli.quantize import quantize
 from smidgen.cli.run import run
 from smidgen.cli.train import train
 from smidgen.errors import SmidgenError, UserError
 
-COMMANDS = (run, train, evaluate, generate, inspect, quantize, doctor)
+COMMANDS = (run, train, evaluate, judge, generate, inspect, quantize, doctor)
 
 app = App(
     name="smidgen",

@@ -19,6 +19,7 @@ __all__ = [
     "Metric",
     "Statistic",
     "Task",
+    "find_form",
     "find_task",
 ]
 

@@ -79,7 +79,7 @@ def side(verdict: Verdict, order: str) -> Label:
 def _of_verdicts(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
     for record in records:
         order = record.sample.metadata["order"]
-        strict, lenient = (_read(parse, record) for parse in (form.parse, form.parse_leniently))
+        strict, lenient = (read_record(parse, record) for parse in (form.parse, form.parse_leniently))
         gap = None
         if strict and strict.first is not None and strict.second is not None:
             gap = (strict.first - strict.second) * (1 if order == "ab" else -1)
@@ -102,7 +102,7 @@ def _of_grades(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
             continue
         verdicts = []
         for parse in (form.parse, form.parse_leniently):
-            grades = [_read(parse, found[name]) for name in ("a", "b")]
+            grades = [read_record(parse, found[name]) for name in ("a", "b")]
             verdicts.append(None if None in grades else Verdict.of_scores(*grades))
         strict, lenient = verdicts
         yield _judgement(
@@ -114,7 +114,7 @@ def _of_grades(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
         )
 
 
-def _read(parse: Callable[[str], Any], record: Record) -> Any:
+def read_record(parse: Callable[[str], Any], record: Record) -> Any:
     """What a completion says, or None."""
     if record.completion.finish_reason == "context":
         return None
@@ -298,3 +298,41 @@ def _correlation(x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArra
     x, y = x - np.average(x, weights=weights), y - np.average(y, weights=weights)
     scale = np.sqrt((weights * x * x).sum() * (weights * y * y).sum())
     return float((weights * x * y).sum() / scale) if scale > 0 else float("nan")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What all judgements of one pair come to.
+
+    Attributes:
+        verdict: the side with more judgements, `tie` if neither has more, None if none parsed.
+        consistent: whether every judgement parsed and all say the same.
+        scores: mean scores of `a` and `b`, where the form has scores.
+        judgements: how many there are.
+        unparsed: how many of them did not parse.
+    """
+
+    verdict: Label | None
+    consistent: bool
+    scores: tuple[float, float] | None
+    judgements: int
+    unparsed: int
+
+
+def outcome(said: Sequence[tuple[str, Verdict | None]]) -> Outcome:
+    """Put the verdicts on one pair together, each with the order in which the pair was shown."""
+    parsed = [(order, verdict) for order, verdict in said if verdict is not None]
+    sides = [side(verdict, order) for order, verdict in parsed]
+    lead = sides.count("a") - sides.count("b")
+    scores = [
+        (verdict.first, verdict.second) if order == "ab" else (verdict.second, verdict.first)
+        for order, verdict in parsed
+        if verdict.first is not None and verdict.second is not None
+    ]
+    return Outcome(
+        verdict=("a" if lead > 0 else "b" if lead < 0 else "tie") if sides else None,
+        consistent=len(parsed) == len(said) and len(set(sides)) == 1,
+        scores=tuple(np.mean(scores, axis=0).tolist()) if scores else None,  # type: ignore[arg-type]
+        judgements=len(said),
+        unparsed=len(said) - len(parsed),
+    )

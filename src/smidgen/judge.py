@@ -1,0 +1,260 @@
+"""A judge to call from Python: compare two answers, grade one, rank several.
+
+    from smidgen import Judge
+
+    with Judge("smidgen:nano", adapter="runs/nano-judge/best") as judge:
+        found = judge.compare("What is 2 + 2?", "It is 4.", "It is 5.")
+        print(found.verdict, found.consistent, found.scores)
+
+Every pair is asked in both orders. With `samples` above 1 each order is asked so many times, and the majority
+decides; what that costs is in `tokens` and `seconds`.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Self
+
+from smidgen.data.formats import Label
+from smidgen.data.types import Completion, Request, Sample, Sampling
+from smidgen.errors import ConfigError, DataError
+from smidgen.inference import open_engine
+from smidgen.tasks.forms import Case, Form, JudgeParseError, Verdict
+from smidgen.tasks.judgements import Outcome, outcome, side
+from smidgen.tasks.ranking import Strength, rank
+from smidgen.tasks.templates import find_form
+
+ORDERS = ("ab", "ba")
+
+
+@dataclass(frozen=True)
+class Said:
+    """One judgement: the order in which the answers were shown, the side it prefers, and its words.
+
+    Attributes:
+        order: `ab` or `ba`.
+        verdict: `a`, `b`, `tie`, or None where the text did not parse.
+        scores: of `a` and `b`, where the template has scores.
+        text: what the judge wrote: its critique and its verdict.
+        fault: why it did not parse; empty where it did.
+    """
+
+    order: str
+    verdict: Label | None
+    scores: tuple[float, float] | None
+    text: str
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Compared(Outcome):
+    """What all judgements of a pair come to, with each of them and their cost."""
+
+    said: tuple[Said, ...]
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Graded:
+    """The grade of one answer: the mean over the samples that parsed, or None."""
+
+    grade: float | None
+    grades: tuple[float | None, ...]
+    texts: tuple[str, ...]
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Answers by strength, the best first, with every comparison behind it."""
+
+    places: tuple[Strength, ...]
+    comparisons: tuple[tuple[int, int, Compared], ...]
+    tokens: int
+    seconds: float
+
+
+class Judge:
+    """A model, a template, and a way of asking."""
+
+    def __init__(
+        self,
+        model: str = "smidgen:nano",
+        *,
+        adapter: str | Path | None = None,
+        template: str = "rubric",
+        samples: int = 1,
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        concurrency: int = 64,
+        seed: int = 0,
+    ):
+        """Load the model.
+
+        Args:
+            model: a folder, a hub id or `smidgen:nano`.
+            adapter: folder of a low-rank adapter.
+            template: `rubric`, `scores`, `verdict`, `grade` or a TOML file.
+            samples: judgements in each order; more than one needs a temperature.
+            temperature: of sampling; 0 is greedy.
+            max_tokens: longest judgement.
+            concurrency: judgements decoded together.
+            seed: of sampling.
+
+        Raises:
+            ConfigError: a setting is wrong.
+            ModelError: the model cannot be loaded.
+        """
+        check_samples(samples, temperature)
+        self.form: Form = find_form(template)
+        self._samples = samples
+        self._sampling = Sampling(
+            max_tokens=max_tokens, temperature=temperature, seed=seed, stop=self.form.stop
+        )
+        self._engine = open_engine(model, adapter=Path(adapter) if adapter else None, batch_size=concurrency)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the model."""
+        self._engine.close()
+
+    def compare(self, prompt: str, a: str, b: str, *, reference: str | None = None) -> Compared:
+        """Say which of two answers is better.
+
+        Raises:
+            ConfigError: the template grades answers alone.
+            DataError: the prompt is empty or does not fit the model's context.
+        """
+        return self._compare(prompt, [(a, b)], reference)[0]
+
+    def grade(self, prompt: str, answer: str, *, reference: str | None = None) -> Graded:
+        """Grade one answer alone.
+
+        Raises:
+            ConfigError: the template compares.
+            DataError: the prompt is empty or does not fit the model's context.
+        """
+        if not self.form.singly:
+            raise ConfigError(f"the template {self.form.name} compares two answers; use grade to grade one")
+        case = Case(_asked(prompt), answer, None, reference)
+        started = time.perf_counter()
+        texts = self._ask({f"grade#{k}": case for k in range(self._samples)})
+        grades = [self._read(completion.text)[0] for completion in texts.values()]
+        known = [grade for grade in grades if isinstance(grade, float)]
+        return Graded(
+            grade=sum(known) / len(known) if known else None,
+            grades=tuple(grade if isinstance(grade, float) else None for grade in grades),
+            texts=tuple(completion.text for completion in texts.values()),
+            tokens=sum(map(_tokens, texts.values())),
+            seconds=time.perf_counter() - started,
+        )
+
+    def rank(self, prompt: str, answers: Sequence[str], *, reference: str | None = None) -> Ranked:
+        """Compare every two of several answers and fit their strengths.
+
+        Raises:
+            ConfigError: the template grades answers alone.
+            DataError: there are fewer than two answers, or a prompt does not fit.
+        """
+        if len(answers) < 2:
+            raise DataError(f"there is {len(answers)} answer to rank; expected two or more")
+        pairs = list(combinations(range(len(answers)), 2))
+        started = time.perf_counter()
+        compared = self._compare(prompt, [(answers[i], answers[j]) for i, j in pairs], reference)
+        points = {"a": 1.0, "b": 0.0, "tie": 0.5}
+        results = [
+            (i, j, points[said.verdict])
+            for (i, j), found in zip(pairs, compared, strict=True)
+            for said in found.said
+            if said.verdict is not None
+        ]
+        return Ranked(
+            places=tuple(rank(len(answers), results, seed=self._sampling.seed)),
+            comparisons=tuple((i, j, found) for (i, j), found in zip(pairs, compared, strict=True)),
+            tokens=sum(found.tokens for found in compared),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _compare(
+        self, prompt: str, pairs: Sequence[tuple[str, str]], reference: str | None
+    ) -> list[Compared]:
+        """Compare several pairs of answers to one prompt, all at once."""
+        if self.form.singly:
+            raise ConfigError(
+                f"the template {self.form.name} grades one answer; use rubric, scores or verdict to compare"
+            )
+        shown = {
+            f"{index}#{order}#{k}": Case(_asked(prompt), *((a, b) if order == "ab" else (b, a)), reference)
+            for index, (a, b) in enumerate(pairs)
+            for order in ORDERS
+            for k in range(self._samples)
+        }
+        started = time.perf_counter()
+        texts = self._ask(shown)
+        seconds = time.perf_counter() - started
+        found = []
+        for index in range(len(pairs)):
+            own = {name: text for name, text in texts.items() if name.startswith(f"{index}#")}
+            said = tuple(self._said(name.split("#")[1], completion) for name, completion in own.items())
+            verdicts = [(name.split("#")[1], self._read(text.text)[0]) for name, text in own.items()]
+            together = outcome([(o, v if isinstance(v, Verdict) else None) for o, v in verdicts])
+            tokens = sum(map(_tokens, own.values()))
+            found.append(Compared(**vars(together), said=said, tokens=tokens, seconds=seconds))
+        return found
+
+    def _said(self, order: str, completion: Completion) -> Said:
+        verdict, fault = self._read(completion.text)
+        if not isinstance(verdict, Verdict):
+            return Said(order, None, None, completion.text, fault)
+        scores = outcome([(order, verdict)]).scores
+        return Said(order, side(verdict, order), scores, completion.text)
+
+    def _read(self, text: str) -> tuple[Verdict | float | None, str]:
+        try:
+            return self.form.parse(text), ""
+        except JudgeParseError as error:
+            return None, str(error)
+
+    def _ask(self, cases: dict[str, Case]) -> dict[str, Completion]:
+        """Completions by name, in the order of the cases."""
+        requests = [
+            Request(Sample(name, self.form.messages(case)), self._sampling) for name, case in cases.items()
+        ]
+        found = {request.sample.id: completion for request, completion in self._engine.complete(requests)}
+        if any(completion.finish_reason == "context" for completion in found.values()):
+            raise DataError("the prompt with its answers does not fit the model's context; shorten it")
+        return {name: found[name] for name in cases}
+
+
+def check_samples(samples: int, temperature: float) -> None:
+    """Refuse a number of samples that means nothing.
+
+    Raises:
+        ConfigError: it is below 1, or greedy decoding would say the same every time.
+    """
+    if samples < 1:
+        raise ConfigError(f"samples is {samples}; expected 1 or more")
+    if samples > 1 and temperature == 0:
+        raise ConfigError(
+            f"{samples} samples at temperature 0 would all say the same; set a temperature, as 0.7"
+        )
+
+
+def _asked(prompt: str) -> str:
+    if not prompt.strip():
+        raise DataError("the prompt is empty; a judge needs what was asked")
+    return prompt
+
+
+def _tokens(completion: Completion) -> int:
+    timing = completion.timing
+    return timing.prompt_tokens + timing.completion_tokens if timing else 0

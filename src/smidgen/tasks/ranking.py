@@ -1,0 +1,88 @@
+"""Strengths of several answers from judgements of their pairs: the Bradley–Terry model (1952)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 500
+PRIOR = 0.1
+"""Of a win each way, added to every pair, so that an answer that never loses has a finite strength."""
+STEPS = 500
+
+
+@dataclass(frozen=True)
+class Strength:
+    """One answer's place.
+
+    Attributes:
+        answer: its position among those that were given.
+        strength: log-odds of being preferred to an average answer; the mean over all answers is 0.
+        low: lower bound of its 95 % interval.
+        high: upper bound.
+        wins: judgements that preferred it, a tie counting a half.
+        judgements: those it was part of.
+    """
+
+    answer: int
+    strength: float
+    low: float
+    high: float
+    wins: float
+    judgements: int
+
+
+def rank(number: int, results: Sequence[tuple[int, int, float]], *, seed: int = 0) -> list[Strength]:
+    """Rank answers by pairwise results, the strongest first.
+
+    Args:
+        number: how many answers there are.
+        results: (first, second, share): the share of the point that `first` took of `second`, 0, 0.5 or 1.
+        seed: of the bootstrap over results.
+    """
+    points = np.array(results, dtype=np.float64).reshape(-1, 3)
+    fitted = strengths(_wins(number, points))
+    random = np.random.default_rng(seed)
+    drawn = [
+        strengths(_wins(number, points[random.integers(0, len(points), len(points))]))
+        for _ in range(RESAMPLES if len(points) else 0)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0) if drawn else (fitted, fitted)
+    wins = _wins(number, points)
+    places = [
+        Strength(
+            answer,
+            float(fitted[answer]),
+            float(low[answer]),
+            float(high[answer]),
+            float(wins[answer].sum()),
+            int(np.isin(points[:, :2], answer).sum()),
+        )
+        for answer in range(number)
+    ]
+    return sorted(places, key=lambda place: -place.strength)
+
+
+def strengths(wins: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fit log-strengths by minorisation (Hunter 2004); `wins[i, j]` is how often i was preferred to j."""
+    number = len(wins)
+    wins = wins + PRIOR * (1 - np.eye(number))
+    games, won = wins + wins.T, wins.sum(1)
+    worth = np.ones(number)
+    for _ in range(STEPS):
+        spread = games / (worth[:, None] + worth[None, :])
+        after = won / spread.sum(1) if number > 1 else worth
+        after /= np.exp(np.log(after).mean())
+        if np.allclose(after, worth, rtol=1e-9):
+            break
+        worth = after
+    return np.log(worth)
+
+
+def _wins(number: int, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    wins = np.zeros((number, number))
+    first, second = points[:, 0].astype(int), points[:, 1].astype(int)
+    np.add.at(wins, (first, second), points[:, 2])
+    np.add.at(wins, (second, first), 1 - points[:, 2])
+    return wins

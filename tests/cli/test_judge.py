@@ -1,0 +1,116 @@
+"""`smidgen judge`: one pair, a file of them, and a file judged through five kills."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from smidgen.cli.app import exit_code
+
+ONE = ["--prompt", "1 + 1?", "--a", "2", "--b", "3"]
+
+
+def pairs_file(path: Path, number: int) -> str:
+    rows = [{"id": f"p{n}", "prompt": f"{n} + 1?", "a": f"{n + 1}", "b": f"{n}"} for n in range(number)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_one_pair(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["judge", *ONE, "--model", str(tiny_model_dir), "--max-tokens", "4"]
+    assert exit_code([*arguments, "--template", "verdict", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["consistent"], found["judgements"]) == (None, False, 2)
+    assert [said["order"] for said in found["said"]] == ["ab", "ba"]
+    assert exit_code([*arguments, "--samples", "3", "--temperature", "0.7"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "no verdict\n" and "6 judgements" in err
+
+
+def test_a_file_is_judged_once_and_goes_on(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file, out = pairs_file(tmp_path / "pairs.jsonl", 5), tmp_path / "said.jsonl"
+    arguments = [
+        "judge",
+        file,
+        "--out",
+        str(out),
+        "--model",
+        str(tiny_model_dir),
+        "--max-tokens",
+        "4",
+        "--json",
+    ]
+    assert exit_code(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["pairs"], result["judgements"], result["unparsed"]) == (5, 10, 10)
+    whole = out.read_bytes()
+    out.write_bytes(whole[: len(whole) // 2])
+    assert exit_code(arguments) == 0
+    ids = [json.loads(line)["id"] for line in out.read_text().splitlines()]
+    assert sorted(ids) == sorted(f"p{n}#{order}" for n in range(5) for order in ("ab", "ba"))
+    verdicts = [json.loads(line) for line in (tmp_path / "said.pairs.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in verdicts] == [f"p{n}" for n in range(5)]
+    capsys.readouterr()
+    assert exit_code(["evaluate", "judge", "--engine", "replay", "--model", str(out), "--data", file]) == 2
+    assert "ask for verdicts with `smidgen judge`" in capsys.readouterr().err
+    assert exit_code([*arguments, "--template", "scores"]) == 2
+    assert "holds the records of another evaluation" in capsys.readouterr().err
+
+
+def test_several_samples_of_each_order(tiny_model_dir: Path, tmp_path: Path):
+    out = tmp_path / "said.jsonl"
+    arguments = ["judge", pairs_file(tmp_path / "pairs.jsonl", 2), "--out", str(out), "--max-tokens", "6"]
+    arguments += ["--model", str(tiny_model_dir), "--samples", "3", "--temperature", "1.0"]
+    assert exit_code(arguments) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert Counter(row["id"][:5] for row in rows) == {"p0#ab": 3, "p0#ba": 3, "p1#ab": 3, "p1#ba": 3}
+    assert len({row["text"] for row in rows}) > 6
+
+
+def test_five_kills_lose_and_double_nothing(tiny_model_dir: Path, tmp_path: Path):
+    file, out = pairs_file(tmp_path / "pairs.jsonl", 150), tmp_path / "said.jsonl"
+    command = [sys.executable, "-m", "smidgen", "judge", file, "--out", str(out), "--concurrency", "4"]
+    command += ["--model", str(tiny_model_dir), "--max-tokens", "8"]
+    moments = random.Random(0)
+    for kill in range(5):
+        wanted = min(280, 10 + 50 * kill + moments.randrange(40))
+        child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while child.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < wanted):
+            time.sleep(0.005)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert out.read_bytes().count(b"\n") < 300
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, check=True).returncode == 0
+    ids = Counter(json.loads(line)["id"] for line in out.read_text().splitlines())
+    assert len(ids) == 300 and set(ids.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give --prompt, --a and --b to judge one pair, or a file of pairs"),
+        (ONE[:4], "give --prompt, --a and --b to judge one pair"),
+        ([*ONE, "--out", "x.jsonl"], "--out is for a file of pairs"),
+        ([*ONE, "--reference"], "--reference is for a file of pairs"),
+        ([*ONE, "--samples", "2"], "2 samples at temperature 0 would all say the same"),
+        ([*ONE, "--template", "grade"], "the template grade grades one answer"),
+        (["pairs.jsonl"], "name the file for the judgements of pairs.jsonl with --out"),
+        (["pairs.jsonl", *ONE], "but not both"),
+        (["pairs.jsonl", "--out", "x.jsonl"], "there is no data file at pairs.jsonl"),
+        (["pairs.jsonl", "--out", "x.jsonl", "--template", "grade"], "the template grade grades one answer"),
+        (["--prompt", " ", "--a", "x", "--b", "y"], "the prompt is empty"),
+    ],
+)
+def test_wrong_uses(
+    arguments: list[str], said: str, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert exit_code(["judge", *arguments, "--model", str(tiny_model_dir)]) == 2
+    assert said in capsys.readouterr().err
