@@ -253,3 +253,15 @@ def test_different_rows_are_not_compared(tmp_path: Path) -> None:
     other = replace(records[0].sample, messages=records[0].sample.messages[:1])
     with pytest.raises(DataError, match="asked 'p5#ba' in different words; compare runs of one task version"):
         compare(TASK, records, [replace(records[0], sample=other), *records[1:]])
+
+
+def test_models_are_compared_in_the_metrics_that_both_have(tmp_path: Path) -> None:
+    """A base whose answers do not parse has no scores, so nothing that is made of scores."""
+    run(tmp_path / "trained.jsonl", Scripted(right))
+    run(tmp_path / "base.jsonl", Scripted(lambda sample: "no idea"))
+    records = [read_records(tmp_path / name) for name in ("trained.jsonl", "base.jsonl")]
+    found = compare(TASK, *records)
+    assert found["accuracy"].difference.value == 1.0
+    assert "length_correlation" in TASK.measures(records[0])
+    assert "length_correlation" not in found
+    assert set(compare(TASK, *records[::-1])) == set(found)

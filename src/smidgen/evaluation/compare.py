@@ -50,7 +50,7 @@ class Comparison:
 def compare(
     task: Task, first: Sequence[Record], second: Sequence[Record], *, seed: int = 0
 ) -> dict[str, Comparison]:
-    """Compare two evaluations metric by metric; a trained model comes first, its base second.
+    """Compare two evaluations in every metric that both have; a trained model comes first, its base second.
 
     Args:
         task: the task of both.
@@ -72,6 +72,7 @@ def compare(
             _test(metric, others[name]),
         )
         for name, metric in task.measures(first).items()
+        if name in others
     }
 
 
