@@ -77,3 +77,40 @@ def test_wrong_uses(arguments: list[str], said: str, tmp_path: Path, capsys: pyt
     assert "ask for verdicts with `smidgen judge`" in capsys.readouterr().err
     assert exit_code(["evaluate", "intent", "--template", "rubric"]) == 2
     assert "a template is for the task judge" in capsys.readouterr().err
+
+
+def test_two_evaluations_of_the_same_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name, text in (("good", letter), ("bad", lambda row, order: "A")):
+        (tmp_path / name).mkdir()
+        arguments = judged(tmp_path / name, lambda row, order, say=text: f"[[{say(row, order)}]]")
+        assert exit_code([*arguments, "--template", "verdict", "--out", str(tmp_path / name / "out")]) == 0
+    capsys.readouterr()
+    good, bad = (str(tmp_path / name / "out") for name in ("good", "bad"))
+    assert exit_code(["compare", good, bad, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["metrics"]["accuracy"]
+    assert found["difference"]["value"] == 0.5 and found["only_first"] == 4
+    assert exit_code(["compare", good, bad]) == 0
+    assert "consistency" in capsys.readouterr().out
+    published = json.loads((tmp_path / "bad/out/judgelm.json").read_text())
+    assert published["perfer_before_rate"] == 1.0 and published["total_num"] == 4
+    (tmp_path / "other").mkdir()
+    arguments = judged(tmp_path / "other", lambda row, order: "[[A]]", [PAIRS[0] | {"id": "new"}])
+    assert exit_code([*arguments, "--template", "verdict", "--out", str(tmp_path / "other/out")]) == 0
+    capsys.readouterr()
+    assert exit_code(["compare", good, str(tmp_path / "other/out")]) == 2
+    assert "answered different rows (8 and 2" in capsys.readouterr().err
+    assert exit_code(["compare", good, str(tmp_path)]) == 2
+    assert "holds no evaluation.json" in capsys.readouterr().err
+
+
+def test_a_part_of_rewardbench_has_no_section_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [
+        {"id": n, "prompt": f"{n}?", "chosen": "x", "rejected": "y", "subset": "hep-go"} for n in range(3)
+    ]
+    said = [{"id": n, "order": o, "text": "[[A]]"} for n in range(3) for o in ("ab", "ba")]
+    arguments = ["evaluate", "judge", "--engine", "replay", "--model", write(tmp_path / "said.jsonl", said)]
+    arguments += ["--data", write(tmp_path / "rows.jsonl", rows), "--template", "verdict", "--json"]
+    assert exit_code([*arguments, "--out", str(tmp_path / "out")]) == 0
+    published = json.loads(capsys.readouterr().out)["published"]
+    assert len(published["rewardbench"]["missing_subsets"]) == 22
+    assert json.loads((tmp_path / "out/rewardbench.json").read_text())["hep-go"] == 0.5

@@ -44,7 +44,7 @@ def test_everything_is_shown_as_it_is(form):
 @pytest.mark.parametrize("form", ALL, ids=lambda form: form.name)
 def test_every_answer_by_probability_is_read_as_its_verdict(form):
     for text, verdict in form.answers().items():
-        closed = text + {"rubric": "</scores>", "verdict": "]]"}.get(form.name, "")
+        closed = text + {"rubric": "}</scores>", "verdict": "]]"}.get(form.name, "")
         assert form.parse(closed) == (verdict.first if form.singly else verdict)
 
 

@@ -14,17 +14,19 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from smidgen import __doc__ as summary
 from smidgen import __version__
+from smidgen.cli.compare import compare
 from smidgen.cli.doctor import doctor
 from smidgen.cli.evaluate import evaluate
 from smidgen.cli.generate import generate
 from smidgen.cli.inspect import inspect
 from smidgen.cli.judge import judge
 from smidgen.cli.quantize import quantize
+from smidgen.cli.rewardbench import rewardbench
 from smidgen.cli.run import run
 from smidgen.cli.train import train
 from smidgen.errors import SmidgenError, UserError
 
-COMMANDS = (run, train, evaluate, judge, generate, inspect, quantize, doctor)
+COMMANDS = (run, train, evaluate, judge, compare, rewardbench, generate, inspect, quantize, doctor)
 
 app = App(
     name="smidgen",

@@ -95,6 +95,7 @@ def evaluate(
             batch_size=batch_size,
             data=data,
         )
+        result["published"] = as_published(asked, (out or Path(scratch)) / "records.jsonl", model, out)
     result["rejected_rows"] = len(rejected or ())
     report = evaluation_report(result, rows=len(rows), seed=seed)
     if out is not None:
@@ -152,6 +153,39 @@ def prove(
         peak_memory_bytes=peak,
     )
     return evaluation.to_json()
+
+
+def as_published(task: "Task", records: Path, model: str, out: Path | None) -> dict[str, Any]:
+    """The scores of a judge as JudgeLM, RewardBench and RM-Bench publish theirs; in `out`, their files."""
+    from smidgen.evaluation import read_records
+    from smidgen.evaluation.judgelm import judgelm_metrics
+    from smidgen.evaluation.rewardbench import (
+        ROWS,
+        is_rewardbench,
+        read_result,
+        result_file,
+        section_scores,
+        style_matrix,
+    )
+    from smidgen.files import write_json
+    from smidgen.tasks import Judge
+    from smidgen.tasks.judgements import judgements
+
+    if not isinstance(task, Judge):
+        return {}
+    found = judgements(read_records(records), task.form)
+    published: dict[str, Any] = {"judgelm": judgelm_metrics(found), "rmbench": style_matrix(found)}
+    files = {"judgelm.json": published["judgelm"]}
+    if is_rewardbench(found):
+        files["rewardbench.json"] = table = result_file(found, model=model)
+        missing = [name for name in ROWS if name not in table]
+        published["rewardbench"] = (
+            {"missing_subsets": missing} if missing else section_scores(read_result(table))
+        )
+    for name, content in files.items():
+        if out is not None and content is not None:
+            write_json(out / name, content)
+    return {name: scores for name, scores in published.items() if scores is not None}
 
 
 def show(report: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ class Evaluation:
     Attributes:
         task: name of the task.
         version: version of the task.
+        variant: what else decides prompt and parser, such as a template.
         model: the model, as the user named it.
         data: the rows, as the user named them.
         n: how many samples were answered; a judge answers two for each pair.
@@ -50,6 +51,7 @@ class Evaluation:
 
     task: str
     version: int
+    variant: str
     model: str
     data: str
     n: int
@@ -64,6 +66,7 @@ class Evaluation:
         return {
             "task": self.task,
             "version": self.version,
+            "variant": self.variant,
             "model": self.model,
             "data": self.data,
             "n": self.n,
@@ -184,6 +187,7 @@ def summarise(
     return Evaluation(
         task=task.name,
         version=task.version,
+        variant=task.variant,
         model=model,
         data=data,
         n=len(records),

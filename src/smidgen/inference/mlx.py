@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
+import numpy as np
+
 from smidgen.backend import mx, peak_memory_bytes
 from smidgen.data.types import Completion, Message, Request, Timing
 from smidgen.errors import DataError, ModelError
@@ -122,13 +124,23 @@ class MlxEngine:
                 f"a prompt of {len(head)} tokens with its continuation makes {longest} and the context of "
                 f"{self._name} has {self._context}; shorten the prompt or the continuation"
             )
+        # Continuations that differ in their last token only are run once.
+        stems: dict[tuple[int, ...], list[int]] = {}
+        for i, tail in enumerate(tails):
+            if tail:
+                stems.setdefault(tuple(tail[:-1]), []).append(i)
         scores: list[list[float]] = [[] for _ in tails]
         with self._borrowed_decoder() as decoder:
-            for group in _groups([i for i, tail in enumerate(tails) if tail], tails):
-                logits = decoder.score(head, [tails[i] for i in group])
-                token_ids = [token for i in group for token in tails[i]]
-                found = iter(logprobs_of(token_ids, logits, self._forward.xp))
-                for i in group:
+            for group in _groups(list(stems)):
+                logits = decoder.score(head, [[*stem, tails[stems[stem][0]][-1]] for stem in group])
+                starts = np.cumsum([0, *(len(stem) + 1 for stem in group)])
+                places = [
+                    (int(start), i) for stem, start in zip(group, starts, strict=False) for i in stems[stem]
+                ]
+                rows = [start + k for start, i in places for k in range(len(tails[i]))]
+                token_ids = [token for _, i in places for token in tails[i]]
+                found = iter(logprobs_of(token_ids, logits, self._forward.xp, rows=rows))
+                for _, i in places:
                     scores[i] = list(islice(found, len(tails[i])))
         return scores
 
@@ -254,13 +266,13 @@ class MlxEngine:
         return completion
 
 
-def _groups(indices: Sequence[int], tails: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Split `indices` into runs whose tails have at most SCORED_TOKENS tokens together, or are alone."""
-    group: list[int] = []
-    for i in indices:
-        if group and sum(len(tails[j]) for j in group) + len(tails[i]) > SCORED_TOKENS:
+def _groups(stems: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """Split stems into runs that have at most SCORED_TOKENS tokens together, or are alone."""
+    group: list[tuple[int, ...]] = []
+    for stem in stems:
+        if group and sum(len(other) + 1 for other in group) + len(stem) + 1 > SCORED_TOKENS:
             yield group
             group = []
-        group.append(i)
+        group.append(stem)
     if group:
         yield group

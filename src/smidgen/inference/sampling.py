@@ -108,12 +108,14 @@ def draw(logits: Any, rows: Sequence[RowState], xp: Any) -> tuple[list[int], lis
     return tokens, logprobs_of(tokens, logits, xp)
 
 
-def logprobs_of(tokens: Sequence[int], logits: Any, xp: Any) -> list[float]:
-    """Return the natural-log probability of one token in each row of `logits` (B, V)."""
+def logprobs_of(
+    tokens: Sequence[int], logits: Any, xp: Any, *, rows: Sequence[int] | None = None
+) -> list[float]:
+    """Return the natural-log probability of tokens under rows of `logits` (B, V): one each, or `rows`."""
     top = xp.max(logits, axis=-1, keepdims=True)
     log_total = top + xp.log(xp.sum(xp.exp(logits - top), axis=-1, keepdims=True))
-    chosen = xp.take_along_axis(logits, xp.array(tokens)[:, None], axis=-1)
-    return np.asarray(chosen - log_total)[:, 0].tolist()
+    at = xp.arange(len(tokens)) if rows is None else xp.array(rows)
+    return np.asarray(logits[at, xp.array(tokens)] - log_total[at, 0]).tolist()
 
 
 def penalise(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:

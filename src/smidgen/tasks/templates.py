@@ -78,7 +78,7 @@ class Rubric:
 
     def answers(self) -> Mapping[str, Verdict]:
         """A scores block for every two whole scores."""
-        return _all_pairs("<scores>\n\\boxed{{{}, {}}}", self.LOWEST, self.HIGHEST)
+        return _all_pairs("<scores>\n\\boxed{{{}, {}", self.LOWEST, self.HIGHEST)
 
     def _verdict(self, found: Sequence[tuple[str, str]]) -> Verdict:
         if not found:
@@ -139,7 +139,7 @@ class TwoScores:
 
     def answers(self) -> Mapping[str, Verdict]:
         """A first line for every two whole scores."""
-        return _all_pairs("{} {}\n", 1, self.HIGHEST)
+        return _all_pairs("{} {}", 1, self.HIGHEST)
 
     def _verdict(self, found: re.Match[str] | None) -> Verdict:
         if not found:

@@ -1,0 +1,71 @@
+"""`smidgen compare`: two evaluations of the same rows, and whether they differ by more than chance."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from smidgen.cli.console import print_json, print_table, say
+from smidgen.cli.options import Json, Seed
+from smidgen.errors import DataError
+
+Place = Annotated[
+    Path, Parameter(help="The folder that `evaluate --out` wrote, or evaluations/after of a run folder.")
+]
+
+
+def compare(first: Place, second: Place, /, *, seed: Seed = 0, json: Json = False) -> None:
+    """Compare two evaluations of the same rows: paired intervals, and McNemar's test."""
+    from smidgen.evaluation import compare as compare_records
+    from smidgen.evaluation import read_records
+
+    results = [_result(place) for place in (first, second)]
+    if results[0]["task"] != results[1]["task"]:
+        raise DataError(f"{first} is of the task {results[0]['task']} and {second} of {results[1]['task']}")
+    task = task_of(results[0])
+    records = [read_records(place / "records.jsonl") for place in (first, second)]
+    found = {
+        name: compared.to_json() for name, compared in compare_records(task, *records, seed=seed).items()
+    }
+    answer = {"first": results[0]["model"], "second": results[1]["model"], "metrics": found}
+    print_json(answer) if json else _show(answer)
+
+
+def task_of(result: dict[str, Any]) -> Any:
+    """The task that an evaluation was of, in its template."""
+    from smidgen.tasks import find_task
+
+    if result["task"] != "judge":
+        return find_task(result["task"])
+    template, _, reference = result["variant"].partition(" with ")
+    return find_task("judge", template=template, reference=bool(reference))
+
+
+def _result(place: Path) -> dict[str, Any]:
+    from smidgen.files import read_json
+
+    if not (place / "evaluation.json").is_file():
+        raise DataError(f"{place} holds no evaluation.json; expected a folder that `evaluate --out` wrote")
+    return read_json(place / "evaluation.json")
+
+
+def _show(answer: dict[str, Any]) -> None:
+    say(f"first: {answer['first']}\nsecond: {answer['second']}")
+    rows = []
+    for name, compared in answer["metrics"].items():
+        difference, p = compared["difference"], compared["p_value"]
+        rows.append(
+            (
+                name,
+                _number(compared["first"]["value"]),
+                _number(compared["second"]["value"]),
+                f"{_number(difference['value'])} ({_number(difference['low'])} – "
+                f"{_number(difference['high'])})",
+                "–" if p is None else f"{p:.2g}",
+            )
+        )
+    print_table(rows, headers=("", "first", "second", "difference, 95 % interval", "McNemar p"))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

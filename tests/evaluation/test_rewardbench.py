@@ -1,0 +1,136 @@
+"""Scores as benchmarks publish them, on their own examples and on numbers worked out by hand."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from smidgen.cli.app import exit_code
+from smidgen.errors import DataError
+from smidgen.evaluation.judgelm import judgelm_metrics
+from smidgen.evaluation.rewardbench import (
+    ROWS,
+    SECTIONS,
+    best_of,
+    is_rewardbench,
+    read_result,
+    result_file,
+    section_scores,
+    style_matrix,
+    ties_score,
+)
+from smidgen.tasks.judgements import Judgement
+
+EXAMPLE = Path(__file__).parents[3] / "shared/data/judge/rewardbench_example_metrics.json"
+PERFECT = dict.fromkeys(ROWS, 1.0)
+
+
+def judgement(said: str | None, *, better: str = "a", order: str = "ab", **changes) -> Judgement:
+    facts = {"pair": "p", "leniently": said, "gap": None, "cluster": "p", "longer": 0, "annotators": ()}
+    return Judgement(
+        **{**facts, "order": order, "better": better, "said": said, "facts": {}, "subset": None, **changes}
+    )  # type: ignore[arg-type]
+
+
+def test_the_weights_are_those_of_the_benchmark():
+    assert sum(ROWS.values()) == 2985
+    assert [sum(section.values()) for section in SECTIONS.values()] == [358, 456, 740, 1968]
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="the real data sets are not here")
+def test_the_example_of_the_benchmark(capsys: pytest.CaptureFixture[str]):
+    assert exit_code(["rewardbench", str(EXAMPLE), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert {name: round(value, 6) for name, value in scores["sections"].items()} == {
+        "Chat": 0.608939, "Chat Hard": 0.449561, "Safety": 0.721622, "Reasoning": 0.466757,
+    }  # fmt: skip
+    assert (round(scores["mean"], 6), round(scores["micro"], 6)) == (0.561720, 0.575209)
+
+
+def test_a_perfect_judge_scores_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert section_scores(PERFECT) == {"sections": dict.fromkeys(SECTIONS, 1.0), "mean": 1.0, "micro": 1.0}
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(PERFECT | {"model": "m"}))
+    assert exit_code(["rewardbench", str(path)]) == 0
+    assert "1.000000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({name: 1 for name in ROWS if name != "donotanswer"}, "1 are missing: donotanswer"),
+        (PERFECT | {"hep-cp": 1}, "no subset 'hep-cp' in RewardBench. Did you mean 'hep-cpp'?"),
+        (PERFECT | {"hep-cpp": 3}, "'hep-cpp' is 3, expected a share from 0 to 1"),
+        (PERFECT | {"hep-cpp": "x"}, "'hep-cpp' is 'x', expected a share"),
+        ([], "is no JSON object"),
+    ],
+)
+def test_results_that_cannot_be_scored(
+    content, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(content))
+    assert exit_code(["rewardbench", str(path)]) == 2
+    assert said in capsys.readouterr().err
+    assert exit_code(["rewardbench", str(tmp_path / "none.json")]) == 2
+    assert "there is no result file" in capsys.readouterr().err
+
+
+def test_a_result_file_is_flat_and_sorted():
+    found = [
+        judgement("a", subset="hep-go"),
+        judgement("b", subset="hep-go"),
+        judgement("a", subset="math-prm"),
+    ]
+    assert is_rewardbench(found) and not is_rewardbench([judgement("a")])
+    written = result_file(found, model="me")
+    assert written == {"hep-go": 0.5, "math-prm": 1.0, "model": "me", "model_type": "Generative RM"}
+    assert list(written) == sorted(written)
+    assert read_result(written) == {"hep-go": 0.5, "math-prm": 1.0}
+
+
+def test_the_style_matrix():
+    found = [
+        judgement("a" if i >= j else "b", facts={"chosen": i, "rejected": j})
+        for i in range(3)
+        for j in range(3)
+    ]
+    scores = style_matrix(found)
+    assert scores == {"matrix": [[1, 0, 0], [1, 1, 0], [1, 1, 1]], "hard": 0.0, "normal": 1.0, "easy": 1.0}
+    assert style_matrix([judgement("a")]) is None and style_matrix(found[:4]) is None
+
+
+def test_best_of_n():
+    assert best_of([5, 3, 2, 1], 1) == 1.0
+    assert best_of([5, 5, 2, 5], 1) == pytest.approx(1 / 3)
+    assert best_of([4, 5, 2, 1], 1) == 0.0
+
+
+def test_ties_of_rewardbench_2():
+    """Right answers at 9 and 8 with the wrong at 2: spread 1, gap 6; the single right one leads by 7."""
+    perfect = ties_score([([9, 2, 2], 1)], [([9, 8, 2], 2)])
+    assert perfect == pytest.approx(1.0 + 0.01 * math.tanh(6 / 1 - 1))
+    assert ties_score([([9, 2], 1)], [([8, 8, 2], 2)]) == pytest.approx(1.01)  # no spread at all
+    assert ties_score([([2, 9], 1)], [([2, 3, 9], 2)]) == pytest.approx(0.01 * math.tanh(-7 / 1 - 1))
+    assert ties_score([([9, 4], 1)], [([9, 3, 2], 2)]) == pytest.approx(0.6 + 0.01 * math.tanh(1 / 6 - 1))
+    with pytest.raises(DataError, match="needs its rows in pairs, ref and tied; found 1 and 0"):
+        ties_score([([9, 2], 1)], [])
+
+
+def test_the_metrics_of_judgelm():
+    """Four pairs: right twice, first twice, second twice, and first then unreadable."""
+    said = [("a", "a"), ("a", "b"), ("b", "a"), ("a", None)]
+    found = [
+        judgement(side, order=order, pair=f"p{n}")
+        for n, pair in enumerate(said)
+        for order, side in zip(("ab", "ba"), pair, strict=True)
+    ]
+    scores = judgelm_metrics(found)
+    assert scores is not None
+    assert scores["accuracy"] == 0.75 and scores["consistency"] == 0.25 and scores["total_num"] == 4
+    assert (scores["perfer_before_rate"], scores["perfer_after_rate"]) == (0.5, 0.25)
+    assert (scores["delta_bias"], scores["total_bias"]) == (0.25, 0.75)
+    assert (
+        scores["recall"] == pytest.approx(0.75 / 2) and judgelm_metrics([judgement("a", order=None)]) is None
+    )  # type: ignore[arg-type]
