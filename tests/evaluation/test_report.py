@@ -452,3 +452,9 @@ def test_flat_and_single_step_curves_are_drawn() -> None:
 def test_too_few_rows_for_an_interval(report: dict[str, Any]) -> None:
     report["after"]["metrics"]["accuracy"] = metric(0.5, None, None, 2)  # type: ignore[arg-type]
     assert "too few for an interval" in wording.headline(report)
+
+
+def test_a_correlation_is_no_rate(report: dict[str, Any]) -> None:
+    report["after"]["metrics"]["length_correlation"] = metric(-0.049, -0.066, 0.17, 480)
+    page = Page(build_report(report)).text
+    assert "-0.05" in page and "-0.07 to 0.17" in page and "4.9" not in page

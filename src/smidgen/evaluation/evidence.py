@@ -11,6 +11,8 @@ from smidgen.evaluation.plots import Interval, interval_plot
 
 HALF = {"accuracy", "prefer_first_rate", "prefer_second_rate", "accuracy_decided"}
 """Metrics of a judge that are compared with 50 %."""
+PLAIN = ("length_correlation", "kappa")
+"""Metrics that are no rates, by how their names begin; they are written without a percent sign or a figure."""
 DETAILS = {
     "prefer_second_rate", "delta_bias", "total_bias", "unparsed_rate_lenient", "accuracy_lenient",
     "accuracy_longer_better", "accuracy_shorter_better", "length_correlation",
@@ -120,6 +122,8 @@ def _row(
     reference: float | None,
 ) -> Row:
     """One metric of every stage, as figure and as numbers."""
+    if name.startswith(PLAIN):
+        return Row(name, words, Markup(""), [Cell(stage, *_plain(metric)) for stage, metric in metrics])
     cells = [Cell(stage, *_numbers(metric)) for stage, metric in metrics]
     intervals = [
         Interval(cell.stage.key, _hover(cell, metric), metric)
@@ -128,6 +132,14 @@ def _row(
     spoken = "; ".join(f"{cell.stage.long} {with_interval(cell)}" for cell in cells)
     figure = interval_plot(intervals, reference=reference, description=f"{words.label}: {spoken}")
     return Row(name, words, figure, cells)
+
+
+def _plain(metric: Mapping[str, Any]) -> tuple[str, str]:
+    """A number that is no rate, and its interval."""
+    value, low, high = (finite(metric.get(name)) for name in ("value", "low", "high"))
+    if value is None:
+        return ABSENT, ""
+    return f"{value:.2f}", "" if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
 def _numbers(metric: Any) -> tuple[str, str]:
