@@ -114,3 +114,20 @@ def test_a_part_of_rewardbench_has_no_section_scores(tmp_path: Path, capsys: pyt
     published = json.loads(capsys.readouterr().out)["published"]
     assert len(published["rewardbench"]["missing_subsets"]) == 22
     assert json.loads((tmp_path / "out/rewardbench.json").read_text())["hep-go"] == 0.5
+
+
+def test_by_logits(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = write(tmp_path / "pairs.jsonl", PAIRS[:2])
+    arguments = ["evaluate", "--model", str(tiny_model_dir), "--data", data, "--method", "logits"]
+    assert exit_code([arguments[0], "judge", *arguments[1:], "--template", "verdict", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"]["unparsed_rate"]["value"] == 0.0 and found["speed"]["completion_tokens"] == 0
+    path = tmp_path / "own.toml"
+    path.write_text("user = '{{ a }} {{ b }}'\n[parse]\nregex = '(?P<winner>[AB])'")
+    assert exit_code([arguments[0], "judge", *arguments[1:], "--template", str(path)]) == 2
+    assert "cannot judge by logits" in capsys.readouterr().err
+    assert exit_code([arguments[0], "answers", *arguments[1:3], "--method", "logits"]) == 2
+    assert "--method logits is for the task judge" in capsys.readouterr().err
+    recording = write(tmp_path / "said.jsonl", [{"id": "p0", "order": "ab", "text": "[[A]]"}])
+    assert exit_code(["evaluate", "judge", "--model", recording, "--data", data, "--method", "logits"]) == 2
+    assert "a recording holds no probabilities" in capsys.readouterr().err

@@ -457,4 +457,4 @@ def test_too_few_rows_for_an_interval(report: dict[str, Any]) -> None:
 def test_a_correlation_is_no_rate(report: dict[str, Any]) -> None:
     report["after"]["metrics"]["length_correlation"] = metric(-0.049, -0.066, 0.17, 480)
     page = Page(build_report(report)).text
-    assert "-0.05" in page and "-0.07 to 0.17" in page and "4.9" not in page
+    assert "-0.05" in page and "-0.07 to 0.17" in page and "−4.9" not in page

@@ -50,6 +50,10 @@ def evaluate(
     adapter: Adapter = None,
     template: Template = None,
     reference: Reference = False,
+    method: Annotated[
+        Literal["generate", "logits"],
+        Parameter(help="How a judge answers: in words, or by the probabilities of its answers, unwritten."),
+    ] = "generate",
     skip_bad_rows: SkipBadRows = False,
     thinking: Thinking = False,
     limit: Limit = None,
@@ -94,6 +98,7 @@ def evaluate(
             thinking=thinking,
             batch_size=batch_size,
             data=data,
+            method=method,
         )
         result["published"] = as_published(asked, (out or Path(scratch)) / "records.jsonl", model, out)
     result["rejected_rows"] = len(rejected or ())
@@ -117,21 +122,29 @@ def prove(
     batch_size: int = 64,
     data: str = "",
     stage: str = "evaluate",
+    method: Literal["generate", "logits"] = "generate",
 ) -> dict[str, Any]:
     """Evaluate a model under a bar, going on with the records that are there; return it as JSON."""
     from smidgen.backend import reset_peak_memory
     from smidgen.evaluation import collect_records, read_records, summarise
+    from smidgen.evaluation.by_logits import ByLogits
     from smidgen.inference import engine_identity, open_engine
+    from smidgen.tasks import Judge
 
     reset_peak_memory()
     opened = open_engine(model, engine=engine, adapter=adapter, thinking=thinking, batch_size=batch_size)
     name = f"{model} + {adapter}" if adapter else model
     identity = engine_identity(model, engine=engine, adapter=adapter, thinking=thinking)
+    answers: Any = opened
+    if method == "logits":
+        if not isinstance(task, Judge):
+            raise ConfigError(f"--method logits is for the task judge, not for {task.name}; leave it out")
+        answers, identity = ByLogits(opened, task.form), f"{identity} by logits"
     right = parsed = 0.0
     known = len(read_records(records)) if records.exists() else 0
     with Progress(stage, total=len(samples)) as progress:
         progress.begin_at(known)
-        found = collect_records(task, samples, opened, sampling, records, model=identity)
+        found = collect_records(task, samples, answers, sampling, records, model=identity)
         for number, record in enumerate(found, start=1):
             right, parsed = right + record.score.value, parsed + record.score.parsed
             timing = record.completion.timing

@@ -12,7 +12,7 @@ from smidgen.evaluation.plots import Interval, interval_plot
 HALF = {"accuracy", "prefer_first_rate", "prefer_second_rate", "accuracy_decided"}
 """Metrics of a judge that are compared with 50 %."""
 PLAIN = ("length_correlation", "kappa")
-"""Metrics that are no rates, by how their names begin; they are written without a percent sign or a figure."""
+"""Metrics that are no rates, by how their names begin; written without a percent sign or a figure."""
 DETAILS = {
     "prefer_second_rate", "delta_bias", "total_bias", "unparsed_rate_lenient", "accuracy_lenient",
     "accuracy_longer_better", "accuracy_shorter_better", "length_correlation",

@@ -90,6 +90,10 @@ class Form(Protocol):
         """Every text that gives a judgement at once, without words before it; for judging by probability."""
         ...
 
+    def said(self, shares: Mapping[str, float]) -> str:
+        """The text, readable by `parse`, that stands for shares of `answers` that add up to 1."""
+        ...
+
 
 def without_thinking(text: str) -> str:
     """Drop what a model thought, whoever opened the block, and whether or not it was closed."""
@@ -106,3 +110,10 @@ def in_range(first: float, second: float, lowest: float, highest: float) -> Verd
     if not (lowest <= first <= highest and lowest <= second <= highest):
         raise JudgeParseError(Fault.OUT_OF_RANGE)
     return Verdict.of_scores(first, second)
+
+
+def expected(answers: Mapping[str, Verdict], shares: Mapping[str, float]) -> tuple[float, float]:
+    """The mean scores of a distribution over answers that have scores."""
+    first = sum(share * (answers[text].first or 0.0) for text, share in shares.items())
+    second = sum(share * (answers[text].second or 0.0) for text, share in shares.items())
+    return first, second

@@ -102,6 +102,14 @@ class OwnForm:
             "generate, or use one of the built-in templates"
         )
 
+    def said(self, shares: Mapping[str, float]) -> str:
+        """Nothing, as `answers`.
+
+        Raises:
+            ConfigError: always.
+        """
+        return str(self.answers())
+
     def _verdict(self, found: Mapping[str, Any]) -> Verdict | float:
         """A verdict from named groups or properties."""
         try:

@@ -27,6 +27,7 @@ from smidgen.tasks.forms import (
     Form,
     JudgeParseError,
     Verdict,
+    expected,
     in_range,
     without_thinking,
 )
@@ -79,6 +80,11 @@ class Rubric:
     def answers(self) -> Mapping[str, Verdict]:
         """A scores block for every two whole scores."""
         return _all_pairs("<scores>\n\\boxed{{{}, {}", self.LOWEST, self.HIGHEST)
+
+    def said(self, shares: Mapping[str, float]) -> str:
+        """A scores block with the expected scores."""
+        first, second = expected(self.answers(), shares)
+        return f"<scores>\n\\boxed{{{first:.4f}, {second:.4f}}}\n</scores>"
 
     def _verdict(self, found: Sequence[tuple[str, str]]) -> Verdict:
         if not found:
@@ -141,6 +147,11 @@ class TwoScores:
         """A first line for every two whole scores."""
         return _all_pairs("{} {}", 1, self.HIGHEST)
 
+    def said(self, shares: Mapping[str, float]) -> str:
+        """The expected scores."""
+        first, second = expected(self.answers(), shares)
+        return f"{first:.4f} {second:.4f}"
+
     def _verdict(self, found: re.Match[str] | None) -> Verdict:
         if not found:
             raise JudgeParseError(Fault.NO_SCORES)
@@ -167,6 +178,7 @@ class Literals:
     )
     _CHOICES: Mapping[str, Choice] = {"A": "first", "B": "second", "C": "tie"}
     _STRICT = re.compile(r"\[\[([ABC])\]\]")
+    _SHARES = re.compile(r"A ([01]\.\d{4}), B ([01]\.\d{4}), C [01]\.\d{4}: \[\[")
     _LENIENT = re.compile(
         r"\[+\s*([abc])\s*\]+|\b(?:output|assistant|response)\s*\(?([ab])\b\)?|\b(tie)\b|^\W*([abc])\W*$",
         re.IGNORECASE | re.MULTILINE,
@@ -187,11 +199,17 @@ class Literals:
         return Message("system", self._SYSTEM), Message("user", content)
 
     def parse(self, text: str) -> Verdict:
-        """The last verdict: a text that explains the form names all three before it decides."""
-        found = self._STRICT.findall(without_thinking(text))
+        """The last verdict: a text that explains the form names all three before it decides.
+
+        Where the text is the shares of the verdicts (`said`), they are its scores.
+        """
+        answer = without_thinking(text)
+        found = self._STRICT.findall(answer)
         if not found:
             raise JudgeParseError(Fault.NO_VERDICT)
-        return Verdict(self._CHOICES[found[-1]])
+        shares = self._SHARES.match(answer)
+        scores = (float(shares[1]), float(shares[2])) if shares else (None, None)
+        return Verdict(self._CHOICES[found[-1]], *scores)
 
     def parse_leniently(self, text: str) -> Verdict:
         """As `parse`, else the last thing that looks like a verdict."""
@@ -207,6 +225,12 @@ class Literals:
     def answers(self) -> Mapping[str, Verdict]:
         """The three verdicts."""
         return {f"[[{letter}": Verdict(choice) for letter, choice in self._CHOICES.items()}
+
+    def said(self, shares: Mapping[str, float]) -> str:
+        """The share of each verdict, and the one with the greatest."""
+        best = max(shares, key=lambda text: shares[text])
+        parts = ", ".join(f"{text.lstrip('[')} {share:.4f}" for text, share in shares.items())
+        return f"{parts}: {best}]]"
 
 
 class Grade:
@@ -227,7 +251,7 @@ class Grade:
         "from 1 to 5. "
         'The form is: "(feedback) [RESULT] (a number from 1 to 5)". Write nothing after it.'
     )
-    _STRICT = re.compile(r"\[RESULT\]\s*\(?\s*([1-5])(?![0-9.]*[0-9])")
+    _STRICT = re.compile(r"\[RESULT\]\s*\(?\s*([1-4](?:\.[0-9]+)?|5(?:\.0+)?)(?![0-9.]*[0-9])")
     _LENIENT = re.compile(r"(?<![0-9.])([1-5])(?:\s*/\s*5)?(?![0-9.]*[0-9])")
 
     def __init__(self, rubric: str = RUBRIC):
@@ -256,6 +280,10 @@ class Grade:
     def answers(self) -> Mapping[str, Verdict]:
         """Every grade; the verdict's first score is the grade."""
         return {f"[RESULT] {n}": Verdict("tie", n) for n in range(self.LOWEST, self.HIGHEST + 1)}
+
+    def said(self, shares: Mapping[str, float]) -> str:
+        """The expected grade."""
+        return f"[RESULT] {expected(self.answers(), shares)[0]:.4f}"
 
     @staticmethod
     def _grade(found: Sequence[str]) -> float:

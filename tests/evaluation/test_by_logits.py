@@ -1,0 +1,58 @@
+"""Judging by probabilities: the distribution over answers, and the verdict made of it."""
+
+import math
+
+import pytest
+
+from smidgen.data.types import Request, Sample
+from smidgen.evaluation.by_logits import ByLogits, distribution
+from smidgen.tasks.forms import Case, Verdict
+from smidgen.tasks.templates import FORMS
+
+SAMPLE = Sample("p#ab", FORMS["verdict"]().messages(Case("q", "x", "y")))
+
+
+class Certain:
+    """Gives each of some texts a probability, and all others next to none; one token each."""
+
+    def __init__(self, probabilities: dict[str, float]) -> None:
+        self.probabilities = probabilities
+
+    def score(self, prompt, continuations):
+        return [[math.log(self.probabilities.get(text, 1e-9))] for text in continuations]
+
+
+def said(name: str, probabilities: dict[str, float]) -> str:
+    ((_, completion),) = ByLogits(Certain(probabilities), FORMS[name]()).complete([Request(SAMPLE)])
+    return completion.text
+
+
+@pytest.mark.parametrize(
+    ("name", "probabilities", "verdict"),
+    [
+        ("verdict", {"[[A": 0.6, "[[B": 0.2}, Verdict("first", 0.75, 0.25)),
+        ("verdict", {"[[C": 0.5}, Verdict("tie", 0.0, 0.0)),
+        (
+            "rubric",
+            {"<scores>\n\\boxed{9, 2": 0.3, "<scores>\n\\boxed{7, 4": 0.1},
+            Verdict("first", 8.5, 2.5),
+        ),
+        ("scores", {"3 5": 0.01}, Verdict("second", 3.0, 5.0)),
+    ],
+)
+def test_shares_become_a_verdict(name: str, probabilities: dict[str, float], verdict: Verdict):
+    found = FORMS[name]().parse(said(name, probabilities))
+    assert found.preferred == verdict.preferred
+    assert found[1:] == pytest.approx(verdict[1:], abs=1e-3)
+
+
+def test_an_expected_grade():
+    text = said("grade", {"[RESULT] 5": 0.3, "[RESULT] 2": 0.1})
+    assert FORMS["grade"]().parse(text) == pytest.approx(4.25, abs=1e-3)
+
+
+def test_a_text_that_begins_another_loses_what_is_the_others():
+    shares = distribution({"1": math.log(0.5), "10": math.log(0.4), "2": math.log(0.1)})
+    assert shares == pytest.approx({"1": 1 / 6, "10": 4 / 6, "2": 1 / 6})
+    tiny = distribution({"a": -2000.0, "b": -2000.0 + math.log(3)})
+    assert tiny == pytest.approx({"a": 0.25, "b": 0.75})
