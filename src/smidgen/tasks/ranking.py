@@ -42,14 +42,14 @@ def rank(number: int, results: Sequence[tuple[int, int, float]], *, seed: int = 
         seed: of the bootstrap over results.
     """
     points = np.array(results, dtype=np.float64).reshape(-1, 3)
-    fitted = strengths(_wins(number, points))
-    random = np.random.default_rng(seed)
-    drawn = [
-        strengths(_wins(number, points[random.integers(0, len(points), len(points))]))
-        for _ in range(RESAMPLES if len(points) else 0)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0) if drawn else (fitted, fitted)
     wins = _wins(number, points)
+    fitted = strengths(wins)
+    low = high = fitted
+    if len(points):
+        random = np.random.default_rng(seed)
+        drawn = [points[random.integers(0, len(points), len(points))] for _ in range(RESAMPLES)]
+        resampled = strengths(np.array([_wins(number, sample) for sample in drawn]))
+        low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
     places = [
         Strength(
             answer,
@@ -65,18 +65,18 @@ def rank(number: int, results: Sequence[tuple[int, int, float]], *, seed: int = 
 
 
 def strengths(wins: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fit log-strengths by minorisation (Hunter 2004); `wins[i, j]` is how often i was preferred to j."""
-    number = len(wins)
+    """Fit log-strengths (…, N) by minorisation (Hunter 2004) to wins (…, N, N) of row over column."""
+    number = wins.shape[-1]
     wins = wins + PRIOR * (1 - np.eye(number))
-    games, won = wins + wins.T, wins.sum(1)
-    worth = np.ones(number)
-    for _ in range(STEPS):
-        spread = games / (worth[:, None] + worth[None, :])
-        after = won / spread.sum(1) if number > 1 else worth
-        after /= np.exp(np.log(after).mean())
-        if np.allclose(after, worth, rtol=1e-9):
-            break
+    games, won = wins + np.swapaxes(wins, -1, -2), wins.sum(-1)
+    worth = np.ones(won.shape)
+    for _ in range(STEPS if number > 1 else 0):
+        after = won / (games / (worth[..., :, None] + worth[..., None, :])).sum(-1)
+        after /= np.exp(np.log(after).mean(-1, keepdims=True))
+        settled = np.allclose(after, worth, rtol=1e-9)
         worth = after
+        if settled:
+            break
     return np.log(worth)
 
 
