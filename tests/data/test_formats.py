@@ -1,5 +1,6 @@
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -299,3 +300,39 @@ def test_clinc() -> None:
     assert len({query.intent for query in queries(rows)}) == 151
     assert len(select_rows(rows, splits=("val", "oos_val"))) == 3100
     assert len({row["intent"] for row in select_rows(rows, splits=("val",), limit=300)}) == 150
+
+
+def test_parquet_is_read_as_lines_are(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    path = tmp_path / "pairs.parquet"
+    rows = [OWN | {"id": "p"}, OWN | {"id": "q", "reference": None}]
+    datasets.Dataset.from_list(rows).to_parquet(path)
+    found = read_rows(path)
+    assert [row["line"] for row in found] == [1, 2]
+    assert pairs(found) == pairs(rows)
+
+
+def test_what_is_no_file_may_be_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.Dataset.from_list([OWN])
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name: ["train", "test"])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: {"test": loaded}[split])
+    assert pairs(read_rows(Path("owner/name:test"))) == pairs([OWN])
+    with pytest.raises(
+        DataError, match="owner/name has the splits train, test; name one, as owner/name:train"
+    ):
+        read_rows(Path("owner/name"))
+
+    def missing(name: str, split: str) -> None:
+        raise FileNotFoundError("no such repository")
+
+    monkeypatch.setattr(datasets, "load_dataset", missing)
+    with pytest.raises(DataError, match="the hub gives no such dataset: no such repository"):
+        read_rows(Path("owner/name:test"))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(
+        DataError, match=r"needs the package datasets; install it with `pip install 'smidgen\[hub\]'`"
+    ):
+        read_rows(Path("owner/name:test"))
+    with pytest.raises(DataError, match="there is no data file at"):
+        read_rows(tmp_path / "none.jsonl")

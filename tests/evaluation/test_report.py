@@ -458,3 +458,13 @@ def test_a_correlation_is_no_rate(report: dict[str, Any]) -> None:
     report["after"]["metrics"]["length_correlation"] = metric(-0.049, -0.066, 0.17, 480)
     page = Page(build_report(report)).text
     assert "-0.05" in page and "-0.07 to 0.17" in page and "−4.9" not in page
+
+
+def test_the_reliability_of_the_last_model_is_drawn(report: dict[str, Any]) -> None:
+    assert "score gap worth" not in build_report(report)
+    bins = [{"low": 0.8, "high": 0.9, "n": 250, "predicted": 0.85, "observed": 0.9}]
+    brier = metric(0.103, 0.078, 0.134, 480)
+    report["quantized"]["calibration"] = {"n": 480, "ece": 0.017, "brier": brier, "bins": bins}
+    page = build_report(report)
+    assert "What is a score gap worth?" in page and "85% predicted, 90% so, n = 250" in page
+    assert "0.017" in page and "0.08 to 0.13" in page and "quantised model is calibrated" in page

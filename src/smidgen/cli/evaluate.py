@@ -128,8 +128,10 @@ def prove(
     from smidgen.backend import reset_peak_memory
     from smidgen.evaluation import collect_records, read_records, summarise
     from smidgen.evaluation.by_logits import ByLogits
+    from smidgen.evaluation.calibration import calibration
     from smidgen.inference import engine_identity, open_engine
     from smidgen.tasks import Judge
+    from smidgen.tasks.judgements import judgements
 
     reset_peak_memory()
     opened = open_engine(model, engine=engine, adapter=adapter, thinking=thinking, batch_size=batch_size)
@@ -165,7 +167,11 @@ def prove(
         seed=sampling.seed,
         peak_memory_bytes=peak,
     )
-    return evaluation.to_json()
+    result = evaluation.to_json()
+    if isinstance(task, Judge):
+        found = judgements(read_records(records), task.form)
+        result["calibration"] = calibration(found, seed=sampling.seed)
+    return result
 
 
 def as_published(task: "Task", records: Path, model: str, out: Path | None) -> dict[str, Any]:

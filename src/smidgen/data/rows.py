@@ -15,6 +15,9 @@ from smidgen.errors import ConfigError, DataError, did_you_mean
 Row = Mapping[str, Any]
 
 _FAULTS_SHOWN = 5
+FILES = (".jsonl", ".json", ".parquet")
+"""Endings of files, which no name of a dataset is taken to have."""
+_HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]*\w)(:(?P<split>\w+))?")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -39,13 +42,21 @@ def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[dict[str
 
     By its line a row is named in errors, and identified if it has no `id`, whichever are selected later.
 
+    A Parquet file and a dataset of the Hugging Face hub (`owner/name`, or `owner/name:split`) are read by the
+    package `datasets`, their rows numbered as lines.
+
     Args:
-        path: the file.
+        path: the file, or the hub id.
         rejected: takes what is wrong with each bad line, and the others are read; None refuses them all.
 
     Raises:
         DataError: the file is missing or empty, or a line is not a JSON object.
     """
+    if path.suffix == ".parquet" and path.is_file():
+        return _numbered(_datasets(str(path)).Dataset.from_parquet(str(path)), str(path))
+    is_file = path.exists() or path.suffix in FILES
+    if not is_file and (found := _HUB_ID.fullmatch(str(path))):
+        return _numbered(_from_hub(found["name"], found["split"]), str(path))
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028
     except FileNotFoundError:
@@ -75,6 +86,42 @@ def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[dict[str
         what = "has no line that is a JSON object" if faults else "is empty"
         raise DataError(f"{path} {what}; expected one JSON object a line (JSONL)")
     return rows
+
+
+def _numbered(dataset: Any, source: str) -> list[dict[str, Any]]:
+    """The rows of a dataset, with their numbers for `line`."""
+    rows = [{"line": number, **row} for number, row in enumerate(dataset.to_list(), start=1)]
+    if not rows:
+        raise DataError(f"{source} has no rows; expected at least one")
+    return rows
+
+
+def _from_hub(name: str, split: str | None) -> Any:
+    """One split of a dataset of the hub; the only one, if none is named."""
+    source = f"{name}:{split}" if split else name
+    datasets = _datasets(source)
+    try:
+        if split is None:
+            splits = datasets.get_dataset_split_names(name)
+            if len(splits) != 1:
+                raise DataError(f"{name} has the splits {', '.join(splits)}; name one, as {name}:{splits[0]}")
+            split = splits[0]
+        return datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"there is no file {source}, and the hub gives no such dataset: {reason}") from None
+
+
+def _datasets(source: str) -> Any:
+    """The package `datasets`, which JSONL does not need."""
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            f"reading {source} needs the package datasets; install it with `pip install 'smidgen[hub]'`"
+        ) from None
+    datasets.disable_progress_bars()
+    return datasets
 
 
 def select_rows(

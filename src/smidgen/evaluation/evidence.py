@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from smidgen.evaluation import formatting, wording
 from smidgen.evaluation.formatting import ABSENT, dig, finite, rows_at, table_at
-from smidgen.evaluation.plots import Interval, interval_plot
+from smidgen.evaluation.plots import Interval, interval_plot, reliability_plot
 
 HALF = {"accuracy", "prefer_first_rate", "prefer_second_rate", "accuracy_decided"}
 """Metrics of a judge that are compared with 50 %."""
@@ -216,6 +216,26 @@ def position_bias(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[tu
         )
         rows.append((stage, figure, value, span))
     return rows
+
+
+def reliability(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The calibration of the model that ships or was evaluated last, with its diagram."""
+    stage = next((s for s in reversed(evaluated(report)) if table_at(report, s.key, "calibration")), None)
+    if stage is None:
+        return None
+    found = table_at(report, stage.key, "calibration")
+    brier, ece = found.get("brier"), finite(found.get("ece"))
+    value, span = _plain(brier if isinstance(brier, Mapping) else {})
+    error = ABSENT if ece is None else f"{ece:.3f}"
+    spoken = f"Reliability of the {stage.long}: expected calibration error {error}, Brier score {value}"
+    return {
+        "stage": stage,
+        "figure": reliability_plot(rows_at(found, "bins"), spoken),
+        "ece": error,
+        "brier": value,
+        "interval": span,
+        "n": formatting.count(found.get("n")),
+    }
 
 
 def example(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ ROW = 22
 """Height of one interval in pixels."""
 OVERHANG = 7
 """Pixels by which grid lines reach out of a plot, to meet those of the row above."""
+SQUARE = 260
+"""Height of a reliability diagram in pixels; the page makes it as wide."""
 CURVE_HEIGHT = 260
 """Height of the loss curve in pixels, without its axis."""
 CURVE_POINTS = 1200
@@ -95,6 +97,29 @@ def interval_plot(
         if low is not None and high is not None:
             _mark(group, "line", "span", x1=place(low), x2=place(high), y1=y, y2=y)
         _dot(group, row.kind, place(value), y)
+    return _markup(svg)
+
+
+def reliability_plot(bins: Sequence[Any], description: str) -> Markup:
+    """How often what was predicted with each probability was so; a calibrated judge lies on the diagonal.
+
+    Args:
+        bins: tables with `predicted`, `observed` and `n`.
+        description: the figure in words.
+    """
+    svg = _svg(SQUARE, description)
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = round(SQUARE * (1 - tick))
+        _mark(svg, "line", "grid", x1=_percent(tick), x2=_percent(tick), y1=0, y2=SQUARE)
+        _mark(svg, "line", "grid", x1="0%", x2="100%", y1=y, y2=y)
+    _mark(svg, "line", "reference", x1="0%", x2="100%", y1=SQUARE, y2=0)
+    for entry in bins:
+        predicted, observed = (finite(dig(entry, key)) for key in ("predicted", "observed"))
+        if predicted is None or observed is None:
+            continue
+        group = _mark(svg, "g", "after")
+        _mark(group, "title").text = f"{predicted:.0%} predicted, {observed:.0%} so, n = {dig(entry, 'n')}"
+        _dot(group, "after", _percent(predicted), round(SQUARE * (1 - observed)))
     return _markup(svg)
 
 

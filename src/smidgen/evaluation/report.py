@@ -88,6 +88,7 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
         "comparisons": list(evidence.comparisons(report)),
         "comparisons_axis": axis([(0, "−100"), (0.5, "0"), (1, "+100 points")]),
         "bias": evidence.position_bias(report, stages),
+        "reliability": evidence.reliability(report),
         "bias_axis": axis([(0, "always the second"), (0.5, f"50{PERCENT}"), (1, "always the first")]),
         "curve": _curve(report),
         "training": _training(report),
