@@ -22,11 +22,9 @@ from smidgen.data.types import Completion, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError
 from smidgen.inference import open_engine
 from smidgen.tasks.forms import Case, Form, JudgeParseError, Verdict
-from smidgen.tasks.judgements import Outcome, outcome, side
+from smidgen.tasks.judgements import ORDERS, Outcome, outcome, side
 from smidgen.tasks.ranking import Strength, rank
 from smidgen.tasks.templates import find_form
-
-ORDERS = ("ab", "ba")
 
 
 @dataclass(frozen=True)
@@ -205,18 +203,19 @@ class Judge:
         for index in range(len(pairs)):
             own = {name: text for name, text in texts.items() if name.startswith(f"{index}#")}
             said = tuple(self._said(name.split("#")[1], completion) for name, completion in own.items())
-            verdicts = [(name.split("#")[1], self._read(text.text)[0]) for name, text in own.items()]
-            together = outcome([(o, v if isinstance(v, Verdict) else None) for o, v in verdicts])
+            together = outcome([(each.order, verdict) for each, verdict in said])
             tokens = sum(map(_tokens, own.values()))
-            found.append(Compared(**vars(together), said=said, tokens=tokens, seconds=seconds))
+            words = tuple(each for each, _ in said)
+            found.append(Compared(**vars(together), said=words, tokens=tokens, seconds=seconds))
         return found
 
-    def _said(self, order: str, completion: Completion) -> Said:
+    def _said(self, order: str, completion: Completion) -> tuple[Said, Verdict | None]:
+        """One judgement, and its verdict in the order shown."""
         verdict, fault = self._read(completion.text)
         if not isinstance(verdict, Verdict):
-            return Said(order, None, None, completion.text, fault)
+            return Said(order, None, None, completion.text, fault), None
         scores = outcome([(order, verdict)]).scores
-        return Said(order, side(verdict, order), scores, completion.text)
+        return Said(order, side(verdict, order), scores, completion.text), verdict
 
     def _read(self, text: str) -> tuple[Verdict | float | None, str]:
         try:

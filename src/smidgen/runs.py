@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from smidgen.errors import WorkError
+from smidgen.errors import ConfigError, WorkError
 from smidgen.files import (
     append_jsonl,
     content_hash,
@@ -172,6 +172,29 @@ class Run:
     def _provenance(self) -> dict[str, Any] | None:
         path = self.path("provenance.json")
         return read_json(path) if path.exists() else None
+
+
+def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was begun with other settings.
+
+    Args:
+        folder: of the run.
+        before: the settings it was begun with, by name.
+        now: those that it is to go on with; only these are compared.
+
+    Raises:
+        ConfigError: some differ; the message says which.
+    """
+    changed = [
+        f"{name} was {before.get(name)!r} and is now {value!r}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run with other settings: {'; '.join(changed)}. "
+            "Go back to them to resume it, or name another run folder"
+        )
 
 
 def provenance(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from smidgen.cli.console import print_json, print_table, say
+from smidgen.cli.console import figure, print_json, print_table, say
 from smidgen.cli.options import Json, Seed
 from smidgen.errors import DataError
 
@@ -57,15 +57,10 @@ def _show(answer: dict[str, Any]) -> None:
         rows.append(
             (
                 name,
-                _number(compared["first"]["value"]),
-                _number(compared["second"]["value"]),
-                f"{_number(difference['value'])} ({_number(difference['low'])} – "
-                f"{_number(difference['high'])})",
+                figure(compared["first"]["value"]),
+                figure(compared["second"]["value"]),
+                f"{figure(difference['value'])} ({figure(difference['low'])} – {figure(difference['high'])})",
                 "–" if p is None else f"{p:.2g}",
             )
         )
     print_table(rows, headers=("", "first", "second", "difference, 95 % interval", "McNemar p"))
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -15,6 +15,8 @@ from smidgen.files import jsonable
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+SHOWN_FAULTS = 3
+
 
 def say(text: str) -> None:
     """Print one line of prose to stderr."""
@@ -46,6 +48,17 @@ def print_table(rows: Sequence[Sequence[str]], *, headers: Sequence[str] = ()) -
 def count(number: float) -> str:
     """A count or rate with thousands set apart, and a decimal where that says something: `1,234`, `12.3`."""
     return f"{number:,.0f}" if abs(number) >= 100 or number == int(number) else f"{number:,.1f}"
+
+
+def figure(value: float | None) -> str:
+    """A metric with three decimals, or a dash where there is none."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def say_rejected(rejected: Sequence[str]) -> None:
+    """Say how many rows were left out, and why the first of them were."""
+    if rejected:
+        say(f"{len(rejected):,} rows left out: {'; '.join(rejected[:SHOWN_FAULTS])}")
 
 
 def size(num_bytes: float) -> str:

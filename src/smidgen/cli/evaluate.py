@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from smidgen.cli.console import Progress, print_json, print_table, say
+from smidgen.cli.console import Progress, figure, print_json, print_table, say, say_rejected
 from smidgen.cli.options import (
     Adapter,
     Json,
@@ -27,8 +27,6 @@ from smidgen.errors import ConfigError
 if TYPE_CHECKING:
     from smidgen.data.types import Sample, Sampling
     from smidgen.tasks import Task
-
-SHOWN_FAULTS = 3
 
 
 def evaluate(
@@ -84,8 +82,7 @@ def evaluate(
     rows = test_rows(task, data, splits=split, limit=limit, seed=seed, rejected=rejected)
     asked = asked.prepare(all_rows(task, data, rejected=rejected and []) or rows, source=data)
     samples = asked.samples(rows, source=data, rejected=rejected)
-    if rejected:
-        say(f"{len(rejected):,} rows left out: {'; '.join(rejected[:SHOWN_FAULTS])}")
+    say_rejected(rejected or ())
     with TemporaryDirectory() as scratch:
         result = prove(
             asked,
@@ -215,8 +212,8 @@ def show(report: dict[str, Any]) -> None:
     rows = [
         (
             name,
-            _number(metric["value"]),
-            f"{_number(metric['low'])} – {_number(metric['high'])}",
+            figure(metric["value"]),
+            f"{figure(metric['low'])} – {figure(metric['high'])}",
             str(metric["n"]),
         )
         for group in (result["metrics"], result["baselines"])
@@ -228,7 +225,3 @@ def show(report: dict[str, Any]) -> None:
         say(f"not read: {reason} ({count:,})")
     for sentence in (headline(report), *remarks(report)):
         say(sentence)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from smidgen.cli.console import Progress, print_json, print_table, say
+from smidgen.cli.console import Progress, print_json, print_table, say, say_rejected
 from smidgen.cli.options import (
     Adapter,
     Json,
@@ -25,8 +25,6 @@ from smidgen.errors import ConfigError
 
 if TYPE_CHECKING:
     from smidgen.data.types import Record, Sample
-
-SHOWN_FAULTS = 3
 
 
 def judge(
@@ -157,7 +155,6 @@ def judge_file(
 
     Beside `out` stands `<out>.pairs.jsonl` when all is done: one verdict a pair.
     """
-    from smidgen.data.formats import pairs
     from smidgen.data.rows import read_rows, select_rows
     from smidgen.data.types import Sampling
     from smidgen.evaluation import collect_records, read_records
@@ -173,8 +170,7 @@ def judge_file(
     rejected: list[str] | None = [] if skip_bad_rows else None
     rows = select_rows(read_rows(file, rejected=rejected), limit=limit, source=str(file))
     asked = _repeated(task.samples(rows, source=str(file), labelled=False, rejected=rejected), samples)
-    if rejected:
-        say(f"{len(rejected):,} rows left out: {'; '.join(rejected[:SHOWN_FAULTS])}")
+    say_rejected(rejected or ())
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
     identity = engine_identity(model, adapter=adapter, thinking=thinking)
     known = len(read_records(out)) if out.exists() else 0
@@ -190,7 +186,6 @@ def judge_file(
     opened.close()
     verdicts = _verdicts(asked, records, task)
     write_jsonl(out.with_name(f"{out.name.removesuffix('.jsonl')}.pairs.jsonl"), verdicts)
-    labelled = any(pair.better for pair in pairs(rows, labelled=False, rejected=[]))
     counts = {str(side): sum(row["verdict"] == side for row in verdicts) for side in ("a", "b", "tie", None)}
     timings = [record.completion.timing for record in records if record.completion.timing]
     return {
@@ -204,7 +199,7 @@ def judge_file(
         "rejected_rows": len(rejected or ()),
         "prompt_tokens": sum(timing.prompt_tokens for timing in timings),
         "completion_tokens": sum(timing.completion_tokens for timing in timings),
-        "labelled": labelled,
+        "labelled": any(sample.metadata["label"] for sample in asked),
     }
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen.cli.console import Progress, duration, print_json, say
 from smidgen.cli.options import Json, RecipeFile, RunsFolder
-from smidgen.errors import ConfigError
 
 if TYPE_CHECKING:
     from smidgen.config import Recipe
@@ -47,19 +46,12 @@ def bind(run: "Run", recipe: "Recipe") -> None:
         ConfigError: it was; the training settings are checked by the checkpoints.
     """
     from smidgen.files import read_json
+    from smidgen.runs import refuse_changes
 
-    wanted = recipe.model_dump(mode="json", include={"model", "data"})
-    if run.path("begun.json").exists() and (begun := read_json(run.path("begun.json"))) != wanted:
-        changed = [
-            f"{table}.{name} was {begun[table].get(name)!r} and is now {value!r}"
-            for table, values in wanted.items()
-            for name, value in values.items()
-            if begun[table].get(name) != value
-        ]
-        raise ConfigError(
-            f"{run.folder} holds a run with other settings: {'; '.join(changed)}. "
-            "Go back to them to resume it, or name another run folder"
-        )
+    tables = recipe.model_dump(mode="json", include={"model", "data"})
+    wanted = {f"{table}.{name}": value for table, values in tables.items() for name, value in values.items()}
+    if run.path("begun.json").exists():
+        refuse_changes(run.folder, read_json(run.path("begun.json")), wanted)
     run.write_json("begun.json", wanted)
 
 

@@ -9,19 +9,16 @@ the last complete answer counts, and an answer that does not parse is wrong and 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from smidgen.data.formats import Label, Pair, pairs
 from smidgen.data.rows import place_of
 from smidgen.data.types import Completion, Record, Sample, Score
 from smidgen.errors import ConfigError, DataError
 from smidgen.tasks.forms import Case, Form, JudgeParseError, Verdict
-from smidgen.tasks.judgements import SHOWN, judgements, measures
+from smidgen.tasks.judgements import ORDERS, SHOWN, judgements, measures
 from smidgen.tasks.task import Measure, Metric
 from smidgen.tasks.templates import Rubric
-
-Order = Literal["ab", "ba"]
-ORDERS: tuple[Order, Order] = ("ab", "ba")
 
 _COMPLETION = """\
 <specific_criteria>{criteria}</specific_criteria>
@@ -202,7 +199,7 @@ def _each(samples: Sequence[Sample], value: Any) -> Measure:
     return Measure([value(sample) for sample in samples], [sample.metadata["cluster"] for sample in samples])
 
 
-def _target(pair: Pair, row: Mapping[str, Any], order: Order, where: str) -> str:
+def _target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> str:
     """The gold completion of a row for one order."""
     criteria, analysis, scores = row.get("criteria"), row.get("analysis"), row.get("scores")
     if not isinstance(criteria, list) or not criteria or not all(isinstance(item, str) for item in criteria):

@@ -19,6 +19,7 @@ from smidgen.tasks.task import Measure, Metric, Statistic
 
 CLASSES: Mapping[Label | None, int] = {"a": 0, "b": 1, "tie": 2, None: 3}
 SHOWN = {"ab": ("a", "b"), "ba": ("b", "a")}
+ORDERS = tuple(SHOWN)
 LABELS: tuple[Label, ...] = ("a", "b", "tie")
 
 

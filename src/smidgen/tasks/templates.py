@@ -16,6 +16,7 @@ much of a failure is form and how much is judgement.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from smidgen.data.types import Message
@@ -292,6 +293,7 @@ class Grade:
         return float(found[-1])
 
 
+@cache
 def _all_pairs(form: str, lowest: int, highest: int) -> dict[str, Verdict]:
     scores = range(lowest, highest + 1)
     return {form.format(a, b): Verdict.of_scores(a, b) for a in scores for b in scores}

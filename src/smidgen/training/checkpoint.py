@@ -18,7 +18,7 @@ from smidgen.errors import ConfigError
 from smidgen.files import atomic_folder, read_json
 from smidgen.models.graph import named_arrays
 from smidgen.models.weights import read_safetensors
-from smidgen.runs import Run
+from smidgen.runs import Run, refuse_changes
 from smidgen.training.optimizer import AdamW
 
 KEEP = 2
@@ -70,7 +70,8 @@ class Checkpoints:
             self._run.keep_jsonl("metrics.jsonl", lambda row: False)
             return Progress(), None
         state = read_json(found[-1] / "state.json")
-        self._check_settings(state["settings"])
+        fixed = {name: value for name, value in self._settings.items() if name not in FREE_TO_CHANGE}
+        refuse_changes(self._run.folder, state["settings"], fixed)
         weights = read_safetensors(found[-1] / "weights.safetensors")
         self._check_shapes(found[-1], model, weights)
         model.update(tree_unflatten(list(weights.items())))
@@ -82,18 +83,6 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         return sorted(self._dir.glob("step-*"))
-
-    def _check_settings(self, before: dict[str, Any]) -> None:
-        changed = [
-            f"{name} was {before.get(name)!r} and is now {value!r}"
-            for name, value in self._settings.items()
-            if name not in FREE_TO_CHANGE and before.get(name) != value
-        ]
-        if changed:
-            raise ConfigError(
-                f"{self._run.folder} holds a run with other settings: {'; '.join(changed)}. "
-                "Go back to them to resume it, or name another run folder"
-            )
 
     def _check_shapes(self, folder: Path, model: nn.Module, weights: dict[str, mx.array]) -> None:
         wanted = {name: value.shape for name, value in named_arrays(model.trainable_parameters()).items()}
