@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from smidgen.data.types import Request, Sample
-from smidgen.evaluation.by_logits import ByLogits, distribution
+from smidgen.data.types import Request, Sample, Scored
+from smidgen.evaluation.by_logits import ByLogits, distribution, extensions
 from smidgen.tasks.forms import Case, Verdict
 from smidgen.tasks.templates import FORMS
 
@@ -18,8 +18,10 @@ class Certain:
     def __init__(self, probabilities: dict[str, float]) -> None:
         self.probabilities = probabilities
 
-    def score(self, prompt, continuations):
-        return [[math.log(self.probabilities.get(text, 1e-9))] for text in continuations]
+    def score(self, samples, continuations, *, least_share):
+        for sample in samples:
+            logprobs = [[math.log(self.probabilities.get(text, 1e-9))] for text in continuations]
+            yield sample, Scored(logprobs)
 
 
 def said(name: str, probabilities: dict[str, float]) -> str:
@@ -52,7 +54,8 @@ def test_an_expected_grade():
 
 
 def test_a_text_that_begins_another_loses_what_is_the_others():
-    shares = distribution({"1": math.log(0.5), "10": math.log(0.4), "2": math.log(0.1)})
+    texts = ["1", "10", "2"]
+    shares = distribution(dict(zip(texts, map(math.log, (0.5, 0.4, 0.1)), strict=True)), extensions(texts))
     assert shares == pytest.approx({"1": 1 / 6, "10": 4 / 6, "2": 1 / 6})
-    tiny = distribution({"a": -2000.0, "b": -2000.0 + math.log(3)})
+    tiny = distribution({"a": -2000.0, "b": -2000.0 + math.log(3)}, extensions(["a", "b"]))
     assert tiny == pytest.approx({"a": 0.25, "b": 0.75})

@@ -127,10 +127,41 @@ def test_rows_outgrow_the_buffer(forward, full_logits):
         mirror.step()
 
 
-def test_score_gives_every_token_of_every_continuation(forward, full_logits):
+def test_neighbours_run_what_they_share_once(forward, full_logits, monkeypatch):
+    monkeypatch.setattr(decoder_module, "FAMILY_TOKENS", 3)
+    ran: list[list[int]] = []
+    hidden = forward.hidden
+
+    def counted(rows, at, caches):
+        ran.append([len(row) for row in rows])
+        return hidden(rows, at, caches)
+
+    monkeypatch.setattr(forward, "hidden", counted)
+    pair, other = [1, 2, 3, 4, 5, 6], [1, 2, 7, 8, 9, 10]
+    prompts = [[1, 2, 50], [*pair, 20, 21], [*pair, 30], [*other, 40], [*other, 41, 42], [*other, 43], [1, 2]]
+    mirror = Mirror(forward, full_logits)
+    assert mirror.decoder.share([*prompts, [1, 60]]) == 1
+    mirror.add(prompts)
+    assert ran == [[1], [5, 5], [2, 2, 1, 1, 2, 1, 1]]
+    mirror.step()
+
+
+def test_tails_are_scored_beside_the_rows(forward, full_logits):
+    mirror = Mirror(forward, full_logits)
+    prompts, tails = [[1, 2, 3, 4], [3]], [[5, 6, 7], [8], [5, 9]]
+    mirror.decoder.share(prompts)
+    mirror.add(prompts)
+    rows = [0, 1, 0]
+    got = np.array(mirror.decoder.fork(rows, tails))
+    expected = [
+        full_logits(prompts[row] + tail)[len(prompts[row]) :] for row, tail in zip(rows, tails, strict=True)
+    ]
+    assert got == pytest.approx(np.concatenate(expected), abs=1e-3)
+    mirror.step()
+
+
+def test_the_last_tokens_of_every_prompt_are_scored(forward, full_logits):
     decoder = Decoder(forward)
-    prompt, continuations = [1, 2, 3, 4], [[5, 6, 7], [8], [5, 9]]
-    got = np.array(decoder.score(prompt, continuations))
-    expected = np.concatenate([full_logits(prompt + c)[len(prompt) - 1 : -1] for c in continuations])
-    assert got == pytest.approx(expected, abs=1e-3)
-    assert np.array(decoder.score([3], [[4, 5]])) == pytest.approx(full_logits([3, 4]), abs=1e-3)
+    decoder.share([prompt[:-2] for prompt in PROMPTS])
+    got = np.array(decoder.add(PROMPTS, last=3))
+    assert got == pytest.approx(np.concatenate([full_logits(row)[-3:] for row in PROMPTS]), abs=1e-3)

@@ -8,6 +8,7 @@ import pytest
 from smidgen.data.types import Completion, Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
 from smidgen.inference import mlx as mlx_module
+from smidgen.inference import scoring as scoring_module
 from smidgen.inference.forward import MlxForward
 from smidgen.inference.mlx import MlxEngine
 
@@ -168,25 +169,55 @@ def test_stream_never_shows_part_of_a_stop_string(engine):
     assert "".join(pieces) == text[: text.index(stop)]
 
 
-def test_score_equals_full_forward_passes(engine, full_logits):
+CONTINUATIONS = ["the first", "", "the second", "the", "x", "the first one"]
+
+
+def score(engine, messages, continuations=CONTINUATIONS, **settings):
+    ((_, scored),) = engine.score([Sample("s", messages)], continuations, **settings)
+    return scored.logprobs
+
+
+@pytest.mark.parametrize(
+    "continuations", [CONTINUATIONS, CONTINUATIONS[2:4], ["the second"], ["x", "y"], [""]]
+)
+def test_score_equals_full_forward_passes(engine, full_logits, continuations):
     messages = (Message("user", "which is better"),)
     prompt = engine._tokenizer.render_prompt(messages)
-    continuations = ["the first", "", "second", "x"]
-    for continuation, scores in zip(continuations, engine.score(messages, continuations), strict=True):
-        tokens = engine._tokenizer.encode(continuation)
+    for text, scores in zip(continuations, score(engine, messages, continuations), strict=True):
+        tokens = engine._tokenizer.encode(text)
         logits = full_logits(prompt + tokens)[len(prompt) - 1 : -1].astype(np.float64)
         expected = [row[token] - np.logaddexp.reduce(row) for row, token in zip(logits, tokens, strict=True)]
         assert scores == pytest.approx(expected, abs=1e-4)
 
 
-def test_score_in_groups(engine, monkeypatch):
-    messages, continuations = (Message("user", "why"),), ["the first one", "a", "", "the second answer"]
-    whole = engine.score(messages, continuations)
-    monkeypatch.setattr(mlx_module, "SCORED_TOKENS", 2)
-    for one, other in zip(whole, engine.score(messages, continuations), strict=True):
-        assert one == pytest.approx(other, abs=1e-4)
-    assert engine.score(messages, []) == []
-    assert math.fsum(whole[0]) < 0
+def test_many_prompts_are_scored_as_one_is(engine, monkeypatch):
+    samples = [Sample(str(i), (Message("user", "why " * (i % 5) + "so"),)) for i in range(9)]
+    samples.append(Sample("long", (Message("user", "x" * 500),)))
+    alone = {sample.id: score(engine, sample.messages) for sample in samples}
+    monkeypatch.setattr(scoring_module, "SCORED_ROWS", 4)
+    monkeypatch.setattr(mlx_module, "READ_AHEAD", 6)
+    together = {sample.id: scored.logprobs for sample, scored in engine.score(samples, CONTINUATIONS)}
+    assert together.pop("long") is alone.pop("long") is None
+    assert together.keys() == alone.keys()
+    for name, logprobs in alone.items():
+        for one, other in zip(logprobs, together[name], strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
+    assert score(engine, samples[0].messages, []) == []
+
+
+def test_improbable_branches_are_not_run(engine):
+    messages = (Message("user", "which"),)
+    texts = [f"{first} {second}" for first in range(10) for second in range(10)]
+    every, few = score(engine, messages, texts), score(engine, messages, texts, least_share=0.2)
+    firsts = np.array([math.exp(scores[0]) for scores in every])
+    kept = firsts >= 0.2 * firsts[::10].sum()
+    assert 0 < kept.sum() < len(texts)
+    for whole, cut, is_kept in zip(every, few, kept, strict=True):
+        assert cut == (
+            pytest.approx(whole, abs=1e-4)
+            if is_kept
+            else [pytest.approx(whole[0]), *[-math.inf] * (len(whole) - 1)]
+        )
 
 
 def test_timing(engine):
@@ -251,8 +282,6 @@ def test_prompts_that_fill_the_context_have_no_completion(engine, monkeypatch):
     fault = r"the prompt has 6\d\d tokens and the context of .* 512, which leaves no room for an answer"
     with pytest.raises(DataError, match=fault):
         list(engine.stream(requests[1]))
-    with pytest.raises(DataError, match=r"a prompt of \d+ tokens with its continuation makes \d+ and"):
-        engine.score((Message("user", "x" * 480),), ["y" * 100])
     assert answers(engine, requests[:1])
 
 

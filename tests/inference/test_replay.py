@@ -84,4 +84,4 @@ def test_recordings_hold_no_probabilities(tmp_path):
     with pytest.raises(
         ConfigError, match="holds no probabilities, so it cannot score continuations; use a model"
     ):
-        engine.score((Message("user", "?"),), ["yes"])
+        engine.score([Sample("a", (Message("user", "?"),))], ["yes"])

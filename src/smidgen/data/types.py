@@ -84,6 +84,20 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What an engine found of given continuations of one prompt.
+
+    Attributes:
+        logprobs: natural-log probability of every token of every continuation; None if the prompt with the
+            longest does not fit the model's context.
+        timing: every token that was run counts as one of the prompt; nothing was generated.
+    """
+
+    logprobs: list[list[float]] | None
+    timing: Timing | None = None
+
+
+@dataclass(frozen=True)
 class Score:
     """What a task made of a completion.
 

@@ -1,24 +1,28 @@
 """Judging without writing: a verdict from the probabilities of every possible answer.
 
-The prompt is run once for each order. Every text that is a judgement at once (`Form.answers`) is scored after
-it, and their probabilities, among each other, are the distribution of verdicts: expected scores for a
-template with scores, a share of each verdict for one without. No token is generated.
+The prompt is run once for each order, many together. Every text that is a judgement at once (`Form.answers`)
+is scored after it, and their probabilities, among each other, are the distribution of verdicts: expected
+scores for a template with scores, a share of each verdict for one without. No token is generated.
 """
 
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from smidgen.data.types import Completion, Message, Request, Timing
+from smidgen.data.types import Completion, Request, Sample, Scored
 from smidgen.tasks.forms import Form
+
+LEAST_SHARE = 0.01
+"""Second scores are computed after first scores that have this share of the probability; less is lost."""
 
 
 class Scorer(Protocol):
     """What judging by logits needs of an engine."""
 
-    def score(self, prompt: Sequence[Message], continuations: Sequence[str]) -> list[list[float]]:
-        """The natural-log probability of every token of every continuation of the prompt."""
+    def score(
+        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
+    ) -> Iterator[tuple[Sample, Scored]]:
+        """The log-probability of every token of every continuation; see `smidgen.inference.engine`."""
         ...
 
 
@@ -34,32 +38,33 @@ class ByLogits:
         self._engine = engine
         self._form = form
         self._answers = list(form.answers())
+        self._longer = extensions(self._answers)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
-        """Judge requests in their order; sampling settings do not matter."""
-        for request in requests:
-            started = time.perf_counter()
-            logprobs = self._engine.score(request.sample.messages, self._answers)
-            seconds = time.perf_counter() - started
-            shares = distribution(
-                {text: sum(found) for text, found in zip(self._answers, logprobs, strict=True)}
-            )
-            text = self._form.said(shares)
-            yield request, Completion(text, timing=Timing(seconds, seconds, 0, 0))
+        """Judge requests, in any order; sampling settings do not matter."""
+        asked = {request.sample.id: request for request in requests}
+        samples = (request.sample for request in asked.values())
+        for sample, scored in self._engine.score(samples, self._answers, least_share=LEAST_SHARE):
+            if scored.logprobs is None:
+                yield asked[sample.id], Completion("", finish_reason="context")
+                continue
+            totals = {text: sum(found) for text, found in zip(self._answers, scored.logprobs, strict=True)}
+            text = self._form.said(distribution(totals, self._longer))
+            yield asked[sample.id], Completion(text, timing=scored.timing)
 
 
-def distribution(logprobs: Mapping[str, float]) -> dict[str, float]:
+def extensions(texts: Sequence[str]) -> dict[str, list[str]]:
+    """The texts that begin with each text, itself left out."""
+    return {text: [other for other in texts if other != text and other.startswith(text)] for text in texts}
+
+
+def distribution(logprobs: Mapping[str, float], longer: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """The share of each text among all, from the log-probabilities that a text begins with each.
 
-    A text that begins another ("1" and "10") loses what is the other's.
+    A text that begins another ("1" and "10", as `longer` says) loses what is the other's.
     """
     exact = {
-        text: math.exp(logprob)
-        - sum(
-            math.exp(other)
-            for longer, other in logprobs.items()
-            if longer != text and longer.startswith(text)
-        )
+        text: math.exp(logprob) - sum(math.exp(logprobs[other]) for other in longer[text])
         for text, logprob in logprobs.items()
     }
     exact = {text: max(share, 0.0) for text, share in exact.items()}

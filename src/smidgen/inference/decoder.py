@@ -1,15 +1,19 @@
 """Rows of tokens that one model continues together; they join and leave between any two steps."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from smidgen.inference.forward import Forward
 from smidgen.inference.kv_cache import Pass
 
+Tokens = TypeVar("Tokens", bound=Sequence[int])
+
 PREFILL_TOKENS = 2048
 """Prompt tokens of one forward pass: enough to keep the processor busy, few enough to bound memory."""
+FAMILY_TOKENS = 16
+"""Neighbouring prompts with so many tokens in common, beyond what all share, have them run once."""
 
 
 class Decoder:
@@ -48,24 +52,26 @@ class Decoder:
             self._prefix = common
         return len(common)
 
-    def add(self, prompts: Sequence[Sequence[int]]) -> Any:
-        """Let rows join behind those that are there; equal prompts are computed once.
+    def add(self, prompts: Sequence[Sequence[int]], last: int = 1) -> Any:
+        """Let rows join behind those that are there; equal prompts, and what neighbours share, run once.
 
         Args:
-            prompts: token ids (B lists), all among those that `share` was last given.
+            prompts: token ids (B lists), each beginning with the prefix that `share` made and with `last`
+                tokens or more after it.
+            last: tokens at the end of each prompt whose scores are wanted.
 
         Returns:
-            Scores (B, V) of each row's next token.
+            Scores (B · last, V) of what follows each row's last tokens, in their order.
         """
         unique = list(dict.fromkeys(map(tuple, prompts)))
-        first, held = 1 + self.num_rows, len(self._prefix)
+        first = 1 + self.num_rows
         self._copy_prefix(first, len(unique))
         self._reserve(first + len(prompts), 0)
-        rows: list[Sequence[int]] = [prompt[held:] for prompt in unique]
+        held = self._run_families(first, unique, last)
+        rows: list[Sequence[int]] = [prompt[size:] for prompt, size in zip(unique, held, strict=True)]
         if len(rows) == 1:
-            held, rest = self._run_leading(first, held, rows[0])
-            rows = [rest]
-        ends = np.cumsum([len(row) for row in rows]) - 1
+            held[0], rows[0] = self._run_leading(first, held[0], rows[0], last)
+        ends = np.cumsum([len(row) for row in rows])
         hidden = self._run(first, held, rows)
         index = {prompt: i for i, prompt in enumerate(unique)}
         sources = [index[tuple(prompt)] for prompt in prompts]
@@ -73,7 +79,8 @@ class Decoder:
         for row, source in reversed(list(enumerate(sources))):
             self._copy(first + source, first + row, len(prompts[row]))
         self._held += map(len, prompts)
-        return self._forward.logits(hidden[self._forward.xp.array(ends[sources])])
+        wanted = (ends[sources][:, None] - np.arange(last, 0, -1)).ravel()
+        return self._forward.logits(hidden[self._forward.xp.array(wanted)])
 
     def step(self, tokens: Sequence[int]) -> Any:
         """Give every row its next token; return the scores (B, V) of the one after it."""
@@ -88,24 +95,61 @@ class Decoder:
             self._copy(1 + self.num_rows, 1 + row, held)
             self._held[row] = held
 
+    def forget(self) -> None:
+        """Let all rows leave; their memory stays for the next ones."""
+        self._held = []
+
     def clear(self) -> None:
         """Let all rows leave and give their memory back; the shared prefix stays."""
-        self._held = []
+        self.forget()
         for cache in self._caches:
             cache.keep(1)
 
-    def score(self, prompt: list[int], continuations: Sequence[Sequence[int]]) -> Any:
-        """Return the scores (T, V) of every token of the continuations of one prompt, one after the other."""
-        held, first = self.share([prompt]), 1 + self.num_rows
-        self._copy_prefix(first, len(continuations))
-        rows = [[*prompt[held:], *continuation[:-1]] for continuation in continuations]
-        return self._forward.logits(self._run(first, held, rows))
+    def fork(self, rows: Sequence[int], tails: Sequence[Sequence[int]]) -> Any:
+        """Run tails behind copies of rows, which stay as they are; return the scores (T, V) behind each."""
+        first, held = 1 + self.num_rows, [self._held[row] for row in rows]
+        self._reserve(first + len(rows), 0)
+        for copy, row in enumerate(rows):
+            self._copy(1 + row, first + copy, self._held[row])
+        return self._forward.logits(self._run(first, held, tails))
 
-    def _run_leading(self, slot: int, held: int, row: Sequence[int]) -> tuple[int, Sequence[int]]:
-        """Run all but the last PREFILL_TOKENS of a long row; return what the slot holds then and the rest."""
-        while len(row) > PREFILL_TOKENS:
-            self._run(slot, held, [row[:PREFILL_TOKENS]])
-            held, row = held + PREFILL_TOKENS, row[PREFILL_TOKENS:]
+    def _run_families(self, first: int, prompts: Sequence[Sequence[int]], last: int) -> list[int]:
+        """Run what neighbours have in common beyond the prefix, as the two orders of a pair do, once.
+
+        Returns:
+            How many tokens the slot of each prompt holds then; at least `last` of each prompt are left.
+        """
+        base = len(self._prefix)
+        families: list[tuple[int, int]] = []  # where each begins, and what its members have in common
+        for i, prompt in enumerate(prompts):
+            room = len(prompt) - last
+            if families:
+                start, common = families[-1]
+                shared = base + len(_common_prefix(prompts[start][base:], prompt[base:]))
+                if min(shared, common, room) - base >= FAMILY_TOKENS:
+                    families[-1] = start, min(shared, common, room)
+                    continue
+            families.append((i, room))
+        stops = [*(start for start, _ in families[1:]), len(prompts)]
+        found = [(s, stop, n) for (s, n), stop in zip(families, stops, strict=True) if stop - s > 1]
+        held = [base] * len(prompts)
+        if found:
+            self._run(first, base, [prompts[start][base:common] for start, _, common in found])
+        # From the back: where the i-th family begins is never before slot i, so no source is lost.
+        for i, (start, stop, common) in reversed(list(enumerate(found))):
+            for row in reversed(range(start, stop)):
+                self._copy(first + i, first + row, common)
+            held[start:stop] = [common] * (stop - start)
+        return held
+
+    def _run_leading(
+        self, slot: int, held: int, row: Sequence[int], last: int = 1
+    ) -> tuple[int, Sequence[int]]:
+        """Run all but the end of a long row, in parts; return what the slot holds then and the rest."""
+        while len(row) > max(PREFILL_TOKENS, last):
+            part = min(PREFILL_TOKENS, len(row) - last)
+            self._run(slot, held, [row[:part]])
+            held, row = held + part, row[part:]
         return held, row
 
     def _run(self, first: int, held: int | Sequence[int], rows: Sequence[Sequence[int]]) -> Any:
@@ -129,8 +173,8 @@ class Decoder:
                 cache.copy(source, target, target + 1, length)
 
 
-def _common_prefix(left: list[int], right: list[int]) -> list[int]:
+def _common_prefix(left: Tokens, right: Tokens) -> Tokens:
     for i, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
-            return left[:i]
-    return left[: len(right)]
+            return left[:i]  # type: ignore[return-value]
+    return left[: len(right)]  # type: ignore[return-value]

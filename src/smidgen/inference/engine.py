@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from smidgen.data.types import Completion, Message, Request
+from smidgen.data.types import Completion, Request, Sample, Scored
 
 
 class Stream:
@@ -39,10 +39,21 @@ class Engine(Protocol):
         """Complete one request, handing out its text while it is made; raises as `complete` does."""
         ...
 
-    def score(self, prompt: Sequence[Message], continuations: Sequence[str]) -> list[list[float]]:
-        """Return the natural-log probability of every token of every continuation of the prompt.
+    def score(
+        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
+    ) -> Iterator[tuple[Sample, Scored]]:
+        """Return the log-probability of every token of every continuation of each sample's prompt.
 
-        The end token is not scored; an empty continuation has no tokens.
+        Nothing is generated. Samples come back in any order. The end token is not scored.
+
+        Args:
+            samples: their messages are the prompts.
+            continuations: texts that may follow each prompt.
+            least_share: continuations are not run beyond the token where they part from each other if that
+                token has less than this share of what all of them have there; what follows it is −inf.
+
+        Raises:
+            UserError: the engine knows no probabilities.
         """
         ...
 

@@ -13,15 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
-import numpy as np
-
 from smidgen.backend import mx, peak_memory_bytes
-from smidgen.data.types import Completion, Message, Request, Timing
+from smidgen.data.types import Completion, Request, Sample, Scored, Timing
 from smidgen.errors import DataError, ModelError
 from smidgen.inference.decoder import PREFILL_TOKENS, Decoder
 from smidgen.inference.engine import Stream
 from smidgen.inference.forward import forward_of
-from smidgen.inference.sampling import RowState, check_sampling, draw, logprobs_of
+from smidgen.inference.sampling import RowState, check_sampling, draw
+from smidgen.inference.scoring import Tree, score_group
 from smidgen.inference.stopping import GrowingText
 from smidgen.models.load import LoadedModel
 
@@ -29,8 +28,6 @@ READ_AHEAD = 1024
 """Requests that are sorted together; also how late a fault in a later request may come up."""
 JOIN_SHARE = 8
 """Waiting rows join when an eighth of the batch is free, so that prompts are run several at a time."""
-SCORED_TOKENS = 512
-"""Tokens whose scores over the whole vocabulary exist together."""
 
 
 @dataclass(eq=False)
@@ -114,35 +111,28 @@ class MlxEngine:
         """
         return Stream(self._pieces(request))
 
-    def score(self, prompt: Sequence[Message], continuations: Sequence[str]) -> list[list[float]]:
-        """Return the log-probability of every token of every continuation; see `Engine.score`."""
-        head = self._tokenizer.render_prompt(prompt, thinking=self._thinking)
-        tails = [self._tokenizer.encode(text) for text in continuations]
-        longest = len(head) + max(map(len, tails), default=0)
-        if longest > self._context:
-            raise DataError(
-                f"a prompt of {len(head)} tokens with its continuation makes {longest} and the context of "
-                f"{self._name} has {self._context}; shorten the prompt or the continuation"
-            )
-        # Continuations that differ in their last token only are run once.
-        stems: dict[tuple[int, ...], list[int]] = {}
-        for i, tail in enumerate(tails):
-            if tail:
-                stems.setdefault(tuple(tail[:-1]), []).append(i)
-        scores: list[list[float]] = [[] for _ in tails]
+    def score(
+        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
+    ) -> Iterator[tuple[Sample, Scored]]:
+        """Score continuations of every sample's prompt, many prompts at once; see `Engine.score`."""
+        tree = Tree([self._tokenizer.encode(text) for text in continuations])
+        source = iter(samples)
         with self._borrowed_decoder() as decoder:
-            for group in _groups(list(stems)):
-                logits = decoder.score(head, [[*stem, tails[stems[stem][0]][-1]] for stem in group])
-                starts = np.cumsum([0, *(len(stem) + 1 for stem in group)])
-                places = [
-                    (int(start), i) for stem, start in zip(group, starts, strict=False) for i in stems[stem]
-                ]
-                rows = [start + k for start, i in places for k in range(len(tails[i]))]
-                token_ids = [token for _, i in places for token in tails[i]]
-                found = iter(logprobs_of(token_ids, logits, self._forward.xp, rows=rows))
-                for _, i in places:
-                    scores[i] = list(islice(found, len(tails[i])))
-        return scores
+            while read := [self._prompt(sample) for sample in islice(source, READ_AHEAD)]:
+                fitting = [entry for entry in read if len(entry[1]) + tree.depth <= self._context]
+                for sample, _ in (entry for entry in read if len(entry[1]) + tree.depth > self._context):
+                    yield sample, Scored(None)
+                fitting.sort(key=lambda entry: (-len(entry[1]), entry[1]))
+                shared = decoder.share([prompt for _, prompt in fitting]) if fitting else 0
+                while fitting:
+                    size = self._joining(len(fitting), len(fitting[0][1]) + len(tree.common) - shared)
+                    group, fitting = fitting[:size], fitting[size:]
+                    prompts = [prompt for _, prompt in group]
+                    scored = score_group(decoder, self._forward.xp, prompts, tree, least_share)
+                    yield from zip((sample for sample, _ in group), scored, strict=True)
+
+    def _prompt(self, sample: Sample) -> tuple[Sample, list[int]]:
+        return sample, self._tokenizer.render_prompt(sample.messages, thinking=self._thinking)
 
     def peak_memory_bytes(self) -> int:
         """Return the most memory used so far, as the backend counts it."""
@@ -210,12 +200,16 @@ class MlxEngine:
         free = self._batch_size - num_rows
         if not waiting or (num_rows and free < min(len(waiting), max(1, self._batch_size // JOIN_SHARE))):
             return []
-        num_taken = max(1, min(free, len(waiting), PREFILL_TOKENS // (len(waiting[0].prompt) - shared)))
+        num_taken = min(free, self._joining(len(waiting), len(waiting[0].prompt) - shared))
         taken = [waiting.popleft() for _ in range(num_taken)]
         now = time.perf_counter()
         for row in taken:
             row.started = now
         return taken
+
+    def _joining(self, num_waiting: int, longest: int) -> int:
+        """How many rows of at most `longest` tokens are run at once."""
+        return max(1, min(self._batch_size, num_waiting, PREFILL_TOKENS // longest))
 
     def _read(self, source: Iterator[Request], watch: bool) -> list[_Row]:
         """Read requests ahead; longest prompts first, for rows of like length pad each other least."""
@@ -264,15 +258,3 @@ class MlxEngine:
         if completion.text[given:]:
             yield completion.text[given:]
         return completion
-
-
-def _groups(stems: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Split stems into runs that have at most SCORED_TOKENS tokens together, or are alone."""
-    group: list[tuple[int, ...]] = []
-    for stem in stems:
-        if group and sum(len(other) + 1 for other in group) + len(stem) + 1 > SCORED_TOKENS:
-            yield group
-            group = []
-        group.append(stem)
-    if group:
-        yield group

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.data.rows import read_rows
-from smidgen.data.types import Completion, Message, Request
+from smidgen.data.types import Completion, Request, Sample, Scored
 from smidgen.errors import ConfigError, DataError
 from smidgen.inference.engine import Stream
 
@@ -56,7 +56,9 @@ class ReplayEngine:
 
         return Stream(pieces())
 
-    def score(self, prompt: Sequence[Message], continuations: Sequence[str]) -> list[list[float]]:
+    def score(
+        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
+    ) -> Iterator[tuple[Sample, Scored]]:
         """Refuse: a recording holds no probabilities."""
         raise ConfigError("a recording holds no probabilities, so it cannot score continuations; use a model")
 

@@ -112,6 +112,8 @@ def logprobs_of(
     tokens: Sequence[int], logits: Any, xp: Any, *, rows: Sequence[int] | None = None
 ) -> list[float]:
     """Return the natural-log probability of tokens under rows of `logits` (B, V): one each, or `rows`."""
+    if not tokens:
+        return []
     top = xp.max(logits, axis=-1, keepdims=True)
     log_total = top + xp.log(xp.sum(xp.exp(logits - top), axis=-1, keepdims=True))
     at = xp.arange(len(tokens)) if rows is None else xp.array(rows)
