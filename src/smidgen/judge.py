@@ -111,7 +111,11 @@ class Judge:
         self.form: Form = find_form(template)
         self._samples = samples
         self._sampling = Sampling(
-            max_tokens=max_tokens, temperature=temperature, seed=seed, stop=self.form.stop
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            stop=self.form.stop,
+            stop_after=self.form.stop_after,
         )
         self._engine = open_engine(model, adapter=Path(adapter) if adapter else None, batch_size=concurrency)
 

@@ -193,9 +193,11 @@ def test_what_is_not_a_records_file_is_refused(tmp_path: Path) -> None:
 
 def test_the_stop_strings_of_a_task_are_asked_for(tmp_path: Path) -> None:
     task, engine = Judge(), Scripted()
-    task.stop = ("END",)
+    task.stop, task.stop_after = ("END",), ("</x>",)
     run(tmp_path / "records.jsonl", engine, task=task, sampling=Sampling(stop=("X",), max_tokens=9))
-    assert {request.sampling for request in engine.requests} == {Sampling(stop=("X", "END"), max_tokens=9)}
+    assert {request.sampling for request in engine.requests} == {
+        Sampling(stop=("X", "END"), stop_after=("</x>",), max_tokens=9)
+    }
 
 
 def test_a_recording_has_no_speed(tmp_path: Path) -> None:

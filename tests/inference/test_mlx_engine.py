@@ -169,6 +169,17 @@ def test_stream_never_shows_part_of_a_stop_string(engine):
     assert "".join(pieces) == text[: text.index(stop)]
 
 
+def test_an_answer_keeps_the_string_that_ends_it(engine):
+    request = many(1, max_tokens=25)[0]
+    text = answers(engine, [request])[request.sample.id].text
+    end = text[6:10]
+    ending = Request(request.sample, Sampling(max_tokens=25, stop_after=(end,)))
+    completion = answers(engine, [ending])[request.sample.id]
+    assert completion.text == text[: text.index(end) + len(end)]
+    assert completion.finish_reason == "stop" and len(completion.token_ids) < 25
+    assert "".join(engine.stream(ending)) == completion.text
+
+
 CONTINUATIONS = ["the first", "", "the second", "the", "x", "the first one"]
 
 

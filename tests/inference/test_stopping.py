@@ -1,8 +1,9 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smidgen.data.templates import Tokenizer
-from smidgen.inference.stopping import GrowingText
+from smidgen.inference.stopping import Ending, GrowingText
 
 
 def grow(tokenizer: Tokenizer, text: str, stop: tuple[str, ...]) -> tuple[GrowingText, list[int]]:
@@ -54,3 +55,33 @@ def test_text_is_cut_before_the_stop_that_is_complete_first(loaded, text, stop):
     assert growing.is_stopped == bool(ends)
     assert settled == sorted(settled)
     assert all(n <= len(whole) for n in settled)
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "answer"),
+    [
+        ("a <s>1</s> b </s>", False, "a <s>1</s>"),
+        ("a <t>1</t> b </s>", False, "a <t>1</t>"),
+        ("<think>1</s></think> 2</s> 3", False, "<think>1</s></think> 2</s>"),
+        ("1</s></think> 2</s> 3", True, "1</s></think> 2</s>"),
+        (
+            "a <think>x</think><think>1</s></think>b</s>c",
+            False,
+            "a <think>x</think><think>1</s></think>b</s>",
+        ),
+        ("1</s> 2", True, None),
+        ("<think>1</s> 2", False, None),
+        ("no end >", False, None),
+        ("", False, None),
+    ],
+)
+def test_an_answer_ends_with_its_closing_tag(loaded, text: str, thinking: bool, answer: str | None):
+    tokenizer = loaded.tokenizer
+    ending = Ending(tokenizer, ("</s>", "</t>"), thinking=thinking)
+    tokens = tokenizer.encode(text)
+    complete = [n for n in range(1, len(tokens) + 1) if ending.is_complete(tokens[:n])]
+    assert ending.cut(text) == (text if answer is None else answer)
+    assert bool(complete) == (answer is not None)
+    if answer is not None:
+        assert ending.cut(tokenizer.decode(tokens[: complete[0]])) == answer
+        assert answer not in tokenizer.decode(tokens[: complete[0] - 1])

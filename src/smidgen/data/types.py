@@ -32,7 +32,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. The defaults are greedy decoding."""
+    """How tokens are drawn, and what ends them. The defaults are greedy decoding to the end token.
+
+    An answer is cut before the first string of `stop`, wherever it comes. It ends with the first string of
+    `stop_after` that stands outside of a thinking block, which stays in it.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -42,6 +46,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
+    stop_after: tuple[str, ...] = ()
     seed: int = 0
 
 

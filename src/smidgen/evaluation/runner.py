@@ -121,7 +121,11 @@ def collect_records(
         DataError: the file holds the records of another evaluation.
         WorkError: the engine left requests unanswered, or the disk is full; what was finished is kept.
     """
-    sampling = replace(sampling, stop=(*sampling.stop, *task.stop))
+    sampling = replace(
+        sampling,
+        stop=(*sampling.stop, *task.stop),
+        stop_after=(*sampling.stop_after, *task.stop_after),
+    )
     version = " ".join(filter(None, (task.name, str(task.version), task.variant)))
     expected = {
         sample.id: fingerprint(sample, task=version, model=model, sampling=sampling) for sample in samples

@@ -21,7 +21,7 @@ from smidgen.inference.engine import Stream
 from smidgen.inference.forward import forward_of
 from smidgen.inference.sampling import RowState, check_sampling, draw
 from smidgen.inference.scoring import Tree, score_group
-from smidgen.inference.stopping import GrowingText
+from smidgen.inference.stopping import Ending, GrowingText
 from smidgen.models.load import LoadedModel
 
 READ_AHEAD = 1024
@@ -39,6 +39,7 @@ class _Row:
     max_tokens: int
     state: RowState
     text: GrowingText | None
+    ending: Ending | None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     started: float = 0.0
@@ -56,7 +57,8 @@ class _Row:
         self.state.record(token_id)
         if self.text is not None and not is_end:
             self.text.push(token_id)
-        if is_end or (self.text is not None and self.text.is_stopped):
+        ended = self.ending is not None and self.ending.is_complete(self.token_ids)
+        if is_end or ended or (self.text is not None and self.text.is_stopped):
             self.finish_reason = "stop"
         elif len(self.token_ids) == self.max_tokens:
             self.finish_reason = "length"
@@ -90,6 +92,7 @@ class MlxEngine:
         self._batch_size = batch_size
         self._forward = forward_of(loaded.model)
         self._idle: Decoder | None = None
+        self._endings: dict[tuple[str, ...], Ending] = {}
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Complete requests in finishing order; see `Engine.complete`.
@@ -224,9 +227,16 @@ class MlxEngine:
         if watch or sampling.stop:
             text = GrowingText(self._tokenizer.stream_decoder(), sampling.stop)
         max_tokens = min(sampling.max_tokens, self._context - len(prompt))
-        row = _Row(request, prompt, max_tokens, RowState.begin(sample.id, sampling, prompt), text)
+        state = RowState.begin(sample.id, sampling, prompt)
+        row = _Row(request, prompt, max_tokens, state, text, self._ending(sampling.stop_after))
         row.finish_reason = None if max_tokens > 0 else "context"
         return row
+
+    def _ending(self, ends: tuple[str, ...]) -> Ending | None:
+        """What watches for these strings; one for all rows, since it learns which tokens matter."""
+        if ends and ends not in self._endings:
+            self._endings[ends] = Ending(self._tokenizer, ends, thinking=self._thinking)
+        return self._endings.get(ends)
 
     def _completion(self, row: _Row) -> Completion:
         assert row.finish_reason is not None
@@ -238,6 +248,8 @@ class MlxEngine:
         else:
             ended = token_ids[-1] in self._tokenizer.eos_token_ids
             text = self._tokenizer.decode(token_ids[:-1] if ended else token_ids)
+        if row.ending is not None:
+            text = row.ending.cut(text)
         return Completion(text, tuple(token_ids), tuple(row.logprobs), row.finish_reason, row.timing)
 
     def _pieces(self, request: Request) -> Generator[str, None, Completion]:
@@ -249,7 +261,7 @@ class MlxEngine:
                     f"{self._context}, which leaves no room for an answer; shorten the prompt"
                 )
             assert row.text is not None
-            if row.text.settled > given:
+            if row.text.settled > given and not row.finish_reason:
                 piece = row.text.text[given : row.text.settled]
                 given += len(piece)
                 yield piece

@@ -75,6 +75,7 @@ def check_sampling(sampling: Sampling) -> None:
         "repetition_penalty": (0 < s.repetition_penalty < math.inf, "more than 0"),
         "frequency_penalty": (math.isfinite(s.frequency_penalty), "a finite number"),
         "stop": (all(s.stop), "strings that are not empty"),
+        "stop_after": (all(s.stop_after), "strings that are not empty"),
     }
     faults = [
         f"{name} is {getattr(s, name)!r}, expected {expected}"

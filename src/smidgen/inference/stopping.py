@@ -1,4 +1,7 @@
-"""The text of a completion as it grows, watched for stop strings that may lie across token borders."""
+"""What ends a completion besides its end token: strings that may lie across token borders."""
+
+from collections.abc import Sequence
+from typing import Protocol
 
 from smidgen.data.templates import StreamDecoder
 
@@ -47,3 +50,54 @@ class GrowingText:
         if found:
             self.text = self.text[: min(found)]
             self.is_stopped = True
+
+
+class Decoding(Protocol):
+    """What an `Ending` needs of a tokenizer."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens."""
+        ...
+
+
+class Ending:
+    """Strings that end an answer and belong to it, as a closing tag does; what is thought does not count.
+
+    The text is looked at only after tokens that may complete one of them.
+    """
+
+    def __init__(self, tokenizer: Decoding, ends: tuple[str, ...], *, thinking: bool = False):
+        """Watch for `ends`; `thinking` says that the prompt has opened a thinking block."""
+        self._tokenizer = tokenizer
+        self._ends = ends
+        self._last = {end[-1] for end in ends}
+        self._thinking = thinking
+        self._may_end: dict[int, bool] = {}
+
+    def is_complete(self, token_ids: Sequence[int]) -> bool:
+        """Whether the last of these tokens has completed the answer."""
+        last = token_ids[-1]
+        if last not in self._may_end:
+            self._may_end[last] = not self._last.isdisjoint(self._tokenizer.decode([last]))
+        return self._may_end[last] and self._end(self._tokenizer.decode(token_ids)) is not None
+
+    def cut(self, text: str) -> str:
+        """The text up to the end of the answer; all of it if the answer has no end."""
+        return text[: self._end(text)]
+
+    def _end(self, text: str) -> int | None:
+        """Where the answer ends."""
+        begin, thinking = 0, self._thinking
+        while True:
+            if thinking:
+                begin = text.find("</think>", begin)
+                if begin < 0:
+                    return None
+            opened = text.find("<think>", begin)
+            stretch = text[: opened if opened >= 0 else len(text)]
+            found = [at + len(end) for end in self._ends if (at := stretch.find(end, begin)) >= 0]
+            if found:
+                return min(found)
+            if opened < 0:
+                return None
+            begin, thinking = opened, True

@@ -16,6 +16,7 @@ class Answers:
     version: int = 1
     variant: str = ""
     stop: tuple[str, ...] = ()
+    stop_after: tuple[str, ...] = ()
 
     def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
         """The task itself; rows tell it nothing."""

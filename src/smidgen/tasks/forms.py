@@ -73,6 +73,8 @@ class Form(Protocol):
     """Whether it is shown one answer, and `parse` gives a grade instead of a verdict."""
     stop: tuple[str, ...]
     """Strings that end an answer and are not needed to read it."""
+    stop_after: tuple[str, ...]
+    """Strings that end an answer and belong to it."""
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """What the judge is shown."""

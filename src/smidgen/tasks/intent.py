@@ -35,6 +35,7 @@ class Intent:
     version: int = 1
     variant: str = ""
     stop: tuple[str, ...] = ()
+    stop_after: tuple[str, ...] = ()
 
     def __init__(self, labels: Iterable[str] = ()) -> None:
         self.labels = {_normalise(label): label for label in sorted(set(labels))}

@@ -60,6 +60,7 @@ class Judge:
         self.form = form or Rubric()
         self.reference = reference
         self.stop: tuple[str, ...] = self.form.stop
+        self.stop_after: tuple[str, ...] = self.form.stop_after
         self.variant: str = f"{self.form.name} with reference" if reference else self.form.name
 
     def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:

@@ -58,7 +58,9 @@ class Task(Protocol):
     variant: str
     """What else decides prompt and parser, such as a template; empty where nothing does."""
     stop: tuple[str, ...]
-    """Strings that end a completion; empty where the end token does."""
+    """Strings that end a completion and are cut off; empty where the end token does."""
+    stop_after: tuple[str, ...]
+    """Strings that end a completion and belong to it."""
 
     def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
         """The task, knowing what only rows can tell it, such as its labels; give it every row there is."""

@@ -42,7 +42,8 @@ class Rubric:
 
     name = "rubric"
     singly = False
-    stop: tuple[str, ...] = ()  # a stop string would be cut from the text that the parser needs
+    stop: tuple[str, ...] = ()
+    stop_after: tuple[str, ...] = ("</scores>",)
 
     SYSTEM = (
         "Judge two responses to one request. Their order and length do not count. Answer in three blocks: "
@@ -109,6 +110,7 @@ class TwoScores:
     name = "scores"
     singly = False
     stop: tuple[str, ...] = ()
+    stop_after: tuple[str, ...] = ()
     LOWEST, HIGHEST = 0, 10
 
     _SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
@@ -165,6 +167,7 @@ class Literals:
     name = "verdict"
     singly = False
     stop: tuple[str, ...] = ()
+    stop_after: tuple[str, ...] = ()
 
     _SYSTEM = (
         "Compare the answers of two AI assistants to the question of a user, and decide which of them "
@@ -240,6 +243,7 @@ class Grade:
     name = "grade"
     singly = True
     stop: tuple[str, ...] = ()
+    stop_after: tuple[str, ...] = ()
     LOWEST, HIGHEST = 1, 5
     RUBRIC = (
         "How well does the response do what was asked: is it right, complete, relevant and clear?\n"
