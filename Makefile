@@ -14,7 +14,7 @@ demo: .venv/installed  ## make a judge from the bundled model and prove it, offl
 	$(BIN)/smidgen run recipes/nano-judge.toml
 
 test: .venv/installed  ## the fast tests, offline
-	$(BIN)/pytest -m 'not oracle and not gpu and not slow'
+	$(BIN)/pytest -n auto --dist loadfile -m 'not oracle and not gpu and not slow'
 
 check: .venv/installed  ## lint, layout, types and the directions of imports
 	$(BIN)/ruff check

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from smidgen import config
-from smidgen.config import Section, parse_recipe, read_recipe, resolved_toml
+from smidgen.cli.reference import tables
+from smidgen.config import Recipe, Section, parse_recipe, read_recipe, resolved_toml
 from smidgen.errors import ConfigError
 
 SECTIONS = [
@@ -44,9 +45,9 @@ def test_a_resolved_recipe_is_the_same_recipe(table: dict[str, Any], tmp_path: P
 
 
 def test_a_resolved_recipe_names_every_default():
-    tables = (FULL, {"name": "a"} | PRETRAIN)
-    text = "".join(resolved_toml(parse_recipe(table, source="recipe.toml")) for table in tables)
-    for section in SECTIONS:
+    recipes = (FULL, {"name": "a"} | PRETRAIN)
+    text = "".join(resolved_toml(parse_recipe(table, source="recipe.toml")) for table in recipes)
+    for _, section, _ in tables(Recipe):
         missing = [name for name in section.model_fields if name not in text]
         assert set(missing) <= {"num_layers", "test_limit"}  # absent unless given
 

@@ -6,13 +6,14 @@ becomes `docs/configuration.md`. Unknown keys are refused.
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from smidgen.errors import ConfigError, did_you_mean
 
+Table = TypeVar("Table", bound="Section")
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -247,27 +248,67 @@ class Recipe(Section):
         return self
 
 
+class ApiPrice(Section):
+    """The list price of an API, for a judgement of as many tokens as were counted here."""
+
+    name: str
+    """What the report calls it."""
+    input_per_million: float = Field(ge=0.0)
+    """Price of a million tokens read."""
+    output_per_million: float = Field(ge=0.0)
+    """Price of a million tokens written."""
+
+
+class Prices(Section):
+    """What judgements cost, for the cost table of a report."""
+
+    currency: str = "USD"
+    """Unit of every price."""
+    machine_per_hour: float = Field(default=0.1, ge=0.0)
+    """What an hour of this machine costs: its rent, or its power and its share of the price."""
+    api: tuple[ApiPrice, ...] = (
+        ApiPrice(name="gpt-4o (list price, April 2026)", input_per_million=2.5, output_per_million=10.0),
+        ApiPrice(name="gpt-4o-mini (list price, April 2026)", input_per_million=0.15, output_per_million=0.6),
+    )
+    """What as many tokens would cost elsewhere; gpt-4o and gpt-4o-mini at list price when absent."""
+
+
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe and refuse, in one message, everything in it that is wrong.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or holds an unknown key or a bad value.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no recipe at {path}; see the folder recipes/ for examples") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
-    return parse_recipe(table, source=str(path))
+    return parse_recipe(_read_toml(path, "recipe; see the folder recipes/ for examples"), source=str(path))
 
 
 def parse_recipe(table: dict[str, Any], *, source: str) -> Recipe:
     """Turn a TOML table into a recipe; `source` names it in errors."""
+    return _parse(Recipe, table, source)
+
+
+def read_prices(path: Path | None) -> Prices:
+    """Read a file of prices; without one, the prices are the defaults. Raises as `read_recipe` does."""
+    if path is None:
+        return Prices()
+    return _parse(Prices, _read_toml(path, "file of prices; see docs/configuration.md"), str(path))
+
+
+def _read_toml(path: Path, what: str) -> dict[str, Any]:
+    name, _, hint = what.partition("; ")
     try:
-        return Recipe.model_validate(_tuples(table))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no {name} at {path}; {hint}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
+
+
+def _parse(model: type[Table], table: dict[str, Any], source: str) -> Table:
+    try:
+        return model.model_validate(_tuples(table))
     except ValidationError as error:
-        faults = "; ".join(_describe(fault) for fault in error.errors())
+        faults = "; ".join(_describe(fault, model) for fault in error.errors())
         raise ConfigError(f"{source}: {faults}") from None
 
 
@@ -276,25 +317,26 @@ def resolved_toml(recipe: Recipe) -> str:
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
-def _describe(fault: Any) -> str:
+def _describe(fault: Any, model: type[Section]) -> str:
     """One validation fault as a clause: where, what was given, what was expected."""
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "value_error":
         place = f"[{where}]: " if where else ""
         return f"{place}{fault['ctx']['error']}"
     if fault["type"] == "extra_forbidden":
-        known = _fields_at(fault["loc"][:-1])
+        known = _fields_at(model, fault["loc"][:-1])
         return f"unknown key '{where}'.{did_you_mean(str(fault['loc'][-1]), known)} Known: {', '.join(known)}"
     if fault["type"] == "missing":
         return f"'{where}' is missing"
     return f"'{where}' is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that a recipe knows in the table at `location`."""
-    section: type[Section] = Recipe
+def _fields_at(section: type[Section], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known in the table at `location` under `section`."""
     for part in location:
-        annotation = section.model_fields[str(part)].annotation
+        if isinstance(part, int):
+            continue
+        annotation = section.model_fields[part].annotation
         arguments = getattr(annotation, "__args__", (annotation,))
         section = next(a for a in arguments if isinstance(a, type) and issubclass(a, Section))
     return list(section.model_fields)

@@ -147,6 +147,8 @@ class Judge:
         """
         if not self.form.singly:
             raise ConfigError(f"the template {self.form.name} compares two answers; use grade to grade one")
+        if self.form.needs_reference and not reference:
+            raise DataError(f"the template {self.form.name} grades beside a right answer; give a reference")
         case = Case(_asked(prompt), answer, None, reference)
         started = time.perf_counter()
         texts = self._ask({f"grade#{k}": case for k in range(self._samples)})

@@ -17,7 +17,7 @@ from smidgen.cli.app import exit_code
 
 NANO = Path(smidgen.__file__).parent / "nano"
 
-STAGES = ["data", "before", "train", "after", "quantize", "quantized", "report"]
+STAGES = ["data", "before", "train", "after", "logits", "quantize", "quantized", "report"]
 RECIPE = """
 name = "tiny"
 task = "judge"
@@ -47,7 +47,7 @@ bits = 4
 group_size = 32
 """
 # What depends on the clock or on the attempt, not on what was asked.
-PASSING = {"created", "command", "speed", "seconds", "tokens_per_second", "stages"}
+PASSING = {"created", "command", "speed", "seconds", "tokens_per_second", "stages", "cost"}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_from_a_stage_does_it_and_those_after_it_again(
     shutil.copytree(finished, tmp_path / "runs")
     assert exit_code(["run", str(recipe), "--runs", str(tmp_path / "runs"), "--from", "quantize"]) == 0
     said = capsys.readouterr().err
-    assert said.count("done before, skipped") == 4 and "quantize: finished" in said
+    assert said.count("done before, skipped") == 5 and "quantize: finished" in said
     assert report_of(tmp_path / "runs") == report_of(finished)
 
 
@@ -135,7 +135,7 @@ def test_a_changed_setting_does_again_only_what_reads_it(
     changed.write_text(recipe.read_text().replace("bits = 4", "bits = 8"))
     assert exit_code(["run", str(changed), "--runs", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().err
-    assert [stage for stage in STAGES if f"{stage}: done before" in said] == STAGES[:4]
+    assert [stage for stage in STAGES if f"{stage}: done before" in said] == STAGES[:5]
 
 
 def test_killed_in_every_stage_it_ends_with_the_same_report(recipe: Path, finished: Path, tmp_path: Path):

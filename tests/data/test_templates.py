@@ -240,3 +240,9 @@ def test_slow_tokenizer_is_refused(make_tokenizer_dir, monkeypatch):
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *args, **kwargs: slow)
     with pytest.raises(ModelError, match=r"has no tokenizer.json; convert it with transformers and save it"):
         load_tokenizer(path)
+
+
+def test_an_answer_that_is_begun_is_gone_on_with(tokenizer):
+    prompt = tokenizer.render_prompt([QUESTION])
+    begun = tokenizer.render_prompt([QUESTION, Message("assistant", "10 ")])
+    assert begun == [*prompt, *tokenizer.encode("10 ")]

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from smidgen.cli.app import exit_code
+from smidgen.data.formats import Pair
+from smidgen.data.types import Completion, Record
 from smidgen.errors import DataError
 from smidgen.evaluation.judgelm import judgelm_metrics
 from smidgen.evaluation.rewardbench import (
@@ -16,11 +18,15 @@ from smidgen.evaluation.rewardbench import (
     is_rewardbench,
     read_result,
     result_file,
+    rewardbench2,
+    row_file,
     section_scores,
     style_matrix,
     ties_score,
 )
+from smidgen.tasks.judge import Judge
 from smidgen.tasks.judgements import Judgement
+from smidgen.tasks.templates import FORMS
 
 EXAMPLE = Path(__file__).parents[3] / "shared/data/judge/rewardbench_example_metrics.json"
 PERFECT = dict.fromkeys(ROWS, 1.0)
@@ -116,6 +122,87 @@ def test_ties_of_rewardbench_2():
     assert ties_score([([9, 4], 1)], [([9, 3, 2], 2)]) == pytest.approx(0.6 + 0.01 * math.tanh(1 / 6 - 1))
     with pytest.raises(DataError, match="needs its rows in pairs, ref and tied; found 1 and 0"):
         ties_score([([9, 2], 1)], [])
+
+
+GRADER = Judge(FORMS["grade"]())
+
+
+def rated(row: str, subset: str, right: list[float | None], wrong: list[float | None]) -> list[Record]:
+    """A row of RewardBench 2 whose answers got these grades; None where the grade could not be read."""
+    asked = {
+        "id": row,
+        "prompt": f"q {row}",
+        "chosen": [f"+{grade}" for grade in right],
+        "rejected": [f"-{grade}" for grade in wrong],
+        "subset": subset,
+    }
+    found = []
+    for sample in GRADER.samples([asked]):
+        side, key = ("rejected", wrong) if sample.metadata["answer"] == "b" else ("chosen", right)
+        grade = key[sample.metadata["facts"][side]]
+        completion = Completion("hm" if grade is None else f"so so [RESULT] {grade}")
+        found.append(Record(sample, completion, GRADER.score(sample, completion)))
+    return found
+
+
+def test_rewardbench_2_from_grades():
+    records = [
+        *rated("1", "Math", [5], [3, 2, 1]),
+        *rated("2", "Math", [4], [4, 2, 1]),
+        *rated("3", "Math", [None], [None, None, None]),
+        *rated("4", "Math", [None], [1, 1, None]),
+        *rated("ref:0", "Ties", [5], [2]),
+        *rated("tied:0", "Ties", [5, 4], [2]),
+    ]
+    scores = rewardbench2(records, GRADER.form)
+    assert scores is not None
+    assert scores["subsets"] == {
+        "Math": pytest.approx((1 + 0.5 + 0.25 + 0) / 4),
+        "Ties": pytest.approx(1 + 0.01 * math.tanh(2 / 1 - 1)),
+    }
+    assert scores["mean"] is None
+    assert scores["missing_subsets"] == ["Factuality", "Precise IF", "Safety", "Focus"]
+    others = [record for name in scores["missing_subsets"] for record in rated(name, name, [5], [1, 1, 1])]
+    whole = rewardbench2([*records, *others], GRADER.form)
+    assert whole is not None and not whole["missing_subsets"]
+    assert whole["mean"] == pytest.approx((4 + sum(scores["subsets"].values())) / 6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        (["ref:0"], "0 is only ref or only tied"),
+        (["ref:0", "tied:1"], "needs its rows in pairs"),
+        (["x"], "'x' is no id of the subset Ties; expected 'ref:' or 'tied:' and a name"),
+    ],
+)
+def test_ties_without_their_counterparts(rows: list[str], match: str):
+    with pytest.raises(DataError, match=match):
+        rewardbench2([record for row in rows for record in rated(row, "Ties", [5], [2])], GRADER.form)
+
+
+def test_other_rows_are_not_rewardbench_2():
+    assert rewardbench2(rated("1", "chat", [5], [3]), GRADER.form) is None
+    assert rewardbench2([], FORMS["rubric"]()) is None
+
+
+def test_the_file_of_rows():
+    pairs = {"p": Pair("p", "q", "x", "y", "b", "hep-go"), "t": Pair("t", "q", "x", "y", "tie", "hep-go")}
+    found = [
+        judgement("b", better="b", subset="hep-go"),
+        judgement("a", better="b", order="ba", subset="hep-go"),
+        judgement("a", better="tie", pair="t"),
+    ]
+    assert row_file(found, pairs, model="me") == {
+        "chat_template": None,
+        "id": ["p"],
+        "model": "me",
+        "model_type": "Generative RM",
+        "results": [0.5],
+        "subset": ["hep-go"],
+        "text_chosen": ["y"],
+        "text_rejected": ["x"],
+    }
 
 
 def test_the_metrics_of_judgelm():

@@ -17,6 +17,6 @@ def test_throughput_is_over_the_wall_clock_and_latency_over_requests() -> None:
 
 
 def test_untimed_answers_leave_no_throughput() -> None:
-    assert measure_speed([timing(1.0), None], 4.0) == Speed(None, 1.0, 1.0, None, None, 4.0)
-    assert measure_speed([], 0.0) == Speed(None, None, None, None, None, 0.0)
+    assert measure_speed([timing(1.0), None], 4.0) == Speed(None, 1.0, 1.0, None, None, None, 4.0)
+    assert measure_speed([], 0.0) == Speed(None, None, None, None, None, None, 0.0)
     assert measure_speed([None], 0.0).to_json()["latency_p50"] is None

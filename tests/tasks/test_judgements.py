@@ -143,7 +143,7 @@ def test_agreement_with_each_person():
 @pytest.mark.parametrize("name", [name for name in FORMS if name != "rubric"])
 def test_only_the_rubric_has_gold(name: str):
     with pytest.raises(ConfigError, match=f"is trained in the template rubric, not in {name}"):
-        Judge(FORMS[name]()).training_samples(rows(["a"]))
+        Judge(FORMS[name](), reference=True).training_samples(rows(["a"]))
 
 
 def test_a_reference_is_shown_only_when_asked_for():

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smidgen.data.types import Message
 from smidgen.errors import ConfigError
 from smidgen.tasks.forms import Case, Fault, JudgeParseError, Verdict
+from smidgen.tasks.judge import Judge
 from smidgen.tasks.own_form import OwnForm
 from smidgen.tasks.templates import FORMS, find_form
 
@@ -35,10 +37,11 @@ PIECES = [
 
 @pytest.mark.parametrize("form", ALL, ids=lambda form: form.name)
 def test_everything_is_shown_as_it_is(form):
-    shown = form.messages(CASE)[-1].content
+    shown = next(message.content for message in form.messages(CASE) if message.role == "user")
     assert "What is 2 + 2?" in shown and "four {{ b }}" in shown and "It is four." in shown
     assert form.singly or shown.index("four {{") < shown.index("five")
-    assert "It is four." not in form.messages(CASE._replace(reference=None))[-1].content
+    if not form.needs_reference:
+        assert "It is four." not in form.messages(CASE._replace(reference=None))[-1].content
 
 
 @pytest.mark.parametrize("form", ALL, ids=lambda form: form.name)
@@ -195,3 +198,19 @@ def test_any_content_is_a_template_or_a_clear_error(content: dict):
         OwnForm("mine", content)
     except ConfigError as error:
         assert str(error).startswith("mine")
+
+
+def test_single_pins_the_reference_to_ten():
+    form = FORMS["single"]()
+    system, user, begun = form.messages(CASE)
+    assert (system.role, user.role, begun) == ("system", "user", Message("assistant", "10 "))
+    assert user.content.index("It is four.") < user.content.index("four {{") and "five" not in user.content
+    assert form.parse("8\nIt is close.") == 8 and form.parse(" 7/10 ") == 7
+    assert form.parse_leniently("I say 3") == 3
+    assert form.parse(form.said({"4": 0.5, "8": 0.5})) == 6
+    with pytest.raises(JudgeParseError, match="the first line is not a number"):
+        form.parse("It is close: 8")
+    with pytest.raises(JudgeParseError, match="out of range"):
+        form.parse("11")
+    with pytest.raises(ConfigError, match="single judges beside a right answer; rows must hold a reference"):
+        Judge(form)

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
@@ -53,6 +53,22 @@ def count(number: float) -> str:
 def figure(value: float | None) -> str:
     """A metric with three decimals, or a dash where there is none."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def say_cost(cost: Mapping[str, Any] | None) -> None:
+    """Say what judgements took and cost, here and elsewhere."""
+    if cost is None:
+        return
+    way = next(iter(cost["ways"].values()))
+    number = way["judgements"]
+    total = number / 1000
+    read, written = number * way["prompt_tokens"], number * way["completion_tokens"]
+    say(
+        f"{read:,.0f} tokens read, {written:,.0f} written, {way['seconds_per_1000'] * total:.1f} s; "
+        f"{way['money_per_1000'] * total:.2g} {cost['currency']} at {cost['machine_per_hour']:g} an hour"
+    )
+    for api in cost["apis"]:
+        say(f"as many tokens from {api['name']}: {api['money_per_1000'] * total:.2g} {cost['currency']}")
 
 
 def say_rejected(rejected: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from smidgen.cli.options import (
     Limit,
     MaxTokens,
     Model,
+    PricesFile,
     Reference,
     Seed,
     SkipBadRows,
@@ -25,7 +26,8 @@ from smidgen.cli.options import (
 from smidgen.errors import ConfigError
 
 if TYPE_CHECKING:
-    from smidgen.data.types import Sample, Sampling
+    from smidgen.data.formats import Pair
+    from smidgen.data.types import Record, Sample, Sampling
     from smidgen.tasks import Task
 
 
@@ -59,6 +61,7 @@ def evaluate(
     temperature: Temperature = 0.0,
     batch_size: Annotated[PositiveInt, Parameter(help="Rows decoded together.")] = 64,
     seed: Seed = 0,
+    prices: PricesFile = None,
     out: Annotated[
         Path | None,
         Parameter(help="Folder for the records and the result; a killed evaluation goes on there."),
@@ -68,12 +71,15 @@ def evaluate(
     """Ask a model every item of a dataset and score its answers, with 95 % intervals and baselines."""
     from smidgen.cli.reporting import evaluation_report
     from smidgen.cli.sources import all_rows, test_rows
+    from smidgen.config import read_prices
     from smidgen.data.types import Sampling
+    from smidgen.evaluation.cost import cost_table
     from smidgen.evaluation.report import build_report
     from smidgen.files import write_json, write_text
     from smidgen.tasks import find_task
 
     asked = find_task(task, template=template, reference=reference)
+    price_list = read_prices(prices)
     if split and data == "world":
         raise ConfigError(
             "the world is generated and has no --split; leave it out, or name a file with --data"
@@ -84,7 +90,7 @@ def evaluate(
     samples = asked.samples(rows, source=data, rejected=rejected)
     say_rejected(rejected or ())
     with TemporaryDirectory() as scratch:
-        result = prove(
+        result, records = prove(
             asked,
             samples,
             Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed),
@@ -97,8 +103,10 @@ def evaluate(
             data=data,
             method=method,
         )
-        result["published"] = as_published(asked, (out or Path(scratch)) / "records.jsonl", model, out)
+    result["published"] = as_published(asked, rows, records, model, out)
+    result["disagreements"] = disagreements(asked, rows, records)
     result["rejected_rows"] = len(rejected or ())
+    result["cost"] = cost_table({"after": result}, price_list)
     report = evaluation_report(result, rows=len(rows), seed=seed)
     if out is not None:
         write_json(out / "evaluation.json", result)
@@ -120,8 +128,12 @@ def prove(
     data: str = "",
     stage: str = "evaluate",
     method: Literal["generate", "logits"] = "generate",
-) -> dict[str, Any]:
-    """Evaluate a model under a bar, going on with the records that are there; return it as JSON."""
+) -> "tuple[dict[str, Any], list[Record]]":
+    """Evaluate a model under a bar, going on with the records that are there.
+
+    Returns:
+        The evaluation as JSON, and its records.
+    """
     from smidgen.backend import reset_peak_memory
     from smidgen.evaluation import collect_records, read_records, summarise
     from smidgen.evaluation.by_logits import ByLogits
@@ -141,10 +153,12 @@ def prove(
         answers, identity = ByLogits(opened, task.form), f"{identity} by logits"
     right = parsed = 0.0
     known = len(read_records(records)) if records.exists() else 0
+    found: list[Record] = []
     with Progress(stage, total=len(samples)) as progress:
         progress.begin_at(known)
-        found = collect_records(task, samples, answers, sampling, records, model=identity)
-        for number, record in enumerate(found, start=1):
+        collected = collect_records(task, samples, answers, sampling, records, model=identity)
+        for number, record in enumerate(collected, start=1):
+            found.append(record)
             right, parsed = right + record.score.value, parsed + record.score.parsed
             timing = record.completion.timing
             progress.update(
@@ -166,20 +180,22 @@ def prove(
     )
     result = evaluation.to_json()
     if isinstance(task, Judge):
-        found = judgements(read_records(records), task.form)
-        result["calibration"] = calibration(found, seed=sampling.seed)
-    return result
+        result["calibration"] = calibration(judgements(found, task.form), seed=sampling.seed)
+    return result, found
 
 
-def as_published(task: "Task", records: Path, model: str, out: Path | None) -> dict[str, Any]:
+def as_published(
+    task: "Task", rows: "Sequence[Any]", records: "Sequence[Record]", model: str, out: Path | None
+) -> dict[str, Any]:
     """The scores of a judge as JudgeLM, RewardBench and RM-Bench publish theirs; in `out`, their files."""
-    from smidgen.evaluation import read_records
     from smidgen.evaluation.judgelm import judgelm_metrics
     from smidgen.evaluation.rewardbench import (
         ROWS,
         is_rewardbench,
         read_result,
         result_file,
+        rewardbench2,
+        row_file,
         section_scores,
         style_matrix,
     )
@@ -189,11 +205,16 @@ def as_published(task: "Task", records: Path, model: str, out: Path | None) -> d
 
     if not isinstance(task, Judge):
         return {}
-    found = judgements(read_records(records), task.form)
-    published: dict[str, Any] = {"judgelm": judgelm_metrics(found), "rmbench": style_matrix(found)}
+    found = judgements(records, task.form)
+    published: dict[str, Any] = {
+        "judgelm": judgelm_metrics(found),
+        "rmbench": style_matrix(found),
+        "rewardbench2": rewardbench2(records, task.form),
+    }
     files = {"judgelm.json": published["judgelm"]}
     if is_rewardbench(found):
         files["rewardbench.json"] = table = result_file(found, model=model)
+        files["rewardbench_rows.json"] = row_file(found, _pairs_by_id(rows), model=model)
         missing = [name for name in ROWS if name not in table]
         published["rewardbench"] = (
             {"missing_subsets": missing} if missing else section_scores(read_result(table))
@@ -202,6 +223,22 @@ def as_published(task: "Task", records: Path, model: str, out: Path | None) -> d
         if out is not None and content is not None:
             write_json(out / name, content)
     return {name: scores for name, scores in published.items() if scores is not None}
+
+
+def disagreements(task: "Task", rows: "Sequence[Any]", records: "Sequence[Record]") -> dict[str, Any] | None:
+    """The pairs on which a judge's two orders do not agree, to be read; None for any other task."""
+    from smidgen.evaluation.disagreements import find_disagreements
+    from smidgen.tasks import Judge
+
+    if not isinstance(task, Judge) or task.form.singly:
+        return None
+    return find_disagreements(records, task.form, _pairs_by_id(rows))
+
+
+def _pairs_by_id(rows: "Sequence[Any]") -> "dict[str, Pair]":
+    from smidgen.data.formats import pairs
+
+    return {pair.id: pair for pair in pairs(rows, rejected=[])}
 
 
 def show(report: dict[str, Any]) -> None:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from smidgen.cli.console import Progress, print_json, print_table, say, say_rejected
+from smidgen.cli.console import Progress, print_json, print_table, say, say_cost, say_rejected
 from smidgen.cli.options import (
     Adapter,
     Json,
     Limit,
     MaxTokens,
     Model,
+    PricesFile,
     Reference,
     Seed,
     SkipBadRows,
@@ -24,6 +25,7 @@ from smidgen.cli.options import (
 from smidgen.errors import ConfigError
 
 if TYPE_CHECKING:
+    from smidgen.config import Prices
     from smidgen.data.types import Record, Sample
 
 
@@ -56,9 +58,11 @@ def judge(
     limit: Limit = None,
     skip_bad_rows: SkipBadRows = False,
     seed: Seed = 0,
+    prices: PricesFile = None,
     json: Json = False,
 ) -> None:
     """Say which of two answers is better, asked in both orders."""
+    from smidgen.config import read_prices
     from smidgen.judge import check_samples
 
     check_samples(samples, temperature)
@@ -85,18 +89,22 @@ def judge(
             limit=limit,
             skip_bad_rows=skip_bad_rows,
             seed=seed,
+            prices=read_prices(prices),
         )
         print_json(result) if json else _show_file(result)
         return
     if any(part is None for part in pair):
         raise ConfigError("give --prompt, --a and --b to judge one pair, or a file of pairs")
-    ignored = [("--out", out), ("--limit", limit), ("--skip-bad-rows", skip_bad_rows or None)]
-    if given := [name for name, value in ignored if value is not None]:
+    for_files = {
+        "--out": out,
+        "--limit": limit,
+        "--prices": prices,
+        "--skip-bad-rows": skip_bad_rows or None,
+        "--reference": reference or None,
+        "--thinking": thinking or None,
+    }
+    if given := [name for name, value in for_files.items() if value is not None]:
         raise ConfigError(f"{given[0]} is for a file of pairs; leave it out")
-    if reference or thinking:
-        raise ConfigError(
-            f"{'--reference' if reference else '--thinking'} is for a file of pairs; leave it out"
-        )
     _judge_one(
         prompt or "",
         a or "",
@@ -150,6 +158,7 @@ def judge_file(
     limit: int | None,
     skip_bad_rows: bool,
     seed: int,
+    prices: "Prices",
 ) -> dict[str, Any]:
     """Judge every pair of a file; each judgement is on disk as soon as it is made, and is made once.
 
@@ -157,7 +166,9 @@ def judge_file(
     """
     from smidgen.data.rows import read_rows, select_rows
     from smidgen.data.types import Sampling
-    from smidgen.evaluation import collect_records, read_records
+    from smidgen.evaluation import collect_records, measure_speed, read_records
+    from smidgen.evaluation.cost import cost_table
+    from smidgen.evaluation.records import read_log, wall_clock
     from smidgen.files import write_jsonl
     from smidgen.inference import engine_identity, open_engine
     from smidgen.tasks import Judge, find_form
@@ -183,11 +194,13 @@ def judge_file(
             timing = record.completion.timing
             new = timing is not None and len(records) > known
             progress.update(len(records), tokens=timing.completion_tokens if timing and new else 0)
+    peak = opened.peak_memory_bytes()
     opened.close()
     verdicts = _verdicts(asked, records, task)
     write_jsonl(out.with_name(f"{out.name.removesuffix('.jsonl')}.pairs.jsonl"), verdicts)
     counts = {str(side): sum(row["verdict"] == side for row in verdicts) for side in ("a", "b", "tie", None)}
-    timings = [record.completion.timing for record in records if record.completion.timing]
+    timings = [record.completion.timing for record in records]
+    speed = measure_speed(timings, wall_clock(read_log(out)), peak_memory_bytes=peak).to_json()
     return {
         "file": str(file),
         "out": str(out),
@@ -197,8 +210,8 @@ def judge_file(
         "consistent": sum(row["consistent"] for row in verdicts),
         "unparsed": sum(not record.score.parsed for record in records),
         "rejected_rows": len(rejected or ()),
-        "prompt_tokens": sum(timing.prompt_tokens for timing in timings),
-        "completion_tokens": sum(timing.completion_tokens for timing in timings),
+        "speed": speed,
+        "cost": cost_table({"judge": {"n": len(records), "speed": speed}}, prices),
         "labelled": any(sample.metadata["label"] for sample in asked),
     }
 
@@ -244,7 +257,7 @@ def _show_file(result: dict[str, Any]) -> None:
         f"{number:,} pairs, {result['judgements']:,} judgements: both orders agree on "
         f"{result['consistent']:,}; {result['unparsed']:,} judgements could not be read"
     )
-    say(f"{result['prompt_tokens']:,} tokens read, {result['completion_tokens']:,} written")
+    say_cost(result["cost"])
     if result["labelled"]:
         say("The file has labels; `smidgen evaluate judge` says how good these verdicts are.")
     say(f"judgements: {result['out']}")

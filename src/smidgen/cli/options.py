@@ -35,12 +35,19 @@ def whole(type_: type, tokens: Sequence[Token]) -> int:
 Template = Annotated[
     str | None,
     Parameter(
-        help="How a judge is asked and read: rubric, scores, verdict, grade, or a TOML file; rubric if not."
+        help="How a judge is asked and read: rubric, unless scores, single, verdict, grade or a TOML file."
     ),
 ]
 
 Reference = Annotated[
     bool, Parameter(show_default=False, help="Show the judge the right answer that each row holds.")
+]
+
+PricesFile = Annotated[
+    Path | None,
+    Parameter(
+        name="--prices", help="A TOML file of prices for the cost table; see docs/configuration.md, Prices."
+    ),
 ]
 
 SkipBadRows = Annotated[

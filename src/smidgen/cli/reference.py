@@ -12,7 +12,7 @@ import tomli_w
 from pydantic.fields import FieldInfo
 
 from smidgen.cli.app import app
-from smidgen.config import Recipe, Section
+from smidgen.config import Prices, Recipe, Section
 from smidgen.files import write_text
 
 MADE = "<!-- Made by `make docs`; change the code, not this page. -->\n\n"
@@ -46,11 +46,22 @@ def configuration_page() -> str:
     ]
     for name, section, meaning in tables(Recipe):
         parts.append(f"## `[{name}]`\n" if name else "## Top of the file\n")
-        parts.append(f"{meaning}\n")
-        parts.append("| key | takes | default | meaning |\n|---|---|---|---|")
-        parts.extend(_row(key, field) for key, field in section.model_fields.items() if not section_of(field))
-        parts.append("")
+        parts += _table(section, meaning)
+    parts.append(
+        "# Prices\n\n"
+        "What the cost table of a report reckons with. `--prices FILE` reads them from a TOML file of your "
+        "own; every key may be left out.\n"
+    )
+    for name, section, meaning in tables(Prices, meaning=Prices.__doc__ or ""):
+        parts += [f"## `[[{name}]]`\n"] if name else []
+        parts += _table(section, meaning)
     return MADE + "\n".join(parts).strip() + "\n"
+
+
+def _table(section: type[Section], meaning: str) -> list[str]:
+    """What a table means, and its keys."""
+    keys = [_row(key, field) for key, field in section.model_fields.items() if not section_of(field)]
+    return [f"{meaning}\n", "| key | takes | default | meaning |\n|---|---|---|---|", *keys, ""]
 
 
 def tables(

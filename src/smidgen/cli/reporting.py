@@ -29,6 +29,7 @@ def collect(life: "Life") -> dict[str, Any]:
     """Everything the report says, as one JSON object."""
     from smidgen.cli import stages
     from smidgen.config import resolved_toml
+    from smidgen.evaluation.cost import cost_table
 
     recipe, run = life.recipe, life.run
     names = ["before", "after", *(["quantized"] if recipe.quantize else [])]
@@ -51,10 +52,15 @@ def collect(life: "Life") -> dict[str, Any]:
         "limits": _limits(life),
         "stages": [
             {"name": stage, "seconds": record["seconds"]}
-            for stage in ("data", "before", "train", "after", "quantize", "quantized")
+            for stage in ("data", "before", "train", "after", "logits", "quantize", "quantized")
             if (record := run.stage_record(stage)) is not None
         ],
     }
+    if recipe.task == "judge":
+        content["logits"] = stages.evaluation(life, "logits")
+        content["comparisons"]["logits_vs_after"] = stages.comparison(life, "logits", "after")
+    ways = {name: content[name] for name in ("after", "logits") if name in content}
+    content["cost"] = cost_table(ways, life.prices, training_seconds=content["training"]["seconds"])
     if recipe.quantize:
         content["comparisons"]["quantized_vs_after"] = stages.comparison(life, "quantized", "after")
         content["quantize"] = recipe.quantize.model_dump()
@@ -80,6 +86,7 @@ def evaluation_report(result: dict[str, Any], *, rows: int, seed: int) -> dict[s
         **_circumstances(facts),
         "provenance": _made_with(facts) | {"data": {"test": asked}},
         "after": result,
+        "cost": result["cost"],
     }
 
 

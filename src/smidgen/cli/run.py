@@ -14,12 +14,12 @@ from cyclopts import Parameter
 
 from smidgen import __version__
 from smidgen.cli.console import duration, print_json, say
-from smidgen.cli.options import Json, RecipeFile, RunsFolder
+from smidgen.cli.options import Json, PricesFile, RecipeFile, RunsFolder
 from smidgen.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from smidgen.cli.stages import Life
-    from smidgen.config import Recipe
+    from smidgen.config import Prices, Recipe
     from smidgen.runs import Run
 
 
@@ -55,16 +55,17 @@ def run(
     from_stage: Annotated[
         str | None, Parameter(name="--from", help="Do this stage and those after it again, even if done.")
     ] = None,
+    prices: PricesFile = None,
     dry_run: Annotated[
         bool, Parameter(help="Print what would be done, measured on one step, and do nothing.")
     ] = False,
     json: Json = False,
 ) -> None:
     """Evaluate, train, evaluate again, quantise, evaluate that, and report, as a recipe says."""
-    from smidgen.config import read_recipe
+    from smidgen.config import read_prices, read_recipe
     from smidgen.runs import Run
 
-    settings = read_recipe(recipe)
+    settings, price_list = read_recipe(recipe), read_prices(prices)
     if settings.train.method == "pretrain" or settings.task == "none":
         raise ConfigError(f"{recipe} has no task to prove; train it with `smidgen train {recipe}`")
     if data is not None:
@@ -79,7 +80,7 @@ def run(
         print_json(plan) if json else show_plan(plan)
         return
     folder = Run(runs / settings.name)
-    report = live(settings, folder, from_stage)
+    report = live(settings, folder, from_stage, prices=price_list)
     if json:
         print_json(report)
     else:
@@ -92,7 +93,12 @@ def run(
 
 
 def live(
-    recipe: "Recipe", folder: "Run", from_stage: str | None = None, *, only: Sequence[str] = ()
+    recipe: "Recipe",
+    folder: "Run",
+    from_stage: str | None = None,
+    *,
+    only: Sequence[str] = (),
+    prices: "Prices | None" = None,
 ) -> dict[str, Any]:
     """Go through the stages that are due, or through those of `only`, and return what the last of them wrote.
 
@@ -102,7 +108,7 @@ def live(
         The report, or {"training": …} where `only` stops before it.
     """
     from smidgen.cli.stages import Life
-    from smidgen.config import resolved_toml
+    from smidgen.config import Prices, resolved_toml
     from smidgen.files import read_json
 
     stages = [stage for stage in stages_of(recipe) if not only or stage.name in only]
@@ -110,7 +116,7 @@ def live(
     if from_stage is not None and from_stage not in names:
         hint = did_you_mean(from_stage, names)
         raise ConfigError(f"there is no stage '{from_stage}'.{hint} Known: {', '.join(names)}")
-    life = Life(recipe, folder)
+    life = Life(recipe, folder, prices or Prices())
     if not folder.stage_is_done("data", _inputs_hash(life, stages[0])):
         life.check()
     with folder.lock():
@@ -165,6 +171,8 @@ def stages_of(recipe: "Recipe") -> list[Stage]:
         ),
         Stage("after", stages.after, ("data", "train"), asked, ("evaluations/after",)),
     ]  # fmt: skip
+    if recipe.task == "judge":
+        found.append(Stage("logits", stages.by_logits, ("data", "train"), asked, ("evaluations/logits",)))
     if recipe.quantize is not None:
         found += [
             Stage("quantize", stages.quantize, ("train",), ("model", "quantize"), ("quantized",)),
@@ -189,6 +197,8 @@ def _inputs_hash(life: "Life", stage: Stage) -> str:
     if stage.name == "data":
         sources = sorted({life.recipe.data.train, life.recipe.data.test})
         inputs["files"] = {source: _source_hash(source) for source in sources}
+    if stage.name == "report":
+        inputs["prices"] = life.prices.model_dump(mode="json")
     if stage.name in ("data", "report") or "evaluate" in stage.tables:
         task = find_task(life.recipe.task)
         inputs["task"] = [task.name, task.version]

@@ -2,13 +2,13 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from smidgen.cli.console import say
-from smidgen.cli.evaluate import prove
+from smidgen.cli.evaluate import disagreements, prove
 from smidgen.cli.sources import (
     all_rows,
     data_facts,
@@ -18,7 +18,7 @@ from smidgen.cli.sources import (
     training_rows,
 )
 from smidgen.cli.train import follow
-from smidgen.config import Recipe
+from smidgen.config import Prices, Recipe
 from smidgen.errors import ConfigError, DataError
 from smidgen.files import read_json, write_jsonl
 from smidgen.runs import Run
@@ -38,6 +38,7 @@ class Life:
 
     recipe: Recipe
     run: Run
+    prices: Prices = field(default_factory=Prices)
 
     @cached_property
     def task(self) -> "Task":
@@ -283,8 +284,20 @@ def evaluation(life: Life, name: str) -> dict[str, Any]:
     return read_json(life.run.path(f"evaluations/{name}/evaluation.json"))
 
 
-def _evaluate(life: Life, name: str, *, model: str, adapter: Path | None = None) -> None:
-    result = prove(
+def by_logits(life: Life) -> None:
+    """Ask the trained judge again for the probabilities of its answers, unwritten."""
+    _evaluate(life, "logits", **life.trained(), method="logits")
+
+
+def _evaluate(
+    life: Life,
+    name: str,
+    *,
+    model: str,
+    adapter: Path | None = None,
+    method: Literal["generate", "logits"] = "generate",
+) -> None:
+    result, records = prove(
         life.task,
         life.test_samples,
         life.sampling,
@@ -295,7 +308,9 @@ def _evaluate(life: Life, name: str, *, model: str, adapter: Path | None = None)
         batch_size=life.recipe.evaluate.batch_size,
         data=life.recipe.data.test,
         stage=name,
+        method=method,
     )
+    result["disagreements"] = disagreements(life.task, life.test_rows, records)
     life.run.write_json(f"evaluations/{name}/evaluation.json", result)
 
 

@@ -76,11 +76,15 @@ class Tokenizer:
     def render_prompt(self, messages: Sequence[Message], *, thinking: bool = False) -> list[int]:
         """Token ids of the messages followed by the opening of the assistant's turn.
 
+        If the last message is the assistant's, it is the beginning of the answer, to be gone on with.
+
         Raises:
             DataError: there are no messages or one has an unknown role.
             ModelError: the tokenizer has no template, the template refuses the messages, or `thinking` is
                 asked of a template without such a switch.
         """
+        if messages and messages[-1].role == "assistant":
+            return self.encode(self._prompt_text(messages[:-1], thinking) + messages[-1].content)
         return self.encode(self._prompt_text(messages, thinking))
 
     def render_conversation(

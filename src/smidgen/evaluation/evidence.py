@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from smidgen.evaluation import formatting, wording
 from smidgen.evaluation.formatting import ABSENT, dig, finite, rows_at, table_at
-from smidgen.evaluation.plots import Interval, interval_plot, reliability_plot
+from smidgen.evaluation.plots import Interval, interval_plot
 
 HALF = {"accuracy", "prefer_first_rate", "prefer_second_rate", "accuracy_decided"}
 """Metrics of a judge that are compared with 50 %."""
@@ -37,6 +37,10 @@ STAGES = (
     Stage("after", "Trained", "trained model"),
     Stage("quantized", "Quantised", "quantised model"),
 )
+
+
+BY_LOGITS = Stage("logits", "By probabilities", "trained model, by the probabilities of its answers")
+"""The trained judge, asked without being let write."""
 
 
 class Cell(NamedTuple):
@@ -123,8 +127,8 @@ def _row(
 ) -> Row:
     """One metric of every stage, as figure and as numbers."""
     if name.startswith(PLAIN):
-        return Row(name, words, Markup(""), [Cell(stage, *_plain(metric)) for stage, metric in metrics])
-    cells = [Cell(stage, *_numbers(metric)) for stage, metric in metrics]
+        return Row(name, words, Markup(""), [Cell(stage, *plain(metric)) for stage, metric in metrics])
+    cells = [Cell(stage, *numbers(metric)) for stage, metric in metrics]
     intervals = [
         Interval(cell.stage.key, _hover(cell, metric), metric)
         for cell, (_, metric) in zip(cells, metrics, strict=True)
@@ -134,7 +138,7 @@ def _row(
     return Row(name, words, figure, cells)
 
 
-def _plain(metric: Mapping[str, Any]) -> tuple[str, str]:
+def plain(metric: Mapping[str, Any]) -> tuple[str, str]:
     """A number that is no rate, and its interval."""
     value, low, high = (finite(metric.get(name)) for name in ("value", "low", "high"))
     if value is None:
@@ -142,7 +146,7 @@ def _plain(metric: Mapping[str, Any]) -> tuple[str, str]:
     return f"{value:.2f}", "" if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
-def _numbers(metric: Any) -> tuple[str, str]:
+def numbers(metric: Any) -> tuple[str, str]:
     """A rate and its interval; no interval where there is no rate."""
     value = formatting.percent(dig(metric, "value"))
     return value, "" if value == ABSENT else formatting.interval(metric)
@@ -164,7 +168,7 @@ def baseline_rows(report: Mapping[str, Any]) -> list[tuple[str, Markup, str, str
     rows = []
     for name, baseline in baselines(report).items():
         label = wording.baseline_words(name)
-        value, span = _numbers(baseline)
+        value, span = numbers(baseline)
         spoken = f"{label}: {value} ({span})"
         figure = interval_plot(
             [Interval("baseline", spoken, baseline)], reference=reference, description=f"Baseline, {spoken}"
@@ -175,7 +179,7 @@ def baseline_rows(report: Mapping[str, Any]) -> list[tuple[str, Markup, str, str
 
 def comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Paired differences; `x_vs_y` is the accuracy of x less that of y on the same rows."""
-    labels = {stage.key: stage.label for stage in STAGES}
+    labels = {stage.key: stage.label for stage in (*STAGES, BY_LOGITS)}
     for key, comparison in table_at(report, "comparisons").items():
         first, _, second = key.partition("_vs_")
         first, second = labels.get(first, first), labels.get(second, second)
@@ -199,43 +203,6 @@ def comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "n": formatting.count(dig(comparison, "n")),
             "p": formatting.p_value(dig(comparison, "p_value")),
         }
-
-
-def position_bias(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[tuple[Stage, Markup, str, str]]:
-    """The prefer-first rate of every stage that has one, each with its figure."""
-    rows = []
-    for stage in stages:
-        rate = table_at(report, stage.key, "metrics", "prefer_first_rate")
-        if not rate:
-            continue
-        value, span = _numbers(rate)
-        span = span or "no verdicts"
-        spoken = f"{stage.label} chose the first answer in {value} of its verdicts ({span})"
-        figure = interval_plot(
-            [Interval(stage.key, spoken, rate)], reference=0.5, row_height=TALL_ROW, description=spoken
-        )
-        rows.append((stage, figure, value, span))
-    return rows
-
-
-def reliability(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The calibration of the model that ships or was evaluated last, with its diagram."""
-    stage = next((s for s in reversed(evaluated(report)) if table_at(report, s.key, "calibration")), None)
-    if stage is None:
-        return None
-    found = table_at(report, stage.key, "calibration")
-    brier, ece = found.get("brier"), finite(found.get("ece"))
-    value, span = _plain(brier if isinstance(brier, Mapping) else {})
-    error = ABSENT if ece is None else f"{ece:.3f}"
-    spoken = f"Reliability of the {stage.long}: expected calibration error {error}, Brier score {value}"
-    return {
-        "stage": stage,
-        "figure": reliability_plot(rows_at(found, "bins"), spoken),
-        "ece": error,
-        "brier": value,
-        "interval": span,
-        "n": formatting.count(found.get("n")),
-    }
 
 
 def example(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,6 +114,17 @@ def seconds(value: Any) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def money(value: Any) -> str:
+    """A price to two figures, never in powers of ten: 0.00042 → `0.00042`."""
+    number = finite(value)
+    if number is None:
+        return ABSENT
+    if number == 0 or abs(number) >= 10:
+        return f"{number:,.2f}".removesuffix(".00")
+    digits = max(2, 1 - math.floor(math.log10(abs(number))))
+    return f"{number:.{digits}f}"
+
+
 def size(value: Any) -> str:
     """Bytes in decimal units: 12_300_000 → `12.3 MB`."""
     number = finite(value)

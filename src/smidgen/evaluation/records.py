@@ -5,7 +5,7 @@ be replayed by its `id` and `text`. Its fingerprint ties it to what was asked an
 goes on with another run's answers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,14 @@ def read_log(path: Path) -> list[LoggedRecord]:
     if not path.exists():
         raise DataError(f"there are no records at {path}; run the evaluation first")
     return [_logged(row, f"{path}: row {number}") for number, row in enumerate(read_jsonl(path), start=1)]
+
+
+def wall_clock(log: Sequence[LoggedRecord]) -> float:
+    """Seconds of all sessions together: each lasted until its last record."""
+    sessions: dict[int, float] = {}
+    for logged in log:
+        sessions[logged.session] = max(sessions.get(logged.session, 0.0), logged.elapsed)
+    return sum(sessions.values())
 
 
 def resume_log(path: Path, expected: Mapping[str, str]) -> list[LoggedRecord]:

@@ -14,7 +14,7 @@ import jinja2
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from smidgen.evaluation import evidence, formatting, wording
+from smidgen.evaluation import evidence, formatting, judge_evidence, wording
 from smidgen.evaluation.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
 from smidgen.evaluation.plots import Curve, axis, loss_curve
 
@@ -87,8 +87,12 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
         "subsets": evidence.subsets(report, stages),
         "comparisons": list(evidence.comparisons(report)),
         "comparisons_axis": axis([(0, "−100"), (0.5, "0"), (1, "+100 points")]),
-        "bias": evidence.position_bias(report, stages),
-        "reliability": evidence.reliability(report),
+        "bias": judge_evidence.position_bias(report, stages),
+        "lengths": judge_evidence.length_bias(report, stages),
+        "reliability": judge_evidence.reliability(report),
+        "disagreements": judge_evidence.disagreements(report),
+        "ways": judge_evidence.ways(report),
+        "share_axis": axis([(0, "0"), (0.5, f"50{PERCENT}"), (1, f"100{PERCENT}")]),
         "bias_axis": axis([(0, "always the second"), (0.5, f"50{PERCENT}"), (1, "always the first")]),
         "curve": _curve(report),
         "training": _training(report),

@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from smidgen.data.formats import Pair
+from smidgen.data.types import Record
 from smidgen.errors import DataError, did_you_mean
-from smidgen.tasks.judgements import Judgement
+from smidgen.tasks.forms import Form
+from smidgen.tasks.judgements import Judgement, read_record
 
 SECTIONS: Mapping[str, Mapping[str, int]] = {
     "Chat": {
@@ -35,6 +38,11 @@ SECTIONS: Mapping[str, Mapping[str, int]] = {
 """Subsets of each section with the weight of each. math-prm weighs more than its 447 rows."""
 ROWS = {name: weight for section in SECTIONS.values() for name, weight in section.items()} | {"math-prm": 447}
 """Rows of each subset in the split `filtered`, 2,985 together."""
+SUBSETS2 = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
+"""Subsets of RewardBench 2; its score is their plain mean."""
+FAILED = -1.0
+"""The rating of an answer whose grade could not be read, as in RewardBench 2."""
+MODEL_TYPE = "Generative RM"
 FACTS = frozenset({"model", "model_type", "chat_template"})
 """Keys of a result file that are no subsets."""
 
@@ -79,7 +87,7 @@ def read_result(table: Mapping[str, Any]) -> dict[str, float]:
 
 def result_file(found: Sequence[Judgement], *, model: str) -> dict[str, Any]:
     """A result file as RewardBench writes it, with the mean over both orders for accuracy."""
-    return dict(sorted({**_by_subset(found), "model": model, "model_type": "Generative RM"}.items()))
+    return dict(sorted({**_by_subset(found), "model": model, "model_type": MODEL_TYPE}.items()))
 
 
 def style_matrix(found: Sequence[Judgement]) -> dict[str, Any] | None:
@@ -105,6 +113,81 @@ def style_matrix(found: Sequence[Judgement]) -> dict[str, Any] | None:
         "normal": float(np.diag(matrix).mean()),
         "easy": float(matrix[below].mean()),
     }
+
+
+def row_file(found: Sequence[Judgement], pairs: Mapping[str, Pair], *, model: str) -> dict[str, Any]:
+    """RewardBench's file of rows: a column for each field, and a row for each pair that is no tie.
+
+    Args:
+        found: in any order.
+        pairs: by id; which answer is chosen is their label.
+        model: named in the file.
+    """
+    right: dict[str, list[float]] = defaultdict(list)
+    for judgement in found:
+        if judgement.better != "tie":
+            right[judgement.pair].append(judgement.right)
+    asked = [pairs[name] for name in right]
+    sides = [(pair.a, pair.b) if pair.better == "a" else (pair.b, pair.a) for pair in asked]
+    return {
+        "chat_template": None,
+        "id": [pair.id for pair in asked],
+        "model": model,
+        "model_type": MODEL_TYPE,
+        "results": [float(np.mean(right[pair.id])) for pair in asked],
+        "subset": [pair.subset for pair in asked],
+        "text_chosen": [chosen for chosen, _ in sides],
+        "text_rejected": [rejected for _, rejected in sides],
+    }
+
+
+def rewardbench2(records: Sequence[Record], form: Form) -> dict[str, Any] | None:
+    """RewardBench 2 from grades: every answer of a row was graded alone.
+
+    Returns:
+        `subsets` (name → score) and `mean`, which is None while `missing_subsets` names some; None where the
+        records are not of grades of its rows.
+    """
+    facts = [record.sample.metadata for record in records]
+    if not form.singly or not all("facts" in fact and fact["subset"] in SUBSETS2 for fact in facts):
+        return None
+    grades: dict[tuple[str, str], dict[tuple[bool, int], float]] = defaultdict(dict)
+    for fact, record in zip(facts, records, strict=True):
+        grade = read_record(form.parse, record)
+        wrong = fact["answer"] == "b"
+        index = fact["facts"]["rejected" if wrong else "chosen"]
+        grades[fact["subset"], fact["facts"]["row"]][wrong, index] = FAILED if grade is None else grade
+    rows: dict[str, dict[str, tuple[list[float], int]]] = defaultdict(dict)
+    for (subset, row), rated in grades.items():
+        scores = [rated[key] for key in sorted(rated)]  # the right ones first
+        rows[subset][row] = scores, sum(not wrong for wrong, _ in rated)
+    scores = {
+        subset: _ties(found)
+        if subset == "Ties"
+        else float(np.mean([best_of(*row) for row in found.values()]))
+        for subset, found in rows.items()
+    }
+    missing = [name for name in SUBSETS2 if name not in scores]
+    mean = None if missing else float(np.mean(list(scores.values())))
+    return {"subsets": scores, "mean": mean, "missing_subsets": missing}
+
+
+def _mean_best(rows: Mapping[str, tuple[Sequence[float], int]]) -> float:
+    return float(np.mean([best_of(*row) for row in rows.values()]))
+
+
+def _ties(rows: Mapping[str, tuple[Sequence[float], int]]) -> float:
+    """The score of the subset Ties from its rows by id, `ref:k` and `tied:k`."""
+    kinds: dict[str, dict[str, tuple[Sequence[float], int]]] = {"ref": {}, "tied": {}}
+    for name, row in rows.items():
+        kind, _, key = name.partition(":")
+        if kind not in kinds or not key:
+            raise DataError(f"'{name}' is no id of the subset Ties; expected 'ref:' or 'tied:' and a name")
+        kinds[kind][key] = row
+    if lonely := sorted(kinds["ref"].keys() ^ kinds["tied"].keys()):
+        raise DataError(f"the subset Ties needs its rows in pairs, and {lonely[0]} is only ref or only tied")
+    keys = sorted(kinds["ref"])
+    return ties_score([kinds["ref"][key] for key in keys], [kinds["tied"][key] for key in keys])
 
 
 def best_of(scores: Sequence[float], num_correct: int) -> float:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from smidgen.data.types import Completion, Record, Request, Sample, Sampling, Score
 from smidgen.errors import DataError, WorkError
 from smidgen.evaluation.metrics import Measured, measure
-from smidgen.evaluation.records import LoggedRecord, fingerprint, read_log, resume_log
+from smidgen.evaluation.records import LoggedRecord, fingerprint, read_log, resume_log, wall_clock
 from smidgen.evaluation.speed import Speed, measure_speed
 from smidgen.files import append_jsonl
 from smidgen.tasks.task import Metric, Task
@@ -199,7 +199,7 @@ def summarise(
         baselines=_measure_all(task.baselines(samples), seed),
         subsets=_subsets(task, records, seed),
         details=task.details(records),
-        speed=measure_speed(timings, _seconds(kept), peak_memory_bytes=peak_memory_bytes),
+        speed=measure_speed(timings, wall_clock(kept), peak_memory_bytes=peak_memory_bytes),
     )
 
 
@@ -223,14 +223,6 @@ def _subsets(task: Task, records: Sequence[Record], seed: int) -> dict[str, dict
     if len(groups) < 2:
         return {}
     return {name: _measure_all(task.measures(group), seed) for name, group in sorted(groups.items())}
-
-
-def _seconds(log: Sequence[LoggedRecord]) -> float:
-    """Wall-clock of all sessions: each lasted until its last record."""
-    sessions: dict[int, float] = {}
-    for logged in log:
-        sessions[logged.session] = max(sessions.get(logged.session, 0.0), logged.elapsed)
-    return sum(sessions.values())
 
 
 def _json(metrics: Mapping[str, Measured]) -> dict[str, dict[str, float | int | None]]:

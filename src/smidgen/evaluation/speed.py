@@ -21,6 +21,7 @@ class Speed:
             it.
         latency_p95: 95th percentile of the same.
         peak_memory_bytes: highest memory use of the device.
+        prompt_tokens: tokens of all prompts, shared beginnings counted each time.
         completion_tokens: tokens written.
         seconds: wall-clock of the run, over all its sessions.
     """
@@ -29,6 +30,7 @@ class Speed:
     latency_p50: float | None
     latency_p95: float | None
     peak_memory_bytes: int | None
+    prompt_tokens: int | None
     completion_tokens: int | None
     seconds: float
 
@@ -49,9 +51,10 @@ def measure_speed(
     """
     timed = [timing for timing in timings if timing is not None]
     complete = bool(timed) and len(timed) == len(timings)
+    prompt_tokens = sum(timing.prompt_tokens for timing in timed) if complete else None
     tokens = sum(timing.completion_tokens for timing in timed) if complete else None
     p50, p95 = (
         np.quantile([timing.seconds for timing in timed], [0.5, 0.95]).tolist() if timed else (None, None)
     )
     rate = tokens / seconds if tokens is not None and seconds > 0 else None
-    return Speed(rate, p50, p95, peak_memory_bytes, tokens, seconds)
+    return Speed(rate, p50, p95, peak_memory_bytes, prompt_tokens, tokens, seconds)

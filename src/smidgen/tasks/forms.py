@@ -20,6 +20,7 @@ class Fault(StrEnum):
     NO_PAIR = "no boxed pair in the scores block"
     NO_SCORES = "the first line is not two numbers"
     NO_VERDICT = "no verdict"
+    NO_SCORE = "the first line is not a number"
     NO_GRADE = "no grade"
     NO_MATCH = "the pattern does not match"
     NOT_JSON = "no JSON object"
@@ -71,6 +72,8 @@ class Form(Protocol):
     name: str
     singly: bool
     """Whether it is shown one answer, and `parse` gives a grade instead of a verdict."""
+    needs_reference: bool
+    """Whether it can judge only beside a right answer."""
     stop: tuple[str, ...]
     """Strings that end an answer and are not needed to read it."""
     stop_after: tuple[str, ...]

@@ -56,9 +56,18 @@ class Judge:
     version: int = 2
 
     def __init__(self, form: Form | None = None, *, reference: bool = False):
-        """Judge in the template `form`; with `reference`, rows must have a right answer, and it is shown."""
+        """Judge in the template `form`; with `reference`, rows must have a right answer, and it is shown.
+
+        Raises:
+            ConfigError: the template judges beside a right answer only, and is to be shown none.
+        """
         self.form = form or Rubric()
         self.reference = reference
+        if self.form.needs_reference and not reference:
+            raise ConfigError(
+                f"the template {self.form.name} judges beside a right answer; rows must hold a reference, "
+                "and --reference must be given"
+            )
         self.stop: tuple[str, ...] = self.form.stop
         self.stop_after: tuple[str, ...] = self.form.stop_after
         self.variant: str = f"{self.form.name} with reference" if reference else self.form.name

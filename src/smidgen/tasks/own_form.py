@@ -64,6 +64,7 @@ class OwnForm:
         self.singly = self._shows_one_answer(content)
         self.stop = tuple(self._texts(content, "stop"))
         self.stop_after: tuple[str, ...] = ()
+        self.needs_reference = False
         self._regex, self._schema = self._reader(content)
 
     def messages(self, case: Case) -> tuple[Message, ...]:

@@ -7,6 +7,7 @@ the beginning, so that all prompts share a prefix.
 - `rubric`: criteria, analysis and a boxed pair of scores, as in self-principled critique
   (https://arxiv.org/abs/2504.02495).
 - `scores`: two numbers on the first line, then reasons (JudgeLM, https://arxiv.org/abs/2310.17631).
+- `single`: one number, for one answer beside the reference, which has 10 already (JudgeLM again).
 - `verdict`: reasons, then `[[A]]`, `[[B]]` or `[[C]]` for a tie (MT-bench, https://arxiv.org/abs/2306.05685).
 - `grade`: one answer alone, from 1 to 5 (Prometheus, https://arxiv.org/abs/2310.08491).
 
@@ -42,6 +43,7 @@ class Rubric:
 
     name = "rubric"
     singly = False
+    needs_reference = False
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ("</scores>",)
 
@@ -109,6 +111,7 @@ class TwoScores:
 
     name = "scores"
     singly = False
+    needs_reference = False
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     LOWEST, HIGHEST = 0, 10
@@ -161,11 +164,52 @@ class TwoScores:
         return in_range(float(found[1]), float(found[2]), self.LOWEST, self.HIGHEST)
 
 
+class BesideReference:
+    """One answer alone, beside the reference: the judge is made to give that one 10, and goes on."""
+
+    name = "single"
+    singly = True
+    needs_reference = True
+    stop: tuple[str, ...] = ()
+    stop_after: tuple[str, ...] = ()
+    LOWEST, HIGHEST = TwoScores.LOWEST, TwoScores.HIGHEST
+    _FIRST_LINE = re.compile(rf"{_NUMBER}(?:\s*/\s*10)?")
+
+    def messages(self, case: Case) -> tuple[Message, ...]:
+        """As in `scores`, with the reference for the first answer, and the line begun with its 10."""
+        assert case.reference is not None
+        pair = Case(case.prompt, case.reference, case.first)
+        return *TwoScores().messages(pair), Message("assistant", f"{self.HIGHEST} ")
+
+    def parse(self, text: str) -> float:
+        """The number that the first line holds, and nothing else."""
+        lines = without_thinking(text).splitlines()
+        return self._score(self._FIRST_LINE.fullmatch(lines[0].strip()) if lines else None)
+
+    def parse_leniently(self, text: str) -> float:
+        """The first number anywhere."""
+        return self._score(self._FIRST_LINE.search(without_thinking(text)))
+
+    def answers(self) -> Mapping[str, Verdict]:
+        """Every whole score; the verdict's first score is the answer's."""
+        return {f"{n}": Verdict("tie", n) for n in range(1, self.HIGHEST + 1)}
+
+    def said(self, shares: Mapping[str, float]) -> str:
+        """The expected score."""
+        return f"{expected(self.answers(), shares)[0]:.4f}"
+
+    def _score(self, found: re.Match[str] | None) -> float:
+        if not found:
+            raise JudgeParseError(Fault.NO_SCORE)
+        return in_range(float(found[1]), float(found[1]), self.LOWEST, self.HIGHEST).first or 0.0
+
+
 class Literals:
     """Reasons, then `[[A]]`, `[[B]]`, or `[[C]]` for a tie."""
 
     name = "verdict"
     singly = False
+    needs_reference = False
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
 
@@ -242,6 +286,7 @@ class Grade:
 
     name = "grade"
     singly = True
+    needs_reference = False
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     LOWEST, HIGHEST = 1, 5
@@ -303,8 +348,8 @@ def _all_pairs(form: str, lowest: int, highest: int) -> dict[str, Verdict]:
     return {form.format(a, b): Verdict.of_scores(a, b) for a in scores for b in scores}
 
 
-FORMS: Mapping[str, type[Rubric] | type[TwoScores] | type[Literals] | type[Grade]] = {
-    form.name: form for form in (Rubric, TwoScores, Literals, Grade)
+FORMS: Mapping[str, type[Rubric | TwoScores | BesideReference | Literals | Grade]] = {
+    form.name: form for form in (Rubric, TwoScores, BesideReference, Literals, Grade)
 }
 
 

@@ -1,0 +1,74 @@
+"""What judgements cost here, by each way of judging, and what they would cost elsewhere.
+
+Money here is time: wall-clock of the evaluation at the price of an hour of the machine. Elsewhere it is
+tokens: those that were counted here, with this model's tokenizer, at the price of a million of them.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from smidgen.config import ApiPrice, Prices
+from smidgen.evaluation.formatting import dig, finite
+
+BATCH = 1000
+"""Judgements that a price is given for."""
+
+
+def cost_table(
+    evaluations: Mapping[str, Mapping[str, Any]], prices: Prices, *, training_seconds: float = 0.0
+) -> dict[str, Any] | None:
+    """The cost of each of some evaluations as a JSON object; None where no tokens were counted.
+
+    Args:
+        evaluations: as JSON, by name. The first one's tokens are what an API would be paid for.
+        prices: of this machine and of APIs.
+        training_seconds: what it took to make the model. Its price is what judging here must win back.
+
+    Returns:
+        `ways`: for each evaluation its tokens and seconds; `apis`: the price of each, and after how many
+        judgements the model made here is cheaper, or None if it never is.
+    """
+    ways = {name: _way(evaluation, prices) for name, evaluation in evaluations.items()}
+    ways = {name: way for name, way in ways.items() if way is not None}
+    if not ways:
+        return None
+    first = next(iter(ways.values()))
+    making = training_seconds / 3600 * prices.machine_per_hour
+    return {
+        "currency": prices.currency,
+        "machine_per_hour": prices.machine_per_hour,
+        "making": {"seconds": training_seconds, "money": making},
+        "ways": ways,
+        "apis": [_elsewhere(api, first, making) for api in prices.api],
+    }
+
+
+def _way(evaluation: Mapping[str, Any], prices: Prices) -> dict[str, Any] | None:
+    asked = finite(evaluation.get("n"))
+    read, written, seconds, peak = (
+        finite(dig(evaluation, "speed", name))
+        for name in ("prompt_tokens", "completion_tokens", "seconds", "peak_memory_bytes")
+    )
+    if not asked or read is None or written is None or seconds is None:
+        return None
+    per_batch = BATCH * seconds / asked
+    return {
+        "judgements": int(asked),
+        "prompt_tokens": read / asked,
+        "completion_tokens": written / asked,
+        "seconds_per_1000": per_batch,
+        "peak_memory_bytes": peak,
+        "money_per_1000": per_batch / 3600 * prices.machine_per_hour,
+    }
+
+
+def _elsewhere(api: ApiPrice, way: Mapping[str, Any], making: float) -> dict[str, Any]:
+    tokens = way["prompt_tokens"] * api.input_per_million + way["completion_tokens"] * api.output_per_million
+    price = BATCH * tokens / 1e6
+    saved = (price - way["money_per_1000"]) / BATCH
+    return {
+        "name": api.name,
+        "money_per_1000": price,
+        "cheaper_here_after": math.ceil(making / saved) if saved > 0 else None,
+    }
