@@ -30,7 +30,7 @@ docs: .venv/installed  ## write docs/cli.md and docs/configuration.md again
 	$(BIN)/python -c 'from pathlib import Path; from smidgen.cli.reference import write_pages; write_pages(Path("docs"))'
 
 bench: .venv/installed .venv-oracle/installed  ## every benchmark beside its peers
-	@for file in benchmarks/*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in benchmarks/[!_]*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
 oracle: .venv-oracle/installed  ## the tests that compare with torch and transformers
 	.venv-oracle/bin/pytest -m oracle

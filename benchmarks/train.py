@@ -11,11 +11,7 @@ how it was measured go to `benchmarks/results/train-<machine>.json`.
 
 import argparse
 import json
-import math
 import os
-import platform
-import re
-import shlex
 import statistics
 import subprocess
 import sys
@@ -26,7 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from _common import peak_memory_bytes, run, versions, write_results
+
 ORACLE = Path(__file__).parents[1] / ".venv-oracle/bin/python"
 """The interpreter with torch that `make oracle` makes."""
 LEARNING_RATE, BETAS, EPS = 1e-3, (0.9, 0.95), 1e-8
@@ -196,37 +193,20 @@ PACKAGES = {
 
 def child(contender: str, folder: Path, case: Case, steps: int) -> None:
     """Take the steps of one contender and print what they cost as JSON, after whatever it prints itself."""
-    from importlib.metadata import version
-
     os.environ["STEPS"] = str(steps)
     taken = [step for step, _ in zip(CONTENDERS[contender](folder, case), range(steps), strict=False)]
     seconds, losses = zip(*taken, strict=True)
-    versions = {name: version(name) for name in PACKAGES[contender]}
-    report = {"seconds": seconds, "losses": losses, "peak": peak_memory_bytes(), "versions": versions}
-    print("\n" + json.dumps(report))
-
-
-def peak_memory_bytes() -> int:
-    """Most memory this process has had, libraries included."""
-    if sys.platform == "linux":
-        status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s*(\d+)", status)[1]) * 1024  # type: ignore[index]
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    report = {"seconds": seconds, "losses": losses, "peak": peak_memory_bytes()}
+    print("\n" + json.dumps(report | {"versions": versions(PACKAGES[contender])}))
 
 
 # ----------------------------------------------------------------------------------------- what compares them
 
 
-def run(contender: str, folder: Path, case: Case, steps: int, python: str) -> dict[str, Any]:
-    """Run one contender in a process of its own."""
-    command = [python, __file__, "--child", contender, "--folder", str(folder), "--cases", case.name]
-    before = os.getloadavg()[0]
-    done = subprocess.run([*command, "--steps", str(steps)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{contender} failed on {case.name}:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1]) | {"load": [before, os.getloadavg()[0]]}
+def take_turn(contender: str, folder: Path, case: Case, steps: int, python: str) -> dict[str, Any]:
+    """Let one contender take its steps."""
+    arguments = ["--child", contender, "--folder", str(folder), "--cases", case.name, "--steps", str(steps)]
+    return run(__file__, arguments, python=python, what=f"{contender} on {case.name}")
 
 
 def compare(case: Case, arguments: argparse.Namespace, pythons: dict[str, str]) -> dict[str, Any]:
@@ -242,7 +222,7 @@ def compare(case: Case, arguments: argparse.Namespace, pythons: dict[str, str]) 
                     continue
                 warm_up, steps = (1, arguments.slow_steps) if slow else (arguments.warm_up, arguments.steps)
                 print(f"{case.name}, round {turn + 1}: {name} …", file=sys.stderr)
-                result = run(name, Path(folder), case, warm_up + steps, python)
+                result = take_turn(name, Path(folder), case, warm_up + steps, python)
                 runs[name].append(result | {"measured": result["seconds"][warm_up:]})
     return summary(case, runs)
 
@@ -285,22 +265,6 @@ def show(result: dict[str, Any]) -> None:
         )
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers depend on besides the code."""
-    from smidgen.runs import cpu_name
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cpu": cpu_name(),
-        "cores": cores,
-        "memory_gb": math.ceil(memory / 1e9),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "threads": {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")},
-    }
-
-
 def pythons_of(arguments: argparse.Namespace) -> dict[str, str]:
     """The contenders that can run here, each with its interpreter."""
     names = list(CONTENDERS) if sys.platform == "linux" else [n for n in CONTENDERS if "BLAS" not in n]
@@ -340,14 +304,7 @@ def main() -> None:
     results = [compare(CASES[name], arguments, pythons) for name in arguments.cases]
     for result in results:
         show(result)
-    facts = machine()
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{facts['cpu']} {facts['cores']} cores".lower()).strip("-")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"train-{slug}.json"
-    given = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]  # no machine's paths
-    command = shlex.join(["python", "benchmarks/train.py", *given])
-    report = {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": facts, "results": results}
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    path = write_results("train", results)
     print(f"\nwritten to {path}")
 
 

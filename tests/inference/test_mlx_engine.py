@@ -1,14 +1,16 @@
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from smidgen.backend import device
 from smidgen.data.types import Completion, Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
 from smidgen.inference import mlx as mlx_module
-from smidgen.inference import scoring as scoring_module
+from smidgen.inference.decoder import Decoder
 from smidgen.inference.forward import MlxForward
 from smidgen.inference.mlx import MlxEngine
 
@@ -169,6 +171,20 @@ def test_stream_never_shows_part_of_a_stop_string(engine):
     assert "".join(pieces) == text[: text.index(stop)]
 
 
+def test_rows_are_no_more_than_memory_has_room_for(engine, loaded, monkeypatch):
+    small = MlxEngine(loaded, batch_size=64)
+    expected = answers(engine, many(12))
+    rows = [small._row(request, False) for request in many(12)]
+    longest = max(len(row.prompt) + row.max_tokens for row in rows)
+    memory = 3.5 * longest * Decoder(small._forward).bytes_per_token / mlx_module.CACHE_SHARE
+    monkeypatch.setattr(mlx_module, "device", lambda: replace(device(), memory_bytes=int(memory)))
+    held = []
+    step = Decoder.step
+    monkeypatch.setattr(Decoder, "step", lambda self, rows: held.append(len(rows)) or step(self, rows))
+    assert_same(answers(small, many(12)), expected)
+    assert max(held) == 3
+
+
 def test_an_answer_keeps_the_string_that_ends_it(engine):
     request = many(1, max_tokens=25)[0]
     text = answers(engine, [request])[request.sample.id].text
@@ -205,7 +221,6 @@ def test_many_prompts_are_scored_as_one_is(engine, monkeypatch):
     samples = [Sample(str(i), (Message("user", "why " * (i % 5) + "so"),)) for i in range(9)]
     samples.append(Sample("long", (Message("user", "x" * 500),)))
     alone = {sample.id: score(engine, sample.messages) for sample in samples}
-    monkeypatch.setattr(scoring_module, "SCORED_ROWS", 4)
     monkeypatch.setattr(mlx_module, "READ_AHEAD", 6)
     together = {sample.id: scored.logprobs for sample, scored in engine.score(samples, CONTINUATIONS)}
     assert together.pop("long") is alone.pop("long") is None

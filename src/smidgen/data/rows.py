@@ -164,7 +164,7 @@ def _is_unicode(row: Row) -> bool:
 def read_items(
     rows: Sequence[Row], formats: Sequence[Format], source: str, *, rejected: list[str] | None = None
 ) -> list[Any]:
-    """Read every row in the format of the first one.
+    """Read every row in the format that most of them have.
 
     Args:
         rows: objects as `read_rows` gives them.
@@ -177,7 +177,7 @@ def read_items(
     """
     if not rows:
         raise DataError(f"{source} has no rows; expected at least one")
-    chosen = _recognise(rows, formats, source, search=rejected is not None)
+    chosen = _recognise(rows, formats, source)
     items, faults, seen = [], [], {}
     for number, row in enumerate(rows, start=1):
         place = place_of(row, number)
@@ -199,12 +199,19 @@ def read_items(
     return items
 
 
-def _recognise(rows: Sequence[Row], formats: Sequence[Format], source: str, *, search: bool) -> Format:
-    """The format that the first row has, or, in a `search`, the first row that has one."""
-    for row in rows if search else rows[:1]:
-        for candidate in formats:
-            if all(field in row for field in candidate.fields) and candidate.fits(row):
-                return candidate
+def _recognise(rows: Sequence[Row], formats: Sequence[Format], source: str) -> Format:
+    """The format that most rows have, the more particular of two."""
+    counts = [0] * len(formats)
+    for row in rows:
+        fitting = (
+            number
+            for number, known in enumerate(formats)
+            if all(field in row for field in known.fields) and known.fits(row)
+        )
+        if (number := next(fitting, None)) is not None:
+            counts[number] += 1
+    if any(counts):
+        return formats[counts.index(max(counts))]
     fields = ", ".join(field for field in rows[0] if field != "line")
     nearest = max(formats, key=lambda candidate: sum(field in rows[0] for field in candidate.fields))
     lacking = ", ".join(f"'{field}'" for field in nearest.fields if field not in rows[0])

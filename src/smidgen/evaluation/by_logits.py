@@ -12,8 +12,8 @@ from typing import Protocol
 from smidgen.data.types import Completion, Request, Sample, Scored
 from smidgen.tasks.forms import Form
 
-LEAST_SHARE = 0.01
-"""Second scores are computed after first scores that have this share of the probability; less is lost."""
+LEAST_SHARE = 0.1
+"""Second scores are computed after first scores with this share of the probability; others are left out."""
 
 
 class Scorer(Protocol):

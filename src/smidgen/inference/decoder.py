@@ -30,6 +30,11 @@ class Decoder:
         self._held: list[int] = []
 
     @property
+    def bytes_per_token(self) -> int:
+        """Memory that one token of one row takes."""
+        return sum(cache.bytes_per_token for cache in self._caches)
+
+    @property
     def num_rows(self) -> int:
         """How many rows are being continued."""
         return len(self._held)
@@ -75,9 +80,8 @@ class Decoder:
         hidden = self._run(first, held, rows)
         index = {prompt: i for i, prompt in enumerate(unique)}
         sources = [index[tuple(prompt)] for prompt in prompts]
-        # From the back: a row's source is never behind it, so it has not been written over yet.
-        for row, source in reversed(list(enumerate(sources))):
-            self._copy(first + source, first + row, len(prompts[row]))
+        if len(unique) < len(prompts):
+            self._copy([first + source for source in sources], first, max(map(len, prompts)))
         self._held += map(len, prompts)
         wanted = (ends[sources][:, None] - np.arange(last, 0, -1)).ravel()
         return self._forward.logits(hidden[self._forward.xp.array(wanted)])
@@ -92,7 +96,7 @@ class Decoder:
         """Let a row leave; the last row takes its place."""
         held = self._held.pop()
         if row < self.num_rows:
-            self._copy(1 + self.num_rows, 1 + row, held)
+            self._copy([1 + self.num_rows], 1 + row, held)
             self._held[row] = held
 
     def forget(self) -> None:
@@ -109,8 +113,7 @@ class Decoder:
         """Run tails behind copies of rows, which stay as they are; return the scores (T, V) behind each."""
         first, held = 1 + self.num_rows, [self._held[row] for row in rows]
         self._reserve(first + len(rows), 0)
-        for copy, row in enumerate(rows):
-            self._copy(1 + row, first + copy, self._held[row])
+        self._copy([1 + row for row in rows], first, max(held))
         return self._forward.logits(self._run(first, held, tails))
 
     def _run_families(self, first: int, prompts: Sequence[Sequence[int]], last: int) -> list[int]:
@@ -135,11 +138,12 @@ class Decoder:
         held = [base] * len(prompts)
         if found:
             self._run(first, base, [prompts[start][base:common] for start, _, common in found])
-        # From the back: where the i-th family begins is never before slot i, so no source is lost.
-        for i, (start, stop, common) in reversed(list(enumerate(found))):
-            for row in reversed(range(start, stop)):
-                self._copy(first + i, first + row, common)
+        sources = list(range(first, first + len(prompts)))
+        for i, (start, stop, common) in enumerate(found):
+            sources[start:stop] = [first + i] * (stop - start)
             held[start:stop] = [common] * (stop - start)
+        if found:
+            self._copy(sources, first, max(held))
         return held
 
     def _run_leading(
@@ -164,13 +168,11 @@ class Decoder:
 
     def _copy_prefix(self, first: int, num_rows: int) -> None:
         self._reserve(first + num_rows, len(self._prefix))
-        for cache in self._caches:
-            cache.copy(0, first, first + num_rows, len(self._prefix))
+        self._copy([0] * num_rows, first, len(self._prefix))
 
-    def _copy(self, source: int, target: int, length: int) -> None:
-        if source != target:
-            for cache in self._caches:
-                cache.copy(source, target, target + 1, length)
+    def _copy(self, sources: Sequence[int], start: int, length: int) -> None:
+        for cache in self._caches:
+            cache.copy(sources, start, length)
 
 
 def _common_prefix(left: Tokens, right: Tokens) -> Tokens:

@@ -50,7 +50,8 @@ class Engine(Protocol):
             samples: their messages are the prompts.
             continuations: texts that may follow each prompt.
             least_share: continuations are not run beyond the token where they part from each other if that
-                token has less than this share of what all of them have there; what follows it is −inf.
+                token has less than this share of what all of them have there, and is not the most probable
+                one; what follows it is −inf.
 
         Raises:
             UserError: the engine knows no probabilities.

@@ -68,10 +68,18 @@ class SlotCache:
         if self.keys.shape[0] > slots:
             self.keys, self.values = (self._xp.array(x[:slots]) for x in (self.keys, self.values))
 
-    def copy(self, source: int, start: int, stop: int, length: int) -> None:
-        """Copy the first `length` columns of slot `source` into the slots from `start` to `stop`."""
-        for buffer in (self.keys, self.values):
-            buffer[start:stop, :, :length] = buffer[source : source + 1, :, :length]
+    def copy(self, sources: Sequence[int], start: int, length: int) -> None:
+        """Copy the first `length` columns of some slots, all read first, into those from `start` on."""
+        if len(sources) and length:
+            index = self._xp.array(sources)
+            for buffer in (self.keys, self.values):
+                buffer[start : start + len(sources), :, :length] = buffer[index, :, :length]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of one column of one slot."""
+        _, K, _, D = self.keys.shape
+        return 2 * K * D * self._xp.zeros(1, dtype=self.keys.dtype).nbytes
 
     def write(self, at: Pass, keys: Any, values: Any) -> None:
         """Put the keys and values (T, K, D) of the new tokens in their places."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
-from smidgen.backend import mx, peak_memory_bytes
+from smidgen.backend import device, mx, peak_memory_bytes
 from smidgen.data.types import Completion, Request, Sample, Scored, Timing
 from smidgen.errors import DataError, ModelError
 from smidgen.inference.decoder import PREFILL_TOKENS, Decoder
@@ -26,6 +26,8 @@ from smidgen.models.load import LoadedModel
 
 READ_AHEAD = 1024
 """Requests that are sorted together; also how late a fault in a later request may come up."""
+CACHE_SHARE = 0.25
+"""Keys and values of the rows that are decoded together take at most this share of the device's memory."""
 JOIN_SHARE = 8
 """Waiting rows join when an eighth of the batch is free, so that prompts are run several at a time."""
 
@@ -128,10 +130,12 @@ class MlxEngine:
                 fitting.sort(key=lambda entry: (-len(entry[1]), entry[1]))
                 shared = decoder.share([prompt for _, prompt in fitting]) if fitting else 0
                 while fitting:
-                    size = self._joining(len(fitting), len(fitting[0][1]) + len(tree.common) - shared)
+                    longest = len(fitting[0][1])
+                    room = self._room(decoder, longest + tree.depth)
+                    size = min(room, self._joining(len(fitting), longest + len(tree.common) - shared))
                     group, fitting = fitting[:size], fitting[size:]
                     prompts = [prompt for _, prompt in group]
-                    scored = score_group(decoder, self._forward.xp, prompts, tree, least_share)
+                    scored = score_group(decoder, self._forward.xp, prompts, tree, least_share, room)
                     yield from zip((sample for sample, _ in group), scored, strict=True)
 
     def _prompt(self, sample: Sample) -> tuple[Sample, list[int]]:
@@ -163,7 +167,7 @@ class MlxEngine:
         Rows whose prompt leaves no room for a token are finished as they are read, and handed out alone.
         """
         source, waiting, rows = iter(requests), deque[_Row](), list[_Row]()
-        shared = 0
+        shared = room = 0
         with self._borrowed_decoder() as decoder:
             while True:
                 if not waiting and (read := self._read(source, watch)):
@@ -173,7 +177,8 @@ class MlxEngine:
                     if not waiting:
                         continue
                     shared = decoder.share([row.prompt for row in waiting])
-                if taking := self._take_waiting(waiting, len(rows), shared):
+                    room = self._room(decoder, max(len(row.prompt) + row.max_tokens for row in waiting))
+                if taking := self._take_waiting(waiting, len(rows), room, shared):
                     logits = decoder.add([row.prompt for row in taking])
                     rows += taking
                 elif rows:
@@ -198,10 +203,10 @@ class MlxEngine:
                         rows.pop()
                 yield taking
 
-    def _take_waiting(self, waiting: deque[_Row], num_rows: int, shared: int) -> list[_Row]:
+    def _take_waiting(self, waiting: deque[_Row], num_rows: int, room: int, shared: int) -> list[_Row]:
         """Take rows out of `waiting` that are to join now: none, until enough of them can join at once."""
-        free = self._batch_size - num_rows
-        if not waiting or (num_rows and free < min(len(waiting), max(1, self._batch_size // JOIN_SHARE))):
+        free = room - num_rows
+        if not waiting or (num_rows and free < min(len(waiting), max(1, room // JOIN_SHARE))):
             return []
         num_taken = min(free, self._joining(len(waiting), len(waiting[0].prompt) - shared))
         taken = [waiting.popleft() for _ in range(num_taken)]
@@ -210,9 +215,14 @@ class MlxEngine:
             row.started = now
         return taken
 
+    def _room(self, decoder: Decoder, longest: int) -> int:
+        """How many rows of at most `longest` tokens may be there together."""
+        fitting = CACHE_SHARE * device().memory_bytes / (decoder.bytes_per_token * longest)
+        return max(1, min(self._batch_size, int(fitting)))
+
     def _joining(self, num_waiting: int, longest: int) -> int:
         """How many rows of at most `longest` tokens are run at once."""
-        return max(1, min(self._batch_size, num_waiting, PREFILL_TOKENS // longest))
+        return max(1, min(num_waiting, PREFILL_TOKENS // longest))
 
     def _read(self, source: Iterator[Request], watch: bool) -> list[_Row]:
         """Read requests ahead; longest prompts first, for rows of like length pad each other least."""

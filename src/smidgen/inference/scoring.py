@@ -16,10 +16,6 @@ from smidgen.data.types import Scored, Timing
 from smidgen.inference.decoder import Decoder
 from smidgen.inference.sampling import logprobs_of
 
-SCORED_ROWS = 128
-"""Branches that are run together; bounds the memory of their keys, values and scores."""
-
-
 Found = dict[tuple[int, int], float]
 """Log-probabilities by (position, token)."""
 
@@ -79,7 +75,12 @@ class Tree:
 
 
 def score_group(
-    decoder: Decoder, xp: Any, prompts: Sequence[list[int]], tree: Tree, least_share: float
+    decoder: Decoder,
+    xp: Any,
+    prompts: Sequence[list[int]],
+    tree: Tree,
+    least_share: float,
+    num_rows: int,
 ) -> list[Scored]:
     """Score a tree's continuations of some prompts.
 
@@ -89,7 +90,8 @@ def score_group(
         prompts: token ids.
         tree: the continuations.
         least_share: of a branch's first token among all continuations' tokens there; below it, a branch is
-            not run.
+            not run. The most probable branch always is.
+        num_rows: branches that are run together; bounds the memory of their keys, values and scores.
     """
     started = time.perf_counter()
     width = len(tree.common) + 1
@@ -107,8 +109,8 @@ def score_group(
     ]
     late: list[list[Found]] = [[{} for _ in tree.branches] for _ in prompts]
     due = [(row, i) for row, known in enumerate(early) for i in _probable(tree, known, least_share)]
-    for begin in range(0, len(due), SCORED_ROWS):
-        part = due[begin : begin + SCORED_ROWS]
+    for begin in range(0, len(due), num_rows):
+        part = due[begin : begin + num_rows]
         logits = decoder.fork([row for row, _ in part], [tree.branches[i] for _, i in part])
         starts = np.cumsum([0, *(len(tree.branches[i]) for _, i in part)]).tolist()
         places = [(row, i, k, token) for row, i in part for k, token in tree.late[i]]
@@ -128,8 +130,8 @@ def score_group(
 
 
 def _probable(tree: Tree, early: Found, least_share: float) -> list[int]:
-    """The branches whose first token has at least the share that was asked for."""
+    """The branches whose first token has at least the share that was asked for, or the greatest."""
     parting = len(tree.common)
     shares = {token: math.exp(value) for (k, token), value in early.items() if k == parting}
-    total = sum(shares.values())
-    return [i for i, branch in enumerate(tree.branches) if shares[branch[0]] >= least_share * total]
+    needed = min(least_share * sum(shares.values()), max(shares.values(), default=0.0))
+    return [i for i, branch in enumerate(tree.branches) if shares[branch[0]] >= needed]

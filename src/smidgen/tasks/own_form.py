@@ -22,6 +22,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import jinja2
 import jsonschema
@@ -166,8 +167,9 @@ class OwnForm:
         wanted = "'score'" if self.singly else "'winner', or 'a' and 'b'"
         if "regex" in parse:
             try:
-                pattern = re.compile(parse["regex"], re.DOTALL)
-            except (re.error, TypeError) as error:
+                with catch_warnings(action="error", category=FutureWarning):  # what will mean something else
+                    pattern = re.compile(parse["regex"], re.DOTALL)
+            except (re.error, TypeError, FutureWarning) as error:
                 raise ConfigError(f"{self.name}: the regex cannot be read: {error}") from None
             self._need(set(pattern.groupindex), f"a regex with named groups {wanted}")
             return pattern, None

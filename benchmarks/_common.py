@@ -1,0 +1,80 @@
+"""What every benchmark does: contenders run in processes of their own, and results are kept."""
+
+import json
+import math
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def run(file: str, arguments: Sequence[str], *, python: str = sys.executable, what: str) -> dict[str, Any]:
+    """Run a benchmark's file in a process of its own; return the JSON object of its last line.
+
+    Raises:
+        SystemExit: it failed; the end of what it said is in the message.
+    """
+    before = os.getloadavg()[0]
+    done = subprocess.run([python, file, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{what} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1]) | {"load": [before, os.getloadavg()[0]]}
+
+
+def versions(names: Sequence[str]) -> dict[str, str]:
+    """The installed version of each package."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in names}
+
+
+def peak_memory_bytes() -> int:
+    """Most memory this process has had, libraries included."""
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s*(\d+)", status)[1]) * 1024  # type: ignore[index]
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on besides the code."""
+    from smidgen.backend import device
+    from smidgen.runs import cpu_name
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": cpu_name(),
+        "device": device().name,
+        "cores": cores,
+        "memory_gb": math.ceil(memory / 1e9),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "threads": {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")},
+    }
+
+
+def write_results(name: str, results: Any) -> Path:
+    """Keep results as `results/<name>-<machine>.json`, with the command, the date and the machine."""
+    facts = machine()
+    told = f"{facts['cpu']} {facts['cores']} cores"
+    if facts["device"] not in told and facts["device"] != "cpu":
+        told = facts["device"]
+    slug = re.sub(r"[^a-z0-9]+", "-", told.lower()).strip("-")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{slug}.json"
+    given = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]  # no machine's paths
+    command = shlex.join(["python", f"benchmarks/{name}.py", *given])
+    report = {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": facts, "results": results}
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    return path
