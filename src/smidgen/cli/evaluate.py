@@ -66,9 +66,14 @@ def evaluate(
         Path | None,
         Parameter(help="Folder for the records and the result; a killed evaluation goes on there."),
     ] = None,
+    track: Annotated[
+        Literal["wandb", "mlflow"] | None,
+        Parameter(help="Log the metrics to Weights & Biases or to MLflow too."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Ask a model every item of a dataset and score its answers, with 95 % intervals and baselines."""
+    from smidgen.cli import tracking
     from smidgen.cli.reporting import evaluation_report
     from smidgen.cli.sources import all_rows, test_rows
     from smidgen.config import read_prices
@@ -78,6 +83,7 @@ def evaluate(
     from smidgen.files import write_json, write_text
     from smidgen.tasks import find_task
 
+    tracking.check_tracker(track)
     asked = find_task(task, template=template, reference=reference)
     price_list = read_prices(prices)
     if split and data == "world":
@@ -111,6 +117,8 @@ def evaluate(
     if out is not None:
         write_json(out / "evaluation.json", result)
         write_text(out / "report.html", build_report(report))
+    if track is not None:
+        tracking.track(track, result)
     print_json(result) if json else show(report)
 
 
