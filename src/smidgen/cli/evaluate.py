@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from smidgen.cli.console import Progress, figure, print_json, print_table, say, say_rejected
+from smidgen.cli.console import Progress, figure, print_json, print_table, say, say_cost, say_rejected
 from smidgen.cli.options import (
     Adapter,
     Json,
@@ -270,3 +270,4 @@ def show(report: dict[str, Any]) -> None:
         say(f"not read: {reason} ({count:,})")
     for sentence in (headline(report), *remarks(report)):
         say(sentence)
+    say_cost(report["cost"])
