@@ -205,6 +205,15 @@ class QuantizeConfig(Section):
     """Weights that share one scale and bias."""
 
 
+class ExportConfig(Section):
+    """What is made of the trained model for others to load; each is evaluated again, as what ships is."""
+
+    formats: tuple[Literal["peft", "fused", "gguf"], ...] = ("peft", "fused", "gguf")
+    """`peft` for PEFT and vLLM, `fused` for mlx-lm, transformers and vLLM, `gguf` for llama.cpp and Ollama."""
+    gguf_dtype: Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"] = "Q8_0"
+    """Type of the matrices in the GGUF file."""
+
+
 class Recipe(Section):
     """The whole life of one specialist."""
 
@@ -224,18 +233,22 @@ class Recipe(Section):
     """How it is proven."""
     quantize: QuantizeConfig | None = None
     """How it is made smaller; skipped when absent."""
+    export: ExportConfig | None = None
+    """What others load; skipped when absent."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.train.method == "sft":
             if self.model.architecture is not None:
                 raise ValueError('[model.architecture] is read by method = "pretrain" only; leave it out')
+            if self.export is not None and "peft" in self.export.formats and self.train.lora is None:
+                raise ValueError('export.formats has "peft", and without [train.lora] there is no adapter')
             return self
         if self.model.architecture is None:
             raise ValueError('method = "pretrain" needs the table [model.architecture]')
         if self.data.train != "world":
             raise ValueError(f"data.train is '{self.data.train}'; pretraining reads only 'world'")
-        given = [name for name in ("task", "evaluate", "quantize") if name in self.changed()]
+        given = [name for name in ("task", "evaluate", "quantize", "export") if name in self.changed()]
         given += [f"model.{name}" for name in self.model.changed() - {"architecture"}]
         given += [f"data.{name}" for name in self.data.changed() - {"train", "validation_limit", "seed"}]
         if given:

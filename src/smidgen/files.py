@@ -184,11 +184,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def contents(folder: Path) -> list[Path]:
+    """The files under a folder, sorted; a README.md tells of the rest and decides nothing, so it is left out."""
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "README.md")
+
+
 def content_hash(path: Path) -> str:
-    """Fingerprint of a file, or of every file of a folder with its name."""
+    """Fingerprint of a file, or of what `contents` finds in a folder with its names."""
     if path.is_file():
         return sha256_file(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = contents(path)
     return sha256_json([[file.relative_to(path).as_posix(), sha256_file(file)] for file in files])
 
 

@@ -27,6 +27,7 @@ from smidgen.errors import ConfigError, WorkError
 from smidgen.files import (
     append_jsonl,
     content_hash,
+    contents,
     read_json,
     read_jsonl,
     sha256_json,
@@ -263,9 +264,9 @@ def _output(*command: str) -> str:
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a file, or of every file of a folder; None for what is not there."""
+    """Bytes of a file, or of the contents of a folder; None for what is not there."""
     if not path.exists():
         return None
     if path.is_file():
         return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in contents(path))

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smidgen.cli.exports import artefacts, size_of
 from smidgen.files import content_hash, read_json, sha256_file, write_json, write_text
 from smidgen.runs import provenance
 
 if TYPE_CHECKING:
+    from smidgen.cli.exports import Artefact
     from smidgen.cli.stages import Life
 
 _LIMITS = {
@@ -19,8 +21,12 @@ _BUNDLED = "smidgen:nano is a demonstration model: it knows little beyond its sm
 def report(life: "Life") -> None:
     """Write the report."""
     from smidgen.evaluation.report import build_report
+    from smidgen.export.card import write_card
 
     content = collect(life)
+    for artefact in artefacts(life.recipe):
+        folder = life.run.path(artefact.folder)
+        write_card(folder, content, artefact=artefact.name, format=artefact.format)
     write_json(life.run.path("report.json"), content)
     write_text(life.run.path("report.html"), build_report(content))
 
@@ -34,6 +40,10 @@ def collect(life: "Life") -> dict[str, Any]:
     recipe, run = life.recipe, life.run
     names = ["before", "after", *(["quantized"] if recipe.quantize else [])]
     evaluations = {name: stages.evaluation(life, name) for name in names}
+    shipped = artefacts(recipe)
+    made = [
+        stage for artefact in shipped if artefact.make for stage in (f"export-{artefact.name}", artefact.name)
+    ]
     facts = read_json(run.path("provenance.json"))
     content: dict[str, Any] = {
         "name": recipe.name,
@@ -52,7 +62,7 @@ def collect(life: "Life") -> dict[str, Any]:
         "limits": _limits(life),
         "stages": [
             {"name": stage, "seconds": record["seconds"]}
-            for stage in ("data", "before", "train", "after", "logits", "quantize", "quantized")
+            for stage in ("data", "before", "train", "after", "logits", "quantize", "quantized", *made)
             if (record := run.stage_record(stage)) is not None
         ],
     }
@@ -64,9 +74,28 @@ def collect(life: "Life") -> dict[str, Any]:
     if recipe.quantize:
         content["comparisons"]["quantized_vs_after"] = stages.comparison(life, "quantized", "after")
         content["quantize"] = recipe.quantize.model_dump()
+    if shipped:
+        content["exports"] = {artefact.name: _export(life, artefact) for artefact in shipped}
     if confusions := evaluations["after"]["details"].get("confusions"):
         content["confusions"] = confusions
     return content
+
+
+def _export(life: "Life", artefact: "Artefact") -> dict[str, Any]:
+    """One artefact: where it is, its size, what it scores, and the difference from the trained model."""
+    from smidgen.cli import stages
+
+    stage = "quantized" if artefact.make is None else artefact.name
+    evaluation, compared = stages.evaluation(life, stage), stages.comparison(life, stage, "after")
+    return {
+        "path": artefact.folder,
+        "format": artefact.format,
+        "bytes": size_of(life.run.path(artefact.folder)),
+        "metrics": evaluation["metrics"],
+        "speed": evaluation["speed"],
+        "difference": compared["difference"],
+        "p_value": compared["p_value"],
+    }
 
 
 def evaluation_report(result: dict[str, Any], *, rows: int, seed: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from smidgen.cli.options import Json, PricesFile, RecipeFile, RunsFolder
 from smidgen.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    from smidgen.cli.exports import Artefact
     from smidgen.cli.stages import Life
     from smidgen.config import Prices, Recipe
     from smidgen.runs import Run
@@ -159,6 +160,7 @@ def _do(life: "Life", stages: Sequence[Stage]) -> None:
 def stages_of(recipe: "Recipe") -> list[Stage]:
     """The stages of a recipe, in order."""
     from smidgen.cli import stages
+    from smidgen.cli.exports import artefacts
     from smidgen.cli.reporting import report
 
     asked = ("model", "evaluate")
@@ -178,9 +180,37 @@ def stages_of(recipe: "Recipe") -> list[Stage]:
             Stage("quantize", stages.quantize, ("train",), ("model", "quantize"), ("quantized",)),
             Stage("quantized", stages.quantized, ("data", "quantize"), asked, ("evaluations/quantized",)),
         ]
+    shipped = artefacts(recipe)
+    for artefact in shipped:
+        if artefact.make is not None:
+            found += _exported(artefact)
     everything = tuple(stage.name for stage in found)
-    tables = ("name", "description", "evaluate", "quantize")
-    return [*found, Stage("report", report, everything, tables, ("report.json", "report.html"))]
+    tables = ("name", "description", "evaluate", "quantize", "export")
+    cards = tuple(f"{artefact.folder}/README.md" for artefact in shipped)
+    return [*found, Stage("report", report, everything, tables, ("report.json", "report.html", *cards))]
+
+
+def _exported(artefact: "Artefact") -> list[Stage]:
+    """The stages that make an artefact and evaluate it."""
+    from smidgen.cli import stages
+
+    making = f"export-{artefact.name}"
+    return [
+        Stage(
+            making,
+            lambda life: stages.make(life, artefact),
+            ("train",),
+            ("name", "model", "export"),
+            (artefact.folder,),
+        ),
+        Stage(
+            artefact.name,
+            lambda life: stages.exported(life, artefact),
+            ("data", making),
+            ("model", "evaluate"),
+            (f"evaluations/{artefact.name}",),
+        ),
+    ]
 
 
 def _inputs_hash(life: "Life", stage: Stage) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from smidgen.cli.console import say
 from smidgen.cli.evaluate import disagreements, prove
+from smidgen.cli.exports import Artefact
 from smidgen.cli.sources import (
     all_rows,
     data_facts,
@@ -240,6 +241,17 @@ def quantized(life: Life) -> None:
     _evaluate(life, "quantized", model=str(life.run.path("quantized")))
 
 
+def make(life: Life, artefact: Artefact) -> None:
+    """Make what others load."""
+    assert artefact.make is not None
+    artefact.make(life, life.run.path(artefact.folder))
+
+
+def exported(life: Life, artefact: Artefact) -> None:
+    """Evaluate what others load, as they load it."""
+    _evaluate(life, artefact.name, **artefact.loaded(life, life.run.path(artefact.folder)))
+
+
 def examples(life: Life, names: Sequence[str]) -> list[dict[str, Any]]:
     """A few evaluated samples with what each stage answered, evenly spaced over the test rows."""
     from smidgen.evaluation import read_records
@@ -295,6 +307,7 @@ def _evaluate(
     *,
     model: str,
     adapter: Path | None = None,
+    engine: EngineName = "auto",
     method: Literal["generate", "logits"] = "generate",
 ) -> None:
     result, records = prove(
@@ -308,6 +321,7 @@ def _evaluate(
         batch_size=life.recipe.evaluate.batch_size,
         data=life.recipe.data.test,
         stage=name,
+        engine=engine,
         method=method,
     )
     result["disagreements"] = disagreements(life.task, life.test_rows, records)

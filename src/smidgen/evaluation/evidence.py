@@ -205,6 +205,27 @@ def comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
+def exports(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Every artefact with its size, what it scores, and the paired difference from the trained model."""
+    return [
+        {
+            "name": name,
+            "path": formatting.text(dig(entry, "path")),
+            "size": formatting.size(dig(entry, "bytes")),
+            **_score(dig(entry, "metrics", "accuracy")),
+            "difference": formatting.points(dig(entry, "difference")),
+            "span": formatting.points_interval(dig(entry, "difference")),
+            "p": formatting.p_value(dig(entry, "p_value")),
+        }
+        for name, entry in table_at(report, "exports").items()
+    ]
+
+
+def _score(metric: Any) -> dict[str, str]:
+    value, span = numbers(metric)
+    return {"value": value, "interval": span}
+
+
 def example(row: Mapping[str, Any]) -> dict[str, Any]:
     """One sample judgement with the verdict of every stage that gave one."""
     given = [stage for stage in STAGES if isinstance(row.get(stage.key), Mapping)]

@@ -96,6 +96,7 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
         "bias_axis": axis([(0, "always the second"), (0.5, f"50{PERCENT}"), (1, "always the first")]),
         "curve": _curve(report),
         "training": _training(report),
+        "exports": evidence.exports(report),
         "examples": [evidence.example(row) for row in rows_at(report, "examples")],
         "confusions": evidence.confusions(report),
         "speed": evidence.speed(report, stages),

@@ -1,0 +1,87 @@
+"""The artefacts of a run that others load: made from the trained model, and asked everything again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from smidgen.config import Recipe
+
+if TYPE_CHECKING:
+    from smidgen.cli.stages import Life
+
+
+class Artefact(NamedTuple):
+    """One thing that others load.
+
+    Attributes:
+        name: its key in the report, and the name of its folders in the run.
+        format: `mlx`, `peft`, `fused` or `gguf`.
+        folder: where it stands in the run folder.
+        make: writes it.
+        loaded: how it is opened for its evaluation, as arguments of `prove`.
+    """
+
+    name: str
+    format: str
+    folder: str
+    make: "Callable[[Life, Path], None] | None"
+    loaded: "Callable[[Life, Path], dict[str, Any]]"
+
+
+def artefacts(recipe: Recipe) -> list[Artefact]:
+    """What a recipe makes for others, in order; the quantised model is one, made by its own stage."""
+    found = []
+    if recipe.quantize is not None:
+        name = f"mlx-{recipe.quantize.bits}bit"
+        found.append(Artefact(name, "mlx", "quantized", None, lambda _, path: {"model": str(path)}))
+    if recipe.export is not None:
+        gguf = f"gguf-{recipe.export.gguf_dtype.lower()}"
+        known = {
+            "peft": Artefact("peft", "peft", "exports/peft", _make_peft, _as_adapter),
+            "fused": Artefact(
+                "fused", "fused", "exports/fused", _make_fused, lambda _, path: {"model": str(path)}
+            ),
+            "gguf": Artefact(gguf, "gguf", f"exports/{gguf}", _make_gguf, _as_gguf),
+        }
+        found += [known[name] for name in recipe.export.formats]
+    return found
+
+
+def _make_peft(life: "Life", folder: Path) -> None:
+    from smidgen.export.peft import export_peft
+
+    export_peft(life.best, life.recipe.model.base, folder)
+
+
+def _as_adapter(life: "Life", folder: Path) -> dict[str, Any]:
+    return {"model": life.recipe.model.base, "adapter": folder}
+
+
+def _make_fused(life: "Life", folder: Path) -> None:
+    from smidgen.export.fused import export_fused
+
+    export_fused(**life.trained(), out=folder)
+
+
+def _make_gguf(life: "Life", folder: Path) -> None:
+    from smidgen.export.gguf import verify_gguf, write_gguf
+
+    assert life.recipe.export is not None
+    source = life.trained()
+    path = _gguf_file(life, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_gguf(source["model"], path, dtype=life.recipe.export.gguf_dtype, adapter=source["adapter"])
+    verify_gguf(path, source["model"], adapter=source["adapter"])
+
+
+def _as_gguf(life: "Life", folder: Path) -> dict[str, Any]:
+    return {"model": str(_gguf_file(life, folder)), "engine": "llama"}
+
+
+def _gguf_file(life: "Life", folder: Path) -> Path:
+    return folder / f"{life.recipe.name}-{folder.name.removeprefix('gguf-')}.gguf"
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the weights of an artefact: safetensors, GGUF."""
+    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".gguf"))
