@@ -185,7 +185,7 @@ def sha256_file(path: Path) -> str:
 
 
 def contents(folder: Path) -> list[Path]:
-    """The files under a folder, sorted; a README.md tells of the rest and decides nothing, so it is left out."""
+    """The files under a folder, sorted, without a README.md, which tells of the rest and decides nothing."""
     return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "README.md")
 
 

@@ -33,7 +33,7 @@ def artefacts(recipe: Recipe) -> list[Artefact]:
     found = []
     if recipe.quantize is not None:
         name = f"mlx-{recipe.quantize.bits}bit"
-        found.append(Artefact(name, "mlx", "quantized", None, lambda _, path: {"model": str(path)}))
+        found.append(Artefact(name, "mlx", "quantized", None, _as_model))
     if recipe.export is not None:
         gguf = f"gguf-{recipe.export.gguf_dtype.lower()}"
         known = {
@@ -45,6 +45,10 @@ def artefacts(recipe: Recipe) -> list[Artefact]:
         }
         found += [known[name] for name in recipe.export.formats]
     return found
+
+
+def _as_model(_: "Life", folder: Path) -> dict[str, Any]:
+    return {"model": str(folder)}
 
 
 def _make_peft(life: "Life", folder: Path) -> None:
