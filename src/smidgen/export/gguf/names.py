@@ -70,3 +70,9 @@ def pair_rows(rows: np.ndarray, head_dim: int) -> np.ndarray:
     """Put rows (H · head_dim, …) that are rotated as halves in the order in which they are rotated as pairs."""
     heads = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
     return heads.swapaxes(1, 2).reshape(rows.shape)
+
+
+def unpair_rows(rows: np.ndarray, head_dim: int) -> np.ndarray:
+    """Undo `pair_rows`."""
+    heads = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:])
+    return heads.swapaxes(1, 2).reshape(rows.shape)
