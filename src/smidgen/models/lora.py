@@ -109,21 +109,6 @@ def load_adapter(model: nn.Module, path: Path) -> None:
     mx.eval(model.parameters())
 
 
-def read_adapter(path: Path) -> tuple[float, dict[str, tuple[mx.array, mx.array]]]:
-    """Return the scale of an adapter and A (in, rank) and B (rank, out) of each layer, without a model.
-
-    Raises:
-        ModelError: the folder is no adapter of ours or of mlx-lm, or a layer's tensors do not belong together.
-    """
-    scale = _lora_parameters(path)["scale"]
-    weights = read_safetensors(path / WEIGHTS)
-    layers = sorted({name.rpartition(".")[0] for name in weights})
-    wanted = {f"{layer}.{part}" for layer in layers for part in ("lora_a", "lora_b")}
-    if odd := sorted(wanted ^ weights.keys()):
-        raise ModelError(f"the adapter in {path} lacks or should not have {', '.join(odd)}; save it again")
-    return scale, {layer: (weights[f"{layer}.lora_a"], weights[f"{layer}.lora_b"]) for layer in layers}
-
-
 def fuse(model: nn.Module) -> None:
     """Add every low-rank update into its layer, in float32, and leave plain layers.
 
