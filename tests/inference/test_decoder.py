@@ -31,7 +31,7 @@ class Mirror:
     def step(self) -> None:
         tokens = [(7 * len(row) + row[-1]) % 300 for row in self.rows]
         self.rows = [[*row, token] for row, token in zip(self.rows, tokens, strict=True)]
-        self.check(self.decoder.step(tokens), self.rows)
+        self.check(self.decoder.step([[token] for token in tokens]), self.rows)
 
     def remove(self, row: int) -> None:
         self.decoder.remove(row)

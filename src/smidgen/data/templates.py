@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +54,11 @@ class Tokenizer:
         """Whether messages can be rendered."""
         return bool(self._backend.chat_template)
 
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja text that messages are rendered by, or None."""
+        return self._backend.get_chat_template() if self.has_template else None
+
     @cached_property
     def eos_token_ids(self) -> frozenset[int]:
         """Every token that ends a completion, by the tokenizer, the config files or the template."""
@@ -60,6 +66,18 @@ class Tokenizer:
         if self.has_template:
             ids.add(self._end_of_turn)
         return frozenset(ids - {None})
+
+    @property
+    def added_tokens(self) -> frozenset[str]:
+        """The texts that are tokens as a whole, wherever they stand: special tokens and tags."""
+        return frozenset(token.content for token in self._backend.added_tokens_decoder.values())
+
+    def to_json(self) -> str:
+        """Return the text of a tokenizer.json that neither pads nor truncates."""
+        codec = copy(self._codec)
+        codec.no_padding()
+        codec.no_truncation()
+        return codec.to_str()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens spelt in it are recognised, none is added."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,25 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """What the whole answer has to be.
+
+    Attributes:
+        kind: what `value` is.
+        value: JSON text of a schema; a regular expression; or a JSON list of texts to choose from.
+    """
+
+    kind: Literal["json_schema", "regex", "choices"]
+    value: str
+
+
+@dataclass(frozen=True)
 class Request:
     """One sample to complete, with the way to do it."""
 
     sample: Sample
     sampling: Sampling = Sampling()
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -74,10 +88,11 @@ class Completion:
 
     Attributes:
         text: the answer without its end token, cut before a stop string.
-        token_ids: the sampled ids, the end token included where one was sampled.
+        token_ids: the sampled ids, the end token included where one was sampled; what a constraint left no
+            choice about is among them.
         logprobs: natural-log probability of each sampled id under the unmodified distribution.
-        finish_reason: `stop` (an end token or a stop string), `length`, or `context`: the prompt alone fills
-            the model's context, so nothing was generated.
+        finish_reason: `stop` (an end token, a stop string, or a constraint that nothing can follow),
+            `length`, or `context`: the prompt alone fills the model's context, so nothing was generated.
         timing: None where it was not measured, as in a recording.
     """
 

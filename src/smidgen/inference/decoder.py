@@ -57,39 +57,42 @@ class Decoder:
             self._prefix = common
         return len(common)
 
-    def add(self, prompts: Sequence[Sequence[int]], last: int = 1) -> Any:
+    def add(self, prompts: Sequence[Sequence[int]], last: int | Sequence[int] = 1) -> Any:
         """Let rows join behind those that are there; equal prompts, and what neighbours share, run once.
 
         Args:
             prompts: token ids (B lists), each beginning with the prefix that `share` made and with `last`
                 tokens or more after it.
-            last: tokens at the end of each prompt whose scores are wanted.
+            last: tokens at the end of each prompt whose scores are wanted; one number, or one for each.
 
         Returns:
-            Scores (B · last, V) of what follows each row's last tokens, in their order.
+            Scores (T, V) of what follows each row's last tokens, in their order, row after row.
         """
+        lasts = np.broadcast_to(last, len(prompts))
         unique = list(dict.fromkeys(map(tuple, prompts)))
+        index = {prompt: i for i, prompt in enumerate(unique)}
+        sources = [index[tuple(prompt)] for prompt in prompts]
+        wanted = np.ones(len(unique), np.int64)
+        np.maximum.at(wanted, sources, lasts)
         first = 1 + self.num_rows
         self._copy_prefix(first, len(unique))
         self._reserve(first + len(prompts), 0)
-        held = self._run_families(first, unique, last)
+        held = self._run_families(first, unique, wanted)
         rows: list[Sequence[int]] = [prompt[size:] for prompt, size in zip(unique, held, strict=True)]
         if len(rows) == 1:
-            held[0], rows[0] = self._run_leading(first, held[0], rows[0], last)
+            held[0], rows[0] = self._run_leading(first, held[0], rows[0], int(wanted[0]))
         ends = np.cumsum([len(row) for row in rows])
         hidden = self._run(first, held, rows)
-        index = {prompt: i for i, prompt in enumerate(unique)}
-        sources = [index[tuple(prompt)] for prompt in prompts]
         if len(unique) < len(prompts):
             self._copy([first + source for source in sources], first, max(map(len, prompts)))
         self._held += map(len, prompts)
-        wanted = (ends[sources][:, None] - np.arange(last, 0, -1)).ravel()
-        return self._forward.logits(hidden[self._forward.xp.array(wanted)])
+        at = [np.arange(end - count, end) for end, count in zip(ends[sources], lasts, strict=True)]
+        return self._forward.logits(hidden[self._forward.xp.array(np.concatenate(at))])
 
-    def step(self, tokens: Sequence[int]) -> Any:
-        """Give every row its next token; return the scores (B, V) of the one after it."""
-        hidden = self._run(1, self._held, [[token] for token in tokens])
-        self._held = [held + 1 for held in self._held]
+    def step(self, tokens: Sequence[Sequence[int]]) -> Any:
+        """Give every row its next tokens, one or more; return the scores (T, V) of what follows each."""
+        hidden = self._run(1, self._held, tokens)
+        self._held = [held + len(new) for held, new in zip(self._held, tokens, strict=True)]
         return self._forward.logits(hidden)
 
     def remove(self, row: int) -> None:
@@ -116,16 +119,18 @@ class Decoder:
         self._copy([1 + row for row in rows], first, max(held))
         return self._forward.logits(self._run(first, held, tails))
 
-    def _run_families(self, first: int, prompts: Sequence[Sequence[int]], last: int) -> list[int]:
+    def _run_families(
+        self, first: int, prompts: Sequence[Sequence[int]], last: Sequence[int] | np.ndarray
+    ) -> list[int]:
         """Run what neighbours have in common beyond the prefix, as the two orders of a pair do, once.
 
         Returns:
-            How many tokens the slot of each prompt holds then; at least `last` of each prompt are left.
+            How many tokens the slot of each prompt holds then; at least its `last` are left of each prompt.
         """
         base = len(self._prefix)
         families: list[tuple[int, int]] = []  # where each begins, and what its members have in common
         for i, prompt in enumerate(prompts):
-            room = len(prompt) - last
+            room = len(prompt) - int(last[i])
             if families:
                 start, common = families[-1]
                 shared = base + len(_common_prefix(prompts[start][base:], prompt[base:]))

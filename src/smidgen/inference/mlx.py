@@ -2,7 +2,8 @@
 
 Requests are read ahead, sorted by length and decoded in a bounded batch: a finished row leaves at once and
 waiting ones take its place, as in Orca (https://www.usenix.org/conference/osdi22/presentation/yu). What their
-prompts have in common at the beginning is run once.
+prompts have in common at the beginning is run once, and tokens that a constraint leaves no choice about are
+run together.
 """
 
 import math
@@ -10,16 +11,20 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
+
+import numpy as np
 
 from smidgen.backend import device, mx, peak_memory_bytes
-from smidgen.data.types import Completion, Request, Sample, Scored, Timing
+from smidgen.data.types import Completion, Request, Sample, Scored
 from smidgen.errors import DataError, ModelError
+from smidgen.inference.constraints import Guide, Guides, check_constrained
 from smidgen.inference.decoder import PREFILL_TOKENS, Decoder
 from smidgen.inference.engine import Stream
 from smidgen.inference.forward import forward_of
-from smidgen.inference.sampling import RowState, check_sampling, draw
+from smidgen.inference.row import Row
+from smidgen.inference.sampling import RowState, check_sampling, draw, logprobs_of
 from smidgen.inference.scoring import Tree, score_group
 from smidgen.inference.stopping import Ending, GrowingText
 from smidgen.models.load import LoadedModel
@@ -30,77 +35,46 @@ CACHE_SHARE = 0.25
 """Keys and values of the rows that are decoded together take at most this share of the device's memory."""
 JOIN_SHARE = 8
 """Waiting rows join when an eighth of the batch is free, so that prompts are run several at a time."""
-
-
-@dataclass(eq=False)
-class _Row:
-    """One request on its way."""
-
-    request: Request
-    prompt: list[int]
-    max_tokens: int
-    state: RowState
-    text: GrowingText | None
-    ending: Ending | None
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    started: float = 0.0
-    first_token: float = 0.0
-    last_token: float = 0.0
-    finish_reason: str | None = None
-
-    def take(self, token_id: int, logprob: float, *, is_end: bool, now: float) -> None:
-        """Take the next token and note whether it is the last."""
-        if not self.token_ids:
-            self.first_token = now
-        self.last_token = now
-        self.token_ids.append(token_id)
-        self.logprobs.append(logprob)
-        self.state.record(token_id)
-        if self.text is not None and not is_end:
-            self.text.push(token_id)
-        ended = self.ending is not None and self.ending.is_complete(self.token_ids)
-        if is_end or ended or (self.text is not None and self.text.is_stopped):
-            self.finish_reason = "stop"
-        elif len(self.token_ids) == self.max_tokens:
-            self.finish_reason = "length"
-
-    @property
-    def timing(self) -> Timing:
-        """How long it took."""
-        return Timing(
-            time_to_first_token=self.first_token - self.started,
-            seconds=self.last_token - self.started,
-            prompt_tokens=len(self.prompt),
-            completion_tokens=len(self.token_ids),
-        )
+FORCED_SCORES = 1 << 25
+"""Scores that the tokens which had to come may take in one pass, 128 MB; what is more waits for the next."""
 
 
 class MlxEngine:
     """An `Engine` on a loaded model. Weights must not change while it is in use."""
 
-    def __init__(self, loaded: LoadedModel, *, thinking: bool = False, batch_size: int = 64):
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        thinking: bool = False,
+        batch_size: int = 64,
+        fast_forward: bool = True,
+    ):
         """Serve `loaded`.
 
         Args:
             loaded: model and tokenizer.
             thinking: passed to the chat template.
             batch_size: rows decoded together at most.
+            fast_forward: whether tokens that a constraint leaves no choice about are run together; the
+                answers are the same either way.
         """
         self._tokenizer = loaded.tokenizer
         self._name = loaded.name
         self._context = int(loaded.config.get("max_position_embeddings") or 2**31)
         self._thinking = thinking
         self._batch_size = batch_size
+        self._fast_forward = fast_forward
         self._forward = forward_of(loaded.model)
         self._idle: Decoder | None = None
         self._endings: dict[tuple[str, ...], Ending] = {}
+        self._guides = Guides(loaded.tokenizer)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Complete requests in finishing order; see `Engine.complete`.
 
         Raises:
-            ConfigError: a sampling setting is out of range.
+            ConfigError: a sampling setting is out of range, or a constraint cannot be enforced.
             ModelError: the chat template does not take the messages, or the weights hold no numbers.
         """
         for rows in self._decode(requests):
@@ -161,12 +135,12 @@ class MlxEngine:
             decoder.clear()
             self._idle = decoder
 
-    def _decode(self, requests: Iterable[Request], *, watch: bool = False) -> Iterator[list[_Row]]:
+    def _decode(self, requests: Iterable[Request], *, watch: bool = False) -> Iterator[list[Row]]:
         """Decode requests; after each step, hand out the rows that took a token, finished ones included.
 
         Rows whose prompt leaves no room for a token are finished as they are read, and handed out alone.
         """
-        source, waiting, rows = iter(requests), deque[_Row](), list[_Row]()
+        source, waiting, rows = iter(requests), deque[Row](), list[Row]()
         shared = room = 0
         with self._borrowed_decoder() as decoder:
             while True:
@@ -178,24 +152,20 @@ class MlxEngine:
                         continue
                     shared = decoder.share([row.prompt for row in waiting])
                     room = self._room(decoder, max(len(row.prompt) + row.max_tokens for row in waiting))
-                if taking := self._take_waiting(waiting, len(rows), room, shared):
-                    logits = decoder.add([row.prompt for row in taking])
-                    rows += taking
-                elif rows:
-                    taking = list(rows)
-                    logits = decoder.step([row.token_ids[-1] for row in rows])
-                else:
+                if joining := self._take_waiting(waiting, len(rows), room, shared):
+                    rows += joining
+                elif not rows:
                     return
-                drawn = draw(logits, [row.state for row in taking], self._forward.xp)
-                if any(math.isnan(logprob) for logprob in drawn[1]):
-                    raise ModelError(
-                        f"{self._name} computes scores that are not numbers; its weights, or the adapter's, "
-                        "are damaged, so fetch or train them again"
-                    )
-                now = time.perf_counter()
-                for row, token_id, logprob in zip(taking, *drawn, strict=True):
-                    is_end = token_id in self._tokenizer.eos_token_ids
-                    row.take(token_id, logprob, is_end=is_end, now=now)
+                taking = joining or list(rows)
+                most = FORCED_SCORES // (self._tokenizer.vocab_size * len(taking))
+                for row in taking:
+                    row.look_ahead(max(1, most) if self._fast_forward else 0)
+                unrun = [row.unrun for row in taking]
+                if joining:
+                    logits = decoder.add(unrun, last=[1 + len(row.ahead) for row in taking])
+                else:
+                    logits = decoder.step(unrun)
+                self._advance(taking, logits)
                 for i in reversed(range(len(rows))):
                     if rows[i].finish_reason:
                         decoder.remove(i)
@@ -203,7 +173,45 @@ class MlxEngine:
                         rows.pop()
                 yield taking
 
-    def _take_waiting(self, waiting: deque[_Row], num_rows: int, room: int, shared: int) -> list[_Row]:
+    def _advance(self, rows: Sequence[Row], logits: Any) -> None:
+        """Let rows take what they had ahead, and those that go on their next token.
+
+        Args:
+            rows: those that were run.
+            logits: scores (T, V) of what follows a row's last token and those ahead of it, row after row.
+        """
+        xp, now = self._forward.xp, time.perf_counter
+        last = np.cumsum([1 + len(row.ahead) for row in rows]) - 1
+        tokens = [token for row in rows for token in row.ahead]
+        at = [
+            end - len(row.ahead) + k
+            for row, end in zip(rows, last, strict=True)
+            for k in range(len(row.ahead))
+        ]
+        logprobs = iter(self._checked(logprobs_of(tokens, logits, xp, rows=at)))
+        for row in rows:
+            if row.ahead:
+                row.take_ahead(list(islice(logprobs, len(row.ahead))), now())
+        drawing = [i for i, row in enumerate(rows) if not row.finish_reason]
+        going = [rows[i] for i in drawing]
+        if len(drawing) < len(logits):
+            logits = logits[xp.array(last[drawing])]
+        for row in going:
+            row.state.allowed = row.guide and row.guide.allowed()
+        drawn, logprobs = draw(logits, [row.state for row in going], xp) if going else ([], [])
+        for row, token_id, logprob in zip(going, drawn, self._checked(logprobs), strict=True):
+            is_end = token_id in self._tokenizer.eos_token_ids
+            row.take(token_id, logprob, is_end=is_end, now=now())
+
+    def _checked(self, logprobs: list[float]) -> list[float]:
+        if any(math.isnan(logprob) for logprob in logprobs):
+            raise ModelError(
+                f"{self._name} computes scores that are not numbers; its weights, or the adapter's, "
+                "are damaged, so fetch or train them again"
+            )
+        return logprobs
+
+    def _take_waiting(self, waiting: deque[Row], num_rows: int, room: int, shared: int) -> list[Row]:
         """Take rows out of `waiting` that are to join now: none, until enough of them can join at once."""
         free = room - num_rows
         if not waiting or (num_rows and free < min(len(waiting), max(1, room // JOIN_SHARE))):
@@ -224,23 +232,29 @@ class MlxEngine:
         """How many rows of at most `longest` tokens are run at once."""
         return max(1, min(num_waiting, PREFILL_TOKENS // longest))
 
-    def _read(self, source: Iterator[Request], watch: bool) -> list[_Row]:
+    def _read(self, source: Iterator[Request], watch: bool) -> list[Row]:
         """Read requests ahead; longest prompts first, for rows of like length pad each other least."""
         rows = [self._row(request, watch) for request in islice(source, READ_AHEAD)]
         return sorted(rows, key=lambda row: (-len(row.prompt), row.prompt))
 
-    def _row(self, request: Request, watch: bool) -> _Row:
+    def _row(self, request: Request, watch: bool) -> Row:
         sample, sampling = request.sample, request.sampling
         check_sampling(sampling)
+        guide = self._guide(request)
         prompt = self._tokenizer.render_prompt(sample.messages, thinking=self._thinking)
         text = None
         if watch or sampling.stop:
             text = GrowingText(self._tokenizer.stream_decoder(), sampling.stop)
         max_tokens = min(sampling.max_tokens, self._context - len(prompt))
         state = RowState.begin(sample.id, sampling, prompt)
-        row = _Row(request, prompt, max_tokens, state, text, self._ending(sampling.stop_after))
+        row = Row(request, prompt, max_tokens, state, text, self._ending(sampling.stop_after), guide)
         row.finish_reason = None if max_tokens > 0 else "context"
         return row
+
+    def _guide(self, request: Request) -> Guide | None:
+        """What keeps the answer to its constraint."""
+        check_constrained(request, thinking=self._thinking)
+        return self._guides.begin(request.constraint) if request.constraint else None
 
     def _ending(self, ends: tuple[str, ...]) -> Ending | None:
         """What watches for these strings; one for all rows, since it learns which tokens matter."""
@@ -248,7 +262,7 @@ class MlxEngine:
             self._endings[ends] = Ending(self._tokenizer, ends, thinking=self._thinking)
         return self._endings.get(ends)
 
-    def _completion(self, row: _Row) -> Completion:
+    def _completion(self, row: Row) -> Completion:
         assert row.finish_reason is not None
         token_ids = row.token_ids
         if not token_ids:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smidgen.data.types import Sampling
 from smidgen.errors import ConfigError
@@ -31,12 +32,14 @@ class RowState:
         sampling: how its tokens are drawn.
         position: tokens drawn so far.
         counts: how often each token was drawn; those of the prompt too, as 0, if repetition is penalised.
+        allowed: which tokens may come next (V,), bool; None allows all.
     """
 
     sample_id: str
     sampling: Sampling
     position: int = 0
     counts: dict[int, int] = field(default_factory=dict)
+    allowed: NDArray[np.bool_] | None = None
 
     @classmethod
     def begin(cls, sample_id: str, sampling: Sampling, prompt: Sequence[int]) -> "RowState":
@@ -89,7 +92,8 @@ def check_sampling(sampling: Sampling) -> None:
 def draw(logits: Any, rows: Sequence[RowState], xp: Any) -> tuple[list[int], list[float]]:
     """Draw one token for every row.
 
-    Penalties come first, then the temperature, top-k, top-p and min-p, each on what the one before it left.
+    Penalties come first, then what is allowed, the temperature, top-k, top-p and min-p, each on what the one
+    before it left.
 
     Args:
         logits: scores (B, V), float32, an array of `xp`; not changed.
@@ -99,12 +103,12 @@ def draw(logits: Any, rows: Sequence[RowState], xp: Any) -> tuple[list[int], lis
     Returns:
         The B token ids, and their natural-log probabilities under softmax(logits) as it came.
     """
-    penalised = penalise(logits, rows, xp)
-    tokens = xp.argmax(penalised, axis=-1)
+    scores = restrict(penalise(logits, rows, xp), rows, xp)
+    tokens = xp.argmax(scores, axis=-1)
     warm = [i for i, row in enumerate(rows) if row.sampling.temperature > 0]
     if warm:
         index = xp.array(warm)
-        tokens[index] = _sample(penalised[index], [rows[i] for i in warm], xp).astype(tokens.dtype)
+        tokens[index] = _sample(scores[index], [rows[i] for i in warm], xp).astype(tokens.dtype)
     tokens = np.asarray(tokens).tolist()
     return tokens, logprobs_of(tokens, logits, xp)
 
@@ -148,6 +152,21 @@ def penalise(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
     return penalised
 
 
+def restrict(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
+    """Leave each row the tokens that it is allowed; the score of any other becomes −∞."""
+    bound = [(i, row.allowed) for i, row in enumerate(rows) if row.allowed is not None]
+    if not bound:
+        return logits
+    V = logits.shape[-1]
+    masks = np.zeros((len(bound), V), bool)  # an embedding may be padded to more tokens than there are
+    for mask, (_, allowed) in zip(masks, bound, strict=True):
+        mask[: len(allowed)] = allowed[:V]
+    index = xp.array([i for i, _ in bound])
+    restricted = xp.array(logits)
+    restricted[index] = xp.where(xp.array(masks), logits[index], -xp.inf)
+    return restricted
+
+
 def _sample(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
     """Draw from each row's tempered and cut distribution by the inverse of its cumulative sum, (B,)."""
     temperature = _column([row.sampling.temperature for row in rows], xp)
@@ -155,7 +174,8 @@ def _sample(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
     weights = xp.where(weights >= _smallest_kept(weights, rows, xp), weights, 0.0)
     cumulative = xp.cumsum(weights, axis=-1)
     target = _column([row.uniform() for row in rows], xp) * cumulative[:, -1:]
-    return xp.sum(cumulative <= target, axis=-1)
+    # A sum in parallel may be off by a rounding, which must not draw a token without weight.
+    return xp.argmax((cumulative > target) & (weights > 0), axis=-1)
 
 
 def _smallest_kept(weights: Any, rows: Sequence[RowState], xp: Any) -> Any:

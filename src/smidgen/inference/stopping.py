@@ -25,6 +25,10 @@ class GrowingText:
         """Take one token."""
         self._append(self._decoder.push(token_id))
 
+    def push_text(self, piece: str) -> None:
+        """Take text of whole characters."""
+        self._append(piece)
+
     def finish(self) -> str:
         """Return the whole text; bytes that never became a character are U+FFFD."""
         if not self.is_stopped:
@@ -80,6 +84,10 @@ class Ending:
         if last not in self._may_end:
             self._may_end[last] = not self._last.isdisjoint(self._tokenizer.decode([last]))
         return self._may_end[last] and self._end(self._tokenizer.decode(token_ids)) is not None
+
+    def is_in(self, text: str) -> bool:
+        """Whether a text holds the end of the answer."""
+        return self._end(text) is not None
 
     def cut(self, text: str) -> str:
         """The text up to the end of the answer; all of it if the answer has no end."""

@@ -1,11 +1,10 @@
-"""Low-rank adaptation (https://arxiv.org/abs/2106.09685) over mlx-lm's layers and in mlx-lm's file format.
+"""Low-rank adaptation (https://arxiv.org/abs/2106.09685) over mlx-lm's layers.
 
 A linear layer's output gains `scale · (dropout(x) A) B`: A is (in, rank), B (rank, out), scale alpha / rank,
 and B zero at the start. Unlike in mlx-lm, A is seeded by the layer's name, loading names all misfits at once
 and `fuse` adds in float32 and never quantises the sum again, which may round the update away.
 """
 
-import json
 import math
 import zlib
 from collections.abc import Iterator
@@ -18,12 +17,8 @@ from mlx_lm.tuner.lora import LoRALinear
 from smidgen.backend import mx, nn
 from smidgen.config import LoraConfig
 from smidgen.errors import ModelError, did_you_mean
-from smidgen.files import atomic_folder, write_json
+from smidgen.models.adapter import Adapter, pair_faults, read_adapter, write_adapter
 from smidgen.models.graph import body
-from smidgen.models.weights import read_safetensors
-
-WEIGHTS = "adapters.safetensors"
-CONFIG = "adapter_config.json"
 
 
 def add_lora(model: nn.Module, config: LoraConfig, seed: int) -> None:
@@ -61,52 +56,65 @@ def save_adapter(path: Path, model: nn.Module, config: LoraConfig) -> None:
     weights = {}
     for name, layer in layers.items():
         weights[f"{name}.lora_a"], weights[f"{name}.lora_b"] = layer.lora_a, layer.lora_b
-    description = {
-        "fine_tune_type": "lora",
-        "num_layers": config.num_layers or len(body(model).layers),
-        "lora_parameters": {
-            "rank": config.rank,
-            "scale": config.alpha / config.rank,
-            "dropout": config.dropout,
-            "keys": sorted({name.split(".", 3)[3] for name in layers}),  # after `model.layers.<i>.`
-        },
-    }
-    with atomic_folder(path, replace=True) as folder:
-        mx.save_safetensors(str(folder / WEIGHTS), weights, metadata={"format": "mlx"})
-        write_json(folder / CONFIG, description)
+    scales = {name: layer.scale for name, layer in layers.items()}
+    adapter = Adapter(weights, scales, config.dropout, None, path)
+    write_adapter(path, adapter, num_blocks=len(body(model).layers))
 
 
 def load_adapter(model: nn.Module, path: Path) -> None:
-    """Freeze the model and put an adapter of ours or of mlx-lm on it.
+    """Freeze the model and put an adapter of ours, of mlx-lm or of PEFT on it.
 
-    Which layers have one is read from the tensors; the scale is the file's.
+    Which layers have one is read from the tensors; the scales are the file's.
 
     Raises:
         ModelError: the folder is no such adapter, or its tensors do not fit the model.
     """
     _check_bare(model)
-    parameters = _lora_parameters(path)
-    weights = read_safetensors(path / WEIGHTS)
+    adapter = read_adapter(path)
+    refuse_misfits(adapter, model)
     modules = dict(model.named_modules())
-    names = sorted({name.removesuffix(".lora_a").removesuffix(".lora_b") for name in weights})
-    faults = [fault for name in names for fault in _misfits(name, modules.get(name), weights)]
-    if faults:
-        raise ModelError(
-            f"the adapter in {path} does not fit the model: {'; '.join(faults)}. "
-            "Load it on the base it was trained on"
-        )
     model.freeze()
     replacements = []
-    for name in names:
-        a, b = weights[f"{name}.lora_a"], weights[f"{name}.lora_b"]
+    for name in adapter.layers:
         layer = LoRALinear.from_base(
-            modules[name], r=a.shape[1], dropout=parameters.get("dropout", 0.0), scale=parameters["scale"]
+            modules[name], r=adapter.ranks[name], dropout=adapter.dropout, scale=adapter.scales[name]
         )
+        a, b = adapter.weights[f"{name}.lora_a"], adapter.weights[f"{name}.lora_b"]
         layer.lora_a, layer.lora_b = a.astype(mx.float32), b.astype(mx.float32)
         replacements.append((name, layer))
     model.update_modules(tree_unflatten(replacements))
     model.train(model.training)
     mx.eval(model.parameters())
+
+
+def refuse_misfits(adapter: Adapter, model: nn.Module) -> None:
+    """Refuse an adapter that is not one of this model; the weights of the model are not looked at.
+
+    Raises:
+        ModelError: names every tensor that does not fit.
+    """
+    modules = dict(model.named_modules())
+    faults = [
+        fault
+        for name in adapter.layers
+        for fault in (*pair_faults(name, adapter.weights), *_misfits(name, modules.get(name), adapter))
+    ]
+    if not adapter.layers:
+        faults = ["it has no tensors"]
+    if faults:
+        raise ModelError(
+            f"the adapter in {adapter.source} does not fit the model: {'; '.join(faults)}. "
+            "Load it on the base it was trained on"
+        )
+
+
+def count_parameters(model: nn.Module, config: LoraConfig) -> int:
+    """Return how many numbers `add_lora` would train, from shapes alone: rank · (in + out) a layer.
+
+    Raises:
+        ModelError: as in `add_lora`.
+    """
+    return sum(config.rank * sum(_dimensions(linear)) for _, linear in _targets(model, config))
 
 
 def fuse(model: nn.Module) -> None:
@@ -165,45 +173,18 @@ def _adapted(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear))
 
 
-def _lora_parameters(path: Path) -> dict[str, Any]:
-    """The `lora_parameters` of an adapter folder, or why there are none that we can use."""
-    try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path} holds no {CONFIG}; expected an adapter of smidgen or mlx-lm") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path / CONFIG} is not readable JSON: {error}") from None
-    if "peft_type" in config:
-        raise ModelError(f"{path} holds an adapter of PEFT; expected one of smidgen or mlx-lm ({WEIGHTS})")
-    kind = config.get("fine_tune_type", "lora")
-    if kind != "lora":
-        raise ModelError(f"the adapter in {path} is of type '{kind}'; only 'lora' can be loaded")
-    parameters = config.get("lora_parameters")
-    if not isinstance(parameters, dict) or not isinstance(parameters.get("scale"), int | float):
-        raise ModelError(
-            f"{path / CONFIG} has no number at lora_parameters.scale, which the update is multiplied by"
-        )
-    return parameters
-
-
-def _misfits(name: str, module: nn.Module | None, weights: dict[str, mx.array]) -> Iterator[str]:
-    """What keeps one layer's update from fitting."""
-    if not any(f"{name}.{part}" in weights for part in ("lora_a", "lora_b")):
-        yield f"'{name}' is neither a lora_a nor a lora_b"
+def _misfits(name: str, module: nn.Module | None, adapter: Adapter) -> Iterator[str]:
+    """What keeps the matrices of one layer from fitting the model's."""
+    a, b = adapter.weights.get(f"{name}.lora_a"), adapter.weights.get(f"{name}.lora_b")
+    if a is None and b is None:
         return
     if not isinstance(module, nn.Linear | nn.QuantizedLinear):
         yield f"'{name}' is no linear layer of the model"
         return
     outputs, inputs = _dimensions(module)
-    for part, other, axis, size in (("lora_a", "lora_b", 0, inputs), ("lora_b", "lora_a", 1, outputs)):
-        tensor = weights.get(f"{name}.{part}")
-        if tensor is None:
-            yield f"'{name}' has {other} but no {part}"
-        elif tensor.ndim != 2 or tensor.shape[axis] != size:
+    for part, tensor, axis, size in (("lora_a", a, 0, inputs), ("lora_b", b, 1, outputs)):
+        if tensor is not None and tensor.ndim == 2 and tensor.shape[axis] != size:
             yield f"'{name}.{part}' has shape {tensor.shape}, expected {size} in dimension {axis}"
-    a, b = weights.get(f"{name}.lora_a"), weights.get(f"{name}.lora_b")
-    if a is not None and b is not None and a.ndim == b.ndim == 2 and a.shape[1] != b.shape[0]:
-        yield f"'{name}' has rank {a.shape[1]} in lora_a and {b.shape[0]} in lora_b"
 
 
 def _dimensions(linear: Any) -> tuple[int, int]:

@@ -1,0 +1,176 @@
+"""Adapters in the formats of others: PEFT's, which transformers and vLLM load, and mlx-lm's.
+
+PEFT computes `α / r · B A x` from the transposes of what mlx-lm stores: α is the rank times mlx-lm's scale.
+Nothing is rounded: reading back what was written gives the same tensors, in the same dtype, and scales.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from smidgen.backend import mx
+from smidgen.files import atomic_folder, write_json
+from smidgen.models.adapter import (
+    CONFIG,
+    WEIGHTS,
+    Adapter,
+    grid,
+    read_adapter,
+    refuse_faults,
+    write_adapter,
+)
+from smidgen.models.architectures import build_graph
+from smidgen.models.load import read_config, resolve
+from smidgen.models.lora import refuse_misfits
+from smidgen.models.peft import PREFIX
+from smidgen.models.peft import WEIGHTS as PEFT_WEIGHTS
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM's `--max-lora-rank` may be (`MaxLoRARanks` in vllm/config/lora.py, read in 0.22)."""
+VLLM_DEFAULT_RANK = 16
+
+
+def export_peft(adapter: Path, base: str, out: Path) -> dict[str, Any]:
+    """Write an adapter as PEFT has it; a folder that stands at `out` is replaced.
+
+    Args:
+        adapter: folder of an adapter, ours, mlx-lm's or PEFT's.
+        base: the model it belongs to, as `smidgen.models.load.load` takes it, and as the file will name it.
+            Where its folder is on this machine, every shape is held against it.
+        out: the folder to write.
+
+    Returns:
+        Of what was written: `out`, `format`, `rank`, `alpha`, `layers` and `parameters` as numbers, `bytes`
+        of the weights, and `warnings`, what vLLM will not take.
+
+    Raises:
+        ModelError: the adapter cannot be read, or does not fit the base.
+        WorkError: the disk is full or the place cannot be written.
+    """
+    found = read_adapter(adapter)
+    num_blocks = _check(found, base)
+    config = peft_config(found, base, num_blocks)
+    weights = {}
+    for layer in found.layers:
+        for part in ("lora_A", "lora_B"):
+            value = found.weights[f"{layer}.{part.lower()}"]
+            weights[f"{PREFIX}{layer}.{part}.weight"] = mx.contiguous(value.T)
+    with atomic_folder(out, replace=True) as folder:
+        # torch's loader refuses a file whose metadata does not name a format that it knows
+        mx.save_safetensors(str(folder / PEFT_WEIGHTS), weights, metadata={"format": "pt"})
+        write_json(folder / CONFIG, config)
+    return {
+        "out": out,
+        "format": "peft",
+        "rank": config["r"],
+        "alpha": config["lora_alpha"],
+        "layers": len(found.layers),
+        "parameters": found.num_parameters,
+        "bytes": (out / PEFT_WEIGHTS).stat().st_size,
+        "warnings": vllm_warnings(found),
+    }
+
+
+def export_mlx_adapter(adapter: Path, base: str, out: Path) -> dict[str, Any]:
+    """Write an adapter as mlx-lm has it; arguments, results and errors are those of `export_peft`."""
+    found = read_adapter(adapter)
+    num_blocks = _check(found, base)
+    write_adapter(out, found, num_blocks=num_blocks)
+    written = read_adapter(out)
+    layer = written.layers[0]
+    return {
+        "out": out,
+        "format": "mlx-adapter",
+        "rank": written.ranks[layer],
+        "alpha": _alpha(written.scales[layer], written.ranks[layer]),
+        "layers": len(written.layers),
+        "parameters": written.num_parameters,
+        "bytes": (out / WEIGHTS).stat().st_size,
+        "warnings": [],
+    }
+
+
+def peft_config(adapter: Adapter, base: str, num_blocks: int | None = None) -> dict[str, Any]:
+    """Return PEFT's `adapter_config.json` for an adapter without faults.
+
+    The rank and α that most layers have stand at the top; `rank_pattern` and `alpha_pattern` hold the others.
+    Layers are named by their kind where every adapted block has the same, else by their whole names.
+
+    Args:
+        adapter: what is to be described.
+        base: the model's name.
+        num_blocks: how many blocks the model has; where all are adapted none is listed.
+    """
+    ranks = adapter.ranks
+    alphas = {layer: _alpha(adapter.scales[layer], ranks[layer]) for layer in adapter.layers}
+    rank, alpha = (_most_common(list(values.values())) for values in (ranks, alphas))
+    blocks, kinds = grid(adapter.layers)
+    everywhere = num_blocks is not None and blocks == list(range(num_blocks))
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": adapter.dropout,
+        "target_modules": sorted(kind.rpartition(".")[2] for kind in kinds) or adapter.layers,
+        "layers_to_transform": blocks if blocks and not everywhere else None,
+        "rank_pattern": {_exactly(layer): value for layer, value in ranks.items() if value != rank},
+        "alpha_pattern": {_exactly(layer): value for layer, value in alphas.items() if value != alpha},
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "use_rslora": False,
+        "use_dora": False,
+    }
+
+
+def vllm_warnings(adapter: Adapter) -> list[str]:
+    """Return what vLLM will not take of an adapter, or not without an option; empty for nothing."""
+    warnings = []
+    rank = max(adapter.ranks.values())
+    if rank > VLLM_RANKS[-1]:
+        warnings.append(f"vLLM serves adapters up to rank {VLLM_RANKS[-1]}, and this one has {rank}")
+    elif rank > VLLM_DEFAULT_RANK:
+        needed = next(allowed for allowed in VLLM_RANKS if allowed >= rank)
+        warnings.append(
+            f"vLLM serves adapters up to rank {VLLM_DEFAULT_RANK} unless it is told otherwise, and this one "
+            f"has {rank}: start it with --max-lora-rank {needed}"
+        )
+    if outside := [layer for layer in adapter.layers if not layer.startswith("model.layers.")]:
+        warnings.append(f"vLLM refuses or ignores updates outside of the blocks: {', '.join(outside)}")
+    if len(set(adapter.ranks.values())) > 1 or len(set(adapter.scales.values())) > 1:
+        warnings.append(
+            "vLLM reads one rank and one alpha for all layers and ignores rank_pattern and alpha_pattern, so "
+            "it would scale some layers of this adapter wrongly; serve the fused model instead"
+        )
+    return warnings
+
+
+def _check(adapter: Adapter, base: str) -> int | None:
+    """Refuse an adapter that is broken or not the base's; return the number of the base's blocks if known."""
+    refuse_faults(adapter)
+    if not (base.startswith("smidgen:") or Path(base).expanduser().is_dir()):
+        return None  # a hub id: the weights need not be fetched to convert an adapter
+    path = resolve(base)
+    model = build_graph(read_config(path), str(path / "config.json"))  # its weights are never computed
+    refuse_misfits(adapter, model)
+    return len(model.layers)
+
+
+def _alpha(scale: float, rank: int) -> float:
+    """α such that α / rank is the scale, without the noise of a product of floats."""
+    exact = scale * rank
+    tidy = round(exact, 9)
+    alpha = tidy if tidy / rank == scale else exact
+    return int(alpha) if float(alpha).is_integer() else alpha
+
+
+def _most_common(values: list[Any]) -> Any:
+    return max(sorted(set(values)), key=values.count)
+
+
+def _exactly(layer: str) -> str:
+    """A layer's name as the pattern that PEFT takes for it."""
+    return layer.replace(".", r"\.")

@@ -1,0 +1,135 @@
+"""llama.cpp's server core in this process, by the `xllamacpp` wheel: slots, each with a prompt cache of its own.
+
+A slot keeps the keys and values of its last prompt and goes on from what the next one has in common with it,
+but slots do not read each other's. So what many prompts begin with is run once in one slot and copied to the
+others. Copying goes through the HTTP listener that the core opens on this machine's loopback, which takes
+nothing without a key that is drawn anew each time.
+"""
+
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx2
+
+from smidgen.backend import device
+from smidgen.errors import ConfigError, ModelError
+
+try:
+    import xllamacpp
+except ImportError:
+    xllamacpp = None
+
+SHARED_LEAST = 32
+"""Tokens in common from which copying them costs less than running them again."""
+_SHARED = "shared"
+
+
+class Refused(Exception):
+    """llama.cpp did not take a question; the message is its own."""
+
+
+def is_installed() -> bool:
+    """Whether the wheel is there."""
+    return xllamacpp is not None
+
+
+class LlamaServer:
+    """A GGUF model that is loaded with room for some rows at once; used from several threads.
+
+    Attributes:
+        num_slots: rows at once.
+        context: longest row in tokens, answer included.
+    """
+
+    def __init__(self, file: Path, *, num_slots: int, context: int, adapter: Path | None = None):
+        """Load the model.
+
+        Args:
+            file: the model.
+            num_slots: rows at once.
+            context: longest row in tokens.
+            adapter: a GGUF adapter to put on the model.
+
+        Raises:
+            ConfigError: the wheel is not installed.
+            ModelError: llama.cpp cannot load the file.
+        """
+        if xllamacpp is None:
+            raise ConfigError(
+                "the engine llama needs the package xllamacpp, which is not installed; "
+                "install it with `pip install 'smidgen[llama]'`"
+            )
+        self.num_slots, self.context = num_slots, context
+        self._folder = TemporaryDirectory(prefix="smidgen-slots-")
+        self._key = secrets.token_urlsafe(16)
+        self._shared: list[int] = []
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = str(file)
+        parameters.n_parallel, parameters.n_ctx = num_slots, num_slots * context
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = device().cores
+        if device().kind == "cpu":
+            parameters.n_gpu_layers = 0
+        if adapter is not None:
+            parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
+        # Prompts of rows that were pushed out of their slots would be copied to memory, gigabytes of them.
+        parameters.cache_ram_mib = 0
+        parameters.slot_save_path = f"{self._folder.name}/"
+        parameters.api_keys = [self._key]
+        parameters.fit_params = parameters.ui = False
+        parameters.verbosity = -1
+        try:
+            self._server = xllamacpp.Server(parameters)
+        except RuntimeError:
+            self._folder.cleanup()
+            raise ModelError(
+                f"llama.cpp cannot load {file}; it is damaged, of an architecture that this version "
+                f"({xllamacpp.__version__}) does not know, or does not go with the adapter"
+            ) from None
+
+    def complete(self, question: dict[str, Any], on_part: Any = None) -> dict[str, Any]:
+        """Ask for one completion and wait for it.
+
+        Args:
+            question: what `/v1/completions` of llama.cpp's server takes.
+            on_part: called with each part of the answer, of which there are many if `stream` is asked for; if
+                it returns True, the completion ends there.
+
+        Raises:
+            Refused: llama.cpp did not take the question.
+        """
+        if on_part is not None:
+            self._server.handle_completions(question, on_part)
+            return {}
+        answer = self._server.handle_completions(question)
+        if error := answer.get("error"):
+            raise Refused(str(error.get("message", error)))
+        return answer
+
+    def share(self, prefix: Sequence[int]) -> None:
+        """Let every slot hold `prefix`, run once; nothing may be running meanwhile."""
+        if self.num_slots == 1 or len(prefix) < SHARED_LEAST or self._shared == list(prefix):
+            return
+        self._shared = list(prefix)
+        self.complete({"prompt": self._shared, "max_tokens": 0, "id_slot": 0, "temperature": 0})
+        self._ask_slot(0, "save")
+        for slot in range(1, self.num_slots):
+            self._ask_slot(slot, "restore")
+
+    def close(self) -> None:
+        """Unload the model."""
+        vars(self).pop("_server", None)
+        self._folder.cleanup()
+
+    def _ask_slot(self, slot: int, action: str) -> None:
+        answer = httpx2.post(
+            f"{self._server.listening_address}/slots/{slot}",
+            params={"action": action},
+            json={"filename": _SHARED},
+            headers={"Authorization": f"Bearer {self._key}"},
+            timeout=None,
+            trust_env=False,
+        )
+        answer.raise_for_status()
