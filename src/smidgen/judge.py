@@ -83,6 +83,9 @@ class Judge:
         self,
         model: str = "smidgen:nano",
         *,
+        engine: str = "auto",
+        model_name: str | None = None,
+        api_key_env: str | None = None,
         adapter: str | Path | None = None,
         template: str = "rubric",
         samples: int = 1,
@@ -94,7 +97,10 @@ class Judge:
         """Load the model.
 
         Args:
-            model: a folder, a hub id or `smidgen:nano`.
+            model: a folder, a hub id, `smidgen:nano`, a `.gguf` file or the URL of a server.
+            engine: what runs it; see `smidgen.inference.open_engine`.
+            model_name: what a server calls the model, if it has several.
+            api_key_env: the environment variable of a server's key, if it is not `OPENAI_API_KEY`.
             adapter: folder of a low-rank adapter.
             template: `rubric`, `scores`, `verdict`, `grade` or a TOML file.
             samples: judgements in each order; more than one needs a temperature.
@@ -117,7 +123,14 @@ class Judge:
             stop=self.form.stop,
             stop_after=self.form.stop_after,
         )
-        self._engine = open_engine(model, adapter=Path(adapter) if adapter else None, batch_size=concurrency)
+        self._engine = open_engine(
+            model,
+            engine=engine,
+            adapter=Path(adapter) if adapter else None,
+            batch_size=concurrency,
+            model_name=model_name,
+            api_key_env=api_key_env,
+        )
 
     def __enter__(self) -> Self:
         return self

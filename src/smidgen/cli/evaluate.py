@@ -11,10 +11,13 @@ from cyclopts.types import PositiveInt
 from smidgen.cli.console import Progress, figure, print_json, print_table, say, say_rejected
 from smidgen.cli.options import (
     Adapter,
+    ApiKeyEnv,
+    Engine,
     Json,
     Limit,
     MaxTokens,
     Model,
+    ModelName,
     PricesFile,
     Reference,
     Seed,
@@ -43,10 +46,9 @@ def evaluate(
             help="Only rows of this split; may be given several times. All but the training splits if not."
         ),
     ] = (),
-    engine: Annotated[
-        Literal["auto", "mlx", "replay"],
-        Parameter(help="What runs the model; replay reads recorded answers from the file given as --model."),
-    ] = "auto",
+    engine: Engine = "auto",
+    model_name: ModelName = None,
+    api_key_env: ApiKeyEnv = None,
     adapter: Adapter = None,
     template: Template = None,
     reference: Reference = False,
@@ -104,6 +106,8 @@ def evaluate(
             model=model,
             adapter=adapter,
             engine=engine,
+            model_name=model_name,
+            api_key_env=api_key_env,
             thinking=thinking,
             batch_size=batch_size,
             data=data,
@@ -130,7 +134,9 @@ def prove(
     *,
     model: str,
     adapter: Path | None = None,
-    engine: Literal["auto", "mlx", "replay"] = "auto",
+    engine: Engine = "auto",
+    model_name: str | None = None,
+    api_key_env: str | None = None,
     thinking: bool = False,
     batch_size: int = 64,
     data: str = "",
@@ -151,9 +157,16 @@ def prove(
     from smidgen.tasks.judgements import judgements
 
     reset_peak_memory()
-    opened = open_engine(model, engine=engine, adapter=adapter, thinking=thinking, batch_size=batch_size)
+    same: dict[str, Any] = {
+        "engine": engine,
+        "adapter": adapter,
+        "thinking": thinking,
+        "model_name": model_name,
+        "scores": method == "logits",
+    }
+    opened = open_engine(model, **same, batch_size=batch_size, api_key_env=api_key_env)
     name = f"{model} + {adapter}" if adapter else model
-    identity = engine_identity(model, engine=engine, adapter=adapter, thinking=thinking)
+    identity = engine_identity(model, **same)
     answers: Any = opened
     if method == "logits":
         if not isinstance(task, Judge):

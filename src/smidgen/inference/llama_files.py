@@ -148,7 +148,9 @@ def _tokenizer_of(file: Path, metadata: dict[str, Any]) -> Tokenizer:
 def _codec(file: Path, content: dict[str, Any]) -> Codec:
     """The byte-level BPE that a file's metadata describe."""
     kind, pre = content.get("tokenizer.ggml.model"), content.get("tokenizer.ggml.pre")
-    known = {name: (steps[1], whole) for (steps, whole), name in PRE_TOKENIZERS.items() if steps[0] == "split"}
+    known = {
+        name: (steps[1], whole) for (steps, whole), name in PRE_TOKENIZERS.items() if steps[0] == "split"
+    }
     if kind != "gpt2" or pre not in known or "tokenizer.ggml.merges" not in content:
         raise ModelError(
             f"the tokenizer in {file} is of the kind {kind} {pre}; expected gpt2 with one of "
