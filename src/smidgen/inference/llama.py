@@ -210,7 +210,11 @@ class LlamaEngine:
         if held is None or held.context < context or held.num_slots < slots:
             self.close()
             self._server = LlamaServer(
-                self._model.file, num_slots=slots, context=context, adapter=self._model.adapter
+                self._model.file,
+                num_slots=slots,
+                context=context,
+                adapter=self._model.adapter,
+                is_exact=self._model.is_exact,
             )
         assert self._server is not None
         return self._server

@@ -50,7 +50,15 @@ class LlamaServer:
         context: longest row in tokens, answer included.
     """
 
-    def __init__(self, file: Path, *, num_slots: int, context: int, adapter: Path | None = None):
+    def __init__(
+        self,
+        file: Path,
+        *,
+        num_slots: int,
+        context: int,
+        adapter: Path | None = None,
+        is_exact: bool = False,
+    ):
         """Load the model.
 
         Args:
@@ -58,6 +66,7 @@ class LlamaServer:
             num_slots: rows at once.
             context: longest row in tokens.
             adapter: a GGUF adapter to put on the model.
+            is_exact: whether attention is in float32, keys and values too; in float16 if not.
 
         Raises:
             ConfigError: the wheel is not installed.
@@ -78,6 +87,10 @@ class LlamaServer:
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = device().cores
         if device().kind == "cpu":
             parameters.n_gpu_layers = 0
+        if is_exact:
+            parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+            # It would go through float16 whatever the cache holds.
+            parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if adapter is not None:
             parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
         # Prompts of rows that were pushed out of their slots would be copied to memory, gigabytes of them.
