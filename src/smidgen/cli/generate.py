@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from smidgen.cli.console import count, print_json, say
+from smidgen.cli.constraint import read_constraint
 from smidgen.cli.options import (
     Adapter,
+    Choice,
     FrequencyPenalty,
     Json,
     MaxTokens,
     MinP,
     Model,
+    Regex,
     RepetitionPenalty,
+    Schema,
     Seed,
     Stop,
     Temperature,
@@ -45,6 +49,9 @@ def generate(
     frequency_penalty: FrequencyPenalty = 0.0,
     stop: Stop = (),
     seed: Seed = 0,
+    schema: Schema = None,
+    regex: Regex = None,
+    choice: Choice = (),
     json: Json = False,
 ) -> None:
     """Answer one prompt, on stdout and as it comes."""
@@ -71,9 +78,10 @@ def generate(
         stop=stop,
         seed=seed,
     )
+    constraint = read_constraint(schema, regex, choice)
     engine = open_engine(model, engine="mlx", adapter=adapter, thinking=thinking, batch_size=1)
     assert isinstance(engine, MlxEngine)
-    stream = engine.stream(Request(Sample("prompt", messages), sampling))
+    stream = engine.stream(Request(Sample("prompt", messages), sampling, constraint))
     for piece in stream:
         if not json:
             print(piece, end="", flush=True)
