@@ -99,8 +99,6 @@ def evaluate(
         raise ConfigError(
             "the world is generated and has no --split; leave it out, or name a file with --data"
         )
-    if constrained and method == "logits":
-        raise ConfigError("--constrained shapes what a judge writes, and --method logits writes nothing")
     rejected: list[str] | None = [] if skip_bad_rows else None
     rows = test_rows(task, data, splits=split, limit=limit, seed=seed, rejected=rejected)
     asked = asked.prepare(all_rows(task, data, rejected=rejected and []) or rows, source=data)

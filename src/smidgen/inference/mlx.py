@@ -58,6 +58,7 @@ class MlxEngine:
                 answers are the same either way.
         """
         self._tokenizer = loaded.tokenizer
+        self._vocab_size = loaded.tokenizer.vocab_size
         self._name = loaded.name
         self._context = int(loaded.config.get("max_position_embeddings") or 2**31)
         self._thinking = thinking
@@ -155,7 +156,7 @@ class MlxEngine:
                 elif not rows:
                     return
                 taking = joining or list(rows)
-                most = FORCED_SCORES // (self._tokenizer.vocab_size * len(taking))
+                most = FORCED_SCORES // (self._vocab_size * len(taking))
                 for row in taking:
                     row.look_ahead(max(1, most) if self._fast_forward else 0)
                 unrun = [row.unrun for row in taking]
