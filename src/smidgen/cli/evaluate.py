@@ -56,6 +56,13 @@ def evaluate(
         Literal["generate", "logits"],
         Parameter(help="How a judge answers: in words, or by the probabilities of its answers, unwritten."),
     ] = "generate",
+    constrained: Annotated[
+        bool,
+        Parameter(
+            show_default=False,
+            help="Hold answers to their form: the labels of intent, the schema or regex of a template file.",
+        ),
+    ] = False,
     skip_bad_rows: SkipBadRows = False,
     thinking: Thinking = False,
     limit: Limit = None,
@@ -82,7 +89,9 @@ def evaluate(
     from smidgen.data.types import Sampling
     from smidgen.evaluation.cost import cost_table
     from smidgen.evaluation.report import build_report
+    from smidgen.evaluation.runner import constraint_of
     from smidgen.files import write_json, write_text
+    from smidgen.inference.constraints import grammar_of
     from smidgen.tasks import find_task
 
     tracking.check_tracker(track)
@@ -95,6 +104,8 @@ def evaluate(
     rejected: list[str] | None = [] if skip_bad_rows else None
     rows = test_rows(task, data, splits=split, limit=limit, seed=seed, rejected=rejected)
     asked = asked.prepare(all_rows(task, data, rejected=rejected and []) or rows, source=data)
+    if constrained:
+        grammar_of(constraint_of(asked))  # so that a model is loaded only for what can be kept to
     samples = asked.samples(rows, source=data, rejected=rejected)
     say_rejected(rejected or ())
     with TemporaryDirectory() as scratch:
@@ -112,6 +123,7 @@ def evaluate(
             batch_size=batch_size,
             data=data,
             method=method,
+            constrained=constrained,
         )
     result["published"] = as_published(asked, rows, records, model, out)
     result["disagreements"] = disagreements(asked, rows, records)
@@ -142,6 +154,7 @@ def prove(
     data: str = "",
     stage: str = "evaluate",
     method: Literal["generate", "logits"] = "generate",
+    constrained: bool = False,
 ) -> "tuple[dict[str, Any], list[Record]]":
     """Evaluate a model under a bar, going on with the records that are there.
 
@@ -177,7 +190,9 @@ def prove(
     found: list[Record] = []
     with Progress(stage, total=len(samples)) as progress:
         progress.begin_at(known)
-        collected = collect_records(task, samples, answers, sampling, records, model=identity)
+        collected = collect_records(
+            task, samples, answers, sampling, records, model=identity, constrained=constrained
+        )
         for number, record in enumerate(collected, start=1):
             found.append(record)
             right, parsed = right + record.score.value, parsed + record.score.parsed

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from smidgen.cli.console import count, print_json, say
+from smidgen.cli.constraint import read_constraint
 from smidgen.cli.options import (
     Adapter,
     ApiKeyEnv,
+    Choice,
     Engine,
     FrequencyPenalty,
     Json,
@@ -16,7 +18,9 @@ from smidgen.cli.options import (
     MinP,
     Model,
     ModelName,
+    Regex,
     RepetitionPenalty,
+    Schema,
     Seed,
     Stop,
     Temperature,
@@ -51,6 +55,9 @@ def generate(
     frequency_penalty: FrequencyPenalty = 0.0,
     stop: Stop = (),
     seed: Seed = 0,
+    schema: Schema = None,
+    regex: Regex = None,
+    choice: Choice = (),
     json: Json = False,
 ) -> None:
     """Answer one prompt, on stdout and as it comes."""
@@ -76,6 +83,7 @@ def generate(
         stop=stop,
         seed=seed,
     )
+    constraint = read_constraint(schema, regex, choice)
     opened = open_engine(
         model,
         engine=engine,
@@ -85,7 +93,7 @@ def generate(
         model_name=model_name,
         api_key_env=api_key_env,
     )
-    stream = opened.stream(Request(Sample("prompt", messages), sampling))
+    stream = opened.stream(Request(Sample("prompt", messages), sampling, constraint))
     for piece in stream:
         if not json:
             print(piece, end="", flush=True)

@@ -104,6 +104,21 @@ Stop = Annotated[
 ]
 
 
+Schema = Annotated[Path | None, Parameter(help="A file of a JSON schema, which the answer keeps to.")]
+
+Regex = Annotated[
+    str | None,
+    Parameter(allow_leading_hyphen=True, help="A regular expression that the whole answer matches."),
+]
+
+Choice = Annotated[
+    tuple[str, ...],
+    Parameter(
+        allow_leading_hyphen=True, help="A text that may be the answer; give it once for each of them."
+    ),
+]
+
+
 def _empty_place(_: object, path: Path) -> None:
     """Refuse a folder that holds something, before any work is done for it."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):

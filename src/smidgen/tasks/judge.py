@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from smidgen.data.formats import Label, Pair, pairs
 from smidgen.data.rows import place_of
-from smidgen.data.types import Completion, Record, Sample, Score
+from smidgen.data.types import Completion, Constraint, Record, Sample, Score
 from smidgen.errors import ConfigError, DataError
 from smidgen.tasks.forms import Case, Form, JudgeParseError, Verdict
 from smidgen.tasks.judgements import ORDERS, SHOWN, judgements, measures
@@ -70,6 +70,7 @@ class Judge:
             )
         self.stop: tuple[str, ...] = self.form.stop
         self.stop_after: tuple[str, ...] = self.form.stop_after
+        self.constraint: Constraint | None = self.form.constraint
         self.variant: str = f"{self.form.name} with reference" if reference else self.form.name
 
     def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
