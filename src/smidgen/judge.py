@@ -84,6 +84,9 @@ class Judge:
         self,
         model: str = "smidgen:nano",
         *,
+        engine: str = "auto",
+        model_name: str | None = None,
+        api_key_env: str | None = None,
         adapter: str | Path | None = None,
         template: str = "rubric",
         rubric: str | None = None,
@@ -96,7 +99,10 @@ class Judge:
         """Load the model.
 
         Args:
-            model: a folder, a hub id or `smidgen:nano`.
+            model: a folder, a hub id, `smidgen:nano`, a `.gguf` file or the URL of a server.
+            engine: what runs it; see `smidgen.inference.open_engine`.
+            model_name: what a server calls the model, if it has several.
+            api_key_env: the environment variable of a server's key, if it is not `OPENAI_API_KEY`.
             adapter: folder of a low-rank adapter.
             template: `rubric`, `scores`, `verdict`, `grade` or a TOML file.
             rubric: what the template `grade` grades by: a question, and what each grade from 1 to 5 means.
@@ -121,7 +127,14 @@ class Judge:
             stop_after=self.form.stop_after,
         )
         check_sampling(self._sampling)
-        self._engine = open_engine(model, adapter=Path(adapter) if adapter else None, batch_size=concurrency)
+        self._engine = open_engine(
+            model,
+            engine=engine,
+            adapter=Path(adapter) if adapter else None,
+            batch_size=concurrency,
+            model_name=model_name,
+            api_key_env=api_key_env,
+        )
 
     def __enter__(self) -> Self:
         return self

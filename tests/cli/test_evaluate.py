@@ -188,3 +188,43 @@ def test_by_logits(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureF
     recording = write(tmp_path / "said.jsonl", [{"id": "p0", "order": "ab", "text": "[[A]]"}])
     assert exit_code(["evaluate", "judge", "--model", recording, "--data", data, "--method", "logits"]) == 2
     assert "a recording holds no probabilities" in capsys.readouterr().err
+
+
+def test_constrained_answers_can_all_be_read(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [{"text": f"why {n}", "intent": ("pay_bill", "the time", "oos")[n % 3]} for n in range(12)]
+    model, out = ["--model", str(tiny_model_dir)], ["--out", str(tmp_path / "out"), "--json"]
+    intent = ["evaluate", "intent", *model, *out, "--data", write(tmp_path / "intents.jsonl", rows)]
+    assert exit_code([*intent, "--constrained"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["unparsed_rate"]["value"] == 0.0
+    said = [json.loads(line)["text"] for line in (tmp_path / "out/records.jsonl").read_text().splitlines()]
+    assert set(said) <= {"pay bill", "the time", "oos"}
+    assert exit_code(intent) == 2
+    assert "was asked with other messages, sampling, constraint, model" in capsys.readouterr().err
+
+    template = tmp_path / "own.toml"
+    for parse in (
+        "regex = 'best: (?P<winner>[AB]) .{3}'",
+        "schema.properties = {winner = {enum = ['A', 'B', 'tie']}, sure = {type = 'boolean'}}\n"
+        "schema.required = ['winner']\nschema.additionalProperties = false\nschema.type = 'object'",
+    ):
+        template.write_text("user = '{{ a }} {{ b }}'\n[parse]\n" + parse)
+        judge = ["evaluate", "judge", *model, "--data", write(tmp_path / "pairs.jsonl", PAIRS), "--json"]
+        assert exit_code([*judge, "--template", str(template), "--constrained"]) == 0
+        assert json.loads(capsys.readouterr().out)["metrics"]["unparsed_rate"]["value"] == 0.0
+
+
+def test_constraints_that_no_one_can_keep_to_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    recorded = [*judged(tmp_path, letter), "--constrained"]
+    for method in ("generate", "logits"):
+        assert exit_code([*recorded, "--template", "verdict", "--method", method]) == 2
+        assert "the task judge in the template verdict has no constraint" in capsys.readouterr().err
+    template = tmp_path / "own.toml"
+    for regex, fault in (
+        ("(?P<winner>[AB])", "a recording cannot be held to a constraint"),
+        (r"\\b(?P<winner>[AB])", "the regular expression cannot be enforced: lookarounds"),
+    ):
+        template.write_text(f"user = '{{{{ a }}}} {{{{ b }}}}'\n[parse]\nregex = \"{regex}\"")
+        assert exit_code([*recorded, "--template", str(template)]) == 2
+        assert fault in capsys.readouterr().err

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -91,3 +92,41 @@ def test_prompts_and_settings_that_mean_nothing(
 ):
     assert generate(tiny_model_dir, *arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_answers_keep_to_a_constraint(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}')
+    model = ["generate", "--model", str(tiny_model_dir), "--prompt", "which", "--json"]
+    said = {}
+    for arguments in (
+        ["--schema", str(file)],
+        ["--regex", "-[ab]{3}"],
+        ["--choice", "the first", "--choice", "-1"],
+    ):
+        assert exit_code([*model, *arguments]) == 0
+        said[arguments[0]] = json.loads(capsys.readouterr().out)
+    assert {answer["finish_reason"] for answer in said.values()} == {"stop"}
+    found = json.loads(said["--schema"]["text"])
+    assert len(found) == 2 and all(isinstance(item, bool) for item in found)
+    assert re.fullmatch("-[ab]{3}", said["--regex"]["text"])
+    assert said["--choice"]["text"] in ("the first", "-1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--regex", "a", "--choice", "b"], "--regex and --choice are given, and an answer keeps to one"),
+        (["--regex", "(?=a)"], "the regular expression cannot be enforced: look-around"),
+        (["--schema", "none.json"], "the schema none.json cannot be read (No such file or directory)"),
+        (["--choice", "a", "--stop", "b"], "strings that end an answer would cut off"),
+    ],
+)
+def test_constraints_that_cannot_be_kept_to_are_refused(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], fault: str
+):
+    assert generate(tiny_model_dir, "--prompt", "which", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert fault in err and not out

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from smidgen.data.types import Completion, Request, Sample, Sampling, Timing
-from smidgen.errors import DataError, WorkError
+from smidgen.data.types import Completion, Constraint, Request, Sample, Sampling, Timing
+from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.evaluation import collect_records, compare, evaluate, read_records, summarise
 from smidgen.files import exclusive
 from smidgen.tasks import Intent, Judge
@@ -19,7 +19,7 @@ SAMPLES = TASK.samples(
         for n in range(6)
     ]
 )
-OTHERWISE = "'p5#ba' was asked with other messages, labels, sampling, model or task version"
+OTHERWISE = "'p5#ba' was asked with other messages, labels, sampling, constraint, model or task version"
 FIRST = "<scores>\\boxed{9, 2}</scores>"
 SECOND = "<scores>\\boxed{2, 9}</scores>"
 
@@ -199,6 +199,22 @@ def test_the_stop_strings_of_a_task_are_asked_for(tmp_path: Path) -> None:
     assert {request.sampling for request in engine.requests} == {
         Sampling(stop=("X", "END"), stop_after=("</x>",), max_tokens=9)
     }
+
+
+def test_the_constraint_of_a_task_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:
+    task, engine = Judge(), Scripted()
+    task.constraint = Constraint("regex", "a|b")
+    for name, constrained in (("free", False), ("held", True)):
+        run(tmp_path / f"{name}.jsonl", engine, task=task, constrained=constrained)
+    assert [request.constraint for request in engine.requests] == [None] * 12 + [task.constraint] * 12
+    for name, constrained in (("free", True), ("held", False)):
+        with pytest.raises(DataError, match="with other messages, sampling, constraint, model"):
+            run(tmp_path / f"{name}.jsonl", engine, task=task, constrained=constrained)
+    task.constraint = Constraint("regex", "a")
+    with pytest.raises(DataError, match="with other messages, sampling, constraint, model"):
+        run(tmp_path / "held.jsonl", engine, task=task, constrained=True)
+    with pytest.raises(ConfigError, match="the task judge in the template rubric has no constraint to hold"):
+        run(tmp_path / "none.jsonl", engine, constrained=True)
 
 
 def test_a_recording_has_no_speed(tmp_path: Path) -> None:

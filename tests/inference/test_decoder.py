@@ -24,22 +24,30 @@ class Mirror:
         self.decoder, self.full_logits = Decoder(forward), full_logits
         self.rows: list[list[int]] = []
 
-    def add(self, prompts: list[list[int]]) -> None:
-        self.check(self.decoder.add(prompts), prompts)
+    def add(self, prompts: list[list[int]], last: int | list[int] = 1) -> None:
+        lasts = [last] * len(prompts) if isinstance(last, int) else last
+        self.check(self.decoder.add(prompts, last), prompts, lasts)
         self.rows += map(list, prompts)
 
-    def step(self) -> None:
-        tokens = [(7 * len(row) + row[-1]) % 300 for row in self.rows]
-        self.rows = [[*row, token] for row, token in zip(self.rows, tokens, strict=True)]
-        self.check(self.decoder.step([[token] for token in tokens]), self.rows)
+    def step(self, counts: list[int] | None = None) -> None:
+        """Run so many new tokens in each row; one, if not told."""
+        counts = counts or [1] * len(self.rows)
+        new = [
+            [(7 * len(row) + row[-1] + k) % 300 for k in range(count)]
+            for row, count in zip(self.rows, counts, strict=True)
+        ]
+        self.rows = [row + tokens for row, tokens in zip(self.rows, new, strict=True)]
+        self.check(self.decoder.step(new), self.rows, counts)
 
     def remove(self, row: int) -> None:
         self.decoder.remove(row)
         self.rows[row] = self.rows[-1]
         self.rows.pop()
 
-    def check(self, logits, rows: list[list[int]]) -> None:
-        expected = np.stack([self.full_logits(row)[-1] for row in rows])
+    def check(self, logits, rows: list[list[int]], lasts: list[int]) -> None:
+        expected = np.concatenate(
+            [self.full_logits(row)[-last:] for row, last in zip(rows, lasts, strict=True)]
+        )
         assert np.array(logits) == pytest.approx(expected, abs=1e-3)
 
 
@@ -67,9 +75,18 @@ def test_any_history_equals_full_forward_passes(forward, full_logits, data):
         if action == "add":
             mirror.add(data.draw(st.lists(st.sampled_from(prompts), min_size=1, max_size=4)))
         elif mirror.rows and action == "step":
-            mirror.step()
+            size = len(mirror.rows)
+            mirror.step(data.draw(st.lists(st.integers(1, 3), min_size=size, max_size=size)))
         elif mirror.rows:
             mirror.remove(data.draw(st.integers(0, len(mirror.rows) - 1)))
+
+
+def test_each_prompt_has_its_own_number_of_scores(forward, full_logits):
+    mirror = Mirror(forward, full_logits)
+    mirror.decoder.share([[1, 2, 3], [1, 2, 4]])
+    long = [1, 2, 3, *range(5, 40)]
+    mirror.add([long, [*long, 7, 8], long, [1, 2, 4], [1, 2, 4, 5, 6]], [4, 30, 1, 1, 3])
+    mirror.step([2, 1, 1, 5, 1])
 
 
 def test_a_shared_prefix_is_run_once(forward, full_logits, monkeypatch):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from smidgen.data.types import Completion, Message, Request, Sample
+from smidgen.data.types import Completion, Constraint, Message, Request, Sample
 from smidgen.errors import ConfigError, DataError
 from smidgen.inference.replay import ReplayEngine
 
@@ -77,6 +77,13 @@ def test_order_makes_another_sample(tmp_path):
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match="there is no data file at"):
         ReplayEngine(tmp_path / "none.jsonl")
+
+
+def test_recordings_are_held_to_no_constraint(tmp_path):
+    engine = ReplayEngine(write(tmp_path, {"id": "a", "text": "b"}))
+    request = Request(Sample("a", (Message("user", "?"),)), constraint=Constraint("regex", "b"))
+    with pytest.raises(ConfigError, match="a recording cannot be held to a constraint; leave it out or use"):
+        list(engine.complete([request]))
 
 
 def test_recordings_hold_no_probabilities(tmp_path):

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,14 @@ def test_measures() -> None:
         {"true": "pay_bill", "predicted": None, "count": 1},
         {"true": "time", "predicted": "oos", "count": 1},
     ]
+
+
+def test_the_labels_are_the_constraint() -> None:
+    assert TASK.constraint is not None and TASK.constraint.kind == "choices"
+    texts = json.loads(TASK.constraint.value)
+    assert texts == ["oos", "pay bill", "time"]
+    assert [TASK.parse(text) for text in texts] == ["oos", "pay_bill", "time"]
+    assert Intent().constraint is None
 
 
 def test_no_rows_have_no_value() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smidgen.data.types import Message
+from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError
 from smidgen.tasks.forms import Case, Fault, JudgeParseError, Verdict
 from smidgen.tasks.judge import Judge
@@ -145,6 +145,7 @@ def test_own_by_regex(tmp_path: Path):
 
 def test_own_by_schema():
     form = OwnForm("mine", {"user": USER, "parse": {"schema": SCHEMA}})
+    assert form.constraint == Constraint("json_schema", json.dumps(SCHEMA))
     said = f"{json.dumps({'a': 1, 'b': 2})} No: ```json\n{json.dumps({'a': 3, 'b': 2})}\n```"
     assert form.parse(said) == Verdict("first", 3, 2)
     for text, fault in (("none", "no JSON object"), ('{"a": 1, "b": 10}', "does not fit the schema")):
@@ -155,6 +156,7 @@ def test_own_by_schema():
 def test_own_that_grades_alone():
     form = OwnForm("mine", {"user": "{{ answer }}", "parse": {"regex": r"(?P<score>\d+)"}})
     assert form.singly and form.parse("7") == 7.0
+    assert form.constraint == Constraint("regex", r"(?s:(?P<score>\d+))")
     assert form.messages(CASE)[0].content == "four {{ b }}"
 
 

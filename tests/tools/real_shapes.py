@@ -92,6 +92,9 @@ def write_tokenizer(folder: Path, size: int) -> None:
     content = json.loads((NANO / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = content["model"]["vocab"]
     known = max(*vocabulary.values(), *(token["id"] for token in content["added_tokens"])) + 1
+    vocabulary |= {
+        token["content"]: token["id"] for token in content["added_tokens"]
+    }  # else they move behind
     vocabulary |= {f"\u27e8{n}\u27e9": n for n in range(known, size)}
     (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     for name in ("tokenizer_config.json", "chat_template.jinja"):

@@ -11,10 +11,13 @@ from cyclopts.types import PositiveInt
 from smidgen.cli.console import Progress, figure, print_json, print_table, say, say_cost, say_rejected
 from smidgen.cli.options import (
     Adapter,
+    ApiKeyEnv,
+    Engine,
     Json,
     Limit,
     MaxTokens,
     Model,
+    ModelName,
     PricesFile,
     Reference,
     Seed,
@@ -43,10 +46,9 @@ def evaluate(
             help="Only rows of this split; may be given several times. All but the training splits if not."
         ),
     ] = (),
-    engine: Annotated[
-        Literal["auto", "mlx", "replay"],
-        Parameter(help="What runs the model; replay reads recorded answers from the file given as --model."),
-    ] = "auto",
+    engine: Engine = "auto",
+    model_name: ModelName = None,
+    api_key_env: ApiKeyEnv = None,
     adapter: Adapter = None,
     template: Template = None,
     reference: Reference = False,
@@ -58,6 +60,13 @@ def evaluate(
         Literal["generate", "logits"],
         Parameter(help="How a judge answers: in words, or by the probabilities of its answers, unwritten."),
     ] = "generate",
+    constrained: Annotated[
+        bool,
+        Parameter(
+            show_default=False,
+            help="Hold answers to their form: the labels of intent, the schema or regex of a template file.",
+        ),
+    ] = False,
     skip_bad_rows: SkipBadRows = False,
     thinking: Thinking = False,
     limit: Limit = None,
@@ -84,7 +93,9 @@ def evaluate(
     from smidgen.data.types import Sampling
     from smidgen.evaluation.cost import cost_table
     from smidgen.evaluation.report import build_report
+    from smidgen.evaluation.runner import constraint_of
     from smidgen.files import read_text, write_json, write_text
+    from smidgen.inference.constraints import grammar_of
     from smidgen.tasks import find_task
 
     tracking.check_tracker(track)
@@ -99,6 +110,8 @@ def evaluate(
     rejected: list[str] | None = [] if skip_bad_rows else None
     rows = test_rows(task, data, splits=split, limit=limit, seed=seed, rejected=rejected)
     asked = asked.prepare(all_rows(task, data, rejected=rejected and []) or rows, source=data)
+    if constrained:
+        grammar_of(constraint_of(asked))  # so that a model is loaded only for what can be kept to
     samples = asked.samples(rows, source=data, rejected=rejected)
     say_rejected(rejected or ())
     with TemporaryDirectory() as scratch:
@@ -110,10 +123,13 @@ def evaluate(
             model=model,
             adapter=adapter,
             engine=engine,
+            model_name=model_name,
+            api_key_env=api_key_env,
             thinking=thinking,
             batch_size=batch_size,
             data=data,
             method=method,
+            constrained=constrained,
         )
     result["published"] = as_published(asked, rows, records, model, out)
     result["disagreements"] = disagreements(asked, rows, records)
@@ -136,12 +152,15 @@ def prove(
     *,
     model: str,
     adapter: Path | None = None,
-    engine: Literal["auto", "mlx", "replay"] = "auto",
+    engine: Engine = "auto",
+    model_name: str | None = None,
+    api_key_env: str | None = None,
     thinking: bool = False,
     batch_size: int = 64,
     data: str = "",
     stage: str = "evaluate",
     method: Literal["generate", "logits"] = "generate",
+    constrained: bool = False,
 ) -> "tuple[dict[str, Any], list[Record]]":
     """Evaluate a model under a bar, going on with the records that are there.
 
@@ -157,9 +176,16 @@ def prove(
     from smidgen.tasks.judgements import judgements
 
     reset_peak_memory()
-    opened = open_engine(model, engine=engine, adapter=adapter, thinking=thinking, batch_size=batch_size)
+    same: dict[str, Any] = {
+        "engine": engine,
+        "adapter": adapter,
+        "thinking": thinking,
+        "model_name": model_name,
+        "scores": method == "logits",
+    }
+    opened = open_engine(model, **same, batch_size=batch_size, api_key_env=api_key_env)
     name = f"{model} + {adapter}" if adapter else model
-    identity = engine_identity(model, engine=engine, adapter=adapter, thinking=thinking)
+    identity = engine_identity(model, **same)
     answers: Any = opened
     if method == "logits":
         if not isinstance(task, Judge):
@@ -170,7 +196,9 @@ def prove(
     found: list[Record] = []
     with Progress(stage, total=len(samples)) as progress:
         progress.begin_at(known)
-        collected = collect_records(task, samples, answers, sampling, records, model=identity)
+        collected = collect_records(
+            task, samples, answers, sampling, records, model=identity, constrained=constrained
+        )
         for number, record in enumerate(collected, start=1):
             found.append(record)
             right, parsed = right + record.score.value, parsed + record.score.parsed

@@ -6,14 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from smidgen.cli.console import count, print_json, say
+from smidgen.cli.constraint import read_constraint
 from smidgen.cli.options import (
     Adapter,
+    ApiKeyEnv,
+    Choice,
+    Engine,
     FrequencyPenalty,
     Json,
     MaxTokens,
     MinP,
     Model,
+    ModelName,
+    Regex,
     RepetitionPenalty,
+    Schema,
     Seed,
     Stop,
     Temperature,
@@ -33,6 +40,9 @@ def generate(
         str, Parameter(allow_leading_hyphen=True, help="What the user says; - reads it from stdin.")
     ],
     model: Model = "smidgen:nano",
+    engine: Engine = "auto",
+    model_name: ModelName = None,
+    api_key_env: ApiKeyEnv = None,
     adapter: Adapter = None,
     system: Annotated[str | None, Parameter(help="What the model is told first.")] = None,
     thinking: Thinking = False,
@@ -45,12 +55,14 @@ def generate(
     frequency_penalty: FrequencyPenalty = 0.0,
     stop: Stop = (),
     seed: Seed = 0,
+    schema: Schema = None,
+    regex: Regex = None,
+    choice: Choice = (),
     json: Json = False,
 ) -> None:
     """Answer one prompt, on stdout and as it comes."""
     from smidgen.data.types import Message, Request, Sample, Sampling
     from smidgen.inference import open_engine
-    from smidgen.inference.mlx import MlxEngine
 
     text = sys.stdin.read() if prompt == "-" else prompt
     try:
@@ -71,28 +83,39 @@ def generate(
         stop=stop,
         seed=seed,
     )
-    engine = open_engine(model, engine="mlx", adapter=adapter, thinking=thinking, batch_size=1)
-    assert isinstance(engine, MlxEngine)
-    stream = engine.stream(Request(Sample("prompt", messages), sampling))
+    constraint = read_constraint(schema, regex, choice)
+    opened = open_engine(
+        model,
+        engine=engine,
+        adapter=adapter,
+        thinking=thinking,
+        batch_size=1,
+        model_name=model_name,
+        api_key_env=api_key_env,
+    )
+    stream = opened.stream(Request(Sample("prompt", messages), sampling, constraint))
     for piece in stream:
         if not json:
             print(piece, end="", flush=True)
     completion = stream.completion
-    assert completion is not None and completion.timing is not None
+    opened.close()
+    assert completion is not None
     if json:
         print_json({"model": model, **facts_of(completion, completion.timing)})
         return
     print()
-    rate = count(completion.timing.completion_tokens / completion.timing.seconds)
     cut = ", cut off at --max-tokens" if completion.finish_reason == "length" else ""
-    say(f"{completion.timing.completion_tokens} tokens, {rate} tokens/s{cut}")
+    if timing := completion.timing:
+        rate = count(timing.completion_tokens / timing.seconds)
+        say(f"{timing.completion_tokens} tokens, {rate} tokens/s{cut}")
 
 
-def facts_of(completion: "Completion", timing: "Timing") -> dict[str, Any]:
-    """An answer with its token counts and times."""
-    return {
-        "text": completion.text,
-        "finish_reason": completion.finish_reason,
+def facts_of(completion: "Completion", timing: "Timing | None") -> dict[str, Any]:
+    """An answer with its token counts and times, where they are known."""
+    answer = {"text": completion.text, "finish_reason": completion.finish_reason}
+    if timing is None:
+        return answer
+    return answer | {
         "prompt_tokens": timing.prompt_tokens,
         "completion_tokens": timing.completion_tokens,
         "time_to_first_token": timing.time_to_first_token,

@@ -9,10 +9,13 @@ from cyclopts.types import PositiveInt
 from smidgen.cli.console import Progress, print_json, print_table, say, say_cost, say_rejected
 from smidgen.cli.options import (
     Adapter,
+    ApiKeyEnv,
+    Engine,
     Json,
     Limit,
     MaxTokens,
     Model,
+    ModelName,
     PricesFile,
     Reference,
     Seed,
@@ -45,6 +48,9 @@ def judge(
         Parameter(help="The file of judgements, one a line as they are given; an unfinished one goes on."),
     ] = None,
     model: Model = "smidgen:nano",
+    engine: Engine = "auto",
+    model_name: ModelName = None,
+    api_key_env: ApiKeyEnv = None,
     adapter: Adapter = None,
     template: Template = None,
     reference: Reference = False,
@@ -78,6 +84,9 @@ def judge(
             file,
             out,
             model=model,
+            engine=engine,
+            model_name=model_name,
+            api_key_env=api_key_env,
             adapter=adapter,
             template=template,
             reference=reference,
@@ -111,6 +120,9 @@ def judge(
         b or "",
         json=json,
         model=model,
+        engine=engine,
+        model_name=model_name,
+        api_key_env=api_key_env,
         adapter=adapter,
         template=template or "rubric",
         samples=samples,
@@ -147,6 +159,9 @@ def judge_file(
     out: Path,
     *,
     model: str,
+    engine: str,
+    model_name: str | None,
+    api_key_env: str | None,
     adapter: Path | None,
     template: str | None,
     reference: bool,
@@ -183,9 +198,15 @@ def judge_file(
     asked = _repeated(task.samples(rows, source=str(file), labelled=False, rejected=rejected), samples)
     say_rejected(rejected or ())
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    identity = engine_identity(model, adapter=adapter, thinking=thinking)
+    same: dict[str, Any] = {
+        "engine": engine,
+        "adapter": adapter,
+        "thinking": thinking,
+        "model_name": model_name,
+    }
+    identity = engine_identity(model, **same)
     known = len(read_records(out)) if out.exists() else 0
-    opened = open_engine(model, adapter=adapter, thinking=thinking, batch_size=concurrency)
+    opened = open_engine(model, **same, batch_size=concurrency, api_key_env=api_key_env)
     records: list[Record] = []
     with Progress("judge", total=len(asked)) as progress:
         progress.begin_at(known)

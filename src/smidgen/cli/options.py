@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter, Token
 from cyclopts.types import NonNegativeFloat, NonNegativeInt, NormFloat, PositiveFloat, PositiveInt
@@ -16,7 +16,26 @@ RecipeFile = Annotated[Path, Parameter(help="The recipe, a TOML file; see docs/c
 RunsFolder = Annotated[Path, Parameter(help="Where run folders stand; this run's is the one with its name.")]
 
 Model = Annotated[
-    str, Parameter(help="A folder, a hub id (owner/repo or owner/repo:subfolder) or smidgen:nano.")
+    str,
+    Parameter(
+        help="A folder, a hub id (owner/repo or owner/repo:subfolder) or smidgen:nano; to ask it something, "
+        "also a .gguf file or the URL of a server (http://host:port/v1)."
+    ),
+]
+
+Engine = Annotated[
+    Literal["auto", "mlx", "llama", "http", "replay"],
+    Parameter(
+        help="What runs the model: MLX, llama.cpp, a server, or replay, which reads recorded answers from "
+        "the file given as --model. Told from the model, its size and this machine if not given."
+    ),
+]
+
+ModelName = Annotated[str | None, Parameter(help="What a server calls the model, if it has several.")]
+
+ApiKeyEnv = Annotated[
+    str | None,
+    Parameter(help="The environment variable of a server's key, if it is not OPENAI_API_KEY."),
 ]
 
 Adapter = Annotated[Path | None, Parameter(help="Folder of a LoRA adapter to put on the model.")]
@@ -82,6 +101,21 @@ FrequencyPenalty = Annotated[
 
 Stop = Annotated[
     tuple[str, ...], Parameter(help="End the answer before this text; may be given several times.")
+]
+
+
+Schema = Annotated[Path | None, Parameter(help="A file of a JSON schema, which the answer keeps to.")]
+
+Regex = Annotated[
+    str | None,
+    Parameter(allow_leading_hyphen=True, help="A regular expression that the whole answer matches."),
+]
+
+Choice = Annotated[
+    tuple[str, ...],
+    Parameter(
+        allow_leading_hyphen=True, help="A text that may be the answer; give it once for each of them."
+    ),
 ]
 
 

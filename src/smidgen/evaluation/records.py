@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from smidgen.data.types import Completion, Message, Record, Sample, Sampling, Score, Timing
+from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Sampling, Score, Timing
 from smidgen.errors import DataError
 from smidgen.files import read_jsonl, sha256_json
 
@@ -54,10 +54,12 @@ class LoggedRecord:
         }
 
 
-def fingerprint(sample: Sample, *, task: str, model: str, sampling: Sampling) -> str:
+def fingerprint(
+    sample: Sample, *, task: str, model: str, sampling: Sampling, constraint: Constraint | None = None
+) -> str:
     """Sixteen hex digits of everything that decides an answer and what it is worth, the label included."""
     facts = [sample.id, sample.messages, sample.target, sample.metadata]
-    return sha256_json([task, model, sampling, *facts])[:16]
+    return sha256_json([task, model, sampling, constraint, *facts])[:16]
 
 
 def read_records(path: Path) -> list[Record]:
@@ -112,7 +114,8 @@ def _strange(found: Iterable[LoggedRecord], expected: Mapping[str, str]) -> str:
         if sample_id not in expected:
             return f"'{sample_id}' is not among these samples"
         if logged.fingerprint != expected[sample_id]:
-            return f"'{sample_id}' was asked with other messages, labels, sampling, model or task version"
+            differs = "messages, labels, sampling, constraint, model or task version"
+            return f"'{sample_id}' was asked with other {differs}"
         if sample_id in seen:
             return f"'{sample_id}' stands in it twice"
         seen.add(sample_id)

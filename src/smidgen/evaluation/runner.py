@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from smidgen.data.types import Completion, Record, Request, Sample, Sampling, Score
-from smidgen.errors import DataError, WorkError
+from smidgen.data.types import Completion, Constraint, Record, Request, Sample, Sampling, Score
+from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.evaluation.metrics import Measured, measure
 from smidgen.evaluation.records import LoggedRecord, fingerprint, read_log, resume_log, wall_clock
 from smidgen.evaluation.speed import Speed, measure_speed
@@ -88,9 +88,12 @@ def evaluate(
     model: str,
     data: str = "",
     seed: int = 0,
+    constrained: bool = False,
 ) -> Evaluation:
     """Answer every sample and sum up; see `collect_records` and `summarise`."""
-    for _ in collect_records(task, samples, engine, sampling, records_path, model=model):
+    for _ in collect_records(
+        task, samples, engine, sampling, records_path, model=model, constrained=constrained
+    ):
         pass
     return summarise(task, samples, records_path, model=model, data=data, seed=seed)
 
@@ -103,6 +106,7 @@ def collect_records(
     records_path: Path,
     *,
     model: str,
+    constrained: bool = False,
 ) -> Iterator[Record]:
     """Ask for what the file does not hold yet, and write each record as it is finished.
 
@@ -113,11 +117,13 @@ def collect_records(
         sampling: how; the task's stop strings are added.
         records_path: the records file, made or resumed.
         model: identifies whatever answers, weights and all, so that no file mixes the answers of two.
+        constrained: whether answers are held to the task's constraint.
 
     Yields:
         The records that were there already, then each new one.
 
     Raises:
+        ConfigError: answers are to be held to a constraint, and the task has none.
         DataError: the file holds the records of another evaluation.
         WorkError: the engine left requests unanswered, the disk is full, or another process writes to the
             file; what was finished is kept.
@@ -127,9 +133,11 @@ def collect_records(
         stop=(*sampling.stop, *task.stop),
         stop_after=(*sampling.stop_after, *task.stop_after),
     )
+    constraint = constraint_of(task) if constrained else None
     version = " ".join(filter(None, (task.name, str(task.version), task.variant)))
     expected = {
-        sample.id: fingerprint(sample, task=version, model=model, sampling=sampling) for sample in samples
+        sample.id: fingerprint(sample, task=version, model=model, sampling=sampling, constraint=constraint)
+        for sample in samples
     }
     assert len(expected) == len(samples), "two samples share an id"
     with exclusive(records_path):
@@ -153,7 +161,7 @@ def _collected(
     session = 1 + max((logged.session for logged in found), default=-1)
     started = time.perf_counter()
     for request, completion in engine.complete(
-        [Request(sample, sampling) for sample in samples if sample.id in waiting]
+        [Request(sample, sampling, constraint) for sample in samples if sample.id in waiting]
     ):
         sample = request.sample
         record = Record(sample, completion, _score(task, sample, completion))
@@ -166,6 +174,21 @@ def _collected(
             f"the engine left {len(waiting)} of {len(samples)} samples unanswered, "
             f"'{min(waiting)}' among them; what it answered is kept, run the evaluation again to finish it"
         )
+
+
+def constraint_of(task: Task) -> Constraint:
+    """What the whole of every answer has to be.
+
+    Raises:
+        ConfigError: the task cannot say.
+    """
+    if task.constraint is None:
+        name = f"{task.name} in the template {task.variant}" if task.variant else task.name
+        raise ConfigError(
+            f"the task {name} has no constraint to hold answers to; "
+            "leave constrained out, or use intent or a judge's template of your own"
+        )
+    return task.constraint
 
 
 def summarise(

@@ -18,10 +18,11 @@ import numpy as np
 
 from smidgen.backend import mx
 from smidgen.errors import ModelError
+from smidgen.models.adapter import read_adapter
 from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import read_config, resolve
-from smidgen.models.lora import read_adapter
+from smidgen.models.lora import refuse_misfits
 from smidgen.models.weights import read_safetensors, weight_files
 
 DTYPES = {
@@ -31,7 +32,7 @@ DTYPES = {
     "U32": np.dtype("<u4"),
     "U8": np.dtype("u1"),
 }
-"""safetensors' name of a dtype to numpy's, which has no bfloat16: its bits are the upper half of a float32's."""
+"""safetensors' name of a dtype to numpy's, which has no bfloat16: that is the upper half of a float32."""
 
 
 class Stored(NamedTuple):
@@ -101,13 +102,15 @@ class Checkpoint:
 
     def _dequantized(self, base: str, start: int, stop: int) -> np.ndarray:
         """Rows of a matrix that MLX packed: integers, one scale a group and, in affine mode, one bias."""
-        parts = [self._stored.get(f"{base}.{part}") for part in ("weight", "scales", "biases")]
-        packed, scales, *biases = [
-            mx.array(_float32(_read(part, start, stop), part.dtype)) for part in parts if part is not None
-        ]
+        packed, scales, biases = (
+            None if (part := self._stored.get(f"{base}.{name}")) is None else _array(part, start, stop)
+            for name in ("weight", "scales", "biases")
+        )
+        assert packed is not None and scales is not None
+        # Without biases the scales are exponents, which do not say in which dtype the numbers are wanted.
+        dtype = mx.float32 if biases is None else None
         settings = layer_quantization(self.config, base)
-        dtype = {} if biases else {"dtype": mx.float32}
-        return np.array(mx.dequantize(packed, scales, *biases, **settings, **dtype), copy=False)
+        return np.array(mx.dequantize(packed, scales, biases, dtype=dtype, **settings), copy=False)
 
 
 def layer_quantization(config: dict[str, Any], base: str) -> dict[str, Any]:
@@ -146,7 +149,7 @@ def open_checkpoint(source: str, adapter: Path | None = None) -> Iterator[Checkp
         for descriptor in descriptors:
             stored.update(_header(descriptor))
         _check(path, config, graph.sanitize(stored), shapes)
-        updates = {} if adapter is None else _updates(adapter, shapes)
+        updates = {} if adapter is None else _updates(adapter, graph)
         yield Checkpoint(path, config, graph, shapes, updates, stored)
     finally:
         for descriptor in descriptors:
@@ -170,6 +173,10 @@ def _read(stored: Stored, start: int, stop: int) -> np.ndarray:
     row_bytes = math.prod(stored.shape[1:]) * dtype.itemsize
     content = os.pread(stored.descriptor, (stop - start) * row_bytes, stored.offset + start * row_bytes)
     return np.frombuffer(content, dtype).reshape(stop - start, *stored.shape[1:])
+
+
+def _array(stored: Stored, start: int, stop: int) -> mx.array:
+    return mx.array(_float32(_read(stored, start, stop), stored.dtype))
 
 
 def _float32(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -212,21 +219,15 @@ def _check(
         )
 
 
-def _updates(adapter: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Update]:
+def _updates(folder: Path, graph: Any) -> dict[str, Update]:
     """The updates of an adapter folder by the name of the matrix they belong to."""
-    scale, layers = read_adapter(adapter)
-    updates, faults = {}, []
-    for layer, (a, b) in layers.items():
-        name = f"{layer}.weight"
-        a, b = (np.array(part.astype(mx.float32)) for part in (a, b))
-        if len(shapes.get(name, ())) != 2:
-            faults.append(f"'{layer}' is no linear layer of the model")
-        elif (*b.shape[1:], *a.shape[:1]) != shapes[name] or a.shape[1:] != b.shape[:1]:
-            faults.append(f"'{layer}' has {a.shape} and {b.shape} for a matrix of {shapes[name]}")
-        updates[name] = Update(a, b, scale)
-    if faults:
-        raise ModelError(
-            f"the adapter in {adapter} does not fit the model: {'; '.join(faults)}. "
-            "Use it with the base it was trained on"
+    adapter = read_adapter(folder)
+    refuse_misfits(adapter, graph)
+    return {
+        f"{layer}.weight": Update(
+            np.array(adapter.weights[f"{layer}.lora_a"].astype(mx.float32)),
+            np.array(adapter.weights[f"{layer}.lora_b"].astype(mx.float32)),
+            adapter.scales[layer],
         )
-    return updates
+        for layer in adapter.layers
+    }

@@ -90,7 +90,9 @@ class Guide:
     def _check(self) -> None:
         if self._matcher.is_error():
             fault = self._matcher.get_error().partition("\n")[0]
-            raise ConfigError(f"{self._name} cannot be followed: {fault}; simplify it")
+            if fault.startswith("NoExtension"):
+                fault = "there is no text that could come next"
+            raise ConfigError(f"{self._name} cannot be followed: {fault}; write another")
 
 
 class Guides:
@@ -128,8 +130,8 @@ class Guides:
         grammar = grammar_of(constraint)
         if tokens := sorted(token for token in self._tokenizer.added_tokens if token in constraint.value):
             raise ConfigError(
-                f"{NAMES[constraint.kind]} holds {tokens[0]}, which this model has for a sign and not for a "
-                "text; leave it out"
+                f"{tokens[0]} stands in {NAMES[constraint.kind]}, and this model has it for a sign, "
+                "not for text; leave it out"
             )
         limits = LLParserLimits(verbose_errors=False)
         return LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)

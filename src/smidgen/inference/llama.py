@@ -210,7 +210,11 @@ class LlamaEngine:
         if held is None or held.context < context or held.num_slots < slots:
             self.close()
             self._server = LlamaServer(
-                self._model.file, num_slots=slots, context=context, adapter=self._model.adapter
+                self._model.file,
+                num_slots=slots,
+                context=context,
+                adapter=self._model.adapter,
+                is_exact=self._model.is_exact,
             )
         assert self._server is not None
         return self._server
@@ -281,7 +285,7 @@ def _drawing(sampling: Sampling, sample_id: str, context: int) -> dict[str, Any]
 
 
 def _constraining(constraint: Constraint | None) -> dict[str, str]:
-    """A constraint in the grammar that llama.cpp hands to llguidance, the library that the other engines use."""
+    """A constraint as llama.cpp hands it to llguidance, which enforces it in the engine `mlx` too."""
     if constraint is None:
         return {}
     grammar = grammar_of(constraint)
@@ -292,12 +296,12 @@ def _constraining(constraint: Constraint | None) -> dict[str, str]:
     return {"grammar": f"%llguidance {{}}\n{grammar}"}
 
 
-def _common(prompts: Sequence[Sequence[int]]) -> list[int]:
+def _common(prompts: Sequence[list[int]]) -> list[int]:
     """What all prompts begin with, without the last token of the shortest."""
     first, last = min(prompts), max(prompts)
     most = min(map(len, prompts)) - 1
     size = next((i for i in range(most) if first[i] != last[i]), most)
-    return list(first[:size])
+    return first[:size]
 
 
 def _parts(server: LlamaServer, question: dict[str, Any]) -> Iterator[dict[str, Any]]:

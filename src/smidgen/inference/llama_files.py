@@ -36,7 +36,8 @@ class LlamaModel:
         adapter: a GGUF adapter to put on it.
         tokenizer: of the model, with its chat template.
         context: longest row in tokens, answer included.
-        bytes_per_token: of the keys and values of one position, float16.
+        bytes_per_token: of the keys and values of one position.
+        is_exact: whether keys and values are float32, as the weights are, and not float16.
         name: as the user named it.
     """
 
@@ -46,6 +47,7 @@ class LlamaModel:
     context: int
     bytes_per_token: int
     name: str
+    is_exact: bool = False
 
 
 def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = None) -> LlamaModel:
@@ -80,8 +82,10 @@ def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = N
             config["num_hidden_layers"],
             config.get("num_key_value_heads") or config["num_attention_heads"],
             config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
+            4 if kind == "F32" else 2,
         ),
         name=name,
+        is_exact=kind == "F32",
     )
 
 
@@ -112,13 +116,13 @@ def _from_file(file: Path, adapter: Path | None) -> LlamaModel:
         adapter=adapter,
         tokenizer=_tokenizer_of(file, metadata),
         context=number("context_length"),
-        bytes_per_token=_bytes_per_token(number("block_count"), kv_heads, head_dim),
+        bytes_per_token=_bytes_per_token(number("block_count"), kv_heads, head_dim, 2),
         name=str(file),
     )
 
 
-def _bytes_per_token(layers: int, kv_heads: int, head_dim: int) -> int:
-    return 2 * layers * kv_heads * head_dim * 2
+def _bytes_per_token(layers: int, kv_heads: int, head_dim: int, number_bytes: int) -> int:
+    return 2 * layers * kv_heads * head_dim * number_bytes
 
 
 def _read_metadata(file: Path) -> dict[str, Any]:
@@ -148,7 +152,9 @@ def _tokenizer_of(file: Path, metadata: dict[str, Any]) -> Tokenizer:
 def _codec(file: Path, content: dict[str, Any]) -> Codec:
     """The byte-level BPE that a file's metadata describe."""
     kind, pre = content.get("tokenizer.ggml.model"), content.get("tokenizer.ggml.pre")
-    known = {name: (steps[1], whole) for (steps, whole), name in PRE_TOKENIZERS.items() if steps[0] == "split"}
+    known = {
+        name: (steps[1], whole) for (steps, whole), name in PRE_TOKENIZERS.items() if steps[0] == "split"
+    }
     if kind != "gpt2" or pre not in known or "tokenizer.ggml.merges" not in content:
         raise ModelError(
             f"the tokenizer in {file} is of the kind {kind} {pre}; expected gpt2 with one of "

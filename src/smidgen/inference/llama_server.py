@@ -1,4 +1,4 @@
-"""llama.cpp's server core in this process, by the `xllamacpp` wheel: slots, each with a prompt cache of its own.
+"""llama.cpp's server core in this process, by the `xllamacpp` wheel: slots, each with its own prompt cache.
 
 A slot keeps the keys and values of its last prompt and goes on from what the next one has in common with it,
 but slots do not read each other's. So what many prompts begin with is run once in one slot and copied to the
@@ -6,6 +6,7 @@ others. Copying goes through the HTTP listener that the core opens on this machi
 nothing without a key that is drawn anew each time.
 """
 
+import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +18,15 @@ import httpx2
 from smidgen.backend import device
 from smidgen.errors import ConfigError, ModelError
 
+# llama.cpp's threads wait for each other hundreds of times a token, by default without letting go of the
+# processor: beside other programs a token then takes ten times as long. Read when the wheel is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 try:
-    import xllamacpp
+    import xllamacpp as _xllamacpp
 except ImportError:
-    xllamacpp = None
+    xllamacpp: Any = None
+else:
+    xllamacpp = _xllamacpp
 
 SHARED_LEAST = 32
 """Tokens in common from which copying them costs less than running them again."""
@@ -44,7 +50,15 @@ class LlamaServer:
         context: longest row in tokens, answer included.
     """
 
-    def __init__(self, file: Path, *, num_slots: int, context: int, adapter: Path | None = None):
+    def __init__(
+        self,
+        file: Path,
+        *,
+        num_slots: int,
+        context: int,
+        adapter: Path | None = None,
+        is_exact: bool = False,
+    ):
         """Load the model.
 
         Args:
@@ -52,6 +66,7 @@ class LlamaServer:
             num_slots: rows at once.
             context: longest row in tokens.
             adapter: a GGUF adapter to put on the model.
+            is_exact: whether attention is in float32, keys and values too; in float16 if not.
 
         Raises:
             ConfigError: the wheel is not installed.
@@ -60,7 +75,7 @@ class LlamaServer:
         if xllamacpp is None:
             raise ConfigError(
                 "the engine llama needs the package xllamacpp, which is not installed; "
-                "install it with `pip install 'smidgen[llama]'`"
+                "install it with `pip install xllamacpp`"
             )
         self.num_slots, self.context = num_slots, context
         self._folder = TemporaryDirectory(prefix="smidgen-slots-")
@@ -72,6 +87,10 @@ class LlamaServer:
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = device().cores
         if device().kind == "cpu":
             parameters.n_gpu_layers = 0
+        if is_exact:
+            parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+            # It would go through float16 whatever the cache holds.
+            parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if adapter is not None:
             parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
         # Prompts of rows that were pushed out of their slots would be copied to memory, gigabytes of them.

@@ -11,10 +11,8 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import accumulate, chain, islice
 from typing import Any
-
-import numpy as np
 
 from smidgen.backend import device, mx, peak_memory_bytes
 from smidgen.data.types import Completion, Request, Sample, Scored
@@ -60,6 +58,7 @@ class MlxEngine:
                 answers are the same either way.
         """
         self._tokenizer = loaded.tokenizer
+        self._vocab_size = loaded.tokenizer.vocab_size
         self._name = loaded.name
         self._context = int(loaded.config.get("max_position_embeddings") or 2**31)
         self._thinking = thinking
@@ -157,7 +156,7 @@ class MlxEngine:
                 elif not rows:
                     return
                 taking = joining or list(rows)
-                most = FORCED_SCORES // (self._tokenizer.vocab_size * len(taking))
+                most = FORCED_SCORES // (self._vocab_size * len(taking))
                 for row in taking:
                     row.look_ahead(max(1, most) if self._fast_forward else 0)
                 unrun = [row.unrun for row in taking]
@@ -181,25 +180,22 @@ class MlxEngine:
             logits: scores (T, V) of what follows a row's last token and those ahead of it, row after row.
         """
         xp, now = self._forward.xp, time.perf_counter
-        last = np.cumsum([1 + len(row.ahead) for row in rows]) - 1
-        tokens = [token for row in rows for token in row.ahead]
-        at = [
-            end - len(row.ahead) + k
-            for row, end in zip(rows, last, strict=True)
-            for k in range(len(row.ahead))
-        ]
-        logprobs = iter(self._checked(logprobs_of(tokens, logits, xp, rows=at)))
+        stops = list(accumulate(1 + len(row.ahead) for row in rows))
+        scored = [range(stop - 1 - len(row.ahead), stop - 1) for row, stop in zip(rows, stops, strict=True)]
+        ahead = [token for row in rows for token in row.ahead]
+        logprobs = iter(self._checked(logprobs_of(ahead, logits, xp, rows=list(chain(*scored)))))
         for row in rows:
             if row.ahead:
                 row.take_ahead(list(islice(logprobs, len(row.ahead))), now())
-        drawing = [i for i, row in enumerate(rows) if not row.finish_reason]
-        going = [rows[i] for i in drawing]
-        if len(drawing) < len(logits):
-            logits = logits[xp.array(last[drawing])]
-        for row in going:
+        going = [(row, stop - 1) for row, stop in zip(rows, stops, strict=True) if not row.finish_reason]
+        if not going:
+            return
+        if len(going) < len(logits):
+            logits = logits[xp.array([at for _, at in going])]
+        for row, _ in going:
             row.state.allowed = row.guide and row.guide.allowed()
-        drawn, logprobs = draw(logits, [row.state for row in going], xp) if going else ([], [])
-        for row, token_id, logprob in zip(going, drawn, self._checked(logprobs), strict=True):
+        drawn, logprobs = draw(logits, [row.state for row, _ in going], xp)
+        for (row, _), token_id, logprob in zip(going, drawn, self._checked(logprobs), strict=True):
             is_end = token_id in self._tokenizer.eos_token_ids
             row.take(token_id, logprob, is_end=is_end, now=now())
 

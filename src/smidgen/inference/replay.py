@@ -34,9 +34,12 @@ class ReplayEngine:
         """Answer requests in their order; all of them, or none if an answer is missing.
 
         Raises:
+            ConfigError: an answer is to keep to a constraint.
             DataError: the recording has no answer to some samples.
         """
         requests = list(requests)
+        if any(request.constraint for request in requests):
+            raise ConfigError("a recording cannot be held to a constraint; leave it out or use a model")
         missing = [r.sample.id for r in requests if r.sample.id not in self._texts]
         if missing:
             raise DataError(

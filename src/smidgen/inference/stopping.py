@@ -94,18 +94,28 @@ class Ending:
         return text[: self._end(text)]
 
     def _end(self, text: str) -> int | None:
-        """Where the answer ends."""
-        begin, thinking = 0, self._thinking
-        while True:
-            if thinking:
-                begin = text.find("</think>", begin)
-                if begin < 0:
-                    return None
-            opened = text.find("<think>", begin)
-            stretch = text[: opened if opened >= 0 else len(text)]
-            found = [at + len(end) for end in self._ends if (at := stretch.find(end, begin)) >= 0]
-            if found:
-                return min(found)
-            if opened < 0:
+        return end_of(text, self._ends, thinking=self._thinking)
+
+
+def end_of(text: str, ends: tuple[str, ...], *, thinking: bool = False) -> int | None:
+    """Return where the first of `ends` outside of a thinking block ends, or None.
+
+    Args:
+        text: an answer.
+        ends: strings that end it and belong to it.
+        thinking: whether it begins within a thinking block.
+    """
+    begin = 0
+    while True:
+        if thinking:
+            begin = text.find("</think>", begin)
+            if begin < 0:
                 return None
-            begin, thinking = opened, True
+        opened = text.find("<think>", begin)
+        stretch = text[: opened if opened >= 0 else len(text)]
+        found = [at + len(end) for end in ends if (at := stretch.find(end, begin)) >= 0]
+        if found:
+            return min(found)
+        if opened < 0:
+            return None
+        begin, thinking = opened, True

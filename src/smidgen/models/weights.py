@@ -1,8 +1,10 @@
 """Weight files: read whole or refused by name."""
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 
@@ -66,3 +68,25 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
     for file in weight_files(folder):
         weights.update(read_safetensors(file))
     return weights
+
+
+def count_weights(folder: Path, config: Mapping[str, Any]) -> int:
+    """Return how many weights a model has, by the headers of its files alone; packed ones count each.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+    packed = 32 / (config.get("quantization") or {}).get("bits", 32)
+    total = 0.0
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                for name in opened.keys():  # noqa: SIM118 — it is no mapping
+                    if not name.endswith((".scales", ".biases")):
+                        tensor = opened.get_slice(name)
+                        total += math.prod(tensor.get_shape()) * (
+                            packed if tensor.get_dtype() == "U32" else 1
+                        )
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{file} cannot be read ({error}); fetch it again") from None
+    return int(total)

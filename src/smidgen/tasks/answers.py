@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from smidgen.data.formats import questions
-from smidgen.data.types import Completion, Message, Record, Sample, Score
+from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
 from smidgen.errors import ParseError
 from smidgen.tasks.task import Measure, Metric
 
@@ -17,6 +17,7 @@ class Answers:
     variant: str = ""
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
+    constraint: Constraint | None = None
 
     def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
         """The task itself; rows tell it nothing."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
 
-from smidgen.data.types import Message
+from smidgen.data.types import Constraint, Message
 from smidgen.errors import ParseError
 
 Choice = Literal["first", "second", "tie"]
@@ -78,6 +78,8 @@ class Form(Protocol):
     """Strings that end an answer and are not needed to read it."""
     stop_after: tuple[str, ...]
     """Strings that end an answer and belong to it."""
+    constraint: Constraint | None
+    """What a whole answer has to be, where that can be said."""
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """What the judge is shown."""

@@ -4,6 +4,7 @@ The prompt is the bare utterance: the labels are learnt, not listed, which keeps
 prompt. Labels are written with spaces for underscores, since words are what a tokenizer has tokens for.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.data.formats import queries
-from smidgen.data.types import Completion, Message, Record, Sample, Score
+from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
 from smidgen.errors import DataError, ParseError
 from smidgen.tasks.task import Measure, Metric, Statistic
 
@@ -39,6 +40,12 @@ class Intent:
 
     def __init__(self, labels: Iterable[str] = ()) -> None:
         self.labels = {_normalise(label): label for label in sorted(set(labels))}
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """One of the labels as text, if they are known."""
+        texts = [label_text(label) for label in self.labels.values()]
+        return Constraint("choices", json.dumps(texts)) if texts else None
 
     def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
         """The task with the labels of these rows beside those it has; give it the training rows too.

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from smidgen.data.formats import Label, Pair, pairs
 from smidgen.data.rows import place_of
-from smidgen.data.types import Completion, Record, Sample, Score
+from smidgen.data.types import Completion, Constraint, Record, Sample, Score
 from smidgen.errors import ConfigError, DataError
 from smidgen.tasks.forms import Case, Form, JudgeParseError, Verdict
 from smidgen.tasks.judgements import ORDERS, SHOWN, judgements, measures
@@ -73,6 +73,7 @@ class Judge:
         self.stop: tuple[str, ...] = self.form.stop
         self.stop_after: tuple[str, ...] = self.form.stop_after
         self.variant: str = self.form.name + WITH_REFERENCE * reference
+        self.constraint: Constraint | None = self.form.constraint
 
     def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
         """A judge learns nothing from rows."""

@@ -13,7 +13,7 @@
 none); a template that shows `answer` instead of `a` and `b` grades each answer alone. What the judge writes
 is read by a `regex`, whose last match counts, or as the last JSON object, checked by a JSON `schema`. The
 named groups or the properties are `winner` (A, B or tie), or `a` and `b` (numbers), or `score` (a number, for
-grading alone).
+grading alone). Either can also be what the judge is held to while it writes, as a whole answer.
 """
 
 import json
@@ -35,7 +35,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from smidgen.data.types import Message
+from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.forms import Case, Choice, Fault, JudgeParseError, Verdict, without_thinking
 
@@ -72,6 +72,7 @@ class OwnForm:
         self.needs_reference = False
         self._regex, self._schema = self._reader(content)
         self.messages(Case("a question", "one answer", "another answer", "a right answer"))
+        self.constraint: Constraint | None = self._constraint()
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """The rendered system message, if there is one, and user message."""
@@ -199,6 +200,12 @@ class OwnForm:
             raise ConfigError(f"{self.name}: the schema is no JSON schema: {message}") from None
         self._need(set(schema.get("properties", {})), f"a schema with properties {wanted}")
         return None, schema
+
+    def _constraint(self) -> Constraint:
+        """What an answer has to be that is nothing but what the reader looks for."""
+        if self._regex is not None:
+            return Constraint("regex", f"(?s:{self._regex.pattern})")  # it is read with DOTALL
+        return Constraint("json_schema", json.dumps(self._schema))
 
     def _need(self, names: set[str], expected: str) -> None:
         """Refuse a reader that cannot serve the template."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from smidgen.data.types import Completion, Record, Sample, Score
+from smidgen.data.types import Completion, Constraint, Record, Sample, Score
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class Task(Protocol):
     """Strings that end a completion and are cut off; empty where the end token does."""
     stop_after: tuple[str, ...]
     """Strings that end a completion and belong to it."""
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What a whole completion has to be, where that can be said; used only where it is asked for."""
+        ...
 
     def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
         """The task, knowing what only rows can tell it, such as its labels; give it every row there is."""

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from smidgen.data.types import Message
+from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.forms import (
     Case,
@@ -46,6 +46,7 @@ class Rubric:
     needs_reference = False
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ("</scores>",)
+    constraint: Constraint | None = None
 
     SYSTEM = (
         "Judge two responses to one request. Their order and length do not count. Answer in three blocks: "
@@ -114,6 +115,7 @@ class TwoScores:
     needs_reference = False
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
+    constraint: Constraint | None = None
     LOWEST, HIGHEST = 0, 10
 
     _SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
@@ -172,6 +174,7 @@ class BesideReference:
     needs_reference = True
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
+    constraint: Constraint | None = None
     LOWEST, HIGHEST = TwoScores.LOWEST, TwoScores.HIGHEST
     _FIRST_LINE = re.compile(rf"{_NUMBER}(?:\s*/\s*10)?")
 
@@ -212,6 +215,7 @@ class Literals:
     needs_reference = False
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
+    constraint: Constraint | None = None
 
     _SYSTEM = (
         "Compare the answers of two AI assistants to the question of a user, and decide which of them "
@@ -289,6 +293,7 @@ class Grade:
     needs_reference = False
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
+    constraint: Constraint | None = None
     LOWEST, HIGHEST = 1, 5
     RUBRIC = (
         "How well does the response do what was asked: is it right, complete, relevant and clear?\n"

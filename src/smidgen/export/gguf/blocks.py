@@ -40,7 +40,9 @@ def is_finite(content: np.ndarray, kind: GGMLQuantizationType) -> bool:
     if kind == GGMLQuantizationType.BF16:
         return not ((content.view(np.uint16) & 0x7F80) == 0x7F80).any()
     if kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
-        return bool(np.isfinite(content.view(np.float32 if kind == GGMLQuantizationType.F32 else np.float16)).all())
+        return bool(
+            np.isfinite(content.view(np.float32 if kind == GGMLQuantizationType.F32 else np.float16)).all()
+        )
     scales = content.reshape(-1, GGML_QUANT_SIZES[kind][1])[:, :2]
     return bool(np.isfinite(np.ascontiguousarray(scales).view(np.float16)).all())
 

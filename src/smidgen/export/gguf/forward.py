@@ -27,7 +27,9 @@ def next_token_logits(graph: Any, rows: Rows, prompts: Sequence[Sequence[int]]) 
     """
     body_ = body(graph)
     hidden = [
-        mx.array(np.concatenate([rows("model.embed_tokens.weight", token, token + 1) for token in prompt])[None])
+        mx.array(
+            np.concatenate([rows("model.embed_tokens.weight", token, token + 1) for token in prompt])[None]
+        )
         for prompt in prompts
     ]  # each (1, L, D)
     block = body_.layers[0]
@@ -39,9 +41,7 @@ def next_token_logits(graph: Any, rows: Rows, prompts: Sequence[Sequence[int]]) 
     last = np.concatenate([np.array(body_.norm(h[:, -1])) for h in hidden])
     name = "lm_head.weight" if "lm_head" in graph else "model.embed_tokens.weight"
     size = graph.args.vocab_size
-    parts = [
-        last @ rows(name, start, min(start + HEAD_ROWS, size)).T for start in range(0, size, HEAD_ROWS)
-    ]
+    parts = [last @ rows(name, start, min(start + HEAD_ROWS, size)).T for start in range(0, size, HEAD_ROWS)]
     return np.concatenate(parts, axis=1)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from smidgen.backend import device
 from smidgen.errors import ConfigError, ModelError
 
+SMALL = 100 * 2**20
+"""Bytes of a model below which llama.cpp gets one thread."""
 _TIMEOUT = 600  # seconds for one question; a large model is slow on a CPU
 
 
@@ -33,7 +35,10 @@ class LlamaCpp:
         parameters.model.path = str(path)
         parameters.n_ctx, parameters.n_parallel = context, 1
         parameters.n_gpu_layers = 0
-        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = device().cores
+        # llama.cpp's threads wait for one another in a loop: a small model is slower with two than with one
+        threads = 1 if path.stat().st_size < SMALL else device().cores
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+        parameters.cpuparams.poll = parameters.cpuparams_batch.poll = 0
         parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         parameters.warmup = parameters.fit_params = parameters.ui = False
@@ -43,7 +48,9 @@ class LlamaCpp:
         try:
             self._server = xllamacpp.Server(parameters)
         except Exception as error:  # the wheel raises bare RuntimeError
-            raise ModelError(f"llama.cpp cannot load {path} ({error}); it is no file of a model that it knows") from None
+            raise ModelError(
+                f"llama.cpp cannot load {path} ({error}); it is no file of a model that it knows"
+            ) from None
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text; special tokens spelt in it are recognised, none is added."""
@@ -58,7 +65,10 @@ class LlamaCpp:
 
     def logprobs(self, token_ids: Sequence[int], vocab_size: int) -> np.ndarray:
         """Log-probability (V,) float64 of every token after a prompt; -inf where llama.cpp gives none."""
-        answer = self._complete(token_ids, n_predict=1, n_probs=vocab_size)
+        # The bias is on what is drawn, not on what is told: nothing is told of a token that ends a completion
+        # or that is part of a character.
+        forced = [[self.tokenize("a")[0], 1000.0]]
+        answer = self._complete(token_ids, n_predict=1, n_probs=vocab_size, logit_bias=forced)
         found = np.full(vocab_size, -np.inf)
         for entry in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
             found[entry["id"]] = entry["logprob"]

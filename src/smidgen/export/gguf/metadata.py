@@ -4,30 +4,28 @@ The keys are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from gguf import GGML_QUANT_VERSION, GGUFWriter, LlamaFileType, RopeScalingType
+from huggingface_hub import metadata_load
+from yaml import YAMLError
 
 from smidgen.export.checkpoint import Checkpoint
-
-FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 
 
 def add_general(writer: GGUFWriter, checkpoint: Checkpoint, name: str, file_type: LlamaFileType) -> None:
     """Put in what the model is called and under which licence it stands."""
     writer.add_type("model")
     writer.add_name(name)
-    card = read_front_matter(checkpoint.path)
+    card = front_matter(checkpoint.path)
     for key, add in (
         ("license", writer.add_license),
         ("license_name", writer.add_license_name),
         ("license_link", writer.add_license_link),
     ):
-        if isinstance(value := card.get(key), str):
+        if (value := card_text(card, key)) is not None:
             add(value)
     writer.add_file_type(file_type)
     writer.add_quantization_version(GGML_QUANT_VERSION)
@@ -86,12 +84,15 @@ def llama3_frequency_divisors(arguments: Any) -> np.ndarray | None:
     return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
 
 
-def read_front_matter(folder: Path) -> dict[str, Any]:
-    """Return the YAML at the top of a folder's README.md; empty where there is none that can be read."""
-    file = folder / "README.md"
-    matched = FRONT_MATTER.match(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else None
+def front_matter(folder: Path) -> dict[str, Any]:
+    """The YAML at the top of a folder's README.md; empty where there is none that can be read."""
     try:
-        content = yaml.safe_load(matched[1]) if matched else None
-    except yaml.YAMLError:
-        content = None  # a card is prose of others; a broken one is no reason to keep a model from being used
-    return content if isinstance(content, dict) else {}
+        return metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, YAMLError):
+        return {}  # a card is prose of others; a broken one is no reason to keep a model from being used
+
+
+def card_text(card: dict[str, Any], key: str) -> str | None:
+    """A text of a front matter, or None where there is none or it is something else."""
+    value = card.get(key)
+    return value if isinstance(value, str) else None

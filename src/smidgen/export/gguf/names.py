@@ -50,6 +50,11 @@ def check_architecture(config: dict[str, Any], source: str) -> None:
         )
     if config.get("rope_traditional"):
         raise ModelError(f"{source} has rope_traditional, which llama.cpp has no setting for")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if kind != "llama" and "llama3" in (rope.get("rope_type"), rope.get("type")):
+        raise ModelError(
+            f"{source} is a {kind} with rotary scaling of the kind llama3, which llama.cpp has for llama only"
+        )
 
 
 def gguf_name(name: str) -> str:
@@ -67,7 +72,7 @@ def rotated_head(name: str, model_type: str, head_dim: int) -> int | None:
 
 
 def pair_rows(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """Put rows (H · head_dim, …) that are rotated as halves in the order in which they are rotated as pairs."""
+    """Put rows (H · head_dim, …) whose heads are rotated as halves in the order of rotated pairs."""
     heads = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
     return heads.swapaxes(1, 2).reshape(rows.shape)
 

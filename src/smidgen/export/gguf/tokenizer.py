@@ -83,8 +83,8 @@ def read_vocabulary(path: Path, config: dict[str, Any]) -> Vocabulary:
             f"the tokenizer in {path} has {tokenizer.vocab_size} tokens, the model {size}; "
             "use the tokenizer that the model was trained with"
         )
-    tokens, types = _tokens(content, size)
-    codec = Codec.from_str(json.dumps(content))
+    codec = Codec.from_file(str(path / "tokenizer.json"))
+    tokens, types = _tokens(codec, size)
     prefix = codec.encode("", add_special_tokens=True).ids
     settings = _settings(path)
     named = {kind: codec.token_to_id(text) for kind in ("bos", "pad") if (text := settings(f"{kind}_token"))}
@@ -152,15 +152,18 @@ def _tokenizer_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _tokens(content: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """Text and type of each of `size` ids."""
+def _tokens(codec: Codec, size: int) -> tuple[list[str], list[int]]:
+    """Text and type of each of `size` ids.
+
+    Added tokens have the ids that the codec gives them, which need not be those of `tokenizer.json`.
+    """
     tokens = [f"[PAD{i}]" for i in range(size)]
     types = [int(TokenType.UNUSED)] * size
-    for text, i in content["model"]["vocab"].items():
+    for text, i in codec.get_vocab(with_added_tokens=False).items():
         tokens[i], types[i] = text, int(TokenType.NORMAL)
-    for added in content["added_tokens"]:
-        kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
-        tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
+    for i, added in codec.get_added_tokens_decoder().items():
+        kind = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
+        tokens[i], types[i] = added.content, int(kind)
     return tokens, types
 
 

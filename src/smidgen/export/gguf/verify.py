@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,23 +26,24 @@ from smidgen.export.checkpoint import Checkpoint, open_checkpoint
 from smidgen.export.gguf.blocks import BLOCK
 from smidgen.export.gguf.forward import next_token_logits
 from smidgen.export.gguf.llama_cpp import LlamaCpp
+from smidgen.export.gguf.metadata import head_dimension
 from smidgen.export.gguf.names import gguf_name, rotated_head, unpair_rows
 from smidgen.export.gguf.read import GgufFile, open_gguf
-from smidgen.export.gguf.write import CHUNK, Planned, plan_tensors
+from smidgen.export.gguf.write import CHUNK, Planned, plan_tensors, write_gguf
 
 TEXTS = (
     "Which of the two answers is better? I'd say it's the 2nd: 3.14159 > 2,718, isn't it?\n\n\tYES, it'S!",
     "Füße, naïve café, Ångström, Łódź, Ελληνικά, Русский текст, Türkçe ığüş, Tiếng Việt, čeština",
     "日本語のテキスト、한국어 문장, 中文字符。العربية עברית हिन्दी ไทย தமிழ் ქართული",
     "def f(x: int) -> str:\r\n    return f'{x!r}'  # 🙂👩‍👩‍👧 ½ ² ™\n\n\n   end   ",
-    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n12345678 0x1F {\"a\": [1, 2]}",
+    '<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n123456 {"a": [1, 2]}',
 )
 """What both tokenizers are given, in Unicode's NFC: contractions, scripts, white space, markers, numbers."""
 
 LONGEST_PROMPT = 384
 
 LOGIT_TOLERANCE = {"F32": 1e-3, "F16": 1e-2, "BF16": 5e-2}
-BLOCK_TOLERANCE = 5e-2
+BLOCK_TOLERANCE = 0.15
 """How far llama.cpp's logits may be from ours, as a share of the spread of ours.
 
 llama.cpp rounds what it multiplies a matrix with to the matrix's own type, and for block types to 8 bits."""
@@ -67,10 +69,9 @@ def verify_gguf(path: Path, source: str, *, adapter: Path | None = None) -> dict
         adapter: the adapter that was given there.
 
     Returns:
-        `tensors` compared, `largest_error` and `mean_error` of their numbers as a share of the tensor's
-        root mean square, `tokens` compared, `end_tokens`, `prompts`, `logit_error` and its `tolerance`,
-        `kl_from_source` (nats, mean over the prompts: what storing the weights in this type changed), and
-        `seconds`.
+        `tensors` and `numbers` compared, `largest_error` and `rms_error` of the numbers; `tokens` compared
+        and `end_tokens`; `prompts`, `logit_error` and its `tolerance`; `kl_from_source` (nats, mean over the
+        prompts: what storing the weights in this type changed); and `seconds`.
 
     Raises:
         ConfigError: xllamacpp is not installed.
@@ -83,6 +84,36 @@ def verify_gguf(path: Path, source: str, *, adapter: Path | None = None) -> dict
         tokens = compare_tokens(checkpoint, llama)
         logits = compare_logits(checkpoint, file, llama)
     return {"path": str(path), **tensors, **tokens, **logits, "seconds": time.perf_counter() - start}
+
+
+def verify_gguf_adapter(path: Path, source: str, adapter: Path) -> dict[str, Any]:
+    """Run an adapter's GGUF file in llama.cpp on its base model, and compare with our fused weights.
+
+    The base is written as F16 beside the adapter for the time being, and needs that much room on the disk.
+
+    Returns:
+        `prompts`, `logit_error`, `tolerance` and `seconds`, as in `verify_gguf`.
+
+    Raises:
+        ConfigError: xllamacpp is not installed.
+        ModelError: llama.cpp does not load the adapter or predicts other tokens with it.
+    """
+    start = time.perf_counter()
+    with TemporaryDirectory(dir=path.parent, prefix=".verifying-") as folder:
+        base = Path(folder) / "base.gguf"
+        write_gguf(source, base, dtype="F16")
+        with open_checkpoint(source, adapter) as checkpoint:
+            llama = LlamaCpp(base, adapter=path, context=2 * LONGEST_PROMPT)
+            prompts, theirs = _predictions(checkpoint, llama)
+            ours = next_token_logits(checkpoint.graph, checkpoint.rows, prompts)
+    error = _refuse_other_logits(ours, theirs, BLOCK_TOLERANCE)
+    return {
+        "path": str(path),
+        "prompts": len(prompts),
+        "logit_error": error,
+        "tolerance": BLOCK_TOLERANCE,
+        "seconds": time.perf_counter() - start,
+    }
 
 
 def compare_tensors(checkpoint: Checkpoint, file: GgufFile, path: Path) -> dict[str, Any]:
@@ -145,40 +176,48 @@ def compare_logits(checkpoint: Checkpoint, file: GgufFile, llama: LlamaCpp) -> d
     Raises:
         ModelError: they differ by more than the arithmetic of the file's types explains.
     """
-    tokenizer = load_tokenizer(checkpoint.path)
-    limit = min(LONGEST_PROMPT, checkpoint.graph.args.max_position_embeddings)
-    prompts = [tokenizer.encode(text)[:limit] for text in TEXTS]
-    theirs = np.stack([llama.logprobs(prompt, checkpoint.graph.args.vocab_size) for prompt in prompts])
+    prompts, theirs = _predictions(checkpoint, llama)
     stored = next_token_logits(checkpoint.graph, partial(_graph_rows, checkpoint, file), prompts)
     exact = next_token_logits(checkpoint.graph, checkpoint.rows, prompts)
-    error = max(_relative_error(ours, other) for ours, other in zip(stored, theirs, strict=True))
     kinds = {placed.kind.name for placed in file.tensors.values()}
     tolerance = max(LOGIT_TOLERANCE.get(kind, BLOCK_TOLERANCE) for kind in kinds)
-    if not error <= tolerance:  # nor if it is no number
-        raise ModelError(
-            f"llama.cpp predicts other tokens from the file than our own graph: logits differ by {error:.3g} "
-            f"of their spread, at most {tolerance:g} is explained by its arithmetic; do not use the file"
-        )
+    error = _refuse_other_logits(stored, theirs, tolerance)
     p, q = log_softmax(exact.astype(np.float64), axis=1), log_softmax(stored.astype(np.float64), axis=1)
     return {
         "prompts": len(prompts),
-        "logit_error": float(error),
+        "logit_error": error,
         "tolerance": tolerance,
         "kl_from_source": float((np.exp(p) * (p - q)).sum(axis=1).mean()),
     }
 
 
-def _relative_error(logits: np.ndarray, logprobs: np.ndarray) -> float:
-    """Deviation of log-probabilities from logits up to a constant, as a share of the logits' deviation."""
-    difference = logprobs - logits
-    return float(np.std(difference) / np.std(logits))
+def _predictions(checkpoint: Checkpoint, llama: LlamaCpp) -> tuple[list[list[int]], np.ndarray]:
+    """Prompts, and llama.cpp's log-probabilities (P, V) of the token after each."""
+    tokenizer, arguments = load_tokenizer(checkpoint.path), checkpoint.graph.args
+    limit = min(LONGEST_PROMPT, arguments.max_position_embeddings)
+    prompts = [tokenizer.encode(text)[:limit] for text in TEXTS]
+    return prompts, np.stack([llama.logprobs(prompt, arguments.vocab_size) for prompt in prompts])
+
+
+def _refuse_other_logits(logits: np.ndarray, logprobs: np.ndarray, tolerance: float) -> float:
+    """The largest deviation of log-probabilities (P, V) from logits, as a share of the logits' deviation.
+
+    Log-probabilities are logits up to a constant of each prompt, which the standard deviation leaves out.
+    """
+    error = float((np.std(logprobs - logits, axis=1) / np.std(logits, axis=1)).max())
+    if not error <= tolerance:  # nor if it is no number
+        raise ModelError(
+            f"llama.cpp predicts other tokens from the file than our own graph: logits differ by {error:.3g} "
+            f"of their spread, and its arithmetic explains {tolerance:g}; do not use the file"
+        )
+    return error
 
 
 def _graph_rows(
     checkpoint: Checkpoint, file: GgufFile, name: str, start: int = 0, stop: int | None = None
 ) -> np.ndarray:
     """Rows of a tensor of the file under the graph's name and in the graph's order."""
-    head_dim = checkpoint.graph.args.head_dim
+    head_dim = head_dimension(checkpoint.graph.args)
     head = rotated_head(name, file.architecture, head_dim)
     rows = file.rows(gguf_name(name), start, stop)
     return rows if head is None else unpair_rows(rows, head)

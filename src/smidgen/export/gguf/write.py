@@ -23,6 +23,8 @@ from smidgen.export.gguf.blocks import FILE_TYPES, encode, is_finite
 from smidgen.export.gguf.metadata import (
     add_general,
     add_hyperparameters,
+    card_text,
+    front_matter,
     head_dimension,
     llama3_frequency_divisors,
 )
@@ -77,8 +79,8 @@ def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | N
         adapter: folder of a low-rank adapter that is added to the weights, in float32.
 
     Returns:
-        `path`, `bytes`, `tensors`, `unblocked` (names of matrices that stayed F16), `seconds`, and
-        `peak_memory_bytes` of this process so far.
+        `path`, `bytes`, `tensors`, `dtype`, `unblocked` (names of matrices that stayed F16), `license`,
+        `seconds`, and `peak_memory_bytes` of this process so far.
 
     Raises:
         ConfigError: there is no such dtype.
@@ -97,8 +99,9 @@ def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | N
             add_hyperparameters(writer, checkpoint)
             add_vocabulary(writer, read_vocabulary(checkpoint.path, checkpoint.config))
             write_tensors(writer, partial_file, plan)
-    unblocked = [t.name for t in plan if len(t.shape) == 2 and t.kind != kind]
-    return _facts(out, plan, start) | {"dtype": dtype, "unblocked": unblocked}
+        unblocked = [t.name for t in plan if len(t.shape) == 2 and t.kind != kind]
+        license_name = card_text(front_matter(checkpoint.path), "license")
+    return _facts(out, plan, start) | {"dtype": dtype, "unblocked": unblocked, "license": license_name}
 
 
 def write_gguf_adapter(source: str, adapter: Path, out: Path, *, dtype: str = "F32") -> dict[str, Any]:
@@ -136,7 +139,11 @@ def plan_tensors(checkpoint: Checkpoint, kind: GGMLQuantizationType) -> Iterator
         head = rotated_head(name, checkpoint.config["model_type"], head_dim)
         rows = partial(checkpoint.rows, name)
         yield Planned(
-            gguf_name(name), shape, _stored_kind(shape, kind), head or 1, rows if head is None else _paired(rows, head)
+            gguf_name(name),
+            shape,
+            _stored_kind(shape, kind),
+            head or 1,
+            rows if head is None else _paired(rows, head),
         )
 
 
@@ -156,7 +163,9 @@ def write_tensors(writer: GGUFWriter, file: Path, plan: list[Planned]) -> None:
     offset = align(file.stat().st_size)
     jobs = []
     for tensor in plan:
-        step = max(CHUNK // (tensor.shape[1] if len(tensor.shape) == 2 else 1) // tensor.step, 1) * tensor.step
+        step = (
+            max(CHUNK // (tensor.shape[1] if len(tensor.shape) == 2 else 1) // tensor.step, 1) * tensor.step
+        )
         jobs += [
             (tensor, start, min(start + step, tensor.shape[0]), offset + start * tensor.row_bytes)
             for start in range(0, tensor.shape[0], step)
@@ -181,7 +190,7 @@ def _write_part(descriptor: int, tensor: Planned, start: int, stop: int, offset:
             f"the tensor '{tensor.name}' holds numbers that are not finite as {tensor.kind.name}; "
             "check the model with smidgen inspect, or choose --dtype BF16 or F32"
         )
-    view = memoryview(content).cast("B")
+    view = memoryview(content.reshape(-1))  # pyright: ignore[reportArgumentType]
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
@@ -198,7 +207,11 @@ def _plan_updates(checkpoint: Checkpoint, kind: GGMLQuantizationType, alpha: flo
         for part, matrix in (("lora_a", a), ("lora_b", b)):
             content = np.ascontiguousarray(matrix)
             yield Planned(
-                f"{gguf_name(name)}.{part}", content.shape, _stored_kind(content.shape, kind), 1, _slices(content)
+                f"{gguf_name(name)}.{part}",
+                content.shape,
+                _stored_kind(content.shape, kind),
+                1,
+                _slices(content),
             )
 
 

@@ -1,0 +1,45 @@
+"""What `--schema`, `--regex` and `--choice` ask of an answer."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smidgen.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from smidgen.data.types import Constraint
+
+
+def read_constraint(schema: Path | None, regex: str | None, choice: Sequence[str]) -> "Constraint | None":
+    """Return the constraint that one of the options gives, if any is given.
+
+    Raises:
+        ConfigError: there is more than one, or it cannot be enforced.
+        DataError: the file of the schema cannot be read.
+    """
+    from smidgen.data.types import Constraint
+    from smidgen.inference.constraints import grammar_of
+
+    given = {"--schema": schema is not None, "--regex": regex is not None, "--choice": bool(choice)}
+    if sum(given.values()) > 1:
+        both = " and ".join(name for name, is_given in given.items() if is_given)
+        raise ConfigError(f"{both} are given, and an answer keeps to one of them; leave the other out")
+    if schema is not None:
+        constraint = Constraint("json_schema", _text_of(schema))
+    elif regex is not None:
+        constraint = Constraint("regex", regex)
+    elif choice:
+        constraint = Constraint("choices", json.dumps(choice))
+    else:
+        return None
+    grammar_of(constraint)
+    return constraint
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"the schema {path} cannot be read ({reason}); expected a JSON file") from None

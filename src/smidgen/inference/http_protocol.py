@@ -1,0 +1,135 @@
+"""Requests and completions as OpenAI's protocol has them.
+
+https://platform.openai.com/docs/api-reference/chat. What the protocol has no place for is refused, and what a
+server answers is checked.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import jsonschema
+
+from smidgen.data.types import Completion, Constraint, Request, Sampling, Timing
+from smidgen.errors import ConfigError, WorkError
+from smidgen.inference.constraints import check_constrained, grammar_of
+from smidgen.inference.sampling import check_sampling
+from smidgen.inference.stopping import end_of
+
+
+def request_body(request: Request, model: str, *, thinking: bool) -> dict[str, Any]:
+    """Return what is sent for a request.
+
+    Raises:
+        ConfigError: a setting is out of range or has no place in the protocol.
+    """
+    sampling = request.sampling
+    check_sampling(sampling)
+    _refuse_unknown(sampling)
+    check_constrained(request, thinking=thinking)
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": m.role, "content": m.content} for m in request.sample.messages],
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "stream": False,
+        "chat_template_kwargs": {"enable_thinking": thinking},  # vLLM, llama-server and mlx_lm.server read it
+    }
+    optional = {
+        "top_p": (sampling.top_p, sampling.top_p != 1.0),
+        "frequency_penalty": (sampling.frequency_penalty, sampling.frequency_penalty != 0),
+        "seed": (_seed(sampling.seed, request.sample.id), sampling.temperature > 0),
+        "stop": (list(sampling.stop), bool(sampling.stop)),
+        "response_format": (_response_format(request.constraint), request.constraint is not None),
+    }
+    return body | {name: value for name, (value, is_given) in optional.items() if is_given}
+
+
+def read_answer(request: Request, answer: str, seconds: float, url: str, *, thinking: bool) -> Completion:
+    """Read what a server answered in so many seconds.
+
+    Raises:
+        WorkError: it is no completion, or does not keep to the constraint.
+    """
+    try:
+        content = json.loads(answer)
+        choice = content["choices"][0]
+        text, reason = choice["message"].get("content") or "", choice.get("finish_reason")
+        if not isinstance(text, str) or not isinstance(reason, str):
+            raise TypeError("content and finish_reason must be texts")
+        timing = _timing(content.get("usage") or {}, seconds)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise WorkError(
+            f"the server at {url} answered what is no completion ({type(error).__name__}: {error}): "
+            f"{excerpt(answer)}. Check that the URL is that of an OpenAI-compatible server"
+        ) from None
+    if request.constraint is not None and reason == "stop":
+        text = _constrained(request.constraint, text, url)
+    for stop in request.sampling.stop:
+        text = text.partition(stop)[0]
+    inside = thinking and "</think>" in text  # most servers put what is thought elsewhere
+    text = text[: end_of(text, request.sampling.stop_after, thinking=inside)]
+    return Completion(text, finish_reason="length" if reason == "length" else "stop", timing=timing)
+
+
+def excerpt(text: str) -> str:
+    """Return the beginning of what a server said, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else f"{line[:200]}…"
+
+
+def _timing(usage: dict[str, Any], seconds: float) -> Timing | None:
+    """Token counts as the server bills them; None if it tells none."""
+    read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if read is None or written is None:
+        return None
+    return Timing(seconds, seconds, int(read), int(written))
+
+
+def _constrained(constraint: Constraint, text: str, url: str) -> str:
+    """The text that was asked for, if the server has kept to the constraint."""
+    try:
+        value = json.loads(text)
+        jsonschema.validate(value, _schema(constraint))
+    except (ValueError, jsonschema.ValidationError) as error:
+        raise WorkError(
+            f"the server at {url} does not keep to response_format ({str(error).splitlines()[0]}); "
+            "use a server that does, or leave the constraint out"
+        ) from None
+    return value if constraint.kind == "choices" else text
+
+
+def _refuse_unknown(sampling: Sampling) -> None:
+    unknown = {
+        "top_k": sampling.top_k != 0,
+        "min_p": sampling.min_p != 0,
+        "repetition_penalty": sampling.repetition_penalty != 1.0,
+    }
+    if given := [name for name, is_given in unknown.items() if is_given]:
+        raise ConfigError(
+            f"OpenAI's protocol has no {' and no '.join(given)}; leave it out or use another engine"
+        )
+
+
+def _response_format(constraint: Constraint | None) -> dict[str, Any] | None:
+    if constraint is None:
+        return None
+    schema = {"name": "answer", "strict": True, "schema": _schema(constraint)}
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def _schema(constraint: Constraint) -> Any:
+    """A constraint as a JSON schema, the only kind that the protocol has; choices are texts in quotes."""
+    grammar_of(constraint)  # refuses what cannot be read
+    if constraint.kind == "regex":
+        raise ConfigError(
+            "OpenAI's protocol has no regular expressions; give a schema or choices, or use another engine"
+        )
+    value = json.loads(constraint.value)
+    return {"type": "string", "enum": value} if constraint.kind == "choices" else value
+
+
+def _seed(seed: int, sample_id: str) -> int:
+    """A seed of each sample's own, below 2³¹."""
+    digest = hashlib.blake2b(f"{seed}/{sample_id}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest) >> 1

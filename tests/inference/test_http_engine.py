@@ -1,0 +1,407 @@
+"""Against a server that misbehaves as it is told to, llama.cpp's own and mlx-lm's."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import httpx2
+import pytest
+import xllamacpp
+
+from smidgen.data.types import Constraint, Message, Request, Sample, Sampling
+from smidgen.errors import ConfigError, DataError, WorkError
+from smidgen.evaluation import collect_records, read_records
+from smidgen.inference import engine_identity, open_engine
+from smidgen.inference import http as http_module
+from smidgen.inference.http import HttpEngine, Patience
+from smidgen.inference.llama_files import llama_model
+from smidgen.inference.mlx import MlxEngine
+from smidgen.models.load import load, resolve
+from smidgen.tasks import find_task
+
+QUICK = Patience(timeout=0.5, retries=2, backoff=0.01)
+
+
+class FakeServer:
+    """Answers each request with the next of some scripted responses, and with a completion after them.
+
+    A response is (status, headers, body), a number of seconds to wait before a completion, or None: the
+    connection is closed after half an answer.
+    """
+
+    def __init__(self):
+        self.script = []
+        self.requests = []
+        self.headers = []
+        self.together = self.most_together = 0
+        self.delay = 0.0
+        self.models = ["only"]
+        self._loop = asyncio.new_event_loop()
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(started,))
+        self._thread.start()
+        started.wait()
+
+    def close(self):
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self, started):
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        started.set()
+        self._loop.run_forever()
+        server.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0.01))
+        self._loop.close()
+
+    async def _serve(self, reader, writer):
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                lines = head.decode().split("\r\n")
+                fields = {
+                    key.lower(): value for key, value in (line.split(": ", 1) for line in lines[1:] if line)
+                }
+                body = await reader.readexactly(int(fields.get("content-length", 0)))
+                if "/models" in lines[0]:
+                    listed = json.dumps({"data": [{"id": name} for name in self.models]})
+                    answer = (200, {}, listed)
+                else:
+                    answer = await self._answer(json.loads(body), fields)
+                self._write(writer, answer)
+                await writer.drain()
+                if answer is None:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, question, fields):
+        self.requests.append(question)
+        self.headers.append(fields)
+        self.together += 1
+        self.most_together = max(self.most_together, self.together)
+        try:
+            scripted = self.script.pop(0) if self.script else self.delay
+            if not isinstance(scripted, float):
+                return scripted
+            await asyncio.sleep(scripted)
+        finally:
+            self.together -= 1
+        return 200, {}, completion(f"echo {question['messages'][-1]['content']}")
+
+    @staticmethod
+    def _write(writer, answer):
+        if answer is None:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{")
+            return
+        status, headers, text = answer
+        lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(text.encode())}"]
+        lines += [f"{key}: {value}" for key, value in headers.items()]
+        writer.write(("\r\n".join(lines) + "\r\n\r\n" + text).encode())
+
+
+def completion(text, reason="stop", usage=(7, 3)) -> str:
+    counts = {"prompt_tokens": usage[0], "completion_tokens": usage[1]} if usage else None
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": reason}
+    return json.dumps({"choices": [choice], "usage": counts})
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    fake = FakeServer()
+    yield fake
+    fake.close()
+
+
+def ask(text: str = "hi", constraint: Constraint | None = None, **sampling) -> Request:
+    return Request(Sample(text, (Message("user", text),)), Sampling(**sampling), constraint)
+
+
+def engine_at(server, **settings) -> HttpEngine:
+    return HttpEngine(server.url, **{"patience": QUICK} | settings)
+
+
+def one(engine, request):
+    ((answered, found),) = engine.complete([request])
+    assert answered is request
+    return found
+
+
+def test_answers_usage_and_what_is_sent(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    engine = engine_at(server)
+    found = one(engine, ask("one", stop=("zz",), temperature=0.5, top_p=0.9, frequency_penalty=0.1))
+    assert (found.text, found.finish_reason) == ("echo one", "stop")
+    assert (found.timing.prompt_tokens, found.timing.completion_tokens) == (7, 3)
+    (sent,) = server.requests
+    assert isinstance(sent.pop("seed"), int)
+    assert sent == {
+        "model": "only",
+        "messages": [{"role": "user", "content": "one"}],
+        "max_tokens": 256,
+        "temperature": 0.5,
+        "stream": False,
+        "top_p": 0.9,
+        "frequency_penalty": 0.1,
+        "stop": ["zz"],
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    assert server.headers[0]["authorization"] == "Bearer secret"
+    stream = engine.stream(ask("two"))
+    assert list(stream) == ["echo two"] and stream.completion.text == "echo two"
+    assert engine.peak_memory_bytes() is None
+
+
+def test_many_at_once_but_not_too_many(server):
+    server.delay = 0.02
+    requests = [ask(str(i)) for i in range(30)]
+    found = {r.sample.id: c.text for r, c in engine_at(server, batch_size=4).complete(requests)}
+    assert found == {str(i): f"echo {i}" for i in range(30)}
+    assert server.most_together == 4
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [(429, {}, "slow down"), (500, {}, ""), (503, {}, "<html>busy</html>"), 5.0, None],
+    ids=["429", "500", "503", "timeout", "cut short"],
+)
+def test_what_may_pass_is_tried_again_and_answered_once(server, failure):
+    server.script = [failure, failure]
+    found = list(engine_at(server).complete([ask("one")]))
+    assert [c.text for _, c in found] == ["echo one"]
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most"),
+    [
+        ("7", 7, 7),
+        (format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True), 50, 90),
+        ("9999", 120, 120),
+        ("soon", 0, 0.01),
+        ("-3", 0, 0),
+    ],
+)
+def test_retry_after_is_honoured(server, monkeypatch, value, least, most):
+    slept = []
+    sleep = asyncio.sleep
+
+    async def note(seconds):
+        slept.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(http_module.asyncio, "sleep", note)
+    server.script = [(429, {"Retry-After": value}, "")]
+    assert one(engine_at(server), ask()).text == "echo hi"
+    assert least <= slept[0] <= most
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"choices": [{"mess',
+        "<html>welcome</html>",
+        '{"result": "ok"}',
+        '{"choices": []}',
+        "[]",
+        '{"choices": [{"message": {"content": ["a"]}, "finish_reason": "stop"}]}',
+        '{"choices": [{"message": {"content": "a"}}]}',
+        json.dumps({"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "usage": [1]}),
+    ],
+)
+def test_nonsense_is_told_and_what_was_finished_is_kept(server, body):
+    server.script = [(200, {}, completion("fine")), (200, {}, body)]
+    found = []
+    with pytest.raises(WorkError, match=r"answered what is no completion .*Check that the URL"):
+        for _, answer in engine_at(server, batch_size=1).complete(ask(str(i)) for i in range(5)):
+            found.append(answer.text)
+    assert found == ["fine"]
+    assert len(server.requests) == 2
+
+
+def test_an_evaluation_goes_on_where_its_server_broke(server, tmp_path):
+    task = find_task("answers")
+    samples = [Sample(str(i), (Message("user", str(i)),), "x", {"accepted": ["x"]}) for i in range(6)]
+    server.script = [0.0, 0.0, *[(500, {}, "broken")] * 3]
+    records = tmp_path / "records.jsonl"
+    engine = engine_at(server, batch_size=1)
+    with pytest.raises(WorkError, match=r"answered 500: broken, 3 times; what was finished is kept"):
+        list(collect_records(task, samples, engine, Sampling(), records, model="m"))
+    assert len(read_records(records)) == 2
+    assert len(list(collect_records(task, samples, engine, Sampling(), records, model="m"))) == 6
+    ids = [record.sample.id for record in read_records(records)]
+    assert sorted(ids) == sorted({sample.id for sample in samples})
+
+
+def test_those_under_way_are_handed_out_before_the_error(server):
+    server.script = [(400, {}, "bad request"), 0.1, 0.1]
+    found = []
+    with pytest.raises(ConfigError, match="refuses a request with status 400: bad request; mend the request"):
+        for _, answer in engine_at(server, batch_size=3).complete([ask(str(i)) for i in range(9)]):
+            found.append(answer.text)
+    assert len(found) == 2 and len(server.requests) == 3
+
+
+def test_dead_servers():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(WorkError, match=r"does not list its models .*check that it runs"):
+        HttpEngine(url, patience=QUICK)
+    with pytest.raises(WorkError, match=r"cannot be reached .*, 3 times; what was finished is kept"):
+        one(HttpEngine(url, model_name="m", patience=QUICK), ask())
+
+
+def test_slow_servers(server):
+    server.delay = 5.0
+    began = time.perf_counter()
+    with pytest.raises(WorkError, match=r"did not answer within 0\.5 seconds, 3 times"):
+        one(engine_at(server), ask())
+    assert time.perf_counter() - began < 5
+
+
+def test_abandoned_requests_are_cancelled(server):
+    server.script = [0.0] + [30.0] * 8
+    for _ in engine_at(server, batch_size=4, patience=Patience()).complete([ask(str(i)) for i in range(8)]):
+        break
+    assert len(server.requests) <= 6
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"), [(401, "set the key in OPENAI_API_KEY"), (404, "the name given as --model-name")]
+)
+def test_refusals_say_what_to_do(server, status, advice):
+    server.script = [(status, {}, '{"error": "no"}')]
+    with pytest.raises(ConfigError, match=f"status {status}: .*{advice}"):
+        one(engine_at(server), ask())
+
+
+def test_prompts_that_do_not_fit(server):
+    server.script = [(400, {}, '{"error": {"message": "maximum context length is 8 tokens"}}')] * 2
+    assert one(engine_at(server), ask()).finish_reason == "context"
+    with pytest.raises(DataError, match=r"does not fit the context of only at http"):
+        list(engine_at(server).stream(ask()))
+
+
+def test_settings_without_a_place(server):
+    engine = engine_at(server)
+    with pytest.raises(ConfigError, match="has no top_k and no min_p and no repetition_penalty; leave"):
+        one(engine, ask(top_k=5, min_p=0.1, repetition_penalty=1.1))
+    with pytest.raises(ConfigError, match="no regular expressions; give a schema or choices"):
+        one(engine, ask(constraint=Constraint("regex", "a+")))
+    with pytest.raises(ConfigError, match="a server tells no probabilities"):
+        engine.score([], ["a"])
+    assert not server.requests
+
+
+def test_constraints_are_checked_where_a_server_ignores_them(server):
+    choices = Constraint("choices", '["yes", "no"]')
+    server.script = [(200, {}, completion('"yes"')), (200, {}, completion("Well, yes."))]
+    assert one(engine_at(server), ask(constraint=choices)).text == "yes"
+    assert server.requests[0]["response_format"]["json_schema"]["schema"] == {
+        "type": "string",
+        "enum": ["yes", "no"],
+    }
+    with pytest.raises(WorkError, match="does not keep to response_format"):
+        one(engine_at(server), ask(constraint=choices))
+
+
+def test_stops_and_missing_facts(server):
+    server.script = [
+        (200, {}, completion("<think>b</tag></think>a</tag> more", usage=None)),
+        (200, {}, completion("a, b", reason="length")),
+        (200, {}, completion(None, reason="length")),
+    ]
+    engine = engine_at(server)
+    found = one(engine, ask(stop_after=("</tag>",)))
+    assert (found.text, found.timing) == ("<think>b</tag></think>a</tag>", None)
+    found = one(engine, ask(stop=(",",)))
+    assert (found.text, found.finish_reason) == ("a", "length")
+    assert one(engine, ask()).text == ""
+
+
+def test_models_keys_and_addresses(server, monkeypatch):
+    server.models = ["a", "b"]
+    with pytest.raises(ConfigError, match=r"has 2 models \(a, b\); name one with --model-name"):
+        engine_at(server)
+    assert engine_at(server, model_name="b").model_name == "b"
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with pytest.raises(ConfigError, match="the environment variable MY_KEY is not set; put the API key"):
+        engine_at(server, api_key_env="MY_KEY")
+    with pytest.raises(ConfigError, match=r"is no URL of a server .*expected one such as http://localhost"):
+        HttpEngine("http://")
+    with pytest.raises(ConfigError, match="is the URL of a server, which does not go with the engine mlx"):
+        open_engine(server.url, engine="mlx")
+    with pytest.raises(ConfigError, match="an adapter does not go with the server"):
+        open_engine(server.url, adapter=resolve("smidgen:nano"))
+    with pytest.raises(ConfigError, match="a model name does not go with the model smidgen:nano"):
+        open_engine("smidgen:nano", model_name="b")
+    assert engine_identity(server.url, model_name="a") != engine_identity(server.url, model_name="b")
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Prompts and what the bundled model answers to them here."""
+    texts = ("Which answer is better?", "What is 2 + 3?", "Say hello to Ada.")
+    requests = [ask(text, max_tokens=16) for text in texts]
+    return requests, {r.sample.id: c for r, c in MlxEngine(load("smidgen:nano")).complete(requests)}
+
+
+def assert_same(engine, expected):
+    requests, answers = expected
+    for request, found in engine.complete(requests):
+        answer = answers[request.sample.id]
+        assert (found.text, found.finish_reason) == (answer.text, answer.finish_reason)
+        assert found.timing.prompt_tokens == answer.timing.prompt_tokens
+        assert abs(found.timing.completion_tokens - answer.timing.completion_tokens) <= 1  # the end token
+
+
+def test_a_real_llama_server(expected):
+    model = llama_model("smidgen:nano", dtype="F32")
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(model.file)
+    parameters.n_ctx, parameters.n_parallel = 2048, 4
+    parameters.verbosity, parameters.fit_params = -1, False
+    server = xllamacpp.Server(parameters)
+    engine = open_engine(f"{server.listening_address}/v1")
+    assert isinstance(engine, HttpEngine)
+    assert_same(engine, expected)
+    choices = Constraint("choices", '["left", "right"]')
+    assert one(engine, ask("hi", constraint=choices)).text in ("left", "right")
+    assert one(engine, ask("word " * 3000)).finish_reason == "context"
+
+
+def test_mlx_lm_server(expected):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = str(resolve("smidgen:nano"))
+    code = "from smidgen import backend; import mlx_lm.server; mlx_lm.server.main()"  # on the fast BLAS
+    command = [sys.executable, "-c", code, "--model", folder, "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        url = f"http://127.0.0.1:{port}/v1"
+        for _ in range(300):
+            try:
+                httpx2.get(f"{url}/models")
+                break
+            except httpx2.TransportError:
+                if process.poll() is not None:
+                    pytest.skip(f"mlx_lm.server does not start: {process.stderr.read()[-300:]}")
+                time.sleep(0.1)
+        assert_same(HttpEngine(url, model_name=folder), expected)
+    finally:
+        process.terminate()
+        process.communicate()
