@@ -19,6 +19,7 @@ from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.errors import ModelError
 from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
+from smidgen.models.licence import warn_of_licence
 from smidgen.models.lora import load_adapter
 from smidgen.models.weights import read_weights
 
@@ -120,6 +121,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def build(path: Path, config: dict[str, Any]) -> nn.Module:
     """Return the graph that `config` describes with the weights of the folder, in evaluation mode.
 
+    Warns of a licence that rules out commercial use.
+
     Raises:
         ModelError: the config cannot be honoured, a file is damaged, or tensors are missing, unexpected or
             of the wrong shape.
@@ -132,6 +135,7 @@ def build(path: Path, config: dict[str, Any]) -> nn.Module:
     model.load_weights([(name, _cast(value, dtype)) for name, value in weights.items()])
     model.eval()
     mx.eval(model.parameters())
+    warn_of_licence(path, config)
     return model
 
 
