@@ -122,6 +122,14 @@ def build_arguments(config: dict[str, Any], source: str) -> Any:
         return module.ModelArgs(**{name: value for name, value in config.items() if name in fields})
 
 
+def unread_keys(config: dict[str, Any]) -> list[str]:
+    """Return the keys of a `config.json` that change nothing: its architecture does not read them."""
+    kind = config.get("model_type")
+    module = ARCHITECTURES.get(str(kind))
+    read = {field.name for field in dataclasses.fields(module.ModelArgs)} if module else set()
+    return sorted((HARMLESS | UNUSED.get(str(kind), frozenset()) | HARMLESS_AT.keys()) & config.keys() - read)
+
+
 def build_graph(config: dict[str, Any], source: str) -> Any:
     """Return the model for a `config.json`, its weights still random and not yet computed.
 
