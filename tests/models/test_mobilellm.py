@@ -279,3 +279,21 @@ def test_loading_tells_the_licence(folder):
     path = folder()
     with pytest.warns(LicenceNotice, match="under the FAIR Noncommercial Research License"):
         build(path, CONFIG)
+
+
+@pytest.mark.parametrize("no_rope_layers", [[1, 1], [0, 0]])
+def test_gradients_are_those_of_small_steps(tokens: mx.array, no_rope_layers: list[int]):
+    model = make(no_rope_layers=no_rope_layers)
+    layer = model.layers[0].self_attn.q_proj
+    weight = layer.weight
+
+    def loss(change: mx.array) -> mx.array:
+        layer.weight = weight + change
+        return mx.logsumexp(model(tokens), axis=-1).mean()
+
+    direction = mx.random.normal(weight.shape, key=mx.random.key(0))
+    slope = (mx.grad(loss)(mx.zeros_like(weight)) * direction).sum().item()
+    step = 5e-4
+    difference = (loss(step * direction) - loss(-step * direction)).item() / (2 * step)
+    assert abs(difference) > 1e-2
+    assert slope == pytest.approx(difference, rel=0.03)

@@ -82,8 +82,7 @@ def check_model(path: Path, config: dict[str, Any]) -> Check:
     """
     weights = read_weights(path)
     mlp, parts = mlp_variant(weights)
-    model, faults = _graph(path, config, weights)
-    read = set(weights) if model is None else set(model.sanitize(dict(weights)))
+    model, read, faults = _graph(path, config, weights)
     check = Check(
         mlp=mlp,
         mlp_parts=parts,
@@ -103,15 +102,18 @@ def check_model(path: Path, config: dict[str, Any]) -> Check:
 
 def _graph(
     path: Path, config: dict[str, Any], weights: dict[str, mx.array]
-) -> tuple[nn.Module | None, list[str]]:
-    """The graph that loading would make, none of its weights computed, and what keeps it from loading."""
+) -> tuple[nn.Module | None, set[str], list[str]]:
+    """The graph that loading would make, which tensors it takes, and what keeps it from loading.
+
+    None of its weights are computed. Where there is no graph it counts as taking all.
+    """
     try:
         model = build_graph(config, "config.json")
         kept = model.sanitize(dict(weights))
         quantize_like(model, config, kept, path)
     except ModelError as error:
-        return None, [str(error)]
-    return model, misfits(model, kept)
+        return None, set(weights), [str(error)]
+    return model, set(kept), misfits(model, kept)
 
 
 def _tensors(weights: dict[str, mx.array], model: nn.Module | None, read: set[str]) -> Iterator[Tensor]:
