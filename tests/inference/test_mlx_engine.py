@@ -351,6 +351,8 @@ def test_templates_are_needed(loaded, monkeypatch):
     monkeypatch.setattr(loaded.tokenizer._backend, "chat_template", None)
     with pytest.raises(ModelError, match="has no chat template"):
         answers(MlxEngine(loaded), [ask("a", "hello")])
+    plain = Request(Sample("a", (Message("text", "hello"),)), Sampling(max_tokens=2))
+    assert answers(MlxEngine(loaded), [plain])["a"].timing
 
 
 def test_close_twice(loaded):

@@ -271,6 +271,15 @@ def test_no_experts_by_a_step_of_nothing():
     )
 
 
+def test_keys_that_older_files_have():
+    older = {
+        "cache_implementation": "hybrid", "for_llm_compressor": False, "num_local_experts": 0,
+        "attn_temperature_tuning": 4, "num_experts_per_tok": 0, "router_aux_loss_coef": 0.001,
+    }  # fmt: skip
+    model = build_graph(CONFIG | older, "x")
+    assert [layer.self_attn.tuned for layer in model.layers] == [False, True]
+
+
 def test_the_head_dim_at_null_is_that_of_the_width():
     assert build_arguments(CONFIG | {"head_dim": None}, "x").head_dim == 16
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from smidgen.backend import mx
+from smidgen.models.architectures import build_graph
 from smidgen.models.load import load
+from smidgen.models.save import save_model
 
 pytestmark = [
     pytest.mark.oracle,
@@ -59,3 +61,17 @@ def test_logits_are_those_of_transformers(tiny_tokenizer_dir: Path, tmp_path: Pa
     found = np.array(load(str(tmp_path / "model")).model(tokens))
     assert np.abs(wanted).max() > 1
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_transformers_loads_what_is_saved_here(tiny_tokenizer_dir: Path, tmp_path: Path, tokens: mx.array):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = {key: value for key, value in SHAPE.items() if key != "initializer_range"}
+    config |= {"model_type": "llama4_text", "tie_word_embeddings": True, "no_rope_layers": [1, 0, 1, 1]}
+    model = build_graph(config, "config.json")
+    save_model(tmp_path / "model", model, config, tiny_tokenizer_dir)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert type(loaded).__name__ == "Llama4ForCausalLM"
+    with torch.no_grad():
+        wanted = loaded(input_ids=torch.tensor(np.array(tokens)).long(), use_cache=False).logits.numpy()
+    np.testing.assert_allclose(model(tokens), wanted, rtol=1e-4, atol=1e-4)

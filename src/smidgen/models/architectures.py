@@ -29,6 +29,7 @@ HARMLESS = frozenset({
     # switches of transformers' own code paths
     "use_cache", "pretraining_tp", "output_attentions", "output_hidden_states", "return_dict", "torchscript",
     "_attn_implementation", "_attn_implementation_autoset", "is_decoder", "chunk_size_feed_forward",
+    "cache_implementation",
     # labels of a classifier that a causal model does not have
     "id2label", "label2id", "problem_type",
     # of no effect while sliding windows are off, which is checked by name below

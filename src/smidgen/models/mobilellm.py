@@ -109,7 +109,7 @@ class Attention(nn.Module):
         self.scale = self.head_dim**-0.5
         self.chunk_size = chunk_size
         self.norm_eps = args.rms_norm_eps if rotary and args.use_qk_norm else None
-        self.tuned = args.attn_temperature_tuning and not rotary
+        self.tuned = bool(args.attn_temperature_tuning) and not rotary
         self.attn_scale, self.floor_scale = args.attn_scale, args.floor_scale
         queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         self.q_proj = nn.Linear(args.hidden_size, queries, bias=args.attention_bias)
