@@ -19,13 +19,15 @@ from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.errors import ModelError
 from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
-from smidgen.models.licence import warn_of_licence
+from smidgen.models.licence import LICENCE_FILES, warn_of_licence
 from smidgen.models.lora import load_adapter
 from smidgen.models.weights import read_weights
 
 BUNDLED = ("nano",)
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<subfolder>[\w./-]+))?")
-HUB_FILES: tuple[str, ...] = ("*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
+HUB_FILES: tuple[str, ...] = (
+    "*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "README.md", *LICENCE_FILES,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
