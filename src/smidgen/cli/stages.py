@@ -307,7 +307,7 @@ def _evaluate(
     *,
     model: str,
     adapter: Path | None = None,
-    engine: EngineName = "auto",
+    engine: Engine = "auto",
     method: Literal["generate", "logits"] = "generate",
 ) -> None:
     result, records = prove(

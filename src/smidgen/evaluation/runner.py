@@ -140,15 +140,15 @@ def collect_records(
         for sample in samples
     }
     assert len(expected) == len(samples), "two samples share an id"
+    requests = [Request(sample, sampling, constraint) for sample in samples]
     with exclusive(records_path):
-        yield from _collected(task, samples, engine, sampling, records_path, expected)
+        yield from _collected(task, requests, engine, records_path, expected)
 
 
 def _collected(
     task: Task,
-    samples: Sequence[Sample],
+    requests: Sequence[Request],
     engine: Completer,
-    sampling: Sampling,
     records_path: Path,
     expected: Mapping[str, str],
 ) -> Iterator[Record]:
@@ -161,7 +161,7 @@ def _collected(
     session = 1 + max((logged.session for logged in found), default=-1)
     started = time.perf_counter()
     for request, completion in engine.complete(
-        [Request(sample, sampling, constraint) for sample in samples if sample.id in waiting]
+        [request for request in requests if request.sample.id in waiting]
     ):
         sample = request.sample
         record = Record(sample, completion, _score(task, sample, completion))
@@ -171,7 +171,7 @@ def _collected(
         yield record
     if waiting:
         raise WorkError(
-            f"the engine left {len(waiting)} of {len(samples)} samples unanswered, "
+            f"the engine left {len(waiting)} of {len(requests)} samples unanswered, "
             f"'{min(waiting)}' among them; what it answered is kept, run the evaluation again to finish it"
         )
 

@@ -145,7 +145,7 @@ def check_constrained(request: Request, *, thinking: bool = False) -> None:
     """
     if request.constraint is None:
         return
-    if request.sampling.stop or request.sampling.stop_after:
+    if request.sampling.stop or request.sampling.stop_after or request.sampling.stop_at_boxed:
         raise ConfigError(
             "strings that end an answer would cut off what its constraint asks for; "
             "give either the strings or the constraint"

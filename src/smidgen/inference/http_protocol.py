@@ -68,7 +68,8 @@ def read_answer(request: Request, answer: str, seconds: float, url: str, *, thin
     for stop in request.sampling.stop:
         text = text.partition(stop)[0]
     inside = thinking and "</think>" in text  # most servers put what is thought elsewhere
-    text = text[: end_of(text, request.sampling.stop_after, thinking=inside)]
+    sampling = request.sampling
+    text = text[: end_of(text, sampling.stop_after, boxed=sampling.stop_at_boxed, thinking=inside)]
     return Completion(text, finish_reason="length" if reason == "length" else "stop", timing=timing)
 
 

@@ -231,13 +231,15 @@ class LlamaEngine:
         if request.constraint is not None:
             grammar_of(request.constraint)
         prompt = tokenizer.render_prompt(request.sample.messages, thinking=self._thinking)
-        ends = sampling.stop_after
+        ends, boxed = sampling.stop_after, sampling.stop_at_boxed
         row = _Row(
             request,
             prompt,
             min(sampling.max_tokens, self._model.context - len(prompt)),
             GrowingText(tokenizer.stream_decoder(), sampling.stop),
-            Ending(tokenizer, ends, thinking=self._thinking) if ends else None,
+            Ending(tokenizer, watched[0], boxed=watched[1], thinking=self._thinking)
+            if any(watched)
+            else None,
         )
         row.finish_reason = None if row.max_tokens > 0 else "context"
         return row
