@@ -15,7 +15,7 @@ SMALL = ["--prompt-tokens", "64", "--max-tokens", "6", "--repeats", "2", "--batc
 
 
 class Clocked:
-    """An engine that takes a known time on a clock of its own: 1 s a prompt token, 10 s a step of all rows."""
+    """An engine that takes a known time on a clock of its own: 1 s a prompt token, 10 s a step."""
 
     def __init__(self, *, tokens: int | None = None, counts: bool = True):
         self.now = 0.0
@@ -133,7 +133,7 @@ def test_what_a_step_reads_counts_a_tied_embedding_once(tiny_model_dir: Path, tm
             "--max-tokens is 1, and decoding is measured after the first",
         ),
         (["smidgen:nano", "--engine", "warp"], "there is no engine 'warp'"),
-        (["nowhere"], "no engine opens nowhere: there is no folder nowhere"),
+        (["nowhere"], "no engine can be measured with nowhere: there is no folder"),
         (
             ["smidgen:nano", "--prompt-tokens", "4000"],
             "does not fit the model's context; lower --prompt-tokens",
