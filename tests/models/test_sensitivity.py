@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smidgen.backend import mx
+from smidgen.config import QuantizeConfig
 from smidgen.errors import ConfigError
 from smidgen.models.load import load
-from smidgen.models.quantize import Setting, quantizable, quantize_as
-from smidgen.models.sensitivity import Predictions, choose, measure, rounded
+from smidgen.models.quantize import Setting, quantizable, quantize_as, size_of
+from smidgen.models.sensitivity import Predictions, affordable, choose, measure, rounded
 
 ROWS = [list(range(5, 45)), list(range(100, 117)), [7]]
 
@@ -92,6 +93,14 @@ def test_the_choice_is_the_best_of_all_that_fit(layers: list[tuple[int, list[flo
     assert cost <= budget and loss == pytest.approx(best, rel=1e-3, abs=1e-4)
 
 
-def test_a_target_below_the_narrowest_layers_is_refused():
-    with pytest.raises(ConfigError, match=r"take 64 bytes, and target_bits leaves 63 .*raise target_bits"):
-        choose({"a": {2: 0.0}}, {"a": {2: 64}}, 63)
+def test_a_target_below_the_narrowest_layers_is_refused(tiny_model_dir: Path):
+    loaded = load(str(tiny_model_dir))
+    names = list(quantizable(loaded.model, loaded.config))
+    plan = dict.fromkeys(names, Setting(3, 32))
+    least = size_of(loaded.model, mx.bfloat16, plan).bits_per_weight
+    meets = QuantizeConfig(target_bits=least + 0.001, candidate_bits=(3, 4))
+    costs, budget = affordable(loaded.model, meets, {}, mx.bfloat16, names)
+    assert choose({name: {3: 0.1, 4: 0.0} for name in names}, costs, budget) == dict.fromkeys(names, 3)
+    fails = QuantizeConfig(target_bits=least - 0.001, candidate_bits=(3, 4))
+    with pytest.raises(ConfigError, match=rf"come to {least:.3f} bits per weight.*raise target_bits, or add"):
+        affordable(loaded.model, fails, {}, mx.bfloat16, names)

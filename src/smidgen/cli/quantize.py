@@ -188,7 +188,7 @@ def _measured_plan(
     """The plan that the measured effects ask for, and the table of them."""
     from smidgen.config import DEFAULT_GROUP_SIZE
     from smidgen.models.quantize import Setting, quantizable, size_of
-    from smidgen.models.sensitivity import Effects, Predictions, choose, measure
+    from smidgen.models.sensitivity import Effects, Predictions, affordable, choose, measure
 
     model, group_size = loaded.model, settings.group_size or DEFAULT_GROUP_SIZE
     layers = quantizable(model, loaded.config)
@@ -198,18 +198,8 @@ def _measured_plan(
     def alike(bits: int) -> "Plan":
         return {**dict.fromkeys(free, Setting(bits, group_size)), **fixed}
 
-    costs = {
-        name: {
-            bits: Setting(bits, group_size).num_bytes(layers[name].weight.shape, dtype) for bits in candidates
-        }
-        for name in free
-    }
-    least = size_of(model, dtype, alike(candidates[0]))
-    assert settings.target_bits is not None
-    budget = int(settings.target_bits * least.parameters / 8) - least.num_bytes
-    budget += sum(widths[candidates[0]] for widths in costs.values())
-    effects: Effects = {name: {bits: 0.0 for bits in candidates} for name in free}
-    choose(effects, costs, budget)  # refuses what cannot be met, before anything is measured
+    costs, budget = affordable(model, settings, fixed, dtype, free)
+    effects: Effects = {name: {} for name in free}
     predictions = Predictions(model, rows, dtype)
     with Progress("measure", total=len(free) * len(candidates)) as progress:
         for number, effect in enumerate(measure(predictions, free, candidates, group_size, record), start=1):

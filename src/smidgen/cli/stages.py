@@ -98,7 +98,9 @@ class Life:
         """
         from smidgen.inference.sampling import check_sampling
         from smidgen.models.load import load
-        from smidgen.models.quantize import make_plan
+        from smidgen.models.quantize import make_plan, quantizable
+        from smidgen.models.save import stored_dtype
+        from smidgen.models.sensitivity import affordable
 
         data = self.recipe.data
         check_sampling(self.sampling)
@@ -106,8 +108,11 @@ class Life:
         refuse_shared_rows(data.train, data.test, data.train_splits, data.test_splits)
         if self.recipe.quantize is not None:
             loaded = load(self.recipe.model.base)
-            make_plan(loaded.model, loaded.config, self.recipe.quantize)
-            if self.recipe.quantize.target_bits is not None:
+            settings = self.recipe.quantize
+            plan = make_plan(loaded.model, loaded.config, settings)
+            if settings.target_bits is not None:
+                free = [name for name in quantizable(loaded.model, loaded.config) if name not in plan]
+                affordable(loaded.model, settings, plan, stored_dtype(loaded.config), free)
                 self.calibration(loaded)
         prepare_training(self)
 

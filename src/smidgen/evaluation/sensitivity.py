@@ -76,7 +76,7 @@ def _uniform(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         [name, f"{row['bits_per_weight']:.3f}", f"{row['bytes']:,}", f"{row['divergence']:.4g}"]
         for name, row in found.items()
     ]
-    return ["layers not set apart", "bits per weight", "bytes", "divergence"], rows
+    return ["widths", "bits per weight", "bytes", "divergence"], rows
 
 
 def _cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -112,7 +112,8 @@ def quantizable(model: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
         raise ModelError("the model is quantised already; start from its unquantised weights")
     if any(name.endswith("lora_a") for name in named_arrays(model.parameters())):
         raise ModelError("the model holds an adapter that is not fused; fuse it before quantising")
-    return {name: module for name, module in model.named_modules() if hasattr(module, "to_quantized")}
+    modules = reversed(list(model.named_modules()))  # MLX walks from the last block to the first
+    return {name: module for name, module in modules if hasattr(module, "to_quantized")}
 
 
 def make_plan(model: nn.Module, config: dict[str, Any], settings: QuantizeConfig) -> Plan:

@@ -17,10 +17,11 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from smidgen.backend import device, mx, nn
+from smidgen.config import DEFAULT_GROUP_SIZE, QuantizeConfig
 from smidgen.errors import ConfigError
 from smidgen.files import append_jsonl, read_jsonl
 from smidgen.models import graph
-from smidgen.models.quantize import Plan, Setting
+from smidgen.models.quantize import Plan, Setting, size_of
 
 BATCH_TOKENS = 1024
 """Padded tokens of one forward pass."""
@@ -28,6 +29,8 @@ CHUNK_LOGITS = 1 << 22
 """Scores that are compared at once, which bounds the memory whatever the vocabulary."""
 SOLVER_SECONDS = 60.0
 
+Costs = dict[str, dict[int, int]]
+"""Bytes, by layer and bits."""
 Effects = dict[str, dict[int, float]]
 """Divergence in nats a token, by layer and bits."""
 
@@ -133,6 +136,44 @@ def measure(
             yield Effect(name, bits, divergence, known=False)
 
 
+def affordable(
+    model: nn.Module, settings: QuantizeConfig, fixed: Plan, dtype: mx.Dtype, names: Sequence[str]
+) -> tuple[Costs, int]:
+    """Return what each layer costs at each candidate width, and what all may cost to meet `target_bits`.
+
+    Args:
+        model: unquantised; only shapes are read.
+        settings: with `target_bits`.
+        fixed: how layers are stored whose widths are not to be chosen.
+        dtype: of what stays floating.
+        names: the layers whose widths are.
+
+    Raises:
+        ConfigError: even the narrowest widths take more than the target allows.
+    """
+    assert settings.target_bits is not None
+    group_size = settings.group_size or DEFAULT_GROUP_SIZE
+    candidates = sorted(set(settings.candidate_bits))
+    layers = dict(model.named_modules())
+    costs = {
+        name: {
+            bits: Setting(bits, group_size).num_bytes(layers[name].weight.shape, dtype) for bits in candidates
+        }
+        for name in names
+    }
+    narrowest = sum(widths[candidates[0]] for widths in costs.values())
+    all_narrow = {**dict.fromkeys(names, Setting(candidates[0], group_size)), **fixed}
+    least = size_of(model, dtype, all_narrow)
+    budget = int(settings.target_bits * least.parameters / 8) - (least.num_bytes - narrowest)
+    if narrowest > budget:
+        raise ConfigError(
+            f"target_bits is {settings.target_bits:g}, and the narrowest of candidate_bits come to "
+            f"{least.bits_per_weight:.3f} bits per weight, scales and what is not quantised included; raise "
+            "target_bits, or add a narrower candidate"
+        )
+    return costs, budget
+
+
 def choose(
     effects: Mapping[str, Mapping[int, float]], costs: Mapping[str, Mapping[int, int]], budget: int
 ) -> dict[str, int]:
@@ -141,18 +182,10 @@ def choose(
     Args:
         effects: by layer and bits.
         costs: bytes, by layer and bits.
-        budget: bytes that all layers may take together.
-
-    Raises:
-        ConfigError: even the fewest bits take more than the budget.
+        budget: bytes that all layers may take together; enough for the narrowest of each.
     """
     options = [(name, bits) for name, widths in effects.items() for bits in widths]
     cost = np.array([costs[name][bits] for name, bits in options])
-    if (least := sum(min(costs[name].values()) for name in effects)) > budget:
-        raise ConfigError(
-            f"the narrowest of candidate_bits take {least:,} bytes, and target_bits leaves {budget:,} for "
-            "these layers; raise target_bits, or add a narrower candidate"
-        )
     unit = gcd(*cost.tolist())
     loss = np.array([effects[name][bits] for name, bits in options])
     index = {name: row for row, name in enumerate(effects)}
