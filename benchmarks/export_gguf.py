@@ -1,7 +1,7 @@
 """A model to GGUF: `smidgen export gguf` beside llama.cpp's `convert_hf_to_gguf.py`, on the same weights.
 
     python tests/tools/real_shapes.py Qwen3-1.7B /tmp/qwen3-1.7b
-    python benchmarks/export_gguf.py /tmp/qwen3-1.7b --converter llama.cpp/convert_hf_to_gguf.py --python PYTHON
+    python benchmarks/export_gguf.py /tmp/qwen3-1.7b --converter convert_hf_to_gguf.py --python PYTHON
 
 llama.cpp's converter needs torch, so it may run with another Python. It knows tokenizers by a hash of what
 they make of a text, and stops at one that it has not met, as that of a model from `real_shapes.py`: add its

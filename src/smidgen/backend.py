@@ -24,7 +24,7 @@ import sysconfig
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -80,6 +80,18 @@ class Gflops(NamedTuple):
 
     mlx: float
     numpy: float
+
+
+class Rates(NamedTuple):
+    """What the device reaches in the type it computes in.
+
+    Attributes:
+        flops: floating-point operations a second of a large matrix product.
+        bandwidth: bytes a second that are read from memory.
+    """
+
+    flops: float
+    bandwidth: float
 
 
 class _BlasUnavailable(Exception):
@@ -300,3 +312,35 @@ def measure_gflops(size: int = 1024, repeats: int = 5) -> Gflops:
         assert np.allclose(np.array(product), expected, rtol=1e-3, atol=1e-2), "MLX and numpy disagree"
     work = 2 * size**3 / 1e9
     return Gflops(work / min(mlx_seconds), work / min(numpy_seconds))
+
+
+def measure_rates(repeats: int = 7) -> Rates:
+    """Time a large matrix product, and a pass over more memory than any cache holds; the best of each counts.
+
+    On the CPU memory is read by numpy's dot product: MLX's product with a vector does not reach its speed.
+    """
+    is_cpu, dtype = device().kind == "cpu", compute_dtype()
+    size, products = (1024, 1) if is_cpu else (4096, 8)
+    left = mx.random.normal((size, size), dtype=dtype)
+    rights = [mx.random.normal((size, size), dtype=dtype) for _ in range(products)]
+    mx.eval(left, rights)
+    multiply = _best_seconds(lambda: mx.eval([left @ right for right in rights]), repeats)
+    if is_cpu:
+        halves = np.ones((2, 1 << 25), np.float32)  # 256 MB
+        num_bytes, read = halves.nbytes, _best_seconds(lambda: np.dot(halves[0], halves[1]), repeats)
+    else:
+        matrix, vector = mx.ones((1 << 15, 1 << 13), dtype), mx.ones((1 << 13, 1), dtype)  # 512 MB
+        mx.eval(matrix, vector)
+        num_bytes, read = matrix.nbytes, _best_seconds(lambda: mx.eval(matrix @ vector), repeats)
+    return Rates(2 * size**3 * products / multiply, num_bytes / read)
+
+
+def _best_seconds(work: Callable[[], object], repeats: int) -> float:
+    """The least time that `work` took, after once in vain."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)

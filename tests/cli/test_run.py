@@ -14,6 +14,7 @@ import pytest
 
 import smidgen
 from smidgen.cli.app import exit_code
+from smidgen.files import read_json
 
 NANO = Path(smidgen.__file__).parent / "nano"
 
@@ -132,10 +133,15 @@ def test_a_changed_setting_does_again_only_what_reads_it(
 ):
     shutil.copytree(finished, tmp_path / "runs")
     changed = tmp_path / "changed.toml"
-    changed.write_text(recipe.read_text().replace("bits = 4", "bits = 8"))
+    measured = "target_bits = 5.0\ncandidate_bits = [3, 6]\ncalibration_tokens = 64"
+    changed.write_text(recipe.read_text().replace("bits = 4", measured))
     assert exit_code(["run", str(changed), "--runs", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().err
     assert [stage for stage in STAGES if f"{stage}: done before" in said] == STAGES[:5]
+    table = read_json(tmp_path / "runs/tiny/quantized/sensitivity.json")
+    assert {layer["bits"] for layer in table["layers"]} == {3, 6} and table["calibration"]["tokens"] == 64
+    quantize = report_of(tmp_path / "runs")["quantize"]
+    assert 4.9 < quantize["bits_per_weight"] <= 5.0 and quantize["bytes"] == table["chosen"]["bytes"]
 
 
 def test_killed_in_every_stage_it_ends_with_the_same_report(recipe: Path, finished: Path, tmp_path: Path):
@@ -191,6 +197,7 @@ def test_a_plan_names_rows_tokens_steps_time_and_memory_and_writes_nothing(
         (("", ""), ["--data", "nothing.jsonl"], r"there is no .*nothing\.jsonl"),
         (("", ""), ["--from", "trian"], r"there is no stage 'trian'\. Did you mean 'train'\?"),
         (("smidgen:nano", "./no-such-model"), [], r"no-such-model"),
+        (("bits = 4", "target_bits = 1.0"), [], r"target_bits is 1, .* come to 3\.013 bits per weight"),
         (("group_size = 32", "group_size = 128"), [], r"group_size is 128, .* 192, 448; choose 32 or 64"),
         (("rank = 4", 'rank = 4\ntarget_modules = ["x_proj"]'), [], r"x_proj"),
         (("max_length = 384", "max_length = 4096"), [], r"max_length is 4096, and the context of .* 2048"),

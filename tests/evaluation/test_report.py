@@ -119,7 +119,7 @@ def report() -> dict[str, Any]:
                 "difference": metric(-0.0146, -0.035, 0.004),
             },
         },
-        "quantize": {"bits": 4, "group_size": 32},
+        "quantize": {"summary": "4 bits", "bits_per_weight": 5.02},
         "sizes": {"before": 9_500_000, "after": 9_650_000, "quantized": 1_560_000},
         "examples": [
             {

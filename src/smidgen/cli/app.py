@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from smidgen import __doc__ as summary
 from smidgen import __version__
+from smidgen.cli.bench import bench
 from smidgen.cli.compare import compare
 from smidgen.cli.doctor import doctor
 from smidgen.cli.evaluate import evaluate
@@ -27,7 +28,7 @@ from smidgen.cli.run import run
 from smidgen.cli.train import train
 from smidgen.errors import SmidgenError, UserError
 
-COMMANDS = (run, train, evaluate, judge, compare, rewardbench, generate, inspect, quantize, doctor)
+COMMANDS = (run, train, evaluate, judge, compare, rewardbench, generate, bench, inspect, quantize, doctor)
 
 app = App(
     name="smidgen",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from smidgen.config import Recipe
+from smidgen.config import QuantizeConfig, Recipe
 
 if TYPE_CHECKING:
     from smidgen.cli.stages import Life
@@ -38,13 +38,23 @@ def artefacts(recipe: Recipe) -> list[Artefact]:
         gguf = f"gguf-{recipe.export.gguf_dtype.lower()}"
         known = {
             "peft": Artefact("peft", "peft", "exports/peft", _make_peft, _as_adapter),
-            "fused": Artefact(
-                "fused", "fused", "exports/fused", _make_fused, lambda _, path: {"model": str(path)}
-            ),
+            "fused": Artefact("fused", "fused", "exports/fused", _make_fused, _as_model),
             "gguf": Artefact(gguf, "gguf", f"exports/{gguf}", _make_gguf, _as_gguf),
         }
         found += [known[name] for name in recipe.export.formats]
     return found
+
+
+def _as_model(_: "Life", folder: Path) -> dict[str, Any]:
+    return {"model": str(folder)}
+
+
+def _quantized_name(settings: QuantizeConfig) -> str:
+    """What the quantised model is called, as `mlx-4bit`."""
+    if settings.target_bits is not None:
+        return f"mlx-{settings.target_bits:g}bpw"
+    mixed = settings.recipe or (settings.mode if settings.mode != "affine" else None)
+    return f"mlx-{mixed or f'{settings.bits or 4}bit'}"
 
 
 def _as_model(_: "Life", folder: Path) -> dict[str, Any]:

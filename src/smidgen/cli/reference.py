@@ -84,7 +84,8 @@ def section_of(field: FieldInfo) -> type[Section] | None:
 
 def _row(key: str, field: FieldInfo) -> str:
     default = "required" if field.is_required() else _literal(field.default)
-    return f"| `{key}` | {_type_name(field.annotation)}{_bounds(field)} | {default} | {field.description} |"
+    meaning = " ".join((field.description or "").split())
+    return f"| `{key}` | {_type_name(field.annotation)}{_bounds(field)} | {default} | {meaning} |"
 
 
 def _type_name(annotation: Any) -> str:

@@ -73,7 +73,7 @@ def collect(life: "Life") -> dict[str, Any]:
     content["cost"] = cost_table(ways, life.prices, training_seconds=content["training"]["seconds"])
     if recipe.quantize:
         content["comparisons"]["quantized_vs_after"] = stages.comparison(life, "quantized", "after")
-        content["quantize"] = recipe.quantize.model_dump()
+        content["quantize"] = read_json(run.path("quantize.json"))
     if shipped:
         content["exports"] = {artefact.name: _export(life, artefact) for artefact in shipped}
     if confusions := evaluations["after"]["details"].get("confusions"):

@@ -177,9 +177,12 @@ def stages_of(recipe: "Recipe") -> list[Stage]:
         found.append(Stage("logits", stages.by_logits, ("data", "train"), asked, ("evaluations/logits",)))
     if recipe.quantize is not None:
         found += [
-            Stage("quantize", stages.quantize, ("train",), ("model", "quantize"), ("quantized",)),
+            Stage(
+                "quantize", stages.quantize, ("data", "train"), ("model", "quantize"),
+                ("quantized", "quantize.json"), ("sensitivity.jsonl",),
+            ),
             Stage("quantized", stages.quantized, ("data", "quantize"), asked, ("evaluations/quantized",)),
-        ]
+        ]  # fmt: skip
     shipped = artefacts(recipe)
     for artefact in shipped:
         if artefact.make is not None:
@@ -227,6 +230,8 @@ def _inputs_hash(life: "Life", stage: Stage) -> str:
     if stage.name == "data":
         sources = sorted({life.recipe.data.train, life.recipe.data.test})
         inputs["files"] = {source: _source_hash(source) for source in sources}
+    if stage.name == "quantize" and (source := life.recipe.quantize and life.recipe.quantize.calibration):
+        inputs["calibration"] = _source_hash(source)
     if stage.name == "report":
         inputs["prices"] = life.prices.model_dump(mode="json")
     if stage.name in ("data", "report") or "evaluate" in stage.tables:

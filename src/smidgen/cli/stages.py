@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from smidgen.cli.console import say
 from smidgen.cli.evaluate import disagreements, prove
 from smidgen.cli.exports import Artefact
+from smidgen.cli.options import Engine
 from smidgen.cli.sources import (
     all_rows,
     data_facts,
@@ -99,7 +100,9 @@ class Life:
         """
         from smidgen.inference.sampling import check_sampling
         from smidgen.models.load import load
-        from smidgen.models.quantize import quantizable
+        from smidgen.models.quantize import make_plan, quantizable
+        from smidgen.models.save import stored_dtype
+        from smidgen.models.sensitivity import affordable
 
         data = self.recipe.data
         check_sampling(self.sampling)
@@ -107,7 +110,12 @@ class Life:
         refuse_shared_rows(data.train, data.test, data.train_splits, data.test_splits)
         if self.recipe.quantize is not None:
             loaded = load(self.recipe.model.base)
-            quantizable(loaded.model, loaded.config, self.recipe.quantize.group_size)
+            settings = self.recipe.quantize
+            plan = make_plan(loaded.model, loaded.config, settings)
+            if settings.target_bits is not None:
+                free = [name for name in quantizable(loaded.model, loaded.config) if name not in plan]
+                affordable(loaded.model, settings, plan, stored_dtype(loaded.config), free)
+                self.calibration(loaded)
         prepare_training(self)
 
     @property
@@ -122,6 +130,17 @@ class Life:
     def best(self) -> Path:
         """Where the trained adapter or model stands."""
         return self.run.path("best")
+
+    def calibration(self, loaded: "LoadedModel") -> list[list[int]]:
+        """Rows of tokens to measure quantised layers on: those that are learnt, unless a file is named."""
+        from smidgen.cli.calibration import calibration_rows, sample_rows
+
+        settings, thinking = self.recipe.quantize, self.recipe.model.thinking
+        assert settings is not None
+        source, num_tokens = settings.calibration, settings.calibration_tokens
+        if source is None:
+            return sample_rows(self.split_samples[0], loaded.tokenizer, num_tokens, thinking=thinking)
+        return calibration_rows(source, loaded.tokenizer, num_tokens, thinking=thinking)
 
     def trained(self) -> dict[str, Any]:
         """The trained model, as the arguments that load it."""
@@ -219,21 +238,25 @@ def after(life: Life) -> None:
 
 def quantize(life: Life) -> None:
     """Make the trained model smaller."""
+    from smidgen.cli.quantize import shrink, write_sensitivity
     from smidgen.models.load import load
     from smidgen.models.lora import fuse
-    from smidgen.models.quantize import quantize as quantize_in_place
     from smidgen.models.save import save_model, stored_dtype
 
     assert life.recipe.quantize is not None
     source = life.trained()
     loaded = load(source["model"], adapter=source["adapter"])
     fuse(loaded.model)
-    settings = life.recipe.quantize
-    config = quantize_in_place(
-        loaded.model, loaded.config, bits=settings.bits, group_size=settings.group_size
+    done = shrink(
+        loaded,
+        life.recipe.quantize,
+        lambda: life.calibration(loaded),
+        record=life.run.path("sensitivity.jsonl"),
     )
     dtype = stored_dtype(loaded.config)
-    save_model(life.run.path("quantized"), loaded.model, config, loaded.path, dtype=dtype)
+    save_model(life.run.path("quantized"), loaded.model, done.config, loaded.path, dtype=dtype)
+    write_sensitivity(life.run.path("quantized"), done)
+    life.run.write_json("quantize.json", done.facts())
 
 
 def quantized(life: Life) -> None:

@@ -45,6 +45,24 @@ class Interval(NamedTuple):
     metric: Any
 
 
+class Shade(NamedTuple):
+    """One cell of a shaded table.
+
+    Attributes:
+        row: its row's name.
+        column: its column's name.
+        depth: how dark it is, from 0 to 1.
+        text: what stands in it.
+        label: what hovering says.
+    """
+
+    row: str
+    column: str
+    depth: float
+    text: str
+    label: str
+
+
 class Curve(NamedTuple):
     """A loss curve and what its caption must say about it.
 
@@ -129,6 +147,34 @@ def axis(labels: Sequence[tuple[float, str]]) -> Markup:
     for share, label in labels:
         anchor = "start" if share == 0 else "end" if share == 1 else "middle"
         _mark(svg, "text", "tick", x=_percent(share), y=12, text_anchor=anchor).text = label
+    return _markup(svg)
+
+
+def shade_plot(cells: Sequence[Shade], *, description: str) -> Markup:
+    """A table of shaded cells, rows and columns in the order in which they first come.
+
+    Args:
+        cells: one at most for each row and column.
+        description: the figure in words.
+    """
+    rows, columns = (
+        list(dict.fromkeys(names)) for names in zip(*((c.row, c.column) for c in cells), strict=True)
+    )
+    svg = _svg(ROW * (1 + len(rows)), description)
+    width = 1 / (1 + len(columns))
+    for index, name in enumerate(columns):
+        _mark(svg, "text", "tick", x=_percent((1.5 + index) * width), y=15).text = name
+    for index, name in enumerate(rows):
+        _mark(svg, "text", "tick", x=_percent(width / 2), y=ROW * (1 + index) + 15).text = name
+    for cell in cells:
+        x, y = (1 + columns.index(cell.column)) * width, ROW * (1 + rows.index(cell.row))
+        group = _mark(svg, "g", "shade")
+        _mark(group, "title").text = cell.label
+        _mark(
+            group, "rect", x=_percent(x), y=y + 1, width=_percent(0.98 * width), height=ROW - 2,
+            fill_opacity=0.05 + 0.6 * cell.depth,
+        )  # fmt: skip
+        _mark(group, "text", x=_percent(x + width / 2), y=y + 15).text = cell.text
     return _markup(svg)
 
 

@@ -136,8 +136,11 @@ def _origin(report: Mapping[str, Any]) -> list[Fact]:
     ]
     if quantize:
         before, after = (formatting.size(dig(report, "sizes", key)) for key in ("after", "quantized"))
-        bits, group = formatting.count(quantize.get("bits")), formatting.count(quantize.get("group_size"))
-        facts.append(Fact("Quantised to", f"{bits} bits", f"groups of {group}; {before} → {after}"))
+        exact = finite(quantize.get("bits_per_weight"))
+        widths = f"{exact:.2f} bits per weight; " if exact else ""
+        facts.append(
+            Fact("Quantised to", formatting.text(quantize.get("summary")), f"{widths}{before} → {after}")
+        )
     return [fact for fact in facts if fact.value != ABSENT]
 
 

@@ -227,8 +227,8 @@ def _quantised(report: Mapping[str, Any]) -> str:
     accuracy = table_at(report, "quantized", "metrics", "accuracy")
     if finite(accuracy.get("value")) is None:
         return ""
-    bits = dig(report, "quantize", "bits")
-    name = f"Quantised to {bits} bits" if bits else "Quantised"
+    summary = dig(report, "quantize", "summary")
+    name = f"Quantised to {summary}" if summary else "Quantised"
     sentence = f"{name}, it scores {percent(accuracy['value'])} ({interval(accuracy)})"
     p = finite(dig(report, "comparisons", "quantized_vs_after", "p_value"))
     if p is None:

@@ -237,9 +237,7 @@ class LlamaEngine:
             prompt,
             min(sampling.max_tokens, self._model.context - len(prompt)),
             GrowingText(tokenizer.stream_decoder(), sampling.stop),
-            Ending(tokenizer, watched[0], boxed=watched[1], thinking=self._thinking)
-            if any(watched)
-            else None,
+            Ending(tokenizer, ends, boxed=boxed, thinking=self._thinking) if ends or boxed else None,
         )
         row.finish_reason = None if row.max_tokens > 0 else "context"
         return row

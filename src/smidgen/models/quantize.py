@@ -1,57 +1,200 @@
-"""Affine quantisation: each group of weights becomes small integers with one scale and one bias.
+"""Quantisation: groups of weights become small numbers that share a scale.
 
-Every linear layer and the embedding are quantised, a tied head with it. The folder that `save_model` then
-writes is in mlx-lm's own format.
+Which layer gets which width is a `Plan`. The folder that `save_model` writes of a quantised model is in
+mlx-lm's own format, with the settings of layers that differ from most under their names. A tied head is
+quantised with the embedding.
 """
 
-from typing import Any
+from collections import Counter
+from typing import Any, NamedTuple
 
 from smidgen.backend import mx, nn
-from smidgen.errors import ModelError
+from smidgen.config import DEFAULT_BITS, DEFAULT_GROUP_SIZE, QuantizeConfig
+from smidgen.errors import ConfigError, ModelError
 from smidgen.models.graph import named_arrays
 
 GROUP_SIZES = (32, 64, 128)
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+
+
+class Setting(NamedTuple):
+    """How one layer is stored.
+
+    Attributes:
+        bits: of one weight.
+        group_size: weights along a row that share a scale.
+        mode: of MLX; `affine` has a scale and a bias for each group, the others have a scale of 8 bits.
+    """
+
+    bits: int
+    group_size: int
+    mode: str = "affine"
+
+    def num_bytes(self, shape: tuple[int, ...], dtype: mx.Dtype) -> int:
+        """Bytes that a matrix (out, in) takes, with its scales and biases in `dtype`."""
+        rows, columns = shape
+        of_group = 2 * dtype.size if self.mode == "affine" else 1
+        return rows * columns * self.bits // 8 + rows * (columns // self.group_size) * of_group
+
+
+MODES = {
+    "mxfp4": Setting(4, 32, "mxfp4"),
+    "mxfp8": Setting(8, 32, "mxfp8"),
+    "nvfp4": Setting(4, 16, "nvfp4"),
+}
+"""The floating-point modes; each has one width and group size (see `mlx.core.quantize`)."""
+MIXES = {"mixed_2_6": (2, 6), "mixed_3_4": (3, 4), "mixed_3_6": (3, 6), "mixed_4_6": (4, 6)}
+"""The recipes of mlx-lm 0.32 (`mlx_lm.convert --quant-predicate`) and their two widths."""
+
+Plan = dict[str, Setting | None]
+"""How each layer is stored, by its name; None leaves it as it is."""
+
+
+class Size(NamedTuple):
+    """What a model's weights take, all tensors counted, and how many parameters it has."""
+
+    num_bytes: int
+    parameters: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits for each parameter, scales and biases included."""
+        return 8 * self.num_bytes / self.parameters
 
 
 def quantize(model: nn.Module, config: dict[str, Any], *, bits: int, group_size: int) -> dict[str, Any]:
+    """Quantise every layer of a model alike, in place; see `quantize_as`."""
+    setting = Setting(bits, group_size)
+    return quantize_as(model, config, {name: setting for name in quantizable(model, config)})
+
+
+def quantize_as(model: nn.Module, config: dict[str, Any], plan: Plan) -> dict[str, Any]:
     """Quantise a model in place and return its `config.json` with the settings in it.
 
     Args:
         model: without adapter layers.
         config: the content of its `config.json`.
-        bits: of one weight.
-        group_size: weights along a row that share a scale and a bias.
+        plan: how each layer that can be quantised is stored.
 
     Raises:
         ModelError: the model is quantised already, holds an adapter, or has a layer whose width is no
-            multiple of `group_size`.
+            multiple of its group size.
     """
-    layers = quantizable(model, config, group_size)
-    if any(name.endswith("lora_a") for name in named_arrays(model.parameters())):
-        raise ModelError("the model holds an adapter that is not fused; fuse it before quantising")
-    nn.quantize(model, group_size=group_size, bits=bits, class_predicate=lambda name, _: name in layers)
+    layers = quantizable(model, config)
+    check_widths(layers, plan)
+    used = Counter(setting for setting in plan.values() if setting is not None)
+    if not used:
+        raise ModelError("no layer would be quantised; leave the model as it is")
+    ((most, _),) = used.most_common(1)
+
+    def setting_of(name: str, module: nn.Module) -> bool | dict[str, Any]:
+        setting = plan.get(name) if name in layers else None
+        return False if setting is None else setting._asdict()
+
+    nn.quantize(model, class_predicate=setting_of)
     mx.eval(model.parameters())
-    settings = {"group_size": group_size, "bits": bits, "mode": "affine"}
+    own = {
+        name: setting._asdict() if setting else False
+        for name, setting in sorted(plan.items())
+        if setting != most
+    }
+    settings = {**most._asdict(), **own}
     return {**config, "quantization": settings, "quantization_config": settings}
 
 
-def quantizable(model: nn.Module, config: dict[str, Any], group_size: int) -> dict[str, Any]:
-    """Return the layers that quantising would change, by name.
+def quantizable(model: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the layers that can be quantised, by name.
 
     Raises:
-        ModelError: the model is quantised already, or the group size does not fit it.
+        ModelError: the model is quantised already or holds an adapter.
     """
     if config.get("quantization"):
         raise ModelError("the model is quantised already; start from its unquantised weights")
-    layers: dict[str, Any] = {
-        name: module for name, module in model.named_modules() if hasattr(module, "to_quantized")
-    }
-    widths = sorted({module.weight.shape[-1] for module in layers.values()})
-    if uneven := [width for width in widths if width % group_size]:
-        fitting = [size for size in GROUP_SIZES if not any(width % size for width in widths)]
+    if any(name.endswith("lora_a") for name in named_arrays(model.parameters())):
+        raise ModelError("the model holds an adapter that is not fused; fuse it before quantising")
+    modules = reversed(list(model.named_modules()))  # MLX walks from the last block to the first
+    return {name: module for name, module in modules if hasattr(module, "to_quantized")}
+
+
+def make_plan(model: nn.Module, config: dict[str, Any], settings: QuantizeConfig) -> Plan:
+    """Return how each layer is stored; with `target_bits`, only of the layers with bits of their own.
+
+    Raises:
+        ConfigError: `head_bits` is set and the embedding is the head.
+        ModelError: as `quantizable`, or a layer's width is no multiple of its group size.
+    """
+    layers = quantizable(model, config)
+    group_size = settings.group_size or DEFAULT_GROUP_SIZE
+    plan: Plan = {}
+    if settings.recipe is not None:
+        plan |= mixed(settings.recipe, layers, config["num_hidden_layers"], group_size)
+    elif settings.target_bits is None:
+        all_alike = MODES.get(settings.mode) or Setting(settings.bits or DEFAULT_BITS, group_size)
+        plan |= dict.fromkeys(layers, all_alike)
+    if settings.head_bits is not None and HEAD not in layers:
+        raise ConfigError("the head of this model is its embedding; set embedding_bits, not head_bits")
+    for name, bits in ((EMBEDDING, settings.embedding_bits), (HEAD, settings.head_bits)):
+        if bits is not None:
+            plan[name] = Setting(bits, group_size) if isinstance(bits, int) else None
+    check_widths(layers, {name: plan.get(name, Setting(8, group_size)) for name in layers})
+    return plan
+
+
+def mixed(recipe: str, layers: dict[str, Any], num_layers: int, group_size: int) -> Plan:
+    """Return the widths that mlx-lm's recipe of this name gives to each layer.
+
+    The head and the value and down projections of the first and the last eighth of the blocks, and of every
+    third block between, get the higher width, as in llama.cpp's Q4_K_M.
+    """
+    low, high = (Setting(bits, group_size) for bits in MIXES[recipe])
+    eighth = num_layers // 8
+
+    def is_high(name: str) -> bool:
+        if name == HEAD:
+            return True
+        if not name.endswith(("v_proj", "down_proj")):
+            return False
+        block = int(name.split(".")[2])  # model.layers.N
+        return block < eighth or block >= 7 * num_layers // 8 or (block - eighth) % 3 == 2
+
+    return {name: high if is_high(name) else low for name in layers}
+
+
+def check_widths(layers: dict[str, Any], plan: Plan) -> None:
+    """Refuse a plan in which a layer's width is no multiple of its group size.
+
+    Raises:
+        ModelError: naming the widths, and the group sizes that would do.
+    """
+    for setting in sorted({setting for setting in plan.values() if setting is not None}):
+        widths = {layers[name].weight.shape[-1] for name, own in plan.items() if own == setting}
+        uneven = sorted(width for width in widths if width % setting.group_size)
+        if not uneven:
+            continue
+        shown = f"does not divide layers of the width {', '.join(map(str, uneven))}"
+        if setting.mode != "affine":
+            raise ModelError(f"{setting.mode} has groups of {setting.group_size}, which {shown}; use affine")
+        fitting = [str(size) for size in GROUP_SIZES if not any(width % size for width in widths)]
         raise ModelError(
-            f"quantize.group_size is {group_size}, which does not divide layers of the width "
-            f"{', '.join(map(str, uneven))}; "
-            + (f"choose {' or '.join(map(str, fitting))}" if fitting else "no group size fits this model")
+            f"quantize.group_size is {setting.group_size}, which {shown}; "
+            + (f"choose {' or '.join(fitting)}" if fitting else "no group size fits this model")
         )
-    return layers
+
+
+def size_of(model: nn.Module, dtype: mx.Dtype, plan: Plan | None = None) -> Size:
+    """Return what an unquantised model takes once it is stored as `plan` says, without quantising it.
+
+    Only shapes are read, so a graph whose weights were never computed will do.
+
+    Args:
+        model: without adapter layers.
+        dtype: of what stays floating: norms, biases, kept layers, and the scales and biases of groups.
+        plan: how each layer is stored; as it is when None.
+    """
+    total = parameters = 0
+    for name, value in named_arrays(model.parameters()).items():
+        module, _, leaf = name.rpartition(".")
+        setting = (plan or {}).get(module) if leaf == "weight" else None
+        total += setting.num_bytes(value.shape, dtype) if setting else value.size * dtype.size
+        parameters += value.size
+    return Size(total, parameters)

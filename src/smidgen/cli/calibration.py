@@ -1,0 +1,103 @@
+"""The texts on which quantised layers are measured, as rows of tokens."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smidgen.cli.sources import WORLD, world_rows
+from smidgen.errors import DataError
+
+if TYPE_CHECKING:
+    from smidgen.data.templates import Tokenizer
+    from smidgen.data.types import Sample
+
+LONGEST = 512
+"""Tokens of a row that are read; what comes later adds little to a mean over tokens."""
+WORLD_PAIRS = 200
+
+
+def calibration_rows(
+    source: str, tokenizer: "Tokenizer", num_tokens: int, *, thinking: bool = False
+) -> list[list[int]]:
+    """Token ids of the first rows of a file, or of the generated world, until there are enough tokens.
+
+    A row is read by the field that it has: `messages`, `text`, or those of any format of pairs, which are
+    asked as a judge is asked.
+
+    Raises:
+        DataError: the file cannot be read, or its rows are none of these.
+    """
+    return rows_of(_texts(source, tokenizer, thinking), num_tokens)
+
+
+def sample_rows(
+    samples: "Sequence[Sample]", tokenizer: "Tokenizer", num_tokens: int, *, thinking: bool = False
+) -> list[list[int]]:
+    """Token ids of the first samples, with their targets as answers, until there are enough tokens."""
+    return rows_of((_conversation(sample, tokenizer, thinking) for sample in samples), num_tokens)
+
+
+def rows_of(encoded: Iterator[list[int]], num_tokens: int) -> list[list[int]]:
+    """The first rows, cut to `LONGEST`, until there are `num_tokens`."""
+    rows, left = [], num_tokens
+    for row in encoded:
+        cut = row[: min(LONGEST, left)]
+        if cut:
+            rows.append(cut)
+            left -= len(cut)
+        if not left:
+            break
+    return rows
+
+
+def _texts(source: str, tokenizer: "Tokenizer", thinking: bool) -> Iterator[list[int]]:
+    from smidgen.data.rows import read_rows
+    from smidgen.tasks import find_task
+
+    judge = find_task("judge")
+    if source == WORLD:
+        samples = judge.training_samples(world_rows("judge", "train", WORLD_PAIRS, seed=0))
+        yield from (_conversation(sample, tokenizer, thinking) for sample in samples)
+        return
+    rows = read_rows(Path(source))
+    if "messages" in rows[0]:
+        yield from (_messages(row, source, tokenizer, thinking) for row in rows)
+    elif "text" in rows[0]:
+        yield from (tokenizer.encode(_text(row, source)) for row in rows)
+    else:
+        samples = judge.samples(rows, source=source)
+        yield from (_conversation(sample, tokenizer, thinking) for sample in samples)
+
+
+def _conversation(sample: "Sample", tokenizer: "Tokenizer", thinking: bool) -> list[int]:
+    """A sample's prompt, and its target where it has one."""
+    from smidgen.data.types import Message
+
+    if sample.target is None:
+        return tokenizer.render_prompt(sample.messages, thinking=thinking)
+    turns = [*sample.messages, Message("assistant", sample.target)]
+    return tokenizer.render_conversation(turns, thinking=thinking).token_ids
+
+
+def _messages(row: Mapping[str, Any], source: str, tokenizer: "Tokenizer", thinking: bool) -> list[int]:
+    """A row's conversation; one that ends with the user is followed by the opening of an answer."""
+    from smidgen.data.types import Message
+
+    turns = row.get("messages")
+    if not isinstance(turns, list) or not all(
+        isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
+        for turn in turns
+    ):
+        raise DataError(
+            f"{source}, line {row['line']}: 'messages' is no list of {{role, content}}; mend that row"
+        )
+    messages = [Message(turn["role"], turn["content"]) for turn in turns]
+    if messages and messages[-1].role == "assistant":
+        return tokenizer.render_conversation(messages, thinking=thinking).token_ids
+    return tokenizer.render_prompt(messages, thinking=thinking)
+
+
+def _text(row: Mapping[str, Any], source: str) -> str:
+    if not isinstance(text := row.get("text"), str):
+        raise DataError(f"{source}, line {row['line']}: 'text' is no text; mend that row")
+    return text

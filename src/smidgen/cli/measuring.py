@@ -1,0 +1,170 @@
+"""Requests of a given length for an engine, and the time it takes over them.
+
+Every time is wall-clock from handing requests to an engine until it hands them back: what an engine itself
+counts as a request's time leaves out queueing and shared beginnings.
+"""
+
+import random
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from smidgen.cli.console import Progress
+from smidgen.errors import DataError
+
+if TYPE_CHECKING:
+    from smidgen.data.types import Completion, Request
+    from smidgen.inference import Engine
+
+WORDS = "which answer counts better than another when both towns keep seven green tin bells near the old mill"
+OPENING = "Go on with this text for as long as you can, and do not stop: "
+SLACK = 16
+"""A prompt may be so many tokens longer than it was asked for."""
+
+
+class Load(NamedTuple):
+    """What an engine is given to do."""
+
+    prompt_tokens: int
+    max_tokens: int
+    sizes: Sequence[int]
+    repeats: int
+
+
+class Batch(NamedTuple):
+    """Requests that were handed over together.
+
+    Attributes:
+        completions: in finishing order.
+        latencies: seconds until each was handed back.
+    """
+
+    completions: "list[Completion]"
+    latencies: list[float]
+
+    @property
+    def seconds(self) -> float:
+        """Until the last was handed back."""
+        return self.latencies[-1]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all completions."""
+        return sum(_written(completion) for completion in self.completions)
+
+
+class Prompts:
+    """Requests of about the same length, no two of which begin alike."""
+
+    def __init__(self, max_tokens: int):
+        self._random = random.Random(0)
+        self._max_tokens = max_tokens
+        self.num_words = 16
+
+    def take(self, number: int, *, max_tokens: int | None = None) -> "list[Request]":
+        """Make new requests."""
+        from smidgen.data.types import Message, Request, Sample, Sampling
+
+        sampling = Sampling(max_tokens=max_tokens or self._max_tokens)
+        words = WORDS.split()
+        texts = (" ".join(self._random.choices(words, k=self.num_words)) for _ in range(number))
+        return [
+            Request(Sample(f"{self._random.random()}", (Message("user", OPENING + text),)), sampling)
+            for text in texts
+        ]
+
+    def fit(self, engine: "Engine", wanted: int) -> int:
+        """Find how many words make prompts of `wanted` tokens; return the length that was reached.
+
+        Raises:
+            DataError: the engine does not count prompt tokens, or even a short prompt is longer.
+        """
+        lengths = {}
+        for num_words in (16, 64):
+            self.num_words = num_words
+            lengths[num_words] = self._length(engine)
+        if lengths[64] <= lengths[16]:
+            raise DataError("the engine does not count the tokens of a prompt; use another one")
+        each = (lengths[64] - lengths[16]) / 48
+        self.num_words = max(1, round(16 + (wanted - lengths[16]) / each))
+        reached = self._length(engine)
+        if reached > wanted + SLACK:
+            raise DataError(f"--prompt-tokens is {wanted}, and the shortest prompt has {reached}; raise it")
+        return reached
+
+    def _length(self, engine: "Engine") -> int:
+        (completion,) = run(engine, self.take(1, max_tokens=1)).completions
+        if completion.finish_reason == "context":
+            raise DataError("the prompt does not fit the model's context; lower --prompt-tokens")
+        if completion.timing is None:
+            raise DataError("the engine does not count tokens, so nothing can be measured; use another one")
+        return completion.timing.prompt_tokens
+
+
+def measure(engine: "Engine", name: str, load: Load) -> dict[str, Any]:
+    """Warm an engine up, then measure it on every batch size."""
+    prompts = Prompts(load.max_tokens)
+    reached = prompts.fit(engine, load.prompt_tokens)
+    batches: dict[str, dict[str, Any]] = {}
+    first_seconds: list[float] = []
+    with Progress(f"bench {name}", total=len(load.sizes) * (1 + load.repeats)) as progress:
+        for number in sorted({1, *load.sizes}):
+            run(engine, prompts.take(number))
+            firsts, wholes = [], []
+            for _ in range(load.repeats):
+                firsts.append(run(engine, prompts.take(number, max_tokens=1)))
+                if number in load.sizes:
+                    wholes.append(run(engine, prompts.take(number)))
+            if number == 1:
+                first_seconds = [first.seconds for first in firsts]
+            if wholes:
+                batches[str(number)] = _summary(firsts, wholes)
+                progress.update(len(batches) * (1 + load.repeats))
+    return {
+        "prompt_tokens": reached,
+        "prefill_tokens_per_second": reached / median(first_seconds),
+        "time_to_first_token": _percentiles(first_seconds),
+        "batches": batches,
+        "peak_memory_bytes": engine.peak_memory_bytes(),
+    }
+
+
+def _summary(firsts: Sequence[Batch], wholes: Sequence[Batch]) -> dict[str, Any]:
+    """What one batch size came to; decoding is what a whole answer takes beyond its first token."""
+    prefill = median(first.seconds for first in firsts)
+    rates = [
+        (run.tokens - len(run.completions)) / (run.seconds - prefill)
+        for run in wholes
+        if run.tokens > len(run.completions) and run.seconds > prefill
+    ]
+    requests = sum(len(run.completions) for run in wholes)
+    return {
+        "decode_tokens_per_second": median(rates) if rates else None,
+        "tokens_per_second": median(run.tokens / run.seconds for run in wholes),
+        "latency": _percentiles([seconds for run in wholes for seconds in run.latencies]),
+        "requests": requests,
+        "completion_tokens": sum(run.tokens for run in wholes) / requests,
+    }
+
+
+def run(engine: "Engine", requests: "Sequence[Request]") -> Batch:
+    """Hand requests to an engine at once and wait for all."""
+    completions, latencies = [], []
+    started = time.perf_counter()
+    for _, completion in engine.complete(requests):
+        completions.append(completion)
+        latencies.append(time.perf_counter() - started)
+    return Batch(completions, latencies)
+
+
+def _written(completion: "Completion") -> int:
+    """Tokens of a completion, the end token included."""
+    return completion.timing.completion_tokens if completion.timing else len(completion.token_ids)
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    import numpy as np
+
+    p50, p95 = np.quantile(seconds, [0.5, 0.95]).tolist()
+    return {"p50": p50, "p95": p95}

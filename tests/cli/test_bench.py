@@ -1,0 +1,147 @@
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from smidgen.cli import measuring
+from smidgen.cli.app import exit_code
+from smidgen.cli.bench import _weights
+from smidgen.cli.measuring import Load, Prompts, measure
+from smidgen.data.types import Completion, Request, Timing
+from smidgen.errors import DataError
+
+SMALL = ["--prompt-tokens", "64", "--max-tokens", "6", "--repeats", "2", "--batch", "1", "--batch", "3"]
+
+
+class Clocked:
+    """An engine that takes a known time on a clock of its own: 1 s a prompt token, 10 s a step."""
+
+    def __init__(self, *, tokens: int | None = None, counts: bool = True):
+        self.now = 0.0
+        self.seen: list[str] = []
+        self._tokens, self._counts = tokens, counts
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+        taken = list(requests)
+        for request in taken:
+            self.seen.append(request.sample.messages[0].content)
+            self.now += self._length(request)
+        steps = min(self._tokens or 99, taken[0].sampling.max_tokens)
+        self.now += 10.0 * (steps - 1)
+        for request in taken:
+            timing = Timing(0.0, 0.0, self._length(request), steps) if self._counts else None
+            yield request, Completion("", tuple(range(steps)), timing=timing)
+
+    def _length(self, request: Request) -> int:
+        return len(request.sample.messages[0].content.split())
+
+    def peak_memory_bytes(self) -> int:
+        return 1000
+
+
+def measured(engine: Clocked, load: Load, monkeypatch: pytest.MonkeyPatch) -> dict:
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: engine.now)
+    return measure(engine, "clocked", load)  # type: ignore[arg-type]
+
+
+def test_rates_are_those_of_the_clock(monkeypatch: pytest.MonkeyPatch):
+    engine = Clocked()
+    found = measured(engine, Load(64, 5, (1, 4), repeats=3), monkeypatch)
+    assert found["prompt_tokens"] == 64
+    assert found["prefill_tokens_per_second"] == 1.0
+    assert found["time_to_first_token"] == {"p50": 64.0, "p95": 64.0}
+    assert found["batches"]["1"]["decode_tokens_per_second"] == pytest.approx(0.1)
+    assert found["batches"]["4"] == {
+        "decode_tokens_per_second": pytest.approx(0.4),
+        "tokens_per_second": 20 / (4 * 64 + 40),
+        "latency": {"p50": 296.0, "p95": 296.0},
+        "requests": 12,
+        "completion_tokens": 5.0,
+    }
+    assert len(set(engine.seen)) == len(engine.seen), "no prompt comes twice"
+
+
+def test_answers_of_one_token_have_no_decoding_rate(monkeypatch: pytest.MonkeyPatch):
+    found = measured(Clocked(tokens=1), Load(64, 5, (1,), repeats=2), monkeypatch)
+    assert found["batches"]["1"]["decode_tokens_per_second"] is None
+
+
+def test_an_engine_that_counts_no_tokens_is_refused():
+    with pytest.raises(DataError, match=r"does not count tokens, so nothing can be measured; use another"):
+        Prompts(5).fit(Clocked(counts=False), 64)  # type: ignore[arg-type]
+
+
+def test_a_length_that_no_prompt_can_have_is_refused():
+    class Talkative(Clocked):
+        def _length(self, request: Request) -> int:
+            return 100 + super()._length(request)
+
+    with pytest.raises(
+        DataError, match=r"--prompt-tokens is 64, and the shortest prompt has 1\d\d; raise it"
+    ):
+        Prompts(5).fit(Talkative(), 64)  # type: ignore[arg-type]
+
+
+def test_an_engine_for_which_all_prompts_are_as_long_is_refused():
+    class Cutting(Clocked):
+        def _length(self, request: Request) -> int:
+            return 8
+
+    with pytest.raises(DataError, match=r"does not count the tokens of a prompt; use another one"):
+        Prompts(5).fit(Cutting(), 64)  # type: ignore[arg-type]
+
+
+def test_a_model_is_measured_and_bounded(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert exit_code(["bench", str(tiny_model_dir), "--engine", "mlx", *SMALL, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    mlx, roofline = found["engines"]["mlx"], found["roofline"]
+    assert abs(mlx["prompt_tokens"] - 64) <= 16 and mlx["peak_memory_bytes"] > 0
+    assert set(mlx["batches"]) == set(roofline["decode_tokens_per_second"]) == {"1", "3"}
+    assert mlx["batches"]["3"]["requests"] == 6
+    assert 0 < mlx["time_to_first_token"]["p50"] <= mlx["batches"]["1"]["latency"]["p95"]
+    assert roofline["flops_per_second"] > 1e8 and roofline["bytes_per_second"] > 1e8
+    assert roofline["step_parameters"] == roofline["parameters"] == roofline["step_bytes"] / 4
+
+
+def test_the_table_names_the_model_the_engine_and_what_was_left_out(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("smidgen.cli.bench._known_engines", lambda: ["mlx", "warp"])
+    assert exit_code(["bench", str(tiny_model_dir), *SMALL]) == 0
+    said = capsys.readouterr()
+    assert all(row in said.out for row in ("prefill", "decode, 3 at once", "peak memory", "device's bound"))
+    assert "warp left out: there is no engine 'warp'" in said.err
+
+
+def test_what_a_step_reads_counts_a_tied_embedding_once(tiny_model_dir: Path, tmp_path: Path):
+    tied = _weights(str(tiny_model_dir))
+    assert tied is not None
+    assert tied.step_parameters - tied.block_parameters == 320 * 32
+    assert exit_code(["quantize", str(tiny_model_dir), "--out", str(tmp_path / "q"), "--bits", "4"]) == 0
+    small = _weights(str(tmp_path / "q"))
+    assert small is not None and small[:3] == tied[:3]
+    assert small.step_bytes < tied.step_bytes / 4
+    assert _weights("http://localhost:1/v1") is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (
+            ["smidgen:nano", "--max-tokens", "1"],
+            "--max-tokens is 1, and decoding is measured after the first",
+        ),
+        (["smidgen:nano", "--engine", "warp"], "there is no engine 'warp'"),
+        (["nowhere"], "no engine can be measured with nowhere: there is no folder"),
+        (
+            ["smidgen:nano", "--prompt-tokens", "4000"],
+            "does not fit the model's context; lower --prompt-tokens",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    arguments: list[str], match: str, capsys: pytest.CaptureFixture[str]
+):
+    assert exit_code(["bench", *arguments]) == 2
+    assert match in capsys.readouterr().err
