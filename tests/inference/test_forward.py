@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from mlx_lm.models import llama, qwen2, qwen3
 
 from smidgen.backend import mx, nn
 from smidgen.config import LoraConfig
@@ -8,6 +7,7 @@ from smidgen.inference import cpu_forward
 from smidgen.inference.cpu_forward import CpuForward, Unsupported
 from smidgen.inference.forward import MlxForward, forward_of
 from smidgen.inference.kv_cache import Pass
+from smidgen.models.architectures import build_graph
 from smidgen.models.lora import add_lora
 
 SHAPE = {
@@ -36,14 +36,17 @@ LLAMA = {
         "original_max_position_embeddings": 64,
     },
 }
-MODULES = {"qwen3": qwen3, "qwen2": qwen2, "llama": llama}
+MOBILE = {
+    **SHAPE, "model_type": "llama4_text", "intermediate_size_mlp": 96, "head_dim": 32, "moe_layers": [],
+    "no_rope_layers": [1, 0], "floor_scale": 8, "attn_scale": 0.7, "attention_chunk_size": 12,
+    "attention_bias": True,
+}  # fmt: skip
 
 
 def make(config: dict) -> nn.Module:
-    """A model of mlx-lm with random weights of some size everywhere, biases and norms included."""
-    module = MODULES[config["model_type"]]
+    """A model with random weights of some size everywhere, biases and norms included."""
     mx.random.seed(0)
-    model = module.Model(module.ModelArgs.from_dict(config))
+    model = build_graph(config, "config.json")
     model.apply(lambda x: x + mx.random.uniform(-0.3, 0.3, x.shape))
     mx.eval(model.parameters())
     return model.eval()
@@ -69,6 +72,10 @@ BUILDERS = {
     "low-rank update": with_lora,
     "quantised": lambda: quantized(QWEN3),
     "quantised llama": lambda: quantized(LLAMA),
+    "layers without positions, chunks": lambda: make(MOBILE),
+    "positions nowhere": lambda: make(MOBILE | {"no_rope_layers": [0, 0]}),
+    "chunks everywhere": lambda: make(MOBILE | {"no_rope_layers": [1, 1], "tie_word_embeddings": True}),
+    "quantised mobile": lambda: quantized(MOBILE),
 }
 
 
@@ -102,8 +109,9 @@ def test_cached_logits_equal_those_of_the_whole(kind, builder):
 
 
 @pytest.mark.parametrize("kind", [CpuForward, MlxForward])
-def test_single_steps_of_rows_of_different_lengths(kind):
-    model = make(QWEN3)
+@pytest.mark.parametrize("config", [QWEN3, MOBILE])
+def test_single_steps_of_rows_of_different_lengths(kind, config: dict):
+    model = make(config)
     rng = np.random.default_rng(1)
     lengths = [3, 30, 17, 8]
     rows = [rng.integers(0, 128, length + 4).tolist() for length in lengths]
@@ -146,10 +154,12 @@ def test_unknown_parts_are_left_to_mlx(monkeypatch):
         pass
 
     strange_linear, strange_norm, strange_rope = make(QWEN3), make(QWEN3), make(QWEN3)
+    strange_block = make(QWEN3)
+    del strange_block.model.layers[1]["mlp"]
     strange_linear.model.layers[1].mlp.up_proj = OtherLinear(64, 96, bias=False)
     strange_norm.model.norm = nn.LayerNorm(64)
     strange_rope.model.layers[0].self_attn.rope = nn.RoPE(32, traditional=True)
-    for model in (strange_linear, strange_norm, strange_rope):
+    for model in (strange_linear, strange_norm, strange_rope, strange_block):
         with pytest.raises(Unsupported):
             CpuForward(model)
         assert isinstance(forward_of(model), MlxForward)

@@ -16,7 +16,7 @@ from tests.tools.real_shapes import SHAPES, tensors
 from smidgen.backend import mx
 from smidgen.config import LoraConfig
 from smidgen.errors import ModelError
-from smidgen.inference.forward import MlxForward, forward_of
+from smidgen.inference.forward import MlxForward
 from smidgen.inference.kv_cache import Pass
 from smidgen.models.architectures import build_arguments, build_graph
 from smidgen.models.graph import head_weight, named_arrays
@@ -110,8 +110,7 @@ def test_rows_of_a_batch_are_as_they_are_alone(tokens: mx.array):
 
 def test_rows_of_different_lengths_in_slots(tokens: mx.array):
     model = make()
-    forward = forward_of(model)
-    assert isinstance(forward, MlxForward)
+    forward = MlxForward(model)
     caches, rows = forward.new_caches(), [tokens[0].tolist()[:21], tokens[1].tolist()]
     for cache in caches:
         cache.reserve(2, 64)

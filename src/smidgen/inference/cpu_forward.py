@@ -5,7 +5,7 @@ the exponentials of softmax and SwiGLU one by one; numpy spends 2 to 10 µs and 
 never look at each other, so every processor core takes a share of them through the whole network.
 
 Only what Llama and its kin are made of is read: RMS norms, linear layers (plain, quantised, with a low-rank
-update), rotary embeddings, SwiGLU. Any other model is left to MLX.
+update), rotary embeddings, SwiGLU, and what MobileLLM-R1 does to attention. Any other model is left to MLX.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ from threadpoolctl import ThreadpoolController
 
 from smidgen.backend import blas, device, mx, nn
 from smidgen.inference.kv_cache import Pass, SlotCache
+from smidgen.models import mobilellm
 from smidgen.models.graph import head_weight
 
 LARGEST = 1 << 28
@@ -51,8 +52,9 @@ class CpuForward:
         self._embedding = _weight(model.model.embed_tokens)
         self._head = np.array(head_weight(model).astype(mx.float32)).T.copy()
         self._norm = _Norm(model.model.norm)
-        self._rope = layers[0].self_attn.rope
-        self._angles = _rotations(self._rope, self._blocks[0].head_dim, 512)
+        first = next((layer for layer in layers if layer.self_attn.rope is not None), layers[0])
+        self._rope, self._order = first.self_attn.rope, _order(first.self_attn, self._blocks[0].head_dim)
+        self._angles = _rotations(self._rope, self._order, 512)
         self._blas = ThreadpoolController().select(user_api="blas")
         self._cores = min(device().cores, blas().threads or device().cores)
         self._pool = ThreadPoolExecutor(self._cores, thread_name_prefix="smidgen-decode")
@@ -64,7 +66,7 @@ class CpuForward:
     def hidden(self, tokens: Sequence[Sequence[int]], at: Pass, caches: list[SlotCache]) -> np.ndarray:
         """Return the normed hidden states (T, D) of all new tokens, row after row."""
         if at.width > self._angles.shape[1]:
-            self._angles = _rotations(self._rope, self._blocks[0].head_dim, 2 * at.width)
+            self._angles = _rotations(self._rope, self._order, 2 * at.width)
 
         def share(rows: slice) -> np.ndarray:
             part = Pass(at.start + rows.start, at.held[rows], at.counts[rows])
@@ -99,9 +101,9 @@ class _Block:
     """One pre-norm block: attention, then SwiGLU, each added to the stream."""
 
     def __init__(self, layer: Any):
-        if "mlp" not in layer:  # MobileLLM-R1's
+        attention, mlp = layer.self_attn, layer.get("mlp") or layer.get("feed_forward")
+        if mlp is None:
             raise Unsupported(type(layer).__name__)
-        attention, mlp = layer.self_attn, layer.mlp
         self.heads, self.kv_heads = attention.n_heads, attention.n_kv_heads
         self._scale = np.float32(attention.scale)
         self._qkv = _Linear(attention.q_proj, attention.k_proj, attention.v_proj)
@@ -112,9 +114,17 @@ class _Block:
         self._input_norm = _Norm(layer.input_layernorm)
         self._post_norm = _Norm(layer.post_attention_layernorm)
         self.head_dim = self._qkv.size // (self.heads + 2 * self.kv_heads)
-        self._head_norm = None
+        self._rotary = attention.rope is not None
+        self._head_norm = self._chunk = self._tuning = None
         if "q_norm" in attention:
             self._head_norm = _Norm(attention.q_norm, self.heads, attention.k_norm, self.kv_heads)
+        if isinstance(attention, mobilellm.Attention):
+            self._qkv.reorder(_order(attention, self.head_dim), self.heads + self.kv_heads)
+            self._chunk = attention.chunk_size
+            if attention.norm_eps is not None:
+                self._head_norm = _Norm(nn.RMSNorm(self.head_dim, attention.norm_eps))
+            if attention.tuned:
+                self._tuning = attention.attn_scale, attention.floor_scale
 
     def run(self, x: np.ndarray, angles: np.ndarray, at: Pass, cache: SlotCache) -> None:
         """Add the block's contribution to the stream `x` (T, D), and its keys and values to `cache`."""
@@ -132,11 +142,16 @@ class _Block:
         turning = self.heads + self.kv_heads  # queries and keys are normed and turned together
         values = heads[:, turning:]
         heads = heads[:, :turning] if self._head_norm is None else self._head_norm(heads[:, :turning])
-        heads = _rotated(heads, angles)
+        if self._rotary:
+            heads = _rotated(heads, angles)
         queries = heads[:, : self.heads] * self._scale
+        if self._tuning is not None:
+            scale, floor = self._tuning
+            factors = 1 + scale * np.log1p((at.columns + 1) // floor)
+            queries *= factors[:, None, None].astype(np.float32)
         cache.write(at, heads[:, self.heads :], values)
         attend = _attend_step if at.counts.max() == 1 else _attend_rows
-        return attend(queries, at, cache).reshape(len(x), -1)
+        return attend(queries, at, cache, self._chunk or at.width).reshape(len(x), -1)
 
 
 class _Linear:
@@ -153,6 +168,14 @@ class _Linear:
                 np.zeros(len(w)) if b is None else np.array(b) for w, b in zip(weights, biases, strict=True)
             ]
             self._bias = np.concatenate(full).astype(np.float32)
+
+    def reorder(self, order: np.ndarray, heads: int) -> None:
+        """Put the outputs of the first `heads` heads into another order, the same in each."""
+        columns = np.arange(self.size)
+        size = heads * len(order)
+        columns[:size] = (columns[:size].reshape(heads, -1)[:, order]).ravel()
+        self._weight = np.ascontiguousarray(self._weight[:, columns])
+        self._bias = None if self._bias is None else self._bias[columns]
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         product = x @ self._weight
@@ -182,17 +205,22 @@ class _Norm:
         return normalized
 
 
-def _attend_step(queries: np.ndarray, at: Pass, cache: SlotCache) -> np.ndarray:
-    """Attention of rows with one new token each: queries (B, H, D) read (B, H, D)."""
+def _attend_step(queries: np.ndarray, at: Pass, cache: SlotCache, chunk: int) -> np.ndarray:
+    """Attention of rows with one new token each: queries (B, H, D) read (B, H, D) of their chunk."""
     keys, values = cache.read(at)
     B, K, W, D = keys.shape
     scores = queries.reshape(B, K, -1, D) @ keys.swapaxes(-1, -2)
-    scores += np.where(np.arange(W) > at.held[:, None], np.float32(-np.inf), np.float32(0))[:, None, None]
+    held, columns = at.held[:, None], np.arange(W)
+    hidden = (columns > held) | (columns < held // chunk * chunk)
+    scores += np.where(hidden, np.float32(-np.inf), np.float32(0))[:, None, None]
     return _weighted(scores, values).reshape(queries.shape)
 
 
-def _attend_rows(queries: np.ndarray, at: Pass, cache: SlotCache) -> np.ndarray:
-    """Attention of rows with many new tokens, (T, H, D): row by row, so scores stay in a core's cache."""
+def _attend_rows(queries: np.ndarray, at: Pass, cache: SlotCache, chunk: int) -> np.ndarray:
+    """Attention of rows with many new tokens, (T, H, D): row by row, so scores stay in a core's cache.
+
+    A token looks no further back than the beginning of its chunk of `chunk` tokens.
+    """
     T, H, D = queries.shape
     read = np.empty((T, H, D), np.float32)
     keys, values = cache.read(at)
@@ -202,6 +230,9 @@ def _attend_rows(queries: np.ndarray, at: Pass, cache: SlotCache) -> np.ndarray:
         row = queries[begin:end].swapaxes(0, 1).reshape(keys.shape[1], -1, D)  # (K, H/K · L, D)
         scores = (row @ keys[i, :, :width].swapaxes(-1, -2)).reshape(H, count, width)
         scores[:, :, held:] += _later(1 << count.bit_length())[:count, :count]
+        if width > chunk:
+            begins = np.arange(held, width)[:, None] // chunk * chunk
+            scores[:, np.arange(width) < begins] = -np.inf
         scores = scores.reshape(keys.shape[1], -1, width)
         read[begin:end] = _weighted(scores, values[i, :, :width]).reshape(H, count, D).swapaxes(0, 1)
     return read
@@ -235,12 +266,22 @@ def _rotated(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
     return turned
 
 
-def _rotations(rope: Any, head_dim: int, length: int) -> np.ndarray:
+def _order(attention: Any, head_dim: int) -> np.ndarray:
+    """The order of a head's dimensions in which the pairs that are turned stand half of them apart, (D,)."""
+    dimensions = np.arange(head_dim)
+    if isinstance(attention, mobilellm.Attention):  # turns neighbours
+        return np.concatenate([dimensions[::2], dimensions[1::2]])
+    return dimensions
+
+
+def _rotations(rope: Any, order: np.ndarray, length: int) -> np.ndarray:
     """Cosines and sines (2, length, D/2) of a rotary embedding, read off by turning unit vectors."""
-    half = head_dim // 2
-    unit = np.zeros((2, 1, length, head_dim), np.float32)
-    unit[0, ..., :half] = unit[1, ..., half:] = 1
-    turned = np.array(rope(mx.array(unit), offset=0))[:, 0]
+    half = len(order) // 2
+    if rope is None:
+        return np.zeros((2, length, half), np.float32)
+    unit = np.zeros((2, 1, length, len(order)), np.float32)
+    unit[0, ..., order[:half]] = unit[1, ..., order[half:]] = 1
+    turned = np.array(rope(mx.array(unit), offset=0))[:, 0][..., order]
     cosine, sine = turned[0, :, :half], turned[0, :, half:]
     if not (np.allclose(turned[1, :, half:], cosine) and np.allclose(turned[1, :, :half], -sine)):
         raise Unsupported("rotation of other pairs")
