@@ -14,6 +14,7 @@ from smidgen.cli.options import Adapter, Json, Model, whole
 from smidgen.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    from smidgen.backend import Rates
     from smidgen.evaluation.roofline import Weights
 
 
@@ -44,10 +45,13 @@ def bench(
     and every prompt is new, so that no cache of prompts helps. Rates are medians over the repeats, latencies
     percentiles over all requests. Memory on a CPU is that of the whole process.
     """
+    from smidgen.backend import measure_rates
+
     if max_tokens < 2:
         raise ConfigError("--max-tokens is 1, and decoding is measured after the first token; give 2 or more")
     sizes = sorted(set(batch))
     engines, skipped = {}, {}
+    rates = [measure_rates()]
     for name in engine or _known_engines():
         try:
             engines[name] = _measure_engine(
@@ -59,13 +63,14 @@ def bench(
             skipped[name] = str(error)
     if not engines:
         raise ConfigError(f"no engine can be measured with {model}: {'; '.join(skipped.values())}")
+    rates.append(measure_rates())
     found = {
         "model": model,
         "device": _device(),
         "prompt_tokens": prompt_tokens,
         "max_tokens": max_tokens,
         "repeats": repeats,
-        "roofline": _roofline(model, prompt_tokens, sizes),
+        "roofline": _roofline(model, rates, prompt_tokens, sizes),
         "engines": engines,
         "skipped": skipped,
     }
@@ -104,15 +109,20 @@ def _device() -> dict[str, Any]:
     return {"kind": device.kind, "name": device.name, "cores": device.cores}
 
 
-def _roofline(model: str, prompt_tokens: int, sizes: Sequence[int]) -> dict[str, Any] | None:
-    """What this device could reach with the weights as they are stored; None where they are not here."""
-    from smidgen.backend import compute_dtype, measure_rates
+def _roofline(
+    model: str, measured: "Sequence[Rates]", prompt_tokens: int, sizes: Sequence[int]
+) -> dict[str, Any] | None:
+    """What this device could reach with the weights as they are stored; None where they are not here.
+
+    Its rates are the best that were measured, before and after the engines: another program slows both.
+    """
+    from smidgen.backend import Rates, compute_dtype
     from smidgen.evaluation.roofline import decode_bound, prefill_bound
 
     weights = _weights(model)
     if weights is None:
         return None
-    rates = measure_rates()
+    rates = Rates(*map(max, zip(*measured, strict=True)))
     found: dict[str, Any] = {
         "flops_per_second": rates.flops,
         "bytes_per_second": rates.bandwidth,

@@ -22,7 +22,9 @@ body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.5rem; color: var(--ink)
 .figure rect { fill: var(--after); }
 .figure text { fill: var(--ink); text-anchor: middle; }
 .figure text.tick { fill: var(--muted); }
-table { border-collapse: collapse; font-size: 0.85rem; }
+figure { margin: 1.5rem 0; }
+figcaption { color: var(--muted); font-size: 0.85rem; }
+table { border-collapse: collapse; margin: 1.5rem 0; font-size: 0.85rem; }
 td, th { padding: 0.1rem 0.8rem; text-align: right; }
 td:first-child, th:first-child { text-align: left; }
 """
@@ -47,7 +49,8 @@ def page(table: Mapping[str, Any]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>",
         f"<p>{html.escape(_sentence(table))}</p>",
-        _figure(table),
+        f"<figure>{_figure(table)}<figcaption>The chosen bits. The darker a layer, the more its narrowest "
+        "width moves the predictions, on a logarithmic scale.</figcaption></figure>",
     ]
     for names, rows in (_uniform(table), _cells(table)):
         parts.append("<table><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in names) + "</tr>")
