@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from smidgen.cli.app import exit_code
+from smidgen.export.gguf import write_gguf
 
 
 def generate(tiny_model_dir: Path, *arguments: str) -> int:
@@ -130,3 +131,18 @@ def test_constraints_that_cannot_be_kept_to_are_refused(
     assert generate(tiny_model_dir, "--prompt", "which", *arguments) == 2
     out, err = capsys.readouterr()
     assert fault in err and not out
+
+
+def test_a_gguf_file_answers_as_its_folder_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = str(tmp_path / "nano.gguf")
+    write_gguf("smidgen:nano", Path(file), dtype="F32")
+    texts = []
+    for model in (file, "smidgen:nano"):
+        arguments = ["--prompt", "What is 2 + 3?", "--max-tokens", "8", "--json"]
+        assert exit_code(["generate", "--model", model, *arguments]) == 0
+        texts.append(json.loads(capsys.readouterr().out)["text"])
+    assert texts[0] == texts[1]
+    assert exit_code(["generate", "--model", file, "--engine", "mlx", "--prompt", "hi"]) == 2
+    assert "nano.gguf is a file; expected a model's folder" in capsys.readouterr().err
+    assert exit_code(["generate", "--model", file, "--model-name", "x", "--prompt", "hi"]) == 2
+    assert "a model name does not go with the model" in capsys.readouterr().err
