@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from smidgen.cli.app import exit_code
+from smidgen.evaluation import read_records
 
 PAIRS = [{"id": f"p{n}", "prompt": f"{n}?", "a": "x", "b": "yy", "better": "ab"[n % 2]} for n in range(4)]
 
@@ -228,3 +229,20 @@ def test_constraints_that_no_one_can_keep_to_are_refused(tmp_path: Path, capsys:
         template.write_text(f"user = '{{{{ a }}}} {{{{ b }}}}'\n[parse]\nregex = \"{regex}\"")
         assert exit_code([*recorded, "--template", str(template)]) == 2
         assert fault in capsys.readouterr().err
+
+
+def test_llama_cpp_says_what_mlx_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("SMIDGEN_CACHE", str(tmp_path / "cache"))
+    found = []
+    for engine in ("llama", "mlx"):
+        out = tmp_path / engine
+        arguments = ["evaluate", "judge", "--engine", engine, "--limit", "4", "--max-tokens", "24"]
+        assert exit_code([*arguments, "--out", str(out), "--json"]) == 0
+        found.append(
+            {record.sample.id: record.completion.text for record in read_records(out / "records.jsonl")}
+        )
+    assert found[0] == found[1] and len(found[0]) == 8
+    assert exit_code(["evaluate", "judge", "--engine", "llama", "--method", "logits", "--limit", "1"]) == 2
+    assert "knows no probabilities of given continuations; use the engine mlx" in capsys.readouterr().err

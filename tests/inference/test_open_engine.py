@@ -1,13 +1,17 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from smidgen import inference
+from smidgen.backend import device
 from smidgen.data.types import Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
-from smidgen.inference import open_engine
+from smidgen.inference import engine_identity, llama_files, llama_server, open_engine
+from smidgen.inference.llama import LlamaEngine
 from smidgen.inference.mlx import MlxEngine
 from smidgen.inference.replay import ReplayEngine
 
@@ -69,3 +73,29 @@ def test_recordings_need_no_arrays(recording):
         [sys.executable, "-c", code, recording], capture_output=True, text=True, check=True
     )
     assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+def test_large_models_on_a_cpu_run_in_llama_cpp(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(llama_files, "cache_dir", lambda: tmp_path)
+    folder = str(tiny_model_dir)
+    monkeypatch.setattr(inference, "LARGE", 1000)
+    chosen = open_engine(folder)
+    assert isinstance(chosen, LlamaEngine if device().kind == "cpu" else MlxEngine)
+    assert isinstance(open_engine(folder, engine="mlx"), MlxEngine)
+    assert isinstance(open_engine(folder, scores=True), MlxEngine)  # llama.cpp tells no probabilities
+    assert engine_identity(folder, engine="llama") != engine_identity(folder, engine="mlx")
+    monkeypatch.setattr(llama_server, "xllamacpp", None)
+    assert isinstance(open_engine(folder), MlxEngine)
+    with pytest.raises(ConfigError, match=r"needs the package xllamacpp, which is not installed; install"):
+        list(open_engine(folder, engine="llama").complete([Request(Sample("a", (Message("user", "hi"),)))]))
+
+
+def test_what_llama_cpp_does_not_know_stays_on_mlx(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "LARGE", 1000)
+    shutil.copytree(tiny_model_dir, tmp_path / "other")
+    config = json.loads((tmp_path / "other/config.json").read_text())
+    (tmp_path / "other/config.json").write_text(json.dumps(config | {"model_type": "nope"}))
+    with pytest.raises(ModelError, match="nope"):
+        open_engine(str(tmp_path / "other"))
+    with pytest.raises(ModelError, match=r"has model_type 'nope'; GGUF files can be written of"):
+        open_engine(str(tmp_path / "other"), engine="llama")

@@ -32,7 +32,7 @@ def artefacts(recipe: Recipe) -> list[Artefact]:
     """What a recipe makes for others, in order; the quantised model is one, made by its own stage."""
     found = []
     if recipe.quantize is not None:
-        name = f"mlx-{recipe.quantize.bits}bit"
+        name = _quantized_name(recipe.quantize)
         found.append(Artefact(name, "mlx", "quantized", None, _as_model))
     if recipe.export is not None:
         gguf = f"gguf-{recipe.export.gguf_dtype.lower()}"
@@ -43,10 +43,6 @@ def artefacts(recipe: Recipe) -> list[Artefact]:
         }
         found += [known[name] for name in recipe.export.formats]
     return found
-
-
-def _as_model(_: "Life", folder: Path) -> dict[str, Any]:
-    return {"model": str(folder)}
 
 
 def _quantized_name(settings: QuantizeConfig) -> str:
