@@ -17,6 +17,7 @@ from smidgen import __version__
 from smidgen.cli.compare import compare
 from smidgen.cli.doctor import doctor
 from smidgen.cli.evaluate import evaluate
+from smidgen.cli.export import export
 from smidgen.cli.generate import generate
 from smidgen.cli.inspect import inspect
 from smidgen.cli.judge import judge
@@ -40,6 +41,7 @@ app = App(
 )
 for position, command in enumerate(COMMANDS):
     app.command(command, sort_key=position)
+app.command(export)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -53,6 +53,11 @@ class Tokenizer:
         """Whether messages can be rendered."""
         return bool(self._backend.chat_template)
 
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja text that messages are rendered by, or None."""
+        return self._backend.get_chat_template() if self.has_template else None
+
     @cached_property
     def eos_token_ids(self) -> frozenset[int]:
         """Every token that ends a completion, by the tokenizer, the config files or the template."""

@@ -1,0 +1,233 @@
+"""The tensors of a model folder, a few rows at a time: plain, quantised by MLX, and with an adapter added.
+
+A tensor is never whole in memory, so a conversion needs as little of it as its rows are cut small. The
+safetensors format: eight bytes with the length of a JSON header, the header with every tensor's dtype, shape
+and place, then the tensors (https://huggingface.co/docs/safetensors).
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from smidgen.backend import mx
+from smidgen.errors import ModelError
+from smidgen.models.adapter import read_adapter
+from smidgen.models.architectures import build_graph
+from smidgen.models.graph import named_arrays
+from smidgen.models.load import read_config, resolve
+from smidgen.models.lora import refuse_misfits
+from smidgen.models.weights import read_safetensors, weight_files
+
+DTYPES = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "U32": np.dtype("<u4"),
+    "U8": np.dtype("u1"),
+}
+"""safetensors' name of a dtype to numpy's, which has no bfloat16: that is the upper half of a float32."""
+
+
+class Stored(NamedTuple):
+    """Where a tensor's bytes lie.
+
+    Attributes:
+        descriptor: of the open file.
+        offset: of the tensor's first byte in it.
+        dtype: as safetensors calls it.
+        shape: as stored; packed where the tensor is quantised.
+    """
+
+    descriptor: int
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Update(NamedTuple):
+    """A low-rank update of a matrix W: `W + scale · (A B)ᵀ`, float32.
+
+    Attributes:
+        a: (in, rank).
+        b: (rank, out).
+        scale: alpha / rank.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    scale: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder that is open for reading; see `open_checkpoint`.
+
+    Attributes:
+        path: the folder.
+        config: its `config.json`.
+        graph: mlx-lm's model for that config; its weights are random and, MLX being lazy, never computed.
+        shapes: shape of each tensor that the graph wants, by its name there.
+        updates: low-rank updates by the name of the tensor that they are added to.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    graph: Any
+    shapes: dict[str, tuple[int, ...]]
+    updates: dict[str, Update]
+    _stored: dict[str, Stored]
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return the rows `start:stop` of a tensor as float32; a vector counts as one of as many rows.
+
+        Several threads may ask at once.
+        """
+        stop = self.shapes[name][0] if stop is None else stop
+        base = name.removesuffix(".weight")
+        if f"{base}.scales" in self._stored:
+            rows = self._dequantized(base, start, stop)
+        else:
+            rows = _float32(_read(self._stored[name], start, stop), self._stored[name].dtype)
+        if name in self.updates:
+            a, b, scale = self.updates[name]
+            rows = rows + np.float32(scale) * (b[:, start:stop].T @ a.T)
+        return rows
+
+    def _dequantized(self, base: str, start: int, stop: int) -> np.ndarray:
+        """Rows of a matrix that MLX packed: integers, one scale a group and, in affine mode, one bias."""
+        packed, scales, biases = (
+            None if (part := self._stored.get(f"{base}.{name}")) is None else _array(part, start, stop)
+            for name in ("weight", "scales", "biases")
+        )
+        assert packed is not None and scales is not None
+        # Without biases the scales are exponents, which do not say in which dtype the numbers are wanted.
+        dtype = mx.float32 if biases is None else None
+        settings = layer_quantization(self.config, base)
+        return np.array(mx.dequantize(packed, scales, biases, dtype=dtype, **settings), copy=False)
+
+
+def layer_quantization(config: dict[str, Any], base: str) -> dict[str, Any]:
+    """Return `group_size`, `bits` and `mode` of one layer of a quantised model."""
+    common = config["quantization"]
+    own = common.get(base)
+    settings = own if isinstance(own, dict) else common
+    return {
+        "group_size": settings["group_size"],
+        "bits": settings["bits"],
+        "mode": settings.get("mode", "affine"),
+    }
+
+
+@contextmanager
+def open_checkpoint(source: str, adapter: Path | None = None) -> Iterator[Checkpoint]:
+    """Open a model for reading, with an adapter's updates added to its matrices.
+
+    Args:
+        source: a folder, a hub id or `smidgen:nano`.
+        adapter: folder of a low-rank adapter.
+
+    Raises:
+        ModelError: the model or the adapter is not there, is not supported, is damaged, or does not fit.
+    """
+    path = resolve(source)
+    config = read_config(path)
+    graph = build_graph(config, str(path / "config.json"))
+    shapes = {name: value.shape for name, value in named_arrays(graph.parameters()).items()}
+    files = weight_files(path)
+    for file in files:
+        read_safetensors(file)  # refuses one that is cut short
+    descriptors = [os.open(file, os.O_RDONLY) for file in files]
+    try:
+        stored: dict[str, Stored] = {}
+        for descriptor in descriptors:
+            stored.update(_header(descriptor))
+        _check(path, config, graph.sanitize(stored), shapes)
+        updates = {} if adapter is None else _updates(adapter, graph)
+        yield Checkpoint(path, config, graph, shapes, updates, stored)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _header(descriptor: int) -> dict[str, Stored]:
+    """Every tensor of a safetensors file."""
+    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+    header = json.loads(os.pread(descriptor, length, 8))
+    header.pop("__metadata__", None)
+    return {
+        name: Stored(descriptor, 8 + length + entry["data_offsets"][0], entry["dtype"], tuple(entry["shape"]))
+        for name, entry in header.items()
+    }
+
+
+def _read(stored: Stored, start: int, stop: int) -> np.ndarray:
+    """Rows of a tensor as they are stored; bfloat16 as its bits."""
+    dtype = DTYPES[stored.dtype]
+    row_bytes = math.prod(stored.shape[1:]) * dtype.itemsize
+    content = os.pread(stored.descriptor, (stop - start) * row_bytes, stored.offset + start * row_bytes)
+    return np.frombuffer(content, dtype).reshape(stop - start, *stored.shape[1:])
+
+
+def _array(stored: Stored, start: int, stop: int) -> mx.array:
+    return mx.array(_float32(_read(stored, start, stop), stored.dtype))
+
+
+def _float32(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Floating values as float32; packed integers as they are."""
+    if dtype == "BF16":
+        wide = values.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    return values.astype(np.float32, copy=False) if dtype in ("F32", "F16") else values
+
+
+def _check(
+    path: Path, config: dict[str, Any], stored: dict[str, Stored], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    """Refuse weights that are not exactly the graph's, naming every difference."""
+    if config.get("quantization") is None and (foreign := config.get("quantization_config")):
+        method = foreign.get("quant_method", "another tool")
+        raise ModelError(
+            f"the weights in {path} are quantised by {method}; expected plain or MLX-quantised ones, "
+            "so use the unquantised checkpoint"
+        )
+    faults = [f"missing '{name}' {shape}" for name, shape in shapes.items() if name not in stored]
+    for name, found in stored.items():
+        base, _, part = name.rpartition(".")
+        if part in ("scales", "biases") and f"{base}.weight" in shapes:
+            continue
+        shape = found.shape
+        if f"{base}.scales" in stored and part == "weight" and config.get("quantization"):
+            shape = (*shape[:-1], shape[-1] * 32 // layer_quantization(config, base)["bits"])
+        if name not in shapes:
+            faults.append(f"unexpected '{name}' {found.shape}")
+        elif shape != shapes[name]:
+            faults.append(f"'{name}' has shape {shape}, expected {shapes[name]}")
+    faults += [
+        f"'{name}' is stored as {found.dtype}" for name, found in stored.items() if found.dtype not in DTYPES
+    ]
+    if faults:
+        raise ModelError(
+            f"the weights in {path} do not fit its config.json: {'; '.join(faults)}. Fetch the model again"
+        )
+
+
+def _updates(folder: Path, graph: Any) -> dict[str, Update]:
+    """The updates of an adapter folder by the name of the matrix they belong to."""
+    adapter = read_adapter(folder)
+    refuse_misfits(adapter, graph)
+    return {
+        f"{layer}.weight": Update(
+            np.array(adapter.weights[f"{layer}.lora_a"].astype(mx.float32)),
+            np.array(adapter.weights[f"{layer}.lora_b"].astype(mx.float32)),
+            adapter.scales[layer],
+        )
+        for layer in adapter.layers
+    }

@@ -1,0 +1,98 @@
+"""What a GGUF file says of a model beside its tensors and its tokenizer: name, licence, hyperparameters.
+
+The keys are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGML_QUANT_VERSION, GGUFWriter, LlamaFileType, RopeScalingType
+from huggingface_hub import metadata_load
+from yaml import YAMLError
+
+from smidgen.export.checkpoint import Checkpoint
+
+
+def add_general(writer: GGUFWriter, checkpoint: Checkpoint, name: str, file_type: LlamaFileType) -> None:
+    """Put in what the model is called and under which licence it stands."""
+    writer.add_type("model")
+    writer.add_name(name)
+    card = front_matter(checkpoint.path)
+    for key, add in (
+        ("license", writer.add_license),
+        ("license_name", writer.add_license_name),
+        ("license_link", writer.add_license_link),
+    ):
+        if (value := card_text(card, key)) is not None:
+            add(value)
+    writer.add_file_type(file_type)
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+
+
+def add_hyperparameters(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
+    """Put in the shape of the model and how it rotates positions."""
+    arguments = checkpoint.graph.args
+    head_dim = head_dimension(arguments)
+    writer.add_vocab_size(arguments.vocab_size)
+    writer.add_block_count(arguments.num_hidden_layers)
+    writer.add_context_length(arguments.max_position_embeddings)
+    writer.add_embedding_length(arguments.hidden_size)
+    writer.add_feed_forward_length(arguments.intermediate_size)
+    writer.add_head_count(arguments.num_attention_heads)
+    writer.add_head_count_kv(arguments.num_key_value_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_layer_norm_rms_eps(arguments.rms_norm_eps)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_freq_base(arguments.rope_theta)
+    scaling = arguments.rope_scaling or {}
+    if scaling.get("rope_type") == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(scaling["factor"])
+    elif scaling.get("rope_type") == "yarn":
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaling["factor"])
+        writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+        if "beta_fast" in scaling:
+            writer.add_rope_scaling_yarn_beta_fast(scaling["beta_fast"])
+        if "beta_slow" in scaling:
+            writer.add_rope_scaling_yarn_beta_slow(scaling["beta_slow"])
+
+
+def head_dimension(arguments: Any) -> int:
+    """Return the features of one head."""
+    return getattr(arguments, "head_dim", None) or arguments.hidden_size // arguments.num_attention_heads
+
+
+def llama3_frequency_divisors(arguments: Any) -> np.ndarray | None:
+    """Return what each rotary frequency is divided by, (head_dim / 2,) float32, for scaling of Llama 3.1.
+
+    Wavelengths below context / high stay, those above context / low are divided by the factor, and between
+    the two it is blended (The Llama 3 Herd of Models, https://arxiv.org/abs/2407.21783). llama.cpp has no
+    setting for it and reads the divisors as the tensor `rope_freqs.weight`.
+    """
+    scaling = arguments.rope_scaling or {}
+    if scaling.get("rope_type") != "llama3":
+        return None
+    factor, low, high = (scaling[key] for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    context = scaling["original_max_position_embeddings"]
+    head_dim = head_dimension(arguments)
+    wavelengths = 2 * math.pi * arguments.rope_theta ** (np.arange(0, head_dim, 2) / head_dim)
+    blend = np.clip((context / wavelengths - low) / (high - low), 0, 1)
+    return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    """The YAML at the top of a folder's README.md; empty where there is none that can be read."""
+    try:
+        return metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, YAMLError):
+        return {}  # a card is prose of others; a broken one is no reason to keep a model from being used
+
+
+def card_text(card: dict[str, Any], key: str) -> str | None:
+    """A text of a front matter, or None where there is none or it is something else."""
+    value = card.get(key)
+    return value if isinstance(value, str) else None

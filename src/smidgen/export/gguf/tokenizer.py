@@ -1,0 +1,218 @@
+"""A byte-level BPE tokenizer as the metadata of a GGUF file.
+
+llama.cpp has every pre-tokenizer's regular expressions built in and picks them by a name, so the name must be
+of the expression that `tokenizer.json` holds; one that it does not have cannot be exported. llama.cpp does
+not normalise text: a tokenizer with NFC gives the same ids only for text that is in NFC already.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFWriter, TokenType
+from tokenizers import Tokenizer as Codec
+
+from smidgen.data.templates import Tokenizer, load_tokenizer
+from smidgen.data.tokenizer import QWEN2_PATTERN
+from smidgen.errors import ModelError
+
+LLAMA3_PATTERN = QWEN2_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+QWEN35_PATTERN = QWEN2_PATTERN.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(
+    r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]"
+)
+PRE_TOKENIZERS = {
+    # the steps of tokenizer.json, and whether a whole word that is a token is taken without merging
+    (("split", QWEN2_PATTERN), False): "qwen2",
+    (("split", QWEN35_PATTERN), False): "qwen35",
+    (("split", LLAMA3_PATTERN), True): "llama-bpe",
+    (("split", LLAMA3_PATTERN), False): "smaug-bpe",
+    (("gpt2",), False): "gpt-2",
+    (("digits", "gpt2"), False): "smollm",
+}
+"""llama.cpp's names of the pre-tokenizers that it shares with `tokenizer.json`."""
+
+KNOWN_ENDS = frozenset(
+    "<|im_end|> <|endoftext|> <|eot_id|> <|eom_id|> <|end_of_text|> <|end|> </s> <end_of_turn> <EOT>".split()
+)
+"""Texts of tokens at which llama.cpp ends a completion without being told."""
+
+_IDENTITIES = ("NFC", None)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a GGUF file says of a tokenizer.
+
+    Attributes:
+        tokens: text of each token, as `tokenizer.json` spells it; padding up to the embedding's rows.
+        types: `gguf.TokenType` of each.
+        merges: pairs in their order, with a space between.
+        pre: llama.cpp's name of the pre-tokenizer.
+        bos: token that opens a text; None where there is none.
+        eos: tokens that end a completion, the most usual first.
+        pad: token that fills up; None where there is none.
+        add_bos: whether `bos` is put before a text that is tokenised.
+        chat_template: Jinja text; None where there is none.
+    """
+
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+    pre: str
+    bos: int | None
+    eos: tuple[int, ...]
+    pad: int | None
+    add_bos: bool
+    chat_template: str | None
+
+
+def read_vocabulary(path: Path, config: dict[str, Any]) -> Vocabulary:
+    """Read the tokenizer of a model folder.
+
+    Raises:
+        ModelError: there is none, it is no byte-level BPE, llama.cpp has no such pre-tokenizer, or the model
+            has fewer rows than it has tokens.
+    """
+    tokenizer = load_tokenizer(path)
+    content = _tokenizer_json(path)
+    size = config["vocab_size"]
+    if tokenizer.vocab_size > size:
+        raise ModelError(
+            f"the tokenizer in {path} has {tokenizer.vocab_size} tokens, the model {size}; "
+            "use the tokenizer that the model was trained with"
+        )
+    tokens, types = _tokens(content, size)
+    codec = Codec.from_str(json.dumps(content))
+    prefix = codec.encode("", add_special_tokens=True).ids
+    settings = _settings(path)
+    named = {kind: codec.token_to_id(text) for kind in ("bos", "pad") if (text := settings(f"{kind}_token"))}
+    bos = prefix[0] if prefix else named.get("bos")
+    return Vocabulary(
+        tokens=tokens,
+        types=types,
+        merges=[_merge(pair) for pair in content["model"]["merges"]],
+        pre=_pre_tokenizer(content, path),
+        bos=bos if bos is not None else _optional_id(config.get("bos_token_id")),
+        eos=_end_tokens(tokenizer, codec, settings("eos_token")),
+        pad=named.get("pad", _optional_id(config.get("pad_token_id"))),
+        add_bos=bool(prefix),
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+    """Put a vocabulary into the metadata of a file.
+
+    llama.cpp ends a completion at the tokens named as eos, eot and eom and at a list of texts that it has.
+
+    Raises:
+        ModelError: more tokens end a completion than llama.cpp can be told of.
+    """
+    eos, *others = [*vocabulary.eos]
+    untold = [token for token in others if vocabulary.tokens[token] not in KNOWN_ENDS]
+    if len(untold) > 2:
+        shown = ", ".join(vocabulary.tokens[token] for token in untold)
+        raise ModelError(f"a GGUF file can name two end tokens beside eos, and this model has {shown}")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    writer.add_token_merges(vocabulary.merges)
+    writer.add_add_bos_token(vocabulary.add_bos)
+    writer.add_add_eos_token(False)
+    if vocabulary.bos is not None:
+        writer.add_bos_token_id(vocabulary.bos)
+    if vocabulary.pad is not None:
+        writer.add_pad_token_id(vocabulary.pad)
+    keys = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
+    for add, token in zip(keys, (eos, *untold), strict=False):
+        add(token)
+    if vocabulary.chat_template is not None:
+        writer.add_chat_template(vocabulary.chat_template)
+
+
+def _tokenizer_json(path: Path) -> dict[str, Any]:
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        raise ModelError(
+            f"there is no {file}; GGUF files are made from it, so convert the tokenizer with transformers"
+        )
+    content = json.loads(file.read_text(encoding="utf-8"))
+    kind = content["model"].get("type")
+    if kind != "BPE" or content["model"].get("byte_fallback"):
+        shown = "BPE with byte fallback (SentencePiece)" if kind == "BPE" else kind
+        raise ModelError(f"the tokenizer in {path} is {shown}; only byte-level BPE can be exported to GGUF")
+    if (content.get("normalizer") or {}).get("type") not in _IDENTITIES:
+        raise ModelError(
+            f"the tokenizer in {path} normalises text by {content['normalizer']['type']}, "
+            "which llama.cpp cannot do"
+        )
+    return content
+
+
+def _tokens(content: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
+    """Text and type of each of `size` ids."""
+    tokens = [f"[PAD{i}]" for i in range(size)]
+    types = [int(TokenType.UNUSED)] * size
+    for text, i in content["model"]["vocab"].items():
+        tokens[i], types[i] = text, int(TokenType.NORMAL)
+    for added in content["added_tokens"]:
+        kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+        tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
+    return tokens, types
+
+
+def _merge(pair: str | list[str]) -> str:
+    """A merge as GGUF has it; `tokenizer.json` writes a list since tokenizers 0.20."""
+    return pair if isinstance(pair, str) else " ".join(pair)
+
+
+def _pre_tokenizer(content: dict[str, Any], path: Path) -> str:
+    """llama.cpp's name of the pre-tokenizer."""
+    outer = content.get("pre_tokenizer") or {}
+    steps: list[str] = []
+    for step in outer.get("pretokenizers", [outer]):
+        if step.get("type") == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
+            steps += ["split", step["pattern"].get("Regex", "")]
+        elif step.get("type") == "Digits" and step.get("individual_digits"):
+            steps.append("digits")
+        elif step.get("type") == "ByteLevel" and not step.get("add_prefix_space"):
+            steps += ["gpt2"] if step.get("use_regex", True) else []
+        else:
+            steps.append(str(step))
+    name = PRE_TOKENIZERS.get((tuple(steps), bool(content["model"].get("ignore_merges"))))
+    if name is None:
+        raise ModelError(
+            f"the tokenizer in {path} splits text by {' '.join(steps) or 'nothing'}, "
+            "which is no pre-tokenizer of llama.cpp that is known here"
+        )
+    return name
+
+
+def _end_tokens(tokenizer: Tokenizer, codec: Codec, eos: str | None) -> tuple[int, ...]:
+    """Every token that ends a completion; the tokenizer's own first."""
+    first = codec.token_to_id(eos) if eos else None
+    if not tokenizer.eos_token_ids:
+        raise ModelError(
+            f"the tokenizer in {tokenizer.path} names no token that ends a completion; "
+            "set eos_token in its tokenizer_config.json"
+        )
+    return tuple(sorted(tokenizer.eos_token_ids, key=lambda token: (token != first, token)))
+
+
+def _settings(path: Path) -> Callable[[str], str | None]:
+    """A function that gives the text of a token that `tokenizer_config.json` names."""
+    file = path / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def text(key: str) -> str | None:
+        value = settings.get(key)
+        return value.get("content") if isinstance(value, dict) else value
+
+    return text
+
+
+def _optional_id(value: Any) -> int | None:
+    return value if type(value) is int else None

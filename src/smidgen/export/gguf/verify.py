@@ -1,0 +1,266 @@
+"""Prove that a GGUF file is the model that it was made from.
+
+Four things are asked: do its numbers equal the source's, as far as their type can say them; does llama.cpp
+split text into the same tokens; does it stop at every token that ends a completion; and does it predict what
+our own graph predicts from the file's numbers. The last is compared with the file's numbers and not with the
+source's, so that a wrong rotation or order of rows stands out however coarse the type; what the type itself
+changed is reported beside it.
+"""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType
+from scipy.special import log_softmax
+
+from smidgen.backend import device
+from smidgen.data.templates import load_tokenizer
+from smidgen.errors import ModelError
+from smidgen.export.checkpoint import Checkpoint, open_checkpoint
+from smidgen.export.gguf.blocks import BLOCK
+from smidgen.export.gguf.forward import next_token_logits
+from smidgen.export.gguf.llama_cpp import LlamaCpp
+from smidgen.export.gguf.metadata import head_dimension
+from smidgen.export.gguf.names import gguf_name, rotated_head, unpair_rows
+from smidgen.export.gguf.read import GgufFile, open_gguf
+from smidgen.export.gguf.write import CHUNK, Planned, plan_tensors, write_gguf
+
+TEXTS = (
+    "Which of the two answers is better? I'd say it's the 2nd: 3.14159 > 2,718, isn't it?\n\n\tYES, it'S!",
+    "Füße, naïve café, Ångström, Łódź, Ελληνικά, Русский текст, Türkçe ığüş, Tiếng Việt, čeština",
+    "日本語のテキスト、한국어 문장, 中文字符。العربية עברית हिन्दी ไทย தமிழ் ქართული",
+    "def f(x: int) -> str:\r\n    return f'{x!r}'  # 🙂👩‍👩‍👧 ½ ² ™\n\n\n   end   ",
+    '<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n123456 {"a": [1, 2]}',
+)
+"""What both tokenizers are given, in Unicode's NFC: contractions, scripts, white space, markers, numbers."""
+
+LONGEST_PROMPT = 384
+
+LOGIT_TOLERANCE = {"F32": 1e-3, "F16": 1e-2, "BF16": 5e-2}
+BLOCK_TOLERANCE = 0.15
+"""How far llama.cpp's logits may be from ours, as a share of the spread of ours.
+
+llama.cpp rounds what it multiplies a matrix with to the matrix's own type, and for block types to 8 bits."""
+
+_STEPS = {
+    # of the largest number of a block, or of its range: the step between two numbers that can be told apart
+    GGMLQuantizationType.Q8_0: (1 / 127, "largest"),
+    GGMLQuantizationType.Q5_0: (1 / 16, "largest"),
+    GGMLQuantizationType.Q4_0: (1 / 8, "largest"),
+    GGMLQuantizationType.Q5_1: (1 / 31, "range"),
+    GGMLQuantizationType.Q4_1: (1 / 15, "range"),
+}
+_RELATIVE = {GGMLQuantizationType.F16: 2.0**-11, GGMLQuantizationType.BF16: 2.0**-8}
+_SMALLEST = 2.0**-24  # of float16, subnormal
+
+
+def verify_gguf(path: Path, source: str, *, adapter: Path | None = None) -> dict[str, Any]:
+    """Compare a GGUF file with the model that it was made from, and run it in llama.cpp.
+
+    Args:
+        path: the file.
+        source: the model, as it was given to `write_gguf`.
+        adapter: the adapter that was given there.
+
+    Returns:
+        `tensors` and `numbers` compared, `largest_error` and `rms_error` of the numbers; `tokens` compared
+        and `end_tokens`; `prompts`, `logit_error` and its `tolerance`; `kl_from_source` (nats, mean over the
+        prompts: what storing the weights in this type changed); and `seconds`.
+
+    Raises:
+        ConfigError: xllamacpp is not installed.
+        ModelError: the file is not what it should be; the message says in what.
+    """
+    start = time.perf_counter()
+    with open_checkpoint(source, adapter) as checkpoint, open_gguf(path) as file:
+        tensors = compare_tensors(checkpoint, file, path)
+        llama = LlamaCpp(path, context=2 * LONGEST_PROMPT)
+        tokens = compare_tokens(checkpoint, llama)
+        logits = compare_logits(checkpoint, file, llama)
+    return {"path": str(path), **tensors, **tokens, **logits, "seconds": time.perf_counter() - start}
+
+
+def verify_gguf_adapter(path: Path, source: str, adapter: Path) -> dict[str, Any]:
+    """Run an adapter's GGUF file in llama.cpp on its base model, and compare with our fused weights.
+
+    The base is written as F16 beside the adapter for the time being, and needs that much room on the disk.
+
+    Returns:
+        `prompts`, `logit_error`, `tolerance` and `seconds`, as in `verify_gguf`.
+
+    Raises:
+        ConfigError: xllamacpp is not installed.
+        ModelError: llama.cpp does not load the adapter or predicts other tokens with it.
+    """
+    start = time.perf_counter()
+    with TemporaryDirectory(dir=path.parent, prefix=".verifying-") as folder:
+        base = Path(folder) / "base.gguf"
+        write_gguf(source, base, dtype="F16")
+        with open_checkpoint(source, adapter) as checkpoint:
+            llama = LlamaCpp(base, adapter=path, context=2 * LONGEST_PROMPT)
+            prompts, theirs = _predictions(checkpoint, llama)
+            ours = next_token_logits(checkpoint.graph, checkpoint.rows, prompts)
+    error = _refuse_other_logits(ours, theirs, BLOCK_TOLERANCE)
+    return {
+        "path": str(path),
+        "prompts": len(prompts),
+        "logit_error": error,
+        "tolerance": BLOCK_TOLERANCE,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def compare_tensors(checkpoint: Checkpoint, file: GgufFile, path: Path) -> dict[str, Any]:
+    """Compare every number of the file with the source's.
+
+    Raises:
+        ModelError: a tensor is missing, unexpected, of the wrong shape, or further from the source than its
+            type explains.
+    """
+    if file.architecture != checkpoint.config["model_type"]:
+        raise ModelError(
+            f"{path} is a model of the family {file.architecture}, and {checkpoint.path} of "
+            f"{checkpoint.config['model_type']}; compare it with the model that it was made from"
+        )
+    plan = {planned.name: planned for planned in plan_tensors(checkpoint, GGMLQuantizationType.F32)}
+    found = {name: placed.shape for name, placed in file.tensors.items()}
+    wanted = {name: planned.shape for name, planned in plan.items()}
+    if found != wanted:
+        odd = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+        raise ModelError(f"{path} does not hold the tensors of {checkpoint.path}: {', '.join(odd)} differ")
+    jobs = [job for planned in plan.values() for job in _parts(planned)]
+    with ThreadPoolExecutor(device().cores) as pool:
+        errors = list(pool.map(lambda job: _error(file, *job), jobs))
+    largest, square, count = (np.array(column) for column in zip(*errors, strict=True))
+    return {
+        "tensors": len(plan),
+        "numbers": int(count.sum()),
+        "largest_error": float(largest.max()),
+        "rms_error": float(np.sqrt(square.sum() / count.sum())),
+    }
+
+
+def compare_tokens(checkpoint: Checkpoint, llama: LlamaCpp) -> dict[str, Any]:
+    """Compare how our tokenizer and llama.cpp's split `TEXTS`, and ask whether every end token ends.
+
+    Raises:
+        ModelError: they differ, or llama.cpp goes on after an end token.
+    """
+    tokenizer = load_tokenizer(checkpoint.path)
+    total = 0
+    for text in TEXTS:
+        ours, theirs = tokenizer.encode(text), llama.tokenize(text)
+        total += len(ours)
+        if ours != theirs:
+            at = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), 0)
+            raise ModelError(
+                f"llama.cpp splits {text!r} into other tokens than the tokenizer in {checkpoint.path}: "
+                f"from token {at} on {theirs[at : at + 5]}, expected {ours[at : at + 5]}; "
+                "the file would be wrong, so do not use it"
+            )
+    ends = sorted(tokenizer.eos_token_ids)
+    if deaf := [token for token in ends if not llama.ends_at(token, tokenizer.encode(TEXTS[0]))]:
+        raise ModelError(f"llama.cpp goes on after the end tokens {deaf}; the file would never stop there")
+    return {"tokens": total, "end_tokens": ends}
+
+
+def compare_logits(checkpoint: Checkpoint, file: GgufFile, llama: LlamaCpp) -> dict[str, Any]:
+    """Compare llama.cpp's next-token distribution after `TEXTS` with that of our own graph.
+
+    Raises:
+        ModelError: they differ by more than the arithmetic of the file's types explains.
+    """
+    prompts, theirs = _predictions(checkpoint, llama)
+    stored = next_token_logits(checkpoint.graph, partial(_graph_rows, checkpoint, file), prompts)
+    exact = next_token_logits(checkpoint.graph, checkpoint.rows, prompts)
+    kinds = {placed.kind.name for placed in file.tensors.values()}
+    tolerance = max(LOGIT_TOLERANCE.get(kind, BLOCK_TOLERANCE) for kind in kinds)
+    error = _refuse_other_logits(stored, theirs, tolerance)
+    p, q = log_softmax(exact.astype(np.float64), axis=1), log_softmax(stored.astype(np.float64), axis=1)
+    return {
+        "prompts": len(prompts),
+        "logit_error": error,
+        "tolerance": tolerance,
+        "kl_from_source": float((np.exp(p) * (p - q)).sum(axis=1).mean()),
+    }
+
+
+def _predictions(checkpoint: Checkpoint, llama: LlamaCpp) -> tuple[list[list[int]], np.ndarray]:
+    """Prompts, and llama.cpp's log-probabilities (P, V) of the token after each."""
+    tokenizer, arguments = load_tokenizer(checkpoint.path), checkpoint.graph.args
+    limit = min(LONGEST_PROMPT, arguments.max_position_embeddings)
+    prompts = [tokenizer.encode(text)[:limit] for text in TEXTS]
+    return prompts, np.stack([llama.logprobs(prompt, arguments.vocab_size) for prompt in prompts])
+
+
+def _refuse_other_logits(logits: np.ndarray, logprobs: np.ndarray, tolerance: float) -> float:
+    """The largest deviation of log-probabilities (P, V) from logits, as a share of the logits' deviation.
+
+    Log-probabilities are logits up to a constant of each prompt, which the standard deviation leaves out.
+    """
+    error = float((np.std(logprobs - logits, axis=1) / np.std(logits, axis=1)).max())
+    if not error <= tolerance:  # nor if it is no number
+        raise ModelError(
+            f"llama.cpp predicts other tokens from the file than our own graph: logits differ by {error:.3g} "
+            f"of their spread, and its arithmetic explains {tolerance:g}; do not use the file"
+        )
+    return error
+
+
+def _graph_rows(
+    checkpoint: Checkpoint, file: GgufFile, name: str, start: int = 0, stop: int | None = None
+) -> np.ndarray:
+    """Rows of a tensor of the file under the graph's name and in the graph's order."""
+    head_dim = head_dimension(checkpoint.graph.args)
+    head = rotated_head(name, file.architecture, head_dim)
+    rows = file.rows(gguf_name(name), start, stop)
+    return rows if head is None else unpair_rows(rows, head)
+
+
+def _parts(planned: Planned) -> Iterator[tuple[Planned, int, int]]:
+    columns = planned.shape[1] if len(planned.shape) == 2 else 1
+    step = max(CHUNK // columns // planned.step, 1) * planned.step
+    for start in range(0, planned.shape[0], step):
+        yield planned, start, min(start + step, planned.shape[0])
+
+
+def _error(file: GgufFile, planned: Planned, start: int, stop: int) -> tuple[float, float, int]:
+    """Largest error, sum of squared errors and count of a part of a tensor.
+
+    Raises:
+        ModelError: a number is further away than the type explains.
+    """
+    ours, theirs = planned.rows(start, stop), file.rows(planned.name, start, stop)
+    error = np.abs(ours - theirs)
+    if not (error <= _bound(ours, file.tensors[planned.name].kind)).all():
+        raise ModelError(
+            f"the tensor '{planned.name}' of the file is not the model's: a number in its rows {start} to "
+            f"{stop} is {error.max():.3g} off; export the model again"
+        )
+    return float(error.max()), float((error.astype(np.float64) ** 2).sum()), error.size
+
+
+def _bound(values: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+    """How far a stored number may be from each value: half a step, and what float16 scales round away.
+
+    The 4 and 5 bit types without a minimum have one number less on the side of the smaller extreme, so a
+    value there may be a whole step away.
+    """
+    if kind == GGMLQuantizationType.F32:
+        return np.zeros(1, np.float32)
+    if kind in _RELATIVE:
+        return np.abs(values) * _RELATIVE[kind] + _SMALLEST
+    share, of = _STEPS[kind]
+    blocks = values.reshape(-1, BLOCK)
+    low, high = blocks.min(axis=1, keepdims=True), blocks.max(axis=1, keepdims=True)
+    largest = np.maximum(np.abs(low), np.abs(high))
+    step = share * (largest if of == "largest" else high - low)
+    whole = 1.0 if kind in (GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q5_0) else 0.5
+    bound = whole * step + largest * 2.0**-10 + 32 * _SMALLEST
+    return np.broadcast_to(bound, blocks.shape).reshape(values.shape)
