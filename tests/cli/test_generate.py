@@ -8,6 +8,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from smidgen.cli.app import exit_code
+from smidgen.data.types import Completion, Timing
+from smidgen.errors import DataError
+from smidgen.inference import Stream
+from smidgen.inference.mlx import MlxEngine
 
 
 def generate(tiny_model_dir: Path, *arguments: str) -> int:
@@ -91,3 +95,76 @@ def test_prompts_and_settings_that_mean_nothing(
 ):
     assert generate(tiny_model_dir, *arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_without_the_template_the_prompt_stands_alone(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    sizes = []
+    for arguments in ([], ["--no-chat-template"]):
+        assert generate(tiny_model_dir, "--prompt", "the better", "--json", *arguments) == 0
+        sizes.append(json.loads(capsys.readouterr().out)["prompt_tokens"])
+    assert sizes[1] < sizes[0] - 4
+
+
+@pytest.mark.parametrize(("option", "value"), [("--system", ["be brief"]), ("--thinking", [])])
+def test_what_goes_through_the_template_needs_it(
+    option: str, value: list[str], tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert generate(tiny_model_dir, "--prompt", "a", "--no-chat-template", option, *value) == 2
+    assert f"{option} goes through the chat template; leave it or" in capsys.readouterr().err
+
+
+THOUGHT = r"<think>\boxed{0}?</think> It is \boxed{\frac{1}{2}}, I say. "
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "printed", "fault"),
+    [
+        (THOUGHT, [], THOUGHT, None),
+        (THOUGHT, ["--final-only"], r"It is \boxed{\frac{1}{2}}, I say.", None),
+        (THOUGHT, ["--extract-boxed"], r"\frac{1}{2}", None),
+        (THOUGHT, ["--extract-boxed", "--final-only", "--thinking"], r"\frac{1}{2}", None),
+        (r"<think>\boxed{0}</think> no", ["--extract-boxed"], "", r"no closed \boxed{…}"),
+        (r"It is \boxed{1", ["--extract-boxed"], "", r"no closed \boxed{…}"),
+        ("<think>on and on", ["--final-only"], "", "no end of what was thought"),
+        ("on and on", ["--final-only", "--thinking"], "", "no end of what was thought"),
+        ("plain", ["--final-only"], "plain", None),
+    ],
+)
+def test_a_part_of_the_answer(
+    text: str,
+    arguments: list[str],
+    printed: str,
+    fault: str | None,
+    tiny_model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def pieces():
+        yield text[:5]
+        yield text[5:]
+        return Completion(text, (1, 2), timing=Timing(0.1, 0.2, 3, 2))
+
+    monkeypatch.setattr(MlxEngine, "stream", lambda *_: Stream(pieces()))
+    assert generate(tiny_model_dir, "--prompt", "a", *arguments) == (1 if fault else 0)
+    out, err = capsys.readouterr()
+    assert out == printed + "\n"
+    assert fault is None or f"error: the answer has {fault}; raise --max-tokens" in err
+    generate(tiny_model_dir, "--prompt", "a", "--json", *arguments)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["text"] == text
+    assert facts.get("answer", text) == (None if fault else printed)
+
+
+def test_stopping_at_the_box_reaches_the_engine(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def stream(_, request):
+        asked.append(request.sampling.stop_at_boxed)
+        raise DataError("enough")
+
+    monkeypatch.setattr(MlxEngine, "stream", stream)
+    for arguments in ([], ["--stop-at-boxed"]):
+        assert generate(tiny_model_dir, "--prompt", "a", *arguments) == 2
+    assert asked == [False, True]

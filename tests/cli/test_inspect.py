@@ -137,3 +137,35 @@ def test_what_cannot_be_run_is_said(change: dict, why: str, tiny_model_dir: Path
     (folder / "config.json").write_text(json.dumps(config | change))
     assert re.search(why, weight_facts(folder)["refused"])
     assert weight_facts(tiny_model_dir)["refused"] is None
+
+
+def test_a_check_shows_every_tensor(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert exit_code(["inspect", str(tiny_model_dir), "--check"]) == 0
+    out, err = capsys.readouterr()
+    assert "swiglu (down_proj, gate_proj, up_proj)" in out and "tied to the embedding" in out
+    assert re.search(r"model\.layers\.1\.mlp\.up_proj\.weight +64 × 32 +float32( +-?[0-9.e-]+){4} +0", out)
+    assert err == ""
+
+
+def test_a_check_says_what_is_wrong_and_fails(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "wrong"
+    shutil.copytree(tiny_model_dir, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1, "dtype": "float16"}))
+    assert exit_code(["inspect", str(folder), "--check"]) == 1
+    err = capsys.readouterr().err
+    assert "note: weights are stored in float32, by config.json in float16" in err
+    assert "wrong: unexpected 'model.layers.1.mlp.up_proj.weight' (64, 32)" in err
+    assert err.endswith(f"error: 11 things are wrong with {folder}; fetch or convert it again\n")
+    assert exit_code(["inspect", str(folder), "--check", "--json"]) == 1
+    facts = json.loads(capsys.readouterr().out)
+    assert len(facts["faults"]) == 11 and len(facts["tensors"]) == 24
+    assert facts["mlp"] == "swiglu" and facts["tensors"][0]["shape"] == [320, 32]
+
+
+def test_the_licence_is_shown(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    for model, licence in ((str(tiny_model_dir), "not declared"), ("smidgen:nano", "apache-2.0")):
+        assert exit_code(["inspect", model]) == 0
+        assert re.search(rf"licence +{licence}", capsys.readouterr().out)

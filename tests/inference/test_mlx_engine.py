@@ -196,6 +196,27 @@ def test_an_answer_keeps_the_string_that_ends_it(engine):
     assert "".join(engine.stream(ending)) == completion.text
 
 
+def test_an_answer_ends_with_its_box_if_it_is_asked_to(loaded, engine, monkeypatch):
+    script = loaded.tokenizer.encode(r"is \boxed{1{2}} second \boxed{3}")
+
+    def answer(**sampling) -> Completion:
+        tokens = iter(script)
+        monkeypatch.setattr(mlx_module, "draw", lambda *_: ([next(tokens)], [0.0]))
+        return answers(engine, [ask("a", "the answer", max_tokens=len(script), **sampling)])["a"]
+
+    assert answer().text == r"is \boxed{1{2}} second \boxed{3}"
+    completion = answer(stop_at_boxed=True)
+    assert (completion.text, completion.finish_reason) == (r"is \boxed{1{2}}", "stop")
+    assert answer(stop_at_boxed=True, stop_after=("is",)).text == "is"
+
+
+def test_a_text_is_gone_on_with_as_it_stands(loaded, engine, naive_greedy):
+    request = Request(Sample("a", (Message("text", "the first <think>"),)), Sampling(max_tokens=6))
+    prompt = loaded.tokenizer.encode("the first <think>")
+    ends = loaded.tokenizer.eos_token_ids
+    assert list(answers(engine, [request])["a"].token_ids) == naive_greedy(prompt, 6, ends)
+
+
 CONTINUATIONS = ["the first", "", "the second", "the", "x", "the first one"]
 
 

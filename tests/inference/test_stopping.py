@@ -85,3 +85,26 @@ def test_an_answer_ends_with_its_closing_tag(loaded, text: str, thinking: bool, 
     if answer is not None:
         assert ending.cut(tokenizer.decode(tokens[: complete[0]])) == answer
         assert answer not in tokenizer.decode(tokens[: complete[0] - 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "answer"),
+    [
+        (r"so \boxed{a{b}c} more}", False, r"so \boxed{a{b}c}"),
+        (r"<think>\boxed{1}</think>\boxed{2} x", False, r"<think>\boxed{1}</think>\boxed{2}"),
+        (r"\boxed{1}</think> \boxed{2} x", True, r"\boxed{1}</think> \boxed{2}"),
+        (r"a</s> \boxed{2}", False, "a</s>"),
+        (r"\boxed{a{b} and", False, None),
+        ("{no box}", False, None),
+    ],
+)
+def test_an_answer_ends_with_its_box(loaded, text: str, thinking: bool, answer: str | None):
+    tokenizer = loaded.tokenizer
+    ending = Ending(tokenizer, ("</s>",), boxed=True, thinking=thinking)
+    tokens = tokenizer.encode(text)
+    complete = [n for n in range(1, len(tokens) + 1) if ending.is_complete(tokens[:n])]
+    assert ending.cut(text) == (text if answer is None else answer)
+    assert bool(complete) == (answer is not None)
+    if answer is not None:
+        assert ending.cut(tokenizer.decode(tokens[: complete[0]])) == answer
+    assert Ending(tokenizer, ("</s>",), thinking=thinking).cut(r"</think>\boxed{1}") == r"</think>\boxed{1}"

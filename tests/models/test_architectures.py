@@ -14,17 +14,20 @@ SHAPE = {
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 512,
 }
+OWN: dict[str, dict] = {"llama4_text": {"intermediate_size_mlp": 64, "moe_layers": []}}
+"""What an architecture must be told besides the shape: llama4_text is a mixture of experts otherwise."""
 QWEN3 = {**SHAPE, "model_type": "qwen3", "head_dim": 8, "rope_theta": 1e6, "tie_word_embeddings": True}
 
 
 def test_every_architecture_takes_a_plain_config():
     for kind in ARCHITECTURES:
-        assert build_arguments({**SHAPE, "model_type": kind}, "config.json").model_type == kind
+        config = {**SHAPE, **OWN.get(kind, {}), "model_type": kind}
+        assert build_arguments(config, "config.json").model_type == kind
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_every_key_that_transformers_writes_is_known(kind: str):
-    config = AutoConfig.for_model(kind, **SHAPE).to_dict()
+    config = AutoConfig.for_model(kind, **SHAPE, **OWN.get(kind, {})).to_dict()
     arguments = build_arguments(config, "config.json")
     assert arguments.hidden_size == 32
 
@@ -58,7 +61,7 @@ def test_all_faults_are_told_at_once():
 
 def test_an_unknown_architecture_is_refused_with_the_nearest_known_one():
     with pytest.raises(
-        ModelError, match=r"model_type 'qwen33', expected one of llama, qwen2, qwen3\. Did you"
+        ModelError, match=r"model_type 'qwen33', expected one of llama, llama4_text, qwen2, qwen3\. Did"
     ):
         build_arguments({**QWEN3, "model_type": "qwen33"}, "x")
     with pytest.raises(ModelError, match=r"x has model_type None"):

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from smidgen.backend import mx
 from smidgen.config import ArchitectureConfig, LoraConfig
 from smidgen.errors import ModelError
 from smidgen.models.graph import create
+from smidgen.models.licence import licence_of
 from smidgen.models.load import load, read_config
 from smidgen.models.lora import add_lora, fuse
 from smidgen.models.quantize import quantize
@@ -21,6 +23,15 @@ def test_saved_and_loaded_is_the_same(tiny_model_dir: Path, tmp_path: Path, toke
     np.testing.assert_array_equal(second.model(tokens), first.model(tokens))
     assert second.tokenizer.encode("the better answer") == first.tokenizer.encode("the better answer")
     assert (tmp_path / "again" / "generation_config.json").exists()
+
+
+def test_the_licence_goes_with_the_weights(tiny_model_dir: Path, tmp_path: Path):
+    shutil.copytree(tiny_model_dir, tmp_path / "base")
+    (tmp_path / "base" / "LICENSE").write_text("FAIR Noncommercial Research License")
+    base = load(str(tiny_model_dir))
+    save_model(tmp_path / "copy", base.model, base.config, tmp_path / "base")
+    licence = licence_of(tmp_path / "copy", base.config)
+    assert licence is not None and licence.is_noncommercial
 
 
 def test_a_created_model_is_a_loadable_folder(tiny_tokenizer_dir: Path, tmp_path: Path, tokens: mx.array):

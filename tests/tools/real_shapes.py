@@ -23,6 +23,13 @@ _QWEN3 = {
     "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "max_position_embeddings": 40960, "attention_bias": False,
     "tie_word_embeddings": True,
 }  # fmt: skip
+_MOBILELLM = {
+    "architectures": ["Llama4ForCausalLM"], "model_type": "llama4_text", "hidden_act": "silu", "head_dim": 64,
+    "num_hidden_layers": 15, "vocab_size": 128256, "rms_norm_eps": 1e-5, "rope_theta": 8000000.0,
+    "max_position_embeddings": 32768, "attention_bias": False, "tie_word_embeddings": True,
+    "use_qk_norm": True, "no_rope_layers": [1] * 15, "attn_temperature_tuning": False,
+    "attention_chunk_size": 32768, "moe_layers": [], "intermediate_size": 8192,
+}  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "Qwen3-0.6B": _QWEN3 | {"hidden_size": 1024, "intermediate_size": 3072},
     "Qwen3-1.7B": _QWEN3 | {"hidden_size": 2048, "intermediate_size": 6144},
@@ -32,12 +39,26 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 4, "vocab_size": 152064, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
         "max_position_embeddings": 131072, "tie_word_embeddings": False,
     },
+    "MobileLLM-R1-140M": _MOBILELLM | {
+        "hidden_size": 576, "intermediate_size_mlp": 2048, "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    },
+    "MobileLLM-R1-360M": _MOBILELLM | {
+        "hidden_size": 1024, "intermediate_size_mlp": 4096, "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+    },
+    "MobileLLM-R1-950M": _MOBILELLM | {
+        "hidden_size": 1536, "intermediate_size_mlp": 6144, "num_attention_heads": 24,
+        "num_key_value_heads": 6, "num_hidden_layers": 22, "no_rope_layers": [1] * 22,
+    },
 }  # fmt: skip
 
 
 def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor of a checkpoint of the families qwen2, qwen3 and llama."""
-    width, inner, vocabulary = (config[k] for k in ("hidden_size", "intermediate_size", "vocab_size"))
+    """Name and shape of every tensor of a checkpoint of the families qwen2, qwen3, llama and llama4_text."""
+    width, vocabulary = config["hidden_size"], config["vocab_size"]
+    mobile = config["model_type"] == "llama4_text"
+    mlp, inner = ("feed_forward", "intermediate_size_mlp") if mobile else ("mlp", "intermediate_size")
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head = config.get("head_dim") or width // heads
     yield "model.embed_tokens.weight", (vocabulary, width)
@@ -54,8 +75,8 @@ def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{at}.self_attn.o_proj.weight", (width, heads * head)
         yield f"{at}.post_attention_layernorm.weight", (width,)
         for name in ("gate", "up"):
-            yield f"{at}.mlp.{name}_proj.weight", (inner, width)
-        yield f"{at}.mlp.down_proj.weight", (width, inner)
+            yield f"{at}.{mlp}.{name}_proj.weight", (config[inner], width)
+        yield f"{at}.{mlp}.down_proj.weight", (width, config[inner])
     yield "model.norm.weight", (width,)
     if not config["tie_word_embeddings"]:
         yield "lm_head.weight", (vocabulary, width)

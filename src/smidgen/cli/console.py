@@ -28,13 +28,16 @@ def print_json(value: Any) -> None:
     print(json.dumps(jsonable(value), indent=2, ensure_ascii=False))
 
 
-def print_table(rows: Sequence[Sequence[str]], *, headers: Sequence[str] = ()) -> None:
+def print_table(
+    rows: Sequence[Sequence[str]], *, headers: Sequence[str] = (), width: int | None = None
+) -> None:
     """Print rows as a table without lines to stdout.
 
     Args:
         rows: cells of every row, all of the same number.
         headers: names of the columns; those after the first then stand to the right, as numbers do. Without
             names the columns are prose.
+        width: characters in which it is to fit, its cells folded; the terminal's where None.
     """
     table = Table(box=None, show_header=bool(headers), pad_edge=False, padding=(0, 2))
     for index in range(len(rows[0])):
@@ -42,7 +45,7 @@ def print_table(rows: Sequence[Sequence[str]], *, headers: Sequence[str] = ()) -
         table.add_column(name, justify="right" if headers and index else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    Console(width=width).print(table)
 
 
 def count(number: float) -> str:

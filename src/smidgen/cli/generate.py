@@ -21,10 +21,10 @@ from smidgen.cli.options import (
     TopK,
     TopP,
 )
-from smidgen.errors import DataError
+from smidgen.errors import ConfigError, DataError, ParseError, WorkError
 
 if TYPE_CHECKING:
-    from smidgen.data.types import Completion, Timing
+    from smidgen.data.types import Completion, Message, Timing
 
 
 def generate(
@@ -36,6 +36,9 @@ def generate(
     adapter: Adapter = None,
     system: Annotated[str | None, Parameter(help="What the model is told first.")] = None,
     thinking: Thinking = False,
+    no_chat_template: Annotated[
+        bool, Parameter(show_default=False, help="Go on with the prompt as it stands, as a base model does.")
+    ] = False,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -44,22 +47,30 @@ def generate(
     repetition_penalty: RepetitionPenalty = 1.0,
     frequency_penalty: FrequencyPenalty = 0.0,
     stop: Stop = (),
+    stop_at_boxed: Annotated[
+        bool, Parameter(show_default=False, help="End the answer with the first \\boxed{…}, braces balanced.")
+    ] = False,
+    final_only: Annotated[
+        bool, Parameter(show_default=False, help="Print the answer without what was thought.")
+    ] = False,
+    extract_boxed: Annotated[
+        bool, Parameter(show_default=False, help="Print only what the answer's last \\boxed{…} holds.")
+    ] = False,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Answer one prompt, on stdout and as it comes."""
-    from smidgen.data.types import Message, Request, Sample, Sampling
+    """Answer one prompt, on stdout and as it comes.
+
+    With --final-only or --extract-boxed the wanted part comes when the answer is whole.
+    """
+    from smidgen.data.types import Request, Sample, Sampling
     from smidgen.inference import open_engine
     from smidgen.inference.mlx import MlxEngine
 
-    text = sys.stdin.read() if prompt == "-" else prompt
-    try:
-        (text + (system or "")).encode()
-    except UnicodeEncodeError:
-        raise DataError("the prompt is not UTF-8 text; convert it first, as with `iconv -t utf-8`") from None
-    if not text.strip():
-        raise DataError("the prompt is empty; give it text, as --prompt 'Which answer is better?'")
-    messages = (*([Message("system", system)] if system else []), Message("user", text))
+    if no_chat_template and (system or thinking):
+        given = "--system" if system else "--thinking"
+        raise ConfigError(f"{given} goes through the chat template; leave it or --no-chat-template out")
+    messages = messages_of(prompt, system, no_chat_template)
     sampling = Sampling(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -69,23 +80,75 @@ def generate(
         repetition_penalty=repetition_penalty,
         frequency_penalty=frequency_penalty,
         stop=stop,
+        stop_at_boxed=stop_at_boxed,
         seed=seed,
     )
     engine = open_engine(model, engine="mlx", adapter=adapter, thinking=thinking, batch_size=1)
     assert isinstance(engine, MlxEngine)
     stream = engine.stream(Request(Sample("prompt", messages), sampling))
+    whole = not final_only and not extract_boxed
     for piece in stream:
-        if not json:
+        if whole and not json:
             print(piece, end="", flush=True)
     completion = stream.completion
     assert completion is not None and completion.timing is not None
+    answer = None if whole else answer_in(completion.text, thinking=thinking, boxed=extract_boxed)
     if json:
-        print_json({"model": model, **facts_of(completion, completion.timing)})
-        return
-    print()
-    rate = count(completion.timing.completion_tokens / completion.timing.seconds)
-    cut = ", cut off at --max-tokens" if completion.finish_reason == "length" else ""
-    say(f"{completion.timing.completion_tokens} tokens, {rate} tokens/s{cut}")
+        facts = facts_of(completion, completion.timing)
+        print_json({"model": model, **facts, **({} if whole else {"answer": answer})})
+    else:
+        print(answer or "")
+        say_speed(completion.timing, is_cut=completion.finish_reason == "length")
+    if not whole and answer is None:
+        part = "no closed \\boxed{…}" if extract_boxed else "no end of what was thought"
+        raise WorkError(f"the answer has {part}; raise --max-tokens, or look at all of it")
+
+
+def messages_of(prompt: str, system: str | None, as_it_stands: bool) -> "tuple[Message, ...]":
+    """What the model is shown; `-` stands for what comes from stdin.
+
+    Raises:
+        DataError: the prompt is empty or no text.
+    """
+    from smidgen.data.types import Message
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    try:
+        (text + (system or "")).encode()
+    except UnicodeEncodeError:
+        raise DataError("the prompt is not UTF-8 text; convert it first, as with `iconv -t utf-8`") from None
+    if not text.strip():
+        raise DataError("the prompt is empty; give it text, as --prompt 'Which answer is better?'")
+    if as_it_stands:
+        return (Message("text", text),)
+    return (*([Message("system", system)] if system else []), Message("user", text))
+
+
+def answer_in(text: str, *, thinking: bool, boxed: bool) -> str | None:
+    """The answer behind what was thought, or what its last box holds; None if it never comes.
+
+    Args:
+        text: all that the model wrote.
+        thinking: whether the prompt may have opened a thinking block.
+        boxed: whether only the box is wanted.
+    """
+    from smidgen.data.boxed import last_boxed
+    from smidgen.tasks.forms import without_thinking
+
+    if thinking and "</think>" not in text:
+        return None
+    try:
+        final = without_thinking(text).strip()
+    except ParseError:
+        return None
+    return last_boxed(final) if boxed else final
+
+
+def say_speed(timing: "Timing", *, is_cut: bool) -> None:
+    """Say how many tokens came how fast."""
+    rate = count(timing.completion_tokens / timing.seconds)
+    cut = ", cut off at --max-tokens" if is_cut else ""
+    say(f"{timing.completion_tokens} tokens, {rate} tokens/s{cut}")
 
 
 def facts_of(completion: "Completion", timing: "Timing") -> dict[str, Any]:

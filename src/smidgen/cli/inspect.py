@@ -8,28 +8,110 @@ from cyclopts import Parameter
 
 from smidgen.cli.console import count, print_json, print_table, say, size
 from smidgen.cli.options import Json
-from smidgen.errors import ModelError
+from smidgen.errors import ModelError, WorkError
 
 if TYPE_CHECKING:
     from smidgen.backend import mx
     from smidgen.data.templates import Tokenizer
+    from smidgen.models.check import Check
 
+WIDE = 160
+"""Characters of a line in the table of tensors: a name that is folded cannot be searched for."""
 PARTS = ("embedding", "attention", "mlp", "norms", "head", "other")
 
 
 def inspect(
-    model: Annotated[str, Parameter(help="A folder, a hub id or smidgen:nano.")], /, *, json: Json = False
+    model: Annotated[str, Parameter(help="A folder, a hub id or smidgen:nano.")],
+    /,
+    *,
+    check: Annotated[
+        bool,
+        Parameter(show_default=False, help="Read every tensor and hold it against config.json; see below."),
+    ] = False,
+    json: Json = False,
 ) -> None:
-    """Show a model's architecture, parameters by part, precision, size and template; loads no weights."""
+    """Show a model's architecture, parameters by part, precision, size and template.
+
+    With --check every tensor is read instead, one at a time: its name, shape, dtype and statistics are shown,
+    what is missing, unexpected, damaged or would be left out, the kind of the feed-forward layers and whether
+    the head is tied. The exit code is 1 if something is wrong.
+    """
     from smidgen.data.templates import load_tokenizer
     from smidgen.models.load import resolve
 
     path = resolve(model)
+    if check:
+        check_tensors(model, path, json)
+        return
     facts = {"model": model, "path": path} | weight_facts(path) | tokenizer_facts(load_tokenizer(path))
     if json:
         print_json(facts)
     else:
         show(facts)
+
+
+def check_tensors(model: str, path: Path, json: bool) -> None:
+    """Hold a model's tensors against its configuration.
+
+    Raises:
+        ModelError: the configuration or the weights are missing or damaged.
+        WorkError: something is wrong with them.
+    """
+    from smidgen.models.check import check_model
+    from smidgen.models.load import read_config
+
+    config = read_config(path)
+    found = check_model(path, config)
+    facts = {
+        "model": model,
+        "path": path,
+        "architecture": config.get("model_type"),
+        "licence": licence_name(path, config),
+    }
+    if json:
+        print_json(facts | vars(found))
+    else:
+        show_check(facts, found)
+    if number := len(found.faults):
+        things = "1 thing is" if number == 1 else f"{number} things are"
+        raise WorkError(f"{things} wrong with {model}; fetch or convert it again")
+
+
+def licence_name(path: Path, config: dict[str, Any]) -> str | None:
+    """The name of a model's licence, or None where nothing tells."""
+    from smidgen.models.licence import licence_of
+
+    licence = licence_of(path, config)
+    return licence.name if licence else None
+
+
+def show_check(facts: dict[str, Any], found: "Check") -> None:
+    """Print what a check found as two tables, and what is odd or wrong to stderr."""
+    head = {True: "tied to the embedding", False: "of its own", None: "unknown"}[found.tied_head]
+    print_table(
+        [
+            ("model", facts["model"]),
+            ("folder", str(facts["path"])),
+            ("licence", facts["licence"] or "not declared"),
+            ("architecture", str(facts["architecture"])),
+            ("feed-forward", f"{found.mlp} ({', '.join(found.mlp_parts)})"),
+            ("head", head),
+            ("left out", ", ".join(found.ignored) or "nothing"),
+            ("keys unread", ", ".join(found.ignored_keys) or "none"),
+        ]
+    )
+    print()
+    rows = []
+    for tensor in found.tensors:
+        *values, non_finite = vars(tensor.statistics).values()
+        numbers = ["–" if value is None else f"{value:.4g}" for value in values]
+        shape = " × ".join(map(str, tensor.shape))
+        rows.append((tensor.name, shape, tensor.dtype, *numbers, count(non_finite)))
+    headers = ("tensor", "shape", "dtype", "min", "max", "mean", "std", "not finite")
+    print_table(rows, headers=headers, width=WIDE)
+    for kind, sentences in (("note", found.notes), ("wrong", found.faults)):
+        for sentence in sentences:
+            say(f"{kind}: {sentence}")
 
 
 def weight_facts(path: Path) -> dict[str, Any]:
@@ -53,6 +135,7 @@ def weight_facts(path: Path) -> dict[str, Any]:
         refused = str(error)
     return {
         "refused": refused,
+        "licence": licence_name(path, config),
         "architecture": config.get("model_type"),
         "layers": config.get("num_hidden_layers"),
         "parameters": {**parameters, "total": total},
@@ -138,6 +221,7 @@ def show(facts: dict[str, Any]) -> None:
         [
             ("model", facts["model"]),
             ("folder", str(facts["path"])),
+            ("licence", facts["licence"] or "not declared"),
             ("architecture", f"{facts['architecture']}, {facts['layers']} layers"),
             ("precision", f"{', '.join(facts['dtypes'])}; weights of {widths} bits"),
             ("size", size(facts["size_bytes"])),

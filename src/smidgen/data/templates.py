@@ -24,6 +24,8 @@ from smidgen.data.types import Message
 from smidgen.errors import DataError, ModelError
 
 ROLES = ("system", "user", "assistant")
+TEXT = "text"
+"""Role of a message that is a whole prompt as it stands."""
 REPLACEMENT = "\ufffd"
 
 
@@ -81,13 +83,17 @@ class Tokenizer:
     def render_prompt(self, messages: Sequence[Message], *, thinking: bool = False) -> list[int]:
         """Token ids of the messages followed by the opening of the assistant's turn.
 
-        If the last message is the assistant's, it is the beginning of the answer, to be gone on with.
+        If the last message is the assistant's, it is the beginning of the answer, to be gone on with. A
+        single message of the role `text` is the whole prompt, behind the token that the tokenizer begins
+        every text with, if it has one.
 
         Raises:
             DataError: there are no messages or one has an unknown role.
             ModelError: the tokenizer has no template, the template refuses the messages, or `thinking` is
                 asked of a template without such a switch.
         """
+        if [message.role for message in messages] == [TEXT]:
+            return self._codec.encode(messages[0].content).ids
         if messages and messages[-1].role == "assistant":
             return self.encode(self._prompt_text(messages[:-1], thinking) + messages[-1].content)
         return self.encode(self._prompt_text(messages, thinking))

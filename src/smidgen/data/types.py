@@ -7,7 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation; `role` is `system`, `user` or `assistant`."""
+    """One turn of a conversation; `role` is `system`, `user` or `assistant`.
+
+    A prompt that is one message of the role `text` is that text as it stands, without any chat template.
+    """
 
     role: str
     content: str
@@ -32,10 +35,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, and what ends them. The defaults are greedy decoding to the end token.
+    r"""How tokens are drawn, and what ends them. The defaults are greedy decoding to the end token.
 
     An answer is cut before the first string of `stop`, wherever it comes. It ends with the first string of
-    `stop_after` that stands outside of a thinking block, which stays in it.
+    `stop_after` that stands outside of a thinking block, which stays in it; with `stop_at_boxed` also with
+    the first `\boxed{…}` there.
     """
 
     max_tokens: int = 256
@@ -47,6 +51,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
+    stop_at_boxed: bool = False
     seed: int = 0
 
 

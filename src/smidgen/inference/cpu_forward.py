@@ -47,10 +47,10 @@ class CpuForward:
         self._num_weights = _num_weights(model)
         if self._num_weights > LARGEST:
             raise Unsupported(f"{self._num_weights} weights")
+        self._blocks = [_Block(layer) for layer in layers]
         self._embedding = _weight(model.model.embed_tokens)
         self._head = np.array(head_weight(model).astype(mx.float32)).T.copy()
         self._norm = _Norm(model.model.norm)
-        self._blocks = [_Block(layer) for layer in layers]
         self._rope = layers[0].self_attn.rope
         self._angles = _rotations(self._rope, self._blocks[0].head_dim, 512)
         self._blas = ThreadpoolController().select(user_api="blas")
@@ -99,6 +99,8 @@ class _Block:
     """One pre-norm block: attention, then SwiGLU, each added to the stream."""
 
     def __init__(self, layer: Any):
+        if "mlp" not in layer:  # MobileLLM-R1's
+            raise Unsupported(type(layer).__name__)
         attention, mlp = layer.self_attn, layer.mlp
         self.heads, self.kv_heads = attention.n_heads, attention.n_kv_heads
         self._scale = np.float32(attention.scale)

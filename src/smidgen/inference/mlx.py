@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from smidgen.backend import device, mx, peak_memory_bytes
-from smidgen.data.types import Completion, Request, Sample, Scored, Timing
+from smidgen.data.types import Completion, Request, Sample, Sampling, Scored, Timing
 from smidgen.errors import DataError, ModelError
 from smidgen.inference.decoder import PREFILL_TOKENS, Decoder
 from smidgen.inference.engine import Stream
@@ -94,7 +94,7 @@ class MlxEngine:
         self._batch_size = batch_size
         self._forward = forward_of(loaded.model)
         self._idle: Decoder | None = None
-        self._endings: dict[tuple[str, ...], Ending] = {}
+        self._endings: dict[tuple[tuple[str, ...], bool], Ending] = {}
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Complete requests in finishing order; see `Engine.complete`.
@@ -238,15 +238,17 @@ class MlxEngine:
             text = GrowingText(self._tokenizer.stream_decoder(), sampling.stop)
         max_tokens = min(sampling.max_tokens, self._context - len(prompt))
         state = RowState.begin(sample.id, sampling, prompt)
-        row = _Row(request, prompt, max_tokens, state, text, self._ending(sampling.stop_after))
+        row = _Row(request, prompt, max_tokens, state, text, self._ending(sampling))
         row.finish_reason = None if max_tokens > 0 else "context"
         return row
 
-    def _ending(self, ends: tuple[str, ...]) -> Ending | None:
-        """What watches for these strings; one for all rows, since it learns which tokens matter."""
-        if ends and ends not in self._endings:
-            self._endings[ends] = Ending(self._tokenizer, ends, thinking=self._thinking)
-        return self._endings.get(ends)
+    def _ending(self, sampling: Sampling) -> Ending | None:
+        """What watches for the answer's end; one for all rows, since it learns which tokens matter."""
+        watched = sampling.stop_after, sampling.stop_at_boxed
+        if any(watched) and watched not in self._endings:
+            ends, boxed = watched
+            self._endings[watched] = Ending(self._tokenizer, ends, boxed=boxed, thinking=self._thinking)
+        return self._endings.get(watched)
 
     def _completion(self, row: _Row) -> Completion:
         assert row.finish_reason is not None

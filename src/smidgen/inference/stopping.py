@@ -1,8 +1,9 @@
-"""What ends a completion besides its end token: strings that may lie across token borders."""
+"""What ends a completion besides its end token: strings that may lie across token borders, and boxes."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
+from smidgen.data.boxed import box_end
 from smidgen.data.templates import StreamDecoder
 
 
@@ -61,16 +62,26 @@ class Decoding(Protocol):
 
 
 class Ending:
-    """Strings that end an answer and belong to it, as a closing tag does; what is thought does not count.
+    """What ends an answer and belongs to it, as a closing tag does; what is thought does not count.
 
     The text is looked at only after tokens that may complete one of them.
     """
 
-    def __init__(self, tokenizer: Decoding, ends: tuple[str, ...], *, thinking: bool = False):
-        """Watch for `ends`; `thinking` says that the prompt has opened a thinking block."""
+    def __init__(
+        self, tokenizer: Decoding, ends: tuple[str, ...], *, boxed: bool = False, thinking: bool = False
+    ):
+        r"""Watch for strings.
+
+        Args:
+            tokenizer: of the answer.
+            ends: what to watch for.
+            boxed: watch for the first `\boxed{…}` too.
+            thinking: whether the prompt has opened a thinking block.
+        """
         self._tokenizer = tokenizer
         self._ends = ends
-        self._last = {end[-1] for end in ends}
+        self._boxed = boxed
+        self._last = {end[-1] for end in ends} | ({"}"} if boxed else set())
         self._thinking = thinking
         self._may_end: dict[int, bool] = {}
 
@@ -96,6 +107,8 @@ class Ending:
             opened = text.find("<think>", begin)
             stretch = text[: opened if opened >= 0 else len(text)]
             found = [at + len(end) for end in self._ends if (at := stretch.find(end, begin)) >= 0]
+            if self._boxed and (end := box_end(stretch, begin)):
+                found.append(end)
             if found:
                 return min(found)
             if opened < 0:

@@ -4,14 +4,17 @@ A key dropped in silence is a model that speaks nonsense, so each is used, known
 """
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mlx_lm.models import llama, qwen2, qwen3
 
 from smidgen.errors import ModelError, did_you_mean
+from smidgen.models import mobilellm
 
-ARCHITECTURES: dict[str, Any] = {"llama": llama, "qwen2": qwen2, "qwen3": qwen3}
-"""`model_type` to the mlx-lm module with its `Model` and `ModelArgs`."""
+ARCHITECTURES: dict[str, Any] = {"llama": llama, "llama4_text": mobilellm, "qwen2": qwen2, "qwen3": qwen3}
+"""`model_type` to the module, mostly of mlx-lm, with its `Model` and `ModelArgs`."""
 
 HARMLESS = frozenset({
     # how the file came to be
@@ -48,6 +51,20 @@ HARMLESS_AT: dict[str, tuple[Any, ...]] = {
 }
 """Keys that mean nothing at these values, or at null, to an architecture that does not read them."""
 
+UNUSED: dict[str, frozenset[str]] = {
+    # of mixtures of experts, which a dense model has none of
+    "llama4_text": frozenset({
+        "intermediate_size", "num_local_experts", "num_experts_per_tok", "output_router_logits",
+        "router_aux_loss_coef", "router_jitter_noise", "for_llm_compressor",
+    }),
+}  # fmt: skip
+"""Keys that one architecture has beyond `HARMLESS` and that change nothing there."""
+
+LAYER_TYPES: dict[str, frozenset[str]] = {
+    "llama4_text": frozenset({"full_attention", "chunked_attention"}),
+}
+"""What a layer may attend to; full_attention where nothing stands here."""
+
 ROPE_KEYS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "default": (frozenset(), frozenset()),
     "linear": (frozenset({"factor"}), frozenset()),
@@ -69,11 +86,17 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6},
     "qwen2": {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6},
     "qwen3": {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6, "head_dim": 128},
-}
+    "llama4_text": {
+        "tie_word_embeddings": False, "rope_theta": 500_000.0, "rms_norm_eps": 1e-5,
+        "intermediate_size_mlp": 16_384, "max_position_embeddings": 131_072, "attention_bias": False,
+        "use_qk_norm": True, "attn_temperature_tuning": True, "floor_scale": 8192, "attn_scale": 0.1,
+        "no_rope_layer_interval": 4, "interleave_moe_layer_step": 1,
+    },
+}  # fmt: skip
 
 
 def build_arguments(config: dict[str, Any], source: str) -> Any:
-    """Return mlx-lm's `ModelArgs` for a `config.json`; `source` names it in errors.
+    """Return the `ModelArgs` for a `config.json`; `source` names it in errors.
 
     Raises:
         ModelError: the architecture is not supported, or keys are missing, unknown, or at values that would
@@ -95,24 +118,40 @@ def build_arguments(config: dict[str, Any], source: str) -> Any:
     faults += [f"'{name}' is missing" for name in missing]
     if faults:
         raise ModelError(f"{source} cannot be honoured as {kind}: {'; '.join(faults)}")
-    return module.ModelArgs(**{name: value for name, value in config.items() if name in fields})
+    with _making(kind, source):
+        return module.ModelArgs(**{name: value for name, value in config.items() if name in fields})
+
+
+def unread_keys(config: dict[str, Any]) -> list[str]:
+    """Return the keys of a `config.json` that change nothing: its architecture does not read them."""
+    kind = config.get("model_type")
+    module = ARCHITECTURES.get(str(kind))
+    read = {field.name for field in dataclasses.fields(module.ModelArgs)} if module else set()
+    return sorted((HARMLESS | UNUSED.get(str(kind), frozenset()) | HARMLESS_AT.keys()) & config.keys() - read)
 
 
 def build_graph(config: dict[str, Any], source: str) -> Any:
-    """Return mlx-lm's model for a `config.json`, its weights still random.
+    """Return the model for a `config.json`, its weights still random and not yet computed.
 
     Raises:
         ModelError: as in `build_arguments`, or the values do not make a graph.
     """
     arguments = build_arguments(config, source)
-    try:
+    with _making(arguments.model_type, source):
         return ARCHITECTURES[arguments.model_type].Model(arguments)
+
+
+@contextmanager
+def _making(kind: str, source: str) -> Iterator[None]:
+    """Say in one sentence that the values of a config make no model."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ModelError(f"{source} has values that make no {arguments.model_type}: {error}") from None
+        raise ModelError(f"{source} has values that make no {kind}: {error}") from None
 
 
 def architecture(config: dict[str, Any], source: str) -> Any:
-    """Return the mlx-lm module of the config's `model_type`."""
+    """Return the module of the config's `model_type`."""
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
         raise ModelError(
@@ -162,13 +201,17 @@ def _flat_rope(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def _fault(name: str, value: Any, config: dict[str, Any], fields: dict[str, Any]) -> str | None:
     """Why a key cannot be honoured, or None."""
-    if name in ("quantization", "quantization_config") or name in HARMLESS:
+    kind = config["model_type"]
+    if name in ("quantization", "quantization_config") or name in HARMLESS | UNUSED.get(kind, frozenset()):
         return None
     if name == "layer_types":
         if not isinstance(value, list | tuple | None):
             return f"'layer_types' is {value!r}, expected a list"
-        windowed = sorted(set(value or ()) - {"full_attention"})
-        return f"'layer_types' has {windowed}, only full_attention is supported" if windowed else None
+        known = LAYER_TYPES.get(kind, frozenset({"full_attention"}))
+        others = sorted(set(value or ()) - known)
+        return (
+            f"'layer_types' has {others}, only {' and '.join(sorted(known))} is supported" if others else None
+        )
     if name == "sliding_window":
         # Qwen2 and Qwen3 name a window that use_sliding_window turns off; llama has no such switch.
         idle = value is None or config.get("use_sliding_window") is False

@@ -19,6 +19,7 @@ from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.errors import ModelError
 from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
+from smidgen.models.licence import warn_of_licence
 from smidgen.models.lora import load_adapter
 from smidgen.models.weights import read_weights
 
@@ -120,18 +121,24 @@ def read_config(path: Path) -> dict[str, Any]:
 def build(path: Path, config: dict[str, Any]) -> nn.Module:
     """Return the graph that `config` describes with the weights of the folder, in evaluation mode.
 
+    Warns of a licence that rules out commercial use.
+
     Raises:
         ModelError: the config cannot be honoured, a file is damaged, or tensors are missing, unexpected or
             of the wrong shape.
     """
     model = build_graph(config, str(path / "config.json"))
     weights = model.sanitize(read_weights(path))
-    _quantize_like(model, config, weights, path)
-    _check_weights(model, weights, path)
+    quantize_like(model, config, weights, path)
+    if faults := misfits(model, weights):
+        raise ModelError(
+            f"the weights in {path} do not fit its config.json: {'; '.join(faults)}. Fetch the model again"
+        )
     dtype = compute_dtype()
     model.load_weights([(name, _cast(value, dtype)) for name, value in weights.items()])
     model.eval()
     mx.eval(model.parameters())
+    warn_of_licence(path, config)
     return model
 
 
@@ -163,10 +170,12 @@ def _fetched(repo: str, subfolder: str | None) -> Path:
     return path / subfolder if subfolder else path
 
 
-def _quantize_like(
-    model: nn.Module, config: dict[str, Any], weights: dict[str, mx.array], path: Path
-) -> None:
-    """Give the graph the quantised layers that the weights were saved from."""
+def quantize_like(model: nn.Module, config: dict[str, Any], weights: dict[str, mx.array], path: Path) -> None:
+    """Give the graph the quantised layers that the weights were saved from.
+
+    Raises:
+        ModelError: `quantization` in the config cannot be used, or another tool has quantised the weights.
+    """
     quantization = config.get("quantization")
     if quantization is None:
         if foreign := config.get("quantization_config"):
@@ -197,21 +206,31 @@ def _quantize_like(
         ) from None
 
 
-def _check_weights(model: nn.Module, weights: dict[str, mx.array], path: Path) -> None:
-    """Refuse weights that are not exactly the graph's, naming every difference."""
-    wanted = {name: value.shape for name, value in named_arrays(model.parameters()).items()}
+def misfits(model: nn.Module, weights: dict[str, mx.array]) -> list[str]:
+    """Return every difference in names, shapes and kinds of number between weights and the graph."""
+    arrays = named_arrays(model.parameters())
+    wanted = {name: value.shape for name, value in arrays.items()}
     faults = [f"missing '{name}' {shape}" for name, shape in wanted.items() if name not in weights]
     faults += [f"unexpected '{name}' {value.shape}" for name, value in weights.items() if name not in wanted]
     faults += [
+        f"'{name}' is stored as {_name(weights[name].dtype)}, expected {_name(value.dtype)}"
+        for name, value in arrays.items()
+        if name in weights and _is_float(weights[name].dtype) != _is_float(value.dtype)
+    ]
+    return faults + [
         f"'{name}' has shape {weights[name].shape}, expected {shape}"
         for name, shape in wanted.items()
         if name in weights and weights[name].shape != shape
     ]
-    if faults:
-        raise ModelError(
-            f"the weights in {path} do not fit its config.json: {'; '.join(faults)}. Fetch the model again"
-        )
 
 
 def _cast(value: mx.array, dtype: mx.Dtype) -> mx.array:
-    return value.astype(dtype) if mx.issubdtype(value.dtype, mx.floating) else value
+    return value.astype(dtype) if _is_float(value.dtype) else value
+
+
+def _is_float(dtype: mx.Dtype) -> bool:
+    return mx.issubdtype(dtype, mx.floating)
+
+
+def _name(dtype: mx.Dtype) -> str:
+    return str(dtype).removeprefix("mlx.core.")

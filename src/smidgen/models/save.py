@@ -8,6 +8,7 @@ from smidgen.backend import mx, nn
 from smidgen.errors import ModelError
 from smidgen.files import atomic_folder, write_json
 from smidgen.models.graph import named_arrays
+from smidgen.models.licence import LICENCE_FILES
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
@@ -32,7 +33,7 @@ def save_model(
         path: the folder; one that stands there is replaced.
         model: without adapter layers; fuse or save those apart.
         config: the content of `config.json`; its quantisation goes where no layer is quantised any more.
-        tokenizer_path: folder whose tokenizer and generation files are copied.
+        tokenizer_path: folder whose tokenizer, generation and licence files are copied.
         dtype: of the floating weights; as they are when None. Scales of a quantised model follow it too.
 
     Raises:
@@ -67,8 +68,8 @@ def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the tokenizer and generation files of one folder into another."""
-    for name in TOKENIZER_FILES:
+    """Copy the tokenizer, generation and licence files of one folder into another."""
+    for name in (*TOKENIZER_FILES, *LICENCE_FILES):
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
 
