@@ -19,7 +19,9 @@ Model = Annotated[
     str, Parameter(help="A folder, a hub id (owner/repo or owner/repo:subfolder) or smidgen:nano.")
 ]
 
-Adapter = Annotated[Path | None, Parameter(help="Folder of a LoRA adapter to put on the model.")]
+Adapter = Annotated[
+    Path | None, Parameter(help="Folder of a LoRA adapter to put on the model: ours, mlx-lm's or PEFT's.")
+]
 
 Thinking = Annotated[bool, Parameter(show_default=False, help="Let the chat template open a thinking block.")]
 

@@ -6,7 +6,7 @@ dtype that the base is stored in, or quantised anew. Rounding a sum may round th
 compared with the model and adapter it was made from, and too great a drift leaves no folder.
 """
 
-import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from smidgen.data.types import Message
 from smidgen.errors import ConfigError, WorkError
 from smidgen.export.drift import Drift, compare, describe, last_logits, token_rows
 from smidgen.files import atomic_folder
+from smidgen.models.licence import LicenceNotice
 from smidgen.models.load import build, load, read_config
 from smidgen.models.lora import dequantize, fuse, load_adapter
 from smidgen.models.quantize import quantize
@@ -29,7 +30,6 @@ MAX_DRIFT = 0.1
 """Nats. The bundled judge in 4 bits drifts by 0.002 on prompts like those it learnt, and by 0.16 on those of
 `smidgen.export.drift`, of which it understands none; in 2 bits by 0.7, where its answers fall apart."""
 GROUP_SIZE = 64
-LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
 
 
 def export_fused(
@@ -72,7 +72,9 @@ def export_fused(
     with atomic_folder(out, replace=True) as folder:
         rows, reference, effect = _write(folder, model, adapter, bits, group_size or GROUP_SIZE, prompts)
         config = read_config(folder)
-        written = build(folder, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LicenceNotice)  # it was given for the model itself
+            written = build(folder, config)
         dequantize(written, mx.float32)  # the same weights, and many times as fast where MLX runs on a CPU
         cpu_kernels.accelerate(written)
         drift = compare(reference, last_logits(written, rows))
@@ -117,17 +119,8 @@ def _write(
     if bits is not None:
         config = quantize(graph, config, bits=bits, group_size=group_size)
     save_model(folder, graph, config, loaded.path, dtype=dtype)
-    copy_licence(loaded.path, folder)
     mx.clear_cache()
     return rows, reference, effect
-
-
-def copy_licence(source: Path, folder: Path) -> None:
-    """Copy the licence files of a model's folder, which go with every copy of it."""
-    for pattern in LICENCE_FILES:
-        for file in source.glob(pattern):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
 
 
 def _refusal(out: Path, drift: Drift, effect: Drift | None, max_drift: float, bits: int | None) -> str:

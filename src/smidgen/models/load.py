@@ -25,7 +25,9 @@ from smidgen.models.weights import read_weights
 
 BUNDLED = ("nano",)
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<subfolder>[\w./-]+))?")
-HUB_FILES: tuple[str, ...] = ("*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
+HUB_FILES: tuple[str, ...] = (
+    "*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "README.md", "LICENSE*",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
