@@ -59,6 +59,12 @@ def push_folder(folder: Path, repo: str, *, private: bool = False) -> str:
     return f"{hub.endpoint}/{repo}"
 
 
-def _reason(error: Exception) -> str:
-    """The first line of an error of the hub client, or its type."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+def _reason(error: BaseException) -> str:
+    """What the hub said, or else the first line of an error of its client and of what caused that."""
+    said = getattr(error, "server_message", None) or str(error).strip() or type(error).__name__
+    first = said.splitlines()[0].rstrip(".:")
+    return (
+        f"{first}: {_reason(error.__cause__)}"
+        if isinstance(error, RuntimeError) and error.__cause__
+        else first
+    )
