@@ -1,14 +1,16 @@
 """Models and tokenizers small enough to be made for every test run; nothing is downloaded."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from safetensors.numpy import save_file
+from tests.tools.hub import FakeHub
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 settings.register_profile("fast", max_examples=40, deadline=None, derandomize=True)
@@ -126,3 +128,19 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}), encoding="utf-8")
     save_file(random_qwen3(TINY_CONFIG), path / "model.safetensors", metadata={"format": "pt"})
     return path
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub on this machine that HF_ENDPOINT names, and a token for it."""
+    server = FakeHub()
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    # large files would go to a store of another protocol
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 from smidgen.cli.app import exit_code
 from smidgen.data.types import Completion, Timing
 from smidgen.errors import DataError
+from smidgen.export.gguf import write_gguf
 from smidgen.inference import Stream
 from smidgen.inference.mlx import MlxEngine
-from smidgen.export.gguf import write_gguf
 
 
 def generate(tiny_model_dir: Path, *arguments: str) -> int:

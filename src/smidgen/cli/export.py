@@ -4,12 +4,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
+from cyclopts.types import NonNegativeFloat
 
 from smidgen.cli.console import print_json, say, size
-from smidgen.cli.options import Adapter, Json, Model
+from smidgen.cli.options import Adapter, Json, Model, Out
+from smidgen.cli.shipping import begin, check_quantization, finish
 from smidgen.errors import ConfigError
 
 export = App(name="export", help="Write a model in the format of another program, and prove it there.")
+
+Push = Annotated[
+    str | None, Parameter(help="Upload the folder to this repository of the Hugging Face hub, owner/name.")
+]
+Private = Annotated[
+    bool, Parameter(show_default=False, help="Make the repository private if it is made now.")
+]
+AdapterFolder = Annotated[Path, Parameter(help="Folder of a LoRA adapter: ours, mlx-lm's or PEFT's.")]
+RunFolder = Annotated[
+    Path | None,
+    Parameter(name="--run", help="The run folder that it came from; the model card tells what stands there."),
+]
 
 
 def _new_gguf(_: object, path: Path) -> None:
@@ -94,3 +108,117 @@ def _say_gguf(facts: dict[str, Any]) -> None:
         say("not verified")
     if file := facts.get("modelfile"):
         say(f"{file}: ollama create NAME -f {file}")
+
+
+@export.command
+def peft(
+    *,
+    model: Model,
+    adapter: AdapterFolder,
+    out: Out,
+    run: RunFolder = None,
+    push: Push = None,
+    private: Private = False,
+    json: Json = False,
+) -> None:
+    """Write an adapter for PEFT: for transformers, and for vLLM to put on its base.
+
+    The adapter may be ours or mlx-lm's. Nothing is rounded. What vLLM would not take of it is told.
+    """
+    from smidgen.export.peft import export_peft
+
+    story = begin(model, adapter, run, push, private)
+    finish(export_peft(adapter, model, out), story, "peft", push, private, json)
+
+
+@export.command
+def mlx(
+    *,
+    model: Model,
+    adapter: AdapterFolder,
+    out: Out,
+    run: RunFolder = None,
+    push: Push = None,
+    private: Private = False,
+    json: Json = False,
+) -> None:
+    """Write an adapter for mlx-lm; it may be PEFT's, or ours, which is mlx-lm's already."""
+    from smidgen.export.peft import export_mlx_adapter
+
+    story = begin(model, adapter, run, push, private)
+    finish(export_mlx_adapter(adapter, model, out), story, "mlx-adapter", push, private, json)
+
+
+@export.command
+def fused(
+    *,
+    model: Model,
+    out: Out,
+    adapter: Adapter = None,
+    bits: Annotated[
+        Literal[2, 3, 4, 5, 6, 8] | None, Parameter(help="Quantise the sum: bits of a weight.")
+    ] = None,
+    group_size: Annotated[
+        Literal[32, 64, 128] | None,
+        Parameter(help="Weights that share a scale, with --bits; else 64."),
+    ] = None,
+    dequantize: Annotated[
+        bool, Parameter(show_default=False, help="Write plain weights though the model's are quantised.")
+    ] = False,
+    prompts: Annotated[
+        Path | None,
+        Parameter(help="JSONL with prompt or messages, and target where there is one, for the drift."),
+    ] = None,
+    max_drift: Annotated[
+        NonNegativeFloat, Parameter(help="Greatest mean KL divergence from the unfused model, in nats.")
+    ] = 0.1,
+    force: Annotated[
+        bool, Parameter(show_default=False, help="Keep the folder however far it drifts.")
+    ] = False,
+    run: RunFolder = None,
+    push: Push = None,
+    private: Private = False,
+    json: Json = False,
+) -> None:
+    """Write one model with the adapter in it, for mlx-lm, transformers and vLLM; for MLX alone with --bits.
+
+    What was written is loaded again, and its next-token distributions are compared with those of the model
+    and adapter it was made from. Without --prompts, those are rows that the --run validated on, or a dozen
+    that smidgen has. If they drift too far apart nothing is kept, and the exit code is 1.
+    """
+    from smidgen.data.prompts import read_prompts
+    from smidgen.export.fused import export_fused
+
+    check_quantization(model, bits, dequantize)
+    story = begin(model, adapter, run, push, private)
+    source = prompts or (run and run / "data/validation.jsonl")
+    facts = export_fused(
+        model,
+        adapter,
+        out,
+        bits=bits,
+        group_size=group_size,
+        prompts=read_prompts(source) if source else None,
+        max_drift=max_drift,
+        force=force,
+    )
+    finish(facts, story, f"mlx-{bits}bit" if bits else "fused", push, private, json)
+
+
+@export.command
+def push(
+    folder: Annotated[Path, Parameter(help="A folder that was exported, such as one of a run.")],
+    /,
+    *,
+    to: Annotated[str, Parameter(help="The repository of the Hugging Face hub, owner/name.")],
+    private: Private = False,
+    json: Json = False,
+) -> None:
+    """Upload a folder as it stands to the Hugging Face hub, or to the server that HF_ENDPOINT names."""
+    from smidgen.export.push import push_folder
+
+    url = push_folder(folder, to, private=private)
+    if json:
+        print_json({"folder": folder, "url": url})
+    else:
+        say(f"{folder} is at {url}")

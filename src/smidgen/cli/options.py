@@ -38,7 +38,9 @@ ApiKeyEnv = Annotated[
     Parameter(help="The environment variable of a server's key, if it is not OPENAI_API_KEY."),
 ]
 
-Adapter = Annotated[Path | None, Parameter(help="Folder of a LoRA adapter to put on the model.")]
+Adapter = Annotated[
+    Path | None, Parameter(help="Folder of a LoRA adapter to put on the model: ours, mlx-lm's or PEFT's.")
+]
 
 Thinking = Annotated[bool, Parameter(show_default=False, help="Let the chat template open a thinking block.")]
 

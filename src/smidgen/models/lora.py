@@ -130,14 +130,26 @@ def fuse(model: nn.Module) -> None:
         delta = layer.scale * (a @ b).T
         linear.weight = (linear.weight.astype(mx.float32) + delta).astype(_float_dtype(layer.linear))
         replacements.append((name, linear))
-    inside = tuple(f"{name}." for name, _ in replacements)
+    model.update_modules(tree_unflatten(replacements))
+    dequantize(model)
+    model.unfreeze()
+    mx.eval(model.parameters())
+
+
+def dequantize(model: nn.Module, dtype: mx.Dtype | None = None) -> None:
+    """Put plain layers of the same weights in the place of quantised ones.
+
+    Args:
+        model: changed in place; without adapter layers.
+        dtype: of the new weights; what each layer computed in when None.
+    """
+    replacements = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding) and not name.startswith(inside):
+        if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
             plain = _plain(module)
-            plain.weight = plain.weight.astype(_float_dtype(module))
+            plain.weight = plain.weight.astype(dtype or _float_dtype(module))
             replacements.append((name, plain))
     model.update_modules(tree_unflatten(replacements))
-    model.unfreeze()
     mx.eval(model.parameters())
 
 

@@ -1,0 +1,250 @@
+"""The model card of an artefact: what it is, what it was made of and how, what it scores, how to run it.
+
+It is made from `report.json` of a run and shows the figures of this artefact, evaluated as it ships, or says
+that it was not. The front matter is the hub's (https://huggingface.co/docs/hub/model-cards), `model-index`
+included.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCardData, snapshot_download
+
+from smidgen.errors import ConfigError, ModelError, did_you_mean
+from smidgen.export.markdown import code, escaped
+from smidgen.export.running import ways
+from smidgen.files import sha256_file, write_text
+from smidgen.models.licence import licence_of
+from smidgen.models.load import HUB_ID, read_config, resolve
+
+FORMATS = {
+    "mlx": "a quantised MLX model",
+    "fused": "a whole model in safetensors, its adapter added to the weights",
+    "peft": "a LoRA adapter in PEFT's format",
+    "mlx-adapter": "a LoRA adapter in mlx-lm's format",
+    "gguf": "a GGUF file",
+}
+LIBRARIES = {"mlx": "mlx", "fused": "transformers", "peft": "peft", "mlx-adapter": "mlx", "gguf": "gguf"}
+RELATIONS = {"mlx": "quantized", "fused": "finetune", "peft": "adapter", "mlx-adapter": "adapter"}
+"""How the hub calls what became of the base; a GGUF file is quantised."""
+CURVE_ROWS = 8
+
+_LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
+
+
+def write_card(folder: Path, report: Mapping[str, Any], *, artefact: str, format: str) -> None:
+    """Write the model card of an exported folder, its `README.md`; one that stands there is replaced.
+
+    Args:
+        folder: of the artefact, written and evaluated.
+        report: the content of `report.json`. Every key is optional; text in it is escaped.
+        artefact: its name in the report's `exports`; the figures are those that stand there.
+        format: `mlx`, `fused`, `peft`, `mlx-adapter` or `gguf`.
+
+    Raises:
+        ConfigError: the format is not known.
+        WorkError: the disk is full or the place cannot be written.
+    """
+    write_text(folder / "README.md", card_text(folder, report, artefact=artefact, format=format))
+
+
+def card_text(folder: Path, report: Mapping[str, Any], *, artefact: str, format: str) -> str:
+    """Return what `write_card` writes; equal folders and reports give equal cards."""
+    if format not in FORMATS:
+        raise ConfigError(
+            f"there is no format '{format}'; expected one of {', '.join(FORMATS)}."
+            f"{did_you_mean(format, FORMATS)}"
+        )
+    facts = _facts(folder, report, artefact, format)
+    matter = _front_matter(report, facts, format)
+    return f"---\n{matter}\n---\n\n{_template().render(facts).strip()}\n"
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        finalize=escaped,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # the text is Markdown: `finalize` escapes every value as that
+    )
+    return environment.get_template("card.md.jinja")
+
+
+def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str) -> dict[str, Any]:
+    """Everything the template shows."""
+    named = str(_at(report, "model", "base") or "an unknown model")
+    base, base_folder = _public_name(named) or named, _base_folder(named)
+    config = _config(base_folder) or _config(folder)
+    licence = licence_of(base_folder, config) if base_folder is not None else None
+    weights = sorted(file for file in folder.glob("*") if file.suffix in (".safetensors", ".gguf"))
+    shipped = _at(report, "exports", artefact) or {}
+    return {
+        "name": f"{report.get('name') or folder.name} ({artefact})",
+        "description": report.get("description"),
+        "kind": FORMATS[format],
+        "task": report.get("task"),
+        "base": base,
+        "licence": licence,
+        "files": [(file.name, f"{file.stat().st_size:,}", sha256_file(file)) for file in weights],
+        "figures": list(_figures(_at(shipped, "metrics"))),
+        "difference": _interval(_at(shipped, "difference")),
+        "trained_figures": list(_figures(_at(report, "after", "metrics"))),
+        "data": list(_data(report)),
+        "test_data": _public_name(_at(report, "provenance", "data", "test", "path")),
+        "training": list(_training(report)),
+        "curve": list(_curve(report)),
+        "recipe": code(str(report["recipe"]), "toml") if report.get("recipe") else None,
+        "made": list(_made(report)),
+        "limits": list(report.get("limits") or ()),
+        "ways": list(ways(format, folder, base, config.get("model_type"))),
+    }
+
+
+def _front_matter(report: Mapping[str, Any], facts: Mapping[str, Any], format: str) -> str:
+    """The YAML at the head of the card; the library that the hub reads it with writes it."""
+    licence, base = facts["licence"], facts["base"]
+    known = licence is not None and _LICENCE_ID.fullmatch(licence.name)
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            task_name=str(report.get("task") or "text-generation"),
+            dataset_type=re.sub(r"[^\w.-]+", "-", facts["test_data"] or "unknown"),
+            dataset_name=f"{facts['test_data'] or 'unknown'} (held-out rows)",
+            metric_type=name,
+            metric_value=value,
+            metric_name=f"{name}, 95 % interval {low} to {high}, n = {n}",
+        )
+        for name, value, low, high, n in facts["figures"]
+    ]
+    return ModelCardData(
+        license=None if licence is None else licence.name if known else "other",
+        license_name=None if licence is None or known else licence.name,
+        library_name=LIBRARIES[format],
+        pipeline_tag="text-generation",
+        tags=["smidgen", *([str(report["task"])] if report.get("task") else [])],
+        base_model=base if HUB_ID.fullmatch(base) else None,
+        base_model_relation=RELATIONS.get(format, "quantized") if HUB_ID.fullmatch(base) else None,
+        model_name=str(facts["name"]),
+        eval_results=results or None,
+    ).to_yaml(line_break="\n").strip()  # fmt: skip
+
+
+def _base_folder(base: str) -> Path | None:
+    """Where the base stands on this machine, if it does; nothing is fetched."""
+    try:
+        if base.startswith("smidgen:") or Path(base).expanduser().is_dir():
+            return resolve(base)
+        if matched := HUB_ID.fullmatch(base):
+            found = Path(snapshot_download(matched["repo"], local_files_only=True))
+            return found / (matched["subfolder"] or "")
+    except Exception:  # a base that is not here is no obstacle; the hub client has a dozen types of errors
+        return None
+    return None
+
+
+def _config(folder: Path | None) -> dict[str, Any]:
+    try:
+        return read_config(folder) if folder is not None else {}
+    except ModelError:  # adapters and GGUF files have none
+        return {}
+
+
+def _figures(metrics: Any) -> Iterator[tuple[str, float, str, str, int]]:
+    """Name, value, both ends of the interval and number of each metric that has a value."""
+    for name, metric in (metrics or {}).items():
+        value = metric.get("value")
+        if value is not None:
+            yield (
+                str(name),
+                round(value, 4),
+                _number(metric.get("low")),
+                _number(metric.get("high")),
+                metric["n"],
+            )
+
+
+def _interval(metric: Any) -> str | None:
+    """`value (low to high)` of a difference, or None."""
+    if not metric or metric.get("value") is None:
+        return None
+    return f"{metric['value']:+.3f} ({metric['low']:+.3f} to {metric['high']:+.3f})"
+
+
+def _data(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Role, name, rows and fingerprint of each dataset."""
+    for role, source in (_at(report, "provenance", "data") or {}).items():
+        rows = source.get("rows")
+        yield role, _public_name(source.get("path")) or "–", _number(rows), source.get("sha256") or "–"
+
+
+def _training(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was trained and for how long, as terms and values."""
+    model, data, training = (report.get(name) or {} for name in ("model", "data", "training"))
+    known = (
+        ("method", model.get("method")),
+        ("parameters", model.get("parameters")),
+        ("trained parameters", model.get("trained_parameters")),
+        ("training rows", data.get("train_rows")),
+        ("tokens learnt", data.get("trained_tokens")),
+        ("steps", training.get("steps")),
+        ("epochs", training.get("epochs")),
+        ("step that was kept", training.get("chosen_step")),
+        ("seconds", training.get("seconds") and round(training["seconds"])),
+    )
+    for term, value in known:
+        if value is not None:
+            yield term, value if isinstance(value, str) else _number(value)
+
+
+def _curve(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Step, training loss and validation loss at steps spread evenly, and at every validated one."""
+    curve = {point["step"]: point["loss"] for point in _at(report, "training", "curve") or ()}
+    validated = {point["step"]: point["loss"] for point in _at(report, "training", "validation") or ()}
+    steps = sorted(curve)
+    apart = max(1, (len(steps) - 1) // (CURVE_ROWS - 1)) if steps else 1
+    for step in sorted({*steps[::apart], *steps[-1:], *validated}):
+        yield str(step), _number(curve.get(step)), _number(validated.get(step))
+
+
+def _made(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """When, where and with what it was made."""
+    machine, provenance = report.get("machine") or {}, report.get("provenance") or {}
+    versions = provenance.get("versions") or {}
+    command = " ".join(_public_name(word) or word for word in str(report.get("command") or "").split())
+    known = (
+        ("date", report.get("created")),
+        ("command", command),
+        ("machine", machine.get("device") or machine.get("cpu")),
+        ("system", machine.get("platform")),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
+        ("seeds", ", ".join(f"{name} {seed}" for name, seed in (provenance.get("seeds") or {}).items())),
+        ("SHA-256 of the base", _at(provenance, "base_model", "sha256")),
+    )
+    yield from ((term, str(value)) for term, value in known if value)
+
+
+def _public_name(path: Any) -> str | None:
+    """What a path is called in public: of a place on somebody's machine only the last name."""
+    if not path:
+        return None
+    return Path(path).name if str(path).startswith(("/", "~", ".")) else str(path)
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if abs(value) < 1e-3 else f"{value:.3f}"
+
+
+def _at(tree: Mapping[str, Any] | None, *names: str) -> Any:
+    """What stands at a path of keys, or None."""
+    for name in names:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree

@@ -1,0 +1,121 @@
+"""How far a model that was rewritten says something else than before: measured on prompts, not assumed.
+
+Two models read the same tokens. At the last positions of every prompt their distributions of the next token
+are compared: mean KL divergence KL(before ‖ after) in nats, the greatest difference of two logits, and how
+often the most probable token is the same.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax
+
+from smidgen.backend import mx, nn
+from smidgen.data.templates import Tokenizer
+from smidgen.data.types import Message
+from smidgen.errors import DataError
+from smidgen.models.graph import body, logits
+
+MAX_PROMPTS = 32
+POSITIONS = 32
+"""Prompts and last positions of each that are compared: 620 MB of logits for 152,000 tokens."""
+
+PROMPTS: tuple[tuple[Message, ...], ...] = tuple(
+    (Message("user", text),)
+    for text in (
+        "What is the capital of France, and which river runs through it?",
+        "Add 17 and 25, then take away 9. Show each step.",
+        "Which answer is better, and why? Question: How do I boil an egg? A: In hot water. B: Put it into "
+        "boiling water for eight minutes, then cool it.",
+        "Translate into German: The train leaves at seven, so be at the station early.",
+        "Write a Python function that returns the n-th Fibonacci number.",
+        'Reply with JSON only: {"intent": ..., "city": ...} for "book me a table in Lisbon tonight".',
+        "Summarise in one sentence: The survey found that most people walk to work when it is dry, take the "
+        "bus when it rains, and stay at home when it snows.",
+        "Explica en dos frases por qué el cielo es azul.",
+        "请用一句话介绍一下长城。",
+        "A shop sells pens at 3 for 2 euros. What do 12 pens cost? Put the result into \\boxed{}.",
+        "Remember that my sister's birthday is on the fourth of May.",
+        "Name three metals, one to a line, in alphabetical order.",
+    )
+)
+"""What is asked where the user gives no prompts."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Two models compared.
+
+    Attributes:
+        mean_kl: KL divergence in nats, averaged over the positions.
+        max_logit_difference: of any token at any position.
+        same_top: share of the positions at which the most probable token is the same.
+        prompts: how many were read.
+        positions: how many were compared.
+    """
+
+    mean_kl: float
+    max_logit_difference: float
+    same_top: float
+    prompts: int
+    positions: int
+
+
+def token_rows(
+    tokenizer: Tokenizer, prompts: Sequence[Sequence[Message]] | None, context: int | None
+) -> list[list[int]]:
+    """Return the token ids of the prompts, at most `MAX_PROMPTS` of them, evenly spaced.
+
+    Args:
+        tokenizer: of the model; without a chat template the contents alone are read.
+        prompts: conversations; those that end with the assistant are read to the end of that. None takes
+            `PROMPTS`.
+        context: the most tokens that the model reads; longer prompts lose their beginning.
+
+    Raises:
+        DataError: there are no prompts, or one has an unknown role.
+    """
+    chosen = PROMPTS if prompts is None else prompts
+    if not chosen:
+        raise DataError("there are no prompts to compare the models on; give at least one")
+    rows = []
+    for index in np.linspace(0, len(chosen) - 1, min(len(chosen), MAX_PROMPTS)).astype(int):
+        messages = tuple(chosen[index])
+        if tokenizer.has_template:
+            ids = tokenizer.render_prompt(messages)
+        else:
+            ids = tokenizer.encode("\n".join(message.content for message in messages))
+        rows.append(ids[-context:] if context else ids)
+    return rows
+
+
+def last_logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+    """Yield the scores at the last positions of each row, (P, V) float32."""
+    for ids in rows:
+        hidden = body(model)(mx.array([ids], mx.int32))[0, -POSITIONS:]
+        yield np.array(logits(model, hidden).astype(mx.float32))
+
+
+def compare(before: Sequence[np.ndarray], after: Iterator[np.ndarray]) -> Drift:
+    """Compare the scores of two models for the same rows, each as `last_logits` gives them."""
+    divergence, difference, same, positions = 0.0, 0.0, 0, 0
+    for first, second in zip(before, after, strict=True):
+        log_p, log_q = log_softmax(first, axis=-1), log_softmax(second, axis=-1)
+        divergence += float((np.exp(log_p) * (log_p - log_q)).sum(dtype=np.float64))
+        difference = max(difference, float(np.abs(first - second).max()))
+        same += int((first.argmax(-1) == second.argmax(-1)).sum())
+        positions += len(first)
+    return Drift(divergence / positions, difference, same / positions, len(before), positions)
+
+
+def describe(drift: Drift) -> dict[str, Any]:
+    """Return a comparison in JSON's types, a divergence that is below zero by rounding as zero."""
+    return {
+        "mean_kl": max(drift.mean_kl, 0.0),
+        "max_logit_difference": drift.max_logit_difference,
+        "same_top": drift.same_top,
+        "prompts": drift.prompts,
+        "positions": drift.positions,
+    }
