@@ -6,9 +6,10 @@ The bundled model reads a message and answers with an action, a category and a c
 and most of each label are forced, so a few choices are all it has. Both contenders decode under the same
 masks. Where the schema leaves no choice the mask holds one token, the one that fast-forward takes, so the
 tokens are the same either way, which is checked; the contenders differ only in how many passes they take.
-Each runs in a process of its own, the contenders take turns, loading and one decision before the clock are
-not counted. A latency is that of a whole request, tokenisation and grammar included. What it decides is worth
-nothing: the model was never taught to route. All goes to `benchmarks/results/constraints-<machine>.json`.
+They take turns at every message, so that other work on the machine slows both alike, and change who is first;
+every round is a process of its own, and loading and one decision before the clock are not counted. A latency
+is that of a whole request, tokenisation and grammar included. What is decided is worth nothing: the model was
+never taught to route. All goes to `benchmarks/results/constraints-<machine>.json`.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any
 
 import jsonschema
 
-from _common import peak_memory_bytes, run, versions, write_results
+from _common import run, versions, write_results
 
 CATEGORIES = ["identity", "preference", "goal", "fact", "event", "task", "people", "other"]
 ROUTE = {
@@ -39,12 +40,13 @@ WHO = ("I", "My sister", "Our neighbour", "The teacher", "A friend of mine")
 DOES = ("moved to the coast", "wants to learn the violin", "cannot stand cold soup", "is called Ada at work")
 WHEN = ("last spring", "since the accident", "as far as I know", "and nobody noticed", "these days")
 PACKAGES = ("llguidance", "mlx", "numpy", "scipy-openblas32")
-CONTENDERS = {"fast-forward": True, "token by token": False}
-BATCH = 64
+FAST, SLOW = "fast-forward", "token by token"
+CONTENDERS = {FAST: True, SLOW: False}
+BATCH, BATCH_TURNS = 64, 4
 
 
-def child(name: str, model: str) -> None:
-    """Decide one by one, then together, and print what it took as JSON."""
+def child(model: str) -> None:
+    """Decide with each contender in turn, one message after the other, then together; print JSON."""
     from smidgen.data.types import Constraint, Message, Request, Sample, Sampling
     from smidgen.inference.mlx import MlxEngine
     from smidgen.models.load import load
@@ -60,29 +62,30 @@ def child(name: str, model: str) -> None:
         for i, message in enumerate(messages)
     ]
     loaded = load(model)
-    engine = MlxEngine(loaded, batch_size=1, fast_forward=CONTENDERS[name])
-    list(engine.complete(requests[-1:]))
-    seconds, found = [], {}
-    for request in requests:
-        started = time.perf_counter()
-        ((_, completion),) = engine.complete([request])
-        seconds.append(time.perf_counter() - started)
-        found[request.sample.id] = completion
-    together = MlxEngine(loaded, batch_size=BATCH, fast_forward=CONTENDERS[name])
-    list(together.complete(requests[-1:]))
-    started = time.perf_counter()
-    batched = {request.sample.id: completion for request, completion in together.complete(requests)}
-    report = {
-        "seconds": seconds,
-        "batch_seconds": time.perf_counter() - started,
-        "texts": {key: completion.text for key, completion in found.items()},
-        "token_ids": {key: completion.token_ids for key, completion in found.items()},
-        "batched_token_ids": {key: completion.token_ids for key, completion in batched.items()},
-        "passes": count_passes(engine, requests[:10]) / 10,
-        "peak": peak_memory_bytes(),
-        "versions": versions(PACKAGES),
-    }
-    print("\n" + json.dumps(report))
+    report = {name: {"alone": [], "alone_cpu": [], "batched": []} for name in CONTENDERS}
+    for size, field in ((1, "alone"), (BATCH, "batched")):
+        engines = {
+            name: MlxEngine(loaded, batch_size=size, fast_forward=is_fast)
+            for name, is_fast in CONTENDERS.items()
+        }
+        for engine in engines.values():
+            list(engine.complete(requests[-1:]))
+        found: dict[str, dict[str, Any]] = {name: {} for name in CONTENDERS}
+        parts = [[request] for request in requests] if size == 1 else [requests] * BATCH_TURNS
+        for number, part in enumerate(parts):
+            for name in list(CONTENDERS)[:: 1 if number % 2 else -1]:
+                started, cpu = time.perf_counter(), time.process_time()
+                completed = list(engines[name].complete(part))
+                report[name][field].append(time.perf_counter() - started)
+                if size == 1:
+                    report[name]["alone_cpu"].append(time.process_time() - cpu)
+                found[name] |= {request.sample.id: completion for request, completion in completed}
+        for name, answers in found.items():
+            report[name] |= {f"{field}_ids": {key: answer.token_ids for key, answer in answers.items()}}
+            report[name] |= {"texts": [answer.text for answer in answers.values()]}
+            if size == 1:
+                report[name]["passes"] = count_passes(engines[name], requests[:10]) / 10
+    print("\n" + json.dumps(report | {"versions": versions(PACKAGES)}))
 
 
 def count_passes(engine: Any, requests: Any) -> int:
@@ -105,74 +108,74 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def summary(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Latencies of every round, their ratios, and whether the answers are the same and valid."""
-    fast, slow = (turns[name] for name in CONTENDERS)
-    for text in fast[0]["texts"].values():
-        jsonschema.validate(json.loads(text), ROUTE)
-    expected = slow[0]["token_ids"]
+    expected = rounds[0][SLOW]["alone_ids"]
+    for found in rounds:
+        for text in found[SLOW]["texts"]:
+            jsonschema.validate(json.loads(text), ROUTE)
     same = {
-        f"{name}, {what}": min(
-            sum(turn[field][key] == ids for key, ids in expected.items()) for turn in results
+        f"{name}, {way}": min(
+            sum(found[name][f"{way}_ids"][key] == ids for key, ids in expected.items()) for found in rounds
         )
-        for name, results in turns.items()
-        for what, field in (("alone", "token_ids"), ("batched", "batched_token_ids"))
+        for name in CONTENDERS
+        for way in ("alone", "batched")
     }
     rows = {
         name: {
-            "p50": [statistics.median(turn["seconds"]) for turn in results],
-            "p95": [percentile(turn["seconds"], 0.95) for turn in results],
-            "batch_seconds": [turn["batch_seconds"] for turn in results],
-            "passes_per_decision": results[0]["passes"],
-            "peak_memory_bytes": min(turn["peak"] for turn in results),
-            "load": [turn["load"] for turn in results],
+            "p50": [statistics.median(found[name]["alone"]) for found in rounds],
+            "p95": [percentile(found[name]["alone"], 0.95) for found in rounds],
+            "p50_cpu": [statistics.median(found[name]["alone_cpu"]) for found in rounds],
+            "batched": [statistics.median(found[name]["batched"]) for found in rounds],
+            "passes_per_decision": rounds[0][name]["passes"],
         }
-        for name, results in turns.items()
+        for name in CONTENDERS
     }
     ratios = {
-        field: [a / b for a, b in zip(*(rows[name][field] for name in CONTENDERS), strict=True)]
-        for field in ("p50", "p95", "batch_seconds")
+        field: [a / b for a, b in zip(rows[FAST][field], rows[SLOW][field], strict=True)]
+        for field in ("p50", "p95", "p50_cpu", "batched")
     }
     return {
         "decisions": len(expected),
         "tokens_per_decision": statistics.mean(len(ids) for ids in expected.values()),
-        "different_answers": len(set(fast[0]["texts"].values())),
+        "different_answers": len(set(rounds[0][SLOW]["texts"])),
         "same_token_ids": same,
         "contenders": rows,
         "ratios": ratios,
         "median_ratios": {field: statistics.median(values) for field, values in ratios.items()},
-        "versions": fast[0]["versions"],
+        "load": [found["load"] for found in rounds],
+        "versions": rounds[0]["versions"],
     }
 
 
 def show(result: dict[str, Any]) -> None:
     """Print the result as a table."""
     print(f"{result['decisions']} decisions of {result['tokens_per_decision']:.1f} tokens")
-    print(f"{'':22}{'p50 ms':>9}{'p95 ms':>9}{f'batch {BATCH}, s':>13}{'passes':>8}")
+    print(f"{'':16}{'p50 ms':>9}{'p95 ms':>9}{'CPU p50 ms':>12}{f'batch {BATCH}, s':>13}{'passes':>8}")
     for name, row in result["contenders"].items():
-        p50, p95, batch = (statistics.median(row[field]) for field in ("p50", "p95", "batch_seconds"))
-        print(f"{name:22}{p50 * 1e3:9.1f}{p95 * 1e3:9.1f}{batch:13.2f}{row['passes_per_decision']:8.1f}")
+        p50, p95, cpu = (1e3 * statistics.median(row[field]) for field in ("p50", "p95", "p50_cpu"))
+        batch = statistics.median(row["batched"])
+        print(f"{name:16}{p50:9.1f}{p95:9.1f}{cpu:12.1f}{batch:13.2f}{row['passes_per_decision']:8.1f}")
     for field, values in result["ratios"].items():
         told = ", ".join(f"{value:.2f}" for value in values)
         print(f"{field}: {result['median_ratios'][field]:.2f} of the time (rounds: {told})")
-    print(f"same tokens as token by token and alone: {result['same_token_ids']}")
+    print(f"same tokens as {SLOW}, alone: {result['same_token_ids']}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="smidgen:nano")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(arguments.child, arguments.model)
+        child(arguments.model)
         return
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
-    for turn in range(arguments.rounds):
-        for name, results in turns.items():
-            print(f"round {turn + 1}: {name} …", file=sys.stderr)
-            results.append(run(__file__, ["--child", name, "--model", arguments.model], what=name))
-    result = summary(turns)
+    rounds = []
+    for number in range(1, arguments.rounds + 1):
+        print(f"round {number} …", file=sys.stderr)
+        rounds.append(run(__file__, ["--child", "--model", arguments.model], what=f"round {number}"))
+    result = summary(rounds)
     show(result)
     print(f"\nwritten to {write_results('constraints', result)}")
 

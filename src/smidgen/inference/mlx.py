@@ -34,7 +34,7 @@ CACHE_SHARE = 0.25
 JOIN_SHARE = 8
 """Waiting rows join when an eighth of the batch is free, so that prompts are run several at a time."""
 FORCED_SCORES = 1 << 25
-"""Scores that the tokens which had to come may take in one pass, 128 MB; what is more waits for the next."""
+"""Scores of tokens that have to come, in one pass: 128 MB; more of them wait for the next."""
 
 
 class MlxEngine:
@@ -156,9 +156,8 @@ class MlxEngine:
                 elif not rows:
                     return
                 taking = joining or list(rows)
-                most = FORCED_SCORES // (self._vocab_size * len(taking))
                 for row in taking:
-                    row.look_ahead(max(1, most) if self._fast_forward else 0)
+                    row.look_ahead(self._most_ahead(len(taking)))
                 unrun = [row.unrun for row in taking]
                 if joining:
                     logits = decoder.add(unrun, last=[1 + len(row.ahead) for row in taking])
@@ -206,6 +205,11 @@ class MlxEngine:
                 "are damaged, so fetch or train them again"
             )
         return logprobs
+
+    def _most_ahead(self, num_rows: int) -> int:
+        """How many tokens each of so many rows may have ahead in one pass."""
+        together = min(PREFILL_TOKENS, FORCED_SCORES // self._vocab_size)
+        return max(1, together // num_rows) if self._fast_forward else 0
 
     def _take_waiting(self, waiting: deque[Row], num_rows: int, room: int, shared: int) -> list[Row]:
         """Take rows out of `waiting` that are to join now: none, until enough of them can join at once."""
