@@ -93,6 +93,18 @@ def test_too_great_a_drift_leaves_nothing_unless_it_is_wanted(
     load(str(tmp_path / "out"))
 
 
+def test_an_adapter_that_is_rounded_away_is_told(
+    make_adapter: Callable[..., Path], tiny_model_dir: Path, tmp_path: Path
+):
+    faint, options = make_adapter(str(tiny_model_dir), size=0.02), {"group_size": 32, "force": True}
+    coarse = export_fused(str(tiny_model_dir), faint, tmp_path / "coarse", bits=2, **options)
+    assert coarse["drift"]["mean_kl"] > coarse["adapter_effect"]["mean_kl"]
+    assert coarse["warnings"] == [
+        "the drift is as great as what the adapter does, which may have been rounded away; evaluate it"
+    ]
+    assert export_fused(str(tiny_model_dir), faint, tmp_path / "plain")["warnings"] == []
+
+
 def test_a_model_by_itself_has_no_adapter_to_lose(tiny_model_dir: Path, tmp_path: Path):
     facts = export_fused(str(tiny_model_dir), None, tmp_path / "out")
     assert facts["adapter_effect"] is None and facts["drift"]["mean_kl"] == 0.0

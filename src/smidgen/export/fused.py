@@ -58,7 +58,7 @@ def export_fused(
     Returns:
         Of what was written: `out`, `format` (`mlx` if quantised, else `fused`), `bits`, `group_size`,
         `dtype`, `bytes` of the weights, `drift` as `smidgen.export.drift.describe` gives it, and
-        `adapter_effect`, the same between the base and the base with its adapter, or None.
+        `adapter_effect`, the same between the base and the base with its adapter, or None; and `warnings`.
 
     Raises:
         ConfigError: `group_size` without `bits`, or a `max_drift` below 0.
@@ -89,6 +89,7 @@ def export_fused(
         "bytes": sum(file.stat().st_size for file in weight_files(out)),
         "drift": describe(drift),
         "adapter_effect": effect and describe(effect),
+        "warnings": _warnings(drift, effect),
     }
 
 
@@ -121,6 +122,13 @@ def _write(
     save_model(folder, graph, config, loaded.path, dtype=dtype)
     mx.clear_cache()
     return rows, reference, effect
+
+
+def _warnings(drift: Drift, effect: Drift | None) -> list[str]:
+    """What to know of a folder that was kept."""
+    if effect is None or drift.mean_kl < effect.mean_kl:
+        return []
+    return ["the drift is as great as what the adapter does, which may have been rounded away; evaluate it"]
 
 
 def _refusal(out: Path, drift: Drift, effect: Drift | None, max_drift: float, bits: int | None) -> str:
