@@ -179,3 +179,12 @@ def test_peak_memory_sees_what_numpy_took():
     before = backend.peak_memory_bytes()
     block = np.ones(before // 4, np.float64)  # twice the peak
     assert backend.peak_memory_bytes() >= block.nbytes
+
+
+def test_the_rates_are_work_over_the_least_time_after_a_warm_up(monkeypatch: pytest.MonkeyPatch):
+    # Each timed pass reads the clock twice; the warm-up does not.
+    clock = iter([0.0, 4.0, 4.0, 6.0, 10.0, 11.0, 11.0, 16.0])
+    monkeypatch.setattr(backend.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(backend, "device", lambda: backend.Device("cpu", "stub", 1, 1))
+    rates = backend.measure_rates(repeats=2)
+    assert rates == (2 * 1024**3 / 2, (1 << 28) / 1)

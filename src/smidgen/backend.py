@@ -314,7 +314,7 @@ def measure_gflops(size: int = 1024, repeats: int = 5) -> Gflops:
     return Gflops(work / min(mlx_seconds), work / min(numpy_seconds))
 
 
-def measure_rates(repeats: int = 7) -> Rates:
+def measure_rates(repeats: int = 5) -> Rates:
     """Time a large matrix product, and a pass over more memory than any cache holds; the best of each counts.
 
     On the CPU memory is read by numpy's dot product: MLX's product with a vector does not reach its speed.
