@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from smidgen.errors import ConfigError, ModelError
 from smidgen.export.gguf import write as write_module
-from smidgen.export.gguf import write_gguf
+from smidgen.export.gguf import write_gguf, write_gguf_adapter
 from smidgen.models.load import read_config
 
 
@@ -105,6 +105,8 @@ def test_what_cannot_be_written_is_refused(tiny_model_dir: Path, make_model, ada
         write_gguf(str(tiny_model_dir), out, dtype="q8_0")
     with pytest.raises(ModelError, match="is a dense llama4_text model, which"):
         write_gguf(str(copied(make_model("llama"), model_type="llama4_text")), out)
+    with pytest.raises(ConfigError, match="an adapter by itself cannot be stored as Q8_0"):
+        write_gguf_adapter(str(tiny_model_dir), adapter, out, dtype="Q8_0")
     with pytest.raises(ModelError, match="does not fit the model"):
         write_gguf("smidgen:nano", out, adapter=adapter)
     foreign = copied(make_model("qwen3"), quantization_config={"quant_method": "gptq"})
