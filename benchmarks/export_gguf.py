@@ -1,11 +1,12 @@
 """A model to GGUF: `smidgen export gguf` beside llama.cpp's `convert_hf_to_gguf.py`, on the same weights.
 
     python tests/tools/real_shapes.py Qwen3-1.7B /tmp/qwen3-1.7b
-    python benchmarks/export_gguf.py /tmp/qwen3-1.7b --converter convert_hf_to_gguf.py --python PYTHON
+    python benchmarks/export_gguf.py /tmp/qwen3-1.7b --converter llama.cpp/convert_hf_to_gguf.py
 
-llama.cpp's converter needs torch, so it may run with another Python. It knows tokenizers by a hash of what
-they make of a text, and stops at one that it has not met, as that of a model from `real_shapes.py`: add its
-hash to the copy of the converter that is measured. Without `--converter` only smidgen is measured.
+llama.cpp's converter needs torch, so it may run with another Python (`--python`). It knows tokenizers by a
+hash of what they make of a text, and stops at one that it has not met, as that of a model from
+`real_shapes.py`: add its hash to the copy of the converter that is measured. Without `--converter` only
+smidgen is measured.
 
 (The file is not called gguf.py: that name would hide the package `gguf` from every benchmark.)
 

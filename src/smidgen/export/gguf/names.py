@@ -41,8 +41,8 @@ def check_architecture(config: dict[str, Any], source: str) -> None:
     kind = config.get("model_type")
     if kind == "llama4_text":
         raise ModelError(
-            f"{source} is a dense llama4_text model, which llama.cpp refuses to load: its llama4 must have "
-            "experts. Export it for MLX instead"
+            f"{source} is a dense llama4_text model, which llama.cpp refuses to load "
+            "('llama4 model cannot have zero experts'); export it for MLX instead"
         )
     if kind not in ARCHITECTURES:
         raise ModelError(

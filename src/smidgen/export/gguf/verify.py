@@ -171,7 +171,7 @@ def compare_tokens(checkpoint: Checkpoint, llama: LlamaCpp) -> dict[str, Any]:
 
 
 def compare_logits(checkpoint: Checkpoint, file: GgufFile, llama: LlamaCpp) -> dict[str, Any]:
-    """Compare llama.cpp's next-token distribution after `TEXTS` with that of our own graph.
+    """Compare llama.cpp's next-token distribution after the first of `TEXTS` and after all with our graph's.
 
     Raises:
         ModelError: they differ by more than the arithmetic of the file's types explains.
@@ -195,7 +195,7 @@ def _predictions(checkpoint: Checkpoint, llama: LlamaCpp) -> tuple[list[list[int
     """Prompts, and llama.cpp's log-probabilities (P, V) of the token after each."""
     tokenizer, arguments = load_tokenizer(checkpoint.path), checkpoint.graph.args
     limit = min(LONGEST_PROMPT, arguments.max_position_embeddings)
-    prompts = [tokenizer.encode(text)[:limit] for text in TEXTS]
+    prompts = [tokenizer.encode(text)[:limit] for text in (TEXTS[0], "\n".join(TEXTS))]
     return prompts, np.stack([llama.logprobs(prompt, arguments.vocab_size) for prompt in prompts])
 
 

@@ -33,6 +33,8 @@ from smidgen.export.gguf.tokenizer import add_vocabulary, read_vocabulary
 from smidgen.files import atomic_file
 from smidgen.models.load import read_config, resolve
 
+ADAPTER_TYPES = ("F32", "F16")
+"""The types that an adapter by itself is written in."""
 CHUNK = 1 << 18
 """Numbers that one thread works on at a time; its float32s and their temporaries stay in the core's cache."""
 
@@ -110,9 +112,15 @@ def write_gguf_adapter(source: str, adapter: Path, out: Path, *, dtype: str = "F
     llama.cpp multiplies an update by alpha / rank, so `alpha` is the scale times the largest rank.
 
     Raises:
-        ConfigError, ModelError, WorkError: as in `write_gguf`.
+        ConfigError: there is no such dtype for an adapter.
+        ModelError, WorkError: as in `write_gguf`.
     """
     start = time.perf_counter()
+    if dtype not in ADAPTER_TYPES:
+        raise ConfigError(
+            f"an adapter by itself cannot be stored as {dtype}: its rows are no longer than its rank; "
+            f"expected {' or '.join(ADAPTER_TYPES)}"
+        )
     kind = _kind(dtype)
     check_architecture(read_config(resolve(source)), source)
     with open_checkpoint(source, adapter) as checkpoint:
