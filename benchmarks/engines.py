@@ -4,11 +4,11 @@
 
 Pairs of the generated world are judged in the template `rubric` by a model of the shape of Qwen3-0.6B with
 random weights, 4 bits each (GGUF Q4_0). Every contender gets the same prompts as token ids, draws greedily
-and runs in a process of its own, loading not counted. Plain xllamacpp asks for one completion after the
-other, with the prompt cache that it has by default, and without it on a few prompts. Its threads wait for
-each other as our engine lets them wait (`OMP_WAIT_POLICY=passive`), so that other programs disturb both
-alike. mlx-lm runs the unquantised weights in float32 on the BLAS that smidgen brings, the fastest way that it
-has on a CPU, on a few prompts.
+and runs in a process of its own, loading not counted. Those that ask for one completion after the other get
+the first few of the prompts: plain xllamacpp with the prompt cache that it has by default, warm, and without
+it; and mlx-lm, which runs the unquantised weights in float32 on the BLAS that smidgen brings, the fastest way
+that it has on a CPU. xllamacpp's threads wait for each other as our engine lets them wait
+(`OMP_WAIT_POLICY=passive`), so that other programs disturb both alike.
 
 The roofline is what the device's memory and arithmetic allow: no token can be written faster than the weights
 are read, and none be read faster than their products are computed.
@@ -81,7 +81,7 @@ def sequential(folder: Path, count: int, *, cache_prompt: bool = True) -> tuple[
     server = xllamacpp.Server(parameters)
     prompts = prompts_of(folder, count)
     settings = {"temperature": 0, "cache_prompt": cache_prompt, "verbose": True, "return_tokens": True}
-    server.handle_completions({"prompt": [5] * 8, "max_tokens": 1, **settings})
+    server.handle_completions({"prompt": next(iter(prompts.values())), "max_tokens": 1, **settings})
     started = time.perf_counter()
     found = {}
     for name, prompt in prompts.items():
@@ -114,11 +114,11 @@ def mlx_lm(folder: Path, count: int) -> tuple[float, Answers]:
 
 CONTENDERS: dict[str, tuple[Callable[[Path, int], tuple[float, Answers]], int]] = {
     OURS: (ours, PROMPTS),
-    "xllamacpp, one by one": (sequential, PROMPTS),
-    "xllamacpp, no prompt cache": (uncached, 8),
-    "mlx_lm.generate, our BLAS": (mlx_lm, 2),
+    "xllamacpp, one by one": (sequential, 16),
+    "xllamacpp, no prompt cache": (uncached, 4),
+    "mlx_lm.generate, our BLAS": (mlx_lm, 1),
 }
-"""Each with how many prompts it answers."""
+"""Each with how many of the prompts it answers; one after the other, each takes as long as any."""
 
 
 def child(contender: str, folder: Path) -> None:

@@ -127,6 +127,18 @@ def test_streams_hold_what_completions_are(llama, samples):
         assert len(pieces) > 1 or sampling.stop
         assert stream.completion.text == whole.text
         assert stream.completion.finish_reason == whole.finish_reason
+        assert stream.completion.token_ids == whole.token_ids
+        if not sampling.stop:
+            assert stream.completion.logprobs == pytest.approx(whole.logprobs, abs=1e-3)
+
+
+def test_a_stream_of_tokens_within_characters(llama):
+    request = ask("hello", constraint=Constraint("choices", '["aé😀日x"]'), max_tokens=40)
+    stream = llama.stream(request)
+    assert "".join(stream) == "aé😀日x"
+    assert (stream.completion.token_ids, stream.completion.logprobs) == ((), ())
+    timing, whole = stream.completion.timing, one(llama, request).timing
+    assert timing.completion_tokens == whole.completion_tokens
 
 
 def test_an_abandoned_stream_and_batch_leave_the_engine_usable(llama, samples):
@@ -150,7 +162,7 @@ def test_choices_of_any_text(llama, text):
     found = one(llama, ask("hello", constraint=Constraint("choices", json.dumps([text])), max_tokens=40))
     assert (found.text, found.finish_reason) == (text, "stop")
     assert llama._model.tokenizer.decode(found.token_ids) == text
-    assert len(found.logprobs) in (0, len(found.token_ids))
+    assert len(found.logprobs) == (0 if "é" in text else len(found.token_ids))  # é is of two tokens
 
 
 def test_schemas_and_expressions(llama):

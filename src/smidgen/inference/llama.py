@@ -41,7 +41,20 @@ CONTEXT_STEP = 256
 
 @dataclass(eq=False)
 class _Row:
-    """One request on its way."""
+    """One request on its way.
+
+    llama.cpp gives no probability of a token that ends within a character or belongs to a string that ended
+    the answer; then none of the answer's is known. In a stream it does not even name the former.
+
+    Attributes:
+        prompt: its token ids.
+        max_tokens: longest answer.
+        text, ending: what ends it besides an end token.
+        token_ids, logprobs: the answer so far.
+        hidden: how many of its tokens have no probability.
+        streamed: the text that came with the tokens of a stream.
+        finish_reason: why it is over, or None.
+    """
 
     request: Request
     prompt: list[int]
@@ -50,6 +63,8 @@ class _Row:
     ending: Ending | None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    hidden: int = 0
+    streamed: str = ""
     time_to_first_token: float | None = None
     seconds: float = 0.0
     finish_reason: str | None = None
@@ -62,7 +77,9 @@ class _Row:
         self.seconds += (times["prompt_ms"] + times["predicted_ms"]) / 1000
         by_eos = answer["stop_type"] == "eos"
         token_ids = answer["tokens"]
-        self.logprobs += [entry["logprob"] for entry in answer["completion_probabilities"]]
+        found = [entry["logprob"] for entry in answer["completion_probabilities"]]
+        self.logprobs += found
+        self.hidden += len(token_ids) - len(found)
         for place, token_id in enumerate(token_ids, start=1):
             self.token_ids.append(token_id)
             is_end = token_id in ends or (by_eos and place == len(token_ids))
@@ -80,20 +97,29 @@ class _Row:
     def take_part(self, part: dict[str, Any], ends: frozenset[int]) -> None:
         """Take one part of a streamed answer: text, and the last of the tokens that it is made of."""
         (choice,) = part["choices"]
+        usage = part.get("usage")
+        if (
+            self.token_ids and self.token_ids[-1] in ends and usage is None
+        ):  # it takes no such token for an end
+            self.finish_reason = "stop"
+            return
         if self.time_to_first_token is None:
             self.time_to_first_token = self.seconds
         for entry in (choice["logprobs"] or {"content": ()})["content"]:
             self.token_ids.append(entry["id"])
             self.logprobs.append(entry["logprob"])
+        self.streamed += choice["text"]
         self.text.push_text(choice["text"])
+        if usage is not None:
+            self.hidden = usage["completion_tokens"] - len(self.token_ids)
         ended = self.ending is not None and self.ending.is_in(self.text.text)
-        if ended or self.text.is_stopped or (self.token_ids and self.token_ids[-1] in ends):
+        if ended or self.text.is_stopped:
             self.finish_reason = "stop"
         else:
             self.finish_reason = choice["finish_reason"]
 
     def completion(self) -> Completion:
-        """The answer. llama.cpp gives no probability of tokens within a character; then none is known."""
+        """The answer."""
         assert self.finish_reason is not None
         if self.finish_reason == "context":
             return Completion("", finish_reason="context")
@@ -101,9 +127,12 @@ class _Row:
         if self.ending is not None:
             text = self.ending.cut(text)
         count = len(self.token_ids)
-        logprobs = self.logprobs[:count] if len(self.logprobs) >= count else ()
+        logprobs = () if self.hidden else tuple(self.logprobs[:count])
+        token_ids = tuple(self.token_ids)
+        if self.streamed and self.hidden:
+            token_ids, count = (), count + self.hidden
         timing = Timing(self.time_to_first_token or 0.0, self.seconds, len(self.prompt), count)
-        return Completion(text, tuple(self.token_ids), tuple(logprobs), self.finish_reason, timing)
+        return Completion(text, token_ids, logprobs, self.finish_reason, timing)
 
 
 class LlamaEngine:
@@ -262,6 +291,8 @@ class LlamaEngine:
             if row.text.settled > given:
                 yield row.text.text[given : row.text.settled]
                 given = row.text.settled
+        if self._model.tokenizer.decode(row.token_ids) != row.streamed:
+            row.hidden = max(row.hidden, 1)
         completion = row.completion()
         if completion.text[given:]:
             yield completion.text[given:]
