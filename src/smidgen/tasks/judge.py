@@ -89,11 +89,11 @@ class Judge:
         Their ids are those of the pair followed by `#ab` and `#ba`, or by `#a` and `#b`. For `labelled` and
         `rejected` see `smidgen.data.formats.pairs`.
         """
-        items = pairs(rows, source=source, labelled=labelled, rejected=rejected)
+        items = pairs(
+            rows, source=source, labelled=labelled, with_reference=self.reference, rejected=rejected
+        )
         prompts: dict[str, str] = {}
         clusters = [prompts.setdefault(pair.prompt, pair.id) for pair in items]
-        if self.reference and (bare := next((pair.id for pair in items if not pair.reference), None)):
-            raise DataError(f"{source}: '{bare}' has no reference answer; give it one, or judge without")
         return [
             self._sample(pair, shown, cluster)
             for pair, cluster in zip(items, clusters, strict=True)
