@@ -152,7 +152,7 @@ def test_a_part_of_rewardbench_2(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "rmbench" not in found["published"]
     assert found["unused_replay_rows"] == 3 and "3 rows of" in err and "tied:0/0#a" in err
     assert "right 0" not in err and "both orders" not in err
-    assert "19 pairs, each answer graded alone" in err
+    assert "19 pairs with each answer graded alone" in err
     assert "RewardBench 2" in out and "Factuality" in out
     page = (tmp_path / "out/report.html").read_text()
     for said in ("As the benchmarks publish it", "0 is only ref or only tied", "Math 3 of 183", "Precise IF"):

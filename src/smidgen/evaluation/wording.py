@@ -147,7 +147,7 @@ def _asked(report: Mapping[str, Any]) -> str:
         return f"{count(asked)} {held_out}"
     if dig(report, "after", "graded_alone"):
         pairs = dig(report, "after", "metrics", "accuracy", "n")
-        return f"{count(pairs)} {held_out}, each answer graded alone"
+        return f"{count(pairs)} {held_out} with each answer graded alone"
     pairs = dig(report, "after", "metrics", "accuracy_both_orders", "n") or dig(report, "data", "test_rows")
     if pairs is None and finite(asked) is not None:
         pairs = asked // 2
