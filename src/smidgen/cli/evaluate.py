@@ -156,8 +156,6 @@ def prove(
     name = f"{model} + {adapter}" if adapter else model
     identity = engine_identity(model, engine=engine, adapter=adapter, thinking=thinking)
     unused = opened.unused(samples) if isinstance(opened, ReplayEngine) else []
-    if unused:
-        say(f"{len(unused):,} rows of {model} answer nothing that is asked: {few(unused)}")
     answers: Any = opened
     if method == "logits":
         if not isinstance(task, Judge):
@@ -182,6 +180,8 @@ def prove(
             )
     peak = opened.peak_memory_bytes()
     opened.close()
+    if unused:
+        say(f"{len(unused):,} rows of {model} answer nothing that is asked: {few(unused)}")
     evaluation = summarise(
         task,
         samples,
