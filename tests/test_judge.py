@@ -61,7 +61,8 @@ def test_rank(make):
     found = make(template="scores").rank("How long?", ["x", "xxxx", "xx", "xxxxxxx"])
     assert [place.answer for place in found.places] == [3, 1, 2, 0]
     best, worst = found.places[0], found.places[-1]
-    assert best.low > worst.high and (best.wins, best.judgements) == (6.0, 6)
+    assert (best.wins, best.results) == (3.0, 3) and best.low < 0 < best.strength < best.high
+    assert worst.strength == pytest.approx(-best.strength)
     assert len(found.comparisons) == 6 and found.tokens == 180
     with pytest.raises(DataError, match="there is 1 answer to rank"):
         make(template="scores").rank("q", ["x"])

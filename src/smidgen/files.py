@@ -6,6 +6,7 @@ finds the old content or the new, never half of either. Any room may import this
 
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -152,6 +153,20 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_text(path: Path, what: str) -> str:
+    """The text of a file that a user named.
+
+    Raises:
+        DataError: it is missing or is no UTF-8 text; `what` says what it was to be.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"there is no {what} at {path}; expected a text file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a readable UTF-8 file: {error}") from None
+
+
 def jsonable(value: Any) -> Any:
     """The value in JSON's own types; a number that is not finite becomes None, which JSON has a name for."""
     if isinstance(value, float):
@@ -182,6 +197,24 @@ def sha256_file(path: Path) -> str:
     """Fingerprint of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a file, made if it is not there, for this process alone; the lock dies with the process.
+
+    Raises:
+        WorkError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkError(
+                f"{path} is in use by another process; wait for it, or choose another name"
+            ) from None
+        yield
 
 
 def content_hash(path: Path) -> str:

@@ -21,6 +21,7 @@ from smidgen.data.formats import Label
 from smidgen.data.types import Completion, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError
 from smidgen.inference import open_engine
+from smidgen.inference.sampling import check_sampling
 from smidgen.tasks.forms import Case, Form, JudgeParseError, Verdict
 from smidgen.tasks.judgements import ORDERS, Outcome, outcome, side
 from smidgen.tasks.ranking import Strength, rank
@@ -85,6 +86,7 @@ class Judge:
         *,
         adapter: str | Path | None = None,
         template: str = "rubric",
+        rubric: str | None = None,
         samples: int = 1,
         temperature: float = 0.0,
         max_tokens: int = 256,
@@ -97,6 +99,7 @@ class Judge:
             model: a folder, a hub id or `smidgen:nano`.
             adapter: folder of a low-rank adapter.
             template: `rubric`, `scores`, `verdict`, `grade` or a TOML file.
+            rubric: what the template `grade` grades by: a question, and what each grade from 1 to 5 means.
             samples: judgements in each order; more than one needs a temperature.
             temperature: of sampling; 0 is greedy.
             max_tokens: longest judgement.
@@ -108,7 +111,7 @@ class Judge:
             ModelError: the model cannot be loaded.
         """
         check_samples(samples, temperature)
-        self.form: Form = find_form(template)
+        self.form: Form = find_form(template, rubric=rubric)
         self._samples = samples
         self._sampling = Sampling(
             max_tokens=max_tokens,
@@ -117,6 +120,7 @@ class Judge:
             stop=self.form.stop,
             stop_after=self.form.stop_after,
         )
+        check_sampling(self._sampling)
         self._engine = open_engine(model, adapter=Path(adapter) if adapter else None, batch_size=concurrency)
 
     def __enter__(self) -> Self:
@@ -175,14 +179,14 @@ class Judge:
         started = time.perf_counter()
         compared = self._compare(prompt, [(answers[i], answers[j]) for i, j in pairs], reference)
         points = {"a": 1.0, "b": 0.0, "tie": 0.5}
-        results = [
-            (i, j, points[said.verdict])
-            for (i, j), found in zip(pairs, compared, strict=True)
-            for said in found.said
-            if said.verdict is not None
-        ]
+        results = []
+        for (i, j), found in zip(pairs, compared, strict=True):
+            # The judgements of one pair are not independent, so together they are one result.
+            shares = [points[said.verdict] for said in found.said if said.verdict is not None]
+            if shares:
+                results.append((i, j, sum(shares) / len(shares)))
         return Ranked(
-            places=tuple(rank(len(answers), results, seed=self._sampling.seed)),
+            places=tuple(rank(len(answers), results)),
             comparisons=tuple((i, j, found) for (i, j), found in zip(pairs, compared, strict=True)),
             tokens=sum(found.tokens for found in compared),
             seconds=time.perf_counter() - started,
@@ -246,8 +250,8 @@ def check_samples(samples: int, temperature: float) -> None:
     Raises:
         ConfigError: it is below 1, or greedy decoding would say the same every time.
     """
-    if samples < 1:
-        raise ConfigError(f"samples is {samples}; expected 1 or more")
+    if not isinstance(samples, int) or samples < 1:
+        raise ConfigError(f"samples is {samples}; expected a whole number, 1 or more")
     if samples > 1 and temperature == 0:
         raise ConfigError(
             f"{samples} samples at temperature 0 would all say the same; set a temperature, as 0.7"

@@ -103,6 +103,63 @@ def test_two_evaluations_of_the_same_rows(tmp_path: Path, capsys: pytest.Capture
     assert "answered different rows (8 and 2" in capsys.readouterr().err
     assert exit_code(["compare", good, str(tmp_path)]) == 2
     assert "holds no evaluation.json" in capsys.readouterr().err
+    (tmp_path / "evaluation.json").write_text("[1]")
+    assert exit_code(["compare", good, str(tmp_path)]) == 2
+    assert "is not the result of an evaluation" in capsys.readouterr().err
+
+
+def test_evaluations_with_other_labels_are_not_compared_and_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    arguments = judged(tmp_path, lambda row, order: "[[A]]")
+    out = ["--template", "verdict", "--out"]
+    assert exit_code([*arguments, *out, str(tmp_path / "first")]) == 0
+    flipped = [row | {"better": "b" if row["better"] == "a" else "a"} for row in PAIRS]
+    write(tmp_path / "pairs.jsonl", flipped)
+    assert exit_code([*arguments, *out, str(tmp_path / "second")]) == 0
+    capsys.readouterr()
+    assert exit_code(["compare", str(tmp_path / "first"), str(tmp_path / "second")]) == 2
+    assert "with other labels or answers; compare runs on the same data" in capsys.readouterr().err
+    assert exit_code([*arguments, *out, str(tmp_path / "first")]) == 2
+    said = capsys.readouterr().err
+    assert "was asked with other messages, labels," in said and "--engine replay --model" in said
+    records = str(tmp_path / "first/records.jsonl")
+    again = [
+        *arguments[: arguments.index("--model")],
+        "--model",
+        records,
+        *arguments[arguments.index("--data") :],
+    ]
+    assert exit_code([*again, "--template", "verdict"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["prefer_first_rate"]["value"] == 1.0
+
+
+def test_two_templates_may_be_compared_on_the_same_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name, text in (("verdict", "[[A]]"), ("scores", "2 1")):
+        (tmp_path / name).mkdir()
+        arguments = judged(tmp_path / name, lambda row, order, text=text: text)
+        assert exit_code([*arguments, "--template", name, "--out", str(tmp_path / name / "out")]) == 0
+    capsys.readouterr()
+    places = [str(tmp_path / name / "out") for name in ("verdict", "scores")]
+    assert exit_code(["compare", *places, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"]["difference"]["value"] == 0.0
+
+
+def test_a_rubric_is_read_from_a_file(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data, rubric = write(tmp_path / "pairs.jsonl", PAIRS[:1]), tmp_path / "rubric.txt"
+    rubric.write_text("Is it short? 1: no. 5: yes.")
+    arguments = ["evaluate", "judge", "--model", str(tiny_model_dir), "--data", data, "--max-tokens", "2"]
+    arguments += ["--rubric", str(rubric)]
+    assert exit_code([*arguments, "--template", "grade", "--out", str(tmp_path / "out")]) == 0
+    assert "Is it short?" in (tmp_path / "out/records.jsonl").read_text()
+    capsys.readouterr()
+    assert exit_code(arguments) == 2
+    assert "a rubric is for the template grade, not for rubric" in capsys.readouterr().err
+    rubric.unlink()
+    assert exit_code(arguments) == 2
+    assert "there is no rubric at" in capsys.readouterr().err
 
 
 def test_a_part_of_rewardbench_has_no_section_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

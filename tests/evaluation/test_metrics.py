@@ -127,3 +127,18 @@ def test_mcnemar_is_a_binomial_test_of_the_discordant(units: list[tuple[bool, bo
     if found.only_first + found.only_second:
         expected = binomtest(found.only_first, found.only_first + found.only_second).pvalue
         assert found.p_value == expected == mcnemar(second, first).p_value
+
+
+def test_the_absolute_value_of_a_mean_reaches_down_to_zero() -> None:
+    """Near zero, its interval holds the truth about as often as it should."""
+    random = np.random.default_rng(0)
+    clusters = [str(index) for index in range(200)]
+    covered = 0
+    for seed in range(100):
+        values = random.choice([-1.0, 0.0, 1.0], p=[0.1, 0.8, 0.1], size=200)
+        measured = measure(Measure(values.tolist(), clusters, absolute=True), seed=seed)
+        assert measured.value == abs(values.mean())
+        covered += measured.low == 0
+    assert covered >= 90
+    leaning = measure(Measure([-1.0] * 60 + [0.0] * 140, clusters, absolute=True))
+    assert leaning.value == 0.3 and leaning.low and leaning.high and 0.2 < leaning.low < 0.3 < leaning.high

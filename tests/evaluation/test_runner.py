@@ -8,6 +8,7 @@ import pytest
 from smidgen.data.types import Completion, Request, Sample, Sampling, Timing
 from smidgen.errors import DataError, WorkError
 from smidgen.evaluation import collect_records, compare, evaluate, read_records, summarise
+from smidgen.files import exclusive
 from smidgen.tasks import Intent, Judge
 
 TASK = Judge()
@@ -18,7 +19,7 @@ SAMPLES = TASK.samples(
         for n in range(6)
     ]
 )
-OTHERWISE = "'p5#ba' was asked with other messages, sampling, model or task version"
+OTHERWISE = "'p5#ba' was asked with other messages, labels, sampling, model or task version"
 FIRST = "<scores>\\boxed{9, 2}</scores>"
 SECOND = "<scores>\\boxed{2, 9}</scores>"
 
@@ -267,3 +268,14 @@ def test_models_are_compared_in_the_metrics_that_both_have(tmp_path: Path) -> No
     assert "length_correlation" in TASK.measures(records[0])
     assert "length_correlation" not in found
     assert set(compare(TASK, *records[::-1])) == set(found)
+
+
+def test_a_file_of_records_is_written_by_one_process_alone(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    with (
+        exclusive(path),
+        pytest.raises(WorkError, match=r"jsonl is in use by another process; wait"),
+    ):
+        run(path, Scripted())
+    assert path.read_bytes() == b""
+    run(path, Scripted())

@@ -29,3 +29,19 @@ def test_known_strengths_are_found():
 def test_ties_and_nothing_leave_all_equal():
     assert [place.strength for place in rank(3, [(0, 1, 0.5), (1, 2, 0.5)])] == pytest.approx([0.0] * 3)
     assert [place.strength for place in rank(2, [])] == [0.0, 0.0]
+
+
+def test_intervals_hold_the_truth_though_results_are_few():
+    random, hits, total = np.random.default_rng(1), 0, 0
+    for _ in range(100):
+        truth = random.normal(size=3)
+        truth -= truth.mean()
+        results = [
+            (i, j, float(random.random() < 1 / (1 + np.exp(truth[j] - truth[i]))))
+            for i, j in ((0, 1), (0, 2), (1, 2))
+        ]
+        for place in rank(3, results):
+            hits, total = hits + (place.low <= truth[place.answer] <= place.high), total + 1
+    assert hits / total > 0.95
+    first, second = rank(2, [(0, 1, 1.0)])
+    assert first.low < 0 < first.strength == pytest.approx(-second.strength)

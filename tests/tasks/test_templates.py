@@ -174,6 +174,14 @@ def test_own_that_grades_alone():
         ({"parse": {"regex": "("}}, "the regex cannot be read"),
         ({"parse": {"regex": "x"}}, "named groups 'winner', or 'a' and 'b' .* found none"),
         ({"parse": {"schema": {"type": 3}}}, "the schema is no JSON schema"),
+        ({"parse": {"schema": True}}, "the schema is True, expected a table"),
+        ({"parse": {"schema": SCHEMA | {"$ref": "#/none"}}}, "the schema is no JSON schema: .*none"),
+        ({"parse": {"schema": SCHEMA | {"$ref": "http://x/y"}}}, "the schema is no JSON schema: .*http"),
+        ({"user": USER + "{{ prompt.x.y }}"}, "'user' cannot be rendered: UndefinedError"),
+        ({"user": USER + "{{ 1 / 0 }}"}, "'user' cannot be rendered: ZeroDivisionError"),
+        ({"user": USER + "{{ prompt * 'x' }}"}, "'user' cannot be rendered: TypeError"),
+        ({"user": USER + "{% include 'x' %}"}, "'user' cannot be rendered: TypeError"),
+        ({"user": USER + "{% for i in range(10 ** 9) %}{% endfor %}"}, "'user' cannot be rendered: Overflow"),
         ({"parse": {"schema": {"properties": {"a": {}}}}}, "properties 'winner', or 'a' and 'b' .* found a"),
     ],
 )
@@ -214,3 +222,22 @@ def test_single_pins_the_reference_to_ten():
         form.parse("11")
     with pytest.raises(ConfigError, match="single judges beside a right answer; rows must hold a reference"):
         Judge(form)
+
+
+def test_what_is_no_number_is_no_score():
+    form = OwnForm("mine", {"user": USER, "parse": {"schema": {"properties": {"a": {}, "b": {}}}}})
+    for text in ('{"a": true, "b": 2}', '{"a": NaN, "b": 2}', '{"a": Infinity, "b": 2}'):
+        with pytest.raises(JudgeParseError, match="no verdict"):
+            form.parse(text)
+    spelt = OwnForm("mine", {"user": USER, "parse": {"regex": r"(?P<a>\w+) (?P<b>\w+)"}})
+    with pytest.raises(JudgeParseError, match="no verdict"):
+        spelt.parse("nan 3")
+
+
+def test_a_rubric_of_ones_own():
+    form = find_form("grade", rubric="Is it short?\n1: no. 5: yes.")
+    assert "Is it short?" in form.messages(CASE)[1].content
+    with pytest.raises(ConfigError, match="a rubric is for the template grade, not for scores"):
+        find_form("scores", rubric="x")
+    with pytest.raises(ConfigError, match="the rubric is empty"):
+        find_form("grade", rubric=" ")

@@ -22,11 +22,10 @@ def compare(first: Place, second: Place, /, *, seed: Seed = 0, json: Json = Fals
     results = [_result(place) for place in (first, second)]
     if results[0]["task"] != results[1]["task"]:
         raise DataError(f"{first} is of the task {results[0]['task']} and {second} of {results[1]['task']}")
-    task = task_of(results[0])
+    task, other = (task_of(result) for result in results)
     records = [read_records(place / "records.jsonl") for place in (first, second)]
-    found = {
-        name: compared.to_json() for name, compared in compare_records(task, *records, seed=seed).items()
-    }
+    compared = compare_records(task, *records, other=other, seed=seed)
+    found = {name: comparison.to_json() for name, comparison in compared.items()}
     answer = {"first": results[0]["model"], "second": results[1]["model"], "metrics": found}
     print_json(answer) if json else _show(answer)
 
@@ -34,11 +33,12 @@ def compare(first: Place, second: Place, /, *, seed: Seed = 0, json: Json = Fals
 def task_of(result: dict[str, Any]) -> Any:
     """The task that an evaluation was of, in its template."""
     from smidgen.tasks import find_task
+    from smidgen.tasks.judge import WITH_REFERENCE
 
     if result["task"] != "judge":
         return find_task(result["task"])
-    template, _, reference = result["variant"].partition(" with ")
-    return find_task("judge", template=template, reference=bool(reference))
+    template = result["variant"].removesuffix(WITH_REFERENCE)
+    return find_task("judge", template=template, reference=template != result["variant"])
 
 
 def _result(place: Path) -> dict[str, Any]:
@@ -46,7 +46,10 @@ def _result(place: Path) -> dict[str, Any]:
 
     if not (place / "evaluation.json").is_file():
         raise DataError(f"{place} holds no evaluation.json; expected a folder that `evaluate --out` wrote")
-    return read_json(place / "evaluation.json")
+    result = read_json(place / "evaluation.json")
+    if not isinstance(result, dict) or not {"task", "variant", "model"} <= result.keys():
+        raise DataError(f"{place / 'evaluation.json'} is not the result of an evaluation; evaluate again")
+    return result
 
 
 def _show(answer: dict[str, Any]) -> None:

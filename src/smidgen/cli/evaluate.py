@@ -50,6 +50,10 @@ def evaluate(
     adapter: Adapter = None,
     template: Template = None,
     reference: Reference = False,
+    rubric: Annotated[
+        Path | None,
+        Parameter(help="A text file with what the template grade is to grade by; a general rubric if not."),
+    ] = None,
     method: Annotated[
         Literal["generate", "logits"],
         Parameter(help="How a judge answers: in words, or by the probabilities of its answers, unwritten."),
@@ -80,11 +84,13 @@ def evaluate(
     from smidgen.data.types import Sampling
     from smidgen.evaluation.cost import cost_table
     from smidgen.evaluation.report import build_report
-    from smidgen.files import write_json, write_text
+    from smidgen.files import read_text, write_json, write_text
     from smidgen.tasks import find_task
 
     tracking.check_tracker(track)
-    asked = find_task(task, template=template, reference=reference)
+    asked = find_task(
+        task, template=template, reference=reference, rubric=rubric and read_text(rubric, "rubric")
+    )
     price_list = read_prices(prices)
     if split and data == "world":
         raise ConfigError(

@@ -48,7 +48,7 @@ class Comparison:
 
 
 def compare(
-    task: Task, first: Sequence[Record], second: Sequence[Record], *, seed: int = 0
+    task: Task, first: Sequence[Record], second: Sequence[Record], *, other: Task | None = None, seed: int = 0
 ) -> dict[str, Comparison]:
     """Compare two evaluations in every metric that both have; a trained model comes first, its base second.
 
@@ -56,14 +56,15 @@ def compare(
         task: the task of both.
         first: records of one model.
         second: records of the other, in any order.
+        other: the task of the second, where it was asked in another template.
         seed: of the bootstrap.
 
     Raises:
         DataError: the two did not answer the same samples.
     """
     by_id = {record.sample.id: record for record in second}
-    _refuse_different_rows(first, by_id)
-    others = task.measures([by_id[record.sample.id] for record in first])
+    _refuse_different_rows(first, by_id, same_words=other is None or other.variant == task.variant)
+    others = (other or task).measures([by_id[record.sample.id] for record in first])
     return {
         name: Comparison(
             measure(metric, seed=seed),
@@ -76,7 +77,9 @@ def compare(
     }
 
 
-def _refuse_different_rows(first: Sequence[Record], second: Mapping[str, Record]) -> None:
+def _refuse_different_rows(
+    first: Sequence[Record], second: Mapping[str, Record], *, same_words: bool
+) -> None:
     ids = {record.sample.id for record in first}
     if ids != set(second):
         odd = min(ids ^ set(second))
@@ -85,7 +88,13 @@ def _refuse_different_rows(first: Sequence[Record], second: Mapping[str, Record]
             f"{'first' if odd in ids else 'second'} has '{odd}'); compare runs on the same data"
         )
     for record in first:
-        if record.sample.messages != second[record.sample.id].sample.messages:
+        sample, other = record.sample, second[record.sample.id].sample
+        if (sample.metadata, sample.target) != (other.metadata, other.target):
+            raise DataError(
+                f"the two evaluations hold '{sample.id}' with other labels or answers; "
+                "compare runs on the same data"
+            )
+        if same_words and sample.messages != other.messages:
             raise DataError(
                 f"the two evaluations asked '{record.sample.id}' in different words; "
                 "compare runs of one task version on the same data"

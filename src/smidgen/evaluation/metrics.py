@@ -6,7 +6,7 @@ resamples.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +78,8 @@ def measure(metric: Metric, *, seed: int = 0) -> Measured:
         metric: the values of units, or a statistic over them.
         seed: of the bootstrap.
     """
+    if isinstance(metric, Measure) and metric.absolute:
+        return _folded(measure(replace(metric, absolute=False), seed=seed))
     n, clusters = len(metric.clusters), sorted(set(metric.clusters))
     if n == 0:
         return Measured(None, None, None, 0)
@@ -124,6 +126,18 @@ def mcnemar(first: Sequence[float], second: Sequence[float]) -> McNemar:
     return McNemar(only_first, only_second, p_value)
 
 
+def _folded(signed: Measured) -> Measured:
+    """The absolute value of a signed metric: an interval across zero reaches down to zero.
+
+    Resampling the absolute value itself would not do: near zero it is never below what was found.
+    """
+    value, low, high = signed.value, signed.low, signed.high
+    if value is None or low is None or high is None:
+        return replace(signed, value=None if value is None else abs(value))
+    ends = sorted((abs(low), abs(high)))
+    return Measured(abs(value), 0.0 if low <= 0 <= high else ends[0], ends[1], signed.n)
+
+
 def _wilson_applies(metric: Measure, num_clusters: int) -> bool:
     """Whether the metric is a rate of units that stand alone, or that all agree."""
     values = set(metric.values)
@@ -140,9 +154,10 @@ def _estimator(metric: Metric, clusters: Sequence[str]) -> Estimator:
 
         def ratio(multiplicities: NDArray[np.float64]) -> NDArray[np.float64]:
             totals = multiplicities @ counts
-            return np.divide(
+            means = np.divide(
                 multiplicities @ sums, totals, out=np.full_like(totals, np.nan), where=totals > 0
             )
+            return np.abs(means) if metric.absolute else means
 
         return ratio
     return lambda multiplicities: np.array([metric.function(row[units]) for row in multiplicities])

@@ -55,8 +55,9 @@ class LoggedRecord:
 
 
 def fingerprint(sample: Sample, *, task: str, model: str, sampling: Sampling) -> str:
-    """Sixteen hex digits of everything that decides an answer: task, model, sampling, id and messages."""
-    return sha256_json([task, model, sampling, sample.id, sample.messages])[:16]
+    """Sixteen hex digits of everything that decides an answer and what it is worth, the label included."""
+    facts = [sample.id, sample.messages, sample.target, sample.metadata]
+    return sha256_json([task, model, sampling, *facts])[:16]
 
 
 def read_records(path: Path) -> list[Record]:
@@ -97,7 +98,8 @@ def resume_log(path: Path, expected: Mapping[str, str]) -> list[LoggedRecord]:
     if strange := _strange(found, expected):
         raise DataError(
             f"{path} holds the records of another evaluation ({strange}); "
-            "give another run folder, or delete the file to start again"
+            "give another folder, delete the file to start again, or score its answers as they are with "
+            f"--engine replay --model {path}"
         )
     return found
 
@@ -110,7 +112,7 @@ def _strange(found: Iterable[LoggedRecord], expected: Mapping[str, str]) -> str:
         if sample_id not in expected:
             return f"'{sample_id}' is not among these samples"
         if logged.fingerprint != expected[sample_id]:
-            return f"'{sample_id}' was asked with other messages, sampling, model or task version"
+            return f"'{sample_id}' was asked with other messages, labels, sampling, model or task version"
         if sample_id in seen:
             return f"'{sample_id}' stands in it twice"
         seen.add(sample_id)

@@ -17,7 +17,7 @@ from smidgen.errors import DataError, WorkError
 from smidgen.evaluation.metrics import Measured, measure
 from smidgen.evaluation.records import LoggedRecord, fingerprint, read_log, resume_log, wall_clock
 from smidgen.evaluation.speed import Speed, measure_speed
-from smidgen.files import append_jsonl
+from smidgen.files import append_jsonl, exclusive
 from smidgen.tasks.task import Metric, Task
 
 TOO_LONG = "the prompt does not fit the model's context"
@@ -119,7 +119,8 @@ def collect_records(
 
     Raises:
         DataError: the file holds the records of another evaluation.
-        WorkError: the engine left requests unanswered, or the disk is full; what was finished is kept.
+        WorkError: the engine left requests unanswered, the disk is full, or another process writes to the
+            file; what was finished is kept.
     """
     sampling = replace(
         sampling,
@@ -131,6 +132,19 @@ def collect_records(
         sample.id: fingerprint(sample, task=version, model=model, sampling=sampling) for sample in samples
     }
     assert len(expected) == len(samples), "two samples share an id"
+    with exclusive(records_path):
+        yield from _collected(task, samples, engine, sampling, records_path, expected)
+
+
+def _collected(
+    task: Task,
+    samples: Sequence[Sample],
+    engine: Completer,
+    sampling: Sampling,
+    records_path: Path,
+    expected: Mapping[str, str],
+) -> Iterator[Record]:
+    """What the file holds, then what it lacks; the file is this process's alone."""
     found = resume_log(records_path, expected)
     yield from (logged.record for logged in found)
     waiting = expected.keys() - {logged.record.sample.id for logged in found}

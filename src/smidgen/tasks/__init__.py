@@ -26,13 +26,16 @@ __all__ = [
 TASKS: dict[str, Callable[[], Task]] = {"judge": Judge, "intent": Intent, "answers": Answers}
 
 
-def find_task(name: str, *, template: str | None = None, reference: bool = False) -> Task:
+def find_task(
+    name: str, *, template: str | None = None, reference: bool = False, rubric: str | None = None
+) -> Task:
     """The task of that name.
 
     Args:
         name: its key in `TASKS`.
         template: of a judge, by name or as a TOML file.
         reference: whether a judge is shown the right answer that rows hold.
+        rubric: what a judge grades by, in the template `grade`.
 
     Raises:
         ConfigError: there is none, or the settings do not go with it.
@@ -40,8 +43,8 @@ def find_task(name: str, *, template: str | None = None, reference: bool = False
     if name not in TASKS:
         raise ConfigError(f"there is no task '{name}'.{did_you_mean(name, TASKS)} Known: {', '.join(TASKS)}")
     if name == Judge.name:
-        return Judge(find_form(template or Rubric.name), reference=reference)
-    if template is not None or reference:
-        given = "a template" if template is not None else "a reference"
+        return Judge(find_form(template or Rubric.name, rubric=rubric), reference=reference)
+    settings = {"a template": template, "a rubric": rubric, "a reference": reference or None}
+    if given := next((words for words, value in settings.items() if value is not None), None):
         raise ConfigError(f"{given} is for the task judge, not for {name}; leave it out")
     return TASKS[name]()

@@ -21,6 +21,8 @@ from smidgen.tasks.judgements import ORDERS, SHOWN, graded_pairs, judgements, me
 from smidgen.tasks.task import Measure, Metric
 from smidgen.tasks.templates import Rubric
 
+WITH_REFERENCE = " with reference"
+"""Ends the variant of a judge that is shown right answers."""
 _COMPLETION = """\
 <specific_criteria>{criteria}</specific_criteria>
 <analysis>{analysis}</analysis>
@@ -71,7 +73,7 @@ class Judge:
             )
         self.stop: tuple[str, ...] = self.form.stop
         self.stop_after: tuple[str, ...] = self.form.stop_after
-        self.variant: str = f"{self.form.name} with reference" if reference else self.form.name
+        self.variant: str = self.form.name + WITH_REFERENCE * reference
 
     def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
         """A judge learns nothing from rows."""

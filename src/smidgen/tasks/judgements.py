@@ -210,7 +210,7 @@ def _about_order(found: Sequence[Judgement]) -> dict[str, Metric]:
     return {
         "prefer_first_rate": _mean(chosen, lambda judgement: judgement.preferred_place == 1),
         "prefer_second_rate": _mean(chosen, lambda judgement: judgement.preferred_place == -1),
-        "delta_bias": Statistic(lambda weights: abs(float(np.average(signs, weights=weights))), clusters),
+        "delta_bias": Measure(signs.astype(float).tolist(), clusters, absolute=True),
         "total_bias": Measure([float(sign != 0) for sign in signs], clusters),
     }
 

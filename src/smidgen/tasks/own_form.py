@@ -17,9 +17,10 @@ grading alone).
 """
 
 import json
+import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings
@@ -30,6 +31,9 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from smidgen.data.types import Message
 from smidgen.errors import ConfigError, did_you_mean
@@ -67,13 +71,14 @@ class OwnForm:
         self.stop_after: tuple[str, ...] = ()
         self.needs_reference = False
         self._regex, self._schema = self._reader(content)
+        self.messages(Case("a question", "one answer", "another answer", "a right answer"))
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """The rendered system message, if there is one, and user message."""
         shown = {"prompt": case.prompt, "reference": case.reference or ""}
         shown |= {"answer": case.first} if self.singly else {"a": case.first, "b": case.second or ""}
-        system = (Message("system", self._system.render(shown)),) if self._system else ()
-        return *system, Message("user", self._user.render(shown))
+        system = (Message("system", self._render("system", self._system, shown)),) if self._system else ()
+        return *system, Message("user", self._render("user", self._user, shown))
 
     def parse(self, text: str) -> Verdict | float:
         """What the last match, or the last JSON object, says."""
@@ -113,14 +118,22 @@ class OwnForm:
         """
         return str(self.answers())
 
+    def _render(self, key: str, template: jinja2.Template, shown: Mapping[str, str]) -> str:
+        try:
+            return template.render(shown)
+        except Exception as error:  # a template may do anything that an expression can
+            raise ConfigError(
+                f"{self.name}: '{key}' cannot be rendered: {type(error).__name__}: {error}"
+            ) from None
+
     def _verdict(self, found: Mapping[str, Any]) -> Verdict | float:
         """A verdict from named groups or properties."""
         try:
             if self.singly:
-                return float(found["score"])
+                return _number(found["score"])
             if found.get("winner") is not None:
                 return Verdict(WINNERS[str(found["winner"]).strip().lower()])
-            return Verdict.of_scores(float(found["a"]), float(found["b"]))
+            return Verdict.of_scores(_number(found["a"]), _number(found["b"]))
         except (KeyError, TypeError, ValueError):
             raise JudgeParseError(Fault.NO_VERDICT) from None
 
@@ -174,9 +187,14 @@ class OwnForm:
             self._need(set(pattern.groupindex), f"a regex with named groups {wanted}")
             return pattern, None
         schema = parse["schema"]
+        if not isinstance(schema, dict):
+            raise ConfigError(f"{self.name}: the schema is {schema!r}, expected a table")
         try:
             validator_for(schema).check_schema(schema)
-        except (SchemaError, TypeError) as error:
+            resolver = Registry().resolver_with_root(DRAFT202012.create_resource(schema))
+            for reference in _references(schema):
+                resolver.lookup(reference)
+        except (SchemaError, TypeError, Unresolvable) as error:
             message = getattr(error, "message", error)
             raise ConfigError(f"{self.name}: the schema is no JSON schema: {message}") from None
         self._need(set(schema.get("properties", {})), f"a schema with properties {wanted}")
@@ -203,6 +221,25 @@ def read_form(path: Path) -> OwnForm:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
     return OwnForm(str(path), content)
+
+
+def _number(value: Any) -> float:
+    """A finite number; true is none."""
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """Every `$ref` in a schema."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("$ref"), str):
+            yield schema["$ref"]
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _references(part)
 
 
 def _last_object(text: str) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
-RESAMPLES = 500
+NORMAL_95 = 1.96
+"""Standard errors on either side of a 95 % interval."""
 PRIOR = 0.1
 """Of a win each way, added to every pair, so that an answer that never loses has a finite strength."""
 STEPS = 500
@@ -21,8 +23,8 @@ class Strength:
         strength: log-odds of being preferred to an average answer; the mean over all answers is 0.
         low: lower bound of its 95 % interval.
         high: upper bound.
-        wins: judgements that preferred it, a tie counting a half.
-        judgements: those it was part of.
+        wins: results in its favour, a tie counting a half.
+        results: those it was part of.
     """
 
     answer: int
@@ -30,26 +32,25 @@ class Strength:
     low: float
     high: float
     wins: float
-    judgements: int
+    results: int
 
 
-def rank(number: int, results: Sequence[tuple[int, int, float]], *, seed: int = 0) -> list[Strength]:
+def rank(number: int, results: Sequence[tuple[int, int, float]]) -> list[Strength]:
     """Rank answers by pairwise results, the strongest first.
+
+    The intervals are those of the likelihood's curvature at its maximum: with a handful of results, most of
+    them one-sided, there is nothing to resample.
 
     Args:
         number: how many answers there are.
-        results: (first, second, share): the share of the point that `first` took of `second`, 0, 0.5 or 1.
-        seed: of the bootstrap over results.
+        results: (first, second, share): the share of the point that `first` took of `second`, from 0 to 1.
+            Results are taken to be independent, so what is not is one result together.
     """
     points = np.array(results, dtype=np.float64).reshape(-1, 3)
     wins = _wins(number, points)
     fitted = strengths(wins)
-    low = high = fitted
-    if len(points):
-        random = np.random.default_rng(seed)
-        drawn = [points[random.integers(0, len(points), len(points))] for _ in range(RESAMPLES)]
-        resampled = strengths(np.array([_wins(number, sample) for sample in drawn]))
-        low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    reach = NORMAL_95 * _errors(fitted, wins) if len(points) else np.zeros(number)
+    low, high = fitted - reach, fitted + reach
     places = [
         Strength(
             answer,
@@ -62,6 +63,15 @@ def rank(number: int, results: Sequence[tuple[int, int, float]], *, seed: int = 
         for answer in range(number)
     ]
     return sorted(places, key=lambda place: -place.strength)
+
+
+def _errors(fitted: NDArray[np.float64], wins: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard errors (N,) of strengths whose mean is 0, from the Fisher information of games (N, N)."""
+    games = wins + wins.T + 2 * PRIOR * (1 - np.eye(len(fitted)))
+    odds = expit(fitted[:, None] - fitted[None, :])
+    weights = games * odds * (1 - odds)
+    information = np.diag(weights.sum(1)) - weights
+    return np.sqrt(np.diag(np.linalg.pinv(information)).clip(0))
 
 
 def strengths(wins: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,10 +22,12 @@ class Measure:
         values: one number per unit, 0 or 1 where the metric is a rate.
         clusters: for each unit, what it shares with others (a prompt); units of one cluster are not
             independent.
+        absolute: whether the metric is the absolute value of the mean.
     """
 
     values: Sequence[float]
     clusters: Sequence[str]
+    absolute: bool = False
 
     def __post_init__(self) -> None:
         assert len(self.values) == len(self.clusters), (len(self.values), len(self.clusters))

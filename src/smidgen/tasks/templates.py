@@ -353,12 +353,22 @@ FORMS: Mapping[str, type[Rubric | TwoScores | BesideReference | Literals | Grade
 }
 
 
-def find_form(name: str) -> Form:
+def find_form(name: str, *, rubric: str | None = None) -> Form:
     """The template of that name, or of that TOML file.
 
+    Args:
+        name: of the template, or the path of a file that ends in .toml.
+        rubric: what `grade` grades by: a question, and what each grade means.
+
     Raises:
-        ConfigError: there is none, or the file is not a template.
+        ConfigError: there is none, the file is not a template, or the template takes no rubric.
     """
+    if rubric is not None:
+        if name != Grade.name:
+            raise ConfigError(f"a rubric is for the template {Grade.name}, not for {name}; leave it out")
+        if not rubric.strip():
+            raise ConfigError("the rubric is empty; expected a question, and what each grade means")
+        return Grade(rubric.strip())
     if name.endswith(".toml"):
         return read_form(Path(name))
     if name not in FORMS:
