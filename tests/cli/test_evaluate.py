@@ -7,6 +7,8 @@ import pytest
 
 from smidgen.cli.app import exit_code
 from smidgen.evaluation import read_records
+from smidgen.evaluation.judge_evidence import ways
+from smidgen.evaluation.rewardbench import ROWS
 
 PAIRS = [{"id": f"p{n}", "prompt": f"{n}?", "a": "x", "b": "yy", "better": "ab"[n % 2]} for n in range(4)]
 
@@ -174,11 +176,98 @@ def test_a_part_of_rewardbench_has_no_section_scores(tmp_path: Path, capsys: pyt
     assert json.loads((tmp_path / "out/rewardbench.json").read_text())["hep-go"] == 0.5
 
 
+RB2 = [
+    {"id": f"{subset}{n}", "prompt": f"{subset} {n}?", "chosen": ["+"], "rejected": ["-", "--", "---"]}
+    | {"subset": subset}
+    for subset in ("Factuality", "Math")
+    for n in range(3)
+] + [
+    {"id": name, "prompt": name, "chosen": ["+"] * n, "rejected": ["-"], "subset": "Ties"}
+    for name, n in (("ref:0", 1), ("tied:0", 2))
+]
+
+
+def graded(tmp_path: Path, rows: list[dict], *more: str) -> list[str]:
+    """The arguments of an evaluation of a judge that grades every right answer 5 and every wrong one 2."""
+    said = [
+        {"id": f"{row['id']}/{n}", "order": order, "text": f"[RESULT] {grade}"}
+        for row in rows
+        for order, side, grade in (("a", "chosen", 5), ("b", "rejected", 2))
+        for n in range(len(row[side]))
+    ]
+    recording, data = write(tmp_path / "said.jsonl", said), write(tmp_path / "rows.jsonl", rows)
+    arguments = ["evaluate", "judge", "--engine", "replay", "--model", recording, "--data", data]
+    return [*arguments, "--template", "grade", "--out", str(tmp_path / "out"), *more]
+
+
+def test_a_part_of_rewardbench_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Every answer is asked once; Ties without a counterpart has no score, and the rest is kept."""
+    assert exit_code(graded(tmp_path, RB2, "--limit", "7")) == 0
+    out, err = capsys.readouterr()
+    found = json.loads((tmp_path / "out/evaluation.json").read_text())
+    scores = found["published"]["rewardbench2"]
+    assert scores["subsets"] == {"Factuality": 1.0, "Math": 1.0, "Ties": None} and found["n"] == 6 * 4 + 2
+    assert "rmbench" not in found["published"]
+    assert found["unused_replay_rows"] == 3 and "3 rows of" in err and "tied:0/0#a" in err
+    assert "right 0" not in err and "both orders" not in err
+    assert "19 pairs with each answer graded alone" in err
+    assert "RewardBench 2" in out and "Factuality" in out
+    page = (tmp_path / "out/report.html").read_text()
+    for said in ("As the benchmarks publish it", "0 is only ref or only tied", "Math 3 of 183", "Precise IF"):
+        assert said in page
+        assert said in err or said == "As the benchmarks publish it"
+
+
+def test_rewardbench_2_needs_grades(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["verdict" if word == "grade" else word for word in graded(tmp_path, RB2[:1])]
+    said = [{"id": f"Factuality0/0-{n}", "order": o, "text": "[[A]]"} for n in range(3) for o in ("ab", "ba")]
+    write(tmp_path / "said.jsonl", said)
+    assert exit_code(arguments) == 0
+    assert "need answers graded alone; ask with --template grade" in capsys.readouterr().err
+
+
+def test_sections_of_rewardbench_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [{"id": n, "prompt": n, "chosen": "x", "rejected": "y", "subset": n} for n in ROWS]
+    said = [{"id": n, "order": o, "text": "[[A]]" if o == "ab" else "?"} for n in ROWS for o in ("ab", "ba")]
+    arguments = ["evaluate", "judge", "--engine", "replay", "--model", write(tmp_path / "said.jsonl", said)]
+    arguments += ["--data", write(tmp_path / "rows.jsonl", rows), "--template", "verdict"]
+    assert exit_code(arguments) == 0
+    out, err = capsys.readouterr()
+    reasoning = next(line for line in out.splitlines() if "Reasoning" in line)
+    assert reasoning.split() == ["Reasoning", "0.500", "0.750"]
+    assert "hep-go 1 of 164" in err and "math-prm 1 of 447" in err
+
+
+def test_bad_rows_without_a_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [PAIRS[0] | {"reference": "r"}, PAIRS[1]]
+    arguments = [*judged(tmp_path, lambda row, order: "9 2", rows), "--template", "scores", "--reference"]
+    assert exit_code([*arguments, "--skip-bad-rows"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["rejected_rows"] == 1 and "line 2: 'p1' has no reference answer" in err
+    write(tmp_path / "pairs.jsonl", [PAIRS[0] | {"a": 3}])
+    assert exit_code([*arguments, "--skip-bad-rows"]) == 2
+    assert "nothing is left of 1 rows to judge: line 1: 'a' is 3" in capsys.readouterr().err
+
+
+def test_unlabelled_rows_of_a_benchmark_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [{"subset": "Natural", "index": n, "input": "q", "output_1": "x", "output_2": "y"} for n in (0, 1)]
+    said = [{"id": f"Natural/{n}", "order": o, "text": "[[A]]"} for n in (0, 1) for o in ("ab", "ba")]
+    data, recording = write(tmp_path / "rows.jsonl", rows), write(tmp_path / "said.jsonl", said)
+    arguments = ["--model", recording, "--template", "verdict", "--json"]
+    assert exit_code(["judge", data, "--out", str(tmp_path / "verdicts.jsonl"), *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdicts"]["tie"] == 2 and not found["labelled"]
+    assert exit_code(["evaluate", "judge", "--data", data, *arguments]) == 2
+    assert "has no labels ('label')" in (err := capsys.readouterr().err) and "`smidgen judge`" in err
+
+
 def test_by_logits(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = write(tmp_path / "pairs.jsonl", PAIRS[:2])
     arguments = ["evaluate", "--model", str(tiny_model_dir), "--data", data, "--method", "logits"]
     assert exit_code([arguments[0], "judge", *arguments[1:], "--template", "verdict", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    shown = ways({"after": found, "cost": found["cost"]})
+    assert shown is not None and shown["labels"] == ["By probabilities"]
     assert found["metrics"]["unparsed_rate"]["value"] == 0.0 and found["speed"]["completion_tokens"] == 0
     path = tmp_path / "own.toml"
     path.write_text("user = '{{ a }} {{ b }}'\n[parse]\nregex = '(?P<winner>[AB])'")
@@ -202,7 +291,7 @@ def test_constrained_answers_can_all_be_read(
     said = [json.loads(line)["text"] for line in (tmp_path / "out/records.jsonl").read_text().splitlines()]
     assert set(said) <= {"pay bill", "the time", "oos"}
     assert exit_code(intent) == 2
-    assert "was asked with other messages, sampling, constraint, model" in capsys.readouterr().err
+    assert "was asked with other messages, labels, sampling, constraint, model" in capsys.readouterr().err
 
     template = tmp_path / "own.toml"
     for parse in (

@@ -38,7 +38,8 @@ GOOD: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     ),
     "judgelm": (
         {"question_body": "q", "answer1_body": "x", "answer2_body": "y", "score": [1, 2]},
-        {"question_body": NO_QUESTION, "answer1_body": NO_TEXT, "answer2_body": NO_TEXT},
+        {"question_body": NO_QUESTION, "answer1_body": NO_TEXT, "answer2_body": NO_TEXT}
+        | {"score": [[float("nan"), 3], [True, False], [1, 2, 3], 4, "1 2"]},
     ),
     "pandalm": (
         {"instruction": "q", "input": "", "response1": "x", "response2": "y"}

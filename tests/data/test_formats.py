@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smidgen.data.formats import PAIR_FORMATS, Pair, Query, pairs, queries
-from smidgen.data.rows import read_rows, select_rows
+from smidgen.data.rows import FileRow, read_rows, select_rows
 from smidgen.errors import ConfigError, DataError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -27,7 +27,8 @@ def write(path: Path, *lines: str) -> Path:
 def test_rows_survive_a_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[dict]) -> None:
     rows = [{**row, "id": str(number)} for number, row in enumerate(rows)]
     path = write(tmp_path_factory.mktemp("rows") / "rows.jsonl", *(json.dumps(row) for row in rows))
-    assert read_rows(path) == [{"line": number, **row} for number, row in enumerate(rows, start=1)]
+    found = read_rows(path)
+    assert found == rows and [row.number for row in found] == list(range(1, len(rows) + 1))
 
 
 def test_rows_without_an_id_know_their_line(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_rows_without_an_id_know_their_line(tmp_path: Path) -> None:
 
 def test_separators_inside_strings_do_not_split_lines(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", '{"id": "1", "text": "a\u2028b\u0085c"}')
-    assert read_rows(path) == [{"line": 1, "id": "1", "text": "a\u2028b\u0085c"}]
+    assert read_rows(path) == [{"id": "1", "text": "a\u2028b\u0085c"}]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_bad_files_name_the_line(tmp_path: Path, lines: list[str], message: str)
 
 def test_paired_surrogate_escapes_are_text(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", '{"id": "\\ud83d\\ude00"}')
-    assert read_rows(path) == [{"line": 1, "id": "😀"}]
+    assert read_rows(path) == [{"id": "😀"}]
 
 
 def test_missing_and_undecodable_files(tmp_path: Path) -> None:
@@ -88,10 +89,10 @@ def test_queries() -> None:
         ([], r"mine has no rows"),
         (
             [{"prompt": "x", "a": "y", "b": "z", "id": "1"}],
-            r"mine has no labels, so nothing can be measured on it; .* ask for verdicts with `smidgen judge`",
+            r"mine has no labels \('better'\), so nothing can be .* ask for verdicts with `smidgen judge`",
         ),
         (
-            [{"line": 4, "input": "x"}],
+            [FileRow({"input": "x"}, 4, "line")],
             r"line 4 has the fields input, which fit no known format; it lacks 'output_1'",
         ),
         ([{}], r"row 1 has the fields none"),
@@ -104,7 +105,7 @@ def test_queries() -> None:
         ([OWN | {"prompt": "  "}], r"row 1: 'prompt' is \"  \", expected text"),
         ([OWN | {"a": ["x" * 80]}], r"row 1: 'a' is \[\"x+\.\.\., expected text"),
         ([OWN | {"subset": 3}], r"row 1: 'subset' is 3, expected text"),
-        ([OWN | {"id": None}], r"row 1: 'id' is null, expected text or a whole number"),
+        ([OWN | {"id": []}], r"row 1: 'id' is \[\], expected text or a whole number"),
         (
             [OWN, OWN],
             r"row 2: its id 'p' is also that of row 1\. Expected: a pair row has the fields prompt, a, b",
@@ -174,6 +175,110 @@ def test_formats_of_benchmarks(row: dict, expected: Pair) -> None:
     assert pairs([row]) == [expected]
 
 
+UNLABELLED = [
+    {"input": "q", "output_1": "x", "output_2": "y"},
+    {"instruction": "q", "input": "", "response1": "x", "response2": "y"},
+    {"prompt": "q", "response 1": "x", "response 2": "y"},
+    {"question": "q", "response_A": "x", "response_B": "y"},
+    {name: VOTE[name] for name in ("conversation_a", "conversation_b")},
+    {"question_body": "q", "answer1_body": "x", "answer2_body": "y"},
+    {"prompt": "q", "a": "x", "b": "y"},
+]
+
+
+@pytest.mark.parametrize("row", UNLABELLED)
+def test_rows_of_benchmarks_may_lack_labels(row: dict) -> None:
+    (pair,) = pairs([row], labelled=False)
+    assert pair.better is None and pair.annotators == ()
+    for rejected in (None, []):
+        with pytest.raises(DataError, match=r"mine has no labels \('\w+'\), .* with `smidgen judge`"):
+            pairs([row], source="mine", rejected=rejected)
+
+
+@pytest.mark.parametrize(
+    ("row", "alone", "beside"),
+    [
+        ({"score": [9, 3], "score_w_reference": [2, 8]}, "a", "b"),
+        ({"text": "9 3\nA.", "text_w_reference": "5 5\nBoth."}, "a", "tie"),
+        ({"score": [9, 3], "text": "2 8"}, "a", "a"),
+        ({"text": "nan 3"}, None, None),
+        ({"score": [{}, None], "text": "4 3 2"}, None, None),
+    ],
+)
+def test_judgelm_has_a_label_for_each_way_of_asking(row: dict, alone: str | None, beside: str | None) -> None:
+    row = JUDGELM | {"reference": {"text": "r"}} | row
+    assert pairs([row], labelled=False)[0].better == alone
+    assert pairs([row], labelled=False, with_reference=True)[0].better == beside
+
+
+@pytest.mark.parametrize("score", [[float("nan"), 3], [True, False], [1], "9 3", [1, "2"], [1, 10**400]])
+@pytest.mark.parametrize("field", ["score", "score_w_reference"])
+def test_scores_that_are_no_numbers_are_no_labels(field: str, score: object) -> None:
+    with pytest.raises(DataError, match=rf"row 1: '{field}' is .*, expected two finite numbers"):
+        pairs([JUDGELM | {field: score}], labelled=False)
+
+
+def test_without_a_reference_a_row_is_refused_or_left_out() -> None:
+    rows = [OWN | {"reference": "r"}, OWN | {"id": "q"}]
+    fault = "row 2: 'q' has no reference answer"
+    with pytest.raises(DataError, match=rf"{fault}\. Expected: .*a reference to judge beside"):
+        pairs(rows, with_reference=True)
+    rejected: list[str] = []
+    assert [pair.id for pair in pairs(rows, with_reference=True, rejected=rejected)] == ["p"]
+    assert rejected == [fault]
+
+
+def test_nothing_left_is_an_error_that_says_why() -> None:
+    with pytest.raises(DataError, match=r"nothing is left of 2 rows to judge: row 1: 'a' is 3, .*; row 2"):
+        pairs([OWN | {"a": 3}] * 2, source="mine", rejected=[])
+    with pytest.raises(DataError, match="mine: nothing is left of 1 rows to judge: they hold no pair"):
+        pairs([{"question": "q", "ground_truth": "g"}], source="mine")
+    with pytest.raises(DataError, match=r"mine: nothing is left of 1 rows: row 1: 'text' is 3, expected"):
+        queries([{"text": 3, "intent": "x"}], source="mine", rejected=[])
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"subset": None, "index": 9}, "4"),
+        ({"subset": "s", "index": None}, "4"),
+        ({"id": None, "subset": "s", "index": 9}, "s/9"),
+        ({"id": None, "line": 7}, "4"),
+        ({"id": 0, "subset": "s", "index": 9}, "0"),
+    ],
+)
+def test_the_id_of_a_row(row: dict, name: str) -> None:
+    fields = {"prompt": "q", "a": "x", "b": "y", "better": "a"} | row
+    assert [pair.id for pair in pairs([FileRow(fields, 4, "line")])] == [name]
+    with pytest.raises(DataError, match=r"'index' is \{\}, expected text or a whole number"):
+        pairs([OWN | {"id": None, "subset": "s", "index": {}}])
+
+
+def test_a_field_called_line_is_a_field(tmp_path: Path) -> None:
+    row = {name: OWN[name] for name in ("prompt", "a", "b", "better")} | {"line": 7}
+    rows = read_rows(write(tmp_path / "rows.jsonl", *[json.dumps(row)] * 2))
+    assert rows == [row, row] and [pair.id for pair in pairs(rows)] == ["1", "2"]
+
+
+def test_an_array_of_rows(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps([LLMBAR, 3, LLMBAR | {"label": 9, "index": 4}], indent=2))
+    with pytest.raises(DataError, match=r"json: row 2 is a JSON int, not an object\. Expected: every row"):
+        read_rows(path)
+    rejected: list[str] = []
+    found = read_rows(path, rejected=rejected)
+    assert found[0] == LLMBAR and [(row.unit, row.number) for row in found] == [("row", 1), ("row", 3)]
+    with pytest.raises(DataError, match="row 3: 'label' is 9"):
+        pairs(found)
+    path.write_text(json.dumps([LLMBAR])[:-1])
+    with pytest.raises(DataError, match=r"dataset\.json is not a JSON array of rows"):
+        read_rows(path)
+    path.write_text("[]")
+    with pytest.raises(DataError, match=r"dataset\.json is empty"):
+        read_rows(path)
+    assert read_rows(write(path, json.dumps(LLMBAR))) == [LLMBAR]
+
+
 def test_three_annotators_who_all_differ_make_a_tie() -> None:
     row = {"instruction": "q", "input": "", "response1": "x", "response2": "y"}
     row |= {"annotator1": 2, "annotator2": 0, "annotator3": 1}
@@ -217,7 +322,8 @@ def test_bad_rows_can_be_left_out_and_counted() -> None:
     rejected: list[str] = []
     bad = [{}, OWN | {"id": "q", "a": 3}, OWN, OWN | {"id": "r", "better": None}]
     assert [pair.id for pair in pairs([*bad[:1], OWN, *bad[1:]], rejected=rejected)] == ["p"]
-    assert [fault.partition(":")[0] for fault in rejected] == ["row 1", "row 3", "row 4", "'r' has no label"]
+    assert [fault.partition(":")[0] for fault in rejected] == ["row 1", "row 3", "row 4", "row 5"]
+    assert rejected[-1] == "row 5: it has no label ('better')"
     assert [pair.better for pair in pairs([OWN | {"better": None}], labelled=False)] == [None]
 
 
@@ -308,7 +414,7 @@ def test_parquet_is_read_as_lines_are(tmp_path: Path) -> None:
     rows = [OWN | {"id": "p"}, OWN | {"id": "q", "reference": None}]
     datasets.Dataset.from_list(rows).to_parquet(path)
     found = read_rows(path)
-    assert [row["line"] for row in found] == [1, 2]
+    assert [(row.unit, row.number) for row in found] == [("row", 1), ("row", 2)]
     assert pairs(found) == pairs(rows)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,16 +16,15 @@ from smidgen.evaluation.judgelm import judgelm_metrics
 from smidgen.evaluation.rewardbench import (
     ROWS,
     SECTIONS,
-    best_of,
     is_rewardbench,
     read_result,
     result_file,
-    rewardbench2,
+    rewardbench,
     row_file,
     section_scores,
     style_matrix,
-    ties_score,
 )
+from smidgen.evaluation.rewardbench2 import ROWS2, best_of, rewardbench2, ties_score
 from smidgen.tasks.judge import Judge
 from smidgen.tasks.judgements import Judgement
 from smidgen.tasks.templates import FORMS
@@ -98,13 +99,28 @@ def test_a_result_file_is_flat_and_sorted():
 
 def test_the_style_matrix():
     found = [
-        judgement("a" if i >= j else "b", facts={"chosen": i, "rejected": j})
+        judgement("a" if i >= j else "b", facts={"row": row, "chosen": i, "rejected": j})
+        for row in ("r", "s")
         for i in range(3)
         for j in range(3)
     ]
     scores = style_matrix(found)
     assert scores == {"matrix": [[1, 0, 0], [1, 1, 0], [1, 1, 1]], "hard": 0.0, "normal": 1.0, "easy": 1.0}
     assert style_matrix([judgement("a")]) is None and style_matrix(found[:4]) is None
+    odd = [judgement("a", facts={"row": "odd", "chosen": 0, "rejected": j}) for j in range(3)]
+    assert style_matrix([*found, *odd]) is None
+    assert style_matrix([replace(each, subset="Ties") for each in found]) is None
+
+
+def test_failures_and_ties_get_half_a_point_beside():
+    found = [judgement(said, subset=name) for name in ROWS for said in ("a", "b", "tie", None)]
+    scores = rewardbench(found)
+    assert scores is not None and scores["mean"] == 0.25 and scores["undecided_half"]["mean"] == 0.5
+    assert scores["missing_subsets"] == [] and scores["fewer_rows"]["math-prm"] == {"rows": 1, "of": 447}
+    part = rewardbench(found[:4])
+    assert part is not None and part.keys() == {"missing_subsets", "fewer_rows"}
+    whole = [judgement("a", pair=str(n), subset="mt-bench-hard") for n in range(37)]
+    assert rewardbench(whole)["fewer_rows"] == {}  # type: ignore[index]
 
 
 def test_best_of_n():
@@ -177,8 +193,37 @@ def test_rewardbench_2_from_grades():
     ],
 )
 def test_ties_without_their_counterparts(rows: list[str], match: str):
-    with pytest.raises(DataError, match=match):
-        rewardbench2([record for row in rows for record in rated(row, "Ties", [5], [2])], GRADER.form)
+    records = [record for row in rows for record in rated(row, "Ties", [5], [2])]
+    scores = rewardbench2([*records, *rated("1", "Math", [5], [3])], GRADER.form)
+    assert scores is not None and re.search(match, scores["reasons"]["Ties"])
+    assert scores["subsets"] == scores["strict"]["subsets"] == {"Ties": None, "Math": 1.0}
+    assert scores["mean"] is None and "Ties" in scores["missing_subsets"]
+
+
+def test_what_could_not_be_read_is_wrong_in_the_second_number():
+    """A row without any grade gets a quarter as published; one with a grade missing is wrong beside it."""
+    records = [
+        *rated("1", "Math", [None], [None, None, None]),
+        *rated("2", "Math", [5], [None, 1, 1]),
+        *rated("3", "Math", [5], [2, 1, 1]),
+        *rated("ref:0", "Ties", [5], [2]),
+        *rated("tied:0", "Ties", [5, 5], [None]),
+    ]
+    scores = rewardbench2(records, GRADER.form)
+    assert scores is not None
+    assert scores["subsets"] == {"Math": pytest.approx(2.25 / 3), "Ties": pytest.approx(1.01)}
+    assert scores["strict"]["subsets"] == {"Math": pytest.approx(1 / 3), "Ties": pytest.approx(0.3 - 0.01)}
+    assert scores["fewer_rows"] == {"Math": {"rows": 3, "of": 183}, "Ties": {"rows": 2, "of": 102}}
+    assert sum(ROWS2.values()) == 1865
+
+
+def test_comparisons_give_no_score_of_rewardbench_2():
+    compared = Judge(FORMS["verdict"]())
+    row = {"id": "1", "prompt": "q", "chosen": ["x"], "rejected": ["y", "z", "w"], "subset": "Math"}
+    said = Completion("[[A]]")
+    records = [Record(sample, said, compared.score(sample, said)) for sample in compared.samples([row])]
+    scores = rewardbench2(records, compared.form)
+    assert scores is not None and "--template grade" in scores["reasons"]["mean"]
 
 
 def test_other_rows_are_not_rewardbench_2():

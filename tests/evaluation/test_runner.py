@@ -208,10 +208,10 @@ def test_the_constraint_of_a_task_is_asked_for_where_it_is_wanted(tmp_path: Path
         run(tmp_path / f"{name}.jsonl", engine, task=task, constrained=constrained)
     assert [request.constraint for request in engine.requests] == [None] * 12 + [task.constraint] * 12
     for name, constrained in (("free", True), ("held", False)):
-        with pytest.raises(DataError, match="with other messages, sampling, constraint, model"):
+        with pytest.raises(DataError, match="with other messages, labels, sampling, constraint, model"):
             run(tmp_path / f"{name}.jsonl", engine, task=task, constrained=constrained)
     task.constraint = Constraint("regex", "a")
-    with pytest.raises(DataError, match="with other messages, sampling, constraint, model"):
+    with pytest.raises(DataError, match="with other messages, labels, sampling, constraint, model"):
         run(tmp_path / "held.jsonl", engine, task=task, constrained=True)
     with pytest.raises(ConfigError, match="the task judge in the template rubric has no constraint to hold"):
         run(tmp_path / "none.jsonl", engine, constrained=True)

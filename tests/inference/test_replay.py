@@ -74,6 +74,17 @@ def test_order_makes_another_sample(tmp_path):
         ReplayEngine(write(tmp_path, *rows))
 
 
+@pytest.mark.parametrize("order", ["AB", "ab#2", ""])
+def test_orders_that_nobody_asks_are_refused(tmp_path, order):
+    with pytest.raises(DataError, match=f'row 1 has order "{order}", expected one of ab, ba, a, b'):
+        ReplayEngine(write(tmp_path, {"id": "a", "order": order, "text": ""}))
+
+
+def test_what_is_not_asked_is_known(tmp_path):
+    engine = ReplayEngine(write(tmp_path, *[{"id": name, "text": ""} for name in "xyz"]))
+    assert engine.unused([request.sample for request in ask("y")]) == ["x", "z"]
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match="there is no data file at"):
         ReplayEngine(tmp_path / "none.jsonl")

@@ -11,7 +11,7 @@ from smidgen.data.types import Completion, Record, Sample
 from smidgen.errors import ConfigError, DataError
 from smidgen.evaluation.metrics import measure
 from smidgen.tasks import Judge
-from smidgen.tasks.judgements import CLASSES, kappa, macro_scores
+from smidgen.tasks.judgements import CLASSES, judgements, kappa, macro_scores
 from smidgen.tasks.templates import FORMS, Grade, Literals, TwoScores
 
 LETTERS = {"first": "[[A]]", "second": "[[B]]", "tie": "[[C]]", None: "?"}
@@ -113,6 +113,28 @@ def test_the_correlation_with_length_against_scipy():
     gaps = [sign * (scores[s.id][0] - scores[s.id][1]) for sign, s in zip(signs, samples, strict=True)]
     lengths = [s.metadata["characters"][0] - s.metadata["characters"][1] for s in samples]
     assert found["length_correlation"] == pytest.approx(pearsonr(gaps, lengths).statistic)
+
+
+def test_an_answer_of_several_pairs_is_graded_once():
+    """Of one right and three wrong answers: four grades, three pairs; and of two solutions and one, three."""
+    task = Judge(Grade())
+    row = {"id": "r", "prompt": "q", "chosen": ["right"], "rejected": ["x", "long wrong", "y"], "subset": "s"}
+    samples = task.samples([row])
+    assert [sample.id for sample in samples] == ["r/0#a", "r/0#b", "r/1#b", "r/2#b"]
+    grades = dict(zip([sample.id for sample in samples], ["4", "4", "2", "?"], strict=True))
+    found = judgements(judged(task, samples, lambda s: f"[RESULT] {grades[s.id]}"), task.form)
+    assert [(j.pair, j.said, j.longer, j.facts["rejected"]) for j in found] == [
+        ("r/0-0", "tie", 4, 0), ("r/0-1", "a", -5, 1), ("r/0-2", None, 4, 2),
+    ]  # fmt: skip
+    assert {name: m.value for name, m in ((n, measure(v)) for n, v in task.baselines(samples).items())} == {
+        "longer": pytest.approx(2 / 3), "random": 0.5,
+    }  # fmt: skip
+    solutions = {"index": 5, "question": "q", "ground_truth": "g"} | {
+        f"m{n}": {"is_correct": n != 1, "solution": f"s{n}"} for n in range(3)
+    }
+    asked = task.samples([solutions])
+    assert [sample.id for sample in asked] == ["1/m0#a", "1/m1#b", "1/m2#a"]
+    assert [sample.metadata["subset"] for sample in asked] == [None] * 3
 
 
 def test_grading_each_answer_alone():

@@ -31,7 +31,7 @@ from smidgen.errors import ConfigError
 if TYPE_CHECKING:
     from smidgen.data.formats import Pair
     from smidgen.data.types import Record, Sample, Sampling
-    from smidgen.tasks import Task
+    from smidgen.tasks import Judge, Task
 
 
 def evaluate(
@@ -172,6 +172,7 @@ def prove(
     from smidgen.evaluation.by_logits import ByLogits
     from smidgen.evaluation.calibration import calibration
     from smidgen.inference import engine_identity, open_engine
+    from smidgen.inference.replay import ReplayEngine, few
     from smidgen.tasks import Judge
     from smidgen.tasks.judgements import judgements
 
@@ -186,11 +187,13 @@ def prove(
     opened = open_engine(model, **same, batch_size=batch_size, api_key_env=api_key_env)
     name = f"{model} + {adapter}" if adapter else model
     identity = engine_identity(model, **same)
+    unused = opened.unused(samples) if isinstance(opened, ReplayEngine) else []
     answers: Any = opened
     if method == "logits":
         if not isinstance(task, Judge):
             raise ConfigError(f"--method logits is for the task judge, not for {task.name}; leave it out")
         answers, identity = ByLogits(opened, task.form), f"{identity} by logits"
+    graded_alone = isinstance(task, Judge) and task.form.singly
     right = parsed = 0.0
     known = len(read_records(records)) if records.exists() else 0
     found: list[Record] = []
@@ -206,11 +209,13 @@ def prove(
             progress.update(
                 number,
                 tokens=timing.completion_tokens if timing and number > known else 0,
-                right=right / number,
+                right=None if graded_alone else right / number,
                 parsed=parsed / number,
             )
     peak = opened.peak_memory_bytes()
     opened.close()
+    if unused:
+        say(f"{len(unused):,} rows of {model} answer nothing that is asked: {few(unused)}")
     evaluation = summarise(
         task,
         samples,
@@ -220,7 +225,9 @@ def prove(
         seed=sampling.seed,
         peak_memory_bytes=peak,
     )
-    result = evaluation.to_json()
+    result = evaluation.to_json() | {"method": method, "graded_alone": graded_alone}
+    if isinstance(opened, ReplayEngine):
+        result["unused_replay_rows"] = len(unused)
     if isinstance(task, Judge):
         result["calibration"] = calibration(judgements(found, task.form), seed=sampling.seed)
     return result, found
@@ -232,15 +239,12 @@ def as_published(
     """The scores of a judge as JudgeLM, RewardBench and RM-Bench publish theirs; in `out`, their files."""
     from smidgen.evaluation.judgelm import judgelm_metrics
     from smidgen.evaluation.rewardbench import (
-        ROWS,
-        is_rewardbench,
-        read_result,
         result_file,
-        rewardbench2,
+        rewardbench,
         row_file,
-        section_scores,
         style_matrix,
     )
+    from smidgen.evaluation.rewardbench2 import rewardbench2
     from smidgen.files import write_json
     from smidgen.tasks import Judge
     from smidgen.tasks.judgements import judgements
@@ -251,16 +255,13 @@ def as_published(
     published: dict[str, Any] = {
         "judgelm": judgelm_metrics(found),
         "rmbench": style_matrix(found),
+        "rewardbench": rewardbench(found),
         "rewardbench2": rewardbench2(records, task.form),
     }
     files = {"judgelm.json": published["judgelm"]}
-    if is_rewardbench(found):
-        files["rewardbench.json"] = table = result_file(found, model=model)
-        files["rewardbench_rows.json"] = row_file(found, _pairs_by_id(rows), model=model)
-        missing = [name for name in ROWS if name not in table]
-        published["rewardbench"] = (
-            {"missing_subsets": missing} if missing else section_scores(read_result(table))
-        )
+    if published["rewardbench"] is not None:
+        files["rewardbench.json"] = result_file(found, model=model)
+        files["rewardbench_rows.json"] = row_file(found, _pairs_by_id(task, rows), model=model)
     for name, content in files.items():
         if out is not None and content is not None:
             write_json(out / name, content)
@@ -274,17 +275,18 @@ def disagreements(task: "Task", rows: "Sequence[Any]", records: "Sequence[Record
 
     if not isinstance(task, Judge) or task.form.singly:
         return None
-    return find_disagreements(records, task.form, _pairs_by_id(rows))
+    return find_disagreements(records, task.form, _pairs_by_id(task, rows))
 
 
-def _pairs_by_id(rows: "Sequence[Any]") -> "dict[str, Pair]":
+def _pairs_by_id(task: "Judge", rows: "Sequence[Any]") -> "dict[str, Pair]":
     from smidgen.data.formats import pairs
 
-    return {pair.id: pair for pair in pairs(rows, rejected=[])}
+    return {pair.id: pair for pair in pairs(rows, with_reference=task.reference, rejected=[])}
 
 
 def show(report: dict[str, Any]) -> None:
     """Print an evaluation as a table, and in words what it shows."""
+    from smidgen.evaluation.published import as_published
     from smidgen.evaluation.wording import headline, remarks
 
     result = report["after"]
@@ -300,6 +302,12 @@ def show(report: dict[str, Any]) -> None:
     ]
     say(f"{result['task']}: {result['model']} on {result['data']}, {result['n']:,} answers")
     print_table(rows, headers=("", "value", "95 % interval", "n"))
+    for scores in as_published(report):
+        if scores.rows:
+            table = [(name, *values) for name, values in scores.rows]
+            print_table(table, headers=(scores.title, *scores.columns))
+        for note in scores.notes:
+            say(f"{scores.title}: {note}")
     for reason, count in result["details"].get("unparsed", {}).items():
         say(f"not read: {reason} ({count:,})")
     for sentence in (headline(report), *remarks(report)):

@@ -69,7 +69,7 @@ def all_rows(task: str, source: str, *, rejected: list[str] | None = None) -> li
     """Every row there is, for what a task can only learn from rows, such as its labels."""
     from smidgen.data.rows import read_rows
 
-    return [] if source == WORLD else read_rows(Path(source), rejected=rejected)
+    return [] if source == WORLD else [*read_rows(Path(source), rejected=rejected)]
 
 
 def world_rows(task: str, split: "Split", limit: int | None, seed: int) -> list[Row]:

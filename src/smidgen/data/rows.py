@@ -1,24 +1,39 @@
 """Files of rows, and how rows of a known shape are read.
 
-A file is JSONL: one JSON object a line. Its format is recognised from the fields of its first row, and every
-other row must have the same. Faults are collected and raised together.
+A file is JSONL, one JSON object a line, or a JSON array of objects. Its format is the one that most of its
+rows have, and every row must have it. Faults are collected and raised together.
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from smidgen.errors import ConfigError, DataError, did_you_mean
 
 Row = Mapping[str, Any]
+_AnyRow = TypeVar("_AnyRow", bound=dict[str, Any])
 
 _FAULTS_SHOWN = 5
 FILES = (".jsonl", ".json", ".parquet")
 """Endings of files, which no name of a dataset is taken to have."""
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]*\w)(:(?P<split>\w+))?")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class FileRow(dict[str, Any]):
+    """A row that knows where it stands, apart from its fields.
+
+    Attributes:
+        number: of its line, or of the row where the file has no lines; from 1.
+        unit: what is counted, `line` or `row`.
+    """
+
+    def __init__(self, fields: Row, number: int, unit: str):
+        super().__init__(fields)
+        self.number = number
+        self.unit = unit
 
 
 class Format(NamedTuple):
@@ -29,21 +44,22 @@ class Format(NamedTuple):
         fields: those that it always has.
         read: the items of a row, each with an `id`, from the row and its number; raises `DataError`.
         fits: tells formats with the same fields apart by what the fields hold.
+        label: the field of its label, which a row may lack.
     """
 
     title: str
     fields: tuple[str, ...]
     read: Callable[[Row, int], Sequence[Any]]
     fits: Callable[[Row], bool] = lambda row: True
+    label: str = ""
 
 
-def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[dict[str, Any]]:
-    """Read a JSONL file; blank lines are skipped, and a row is given its `line`.
+def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[FileRow]:
+    """Read a file of rows, each with its place: by it a row is named in errors, and known if it has no `id`.
 
-    By its line a row is named in errors, and identified if it has no `id`, whichever are selected later.
-
-    A Parquet file and a dataset of the Hugging Face hub (`owner/name`, or `owner/name:split`) are read by the
-    package `datasets`, their rows numbered as lines.
+    Blank lines of JSONL are skipped. A file named `.json` may hold one array of objects instead. A Parquet
+    file and a dataset of the Hugging Face hub (`owner/name`, or `owner/name:split`) are read by the package
+    `datasets`.
 
     Args:
         path: the file, or the hub id.
@@ -58,13 +74,28 @@ def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[dict[str
     if not is_file and (found := _HUB_ID.fullmatch(str(path))):
         return _numbered(_from_hub(found["name"], found["split"]), str(path))
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"there is no data file at {path}; expected one JSON object a line (JSONL)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable UTF-8 file: {error}") from None
-    rows, faults = [], []
-    for number, line in enumerate(lines, start=1):
+    is_array = path.suffix == ".json" and text.lstrip().startswith("[")
+    faults: list[str] = []
+    rows = _of_array(text, str(path), faults) if is_array else _of_lines(text, faults)
+    if rejected is None:
+        refuse(faults, str(path), f"every {'row' if is_array else 'line'} must be one JSON object")
+    else:
+        rejected += faults
+    if not rows:
+        what = "has no row that is a JSON object" if faults else "is empty"
+        raise DataError(f"{path} {what}; expected one JSON object a line (JSONL)")
+    return rows
+
+
+def _of_lines(text: str, faults: list[str]) -> list[FileRow]:
+    """The rows of JSONL; what is wrong with the other lines goes to `faults`."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: strings may hold U+2028
         if not line.strip():
             continue
         try:
@@ -72,25 +103,41 @@ def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[dict[str
         except (ValueError, RecursionError) as error:
             faults.append(f"line {number} is not JSON ({error})")
             continue
-        if not isinstance(row, dict):
-            faults.append(f"line {number} is a JSON {type(row).__name__}, not an object")
-        elif _HALF_CHARACTER.search(line) and not _is_unicode(row):
-            faults.append(f"line {number} holds half of a surrogate pair, which is no character")
+        if fault := _fault(row, is_suspect=_HALF_CHARACTER.search(line) is not None):
+            faults.append(f"line {number} {fault}")
         else:
-            rows.append({"line": number, **row})
-    if rejected is None:
-        refuse(faults, str(path), "every line must be one JSON object")
-    else:
-        rejected += faults
-    if not rows:
-        what = "has no line that is a JSON object" if faults else "is empty"
-        raise DataError(f"{path} {what}; expected one JSON object a line (JSONL)")
+            rows.append(FileRow(row, number, "line"))
     return rows
 
 
-def _numbered(dataset: Any, source: str) -> list[dict[str, Any]]:
-    """The rows of a dataset, with their numbers for `line`."""
-    rows = [{"line": number, **row} for number, row in enumerate(dataset.to_list(), start=1)]
+def _of_array(text: str, source: str, faults: list[str]) -> list[FileRow]:
+    """The rows of a JSON array; what is wrong with the other elements goes to `faults`."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source} is not a JSON array of rows ({error})") from None
+    is_suspect = _HALF_CHARACTER.search(text) is not None
+    rows = []
+    for number, row in enumerate(found, start=1):
+        if fault := _fault(row, is_suspect=is_suspect):
+            faults.append(f"row {number} {fault}")
+        else:
+            rows.append(FileRow(row, number, "row"))
+    return rows
+
+
+def _fault(row: Any, *, is_suspect: bool) -> str:
+    """Why a JSON value is no row, or nothing; `is_suspect` if it may hold half characters."""
+    if not isinstance(row, dict):
+        return f"is a JSON {type(row).__name__}, not an object"
+    if is_suspect and not _is_unicode(row):
+        return "holds half of a surrogate pair, which is no character"
+    return ""
+
+
+def _numbered(dataset: Any, source: str) -> list[FileRow]:
+    """The rows of a dataset, with their numbers."""
+    rows = [FileRow(row, number, "row") for number, row in enumerate(dataset.to_list(), start=1)]
     if not rows:
         raise DataError(f"{source} has no rows; expected at least one")
     return rows
@@ -125,12 +172,12 @@ def _datasets(source: str) -> Any:
 
 
 def select_rows(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[_AnyRow],
     *,
     splits: Sequence[str] = (),
     limit: int | None = None,
     source: str = "rows",
-) -> list[dict[str, Any]]:
+) -> list[_AnyRow]:
     """The rows whose `split` is wanted, at most `limit` of them, evenly spaced.
 
     Files are often sorted by class, so the head of one is not a sample of it. Rows without `split` are all
@@ -164,7 +211,17 @@ def _is_unicode(row: Row) -> bool:
 def read_items(
     rows: Sequence[Row], formats: Sequence[Format], source: str, *, rejected: list[str] | None = None
 ) -> list[Any]:
-    """Read every row in the format that most of them have.
+    """Read every row in the format that most of them have; for arguments and errors see `read_placed`."""
+    items = [item for _, item in read_placed(rows, formats, source, rejected=rejected)[1]]
+    if not items and rejected:
+        raise DataError(f"{source}: nothing is left of {len(rows)} rows: {first_few(rejected)}")
+    return items
+
+
+def read_placed(
+    rows: Sequence[Row], formats: Sequence[Format], source: str, *, rejected: list[str] | None = None
+) -> tuple[Format, list[tuple[str, Any]]]:
+    """As `read_items`, with the format, and with each item the place of its row.
 
     Args:
         rows: objects as `read_rows` gives them.
@@ -178,7 +235,8 @@ def read_items(
     if not rows:
         raise DataError(f"{source} has no rows; expected at least one")
     chosen = _recognise(rows, formats, source)
-    items, faults, seen = [], [], {}
+    placed: list[tuple[str, Any]] = []
+    faults, seen = [], {}
     for number, row in enumerate(rows, start=1):
         place = place_of(row, number)
         try:
@@ -191,12 +249,12 @@ def read_items(
             faults.append(f"{place}: {fault}")
             continue
         seen |= {item.id: place for item in found}
-        items += found
+        placed += ((place, item) for item in found)
     if rejected is None:
         refuse(faults, source, f"a {chosen.title} has the fields {', '.join(chosen.fields)}")
     else:
         rejected += faults
-    return items
+    return chosen, placed
 
 
 def _recognise(rows: Sequence[Row], formats: Sequence[Format], source: str) -> Format:
@@ -212,7 +270,7 @@ def _recognise(rows: Sequence[Row], formats: Sequence[Format], source: str) -> F
             counts[number] += 1
     if any(counts):
         return formats[counts.index(max(counts))]
-    fields = ", ".join(field for field in rows[0] if field != "line")
+    fields = ", ".join(rows[0])
     nearest = max(formats, key=lambda candidate: sum(field in rows[0] for field in candidate.fields))
     lacking = ", ".join(f"'{field}'" for field in nearest.fields if field not in rows[0])
     lacks = f"it lacks {lacking} of a {nearest.title}" if lacking else f"it is no {nearest.title}"
@@ -225,46 +283,21 @@ def _recognise(rows: Sequence[Row], formats: Sequence[Format], source: str) -> F
 
 def place_of(row: Row, number: int) -> str:
     """Where a row stands, as errors say it: its line, or its number among the rows."""
-    return f"line {row['line']}" if "line" in row else f"row {number}"
+    return f"{row.unit} {row.number}" if isinstance(row, FileRow) else f"row {number}"
 
 
-def text_of(row: Row, field: str, *, empty: bool = False) -> str:
-    """A field that must hold text; an answer may be `empty`, a question may not."""
-    value = row.get(field)
-    if not isinstance(value, str) or not (empty or value.strip()):
-        raise DataError(f"'{field}' is {shown(row, field)}, expected text")
-    return value
-
-
-def shown(row: Row, field: str) -> str:
-    """A field's value as an error shows it."""
-    if field not in row:
-        return "missing"
-    text = json.dumps(row[field], ensure_ascii=False, default=repr)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def subset_of(row: Row) -> str | None:
-    """The part of a benchmark that the row belongs to, if it says so."""
-    subset = row.get("subset")
-    if subset is not None and not isinstance(subset, str):
-        raise DataError(f"'subset' is {shown(row, 'subset')}, expected text")
-    return subset
-
-
-def row_id(row: Row, number: int) -> str:
-    """The row's own id, else where it stands in its source, else where it stands in the file."""
-    if "id" in row:
-        if isinstance(row["id"], bool) or not isinstance(row["id"], str | int) or row["id"] == "":
-            raise DataError(f"'id' is {shown(row, 'id')}, expected text or a whole number")
-        return str(row["id"])
-    if "subset" in row and "index" in row:
-        return f"{row['subset']}/{row['index']}"
-    return str(row.get("line", number))
+def number_of(row: Row, number: int) -> int:
+    """Where a row stands in its file, or its number among the rows."""
+    return row.number if isinstance(row, FileRow) else number
 
 
 def refuse(faults: Sequence[str], source: str, expected: str) -> None:
     """Raise the first faults and how many more there are; nothing if there are none."""
     if faults:
-        more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
-        raise DataError(f"{source}: {'; '.join(faults[:_FAULTS_SHOWN])}{more}. Expected: {expected}")
+        raise DataError(f"{source}: {first_few(faults)}. Expected: {expected}")
+
+
+def first_few(faults: Sequence[str]) -> str:
+    """The first faults, and how many more there are."""
+    more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
+    return "; ".join(faults[:_FAULTS_SHOWN]) + more

@@ -109,7 +109,6 @@ def ways(report: Mapping[str, Any]) -> dict[str, Any] | None:
     counted = table_at(cost, "ways")
     if not counted:
         return None
-    labels = {"after": "Written out", BY_LOGITS.key: BY_LOGITS.label}
     currency = formatting.text(cost.get("currency"))
     rows: list[tuple[str, list[str]]] = []
     for name, label in _QUALITY.items():
@@ -124,7 +123,7 @@ def ways(report: Mapping[str, Any]) -> dict[str, Any] | None:
     ):
         rows.append((label, [form(way.get(key)) for way in counted.values()]))
     return {
-        "labels": [labels.get(key, key) for key in counted],
+        "labels": [_way(report, key) for key in counted],
         "rows": rows,
         "currency": currency,
         "per_hour": formatting.money(cost.get("machine_per_hour")),
@@ -138,6 +137,12 @@ def ways(report: Mapping[str, Any]) -> dict[str, Any] | None:
             for api in rows_at(cost, "apis")
         ],
     }
+
+
+def _way(report: Mapping[str, Any], key: str) -> str:
+    """How the evaluation of that name was asked."""
+    by_logits = key == BY_LOGITS.key or dig(report, key, "method") == "logits"
+    return BY_LOGITS.label if by_logits else "Written out"
 
 
 def _value(metric: Mapping[str, Any]) -> str:

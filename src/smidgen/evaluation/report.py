@@ -17,6 +17,7 @@ from rich.table import Table
 from smidgen.evaluation import evidence, formatting, judge_evidence, wording
 from smidgen.evaluation.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
 from smidgen.evaluation.plots import Curve, axis, loss_curve
+from smidgen.evaluation.published import as_published
 
 
 class Fact(NamedTuple):
@@ -92,6 +93,7 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
         "reliability": judge_evidence.reliability(report),
         "disagreements": judge_evidence.disagreements(report),
         "ways": judge_evidence.ways(report),
+        "published": as_published(report),
         "share_axis": axis([(0, "0"), (0.5, f"50{PERCENT}"), (1, f"100{PERCENT}")]),
         "bias_axis": axis([(0, "always the second"), (0.5, f"50{PERCENT}"), (1, "always the first")]),
         "curve": _curve(report),

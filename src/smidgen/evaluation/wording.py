@@ -31,7 +31,7 @@ class MetricWords(NamedTuple):
 
 
 _JUDGE = {
-    "accuracy": MetricWords("Accuracy", "better answer picked, mean over both orders", "↑"),
+    "accuracy": MetricWords("Accuracy", "better answer picked, over all judgements", "↑"),
     "accuracy_both_orders": MetricWords("Right in both orders", "whichever answer came first", "↑"),
     "consistency": MetricWords("Swap consistency", "same verdict after swapping the answers", "↑"),
     "prefer_first_rate": MetricWords("Prefers the first", "an unbiased judge: 50" + PERCENT),
@@ -145,6 +145,9 @@ def _asked(report: Mapping[str, Any]) -> str:
     held_out = f"held-out {things}" if "training" in report else things
     if report.get("task") != "judge":
         return f"{count(asked)} {held_out}"
+    if dig(report, "after", "graded_alone"):
+        pairs = dig(report, "after", "metrics", "accuracy", "n")
+        return f"{count(pairs)} {held_out} with each answer graded alone"
     pairs = dig(report, "after", "metrics", "accuracy_both_orders", "n") or dig(report, "data", "test_rows")
     if pairs is None and finite(asked) is not None:
         pairs = asked // 2

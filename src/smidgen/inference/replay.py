@@ -11,6 +11,7 @@ from smidgen.errors import ConfigError, DataError
 from smidgen.inference.engine import Stream
 
 SHOWN_FAULTS = 5
+ORDERS = ("ab", "ba", "a", "b")
 FIELDS = {"id": ((str, int), "text or a whole number"), "order": (str, "text"), "text": (str, "text")}
 
 
@@ -18,7 +19,8 @@ class ReplayEngine:
     """An `Engine` that answers from a JSONL file of rows `{"id", "order"?, "text"}`.
 
     A row answers the sample of its id; a judge's samples are named `id#order`, so its rows say which `order`
-    they answer. Sampling is ignored, and nothing is known of tokens or time.
+    they answer: `ab` or `ba`, or which answer they grade: `a` or `b`. Sampling is
+    ignored, and nothing is known of tokens or time.
     """
 
     def __init__(self, path: Path):
@@ -43,11 +45,16 @@ class ReplayEngine:
         missing = [r.sample.id for r in requests if r.sample.id not in self._texts]
         if missing:
             raise DataError(
-                f"{self._path} has no completion of {_few(missing)}; "
+                f"{self._path} has no completion of {few(missing)}; "
                 f"expected one row for each of the {len(requests)} samples"
             )
         for request in requests:
             yield request, Completion(self._texts[request.sample.id])
+
+    def unused(self, samples: Sequence[Sample]) -> list[str]:
+        """What the recording answers that none of the samples asks."""
+        asked = {sample.id for sample in samples}
+        return [name for name in self._texts if name not in asked]
 
     def stream(self, request: Request) -> Stream:
         """Answer one request, in one piece."""
@@ -90,7 +97,7 @@ def _read(path: Path) -> dict[str, str]:
         texts[key], rows_of[key] = row["text"], number
     if faults:
         raise DataError(
-            f"{path}: {_few(faults, '; ')}. Expected one row of id, text and, if any, order a sample"
+            f"{path}: {few(faults, '; ')}. Expected one row of id, text and, if any, order a sample"
         )
     return texts
 
@@ -100,10 +107,13 @@ def _fault(row: dict[str, Any]) -> str:
     for name, (kinds, expected) in FIELDS.items():
         if name in row and (not isinstance(row[name], kinds) or isinstance(row[name], bool)):
             return f"has {name} {json.dumps(row[name], ensure_ascii=False)[:60]}, expected {expected}"
+    if "order" in row and row["order"] not in ORDERS:
+        return f"has order {json.dumps(row['order'])[:60]}, expected one of {', '.join(ORDERS)}"
     missing = [name for name in ("id", "text") if name not in row]
     return f"has no {' and no '.join(missing)}" if missing else ""
 
 
-def _few(items: Sequence[str], separator: str = ", ") -> str:
+def few(items: Sequence[str], separator: str = ", ") -> str:
+    """The first items, and how many more there are."""
     more = f"{separator}and {len(items) - SHOWN_FAULTS} more" if len(items) > SHOWN_FAULTS else ""
     return separator.join(items[:SHOWN_FAULTS]) + more

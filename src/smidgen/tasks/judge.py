@@ -8,7 +8,8 @@ the last complete answer counts, and an answer that does not parse is wrong and 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from smidgen.data.formats import Label, Pair, pairs
@@ -16,7 +17,7 @@ from smidgen.data.rows import place_of
 from smidgen.data.types import Completion, Constraint, Record, Sample, Score
 from smidgen.errors import ConfigError, DataError
 from smidgen.tasks.forms import Case, Form, JudgeParseError, Verdict
-from smidgen.tasks.judgements import ORDERS, SHOWN, judgements, measures
+from smidgen.tasks.judgements import ORDERS, SHOWN, graded_pairs, judgements, measures
 from smidgen.tasks.task import Measure, Metric
 from smidgen.tasks.templates import Rubric
 
@@ -87,21 +88,41 @@ class Judge:
         labelled: bool = True,
         rejected: list[str] | None = None,
     ) -> list[Sample]:
-        """Both orders of every pair, or both answers of it where the template grades them alone.
+        """Both orders of every pair, or every answer once where the template grades them alone.
 
-        Their ids are those of the pair followed by `#ab` and `#ba`, or by `#a` and `#b`. For `labelled` and
-        `rejected` see `smidgen.data.formats.pairs`.
+        Their ids are those of the pair followed by `#ab` and `#ba`, or by `#a` and `#b`. Where the pairs of a
+        row share answers, each of these has an id of its own (`Pair.answer_ids`) in place of the pair's. For
+        `labelled` and `rejected` see `smidgen.data.formats.pairs`.
         """
-        items = pairs(rows, source=source, labelled=labelled, rejected=rejected)
+        items = pairs(
+            rows, source=source, labelled=labelled, with_reference=self.reference, rejected=rejected
+        )
         prompts: dict[str, str] = {}
         clusters = [prompts.setdefault(pair.prompt, pair.id) for pair in items]
-        if self.reference and (bare := next((pair.id for pair in items if not pair.reference), None)):
-            raise DataError(f"{source}: '{bare}' has no reference answer; give it one, or judge without")
+        if self.form.singly:
+            return self._answers(items, clusters)
         return [
             self._sample(pair, shown, cluster)
             for pair, cluster in zip(items, clusters, strict=True)
-            for shown in (("a", "b") if self.form.singly else ORDERS)
+            for shown in ORDERS
         ]
+
+    def _answers(self, items: Sequence[Pair], clusters: Sequence[str]) -> list[Sample]:
+        """Every answer once, with the pairs that it is part of."""
+        parts: dict[str, list[tuple[Pair, str, str]]] = {}
+        for pair, cluster in zip(items, clusters, strict=True):
+            for shown, name in zip(("a", "b"), pair.answer_ids or (pair.id, pair.id), strict=True):
+                parts.setdefault(f"{name}#{shown}", []).append((pair, shown, cluster))
+        # An answer that is in pairs of two subsets is in neither, and then subsets part no answers.
+        is_mixed = any(len({pair.subset for pair, _, _ in found}) > 1 for found in parts.values())
+        samples = []
+        for name, found in parts.items():
+            sample = self._sample(*found[0])
+            metadata = {**sample.metadata, "pairs": [pair.id for pair, _, _ in found]}
+            if is_mixed:
+                metadata["subset"] = None
+            samples.append(replace(sample, id=name, metadata=metadata))
+        return samples
 
     def training_samples(
         self,
@@ -162,14 +183,16 @@ class Judge:
 
     def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
         """The accuracy of the longer answer, of the first, and of a coin, which never say tie."""
-        asked = [sample for sample in samples if sample.metadata.get("answer") != "b"]
-        decided = [sample for sample in asked if sample.metadata["label"] != "tie"]
+        asked = [sample.metadata for sample in samples]
+        if self.form.singly:
+            asked = [facts for facts, _, _ in graded_pairs(samples)]
+        decided = [facts for facts in asked if facts["label"] != "tie"]
         found: dict[str, Metric] = {"longer": _each(asked, _longer_is_right)}
         if len(decided) < len(asked):
             found["longer_without_ties"] = _each(decided, _longer_is_right)
         if not self.form.singly:
-            found["first"] = _each(asked, lambda sample: float(sample.metadata["better"] == "first"))
-        return found | {"random": _each(asked, lambda sample: 0.5 * (sample.metadata["label"] != "tie"))}
+            found["first"] = _each(asked, lambda facts: float(facts["better"] == "first"))
+        return found | {"random": _each(asked, lambda facts: 0.5 * (facts["label"] != "tie"))}
 
     def details(self, records: Sequence[Record]) -> dict[str, Any]:
         """How often the text failed to parse, by reason."""
@@ -208,8 +231,8 @@ def _place(label: Label | None, order: str) -> str | None:
     return label
 
 
-def _each(samples: Sequence[Sample], value: Any) -> Measure:
-    return Measure([value(sample) for sample in samples], [sample.metadata["cluster"] for sample in samples])
+def _each(asked: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]) -> Measure:
+    return Measure([value(facts) for facts in asked], [facts["cluster"] for facts in asked])
 
 
 def _target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> str:
@@ -234,10 +257,10 @@ def _target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> str:
         raise DataError(f"{where}: {error}") from None
 
 
-def _longer_is_right(sample: Sample) -> float:
+def _longer_is_right(facts: Mapping[str, Any]) -> float:
     """Whether the response with more characters is the better one; a half where a guess must decide."""
-    a, b = sample.metadata["characters"]
-    label = sample.metadata["label"]
+    a, b = facts["characters"]
+    label = facts["label"]
     if label == "tie":
         return 0.0
     return 0.5 if a == b else float((a > b) == (label == "a"))

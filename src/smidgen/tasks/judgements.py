@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.data.formats import Label
-from smidgen.data.types import Record
+from smidgen.data.types import Record, Sample
 from smidgen.tasks.forms import Form, JudgeParseError, Verdict
 from smidgen.tasks.task import Measure, Metric, Statistic
 
@@ -85,7 +85,7 @@ def _of_verdicts(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
         if strict and strict.first is not None and strict.second is not None:
             gap = (strict.first - strict.second) * (1 if order == "ab" else -1)
         yield _judgement(
-            record,
+            record.sample.metadata,
             order,
             said=side(strict, order) if strict else None,
             leniently=side(lenient, order) if lenient else None,
@@ -95,24 +95,41 @@ def _of_verdicts(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
 
 def _of_grades(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
     """Pairs whose two answers were both graded: the higher grade is preferred."""
-    by_pair: dict[str, dict[str, Record]] = {}
-    for record in records:
-        by_pair.setdefault(record.sample.metadata["pair"], {})[record.sample.metadata["answer"]] = record
-    for found in by_pair.values():
-        if len(found) < 2:
-            continue
-        verdicts = []
-        for parse in (form.parse, form.parse_leniently):
-            grades = [read_record(parse, found[name]) for name in ("a", "b")]
-            verdicts.append(None if None in grades else Verdict.of_scores(*grades))
-        strict, lenient = verdicts
+    grades = [
+        [read_record(parse, record) for record in records] for parse in (form.parse, form.parse_leniently)
+    ]
+    for facts, a, b in graded_pairs([record.sample for record in records]):
+        strict, lenient = (
+            None if None in (given[a], given[b]) else Verdict.of_scores(given[a], given[b])
+            for given in grades
+        )
         yield _judgement(
-            found["a"],
+            facts,
             None,
             said=side(strict, "ab") if strict else None,
             leniently=side(lenient, "ab") if lenient else None,
-            gap=strict.first - strict.second if strict else None,
+            gap=strict.first - strict.second if strict else None,  # type: ignore[operator]
         )
+
+
+def graded_pairs(samples: Sequence[Sample]) -> Iterator[tuple[Mapping[str, Any], int, int]]:
+    """The pairs among answers that are graded alone.
+
+    Yields:
+        What is known of the pair, and the positions of its answers `a` and `b`, for each pair that has both.
+    """
+    places: dict[str, dict[str, int]] = {}
+    for place, sample in enumerate(samples):
+        for pair in sample.metadata["pairs"]:
+            places.setdefault(pair, {})[sample.metadata["answer"]] = place
+    for pair, found in places.items():
+        if len(found) < 2:
+            continue
+        a, b = (samples[found[name]].metadata for name in ("a", "b"))
+        facts = {**a, "pair": pair, "characters": [a["characters"][0], b["characters"][1]]}
+        if "facts" in a:
+            facts["facts"] = {**a["facts"], "rejected": b["facts"]["rejected"]}
+        yield facts, found["a"], found["b"]
 
 
 def read_record(parse: Callable[[str], Any], record: Record) -> Any:
@@ -125,8 +142,7 @@ def read_record(parse: Callable[[str], Any], record: Record) -> Any:
         return None
 
 
-def _judgement(record: Record, order: str | None, **said: Any) -> Judgement:
-    facts = record.sample.metadata
+def _judgement(facts: Mapping[str, Any], order: str | None, **said: Any) -> Judgement:
     return Judgement(
         pair=facts["pair"],
         order=order,

@@ -1,0 +1,128 @@
+"""Fields of rows, read and checked: each function raises `DataError` with the field and what it holds."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smidgen.data.items import Label
+from smidgen.data.rows import Row, number_of
+from smidgen.errors import DataError
+
+
+def text_of(row: Row, field: str, *, empty: bool = False) -> str:
+    """A field that must hold text; an answer may be `empty`, a question may not."""
+    value = row.get(field)
+    if not isinstance(value, str) or not (empty or value.strip()):
+        raise DataError(f"'{field}' is {shown(row, field)}, expected text")
+    return value
+
+
+def shown(row: Row, field: str) -> str:
+    """A field's value as an error shows it."""
+    if field not in row:
+        return "missing"
+    text = json.dumps(row[field], ensure_ascii=False, default=repr)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def subset_of(row: Row) -> str | None:
+    """The part of a benchmark that the row belongs to, if it says so."""
+    subset = row.get("subset")
+    if subset is not None and not isinstance(subset, str):
+        raise DataError(f"'subset' is {shown(row, 'subset')}, expected text")
+    return subset
+
+
+def row_id(row: Row, number: int) -> str:
+    """The row's own id, else where it stands in its source, else where it stands in the file."""
+    if row.get("id") is not None:
+        return _name(row, "id")
+    if row.get("subset") is not None and row.get("index") is not None:
+        return f"{subset_of(row)}/{_name(row, 'index')}"
+    return str(number_of(row, number))
+
+
+def _name(row: Row, field: str) -> str:
+    """What names a row."""
+    value = row[field]
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise DataError(f"'{field}' is {shown(row, field)}, expected text or a whole number")
+    return str(value)
+
+
+def label_of(row: Row, name: str, choices: Mapping[Any, Label]) -> Label | None:
+    """The side that a label names, or None where there is no label."""
+    return None if row.get(name) is None else side_of(row, name, choices)
+
+
+def side_of(row: Row, name: str, choices: Mapping[Any, Label]) -> Label:
+    """The side that a label names, which must be there."""
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, str | int) or value not in choices:
+        expected = " or ".join(repr(choice) for choice in choices)
+        raise DataError(f"'{name}' is {shown(row, name)}, expected {expected}")
+    return choices[value]
+
+
+def scores_of(row: Row, name: str) -> tuple[float, float] | None:
+    """Two scores, or None where there are none, or objects in their place."""
+    value = row.get(name)
+    parts = value if isinstance(value, list | tuple) else []
+    if value is None or (parts and all(part is None or isinstance(part, Mapping) for part in parts)):
+        return None
+    scores = [part for part in parts if isinstance(part, int | float) and not isinstance(part, bool)]
+    if len(parts) != 2 or len(scores) != 2 or not all(map(is_finite, scores)):
+        raise DataError(f"'{name}' is {shown(row, name)}, expected two finite numbers")
+    return float(scores[0]), float(scores[1])
+
+
+def is_finite(number: float) -> bool:
+    """Whether a number is one that a float can hold; whole numbers may be too large."""
+    return abs(number) <= sys.float_info.max
+
+
+def reference_of(row: Row) -> str | None:
+    """A reference answer, as text or as an object with `text`."""
+    value = row.get("reference")
+    if isinstance(value, Mapping):
+        value = value.get("text")
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"'reference' is {shown(row, 'reference')}, expected text")
+    return value or None
+
+
+def is_chat(value: Any) -> bool:
+    """Whether it is a list of messages."""
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
+
+
+def is_texts(value: Any) -> bool:
+    """Whether it is a list of texts."""
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+def turns_of(row: Row, name: str) -> list[tuple[str, str]]:
+    """A list of messages as (role, text)."""
+    turns = []
+    for number, turn in enumerate(row[name], start=1):
+        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise DataError(f"message {number} of '{name}' needs a 'role' and a 'content' of text")
+        turns.append((role, content))
+    return turns
+
+
+def conversation(turns: Sequence[tuple[str, str]], name: str) -> str:
+    """Turns as a judge reads them: a single question as it is, several with their speakers."""
+    if not turns or not any(text.strip() for _, text in turns):
+        raise DataError(f"'{name}' holds no question")
+    if len(turns) == 1:
+        return turns[0][1]
+    return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in turns)
+
+
+def prompt_of(row: Row) -> str:
+    """A prompt that is text or a list of messages."""
+    chat = is_chat(row.get("prompt"))
+    return conversation(turns_of(row, "prompt"), "prompt") if chat else text_of(row, "prompt")
