@@ -20,6 +20,7 @@ FULL = {
     "train": {"lora": {"rank": 4, "target_modules": ["q_proj"]}, "betas": [0.8, 0.9], "epochs": 2},
     "evaluate": {"temperature": 0.5},
     "quantize": {"bits": 8},
+    "export": {"formats": ["peft", "gguf"]},
 }
 
 

@@ -1,13 +1,14 @@
 """The texts on which quantised layers are measured, as rows of tokens."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smidgen.cli.sources import WORLD, world_rows
 from smidgen.errors import DataError
 
 if TYPE_CHECKING:
+    from smidgen.data.rows import FileRow
     from smidgen.data.templates import Tokenizer
     from smidgen.data.types import Sample
 
@@ -79,7 +80,7 @@ def _conversation(sample: "Sample", tokenizer: "Tokenizer", thinking: bool) -> l
     return tokenizer.render_conversation(turns, thinking=thinking).token_ids
 
 
-def _messages(row: Mapping[str, Any], source: str, tokenizer: "Tokenizer", thinking: bool) -> list[int]:
+def _messages(row: "FileRow", source: str, tokenizer: "Tokenizer", thinking: bool) -> list[int]:
     """A row's conversation; one that ends with the user is followed by the opening of an answer."""
     from smidgen.data.types import Message
 
@@ -89,7 +90,7 @@ def _messages(row: Mapping[str, Any], source: str, tokenizer: "Tokenizer", think
         for turn in turns
     ):
         raise DataError(
-            f"{source}, line {row['line']}: 'messages' is no list of {{role, content}}; mend that row"
+            f"{source}, {row.unit} {row.number}: 'messages' is no list of {{role, content}}; mend that row"
         )
     messages = [Message(turn["role"], turn["content"]) for turn in turns]
     if messages and messages[-1].role == "assistant":
@@ -97,7 +98,7 @@ def _messages(row: Mapping[str, Any], source: str, tokenizer: "Tokenizer", think
     return tokenizer.render_prompt(messages, thinking=thinking)
 
 
-def _text(row: Mapping[str, Any], source: str) -> str:
+def _text(row: "FileRow", source: str) -> str:
     if not isinstance(text := row.get("text"), str):
-        raise DataError(f"{source}, line {row['line']}: 'text' is no text; mend that row")
+        raise DataError(f"{source}, {row.unit} {row.number}: 'text' is no text; mend that row")
     return text

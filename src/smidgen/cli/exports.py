@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from smidgen.cli.stages import Life
 
 
+DRIFT_PROMPTS = 20
+"""Validation rows on which a fused model is held against the model with its adapter beside it."""
+
+
 class Artefact(NamedTuple):
     """One thing that others load.
 
@@ -68,9 +72,11 @@ def _as_adapter(life: "Life", folder: Path) -> dict[str, Any]:
 
 
 def _make_fused(life: "Life", folder: Path) -> None:
+    from smidgen.data.prompts import read_prompts
     from smidgen.export.fused import export_fused
 
-    export_fused(**life.trained(), out=folder)
+    prompts = read_prompts(life.run.path("data/validation.jsonl"))[:DRIFT_PROMPTS]
+    export_fused(**life.trained(), out=folder, prompts=prompts)
 
 
 def _make_gguf(life: "Life", folder: Path) -> None:

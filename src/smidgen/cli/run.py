@@ -202,7 +202,7 @@ def _exported(artefact: "Artefact") -> list[Stage]:
         Stage(
             making,
             lambda life: stages.make(life, artefact),
-            ("train",),
+            ("data", "train"),
             ("name", "model", "export"),
             (artefact.folder,),
         ),

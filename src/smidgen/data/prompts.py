@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from smidgen.data.rows import Row, place_of, read_rows, refuse, shown, text_of
+from smidgen.data.fields import shown, text_of
+from smidgen.data.rows import Row, place_of, read_rows, refuse
 from smidgen.data.templates import ROLES
 from smidgen.data.types import Message
 from smidgen.errors import DataError
