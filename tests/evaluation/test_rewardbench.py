@@ -92,7 +92,8 @@ def test_a_result_file_is_flat_and_sorted():
     ]
     assert is_rewardbench(found) and not is_rewardbench([judgement("a")])
     written = result_file(found, model="me")
-    assert written == {"hep-go": 0.5, "math-prm": 1.0, "model": "me", "model_type": "Generative RM"}
+    facts = {"chat_template": None, "model": "me", "model_type": "Generative RM"}
+    assert written == {"hep-go": 0.5, "math-prm": 1.0} | facts
     assert list(written) == sorted(written)
     assert read_result(written) == {"hep-go": 0.5, "math-prm": 1.0}
 

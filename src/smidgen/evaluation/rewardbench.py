@@ -84,7 +84,8 @@ def read_result(table: Mapping[str, Any]) -> dict[str, float]:
 def result_file(found: Sequence[Judgement], *, model: str) -> dict[str, Any]:
     """A result file as RewardBench writes it, with the mean over both orders for accuracy."""
     accuracies = _by_subset(found, lambda judgement: judgement.right)
-    return dict(sorted({**accuracies, "model": model, "model_type": MODEL_TYPE}.items()))
+    facts = {"chat_template": None, "model": model, "model_type": MODEL_TYPE}
+    return dict(sorted((accuracies | facts).items()))
 
 
 def rewardbench(found: Sequence[Judgement]) -> dict[str, Any] | None:
