@@ -21,6 +21,7 @@ from smidgen.evaluation import collect_records, read_records
 from smidgen.inference import engine_identity, open_engine
 from smidgen.inference import http as http_module
 from smidgen.inference.http import HttpEngine, Patience
+from smidgen.inference.http_protocol import request_body
 from smidgen.inference.llama_files import llama_model
 from smidgen.inference.mlx import MlxEngine
 from smidgen.models.load import load, resolve
@@ -405,3 +406,15 @@ def test_mlx_lm_server(expected):
     finally:
         process.terminate()
         process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("messages", "fault"),
+    [
+        ((Message("text", "2 + 2 ="),), "a prompt cannot stand alone; leave --no-chat-template out"),
+        ((Message("user", "q"), Message("assistant", "10 ")), "go on with an answer that was begun"),
+    ],
+)
+def test_prompts_that_are_no_questions_are_refused(messages, fault):
+    with pytest.raises(ConfigError, match=fault):
+        request_body(Request(Sample("s", messages)), "m", thinking=False)

@@ -6,11 +6,13 @@ server answers is checked.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
 
-from smidgen.data.types import Completion, Constraint, Request, Sampling, Timing
+from smidgen.data.templates import TEXT
+from smidgen.data.types import Completion, Constraint, Message, Request, Sampling, Timing
 from smidgen.errors import ConfigError, WorkError
 from smidgen.inference.constraints import check_constrained, grammar_of
 from smidgen.inference.sampling import check_sampling
@@ -26,6 +28,7 @@ def request_body(request: Request, model: str, *, thinking: bool) -> dict[str, A
     sampling = request.sampling
     check_sampling(sampling)
     _refuse_unknown(sampling)
+    _refuse_begun(request.sample.messages)
     check_constrained(request, thinking=thinking)
     body: dict[str, Any] = {
         "model": model,
@@ -43,6 +46,20 @@ def request_body(request: Request, model: str, *, thinking: bool) -> dict[str, A
         "response_format": (_response_format(request.constraint), request.constraint is not None),
     }
     return body | {name: value for name, (value, is_given) in optional.items() if is_given}
+
+
+def _refuse_begun(messages: Sequence[Message]) -> None:
+    """Refuse prompts that are more or less than a conversation that ends with a question."""
+    if any(message.role == TEXT for message in messages):
+        raise ConfigError(
+            "a server is asked through its chat template, so a prompt cannot stand alone; "
+            "leave --no-chat-template out or run the model here"
+        )
+    if messages and messages[-1].role == "assistant":
+        raise ConfigError(
+            "servers differ in whether they go on with an answer that was begun, as the template single asks; "
+            "use another template or run the model here"
+        )
 
 
 def read_answer(request: Request, answer: str, seconds: float, url: str, *, thinking: bool) -> Completion:
