@@ -57,7 +57,7 @@ def _refuse_begun(messages: Sequence[Message]) -> None:
         )
     if messages and messages[-1].role == "assistant":
         raise ConfigError(
-            "servers differ in whether they go on with an answer that was begun, as the template single asks; "
+            "servers differ in whether they go on with an answer that was begun, as in the template single; "
             "use another template or run the model here"
         )
 
