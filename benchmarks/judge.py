@@ -1,4 +1,4 @@
-"""Judging side by side: smidgen, and a loop over `mlx_lm.generate`.
+"""Judging side by side: smidgen, a loop over `mlx_lm.generate`, and chat requests to llama.cpp's server.
 
     python benchmarks/judge.py
 
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from _common import peak_memory_bytes, run, versions, write_results
+from _common import machine, peak_memory_bytes, run, versions, write_results
 
 ROOT = Path(__file__).parents[1]
 OURS = "smidgen"
@@ -53,7 +53,7 @@ CASES = {
         Case("Qwen3-0.6B", "Qwen3-0.6B", 16, 4, 0, 32),
     )
 }
-PACKAGES = ("mlx", "mlx-lm", "numpy", "scipy-openblas32")
+PACKAGES = ("mlx", "mlx-lm", "numpy", "scipy-openblas32", "xllamacpp")
 
 
 # ------------------------------------------------------------------------ what runs in a process of its own
@@ -74,7 +74,7 @@ def smidgen(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
     from smidgen.inference import open_engine
 
     samples = samples_of(case, pairs)
-    engine = open_engine(model)
+    engine = open_engine(model, engine="mlx")
     started = time.perf_counter()
     sampling = Sampling(max_tokens=case.max_tokens)
     found = {
@@ -92,7 +92,7 @@ def smidgen_logits(model: str, case: Case, pairs: int) -> tuple[float, dict[str,
     from smidgen.tasks.templates import Rubric
 
     samples = samples_of(case, pairs)
-    judge = ByLogits(open_engine(model), Rubric())
+    judge = ByLogits(open_engine(model, engine="mlx"), Rubric())
     started = time.perf_counter()
     found = {
         request.sample.id: completion.text
@@ -126,9 +126,41 @@ def loop_fast(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]
     return loop(model, case, pairs)
 
 
+def chat(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
+    """One chat request after the other to llama.cpp's server, in this process, with its prompt cache."""
+    import xllamacpp
+
+    from smidgen.export.gguf import write_gguf
+
+    samples = samples_of(case, pairs)
+    path = Path(model) / "model.gguf"
+    if not path.exists():
+        write_gguf(model, path, dtype="F16")
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(path)
+    parameters.n_ctx, parameters.verbosity = 4096, -1
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = machine()["cores"]
+    server = xllamacpp.Server(parameters)
+
+    def asked(sample: Any, max_tokens: int) -> str:
+        request = {
+            "messages": [asdict(message) for message in sample.messages],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
+        return server.handle_chat_completions(request)["choices"][0]["message"]["content"]
+
+    asked(samples[0], 1)
+    started = time.perf_counter()
+    found = {sample.id: asked(sample, case.max_tokens) for sample in samples}
+    return time.perf_counter() - started, found
+
+
 CONTENDERS: dict[str, Callable[[str, Case, int], tuple[float, dict[str, str]]]] = {
     OURS: smidgen,
     "smidgen, by probabilities": smidgen_logits,
+    "llama.cpp chat, one by one": chat,
     "mlx_lm.generate, our BLAS": loop_fast,
     "mlx_lm.generate": loop,
 }
@@ -170,7 +202,7 @@ def pairs_for(contender: str, case: Case) -> int:
     """How many pairs a contender judges."""
     if contender.startswith(OURS):
         return case.pairs
-    return case.loop_pairs if "BLAS" in contender else case.shipped_pairs
+    return case.shipped_pairs if contender == "mlx_lm.generate" else case.loop_pairs
 
 
 def compare(case: Case, contenders: Sequence[str], rounds: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from smidgen.models.peft import PREFIX
 from smidgen.models.peft import WEIGHTS as PEFT_WEIGHTS
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's `--max-lora-rank` may be (`MaxLoRARanks` in vllm/config/lora.py, read in 0.22)."""
+"""What vLLM's `--max-lora-rank` may be (`MaxLoRARanks` in vllm/config/lora.py)."""
 VLLM_DEFAULT_RANK = 16
 
 
