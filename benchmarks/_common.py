@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,17 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "threads": {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")},
+    }
+
+
+def facts_of(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a result says of a contender besides its rate: every round's time and load, memory of the best."""
+    best = min(turns, key=lambda turn: turn["seconds"])
+    return {
+        "seconds": [turn["seconds"] for turn in turns],
+        "peak_memory_bytes": best["peak"],
+        "load": [turn["load"] for turn in turns],
+        "versions": best["versions"],
     }
 
 

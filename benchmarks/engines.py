@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from _common import machine, peak_memory_bytes, run, versions, write_results
+from _common import facts_of, machine, peak_memory_bytes, run, versions, write_results
 
 ROOT = Path(__file__).parents[1]
 SHAPE = "Qwen3-0.6B"
@@ -191,10 +191,7 @@ def summary(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         rows[name] = {
             "requests": count,
             "requests_per_second": count / best["seconds"],
-            "seconds": [result["seconds"] for result in results],
-            "peak_memory_bytes": best["peak"],
-            "load": [result["load"] for result in results],
-            "versions": best["versions"],
+            **facts_of(results),
         }
         if name.startswith("xllamacpp"):
             rows[name]["same_answers"] = sum(reference[key] == ids for key, ids in best["answers"].items())

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from _common import machine, peak_memory_bytes, run, versions, write_results
+from _common import facts_of, machine, peak_memory_bytes, run, versions, write_results
 
 ROOT = Path(__file__).parents[1]
 OURS = "smidgen"
@@ -228,10 +228,7 @@ def summary(case: Case, turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any
         rows[name] = {
             "pairs": pairs,
             "pairs_per_second": pairs / best["seconds"],
-            "seconds": [result["seconds"] for result in results],
-            "peak_memory_bytes": best["peak"],
-            "load": [result["load"] for result in results],
-            "versions": best["versions"],
+            **facts_of(results),
         }
     ours = turns[OURS][0]["texts"]
     for name, row in rows.items():

@@ -177,6 +177,8 @@ def prove(
     from smidgen.tasks.judgements import judgements
 
     reset_peak_memory()
+    if method == "logits" and not isinstance(task, Judge):
+        raise ConfigError(f"--method logits is for the task judge, not for {task.name}; leave it out")
     same: dict[str, Any] = {
         "engine": engine,
         "adapter": adapter,
@@ -190,8 +192,7 @@ def prove(
     unused = opened.unused(samples) if isinstance(opened, ReplayEngine) else []
     answers: Any = opened
     if method == "logits":
-        if not isinstance(task, Judge):
-            raise ConfigError(f"--method logits is for the task judge, not for {task.name}; leave it out")
+        assert isinstance(task, Judge)
         answers, identity = ByLogits(opened, task.form), f"{identity} by logits"
     graded_alone = isinstance(task, Judge) and task.form.singly
     right = parsed = 0.0
