@@ -249,7 +249,8 @@ class Judge:
     def _ask(self, cases: dict[str, Case]) -> dict[str, Completion]:
         """Completions by name, in the order of the cases."""
         requests = [
-            Request(Sample(name, self.form.messages(case)), self._sampling) for name, case in cases.items()
+            Request(Sample(name, self.form.messages(case)), self._sampling, logprobs=False)
+            for name, case in cases.items()
         ]
         found = {request.sample.id: completion for request, completion in self._engine.complete(requests)}
         if any(completion.finish_reason == "context" for completion in found.values()):

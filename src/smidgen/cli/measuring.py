@@ -70,7 +70,11 @@ class Prompts:
         words = WORDS.split()
         texts = (" ".join(self._random.choices(words, k=self.num_words)) for _ in range(number))
         return [
-            Request(Sample(f"{self._random.random()}", (Message("user", OPENING + text),)), sampling)
+            Request(
+                Sample(f"{self._random.random()}", (Message("user", OPENING + text),)),
+                sampling,
+                logprobs=False,
+            )
             for text in texts
         ]
 

@@ -106,7 +106,7 @@ def _seconds_an_answer(life: "Life") -> float:
     asked = life.test_samples[:PROBED_ANSWERS]
     sampling = Sampling(max_tokens=settings.max_tokens)
     started = time.perf_counter()
-    for _ in engine.complete([Request(sample, sampling) for sample in asked]):
+    for _ in engine.complete([Request(sample, sampling, logprobs=False) for sample in asked]):
         pass
     engine.close()
     return (time.perf_counter() - started) / len(asked)

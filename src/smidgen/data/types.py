@@ -70,11 +70,20 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Request:
-    """One sample to complete, with the way to do it."""
+    """One sample to complete, with the way to do it.
+
+    Attributes:
+        sample: what the model is shown.
+        sampling: how tokens are drawn.
+        constraint: what the answer has to be.
+        logprobs: whether the completion is to tell the probabilities of its tokens, where its engine can. In
+            llama.cpp they cost a sort of the whole vocabulary for every token.
+    """
 
     sample: Sample
     sampling: Sampling = Sampling()
     constraint: Constraint | None = None
+    logprobs: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,8 @@ class Completion:
         text: the answer without its end token, cut before a stop string.
         token_ids: the sampled ids, the end token included where one was sampled; what a constraint left no
             choice about is among them.
-        logprobs: natural-log probability of each sampled id under the unmodified distribution.
+        logprobs: natural-log probability of each sampled id under the unmodified distribution; empty if the
+            request did not ask for them or the engine does not know them.
         finish_reason: `stop` (an end token, a stop string, or a constraint that nothing can follow),
             `length`, or `context`: the prompt alone fills the model's context, so nothing was generated.
         timing: None where it was not measured, as in a recording.

@@ -140,7 +140,7 @@ def collect_records(
         for sample in samples
     }
     assert len(expected) == len(samples), "two samples share an id"
-    requests = [Request(sample, sampling, constraint) for sample in samples]
+    requests = [Request(sample, sampling, constraint, logprobs=False) for sample in samples]
     with exclusive(records_path):
         yield from _collected(task, requests, engine, records_path, expected)
 

@@ -14,19 +14,20 @@ import queue
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
 from smidgen.backend import device, peak_memory_bytes
-from smidgen.data.types import Completion, Constraint, Request, Sample, Sampling, Scored, Timing
+from smidgen.data.types import Completion, Constraint, Request, Sample, Sampling, Scored
 from smidgen.errors import ConfigError, DataError, ModelError
 from smidgen.inference.constraints import check_constrained, grammar_of
 from smidgen.inference.engine import Stream
 from smidgen.inference.llama_files import LlamaModel
+from smidgen.inference.llama_row import LlamaRow
 from smidgen.inference.llama_server import LlamaServer, Refused
 from smidgen.inference.sampling import check_sampling
+from smidgen.inference.slots import Shares
 from smidgen.inference.stopping import Ending, GrowingText
 
 READ_AHEAD = 1024
@@ -37,102 +38,6 @@ CACHE_SHARE = 0.25
 """Keys and values of all slots take at most this share of the device's memory."""
 CONTEXT_STEP = 256
 """A slot's length is a multiple of this, so that a slightly longer prompt does not load the model anew."""
-
-
-@dataclass(eq=False)
-class _Row:
-    """One request on its way.
-
-    llama.cpp gives no probability of a token that ends within a character or belongs to a string that ended
-    the answer; then none of the answer's is known. In a stream it does not even name the former.
-
-    Attributes:
-        prompt: its token ids.
-        max_tokens: longest answer.
-        text, ending: what ends it besides an end token.
-        token_ids, logprobs: the answer so far.
-        hidden: how many of its tokens have no probability.
-        streamed: the text that came with the tokens of a stream.
-        finish_reason: why it is over, or None.
-    """
-
-    request: Request
-    prompt: list[int]
-    max_tokens: int
-    text: GrowingText
-    ending: Ending | None
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    hidden: int = 0
-    streamed: str = ""
-    time_to_first_token: float | None = None
-    seconds: float = 0.0
-    finish_reason: str | None = None
-
-    def take(self, answer: dict[str, Any], ends: frozenset[int]) -> None:
-        """Take what llama.cpp answered, up to where the request says that it ends."""
-        times = answer["timings"]
-        if self.time_to_first_token is None:
-            self.time_to_first_token = times["prompt_ms"] / 1000
-        self.seconds += (times["prompt_ms"] + times["predicted_ms"]) / 1000
-        by_eos = answer["stop_type"] == "eos"
-        token_ids = answer["tokens"]
-        found = [entry["logprob"] for entry in answer["completion_probabilities"]]
-        self.logprobs += found
-        self.hidden += len(token_ids) - len(found)
-        for place, token_id in enumerate(token_ids, start=1):
-            self.token_ids.append(token_id)
-            is_end = token_id in ends or (by_eos and place == len(token_ids))
-            if not is_end:
-                self.text.push(token_id)
-            ended = self.ending is not None and self.ending.is_complete(self.token_ids)
-            if is_end or ended or self.text.is_stopped:
-                self.finish_reason = "stop"
-                return
-        if len(self.token_ids) >= self.max_tokens:
-            self.finish_reason = "length"
-        elif by_eos or not token_ids:
-            self.finish_reason = "stop"
-
-    def take_part(self, part: dict[str, Any], ends: frozenset[int]) -> None:
-        """Take one part of a streamed answer: text, and the last of the tokens that it is made of."""
-        (choice,) = part["choices"]
-        usage = part.get("usage")
-        if (
-            self.token_ids and self.token_ids[-1] in ends and usage is None
-        ):  # it takes no such token for an end
-            self.finish_reason = "stop"
-            return
-        if self.time_to_first_token is None:
-            self.time_to_first_token = self.seconds
-        for entry in (choice["logprobs"] or {"content": ()})["content"]:
-            self.token_ids.append(entry["id"])
-            self.logprobs.append(entry["logprob"])
-        self.streamed += choice["text"]
-        self.text.push_text(choice["text"])
-        if usage is not None:
-            self.hidden = usage["completion_tokens"] - len(self.token_ids)
-        ended = self.ending is not None and self.ending.is_in(self.text.text)
-        if ended or self.text.is_stopped:
-            self.finish_reason = "stop"
-        else:
-            self.finish_reason = choice["finish_reason"]
-
-    def completion(self) -> Completion:
-        """The answer."""
-        assert self.finish_reason is not None
-        if self.finish_reason == "context":
-            return Completion("", finish_reason="context")
-        text = self.text.finish()
-        if self.ending is not None:
-            text = self.ending.cut(text)
-        count = len(self.token_ids)
-        logprobs = () if self.hidden else tuple(self.logprobs[:count])
-        token_ids = tuple(self.token_ids)
-        if self.streamed and self.hidden:
-            token_ids, count = (), count + self.hidden
-        timing = Timing(self.time_to_first_token or 0.0, self.seconds, len(self.prompt), count)
-        return Completion(text, token_ids, logprobs, self.finish_reason, timing)
 
 
 class LlamaEngine:
@@ -192,42 +97,56 @@ class LlamaEngine:
             self._server.close()
             self._server = None
 
-    def _run_all(self, rows: Sequence[_Row]) -> Iterator[tuple[Request, Completion]]:
+    def _run_all(self, rows: Sequence[LlamaRow]) -> Iterator[tuple[Request, Completion]]:
         server = self._server_for(rows)
         if len(rows) > 1:
             server.share(_common([row.prompt for row in rows]))
+        shares, finished = Shares(rows, server.num_slots), queue.SimpleQueue[LlamaRow | Exception]()
+
+        def work(slot: int) -> None:
+            try:
+                while row := shares.take(slot):
+                    self._run(server, row, slot)
+                    finished.put(row)
+            except Exception as error:  # handed to whoever waits for the rows
+                finished.put(error)
+
         pool = ThreadPoolExecutor(server.num_slots, thread_name_prefix="smidgen-llama")
         try:
-            running = {pool.submit(self._run, server, row): row for row in rows}
-            for done in as_completed(running):
-                done.result()
-                yield running[done].request, running[done].completion()
+            for slot in range(server.num_slots):
+                pool.submit(work, slot)
+            for _ in rows:
+                row = finished.get()
+                if isinstance(row, Exception):
+                    raise row
+                yield row.request, row.completion()
         finally:
-            pool.shutdown(cancel_futures=True)
+            shares.clear()
+            pool.shutdown()
 
-    def _run(self, server: LlamaServer, row: _Row) -> None:
+    def _run(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
         """Ask until the row is finished: llama.cpp ends it at a string that a thought may hold as well."""
         while row.finish_reason is None:
             try:
-                answer = server.complete(self._question(row, server.context))
+                answer = server.complete(self._question(row, server.context) | {"id_slot": slot})
             except Refused as error:
                 raise ModelError(f"llama.cpp refuses a prompt of {self._model.name}: {error}") from None
             row.take(answer["__verbose"], self._model.tokenizer.eos_token_ids)
 
-    def _question(self, row: _Row, context: int) -> dict[str, Any]:
+    def _question(self, row: LlamaRow, context: int) -> dict[str, Any]:
         sampling = row.request.sampling
         return {
             "prompt": row.prompt + row.token_ids,
             "max_tokens": row.max_tokens - len(row.token_ids),
             "stop": [*sampling.stop, *(() if self._thinking else sampling.stop_after)],
-            "logprobs": 1,
+            "logprobs": int(row.request.logprobs),
             "return_tokens": True,
             "verbose": True,
             **_drawing(sampling, row.request.sample.id, context),
             **_constraining(row.request.constraint),
         }
 
-    def _server_for(self, rows: Sequence[_Row]) -> LlamaServer:
+    def _server_for(self, rows: Sequence[LlamaRow]) -> LlamaServer:
         """The loaded model, with room for the longest of these rows, and for several if it can be."""
         longest = 1 + max(len(row.prompt) + row.max_tokens for row in rows)
         context = -(-longest // CONTEXT_STEP) * CONTEXT_STEP
@@ -248,7 +167,7 @@ class LlamaEngine:
         assert self._server is not None
         return self._server
 
-    def _row(self, request: Request) -> _Row:
+    def _row(self, request: Request) -> LlamaRow:
         sampling, tokenizer = request.sampling, self._model.tokenizer
         check_sampling(sampling)
         if sampling.frequency_penalty:
@@ -261,7 +180,7 @@ class LlamaEngine:
             grammar_of(request.constraint)
         prompt = tokenizer.render_prompt(request.sample.messages, thinking=self._thinking)
         ends, boxed = sampling.stop_after, sampling.stop_at_boxed
-        row = _Row(
+        row = LlamaRow(
             request,
             prompt,
             min(sampling.max_tokens, self._model.context - len(prompt)),
@@ -279,7 +198,7 @@ class LlamaEngine:
                 f"{self._model.context}, which leaves no room for an answer; shorten the prompt"
             )
         server = self._server_for([row])
-        question = self._question(row, server.context) | {"stop": [], "stream": True}
+        question = self._question(row, server.context) | {"stop": [], "stream": True, "logprobs": 1}
         started = time.perf_counter()
         for part in _parts(server, question):
             if error := part.get("error"):
@@ -300,13 +219,18 @@ class LlamaEngine:
 
 
 def _drawing(sampling: Sampling, sample_id: str, context: int) -> dict[str, Any]:
-    """The settings of drawing as llama.cpp calls them, in the order in which smidgen applies them."""
+    """The settings of drawing as llama.cpp calls them, in the order in which smidgen applies them.
+
+    Each of its steps goes through the whole vocabulary for every token, so none is asked for needlessly.
+    """
     name = f"{sampling.seed}/{sample_id}"
     digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
+    is_greedy = sampling.temperature == 0
+    penalties = ["penalties"] if sampling.repetition_penalty != 1 else []
     return {
-        "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
+        "samplers": penalties + (["top_k"] if is_greedy else ["temperature", "top_k", "top_p", "min_p"]),
         "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
+        "top_k": 1 if is_greedy else sampling.top_k,
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
         "repeat_penalty": sampling.repetition_penalty,

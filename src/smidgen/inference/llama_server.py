@@ -19,8 +19,10 @@ from smidgen.backend import device
 from smidgen.errors import ConfigError, ModelError
 
 # llama.cpp's threads wait for each other hundreds of times a token, by default without letting go of the
-# processor: beside other programs a token then takes ten times as long. Read when the wheel is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# processor: beside other programs a token then takes many times as long. If they let go at once, it takes
+# twice as long where nothing else runs; so they turn some microseconds first. Read as the wheel is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 try:
     import xllamacpp as _xllamacpp
 except ImportError:

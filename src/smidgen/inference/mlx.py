@@ -276,7 +276,8 @@ class MlxEngine:
             text = self._tokenizer.decode(token_ids[:-1] if ended else token_ids)
         if row.ending is not None:
             text = row.ending.cut(text)
-        return Completion(text, tuple(token_ids), tuple(row.logprobs), row.finish_reason, row.timing)
+        logprobs = tuple(row.logprobs) if row.request.logprobs else ()
+        return Completion(text, tuple(token_ids), logprobs, row.finish_reason, row.timing)
 
     def _pieces(self, request: Request) -> Generator[str, None, Completion]:
         given, row = 0, None
