@@ -95,6 +95,7 @@ class Judge:
         max_tokens: int = 256,
         concurrency: int = 64,
         seed: int = 0,
+        kv_bits: int | None = None,
     ):
         """Load the model.
 
@@ -111,6 +112,8 @@ class Judge:
             max_tokens: longest judgement.
             concurrency: judgements decoded together.
             seed: of sampling.
+            kv_bits: how many bits a number of the keys and values is held in, 8 or 4; as the model computes
+                if None.
 
         Raises:
             ConfigError: a setting is wrong.
@@ -134,6 +137,7 @@ class Judge:
             batch_size=concurrency,
             model_name=model_name,
             api_key_env=api_key_env,
+            kv_bits=kv_bits,
         )
 
     def __enter__(self) -> Self:

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from mlx_lm.models.cache import QuantizedKVCache
 
 from smidgen.backend import mx, nn
 from smidgen.config import LoraConfig
+from smidgen.errors import ConfigError
 from smidgen.inference import cpu_forward
 from smidgen.inference.cpu_forward import CpuForward, Unsupported
 from smidgen.inference.forward import MlxForward, forward_of
@@ -128,6 +130,37 @@ def test_single_steps_of_rows_of_different_lengths(kind, config: dict):
         for row, length, logits in zip(rows, lengths, got, strict=True):
             whole = np.array(model(mx.array([row[: length + step + 1]]))[0, -1])
             assert logits == pytest.approx(whole, abs=2e-4)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("builder", [BUILDERS["qwen3"], with_lora, BUILDERS["quantised"]])
+def test_quantised_keys_and_values_equal_those_of_mlx_lm(builder, bits):
+    model = builder()
+    rng = np.random.default_rng(3)
+    rows = [rng.integers(0, 128, 40).tolist() for _ in range(3)]
+    got = ragged_logits(MlxForward(model, kv_bits=bits), rows, [5, 11, 3])
+    for row, logits in zip(rows, got, strict=True):
+        cache = [QuantizedKVCache(group_size=32, bits=bits) for _ in model.model.layers]
+        one_by_one = np.array(model(mx.array([row[: len(logits)]]), cache=cache)[0])
+        assert logits == pytest.approx(one_by_one, abs=2e-4)
+
+
+def test_keys_and_values_in_8_bits_change_little_and_take_less_memory():
+    model = make(QWEN3)
+    row = [np.random.default_rng(4).integers(0, 128, 40).tolist()]
+    plain, eight, four = (MlxForward(model, kv_bits=bits) for bits in (None, 8, 4))
+    exact = ragged_logits(plain, row, [19])[0]
+    errors = [np.abs(ragged_logits(one, row, [19])[0] - exact).max() / exact.std() for one in (eight, four)]
+    assert 0 < 8 * errors[0] < errors[1] < 2
+    sizes = [one.new_caches()[0].bytes_per_token for one in (plain, eight, four)]
+    assert sizes == [512, 2 * 2 * (32 + 8), 2 * 2 * (16 + 8)]
+
+
+def test_heads_too_narrow_to_be_held_in_few_bits():
+    with pytest.raises(
+        ConfigError, match="kv_bits needs heads whose width is a multiple of 32; .* are 16 wide"
+    ):
+        forward_of(make(LLAMA), kv_bits=8)
 
 
 def test_shares_of_the_cores_add_up(monkeypatch):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,26 @@ def first_divergence(left: Completion, right: Completion) -> int | None:
     pairs = zip(left.token_ids, right.token_ids, strict=False)
     shorter = min(len(left.token_ids), len(right.token_ids))
     return next((place for place, (a, b) in enumerate(pairs) if a != b), shorter)
+
+
+def test_keys_and_values_in_8_bits(mlx, samples):
+    requests = [Request(sample, Sampling(max_tokens=32)) for sample in samples[:8]]
+    expected = answers(mlx, requests)
+    engine = open_engine("smidgen:nano", engine="llama", kv_bits=8)
+    found = answers(engine, requests)
+    engine.close()
+    assert sum(found[name].text == completion.text for name, completion in expected.items()) >= 6
+    first = [(found[name].logprobs[0], completion.logprobs[0]) for name, completion in expected.items()]
+    assert any(left != right for left, right in first)
+    assert all(left == pytest.approx(right, abs=0.3) for left, right in first)
+
+
+def test_probabilities_come_only_if_they_are_asked_for(mlx, llama, samples):
+    for engine in (mlx, llama):
+        asked = Request(samples[0], Sampling(max_tokens=8))
+        told, untold = one(engine, asked), one(engine, replace(asked, logprobs=False))
+        assert (untold.token_ids, untold.text, untold.logprobs) == (told.token_ids, told.text, ())
+        assert len(told.logprobs) == len(told.token_ids)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16"])

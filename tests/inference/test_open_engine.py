@@ -60,6 +60,10 @@ def test_settings_that_do_not_fit(tiny_model_dir, recording):
         ConfigError, match=r"an adapter does not go with the recording .*; leave it out or name"
     ):
         open_engine(recording, adapter=Path("adapter"))
+    with pytest.raises(ConfigError, match="kv_bits is 5; expected 8 or 4"):
+        open_engine(str(tiny_model_dir), kv_bits=5)
+    with pytest.raises(ConfigError, match="kv_bits does not go with the recording"):
+        open_engine(recording, kv_bits=8)
     with pytest.raises(ConfigError, match="thinking does not go with the recording"):
         open_engine(recording, thinking=True)
 
@@ -84,6 +88,7 @@ def test_large_models_on_a_cpu_run_in_llama_cpp(tiny_model_dir, tmp_path, monkey
     assert isinstance(open_engine(folder, engine="mlx"), MlxEngine)
     assert isinstance(open_engine(folder, scores=True), MlxEngine)  # llama.cpp tells no probabilities
     assert engine_identity(folder, engine="llama") != engine_identity(folder, engine="mlx")
+    assert engine_identity(folder, kv_bits=8) != engine_identity(folder)
     monkeypatch.setattr(llama_server, "xllamacpp", None)
     assert isinstance(open_engine(folder), MlxEngine)
     with pytest.raises(ConfigError, match=r"needs the package xllamacpp, which is not installed; install"):

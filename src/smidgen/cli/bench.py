@@ -10,7 +10,7 @@ from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import count, print_json, print_table, say, size
 from smidgen.cli.measuring import Load, measure
-from smidgen.cli.options import Adapter, Json, Model, whole
+from smidgen.cli.options import Adapter, Json, KvBits, Model, whole
 from smidgen.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def bench(
         Parameter(help="An engine to measure; may be given several times. All that can when absent."),
     ] = (),
     adapter: Adapter = None,
+    kv_bits: KvBits = None,
     prompt_tokens: Annotated[
         PositiveInt, Parameter(converter=whole, help="Length of each prompt, reached to within a few tokens.")
     ] = 256,
@@ -55,7 +56,7 @@ def bench(
     for name in engine or _known_engines():
         try:
             engines[name] = _measure_engine(
-                name, model, adapter, Load(prompt_tokens, max_tokens, sizes, repeats)
+                name, model, adapter, kv_bits, Load(prompt_tokens, max_tokens, sizes, repeats)
             )
         except UserError as error:
             if engine:
@@ -66,6 +67,7 @@ def bench(
     rates.append(measure_rates())
     found = {
         "model": model,
+        "kv_bits": kv_bits,
         "device": _device(),
         "prompt_tokens": prompt_tokens,
         "max_tokens": max_tokens,
@@ -86,7 +88,7 @@ def _known_engines() -> list[str]:
     return [name for name in ENGINES if name not in ("auto", "replay")]
 
 
-def _measure_engine(name: str, model: str, adapter: Any, load: Load) -> dict[str, Any]:
+def _measure_engine(name: str, model: str, adapter: Any, kv_bits: int | None, load: Load) -> dict[str, Any]:
     """Open an engine, measure it and close it."""
     from smidgen.backend import reset_peak_memory
     from smidgen.inference import open_engine
@@ -94,7 +96,7 @@ def _measure_engine(name: str, model: str, adapter: Any, load: Load) -> dict[str
     gc.collect()
     reset_peak_memory()
     started = time.perf_counter()
-    engine = open_engine(model, engine=name, adapter=adapter, batch_size=max(load.sizes))
+    engine = open_engine(model, engine=name, adapter=adapter, batch_size=max(load.sizes), kv_bits=kv_bits)
     try:
         opened = time.perf_counter() - started
         return {"seconds_to_open": opened, **measure(engine, name, load)}

@@ -14,6 +14,7 @@ from smidgen.cli.options import (
     Engine,
     FrequencyPenalty,
     Json,
+    KvBits,
     MaxTokens,
     MinP,
     Model,
@@ -44,6 +45,7 @@ def generate(
     model_name: ModelName = None,
     api_key_env: ApiKeyEnv = None,
     adapter: Adapter = None,
+    kv_bits: KvBits = None,
     system: Annotated[str | None, Parameter(help="What the model is told first.")] = None,
     thinking: Thinking = False,
     no_chat_template: Annotated[
@@ -104,6 +106,7 @@ def generate(
         batch_size=1,
         model_name=model_name,
         api_key_env=api_key_env,
+        kv_bits=kv_bits,
     )
     stream = opened.stream(Request(Sample("prompt", messages), sampling, constraint))
     whole = not final_only and not extract_boxed

@@ -12,6 +12,7 @@ from smidgen.cli.options import (
     ApiKeyEnv,
     Engine,
     Json,
+    KvBits,
     Limit,
     MaxTokens,
     Model,
@@ -52,6 +53,7 @@ def judge(
     model_name: ModelName = None,
     api_key_env: ApiKeyEnv = None,
     adapter: Adapter = None,
+    kv_bits: KvBits = None,
     template: Template = None,
     reference: Reference = False,
     samples: Annotated[
@@ -88,6 +90,7 @@ def judge(
             model_name=model_name,
             api_key_env=api_key_env,
             adapter=adapter,
+            kv_bits=kv_bits,
             template=template,
             reference=reference,
             samples=samples,
@@ -124,6 +127,7 @@ def judge(
         model_name=model_name,
         api_key_env=api_key_env,
         adapter=adapter,
+        kv_bits=kv_bits,
         template=template or "rubric",
         samples=samples,
         temperature=temperature,
@@ -163,6 +167,7 @@ def judge_file(
     model_name: str | None,
     api_key_env: str | None,
     adapter: Path | None,
+    kv_bits: int | None,
     template: str | None,
     reference: bool,
     samples: int,
@@ -201,6 +206,7 @@ def judge_file(
     same: dict[str, Any] = {
         "engine": engine,
         "adapter": adapter,
+        "kv_bits": kv_bits,
         "thinking": thinking,
         "model_name": model_name,
     }

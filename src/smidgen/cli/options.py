@@ -42,6 +42,13 @@ Adapter = Annotated[
     Path | None, Parameter(help="Folder of a LoRA adapter to put on the model: ours, mlx-lm's or PEFT's.")
 ]
 
+KvBits = Annotated[
+    Literal[8, 4] | None,
+    Parameter(
+        help="Hold keys and values in so few bits: more or longer rows in the same memory, a bit less exact."
+    ),
+]
+
 Thinking = Annotated[bool, Parameter(show_default=False, help="Let the chat template open a thinking block.")]
 
 

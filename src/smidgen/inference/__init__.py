@@ -6,6 +6,7 @@ from smidgen.errors import ConfigError, did_you_mean
 from smidgen.files import content_hash, sha256_json
 from smidgen.inference.engine import Engine, Stream
 
+KV_BITS = (8, 4)
 ENGINES = ("auto", "mlx", "llama", "http", "replay")
 LARGE = 50_000_000
 """Parameters beyond which llama.cpp is the engine on a CPU; smaller models run in numpy's forward pass."""
@@ -23,6 +24,7 @@ def open_engine(
     model_name: str | None = None,
     api_key_env: str | None = None,
     scores: bool = False,
+    kv_bits: int | None = None,
 ) -> Engine:
     """Open whatever completes prompts.
 
@@ -39,6 +41,8 @@ def open_engine(
         model_name: what a server calls the model, if it has several.
         api_key_env: the environment variable of a server's key, if it is not `OPENAI_API_KEY`.
         scores: whether `Engine.score` will be called; `auto` then takes an engine that can.
+        kv_bits: how many bits `mlx` and `llama` hold a number of the keys and values in, 8 or 4: longer or
+            more rows in the same memory, for a little precision. As the model computes if None.
 
     Raises:
         ConfigError: the engine is unknown, or a setting does not go with it.
@@ -48,9 +52,12 @@ def open_engine(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; expected 1 or more")
+    if kv_bits not in (None, *KV_BITS):
+        raise ConfigError(f"kv_bits is {kv_bits}; expected 8 or 4")
     kind = _engine_for(model, engine, scores=scores)
     unfit = {
         "an adapter": adapter is not None and kind in ("replay", "http"),
+        "kv_bits": kv_bits is not None and kind in ("replay", "http"),
         "thinking": thinking and kind == "replay",
         "a model name": model_name is not None and kind != "http",
         "the variable of an API key": api_key_env is not None and kind != "http",
@@ -73,11 +80,13 @@ def open_engine(
         from smidgen.inference.llama import LlamaEngine
         from smidgen.inference.llama_files import llama_model
 
-        return LlamaEngine(llama_model(model, adapter=adapter), thinking=thinking, batch_size=batch_size)
+        found = llama_model(model, adapter=adapter)
+        return LlamaEngine(found, thinking=thinking, batch_size=batch_size, kv_bits=kv_bits)
     from smidgen.inference.mlx import MlxEngine
     from smidgen.models.load import load
 
-    return MlxEngine(load(model, adapter=adapter), thinking=thinking, batch_size=batch_size)
+    loaded = load(model, adapter=adapter)
+    return MlxEngine(loaded, thinking=thinking, batch_size=batch_size, kv_bits=kv_bits)
 
 
 def engine_identity(
@@ -88,6 +97,7 @@ def engine_identity(
     thinking: bool = False,
     model_name: str | None = None,
     scores: bool = False,
+    kv_bits: int | None = None,
 ) -> str:
     """Return a fingerprint of what `open_engine` opens: every byte of the weights, or of the recording.
 
@@ -100,7 +110,8 @@ def engine_identity(
     if kind == "http":
         return sha256_json([kind, model.rstrip("/"), model_name, thinking])
     parts = [content_hash(_local(model)), adapter and content_hash(adapter), thinking]
-    return sha256_json(parts if kind == "mlx" else [*parts, kind])
+    parts += [] if kind == "mlx" else [kind]
+    return sha256_json(parts if kv_bits is None else [*parts, f"{kv_bits} bits"])
 
 
 def _engine_for(model: str, engine: str, *, scores: bool) -> str:

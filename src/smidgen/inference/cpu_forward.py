@@ -63,7 +63,7 @@ class CpuForward:
         """Return an empty cache for each block."""
         return [SlotCache(np, block.kv_heads, block.head_dim, np.float32) for block in self._blocks]
 
-    def hidden(self, tokens: Sequence[Sequence[int]], at: Pass, caches: list[SlotCache]) -> np.ndarray:
+    def hidden(self, tokens: Sequence[Sequence[int]], at: Pass, caches: Sequence[SlotCache]) -> np.ndarray:
         """Return the normed hidden states (T, D) of all new tokens, row after row."""
         if at.width > self._angles.shape[1]:
             self._angles = _rotations(self._rope, self._order, 2 * at.width)
@@ -88,7 +88,7 @@ class CpuForward:
         with self._blas.limit(limits=1):
             return np.concatenate(list(spread(work, map(slice, bounds[:-1], bounds[1:]))))
 
-    def _share(self, tokens: np.ndarray, at: Pass, caches: list[SlotCache]) -> np.ndarray:
+    def _share(self, tokens: np.ndarray, at: Pass, caches: Sequence[SlotCache]) -> np.ndarray:
         x = self._embedding[tokens]
         angles = self._angles[:, at.columns, None]  # (2, T, 1, D/2)
         with np.errstate(over="ignore"):  # SwiGLU far below zero is x / (1 + ∞) = 0, as it should be

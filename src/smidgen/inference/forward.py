@@ -6,9 +6,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from smidgen.backend import device, mx, nn
+from smidgen.errors import ConfigError
 from smidgen.inference.cpu_forward import CpuForward, Unsupported
-from smidgen.inference.kv_cache import Pass, SlotCache
+from smidgen.inference.kv_cache import Pass, QuantisedSlotCache, SlotCache
 from smidgen.models import graph
+
+Cache = SlotCache | QuantisedSlotCache
+KV_GROUPS = (64, 32)
+"""Neighbours along a head's width that share a scale; the first of these that divides the width."""
 
 
 class Forward(Protocol):
@@ -20,11 +25,11 @@ class Forward(Protocol):
 
     xp: Any
 
-    def new_caches(self) -> list[SlotCache]:
+    def new_caches(self) -> Sequence[Cache]:
         """Return an empty cache for each layer."""
         ...
 
-    def hidden(self, tokens: Sequence[Sequence[int]], at: Pass, caches: list[SlotCache]) -> Any:
+    def hidden(self, tokens: Sequence[Sequence[int]], at: Pass, caches: Sequence[Any]) -> Any:
         """Return the normed hidden states (T, D) of all new tokens, row after row."""
         ...
 
@@ -33,14 +38,22 @@ class Forward(Protocol):
         ...
 
 
-def forward_of(model: nn.Module) -> Forward:
-    """Return the fastest forward pass that serves `model` on this machine."""
-    if device().kind == "cpu":
+def forward_of(model: nn.Module, *, kv_bits: int | None = None) -> Forward:
+    """Return the fastest forward pass that serves `model` on this machine.
+
+    Args:
+        model: of mlx-lm.
+        kv_bits: how many bits a number of the keys and values is held in; as the model computes if None.
+
+    Raises:
+        ConfigError: the model's heads have a width that cannot be held so.
+    """
+    if device().kind == "cpu" and kv_bits is None:
         try:
             return CpuForward(model)
         except Unsupported:
             pass
-    return MlxForward(model)
+    return MlxForward(model, kv_bits=kv_bits)
 
 
 class MlxForward:
@@ -48,26 +61,39 @@ class MlxForward:
 
     xp = mx
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, *, kv_bits: int | None = None):
         self._model = model
         self._body = graph.body(model)
-
-    def new_caches(self) -> list[SlotCache]:
-        """Return an empty cache for each layer."""
-        attention = self._model.model.layers[0].self_attn
-        heads = attention.n_kv_heads
+        attention = model.model.layers[0].self_attn
         projection = attention.k_proj.linear if "lora_a" in attention.k_proj else attention.k_proj
-        head_dim = projection.weight.shape[0] // heads
-        dtype = self._model.model.norm.weight.dtype
-        return [SlotCache(mx, heads, head_dim, dtype) for _ in self._model.model.layers]
+        self._heads = attention.n_kv_heads
+        self._head_dim = projection.weight.shape[0] // self._heads
+        self._quantisation: dict[str, int] = {}
+        if kv_bits is not None:
+            fitting = [size for size in KV_GROUPS if self._head_dim % size == 0]
+            if not fitting:
+                raise ConfigError(
+                    f"kv_bits needs heads whose width is a multiple of {min(KV_GROUPS)}; this model's are "
+                    f"{self._head_dim} wide, so leave it out"
+                )
+            self._quantisation = {"bits": kv_bits, "group_size": fitting[0]}
 
-    def hidden(self, tokens: Sequence[Sequence[int]], at: Pass, caches: list[SlotCache]) -> mx.array:
+    def new_caches(self) -> list[Cache]:
+        """Return an empty cache for each layer."""
+        kind = QuantisedSlotCache if self._quantisation else SlotCache
+        dtype = self._model.model.norm.weight.dtype
+        return [
+            kind(mx, self._heads, self._head_dim, dtype, **self._quantisation)
+            for _ in self._model.model.layers
+        ]
+
+    def hidden(self, tokens: Sequence[Sequence[int]], at: Pass, caches: Sequence[Cache]) -> mx.array:
         """Return the normed hidden states (T, D) of all new tokens, row after row."""
         padded = np.zeros(at.is_padding.shape, np.int32)
         padded[~at.is_padding] = np.concatenate([np.asarray(row) for row in tokens])
         hidden = self._body(mx.array(padded), cache=[_LayerView(cache, at) for cache in caches])
         # Keys and values too: the last layer's would otherwise keep the graph of the pass alive.
-        mx.eval(hidden, [(cache.keys, cache.values) for cache in caches])
+        mx.eval(hidden, [cache.arrays for cache in caches])
         return _packed(hidden, at)
 
     def logits(self, hidden: mx.array) -> mx.array:
@@ -78,10 +104,12 @@ class MlxForward:
 class _LayerView:
     """What a model of mlx-lm takes for the cache of one layer during one pass."""
 
-    def __init__(self, slots: SlotCache, at: Pass):
+    def __init__(self, slots: Cache, at: Pass):
         self._slots = slots
         self._at = at
         self.offset = mx.array(at.held)
+        if isinstance(slots, QuantisedSlotCache):  # what mlx-lm's attention tells a quantised cache by
+            self.bits, self.group_size = slots.bits, slots.group_size
 
     def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> mx.array:
         """Return which columns each token may look at (B, 1, N, W): those up to its own."""
@@ -89,7 +117,7 @@ class _LayerView:
         positions = self.offset[:, None] + mx.arange(N)
         return mx.arange(self._at.width) <= positions[:, None, :, None]
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
         """Take new keys and values (B, K, L, D); return those of all columns in use (B, K, W, D)."""
         new = (_packed(x.transpose(0, 2, 1, 3), self._at) for x in (keys, values))
         self._slots.write(self._at, *new)

@@ -7,6 +7,7 @@ copied over it. Whatever stands behind a row's end is hidden by the causal mask 
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,11 @@ class SlotCache:
                 buffer[start : start + len(sources), :, :length] = buffer[index, :, :length]
 
     @property
+    def arrays(self) -> tuple[Any, ...]:
+        """What is held."""
+        return self.keys, self.values
+
+    @property
     def bytes_per_token(self) -> int:
         """Memory of one column of one slot."""
         _, K, _, D = self.keys.shape
@@ -96,3 +102,58 @@ class SlotCache:
         grown = self._xp.zeros(shape, dtype=buffer.dtype)
         grown[: buffer.shape[0], :, : buffer.shape[2]] = buffer
         return grown
+
+
+class QuantisedSlotCache:
+    """A `SlotCache` of MLX whose keys and values are held in few bits, in the form of `mx.quantize`.
+
+    It is made of three plain ones: of the packed numbers, and of the scale and the bias of each group of
+    neighbours along a head's width.
+
+    Attributes:
+        bits, group_size: of the quantisation; mlx-lm's attention looks for them.
+    """
+
+    def __init__(self, mx: Any, num_heads: int, head_dim: int, dtype: Any, *, bits: int, group_size: int):
+        """Make a cache without slots; `head_dim` is a multiple of `group_size`."""
+        self.bits, self.group_size = bits, group_size
+        self._mx = mx
+        groups = head_dim // group_size
+        shapes = [(head_dim * bits // 32, mx.uint32), (groups, dtype), (groups, dtype)]
+        self._parts = [SlotCache(mx, num_heads, width, kind) for width, kind in shapes]
+
+    def reserve(self, slots: int, columns: int) -> None:
+        """Make room; what is there stays."""
+        for part in self._parts:
+            part.reserve(slots, columns)
+
+    def keep(self, slots: int) -> None:
+        """Give back the memory of all but the first `slots` slots."""
+        for part in self._parts:
+            part.keep(slots)
+
+    def copy(self, sources: Sequence[int], start: int, length: int) -> None:
+        """Copy the first `length` columns of some slots, all read first, into those from `start` on."""
+        for part in self._parts:
+            part.copy(sources, start, length)
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """What is held."""
+        return tuple(chain.from_iterable(part.arrays for part in self._parts))
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of one column of one slot."""
+        return sum(part.bytes_per_token for part in self._parts)
+
+    def write(self, at: Pass, keys: Any, values: Any) -> None:
+        """Put the keys and values (T, K, D) of the new tokens in their places."""
+        halves = (self._mx.quantize(x, group_size=self.group_size, bits=self.bits) for x in (keys, values))
+        for part, key, value in zip(self._parts, *halves, strict=True):
+            part.write(at, key, value)
+
+    def read(self, at: Pass) -> tuple[Any, Any]:
+        """Return keys and values of the rows of a pass, each as numbers, scales and biases (B, K, W, …)."""
+        keys, values = zip(*(part.read(at) for part in self._parts), strict=True)
+        return keys, values

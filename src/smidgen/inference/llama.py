@@ -43,16 +43,26 @@ CONTEXT_STEP = 256
 class LlamaEngine:
     """An `Engine` on a GGUF file."""
 
-    def __init__(self, model: LlamaModel, *, thinking: bool = False, batch_size: int = MOST_SLOTS):
+    def __init__(
+        self,
+        model: LlamaModel,
+        *,
+        thinking: bool = False,
+        batch_size: int = MOST_SLOTS,
+        kv_bits: int | None = None,
+    ):
         """Serve `model`, which is loaded with the first request.
 
         Args:
             model: the file and its tokenizer.
             thinking: passed to the chat template.
             batch_size: rows decoded together at most; never more than `MOST_SLOTS`.
+            kv_bits: how many bits a number of the keys and values is held in, 8 or 4; 16 if None, and 32 for
+                a file of 32 bits.
         """
         self._model = model
         self._thinking = thinking
+        self._kv_bits = kv_bits
         self._most_slots = min(batch_size, MOST_SLOTS)
         self._server: LlamaServer | None = None
 
@@ -163,6 +173,7 @@ class LlamaEngine:
                 context=context,
                 adapter=self._model.adapter,
                 is_exact=self._model.is_exact,
+                kv_bits=self._kv_bits,
             )
         assert self._server is not None
         return self._server

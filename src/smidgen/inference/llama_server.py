@@ -60,6 +60,7 @@ class LlamaServer:
         context: int,
         adapter: Path | None = None,
         is_exact: bool = False,
+        kv_bits: int | None = None,
     ):
         """Load the model.
 
@@ -69,6 +70,7 @@ class LlamaServer:
             context: longest row in tokens.
             adapter: a GGUF adapter to put on the model.
             is_exact: whether attention is in float32, keys and values too; in float16 if not.
+            kv_bits: how many bits a number of the keys and values is held in instead, 8 or 4.
 
         Raises:
             ConfigError: the wheel is not installed.
@@ -89,7 +91,10 @@ class LlamaServer:
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = device().cores
         if device().kind == "cpu":
             parameters.n_gpu_layers = 0
-        if is_exact:
+        if kv_bits is not None:
+            parameters.cache_type_k = parameters.cache_type_v = _kv_type(kv_bits)
+            parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        elif is_exact:
             parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
             # It would go through float16 whatever the cache holds.
             parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -154,3 +159,8 @@ class LlamaServer:
             trust_env=False,
         )
         answer.raise_for_status()
+
+
+def _kv_type(bits: int) -> Any:
+    types = xllamacpp.ggml_type
+    return {8: types.GGML_TYPE_Q8_0, 4: types.GGML_TYPE_Q4_0}[bits]

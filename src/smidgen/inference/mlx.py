@@ -47,6 +47,7 @@ class MlxEngine:
         thinking: bool = False,
         batch_size: int = 64,
         fast_forward: bool = True,
+        kv_bits: int | None = None,
     ):
         """Serve `loaded`.
 
@@ -56,6 +57,11 @@ class MlxEngine:
             batch_size: rows decoded together at most.
             fast_forward: whether tokens that a constraint leaves no choice about are run together; the
                 answers are the same either way.
+            kv_bits: how many bits a number of the keys and values is held in, 8 or 4; as the model computes
+                if None.
+
+        Raises:
+            ConfigError: the model's keys and values cannot be held so.
         """
         self._tokenizer = loaded.tokenizer
         self._vocab_size = loaded.tokenizer.vocab_size
@@ -64,7 +70,7 @@ class MlxEngine:
         self._thinking = thinking
         self._batch_size = batch_size
         self._fast_forward = fast_forward
-        self._forward = forward_of(loaded.model)
+        self._forward = forward_of(loaded.model, kv_bits=kv_bits)
         self._idle: Decoder | None = None
         self._endings: dict[tuple[tuple[str, ...], bool], Ending] = {}
         self._guides = Guides(loaded.tokenizer)
