@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smidgen.inference import decoder as decoder_module
+from smidgen.inference import prefixes
 from smidgen.inference.cpu_forward import CpuForward
 from smidgen.inference.decoder import Decoder
 from smidgen.inference.forward import MlxForward
@@ -66,9 +67,15 @@ def test_rows_join_and_leave_at_any_time(forward, full_logits):
     assert mirror.decoder.num_rows == len(mirror.rows) == 2
 
 
+@pytest.mark.parametrize("family_tokens", [1, 16])
 @given(data=st.data())
-def test_any_history_equals_full_forward_passes(forward, full_logits, data):
-    mirror = Mirror(forward, full_logits)
+def test_any_history_equals_full_forward_passes(forward, full_logits, family_tokens, data):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefixes, "FAMILY_TOKENS", family_tokens)
+        check_history(Mirror(forward, full_logits), data)
+
+
+def check_history(mirror: Mirror, data: st.DataObject) -> None:
     prompts = data.draw(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
     mirror.decoder.share(prompts)
     for action in data.draw(st.lists(st.sampled_from(["add", "step", "remove"]), max_size=8)):
@@ -145,7 +152,7 @@ def test_rows_outgrow_the_buffer(forward, full_logits):
 
 
 def test_neighbours_run_what_they_share_once(forward, full_logits, monkeypatch):
-    monkeypatch.setattr(decoder_module, "FAMILY_TOKENS", 3)
+    monkeypatch.setattr(prefixes, "FAMILY_TOKENS", 3)
     ran: list[list[int]] = []
     hidden = forward.hidden
 
@@ -160,6 +167,25 @@ def test_neighbours_run_what_they_share_once(forward, full_logits, monkeypatch):
     assert mirror.decoder.share([*prompts, [1, 60]]) == 1
     mirror.add(prompts)
     assert ran == [[1], [5, 5], [2, 2, 1, 1, 2, 1, 1]]
+    mirror.step()
+
+
+def test_what_some_of_a_family_share_is_run_once_too(forward, full_logits, monkeypatch):
+    monkeypatch.setattr(prefixes, "FAMILY_TOKENS", 2)
+    ran: list[list[int]] = []
+    hidden = forward.hidden
+
+    def counted(rows, at, caches):
+        ran.append([len(row) for row in rows])
+        return hidden(rows, at, caches)
+
+    monkeypatch.setattr(forward, "hidden", counted)
+    question, answers = [1, 2, 3], ([4, 5, 6], [7, 8, 9], [10, 11, 12])
+    prompts = [question + left + right for left in answers for right in answers if left != right]
+    mirror = Mirror(forward, full_logits)
+    mirror.decoder.share([*prompts, [1, 60]])
+    mirror.add(list(reversed(prompts)))
+    assert ran == [[1], [2], [3, 3, 3], [3] * 6]
     mirror.step()
 
 

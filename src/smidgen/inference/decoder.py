@@ -1,19 +1,16 @@
 """Rows of tokens that one model continues together; they join and leave between any two steps."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from smidgen.inference.forward import Forward
 from smidgen.inference.kv_cache import Pass
-
-Tokens = TypeVar("Tokens", bound=Sequence[int])
+from smidgen.inference.prefixes import common_prefix, levels
 
 PREFILL_TOKENS = 2048
 """Prompt tokens of one forward pass: enough to keep the processor busy, few enough to bound memory."""
-FAMILY_TOKENS = 16
-"""Neighbouring prompts with so many tokens in common, beyond what all share, have them run once."""
 
 
 class Decoder:
@@ -47,9 +44,9 @@ class Decoder:
         Returns:
             The number of shared tokens.
         """
-        common = _common_prefix(min(prompts), max(prompts))
+        common = common_prefix(min(prompts), max(prompts))
         common = common[: min(map(len, prompts)) - 1]
-        held = len(_common_prefix(self._prefix, common))
+        held = len(common_prefix(self._prefix, common))
         self._prefix = common[:held]
         if held < len(common):
             held, rest = self._run_leading(0, held, common[held:])
@@ -58,7 +55,7 @@ class Decoder:
         return len(common)
 
     def add(self, prompts: Sequence[Sequence[int]], last: int | Sequence[int] = 1) -> Any:
-        """Let rows join behind those that are there; equal prompts, and what neighbours share, run once.
+        """Let rows join behind those that are there; equal prompts, and what some share, run once.
 
         Args:
             prompts: token ids (B lists), each beginning with the prefix that `share` made and with `last`
@@ -119,35 +116,30 @@ class Decoder:
         self._copy([1 + row for row in rows], first, max(held))
         return self._forward.logits(self._run(first, held, tails))
 
-    def _run_families(
-        self, first: int, prompts: Sequence[Sequence[int]], last: Sequence[int] | np.ndarray
-    ) -> list[int]:
-        """Run what neighbours have in common beyond the prefix, as the two orders of a pair do, once.
+    def _run_families(self, first: int, prompts: Sequence[Sequence[int]], last: np.ndarray) -> list[int]:
+        """Run once what some of the prompts have in common beyond the prefix; their slots hold that.
 
         Returns:
             How many tokens the slot of each prompt holds then; at least its `last` are left of each prompt.
         """
-        base = len(self._prefix)
-        families: list[tuple[int, int]] = []  # where each begins, and what its members have in common
-        for i, prompt in enumerate(prompts):
-            room = len(prompt) - int(last[i])
-            if families:
-                start, common = families[-1]
-                shared = base + len(_common_prefix(prompts[start][base:], prompt[base:]))
-                if min(shared, common, room) - base >= FAMILY_TOKENS:
-                    families[-1] = start, min(shared, common, room)
-                    continue
-            families.append((i, room))
-        stops = [*(start for start, _ in families[1:]), len(prompts)]
-        found = [(s, stop, n) for (s, n), stop in zip(families, stops, strict=True) if stop - s > 1]
-        held = [base] * len(prompts)
-        if found:
-            self._run(first, base, [prompts[start][base:common] for start, _, common in found])
+        most = [len(prompt) - int(count) for prompt, count in zip(prompts, last, strict=True)]
+        held = [len(self._prefix)] * len(prompts)
         sources = list(range(first, first + len(prompts)))
-        for i, (start, stop, common) in enumerate(found):
-            sources[start:stop] = [first + i] * (stop - start)
-            held[start:stop] = [common] * (stop - start)
-        if found:
+        free = first  # a tree has fewer inner nodes than leaves, so that there is a slot for each
+        for level in levels(prompts, len(self._prefix), most):
+            leaders = [family.members[0] for family in level]
+            known = [held[i] for i in leaders]
+            self._copy([sources[i] for i in leaders], free, max(known))
+            rows = [
+                prompts[i][size : family.shared]
+                for i, size, family in zip(leaders, known, level, strict=True)
+            ]
+            self._run(free, known, rows)
+            for family in level:
+                for i in family.members:
+                    held[i], sources[i] = family.shared, free
+                free += 1
+        if free > first:
             self._copy(sources, first, max(held))
         return held
 
@@ -178,10 +170,3 @@ class Decoder:
     def _copy(self, sources: Sequence[int], start: int, length: int) -> None:
         for cache in self._caches:
             cache.copy(sources, start, length)
-
-
-def _common_prefix(left: Tokens, right: Tokens) -> Tokens:
-    for i, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return left[:i]  # type: ignore[return-value]
-    return left[: len(right)]  # type: ignore[return-value]

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, islice, takewhile
 from typing import Any
 
 from smidgen.backend import device, mx, peak_memory_bytes
@@ -21,6 +21,7 @@ from smidgen.inference.constraints import Guide, Guides, check_constrained
 from smidgen.inference.decoder import PREFILL_TOKENS, Decoder
 from smidgen.inference.engine import Stream
 from smidgen.inference.forward import forward_of
+from smidgen.inference.prefixes import by_family
 from smidgen.inference.row import Row
 from smidgen.inference.sampling import RowState, check_sampling, draw, logprobs_of
 from smidgen.inference.scoring import Tree, score_group
@@ -106,12 +107,13 @@ class MlxEngine:
                 fitting = [entry for entry in read if len(entry[1]) + tree.depth <= self._context]
                 for sample, _ in (entry for entry in read if len(entry[1]) + tree.depth > self._context):
                     yield sample, Scored(None)
-                fitting.sort(key=lambda entry: (-len(entry[1]), entry[1]))
+                fitting = [fitting[i] for i in by_family([prompt for _, prompt in fitting])]
                 shared = decoder.share([prompt for _, prompt in fitting]) if fitting else 0
                 while fitting:
-                    longest = len(fitting[0][1])
+                    longest = max(len(prompt) for _, prompt in fitting)
                     room = self._room(decoder, longest + tree.depth)
-                    size = min(room, self._joining(len(fitting), longest + len(tree.common) - shared))
+                    ahead = len(tree.common) - shared
+                    size = self._joining(len(prompt) + ahead for _, prompt in fitting[:room])
                     group, fitting = fitting[:size], fitting[size:]
                     prompts = [prompt for _, prompt in group]
                     scored = score_group(decoder, self._forward.xp, prompts, tree, least_share, room)
@@ -222,7 +224,7 @@ class MlxEngine:
         free = room - num_rows
         if not waiting or (num_rows and free < min(len(waiting), max(1, room // JOIN_SHARE))):
             return []
-        num_taken = min(free, self._joining(len(waiting), len(waiting[0].prompt) - shared))
+        num_taken = self._joining(len(row.prompt) - shared for row in islice(waiting, free))
         taken = [waiting.popleft() for _ in range(num_taken)]
         now = time.perf_counter()
         for row in taken:
@@ -234,14 +236,15 @@ class MlxEngine:
         fitting = CACHE_SHARE * device().memory_bytes / (decoder.bytes_per_token * longest)
         return max(1, min(self._batch_size, int(fitting)))
 
-    def _joining(self, num_waiting: int, longest: int) -> int:
-        """How many rows of at most `longest` tokens are run at once."""
-        return max(1, min(num_waiting, PREFILL_TOKENS // longest))
+    def _joining(self, lengths: Iterable[int]) -> int:
+        """How many of the next rows are run at once, padded to the longest of them."""
+        padded = (count * longest for count, longest in enumerate(accumulate(lengths, max), start=1))
+        return sum(1 for _ in takewhile(lambda tokens: tokens <= PREFILL_TOKENS, padded)) or 1
 
     def _read(self, source: Iterator[Request], watch: bool) -> list[Row]:
-        """Read requests ahead; longest prompts first, for rows of like length pad each other least."""
+        """Read requests ahead, those that begin alike together: what they share is run once."""
         rows = [self._row(request, watch) for request in islice(source, READ_AHEAD)]
-        return sorted(rows, key=lambda row: (-len(row.prompt), row.prompt))
+        return [rows[i] for i in by_family([row.prompt for row in rows])]
 
     def _row(self, request: Request, watch: bool) -> Row:
         sample, sampling = request.sample, request.sampling
