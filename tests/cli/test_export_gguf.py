@@ -14,7 +14,7 @@ def test_a_file_is_written_and_proven(tmp_path: Path, capsys: pytest.CaptureFixt
     assert exit_code([*NANO, "--out", str(out), "--modelfile", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["bytes"] == out.stat().st_size and facts["path"] == facts["verified"]["path"] == str(out)
-    assert facts["verified"]["end_tokens"] == [3069] and facts["verified"]["tensors"] == 57
+    assert facts["verified"]["end_tokens"] == [3067, 3069] and facts["verified"]["tensors"] == 57
     assert (tmp_path / "nano.Modelfile").read_text().startswith("FROM ./nano.gguf\n")
     assert exit_code([*NANO, "--out", str(out)]) == 2
     assert "Something is there already; name another file" in capsys.readouterr().err

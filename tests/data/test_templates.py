@@ -122,7 +122,7 @@ def test_thinking_needs_a_switch(chatml):
 def test_missing_template(make_tokenizer_dir):
     tokenizer = load_tokenizer(make_tokenizer_dir(None))
     assert not tokenizer.has_template
-    assert tokenizer.eos_token_ids == {2}
+    assert tokenizer.eos_token_ids == {0, 2}
     with pytest.raises(
         ModelError, match="has no chat template, so messages cannot be rendered; use an instru"
     ):

@@ -63,7 +63,7 @@ def test_size_and_special_tokens(tokenizer):
     assert [len(tokenizer.encode(token)) for token in (TURN_END, END_OF_TEXT, "<think>", "</think>")] == [
         1
     ] * 4
-    assert tokenizer.eos_token_ids == {tokenizer.encode(TURN_END)[0]}
+    assert tokenizer.eos_token_ids == {tokenizer.encode(text)[0] for text in (TURN_END, END_OF_TEXT)}
 
 
 def test_the_same_documents_make_the_same_tokenizer(folder, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,10 @@ from gguf import GGUFWriter
 from tests.models.test_lora import CONFIG, adapted
 
 from smidgen.cli.sources import test_rows as world_rows
-from smidgen.data.templates import load_tokenizer
+from smidgen.data.templates import TEXT, load_tokenizer
 from smidgen.data.types import Completion, Constraint, Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
+from smidgen.export.gguf.tokenizer import add_vocabulary, read_vocabulary
 from smidgen.inference import llama_files, open_engine
 from smidgen.inference.llama import LlamaEngine
 from smidgen.inference.llama_files import llama_model
@@ -71,6 +73,8 @@ def first_divergence(left: Completion, right: Completion) -> int | None:
 
 
 def test_keys_and_values_in_8_bits(mlx, samples):
+    with pytest.raises(ConfigError, match=r"kv_bits needs heads .* multiple of 32; .* are 16 wide"):
+        LlamaEngine(replace(llama_model("smidgen:nano"), head_dim=16), kv_bits=8)
     requests = [Request(sample, Sampling(max_tokens=32)) for sample in samples[:8]]
     expected = answers(mlx, requests)
     engine = open_engine("smidgen:nano", engine="llama", kv_bits=8)
@@ -247,6 +251,59 @@ def test_a_file_alone_is_enough(mlx, samples, tmp_path):
     engine.close()
     with pytest.raises(ConfigError, match=r"is a folder and .* a GGUF file; give a GGUF adapter"):
         llama_model(str(alone), adapter=tmp_path)
+
+
+def test_a_file_alone_begins_texts_as_its_tokenizer_does(make_tokenizer_dir, tmp_path):
+    folder = make_tokenizer_dir(template="{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}")
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": "<|im_start|>"}))
+    file = tmp_path / "alone" / "model.gguf"
+    file.parent.mkdir()
+    writer = GGUFWriter(file, "qwen3")
+    add_vocabulary(writer, read_vocabulary(folder, {"vocab_size": 310}))
+    for name, value in {"context_length": 64, "block_count": 1, "embedding_length": 64}.items():
+        writer.add_uint32(f"qwen3.{name}", value)
+    writer.add_head_count(2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    within, ours = llama_model(str(file)).tokenizer, load_tokenizer(folder)
+    for message in (Message("user", "hello"), Message(TEXT, "hello")):
+        rendered = within.render_prompt([message])
+        assert rendered[0] == 1 and rendered == ours.render_prompt([message])
+
+
+def test_the_tokenizer_beside_a_file_is_the_files_own(make_tokenizer_dir, tmp_path):
+    made = llama_model("smidgen:nano", dtype="F32").file
+    file = make_tokenizer_dir() / "model.gguf"
+    file.write_bytes(made.read_bytes())
+    with pytest.raises(ModelError, match=r"tokenizer\.json beside .*model\.gguf has other tokens"):
+        llama_model(str(file))
+    alone = tmp_path / "no-template" / "model.gguf"
+    alone.parent.mkdir()
+    alone.write_bytes(made.read_bytes())
+    shutil.copy(resolve("smidgen:nano") / "tokenizer.json", alone.parent)
+    assert llama_model(str(alone)).tokenizer.has_template
+
+
+def test_both_engines_end_where_a_text_ends(mlx, llama):
+    """Behind this prompt the bundled model writes `<|endoftext|>`, which is not its template's end token."""
+    request = ask(
+        "Name three metals please, and the town of the old mill where seven bells ring", max_tokens=16
+    )
+    assert one(mlx, request).token_ids == one(llama, request).token_ids
+    assert one(mlx, request).finish_reason == "stop"
 
 
 def test_a_folder_is_converted_once_and_its_adapter_with_it(tiny_model_dir, tmp_path, cache):

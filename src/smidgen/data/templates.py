@@ -28,6 +28,10 @@ ROLES = ("system", "user", "assistant")
 TEXT = "text"
 """Role of a message that is a whole prompt as it stands."""
 REPLACEMENT = "\ufffd"
+KNOWN_ENDS = frozenset(
+    "<|im_end|> <|endoftext|> <|eot_id|> <|eom_id|> <|end_of_text|> <|end|> </s> <end_of_turn> <EOT>".split()
+)
+"""Texts of special tokens that end a completion in every model that has them; llama.cpp knows them too."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ class Tokenizer:
         return len(self._backend)
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """The id of every token by its text as tokenizer.json has it, added ones included."""
+        return self._codec.get_vocab(with_added_tokens=True)
+
+    @property
     def has_template(self) -> bool:
         """Whether messages can be rendered."""
         return bool(self._backend.chat_template)
@@ -63,8 +72,13 @@ class Tokenizer:
 
     @cached_property
     def eos_token_ids(self) -> frozenset[int]:
-        """Every token that ends a completion, by the tokenizer, the config files or the template."""
+        """Every token that ends a completion, by tokenizer, config files, template or its text."""
         ids = {self._backend.eos_token_id, *_configured_eos(self.path)}
+        ids |= {
+            i
+            for i, token in self._backend.added_tokens_decoder.items()
+            if token.special and token.content in KNOWN_ENDS
+        }
         if self.has_template:
             ids.add(self._end_of_turn)
         return frozenset(ids - {None})

@@ -6,14 +6,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from smidgen.backend import device, mx, nn
-from smidgen.errors import ConfigError
 from smidgen.inference.cpu_forward import CpuForward, Unsupported
-from smidgen.inference.kv_cache import Pass, QuantisedSlotCache, SlotCache
+from smidgen.inference.kv_cache import Pass, QuantisedSlotCache, SlotCache, group_size_of
 from smidgen.models import graph
 
 Cache = SlotCache | QuantisedSlotCache
-KV_GROUPS = (64, 32)
-"""Neighbours along a head's width that share a scale; the first of these that divides the width."""
 
 
 class Forward(Protocol):
@@ -70,13 +67,7 @@ class MlxForward:
         self._head_dim = projection.weight.shape[0] // self._heads
         self._quantisation: dict[str, int] = {}
         if kv_bits is not None:
-            fitting = [size for size in KV_GROUPS if self._head_dim % size == 0]
-            if not fitting:
-                raise ConfigError(
-                    f"kv_bits needs heads whose width is a multiple of {min(KV_GROUPS)}; this model's are "
-                    f"{self._head_dim} wide, so leave it out"
-                )
-            self._quantisation = {"bits": kv_bits, "group_size": fitting[0]}
+            self._quantisation = {"bits": kv_bits, "group_size": group_size_of(self._head_dim)}
 
     def new_caches(self) -> list[Cache]:
         """Return an empty cache for each layer."""

@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from smidgen.errors import ConfigError
+
 GROWTH = 128  # columns are added by this many
+GROUP_SIZES = (64, 32)
+"""Neighbours along a head's width that share a scale: the first of these that divides the width."""
 
 
 class Pass:
@@ -102,6 +106,21 @@ class SlotCache:
         grown = self._xp.zeros(shape, dtype=buffer.dtype)
         grown[: buffer.shape[0], :, : buffer.shape[2]] = buffer
         return grown
+
+
+def group_size_of(head_dim: int) -> int:
+    """Return how many neighbours along a head of some width share a scale.
+
+    Raises:
+        ConfigError: such heads cannot be held in few bits.
+    """
+    for size in GROUP_SIZES:
+        if head_dim % size == 0:
+            return size
+    raise ConfigError(
+        f"kv_bits needs heads whose width is a multiple of {min(GROUP_SIZES)}; this model's are "
+        f"{head_dim} wide, so leave it out"
+    )
 
 
 class QuantisedSlotCache:

@@ -23,6 +23,7 @@ from smidgen.data.types import Completion, Constraint, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
 from smidgen.inference.constraints import check_constrained, grammar_of
 from smidgen.inference.engine import Stream
+from smidgen.inference.kv_cache import group_size_of
 from smidgen.inference.llama_files import LlamaModel
 from smidgen.inference.llama_row import LlamaRow
 from smidgen.inference.llama_server import LlamaServer, Refused
@@ -59,10 +60,15 @@ class LlamaEngine:
             batch_size: rows decoded together at most; never more than `MOST_SLOTS`.
             kv_bits: how many bits a number of the keys and values is held in, 8 or 4; 16 if None, and 32 for
                 a file of 32 bits.
+
+        Raises:
+            ConfigError: the model's keys and values cannot be held so.
         """
         self._model = model
         self._thinking = thinking
         self._kv_bits = kv_bits
+        if kv_bits is not None:
+            group_size_of(model.head_dim)
         self._most_slots = min(batch_size, MOST_SLOTS)
         self._server: LlamaServer | None = None
 

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from gguf import GGUFReader
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Codec
 
 from smidgen.backend import cache_dir
-from smidgen.data.templates import Tokenizer, load_tokenizer
+from smidgen.data.templates import KNOWN_ENDS, Tokenizer, load_tokenizer
 from smidgen.errors import ConfigError, ModelError
 from smidgen.export.gguf import write_gguf
-from smidgen.export.gguf.tokenizer import KNOWN_ENDS, PRE_TOKENIZERS
+from smidgen.export.gguf.tokenizer import PRE_TOKENIZERS
 from smidgen.files import atomic_folder, content_hash, sha256_json, write_json
 from smidgen.models.load import read_config, resolve
 
-FORMAT = 1
+FORMAT = 2
 """Counts changes of what a conversion writes; older files of the cache are then no longer used."""
 DTYPE, DTYPE_OF_QUANTISED = "F16", "Q8_0"
 """What folders are converted to: nothing that changes an answer but by rounding."""
@@ -37,6 +37,7 @@ class LlamaModel:
         tokenizer: of the model, with its chat template.
         context: longest row in tokens, answer included.
         bytes_per_token: of the keys and values of one position.
+        head_dim: width of one head's keys.
         is_exact: whether keys and values are float32, as the weights are, and not float16.
         name: as the user named it.
     """
@@ -46,6 +47,7 @@ class LlamaModel:
     tokenizer: Tokenizer
     context: int
     bytes_per_token: int
+    head_dim: int
     name: str
     is_exact: bool = False
 
@@ -72,6 +74,7 @@ def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = N
     path = resolve(name)
     config = read_config(path)
     kind = dtype or (DTYPE_OF_QUANTISED if config.get("quantization") else DTYPE)
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     fused = adapter if adapter is not None and adapter.suffix != ".gguf" else None
     return LlamaModel(
         file=_converted(name, path, kind, fused),
@@ -81,9 +84,10 @@ def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = N
         bytes_per_token=_bytes_per_token(
             config["num_hidden_layers"],
             config.get("num_key_value_heads") or config["num_attention_heads"],
-            config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
+            head_dim,
             4 if kind == "F32" else 2,
         ),
+        head_dim=head_dim,
         name=name,
         is_exact=kind == "F32",
     )
@@ -117,6 +121,7 @@ def _from_file(file: Path, adapter: Path | None) -> LlamaModel:
         tokenizer=_tokenizer_of(file, metadata),
         context=number("context_length"),
         bytes_per_token=_bytes_per_token(number("block_count"), kv_heads, head_dim, 2),
+        head_dim=head_dim,
         name=str(file),
     )
 
@@ -136,9 +141,21 @@ def _read_metadata(file: Path) -> dict[str, Any]:
 
 
 def _tokenizer_of(file: Path, metadata: dict[str, Any]) -> Tokenizer:
-    """The tokenizer beside a GGUF file, or else the one within it, written out in the cache folder."""
+    """The tokenizer beside a GGUF file, or else the one within it, written out in the cache folder.
+
+    Raises:
+        ModelError: the one beside it has other tokens, or the one within is of an unknown kind.
+    """
+    tokens, template = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.chat_template")
     if (file.parent / "tokenizer.json").is_file():
-        return load_tokenizer(file.parent)
+        beside = load_tokenizer(file.parent)
+        if tokens and any(i >= len(tokens) or tokens[i] != text for text, i in beside.vocabulary.items()):
+            raise ModelError(
+                f"the tokenizer.json beside {file} has other tokens than the file; move the file to a folder "
+                "of its own, or put its own tokenizer there"
+            )
+        if beside.has_template or not template:
+            return beside
     content = {name: value for name, value in metadata.items() if name.startswith("tokenizer.")}
     folder = cache_dir() / "gguf" / f"tokenizer-{sha256_json([FORMAT, content])[:32]}"
     if not folder.exists():
@@ -155,7 +172,9 @@ def _codec(file: Path, content: dict[str, Any]) -> Codec:
     known = {
         name: (steps[1], whole) for (steps, whole), name in PRE_TOKENIZERS.items() if steps[0] == "split"
     }
-    if kind != "gpt2" or pre not in known or "tokenizer.ggml.merges" not in content:
+    if "tokenizer.ggml.merges" not in content and kind == "gpt2":
+        raise ModelError(f"{file} names no merges of its tokenizer; it is damaged, so make or fetch it again")
+    if kind != "gpt2" or pre not in known:
         raise ModelError(
             f"the tokenizer in {file} is of the kind {kind} {pre}; expected gpt2 with one of "
             f"{', '.join(known)}, or the model's tokenizer.json and tokenizer_config.json beside the file"
@@ -178,6 +197,11 @@ def _codec(file: Path, content: dict[str, Any]) -> Codec:
         ]
     )
     codec.decoder = decoders.ByteLevel()
+    if content.get("tokenizer.ggml.add_bos_token"):
+        bos = tokens[content["tokenizer.ggml.bos_token_id"]]
+        codec.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, content["tokenizer.ggml.bos_token_id"])]
+        )
     codec.add_tokens([AddedToken(tokens[i], special=types[i] == CONTROL, normalized=False) for i in added])
     return codec
 
@@ -189,8 +213,9 @@ def _write_settings(folder: Path, content: dict[str, Any]) -> None:
     ends = {i for i in named.values() if i is not None}
     ends |= {i for i, text in enumerate(tokens) if text in KNOWN_ENDS}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    if named["eos"] is not None:
-        settings["eos_token"] = tokens[named["eos"]]
+    for kind, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+        if (token := content.get(f"tokenizer.ggml.{key}_token_id")) is not None:
+            settings[f"{kind}_token"] = tokens[token]
     write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "generation_config.json", {"eos_token_id": sorted(ends)})
     if template := content.get("tokenizer.chat_template"):

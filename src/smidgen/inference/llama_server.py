@@ -143,6 +143,9 @@ class LlamaServer:
         self._ask_slot(0, "save")
         for slot in range(1, self.num_slots):
             self._ask_slot(slot, "restore")
+        Path(
+            self._folder.name, _SHARED
+        ).unlink()  # no keys and values stay on the disk if the process is killed
 
     def close(self) -> None:
         """Unload the model."""

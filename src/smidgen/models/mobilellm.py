@@ -139,8 +139,9 @@ class Attention(nn.Module):
             queries = (queries * factors).astype(queries.dtype)
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
-        if self.chunk_size is not None and keys.shape[2] > self.chunk_size:
-            mask = chunk_mask(offset, L, keys.shape[2], self.chunk_size)
+        columns = (keys[0] if isinstance(keys, tuple) else keys).shape[2]  # a tuple where they are quantised
+        if self.chunk_size is not None and columns > self.chunk_size:
+            mask = chunk_mask(offset, L, columns, self.chunk_size)
         heads = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=self.scale, mask=mask)
         return self.o_proj(heads.transpose(0, 2, 1, 3).reshape(B, L, -1))
 

@@ -30,7 +30,7 @@ def test_tokens_types_and_ends_are_those_of_the_tokenizer():
     assert vocabulary.types[3069:3073] == [
         TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.USER_DEFINED, TokenType.UNUSED,
     ]  # fmt: skip
-    assert vocabulary.eos == (3069,) and vocabulary.pad == 3067
+    assert vocabulary.eos == (3069, 3067) and vocabulary.pad == 3067
     assert vocabulary.chat_template == (folder / "chat_template.jinja").read_text(encoding="utf-8")
     assert all(merge.count(" ") == 1 for merge in vocabulary.merges)
 
@@ -114,7 +114,11 @@ def test_more_end_tokens_than_a_file_can_name_are_refused(make_tokenizer_dir, tm
 
 
 def test_a_tokenizer_without_any_end_is_refused(make_tokenizer_dir):
-    folder = make_tokenizer_dir(template=None, eos=None)
+    def no_special(content):
+        for token in content["added_tokens"]:
+            token["special"] = False
+
+    folder = edited(make_tokenizer_dir(template=None, eos=None), no_special)
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(ModelError, match="names no token that ends a completion"):
         read_vocabulary(folder, CONFIG)

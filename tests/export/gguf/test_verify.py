@@ -162,7 +162,7 @@ def test_an_end_token_that_llama_cpp_goes_on_after_is_refused(make_model, tmp_pa
     with pytest.raises(ModelError, match=r"llama.cpp goes on after the end tokens \[65\]"):
         verify_gguf(tmp_path / "model.gguf", changed(folder, eos_token_id=[2, 65]))
     write_gguf(str(tmp_path / "changed"), tmp_path / "told.gguf")
-    assert verify_gguf(tmp_path / "told.gguf", str(tmp_path / "changed"))["end_tokens"] == [2, 65]
+    assert verify_gguf(tmp_path / "told.gguf", str(tmp_path / "changed"))["end_tokens"] == [0, 2, 65]
 
 
 def test_a_file_of_another_model_or_damaged_is_refused(make_model, tiny_model_dir: Path, tmp_path: Path):

@@ -14,7 +14,7 @@ from typing import Any
 from gguf import GGUFWriter, TokenType
 from tokenizers import Tokenizer as Codec
 
-from smidgen.data.templates import Tokenizer, load_tokenizer
+from smidgen.data.templates import KNOWN_ENDS, Tokenizer, load_tokenizer
 from smidgen.data.tokenizer import QWEN2_PATTERN
 from smidgen.errors import ModelError
 
@@ -32,11 +32,6 @@ PRE_TOKENIZERS = {
     (("digits", "gpt2"), False): "smollm",
 }
 """llama.cpp's names of the pre-tokenizers that it shares with `tokenizer.json`."""
-
-KNOWN_ENDS = frozenset(
-    "<|im_end|> <|endoftext|> <|eot_id|> <|eom_id|> <|end_of_text|> <|end|> </s> <end_of_turn> <EOT>".split()
-)
-"""Texts of tokens at which llama.cpp ends a completion without being told."""
 
 _IDENTITIES = ("NFC", None)
 
