@@ -365,8 +365,8 @@ NO_ROOM = {
     "is 4096 tokens and your request has 12 input tokens (5000 > 4096 - 12).",
     "vLLM, before": "This model's maximum context length is 4096 tokens. However, you requested 5012 tokens "
     "(12 in the messages, 5000 in the completion).",
-    "SGLang": "Requested token count exceeds the model's maximum context length of 4096 tokens. You requested "
-    "a total of 5012 tokens: 12 tokens from the input messages and 5000 tokens for the completion.",
+    "SGLang": "Requested token count exceeds the model's maximum context length of 4096 tokens. You "
+    "requested a total of 5012 tokens: 12 tokens from the input messages and 5000 tokens for the completion.",
     "OpenAI": "max_tokens is too large: 5000. This model supports at most 4096 completion tokens",
 }
 
