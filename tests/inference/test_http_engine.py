@@ -231,10 +231,11 @@ def test_retry_after_is_honoured(server, monkeypatch, value, least, most):
         completion("a", usage=(9, -5)),
         completion("a", usage=(9.5, 5)),
         completion("a", usage=(True, 5)),
+        completion("a", usage=(10**400, 5)),
         completion("\ud800"),
         completion("a", reason="abort"),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_nonsense_is_told_and_what_was_finished_is_kept(server, body):
     server.script = [(200, {}, completion("fine")), (200, {}, body)]

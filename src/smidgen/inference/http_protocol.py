@@ -123,7 +123,7 @@ def _timing(usage: dict[str, Any], seconds: float) -> Timing | None:
     read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if read is None or written is None:
         return None
-    if not all(type(number) is int and number >= 0 for number in (read, written)):
+    if not all(type(number) is int and 0 <= number < 2**31 for number in (read, written)):
         raise ValueError(f"the usage is {read} and {written} tokens")
     return Timing(seconds, seconds, read, written)
 
