@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from smidgen.data.formats import Label
-from smidgen.data.types import Completion, Request, Sample, Sampling
+from smidgen.data.types import UNANSWERED, Completion, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError
 from smidgen.inference import open_engine
 from smidgen.inference.sampling import check_sampling
@@ -87,6 +87,7 @@ class Judge:
         engine: str = "auto",
         model_name: str | None = None,
         api_key_env: str | None = None,
+        timeout: float | None = None,
         adapter: str | Path | None = None,
         template: str = "rubric",
         rubric: str | None = None,
@@ -103,7 +104,9 @@ class Judge:
             model: a folder, a hub id, `smidgen:nano`, a `.gguf` file or the URL of a server.
             engine: what runs it; see `smidgen.inference.open_engine`.
             model_name: what a server calls the model, if it has several.
-            api_key_env: the environment variable of a server's key, if it is not `OPENAI_API_KEY`.
+            api_key_env: the environment variable of a server's key, if it is not `OPENAI_API_KEY`, which goes
+                only to servers on this machine or behind https.
+            timeout: seconds that one answer of a server may take before it is asked again; 600 if None.
             adapter: folder of a low-rank adapter.
             template: `rubric`, `scores`, `verdict`, `grade` or a TOML file.
             rubric: what the template `grade` grades by: a question, and what each grade from 1 to 5 means.
@@ -137,6 +140,7 @@ class Judge:
             batch_size=concurrency,
             model_name=model_name,
             api_key_env=api_key_env,
+            timeout=timeout,
             kv_bits=kv_bits,
         )
 
@@ -257,8 +261,9 @@ class Judge:
             for name, case in cases.items()
         ]
         found = {request.sample.id: completion for request, completion in self._engine.complete(requests)}
-        if any(completion.finish_reason == "context" for completion in found.values()):
-            raise DataError("the prompt with its answers does not fit the model's context; shorten it")
+        for completion in found.values():
+            if why := UNANSWERED.get(completion.finish_reason):
+                raise DataError(f"there is no judgement: {why}; change the prompt or its answers")
         return {name: found[name] for name in cases}
 
 

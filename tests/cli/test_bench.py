@@ -11,6 +11,9 @@ from smidgen.cli.bench import _weights
 from smidgen.cli.measuring import Load, Prompts, measure
 from smidgen.data.types import Completion, Request, Timing
 from smidgen.errors import DataError
+from smidgen.export.gguf import write_gguf
+from smidgen.inference.mlx import MlxEngine
+from smidgen.models.load import load
 
 SMALL = ["--prompt-tokens", "64", "--max-tokens", "6", "--repeats", "2", "--batch", "1", "--batch", "3"]
 
@@ -23,18 +26,21 @@ def device_rates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Clocked:
-    """An engine that takes a known time on a clock of its own: 1 s a prompt token, 10 s a step."""
+    """An engine that takes a known time on a clock of its own: 1 s a prompt token, 10 s a step.
 
-    def __init__(self, *, tokens: int | None = None, counts: bool = True):
+    It has run the first tokens of every prompt already, those of a template.
+    """
+
+    def __init__(self, *, tokens: int | None = None, counts: bool = True, template: int = 0):
         self.now = 0.0
         self.seen: list[str] = []
-        self._tokens, self._counts = tokens, counts
+        self._tokens, self._counts, self._template = tokens, counts, template
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         taken = list(requests)
         for request in taken:
             self.seen.append(request.sample.messages[0].content)
-            self.now += self._length(request)
+            self.now += self._length(request) - self._template
         steps = min(self._tokens or 99, taken[0].sampling.max_tokens)
         self.now += 10.0 * (steps - 1)
         for request in taken:
@@ -42,7 +48,7 @@ class Clocked:
             yield request, Completion("", tuple(range(steps)), timing=timing)
 
     def _length(self, request: Request) -> int:
-        return len(request.sample.messages[0].content.split())
+        return self._template + len(request.sample.messages[0].content.split())
 
     def peak_memory_bytes(self) -> int:
         return 1000
@@ -50,14 +56,14 @@ class Clocked:
 
 def measured(engine: Clocked, load: Load, monkeypatch: pytest.MonkeyPatch) -> dict:
     monkeypatch.setattr(measuring.time, "perf_counter", lambda: engine.now)
-    return measure(engine, "clocked", load)  # type: ignore[arg-type]
+    return measure(engine, "clocked", load, is_chat=False)  # type: ignore[arg-type]
 
 
 def test_rates_are_those_of_the_clock(monkeypatch: pytest.MonkeyPatch):
     engine = Clocked()
     found = measured(engine, Load(64, 5, (1, 4), repeats=3), monkeypatch)
     assert found["prompt_tokens"] == 64
-    assert found["prefill_tokens_per_second"] == 1.0
+    assert found["prefill_tokens_per_second"] == 63 / 64, "a prompt that says nothing has one token"
     assert found["time_to_first_token"] == {"p50": 64.0, "p95": 64.0}
     assert found["batches"]["1"]["decode_tokens_per_second"] == pytest.approx(0.1)
     assert found["batches"]["4"] == {
@@ -67,7 +73,32 @@ def test_rates_are_those_of_the_clock(monkeypatch: pytest.MonkeyPatch):
         "requests": 12,
         "completion_tokens": 5.0,
     }
-    assert len(set(engine.seen)) == len(engine.seen), "no prompt comes twice"
+    firsts = [content.split()[0] for content in engine.seen]
+    assert len(set(firsts)) == len(firsts), "no two prompts begin alike"
+
+
+def test_what_prompts_share_is_no_prefill(monkeypatch: pytest.MonkeyPatch):
+    found = measured(Clocked(template=30), Load(64, 5, (1,), repeats=3), monkeypatch)
+    assert found["prompt_tokens"] == 64
+    assert found["prefill_tokens_per_second"] == 33 / 34
+
+
+def test_an_engine_runs_all_that_is_counted(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    engine = MlxEngine(load(str(tiny_model_dir)))
+    ran: list[int] = []
+    hidden = engine._forward.hidden
+    monkeypatch.setattr(
+        engine._forward,
+        "hidden",
+        lambda rows, *rest: (ran.append(sum(map(len, rows))), hidden(rows, *rest))[1],
+    )
+    prompts = Prompts(5, is_chat=False)
+    prompts.fit(engine, 64)
+    for number in (1, 1, 3, 1):
+        ran.clear()
+        found = measuring.run(engine, prompts.take(number, max_tokens=1))
+        counted = found.prompt_tokens - number * prompts.template_tokens
+        assert counted <= sum(ran) <= found.prompt_tokens
 
 
 def test_answers_of_one_token_have_no_decoding_rate(monkeypatch: pytest.MonkeyPatch):
@@ -77,7 +108,7 @@ def test_answers_of_one_token_have_no_decoding_rate(monkeypatch: pytest.MonkeyPa
 
 def test_an_engine_that_counts_no_tokens_is_refused():
     with pytest.raises(DataError, match=r"does not count tokens, so nothing can be measured; use another"):
-        Prompts(5).fit(Clocked(counts=False), 64)  # type: ignore[arg-type]
+        Prompts(5, is_chat=False).fit(Clocked(counts=False), 64)  # type: ignore[arg-type]
 
 
 def test_a_length_that_no_prompt_can_have_is_refused():
@@ -88,7 +119,7 @@ def test_a_length_that_no_prompt_can_have_is_refused():
     with pytest.raises(
         DataError, match=r"--prompt-tokens is 64, and the shortest prompt has 1\d\d; raise it"
     ):
-        Prompts(5).fit(Talkative(), 64)  # type: ignore[arg-type]
+        Prompts(5, is_chat=False).fit(Talkative(), 64)  # type: ignore[arg-type]
 
 
 def test_an_engine_for_which_all_prompts_are_as_long_is_refused():
@@ -97,7 +128,7 @@ def test_an_engine_for_which_all_prompts_are_as_long_is_refused():
             return 8
 
     with pytest.raises(DataError, match=r"does not count the tokens of a prompt; use another one"):
-        Prompts(5).fit(Cutting(), 64)  # type: ignore[arg-type]
+        Prompts(5, is_chat=False).fit(Cutting(), 64)  # type: ignore[arg-type]
 
 
 def test_a_model_is_measured_and_bounded(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
@@ -132,6 +163,26 @@ def test_what_a_step_reads_counts_a_tied_embedding_once(tiny_model_dir: Path, tm
     assert small is not None and small[:3] == tied[:3]
     assert small.step_bytes < tied.step_bytes / 4
     assert _weights("http://localhost:1/v1") is None
+
+
+def test_the_weights_of_a_gguf_file_are_those_of_its_folder(tiny_model_dir: Path, tmp_path: Path):
+    file = tmp_path / "m.gguf"
+    write_gguf(str(tiny_model_dir), file, dtype="F32")
+    assert _weights(str(file)) == _weights(str(tiny_model_dir))
+    (tmp_path / "bad.gguf").write_bytes(file.read_bytes()[:100])
+    assert _weights(str(tmp_path / "bad.gguf")) is None and _weights(str(tmp_path / "none.gguf")) is None
+
+
+def test_a_gguf_file_is_measured_and_bounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "m.gguf"
+    write_gguf("smidgen:nano", file, dtype="F16")
+    arguments = [str(file), "--prompt-tokens", "64", "--max-tokens", "4", "--repeats", "1", "--batch", "1"]
+    assert exit_code(["bench", *arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    roofline = found["roofline"]
+    assert list(found["engines"]) == ["llama"]
+    assert roofline["step_bytes"] < 2.1 * roofline["step_parameters"]
+    assert roofline["decode_tokens_per_second"]["1"] == pytest.approx(8e9 / roofline["step_bytes"])
 
 
 @pytest.mark.parametrize(

@@ -351,10 +351,15 @@ def test_prompts_that_fill_the_context(engine):
 # ------------------------------------------------------------------------------------------ what is refused
 
 
+NO_SCHEMAS = (True, False, 3, None, "text", [{}])
+
+
 @pytest.mark.parametrize(
     ("constraint", "fault"),
     [
         (Constraint("json_schema", "{"), "the schema cannot be read .* expected the JSON text of a schema"),
+        *((schema(not_one), "the schema is .*, expected a JSON object; {} allows") for not_one in NO_SCHEMAS),
+        *((schema({"$schema": no_text}), r"the schema's \$schema is no text") for no_text in (3, [], None)),
         (schema({"type": "text"}), "the schema is no JSON schema: 'text' is not valid"),
         (schema({"type": "array", "uniqueItems": True}), r'cannot be enforced: .*"uniqueItems"'),
         (schema({"properties": {"a": {"not": {}}}}), r'cannot be enforced: .*"not"'),

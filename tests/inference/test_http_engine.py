@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -18,12 +19,14 @@ import xllamacpp
 from smidgen.data.types import Constraint, Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.evaluation import collect_records, read_records
-from smidgen.inference import engine_identity, open_engine
+from smidgen.inference import engine_identity, http_server, open_engine
 from smidgen.inference import http as http_module
-from smidgen.inference.http import HttpEngine, Patience
+from smidgen.inference.http import HttpEngine
 from smidgen.inference.http_protocol import request_body
+from smidgen.inference.http_server import Patience, Server
 from smidgen.inference.llama_files import llama_model
 from smidgen.inference.mlx import MlxEngine
+from smidgen.judge import Judge
 from smidgen.models.load import load, resolve
 from smidgen.tasks import find_task
 
@@ -44,6 +47,7 @@ class FakeServer:
         self.together = self.most_together = 0
         self.delay = 0.0
         self.models = ["only"]
+        self.listings = []  # scripted responses to /models
         self._loop = asyncio.new_event_loop()
         started = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(started,))
@@ -76,7 +80,7 @@ class FakeServer:
                 body = await reader.readexactly(int(fields.get("content-length", 0)))
                 if "/models" in lines[0]:
                     listed = json.dumps({"data": [{"id": name} for name in self.models]})
-                    answer = (200, {}, listed)
+                    answer = self.listings.pop(0) if self.listings else (200, {}, listed)
                 else:
                     answer = await self._answer(json.loads(body), fields)
                 self._write(writer, answer)
@@ -205,7 +209,7 @@ def test_retry_after_is_honoured(server, monkeypatch, value, least, most):
         slept.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr(http_module.asyncio, "sleep", note)
+    monkeypatch.setattr(http_server.asyncio, "sleep", note)
     server.script = [(429, {"Retry-After": value}, "")]
     assert one(engine_at(server), ask()).text == "echo hi"
     assert least <= slept[0] <= most
@@ -222,7 +226,18 @@ def test_retry_after_is_honoured(server, monkeypatch, value, least, most):
         '{"choices": [{"message": {"content": ["a"]}, "finish_reason": "stop"}]}',
         '{"choices": [{"message": {"content": "a"}}]}',
         json.dumps({"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "usage": [1]}),
+        "[" * 200_000,
+        completion("a", usage=(float("inf"), 1)),
+        completion("a", usage=(float("nan"), 1)),
+        completion("a", usage=(-9, 5)),
+        completion("a", usage=(9, -5)),
+        completion("a", usage=(9.5, 5)),
+        completion("a", usage=(True, 5)),
+        completion("a", usage=(10**400, 5)),
+        completion("\ud800"),
+        completion("a", reason="abort"),
     ],
+    ids=range(18),
 )
 def test_nonsense_is_told_and_what_was_finished_is_kept(server, body):
     server.script = [(200, {}, completion("fine")), (200, {}, body)]
@@ -232,6 +247,52 @@ def test_nonsense_is_told_and_what_was_finished_is_kept(server, body):
             found.append(answer.text)
     assert found == ["fine"]
     assert len(server.requests) == 2
+
+
+def test_what_cannot_be_decoded_is_told_after_what_the_others_answered(server):
+    server.script = [(200, {"Content-Encoding": "gzip"}, "no gzip"), 0.1, 0.1, 0.1]
+    found = []
+    with pytest.raises(WorkError, match=r"answered what cannot be decoded .*check that the URL"):
+        for _, answer in engine_at(server, batch_size=4).complete([ask(str(i)) for i in range(4)]):
+            found.append(answer.text)
+    assert sorted(found) == ["echo 1", "echo 2", "echo 3"]
+
+
+def test_a_fault_of_our_own_comes_after_what_the_others_answered(server, monkeypatch):
+    read = http_module.read_answer
+
+    def stumble(request, *rest, **settings):
+        return read(request, *rest, **settings) if request.sample.id != "0" else 1 // 0
+
+    monkeypatch.setattr(http_module, "read_answer", stumble)
+    server.script = [0.0, 0.1, 0.1]
+    found = []
+    with pytest.raises(ZeroDivisionError):
+        for _, answer in engine_at(server).complete([ask(str(i)) for i in range(3)]):
+            found.append(answer.text)
+    assert sorted(found) == ["echo 1", "echo 2"]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "why"),
+    [
+        ("content_filter", "content_filter", "the server's filter held the answer back"),
+        ("tool_calls", "tool_calls", "called a tool, where there is none, instead of answering"),
+        ("function_call", "tool_calls", "called a tool, where there is none, instead of answering"),
+    ],
+)
+def test_what_is_withheld_is_no_answer(server, tmp_path, said, reason, why):
+    task = find_task("answers")
+    samples = [Sample("0", (Message("user", "0"),), "x", {"accepted": ["x"]})]
+    server.script = [(200, {}, completion("x", reason=said))] * 3
+    engine = engine_at(server)
+    (record,) = collect_records(task, samples, engine, Sampling(), tmp_path / "r.jsonl", model="m")
+    assert (record.completion.finish_reason, record.score.value, record.score.parsed) == (reason, 0.0, False)
+    assert why in record.score.explanation
+    with pytest.raises(DataError, match=f"only at http.* gave no answer: .*{why}; change the prompt"):
+        list(engine.stream(ask()))
+    with Judge(server.url) as judge, pytest.raises(DataError, match=f"there is no judgement: .*{why}"):
+        judge.compare("q", "a", "b")
 
 
 def test_an_evaluation_goes_on_where_its_server_broke(server, tmp_path):
@@ -261,7 +322,7 @@ def test_dead_servers():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(WorkError, match=r"does not list its models .*check that it runs"):
+    with pytest.raises(WorkError, match=r"cannot be reached .*, 3 times; check that it runs and that"):
         HttpEngine(url, patience=QUICK)
     with pytest.raises(WorkError, match=r"cannot be reached .*, 3 times; what was finished is kept"):
         one(HttpEngine(url, model_name="m", patience=QUICK), ask())
@@ -291,11 +352,120 @@ def test_refusals_say_what_to_do(server, status, advice):
         one(engine_at(server), ask())
 
 
-def test_prompts_that_do_not_fit(server):
-    server.script = [(400, {}, '{"error": {"message": "maximum context length is 8 tokens"}}')] * 2
+TOO_LONG = {
+    "vLLM": "This model's maximum context length is 8 tokens. However, your request has 9 input tokens.",
+    "vLLM, counted back": "This model's maximum context length is 8 tokens. However, you requested 1 "
+    "output tokens and your prompt contains at least 8 input tokens, for a total of at least 9 tokens.",
+    "vLLM 0.16": "You passed 8 input tokens and requested 1 output tokens. However, the model's context "
+    "length is only 8 tokens, resulting in a maximum input length of 7 tokens.",
+    "llama.cpp": '{"error": {"code": 400, "message": "request (9 tokens) exceeds the available context size '
+    '(8 tokens), try increasing it", "type": "exceed_context_size_error", "n_prompt_tokens": 9, "n_ctx": 8}}',
+    "SGLang": "The input (9 tokens) is longer than the model's context length (8 tokens).",
+    "OpenAI": '{"error": {"code": "context_length_exceeded"}}',
+}
+NO_ROOM = {
+    "vLLM": "'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum context length "
+    "is 4096 tokens and your request has 12 input tokens (5000 > 4096 - 12).",
+    "vLLM, before": "This model's maximum context length is 4096 tokens. However, you requested 5012 tokens "
+    "(12 in the messages, 5000 in the completion).",
+    "SGLang": "Requested token count exceeds the model's maximum context length of 4096 tokens. You "
+    "requested a total of 5012 tokens: 12 tokens from the input messages and 5000 tokens for the completion.",
+    "OpenAI": "max_tokens is too large: 5000. This model supports at most 4096 completion tokens",
+}
+
+
+@pytest.mark.parametrize("said", TOO_LONG.values(), ids=TOO_LONG)
+def test_prompts_that_do_not_fit(server, said):
+    server.script = [(400, {}, said)] * 4
     assert one(engine_at(server), ask()).finish_reason == "context"
-    with pytest.raises(DataError, match=r"does not fit the context of only at http"):
+    assert [sent["max_tokens"] for sent in server.requests] == [256, 1]
+    with pytest.raises(DataError, match=r"only at http.* gave no answer: the prompt does not fit"):
         list(engine_at(server).stream(ask()))
+
+
+@pytest.mark.parametrize("said", NO_ROOM.values(), ids=NO_ROOM)
+def test_answers_that_do_not_fit_are_not_taken_for_prompts(server, said):
+    server.script = [(400, {}, said)]
+    match = r"has room for a prompt but not for 5000 more tokens: .*; lower --max-tokens"
+    with pytest.raises(ConfigError, match=match):
+        one(engine_at(server), ask(max_tokens=5000))
+
+
+@pytest.mark.parametrize("status", [400, 401])
+def test_refusals_that_only_sound_like_it_are_told(server, status):
+    server.script = [(status, {}, "the context of this key is of no known size")] * 2
+    with pytest.raises(ConfigError, match=f"refuses a request with status {status}: the context of this key"):
+        one(engine_at(server), ask())
+
+
+def test_the_listing_of_models_is_tried_again(server):
+    server.listings = [(503, {}, "loading"), (429, {"Retry-After": "0"}, "")]
+    assert engine_at(server).model_name == "only"
+    server.listings = [(503, {}, "loading")] * 3
+    with pytest.raises(WorkError, match=r"answered 503: loading, 3 times; .*or name the model with"):
+        engine_at(server)
+    server.listings = [(401, {}, "who?")]
+    with pytest.raises(ConfigError, match=r"status 401: who\?; set the key in OPENAI_API_KEY"):
+        engine_at(server)
+
+
+@pytest.mark.parametrize(
+    "listed",
+    ["[" * 200_000, "{}", '{"data": 3}', '{"data": [{"id": "\\ud800"}]}', "<html>"],
+    ids=["deep", "empty", "a number", "half a character", "html"],
+)
+def test_a_listing_that_is_none_is_told(server, listed):
+    server.listings = [(200, {}, listed)]
+    with pytest.raises(WorkError, match=r"does not list its models .*or name the model with --model-name"):
+        engine_at(server)
+
+
+def test_a_timeout_is_for_servers(server):
+    server.script = [30.0]
+    engine = open_engine(server.url, timeout=0.2)
+    assert one(engine, ask()).text == "echo hi" and len(server.requests) == 2
+    with pytest.raises(ConfigError, match="a timeout does not go with the model smidgen:nano; leave it out"):
+        open_engine("smidgen:nano", timeout=1.0)
+    with pytest.raises(ConfigError, match=r"timeout is inf; expected seconds above 0"):
+        open_engine(server.url, timeout=float("inf"))
+
+
+@pytest.mark.parametrize("key", ["a\nb", "a b", "ä", "a\x7f", "\ta"])
+def test_a_key_that_no_header_can_hold_is_refused_unseen(monkeypatch, key):
+    monkeypatch.setenv("MY_KEY", key)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    for name, shown in (("MY_KEY", "MY_KEY"), (None, "OPENAI_API_KEY")):
+        with pytest.raises(
+            ConfigError, match=f"variable {shown} holds what cannot stand in a header"
+        ) as raised:
+            Server("http://localhost:1/v1", api_key_env=name)
+        assert key not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "is_sent"),
+    [
+        ("http://example.com/v1", None, False),
+        ("http://localhost.example.com/v1", None, False),
+        ("http://10.0.0.7:8000/v1", None, False),
+        ("http://[2001:db8::1]:8000/v1", None, False),
+        ("http://example.com/v1", "OPENAI_API_KEY", True),
+        ("https://example.com/v1", None, True),
+        ("http://localhost:8000/v1", None, True),
+        ("http://LOCALHOST:8000/v1", None, True),
+        ("http://127.1.2.3:8000/v1", None, True),
+        ("http://[::1]:8000/v1", None, True),
+    ],
+)
+def test_the_usual_key_goes_only_where_it_is_safe(monkeypatch, url, name, is_sent):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        client = Server(url, api_key_env=name).connect(1)
+    assert client.headers.get("authorization") == ("Bearer secret" if is_sent else None)
+    said = [str(warning.message) for warning in said]
+    assert is_sent is not bool(said) and not any("secret" in line for line in said)
+    assert is_sent or ("is not sent to http://" in said[0] and "--api-key-env" in said[0])
 
 
 def test_settings_without_a_place(server):

@@ -2,7 +2,8 @@
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -43,8 +44,9 @@ def bench(
     """Measure prefill, decoding, latency and memory of a model, beside what this device could reach.
 
     Every time is wall-clock from handing requests to an engine until it hands them back, queueing included,
-    and every prompt is new, so that no cache of prompts helps. Rates are medians over the repeats, latencies
-    percentiles over all requests. Memory on a CPU is that of the whole process.
+    and no two prompts begin alike, so that no cache of prompts helps: they go without the chat template, but
+    to servers, whose template's tokens are not counted as prefill. Rates are medians over the repeats,
+    latencies percentiles over all requests. Memory on a CPU is that of the whole process.
     """
     from smidgen.backend import measure_rates
 
@@ -99,7 +101,8 @@ def _measure_engine(name: str, model: str, adapter: Any, kv_bits: int | None, lo
     engine = open_engine(model, engine=name, adapter=adapter, batch_size=max(load.sizes), kv_bits=kv_bits)
     try:
         opened = time.perf_counter() - started
-        return {"seconds_to_open": opened, **measure(engine, name, load)}
+        is_chat = model.startswith(("http://", "https://"))
+        return {"seconds_to_open": opened, **measure(engine, name, load, is_chat=is_chat)}
     finally:
         engine.close()
 
@@ -140,10 +143,13 @@ def _roofline(
 
 
 def _weights(model: str) -> "Weights | None":
-    """What the headers of a model folder's weights say; None for what is no folder of safetensors."""
+    """What the headers of a model's weights say; None for what is neither a folder nor a GGUF file."""
+    return _gguf_weights(model) if model.endswith(".gguf") else _folder_weights(model)
+
+
+def _folder_weights(model: str) -> "Weights | None":
     from smidgen.cli.inspect import parameters_of, part_of
     from smidgen.errors import ModelError
-    from smidgen.evaluation.roofline import Weights
     from smidgen.models.load import read_config, resolve
     from smidgen.models.weights import read_weights
 
@@ -152,13 +158,35 @@ def _weights(model: str) -> "Weights | None":
         arrays, config = read_weights(path), read_config(path)
     except ModelError:
         return None
+    numbers = [(part_of(name), number) for name, number, _ in parameters_of(arrays, config)]
+    return _summed(numbers, [(part_of(name), array.nbytes) for name, array in arrays.items()])
+
+
+def _gguf_weights(model: str) -> "Weights | None":
+    from gguf import GGUFReader
+
+    try:
+        tensors = GGUFReader(Path(model).expanduser()).tensors
+    except (OSError, ValueError, KeyError, IndexError):  # the engine that opens it says what is wrong
+        return None
+    ends = {"token_embd.weight": "embedding", "output.weight": "head"}
+    parts = [ends.get(tensor.name, "blocks") for tensor in tensors]
+    return _summed(
+        [(part, int(tensor.n_elements)) for part, tensor in zip(parts, tensors, strict=True)],
+        [(part, int(tensor.n_bytes)) for part, tensor in zip(parts, tensors, strict=True)],
+    )
+
+
+def _summed(numbers: Iterable[tuple[str, int]], sizes: Iterable[tuple[str, int]]) -> "Weights":
+    """The roofline's view of parameters and bytes by part; an embedding beside a head is not read whole."""
+    from smidgen.evaluation.roofline import Weights
+
     parts = dict.fromkeys(("embedding", "head", "blocks"), 0)
-    for name, number, _ in parameters_of(arrays, config):
-        part = part_of(name)
+    for part, number in numbers:
         parts[part if part in parts else "blocks"] += number
     head = "head" if parts["head"] else "embedding"
     unread = "embedding" if parts["head"] else None
-    num_bytes = sum(array.nbytes for name, array in arrays.items() if part_of(name) != unread)
+    num_bytes = sum(length for part, length in sizes if part != unread)
     return Weights(sum(parts.values()), parts["blocks"], parts["blocks"] + parts[head], num_bytes)
 
 

@@ -26,6 +26,7 @@ from smidgen.cli.options import (
     Temperature,
     Template,
     Thinking,
+    Timeout,
 )
 from smidgen.errors import ConfigError
 
@@ -50,6 +51,7 @@ def evaluate(
     engine: Engine = "auto",
     model_name: ModelName = None,
     api_key_env: ApiKeyEnv = None,
+    timeout: Timeout = None,
     adapter: Adapter = None,
     kv_bits: KvBits = None,
     template: Template = None,
@@ -128,6 +130,7 @@ def evaluate(
             engine=engine,
             model_name=model_name,
             api_key_env=api_key_env,
+            timeout=timeout,
             thinking=thinking,
             batch_size=batch_size,
             data=data,
@@ -159,6 +162,7 @@ def prove(
     engine: Engine = "auto",
     model_name: str | None = None,
     api_key_env: str | None = None,
+    timeout: float | None = None,
     thinking: bool = False,
     batch_size: int = 64,
     data: str = "",
@@ -191,7 +195,7 @@ def prove(
         "model_name": model_name,
         "scores": method == "logits",
     }
-    opened = open_engine(model, **same, batch_size=batch_size, api_key_env=api_key_env)
+    opened = open_engine(model, **same, batch_size=batch_size, api_key_env=api_key_env, timeout=timeout)
     name = f"{model} + {adapter}" if adapter else model
     identity = engine_identity(model, **same)
     unused = opened.unused(samples) if isinstance(opened, ReplayEngine) else []

@@ -26,6 +26,7 @@ from smidgen.cli.options import (
     Stop,
     Temperature,
     Thinking,
+    Timeout,
     TopK,
     TopP,
 )
@@ -44,6 +45,7 @@ def generate(
     engine: Engine = "auto",
     model_name: ModelName = None,
     api_key_env: ApiKeyEnv = None,
+    timeout: Timeout = None,
     adapter: Adapter = None,
     kv_bits: KvBits = None,
     system: Annotated[str | None, Parameter(help="What the model is told first.")] = None,
@@ -106,6 +108,7 @@ def generate(
         batch_size=1,
         model_name=model_name,
         api_key_env=api_key_env,
+        timeout=timeout,
         kv_bits=kv_bits,
     )
     stream = opened.stream(Request(Sample("prompt", messages), sampling, constraint))

@@ -24,6 +24,7 @@ from smidgen.cli.options import (
     Temperature,
     Template,
     Thinking,
+    Timeout,
     whole,
 )
 from smidgen.errors import ConfigError
@@ -52,6 +53,7 @@ def judge(
     engine: Engine = "auto",
     model_name: ModelName = None,
     api_key_env: ApiKeyEnv = None,
+    timeout: Timeout = None,
     adapter: Adapter = None,
     kv_bits: KvBits = None,
     template: Template = None,
@@ -89,6 +91,7 @@ def judge(
             engine=engine,
             model_name=model_name,
             api_key_env=api_key_env,
+            timeout=timeout,
             adapter=adapter,
             kv_bits=kv_bits,
             template=template,
@@ -126,6 +129,7 @@ def judge(
         engine=engine,
         model_name=model_name,
         api_key_env=api_key_env,
+        timeout=timeout,
         adapter=adapter,
         kv_bits=kv_bits,
         template=template or "rubric",
@@ -166,6 +170,7 @@ def judge_file(
     engine: str,
     model_name: str | None,
     api_key_env: str | None,
+    timeout: float | None,
     adapter: Path | None,
     kv_bits: int | None,
     template: str | None,
@@ -212,7 +217,7 @@ def judge_file(
     }
     identity = engine_identity(model, **same)
     known = len(read_records(out)) if out.exists() else 0
-    opened = open_engine(model, **same, batch_size=concurrency, api_key_env=api_key_env)
+    opened = open_engine(model, **same, batch_size=concurrency, api_key_env=api_key_env, timeout=timeout)
     records: list[Record] = []
     with Progress("judge", total=len(asked)) as progress:
         progress.begin_at(known)

@@ -1,10 +1,13 @@
 """Requests of a given length for an engine, and the time it takes over them.
 
 Every time is wall-clock from handing requests to an engine until it hands them back: what an engine itself
-counts as a request's time leaves out queueing and shared beginnings.
+counts as a request's time leaves out queueing and shared beginnings. Engines and servers run what two prompts
+begin with once, so no two begin alike: where the model runs here they go without the chat template, and of a
+server's prompts only the tokens beyond its template's are counted.
 """
 
 import random
+import string
 import time
 from collections.abc import Sequence
 from statistics import median
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from smidgen.inference import Engine
 
 WORDS = "which answer counts better than another when both towns keep seven green tin bells near the old mill"
-OPENING = "Go on with this text for as long as you can, and do not stop: "
+CLOSING = ". Go on with this text for as long as you can, and do not stop!"
 SLACK = 16
 """A prompt may be so many tokens longer than it was asked for."""
 
@@ -49,34 +52,35 @@ class Batch(NamedTuple):
         return self.latencies[-1]
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(found.timing.prompt_tokens for found in self.completions if found.timing)
+
+    @property
     def tokens(self) -> int:
         """Tokens of all completions."""
         return sum(_written(completion) for completion in self.completions)
 
 
 class Prompts:
-    """Requests of about the same length, no two of which begin alike."""
+    """Requests of about the same length, no two of which begin alike but for a server's template.
 
-    def __init__(self, max_tokens: int):
+    Attributes:
+        num_words: of each prompt; `fit` finds how many.
+        template_tokens: of each prompt, those of one that says nothing; `fit` finds how many.
+    """
+
+    def __init__(self, max_tokens: int, *, is_chat: bool):
+        """Make prompts for answers of `max_tokens`; servers take them as a chat only."""
         self._random = random.Random(0)
         self._max_tokens = max_tokens
+        self._role = "user" if is_chat else "text"
         self.num_words = 16
+        self.template_tokens = 0
 
     def take(self, number: int, *, max_tokens: int | None = None) -> "list[Request]":
         """Make new requests."""
-        from smidgen.data.types import Message, Request, Sample, Sampling
-
-        sampling = Sampling(max_tokens=max_tokens or self._max_tokens)
-        words = WORDS.split()
-        texts = (" ".join(self._random.choices(words, k=self.num_words)) for _ in range(number))
-        return [
-            Request(
-                Sample(f"{self._random.random()}", (Message("user", OPENING + text),)),
-                sampling,
-                logprobs=False,
-            )
-            for text in texts
-        ]
+        return [self._request(self._text(), max_tokens or self._max_tokens) for _ in range(number)]
 
     def fit(self, engine: "Engine", wanted: int) -> int:
         """Find how many words make prompts of `wanted` tokens; return the length that was reached.
@@ -84,34 +88,48 @@ class Prompts:
         Raises:
             DataError: the engine does not count prompt tokens, or even a short prompt is longer.
         """
+        self.template_tokens = _length(engine, self._request("a", 1))
         lengths = {}
         for num_words in (16, 64):
             self.num_words = num_words
-            lengths[num_words] = self._length(engine)
+            lengths[num_words] = _length(engine, *self.take(1, max_tokens=1))
         if lengths[64] <= lengths[16]:
             raise DataError("the engine does not count the tokens of a prompt; use another one")
         each = (lengths[64] - lengths[16]) / 48
         self.num_words = max(1, round(16 + (wanted - lengths[16]) / each))
-        reached = self._length(engine)
+        reached = _length(engine, *self.take(1, max_tokens=1))
         if reached > wanted + SLACK:
             raise DataError(f"--prompt-tokens is {wanted}, and the shortest prompt has {reached}; raise it")
         return reached
 
-    def _length(self, engine: "Engine") -> int:
-        (completion,) = run(engine, self.take(1, max_tokens=1)).completions
-        if completion.finish_reason == "context":
-            raise DataError("the prompt does not fit the model's context; lower --prompt-tokens")
-        if completion.timing is None:
-            raise DataError("the engine does not count tokens, so nothing can be measured; use another one")
-        return completion.timing.prompt_tokens
+    def _text(self) -> str:
+        start = "".join(self._random.choices(string.ascii_lowercase, k=8))
+        words = self._random.choices(WORDS.split(), k=self.num_words)
+        return f"{start} {' '.join(words)}{CLOSING}"
+
+    def _request(self, text: str, max_tokens: int) -> "Request":
+        from smidgen.data.types import Message, Request, Sample, Sampling
+
+        sample = Sample(f"{self._random.random()}", (Message(self._role, text),))
+        return Request(sample, Sampling(max_tokens=max_tokens), logprobs=False)
 
 
-def measure(engine: "Engine", name: str, load: Load) -> dict[str, Any]:
-    """Warm an engine up, then measure it on every batch size."""
-    prompts = Prompts(load.max_tokens)
+def _length(engine: "Engine", request: "Request") -> int:
+    """Tokens of a request's prompt, as the engine counts them."""
+    (completion,) = run(engine, [request]).completions
+    if completion.finish_reason == "context":
+        raise DataError("the prompt does not fit the model's context; lower --prompt-tokens")
+    if completion.timing is None:
+        raise DataError("the engine does not count tokens, so nothing can be measured; use another one")
+    return completion.timing.prompt_tokens
+
+
+def measure(engine: "Engine", name: str, load: Load, *, is_chat: bool) -> dict[str, Any]:
+    """Warm an engine up, then measure it on every batch size; servers take prompts as a chat only."""
+    prompts = Prompts(load.max_tokens, is_chat=is_chat)
     reached = prompts.fit(engine, load.prompt_tokens)
     batches: dict[str, dict[str, Any]] = {}
-    first_seconds: list[float] = []
+    singles: list[Batch] = []
     with Progress(f"bench {name}", total=len(load.sizes) * (1 + load.repeats)) as progress:
         for number in sorted({1, *load.sizes}):
             run(engine, prompts.take(number))
@@ -121,14 +139,16 @@ def measure(engine: "Engine", name: str, load: Load) -> dict[str, Any]:
                 if number in load.sizes:
                     wholes.append(run(engine, prompts.take(number)))
             if number == 1:
-                first_seconds = [first.seconds for first in firsts]
+                singles = firsts
             if wholes:
                 batches[str(number)] = _summary(firsts, wholes)
                 progress.update(len(batches) * (1 + load.repeats))
     return {
         "prompt_tokens": reached,
-        "prefill_tokens_per_second": reached / median(first_seconds),
-        "time_to_first_token": _percentiles(first_seconds),
+        "prefill_tokens_per_second": median(
+            (one.prompt_tokens - prompts.template_tokens) / one.seconds for one in singles
+        ),
+        "time_to_first_token": _percentiles([one.seconds for one in singles]),
         "batches": batches,
         "peak_memory_bytes": engine.peak_memory_bytes(),
     }

@@ -35,7 +35,15 @@ ModelName = Annotated[str | None, Parameter(help="What a server calls the model,
 
 ApiKeyEnv = Annotated[
     str | None,
-    Parameter(help="The environment variable of a server's key, if it is not OPENAI_API_KEY."),
+    Parameter(
+        help="The environment variable of a server's key. If not given, the one in OPENAI_API_KEY is sent, "
+        "but only over https and to this machine."
+    ),
+]
+
+Timeout = Annotated[
+    PositiveFloat | None,
+    Parameter(help="Seconds that a server's answer may take before it is asked again; 600 if not given."),
 ]
 
 Adapter = Annotated[

@@ -96,6 +96,14 @@ class Timing:
     completion_tokens: int
 
 
+UNANSWERED = {
+    "context": "the prompt does not fit the model's context",
+    "content_filter": "the server's filter held the answer back",
+    "tool_calls": "the server called a tool, where there is none, instead of answering",
+}
+"""Reasons why a completion is no answer, whatever its text; with `context` nothing was generated."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """What a model answered.
@@ -107,7 +115,7 @@ class Completion:
         logprobs: natural-log probability of each sampled id under the unmodified distribution; empty if the
             request did not ask for them or the engine does not know them.
         finish_reason: `stop` (an end token, a stop string, or a constraint that nothing can follow),
-            `length`, or `context`: the prompt alone fills the model's context, so nothing was generated.
+            `length`, or one of `UNANSWERED`.
         timing: None where it was not measured, as in a recording.
     """
 

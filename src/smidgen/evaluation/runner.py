@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from smidgen.data.types import Completion, Constraint, Record, Request, Sample, Sampling, Score
+from smidgen.data.types import UNANSWERED, Completion, Constraint, Record, Request, Sample, Sampling, Score
 from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.evaluation.metrics import Measured, measure
 from smidgen.evaluation.records import LoggedRecord, fingerprint, read_log, resume_log, wall_clock
 from smidgen.evaluation.speed import Speed, measure_speed
 from smidgen.files import append_jsonl, exclusive
 from smidgen.tasks.task import Metric, Task
-
-TOO_LONG = "the prompt does not fit the model's context"
 
 
 class Completer(Protocol):
@@ -241,9 +239,9 @@ def summarise(
 
 
 def _score(task: Task, sample: Sample, completion: Completion) -> Score:
-    """The task's score; what could not even be asked is wrong, as what does not parse is."""
-    if completion.finish_reason == "context":
-        return Score(0.0, None, parsed=False, explanation=TOO_LONG)
+    """The task's score; what was not answered is wrong, as what does not parse is."""
+    if why := UNANSWERED.get(completion.finish_reason):
+        return Score(0.0, None, parsed=False, explanation=why)
     return task.score(sample, completion)
 
 

@@ -1,5 +1,6 @@
 """Prompts become completions; `open_engine` is the only door."""
 
+import math
 from pathlib import Path
 
 from smidgen.errors import ConfigError, did_you_mean
@@ -23,6 +24,7 @@ def open_engine(
     batch_size: int = 64,
     model_name: str | None = None,
     api_key_env: str | None = None,
+    timeout: float | None = None,
     scores: bool = False,
     kv_bits: int | None = None,
 ) -> Engine:
@@ -39,7 +41,9 @@ def open_engine(
         thinking: whether the chat template opens a thinking block.
         batch_size: rows decoded together, or requests under way, at most.
         model_name: what a server calls the model, if it has several.
-        api_key_env: the environment variable of a server's key, if it is not `OPENAI_API_KEY`.
+        api_key_env: the environment variable of a server's key, if it is not `OPENAI_API_KEY`, which goes
+            only to servers on this machine or behind https.
+        timeout: seconds that one answer of a server may take before it is asked again; 600 if None.
         scores: whether `Engine.score` will be called; `auto` then takes an engine that can.
         kv_bits: how many bits `mlx` and `llama` hold a number of the keys and values in, 8 or 4: longer or
             more rows in the same memory, for a little precision. As the model computes if None.
@@ -54,6 +58,8 @@ def open_engine(
         raise ConfigError(f"batch_size is {batch_size}; expected 1 or more")
     if kv_bits not in (None, *KV_BITS):
         raise ConfigError(f"kv_bits is {kv_bits}; expected 8 or 4")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ConfigError(f"timeout is {timeout}; expected seconds above 0")
     kind = _engine_for(model, engine, scores=scores)
     unfit = {
         "an adapter": adapter is not None and kind in ("replay", "http"),
@@ -61,6 +67,7 @@ def open_engine(
         "thinking": thinking and kind == "replay",
         "a model name": model_name is not None and kind != "http",
         "the variable of an API key": api_key_env is not None and kind != "http",
+        "a timeout": timeout is not None and kind != "http",
     }
     if given := [name for name, is_given in unfit.items() if is_given]:
         what = {"replay": "recording", "http": "server"}.get(kind, "model")
@@ -72,9 +79,15 @@ def open_engine(
         return ReplayEngine(Path(model))
     if kind == "http":
         from smidgen.inference.http import HttpEngine
+        from smidgen.inference.http_server import Patience
 
         return HttpEngine(
-            model, model_name=model_name, api_key_env=api_key_env, thinking=thinking, batch_size=batch_size
+            model,
+            model_name=model_name,
+            api_key_env=api_key_env,
+            thinking=thinking,
+            batch_size=batch_size,
+            patience=None if timeout is None else Patience(timeout=timeout),
         )
     if kind == "llama":
         from smidgen.inference.llama import LlamaEngine

@@ -179,6 +179,10 @@ def grammar_of(constraint: Constraint) -> str:
 
 def _of_schema(value: str) -> str:
     schema = _json(value, "json_schema", "the JSON text of a schema")
+    if not isinstance(schema, dict):
+        raise ConfigError(f"the schema is {value.strip()[:60]}, expected a JSON object; {{}} allows any JSON")
+    if not isinstance(schema.get("$schema", ""), str):
+        raise ConfigError("the schema's $schema is no text; write the URL of its dialect or leave it out")
     dialect = validator_for(schema, default=Draft202012Validator)
     try:
         dialect.check_schema(schema)

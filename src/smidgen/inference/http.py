@@ -9,43 +9,23 @@ The protocol has no place for some settings of sampling; those are refused rathe
 """
 
 import asyncio
-import os
+import json
 import queue
-import random
 import threading
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import httpx2
 
-from smidgen.data.types import Completion, Request, Sample, Scored
-from smidgen.errors import ConfigError, DataError, SmidgenError, WorkError
+from smidgen.data.types import UNANSWERED, Completion, Request, Sample, Scored
+from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.inference.engine import Stream
-from smidgen.inference.http_protocol import excerpt, read_answer, request_body
+from smidgen.inference.http_protocol import is_about_length, read_answer, request_body
+from smidgen.inference.http_server import KEY_NAME, Answer, Patience, Server, excerpt
 
-PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
-"""Statuses that say nothing about the request: the same one may be answered later."""
-LONGEST_WAIT = 120.0
-"""Seconds; a server that asks for a longer wait before the next try is waited for this long."""
-KEY_NAME = "OPENAI_API_KEY"
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a server is waited for.
-
-    Attributes:
-        timeout: seconds for one answer.
-        retries: how often a request is sent again.
-        backoff: seconds before the first time; twice as many before each next.
-    """
-
-    timeout: float = 600.0
-    retries: int = 5
-    backoff: float = 0.5
+Found = TypeVar("Found")
+LISTING = "check that it runs and that the URL ends in /v1, or name the model with --model-name"
 
 
 class HttpEngine:
@@ -59,7 +39,7 @@ class HttpEngine:
         api_key_env: str | None = None,
         thinking: bool = False,
         batch_size: int = 64,
-        patience: Patience = Patience(),
+        patience: Patience | None = None,
     ):
         """Talk to the server at `url`.
 
@@ -70,18 +50,17 @@ class HttpEngine:
                 unless given.
             thinking: sent to the chat template, by servers that have such a switch.
             batch_size: requests that are under way at once.
-            patience: how long to wait, and how often to try again.
+            patience: how long to wait, and how often to try again; `Patience()` if None.
 
         Raises:
             ConfigError: the key is not there, or the server has several models.
             WorkError: the server does not answer.
         """
-        self.url = _checked(url)
-        self._key = _key(api_key_env)
+        self._server = Server(url, api_key_env=api_key_env, patience=patience or Patience())
+        self.url = self._server.url
         self._thinking = thinking
         self._batch_size = batch_size
-        self._patience = patience
-        self.model_name = model_name or self._only_model()
+        self.model_name = model_name or _apart(self._only_model())
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Complete requests in finishing order; see `Engine.complete`.
@@ -123,15 +102,14 @@ class HttpEngine:
         """Complete one request, in one piece.
 
         Raises:
-            DataError: the prompt leaves no room in the model's context.
+            DataError: there is no answer, as when the prompt does not fit the model's context.
         """
 
         def pieces() -> Generator[str, None, Completion]:
             ((_, completion),) = self.complete([request])
-            if completion.finish_reason == "context":
-                raise DataError(
-                    f"the prompt does not fit the context of {self.model_name} at {self.url}; shorten it"
-                )
+            if completion.finish_reason in UNANSWERED:
+                why = UNANSWERED[completion.finish_reason]
+                raise DataError(f"{self.model_name} at {self.url} gave no answer: {why}; change the prompt")
             yield completion.text
             return completion
 
@@ -156,26 +134,23 @@ class HttpEngine:
         self, requests: Iterator[Request], put: Callable[[tuple[Request, Completion]], None]
     ) -> None:
         running: dict[asyncio.Task[Completion], Request] = {}
-        failure: SmidgenError | None = None
+        failure: BaseException | None = None
 
-        async def wait() -> SmidgenError | None:
+        async def wait() -> BaseException | None:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             failed = None
             for task in done:
                 request = running.pop(task)
-                try:
+                if (error := task.exception()) is None:
                     put((request, task.result()))
-                except SmidgenError as error:
+                else:
                     failed = error
             return failed
 
-        limits = httpx2.Limits(max_connections=self._batch_size, max_keepalive_connections=self._batch_size)
-        async with httpx2.AsyncClient(
-            headers=self._headers(), timeout=self._patience.timeout, limits=limits
-        ) as client:
+        async with self._server.connect(self._batch_size) as client:
             try:
                 while failure is None and (request := next(requests, None)) is not None:
-                    running[asyncio.create_task(self._ask(client, request))] = request
+                    running[asyncio.create_task(self._complete(client, request))] = request
                     if len(running) >= self._batch_size:
                         failure = await wait()
                 while running:
@@ -186,70 +161,57 @@ class HttpEngine:
         if failure is not None:
             raise failure
 
-    async def _ask(self, client: httpx2.AsyncClient, request: Request) -> Completion:
+    async def _complete(self, client: httpx2.AsyncClient, request: Request) -> Completion:
         """Ask for one completion until it is there or there is no hope."""
         body = request_body(request, self.model_name, thinking=self._thinking)
-        if _is_openai(self.url):
+        if self._server.is_openai:
             del body["chat_template_kwargs"]
-        fault = ""
-        for attempt in range(self._patience.retries + 1):
-            pause = self._patience.backoff * 2**attempt * random.uniform(0.5, 1.0)
-            started = time.perf_counter()
-            try:
-                async with asyncio.timeout(self._patience.timeout):
-                    answer = await client.post(f"{self.url}/chat/completions", json=body)
-            except (TimeoutError, httpx2.TimeoutException):
-                fault = f"did not answer within {self._patience.timeout:g} seconds"
-            except httpx2.TransportError as error:
-                fault = f"cannot be reached ({str(error) or type(error).__name__})"
-            else:
-                if answer.status_code == 200:
-                    seconds = time.perf_counter() - started
-                    return read_answer(request, answer.text, seconds, self.url, thinking=self._thinking)
-                if answer.status_code not in PASSING:
-                    return self._refused(answer)
-                fault = f"answered {answer.status_code}: {excerpt(answer.text)}"
-                pause = _retry_after(answer.headers.get("retry-after"), pause)
-            if attempt < self._patience.retries:
-                await asyncio.sleep(min(pause, LONGEST_WAIT))
-        tries = self._patience.retries + 1
-        raise WorkError(
-            f"the server at {self.url} {fault}, {tries} times; what was finished is kept, "
-            "so see to the server and start again"
+        answer = await self._ask(client, body)
+        if answer.status == 200:
+            return read_answer(request, answer.text, answer.seconds, self.url, thinking=self._thinking)
+        if not is_about_length(answer):
+            raise self._refusal(answer)
+        # Servers tell in many ways, and some not at all, whether the prompt alone is too long. One token is
+        # the least that can be asked for: what leaves no room for it does not fit.
+        least = await self._ask(client, body | {"max_tokens": 1})
+        if is_about_length(least):
+            return Completion("", finish_reason="context")
+        if least.status != 200:
+            raise self._refusal(least)
+        raise ConfigError(
+            f"the server at {self.url} has room for a prompt but not for {request.sampling.max_tokens} more "
+            f"tokens: {excerpt(answer.text)}; lower --max-tokens"
         )
 
-    def _refused(self, answer: httpx2.Response) -> Completion:
-        """What a request comes to that will never be answered: nothing, if it is only too long.
+    async def _ask(self, client: httpx2.AsyncClient, body: dict[str, Any]) -> Answer:
+        advice = "what was finished is kept, so see to the server and start again"
+        return await self._server.ask(client, "/chat/completions", body, advice=advice)
 
-        Raises:
-            ConfigError: always, but for that.
-        """
-        said = answer.text.lower()
-        if answer.status_code in (400, 413) and "context" in said and ("length" in said or "size" in said):
-            return Completion("", finish_reason="context")
+    def _refusal(self, answer: Answer) -> ConfigError:
+        """What is to be said of a request that will never be answered."""
         advice = {
             401: f"set the key in {KEY_NAME}, or name its variable with --api-key-env",
             403: f"set the key in {KEY_NAME}, or name its variable with --api-key-env",
             404: "check the URL, which often ends in /v1, and the name given as --model-name",
-        }.get(answer.status_code, "mend the request")
-        raise ConfigError(
-            f"the server at {self.url} refuses a request with status {answer.status_code}: "
+        }.get(answer.status, "mend the request")
+        return ConfigError(
+            f"the server at {self.url} refuses a request with status {answer.status}: "
             f"{excerpt(answer.text)}; {advice}"
         )
 
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
-
-    def _only_model(self) -> str:
+    async def _only_model(self) -> str:
         """The name of the server's only model."""
+        async with self._server.connect(1) as client:
+            answer = await self._server.ask(client, "/models", advice=LISTING)
+        if answer.status in (401, 403):
+            raise self._refusal(answer)
         try:
-            answer = httpx2.get(f"{self.url}/models", headers=self._headers(), timeout=self._patience.timeout)
-            answer.raise_for_status()
-            names = [str(entry["id"]) for entry in answer.json()["data"]]
-        except (httpx2.HTTPError, ValueError, TypeError, KeyError) as error:
+            names = [str(entry["id"]) for entry in json.loads(answer.text)["data"]]
+            "".join(names).encode()
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise WorkError(
-                f"the server at {self.url} does not list its models ({error}); "
-                "check that it runs and that the URL ends in /v1, or name the model with --model-name"
+                f"the server at {self.url} does not list its models (status {answer.status}, "
+                f"{type(error).__name__}: {excerpt(answer.text)}); {LISTING}"
             ) from None
         if len(names) != 1:
             shown = ", ".join(names[:5]) or "none"
@@ -259,38 +221,7 @@ class HttpEngine:
         return names[0]
 
 
-def _checked(url: str) -> str:
-    try:
-        if not httpx2.URL(url).host:
-            raise httpx2.InvalidURL("it names no host")
-    except httpx2.InvalidURL as error:
-        raise ConfigError(
-            f"{url} is no URL of a server ({error}); expected one such as http://localhost:8000/v1"
-        ) from None
-    return url.rstrip("/")
-
-
-def _is_openai(url: str) -> bool:
-    """Whether the server is OpenAI's own, which refuses every field that it does not know."""
-    return httpx2.URL(url).host == "api.openai.com"
-
-
-def _key(name: str | None) -> str | None:
-    key = os.environ.get(name or KEY_NAME)
-    if name is not None and not key:
-        raise ConfigError(f"the environment variable {name} is not set; put the API key there")
-    return key
-
-
-def _retry_after(value: str | None, pause: float) -> float:
-    """Seconds that a `Retry-After` header asks for, as a number or a date; `pause` if it says nothing."""
-    if value is None:
-        return pause
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return pause
+def _apart(work: Coroutine[Any, Any, Found]) -> Found:
+    """Wait for something asynchronous, also where a notebook's own loop is running."""
+    with ThreadPoolExecutor(1, thread_name_prefix="smidgen-http") as pool:
+        return pool.submit(asyncio.run, work).result()

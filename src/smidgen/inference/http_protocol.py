@@ -15,8 +15,21 @@ from smidgen.data.templates import TEXT
 from smidgen.data.types import Completion, Constraint, Message, Request, Sampling, Timing
 from smidgen.errors import ConfigError, WorkError
 from smidgen.inference.constraints import check_constrained, grammar_of
+from smidgen.inference.http_server import Answer, excerpt
 from smidgen.inference.sampling import check_sampling
 from smidgen.inference.stopping import end_of
+
+ABOUT_LENGTH = (
+    "maximum context length",  # vLLM, SGLang, OpenAI
+    "the model's context length",  # vLLM from 0.16, SGLang
+    "maximum model length",  # vLLM's engine
+    "context_length_exceeded",  # OpenAI's code
+    "exceed_context_size_error",  # llama.cpp's type
+    "available context size",  # llama.cpp before that
+    "exceeds the context length",  # Ollama, where it is told not to cut the prompt
+    "max_tokens is too large",  # OpenAI: more than the model ever answers
+)
+"""What servers say if prompt and answer do not fit. mlx_lm.server takes any length."""
 
 
 def request_body(request: Request, model: str, *, thinking: bool) -> dict[str, Any]:
@@ -71,11 +84,12 @@ def read_answer(request: Request, answer: str, seconds: float, url: str, *, thin
     try:
         content = json.loads(answer)
         choice = content["choices"][0]
-        text, reason = choice["message"].get("content") or "", choice.get("finish_reason")
-        if not isinstance(text, str) or not isinstance(reason, str):
-            raise TypeError("content and finish_reason must be texts")
+        text, reason = choice["message"].get("content") or "", _reason(choice.get("finish_reason"))
+        if not isinstance(text, str):
+            raise TypeError("content must be a text")
+        text.encode()
         timing = _timing(content.get("usage") or {}, seconds)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise WorkError(
             f"the server at {url} answered what is no completion ({type(error).__name__}: {error}): "
             f"{excerpt(answer)}. Check that the URL is that of an OpenAI-compatible server"
@@ -87,13 +101,21 @@ def read_answer(request: Request, answer: str, seconds: float, url: str, *, thin
     inside = thinking and "</think>" in text  # most servers put what is thought elsewhere
     sampling = request.sampling
     text = text[: end_of(text, sampling.stop_after, boxed=sampling.stop_at_boxed, thinking=inside)]
-    return Completion(text, finish_reason="length" if reason == "length" else "stop", timing=timing)
+    return Completion(text, finish_reason=reason, timing=timing)
 
 
-def excerpt(text: str) -> str:
-    """Return the beginning of what a server said, on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else f"{line[:200]}…"
+def is_about_length(answer: Answer) -> bool:
+    """Whether a server refuses a request because prompt and answer do not fit its model."""
+    said = answer.text.lower()
+    return answer.status in (400, 413, 422) and any(phrase in said for phrase in ABOUT_LENGTH)
+
+
+def _reason(said: Any) -> str:
+    """Why the answer ended, in smidgen's words; `function_call` is an older word of the protocol."""
+    reason = "tool_calls" if said == "function_call" else said
+    if reason not in ("stop", "length", "content_filter", "tool_calls"):
+        raise ValueError(f"the finish_reason is {said!r}")
+    return reason
 
 
 def _timing(usage: dict[str, Any], seconds: float) -> Timing | None:
@@ -101,7 +123,9 @@ def _timing(usage: dict[str, Any], seconds: float) -> Timing | None:
     read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if read is None or written is None:
         return None
-    return Timing(seconds, seconds, int(read), int(written))
+    if not all(type(number) is int and 0 <= number < 2**31 for number in (read, written)):
+        raise ValueError(f"the usage is {read} and {written} tokens")
+    return Timing(seconds, seconds, read, written)
 
 
 def _constrained(constraint: Constraint, text: str, url: str) -> str:
@@ -109,7 +133,7 @@ def _constrained(constraint: Constraint, text: str, url: str) -> str:
     try:
         value = json.loads(text)
         jsonschema.validate(value, _schema(constraint))
-    except (ValueError, jsonschema.ValidationError) as error:
+    except (ValueError, RecursionError, jsonschema.ValidationError) as error:
         raise WorkError(
             f"the server at {url} does not keep to response_format ({str(error).splitlines()[0]}); "
             "use a server that does, or leave the constraint out"

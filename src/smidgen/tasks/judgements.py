@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.data.formats import Label
-from smidgen.data.types import Record, Sample
+from smidgen.data.types import UNANSWERED, Record, Sample
 from smidgen.tasks.forms import Form, JudgeParseError, Verdict
 from smidgen.tasks.task import Measure, Metric, Statistic
 
@@ -134,7 +134,7 @@ def graded_pairs(samples: Sequence[Sample]) -> Iterator[tuple[Mapping[str, Any],
 
 def read_record(parse: Callable[[str], Any], record: Record) -> Any:
     """What a completion says, or None."""
-    if record.completion.finish_reason == "context":
+    if record.completion.finish_reason in UNANSWERED:
         return None
     try:
         return parse(record.completion.text)
