@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from smidgen.data.templates import Rendered, Tokenizer, fit, load_tokenizer
+from smidgen.data.templates import TEXT, Rendered, Tokenizer, fit, load_tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import DataError, ModelError
 
@@ -246,3 +246,8 @@ def test_an_answer_that_is_begun_is_gone_on_with(tokenizer):
     prompt = tokenizer.render_prompt([QUESTION])
     begun = tokenizer.render_prompt([QUESTION, Message("assistant", "10 ")])
     assert begun == [*prompt, *tokenizer.encode("10 ")]
+
+
+def test_a_whole_prompt_that_is_empty(make_tokenizer_dir):
+    with pytest.raises(DataError, match="the prompt is empty; give it at least one character"):
+        load_tokenizer(make_tokenizer_dir(template=None)).render_prompt([Message(TEXT, "")])

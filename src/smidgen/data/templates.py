@@ -115,12 +115,14 @@ class Tokenizer:
         every text with, if it has one.
 
         Raises:
-            DataError: there are no messages or one has an unknown role.
+            DataError: there are no messages, one has an unknown role, or the whole prompt is empty.
             ModelError: the tokenizer has no template, the template refuses the messages, or `thinking` is
                 asked of a template without such a switch.
         """
         if [message.role for message in messages] == [TEXT]:
-            return self._codec.encode(messages[0].content).ids
+            if not (token_ids := self._codec.encode(messages[0].content).ids):
+                raise DataError("the prompt is empty; give it at least one character")
+            return token_ids
         if messages and messages[-1].role == "assistant":
             return self.encode(self._prompt_text(messages[:-1], thinking) + messages[-1].content)
         return self.encode(self._prompt_text(messages, thinking))
