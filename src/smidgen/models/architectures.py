@@ -104,11 +104,8 @@ def build_arguments(config: dict[str, Any], source: str) -> Any:
             make another model.
     """
     module = architecture(config, source)
-    config, faults = _flat_rope(config)
+    config, faults = _explicit(config)
     kind = config["model_type"]
-    for name, value in _DEFAULTS[kind].items():
-        if config.get(name) is None:
-            config[name] = value
     fields = {field.name: field for field in dataclasses.fields(module.ModelArgs)}
     faults += [fault for name, value in config.items() if (fault := _fault(name, value, config, fields))]
     missing = [
@@ -121,6 +118,15 @@ def build_arguments(config: dict[str, Any], source: str) -> Any:
         raise ModelError(f"{source} cannot be honoured as {kind}: {'; '.join(faults)}")
     with _making(kind, source):
         return module.ModelArgs(**{name: value for name, value in config.items() if name in fields})
+
+
+def explicit_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a `config.json` that leaves nothing to a loader's own defaults, which differ.
+
+    Rotary settings stand flat, as mlx-lm reads them and transformers too: what transformers 5 nests in
+    `rope_parameters` mlx-lm sees in few architectures, and takes its own θ in the others.
+    """
+    return _explicit(config)[0]
 
 
 def unread_keys(config: dict[str, Any]) -> list[str]:
@@ -160,6 +166,17 @@ def architecture(config: dict[str, Any], source: str) -> Any:
             f"{did_you_mean(str(kind), ARCHITECTURES)}"
         )
     return ARCHITECTURES[kind]
+
+
+def _explicit(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A copy with flat rotary settings and the defaults of transformers, and what is wrong with those."""
+    config, faults = _flat_rope(config)
+    missing = {
+        name: value
+        for name, value in _DEFAULTS.get(str(config.get("model_type")), {}).items()
+        if config.get(name) is None
+    }
+    return config | missing, faults
 
 
 def _flat_rope(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

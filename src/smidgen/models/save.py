@@ -7,6 +7,7 @@ from typing import Any
 from smidgen.backend import mx, nn
 from smidgen.errors import ModelError
 from smidgen.files import atomic_folder, write_json
+from smidgen.models.architectures import explicit_config
 from smidgen.models.graph import named_arrays
 from smidgen.models.licence import LICENCE_FILES
 
@@ -51,7 +52,8 @@ def save_model(
         )
     if dtype is not None:
         weights = {name: _cast(value, dtype) for name, value in weights.items()}
-    config = {**config, "torch_dtype": _dtype_name(weights)}
+    config = {**explicit_config(config), "torch_dtype": _dtype_name(weights)}
+    config.pop("dtype", None)  # what transformers 5 calls it, and reads first
     if not any(name.endswith(".scales") for name in weights):  # fusing an adapter dequantises
         config = {name: value for name, value in config.items() if name not in QUANTIZATION_KEYS}
     with atomic_folder(path, replace=True) as folder:
