@@ -261,7 +261,7 @@ def quantize(life: Life) -> None:
 
 def quantized(life: Life) -> None:
     """Evaluate the smaller model, which is what ships."""
-    _evaluate(life, "quantized", model=str(life.run.path("quantized")))
+    _evaluate(life, "quantized", model=str(life.run.path("quantized")), engine="mlx")
 
 
 def make(life: Life, artefact: Artefact) -> None:
