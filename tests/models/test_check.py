@@ -49,6 +49,10 @@ def test_a_whole_model_has_no_faults_and_every_tensor_is_told(tiny_model_dir: Pa
         assert tensor.is_read and tensor.dtype == "float32"
 
 
+def test_a_config_that_says_no_dtype_is_not_held_against_the_file(changed: Callable[..., Path]):
+    assert check(changed(dtype=None)).notes == []
+
+
 def test_statistics_of_parts_are_those_of_the_whole(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch):
     whole = check(tiny_model_dir).tensors
     monkeypatch.setattr(check_module, "PART", 100)

@@ -17,7 +17,7 @@ from smidgen.models.licence import licence_of
 from smidgen.models.load import load, read_config
 from smidgen.models.lora import add_lora, fuse
 from smidgen.models.quantize import quantize
-from smidgen.models.save import save_model
+from smidgen.models.save import save_model, stored_dtype
 
 SHAPE = {
     "vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -118,3 +118,13 @@ def test_what_cannot_be_saved_is_refused(tiny_model_dir: Path, tmp_path: Path):
     with pytest.raises(ModelError, match=r"holds an adapter that is not fused; fuse it or save the adapter"):
         save_model(tmp_path / "out", loaded.model, loaded.config, tiny_model_dir)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_dtype_of_a_folder_is_that_of_most_of_its_numbers(tmp_path: Path):
+    file = str(tmp_path / "model.safetensors")
+    mx.save_safetensors(file, {"packed": mx.zeros(9, mx.uint32)})
+    with pytest.raises(ModelError, match=r"holds no weights of float32, bfloat16, float16; fetch it again"):
+        stored_dtype(tmp_path)
+    weights = {"a": mx.zeros(3, mx.float16), "b": mx.zeros(1), "c": mx.zeros(1)}
+    mx.save_safetensors(file, weights | {"packed": mx.zeros(9, mx.uint32)})
+    assert stored_dtype(tmp_path) == mx.float16

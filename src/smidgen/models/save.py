@@ -1,6 +1,7 @@
 """Write a model folder that mlx-lm, transformers and vLLM load."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from smidgen.files import atomic_folder, write_json
 from smidgen.models.architectures import explicit_config
 from smidgen.models.graph import named_arrays
 from smidgen.models.licence import LICENCE_FILES
+from smidgen.models.weights import read_weights
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
@@ -63,10 +65,25 @@ def save_model(
         copy_tokenizer(tokenizer_path, folder)
 
 
-def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
-    """The dtype that `config.json` says the weights are stored in; bfloat16 where it does not say."""
+def stored_dtype(folder: Path) -> mx.Dtype:
+    """The dtype that most floating numbers of a model folder are stored in, by the headers of its files.
+
+    Raises:
+        ModelError: a file is missing or damaged, or holds no floating numbers that MLX has.
+    """
+    numbers = Counter[mx.Dtype]()
+    for value in read_weights(folder).values():  # they are read when first used, and these never are
+        numbers[value.dtype] += value.size if value.dtype in DTYPE_NAMES else 0
+    dtype = max(DTYPE_NAMES, key=lambda known: numbers[known])
+    if not numbers[dtype]:
+        raise ModelError(f"{folder} holds no weights of {', '.join(DTYPE_NAMES.values())}; fetch it again")
+    return dtype
+
+
+def declared_dtype(config: dict[str, Any]) -> mx.Dtype | None:
+    """The dtype that `config.json` says the weights are stored in; None where it does not say."""
     name = config.get("dtype") or config.get("torch_dtype")
-    return next((dtype for dtype, known in DTYPE_NAMES.items() if known == name), mx.bfloat16)
+    return next((dtype for dtype, known in DTYPE_NAMES.items() if known == name), None)
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
