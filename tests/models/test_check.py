@@ -81,6 +81,24 @@ def test_packed_weights_count_as_what_they_stand_for(tiny_model_dir: Path, tmp_p
     assert tensor.statistics.deviation == pytest.approx(values.std())
 
 
+@pytest.mark.parametrize(
+    ("lost", "settings"), [("biases", {}), (None, {"bits": 8}), (None, {"mode": "nvfp4", "group_size": 16})]
+)
+def test_weights_that_cannot_be_unpacked_are_a_fault(
+    tiny_model_dir: Path, tmp_path: Path, lost: str | None, settings: dict
+):
+    loaded = load(str(tiny_model_dir))
+    config = quantize(loaded.model, loaded.config, bits=4, group_size=32)
+    save_model(tmp_path / "small", loaded.model, config, tiny_model_dir)
+    weights = load_file(tmp_path / "small/model.safetensors")
+    weights.pop(f"model.embed_tokens.{lost}", None)
+    save_file(weights, tmp_path / "small/model.safetensors")
+    config = read_config(tmp_path / "small")
+    config["quantization"] |= settings
+    found = check_model(tmp_path / "small", config)
+    assert any("model.embed_tokens" in fault for fault in found.faults)
+
+
 NORM = "model.norm.weight"
 UP = "model.layers.0.mlp.up_proj.weight"
 ONES = np.ones((320, 32), np.float32)

@@ -160,7 +160,7 @@ def _making(kind: str, source: str) -> Iterator[None]:
 def architecture(config: dict[str, Any], source: str) -> Any:
     """Return the module of the config's `model_type`."""
     kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
+    if str(kind) not in ARCHITECTURES:
         raise ModelError(
             f"{source} has model_type {kind!r}, expected one of {', '.join(ARCHITECTURES)}."
             f"{did_you_mean(str(kind), ARCHITECTURES)}"

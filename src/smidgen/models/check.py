@@ -168,7 +168,10 @@ def _dequantized(
     weight: mx.array, scales: mx.array, biases: mx.array | None, layer: Any
 ) -> Iterator[np.ndarray]:
     """What packed weights stand for; nothing where it is not known how they were packed."""
-    if layer is None or "scales" not in layer or layer.scales.shape != scales.shape:
+    if layer is None or "scales" not in layer:
+        return
+    pairs = ((weight, layer.weight), (scales, layer.scales), (biases, layer.biases))
+    if any(_shape(found) != _shape(wanted) for found, wanted in pairs):
         return
     rows = max(1, PART // (scales.shape[-1] * layer.group_size))
     for begin in range(0, len(weight), rows):
@@ -178,6 +181,10 @@ def _dequantized(
             group_size=layer.group_size, bits=layer.bits, mode=layer.mode,
         )  # fmt: skip
         yield np.array(values.astype(mx.float32))
+
+
+def _shape(value: mx.array | None) -> tuple[int, ...] | None:
+    return None if value is None else value.shape
 
 
 def _odd_dtypes(weights: dict[str, mx.array], declared: mx.Dtype | None) -> list[str]:

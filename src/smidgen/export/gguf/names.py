@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from smidgen.errors import ModelError
+from smidgen.models.architectures import explicit_config
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """`model_type`s that llama.cpp loads, each under the same name."""
@@ -50,8 +51,8 @@ def check_architecture(config: dict[str, Any], source: str) -> None:
         )
     if config.get("rope_traditional"):
         raise ModelError(f"{source} has rope_traditional, which llama.cpp has no setting for")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if kind != "llama" and "llama3" in (rope.get("rope_type"), rope.get("type")):
+    rope = explicit_config(config).get("rope_scaling") or {}
+    if kind != "llama" and rope.get("rope_type") == "llama3":
         raise ModelError(
             f"{source} is a {kind} with rotary scaling of the kind llama3, which llama.cpp has for llama only"
         )
