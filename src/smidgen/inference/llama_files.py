@@ -20,7 +20,7 @@ from smidgen.export.gguf.tokenizer import KNOWN_ENDS, PRE_TOKENIZERS
 from smidgen.files import atomic_folder, content_hash, sha256_json, write_json
 from smidgen.models.load import read_config, resolve
 
-FORMAT = 1
+FORMAT = 2
 """Counts changes of what a conversion writes; older files of the cache are then no longer used."""
 DTYPE, DTYPE_OF_QUANTISED = "F16", "Q8_0"
 """What folders are converted to: nothing that changes an answer but by rounding."""

@@ -55,10 +55,6 @@ def add_hyperparameters(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
         writer.add_rope_scaling_type(RopeScalingType.YARN)
         writer.add_rope_scaling_factor(scaling["factor"])
         writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
-        if "beta_fast" in scaling:
-            writer.add_rope_scaling_yarn_beta_fast(scaling["beta_fast"])
-        if "beta_slow" in scaling:
-            writer.add_rope_scaling_yarn_beta_slow(scaling["beta_slow"])
 
 
 def head_dimension(arguments: Any) -> int:
