@@ -74,6 +74,19 @@ def test_the_licence_goes_with_the_weights(tiny_model_dir: Path, tmp_path: Path)
     save_model(tmp_path / "copy", base.model, base.config, tmp_path / "base")
     licence = licence_of(tmp_path / "copy", base.config)
     assert licence is not None and licence.is_noncommercial
+    assert not (tmp_path / "copy" / "README.md").exists()
+
+
+def test_of_a_card_only_the_licence_goes_with_the_weights(tiny_model_dir: Path, tmp_path: Path):
+    shutil.copytree(tiny_model_dir, tmp_path / "base")
+    said = ["license: other", "license_name: my-nc-1", "license_link: https://example.org/a"]
+    (tmp_path / "base/README.md").write_text("\n".join(["---", *said, "tags: [a]", "---", "# Mine, 99 %"]))
+    base = load(str(tiny_model_dir))
+    save_model(tmp_path / "copy", base.model, base.config, tmp_path / "base")
+    licence = licence_of(tmp_path / "copy", base.config)
+    assert licence is not None and licence.name == "my-nc-1" and licence.is_noncommercial
+    assert (tmp_path / "copy/README.md").read_text().split("---")[1].split("\n")[1:-1] == said
+    assert "99 %" not in (tmp_path / "copy/README.md").read_text()
 
 
 def test_a_created_model_is_a_loadable_folder(tiny_tokenizer_dir: Path, tmp_path: Path, tokens: mx.array):

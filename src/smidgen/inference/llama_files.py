@@ -18,6 +18,7 @@ from smidgen.errors import ConfigError, ModelError
 from smidgen.export.gguf import write_gguf
 from smidgen.export.gguf.tokenizer import KNOWN_ENDS, PRE_TOKENIZERS
 from smidgen.files import atomic_folder, content_hash, sha256_json, write_json
+from smidgen.models.licence import warn_of_licence
 from smidgen.models.load import read_config, resolve
 
 FORMAT = 2
@@ -71,6 +72,7 @@ def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = N
         return _from_file(Path(name).expanduser(), adapter)
     path = resolve(name)
     config = read_config(path)
+    warn_of_licence(path, config)
     kind = dtype or (DTYPE_OF_QUANTISED if config.get("quantization") else DTYPE)
     fused = adapter if adapter is not None and adapter.suffix != ".gguf" else None
     return LlamaModel(

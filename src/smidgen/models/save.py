@@ -10,7 +10,7 @@ from smidgen.errors import ModelError
 from smidgen.files import atomic_folder, write_json
 from smidgen.models.architectures import explicit_config
 from smidgen.models.graph import named_arrays
-from smidgen.models.licence import LICENCE_FILES
+from smidgen.models.licence import copy_licence
 from smidgen.models.weights import read_weights
 
 TOKENIZER_FILES = (
@@ -36,7 +36,7 @@ def save_model(
         path: the folder; one that stands there is replaced.
         model: without adapter layers; fuse or save those apart.
         config: the content of `config.json`; its quantisation goes where no layer is quantised any more.
-        tokenizer_path: folder whose tokenizer, generation and licence files are copied.
+        tokenizer_path: folder whose tokenizer, generation files and licence are copied.
         dtype: of the floating weights; as they are when None. Scales of a quantised model follow it too.
 
     Raises:
@@ -87,10 +87,11 @@ def declared_dtype(config: dict[str, Any]) -> mx.Dtype | None:
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the tokenizer, generation and licence files of one folder into another."""
-    for name in (*TOKENIZER_FILES, *LICENCE_FILES):
+    """Copy the tokenizer and generation files of one folder, and what tells its licence, into another."""
+    for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
+    copy_licence(source, folder)
 
 
 def _cast(value: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -44,6 +44,32 @@ def test_the_file_says_what_the_model_is(tmp_path: Path):
     assert found["qwen3.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-6)
 
 
+@pytest.mark.parametrize(
+    ("files", "named", "wanted"),
+    [
+        ({"LICENSE": "# My Licence\nText"}, "My Licence", ("other", "My Licence", None)),
+        ({"README.md": "---\nlicense: mit\n---\n", "LICENSE": "Mine"}, "mit", ("mit", None, None)),
+        (
+            {"README.md": "---\nlicense: other\nlicense_link: https://x.org\n---\n", "LICENSE": "Mine"},
+            "Mine",
+            ("other", "Mine", "https://x.org"),
+        ),
+        ({}, None, (None, None, None)),
+    ],
+)
+def test_the_licence_stands_in_the_file(
+    files: dict, named: str | None, wanted: tuple, tiny_model_dir: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    facts = write_gguf(str(folder), tmp_path / "model.gguf")
+    found = fields(tmp_path / "model.gguf")
+    keys = ("general.license", "general.license.name", "general.license.link")
+    assert tuple(found.get(key) for key in keys) == wanted
+    assert facts["license"] == named
+
+
 def test_the_size_of_the_parts_does_not_change_the_file(make_model, tmp_path: Path, monkeypatch):
     source = str(make_model("llama"))
     write_gguf(source, tmp_path / "whole.gguf")
