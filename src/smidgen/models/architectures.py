@@ -160,7 +160,7 @@ def _making(kind: str, source: str) -> Iterator[None]:
 def architecture(config: dict[str, Any], source: str) -> Any:
     """Return the module of the config's `model_type`."""
     kind = config.get("model_type")
-    if str(kind) not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise ModelError(
             f"{source} has model_type {kind!r}, expected one of {', '.join(ARCHITECTURES)}."
             f"{did_you_mean(str(kind), ARCHITECTURES)}"
@@ -198,8 +198,8 @@ def _flat_rope(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             if config.get("rope_theta") not in (None, theta):
                 faults.append(f"'rope_theta' is {config['rope_theta']!r}, and {theta!r} in '{name}'")
             config["rope_theta"] = theta
-        kinds = {settings.pop(key) for key in ("rope_type", "type") if key in settings} or {"default"}
-        kind, *others = sorted(kinds, key=str)
+        kinds = {str(settings.pop(key)) for key in ("rope_type", "type") if key in settings} or {"default"}
+        kind, *others = sorted(kinds)
         if others or kind not in ROPE_KEYS:
             shown = " and ".join(repr(found) for found in (kind, *others))
             faults.append(f"'{name}' is of the kind {shown}, supported are {', '.join(ROPE_KEYS)}")
@@ -226,7 +226,7 @@ def _fault(name: str, value: Any, config: dict[str, Any], fields: dict[str, Any]
         if not isinstance(value, list | tuple | None):
             return f"'layer_types' is {value!r}, expected a list"
         known = LAYER_TYPES.get(kind, frozenset({"full_attention"}))
-        others = sorted(set(value or ()) - known)
+        others = sorted(set(map(str, value or ())) - known)
         return (
             f"'layer_types' has {others}, only {' and '.join(sorted(known))} is supported" if others else None
         )
