@@ -10,6 +10,7 @@ from smidgen.backend import mx
 from smidgen.cli.app import exit_code
 from smidgen.cli.inspect import part_of, tokenizer_facts, weight_facts
 from smidgen.data.templates import load_tokenizer
+from smidgen.models.load import resolve
 
 
 def test_parts_add_up_to_the_parameters_of_the_model(tiny_model_dir: Path):
@@ -137,6 +138,15 @@ def test_what_cannot_be_run_is_said(change: dict, why: str, tiny_model_dir: Path
     (folder / "config.json").write_text(json.dumps(config | change))
     assert re.search(why, weight_facts(folder)["refused"])
     assert weight_facts(tiny_model_dir)["refused"] is None
+
+
+def test_no_weights_are_read_to_say_whether_a_model_can_be_run():
+    path = resolve("smidgen:nano")
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    facts = weight_facts(path)
+    assert facts["refused"] is None
+    assert mx.get_peak_memory() - before < facts["size_bytes"] / 10
 
 
 def test_a_check_shows_every_tensor(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):

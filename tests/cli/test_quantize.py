@@ -1,8 +1,10 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
 from smidgen.cli.app import exit_code
 from smidgen.cli.calibration import calibration_rows
@@ -19,6 +21,23 @@ def test_the_copy_loads_and_says_how_small_it_is(
     assert facts["bits"] == 8 and facts["bytes"] < facts["bytes_before"]
     assert facts["bits_per_weight_before"] == 32 and 9 < facts["bits_per_weight"] < 11
     assert json.loads((out / "config.json").read_text())["quantization"]["bits"] == 8
+
+
+@pytest.mark.parametrize("said", [{}, {"dtype": "bfloat16"}])
+def test_the_size_before_is_that_of_the_file_whatever_the_config_says(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], said: dict[str, str]
+):
+    base, out = tmp_path / "base", tmp_path / "small"
+    shutil.copytree(tiny_model_dir, base)
+    config = json.loads((base / "config.json").read_text())
+    del config["dtype"]
+    (base / "config.json").write_text(json.dumps(config | said))
+    assert exit_code(["quantize", str(base), "--out", str(out), "--bits", "8", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    for folder, size in ((base, facts["bytes_before"]), (out, facts["bytes"])):
+        assert size == sum(value.nbytes for value in load_file(folder / "model.safetensors").values())
+    written = json.loads((out / "config.json").read_text())
+    assert written["torch_dtype"] == "float32" and "dtype" not in written
 
 
 def test_a_folder_of_the_user_is_not_written_over(

@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,15 @@ def test_one_folder_says_what_base_and_adapter_said(
     assert facts["bytes"] == (tmp_path / "out" / "model.safetensors").stat().st_size
     assert facts["drift"]["mean_kl"] < 1e-6 and facts["drift"]["same_top"] == 1.0
     assert facts["adapter_effect"]["mean_kl"] > 0.1
+
+
+def test_weights_keep_the_dtype_of_the_file_where_the_config_says_none(tiny_model_dir: Path, tmp_path: Path):
+    silent = tmp_path / "silent"
+    shutil.copytree(tiny_model_dir, silent)
+    config = {name: value for name, value in read_config(silent).items() if name != "dtype"}
+    (silent / "config.json").write_text(json.dumps(config))
+    facts = export_fused(str(silent), None, tmp_path / "out", prompts=PROMPTS)
+    assert facts["dtype"] == "float32" and facts["drift"]["max_logit_difference"] < 1e-4
 
 
 def test_mlx_lm_loads_it_plain_and_quantised(

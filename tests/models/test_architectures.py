@@ -92,6 +92,8 @@ def test_windows_are_refused_unless_they_are_off():
         build_arguments({**QWEN3, "sliding_window": 4096}, "x")
     with pytest.raises(ModelError, match=r"'layer_types' has \['sliding_attention'\], only full_attention"):
         build_arguments({**QWEN3, "layer_types": ["full_attention", "sliding_attention"]}, "x")
+    with pytest.raises(ModelError, match=r"'layer_types' has .*, only full_attention is supported"):
+        build_arguments({**QWEN3, "layer_types": [["full_attention"]]}, "x")
 
 
 def test_a_head_dim_that_qwen2_cannot_have_is_refused():
@@ -119,6 +121,7 @@ ORIGINAL = {"factor": 2.0, "original_max_position_embeddings": 64}
         ({"rope_type": "default", "type": "linear", "factor": 2.0}, "is of the kind 'default' and 'linear'"),
         ({"full_attention": {"rope_theta": 1e6}}, "has 'full_attention' = "),
         ({"rope_type": "default", "bogus": 1}, "has 'bogus' = 1"),
+        ({"rope_type": ["linear"]}, "is of the kind .*linear.*, supported are default"),
         ({"rope_type": "default", "rope_theta": 5.0}, r"'rope_theta' is 1000000\.0, and 5\.0 in"),
         ([1], r"'rope_parameters' is \[1\], expected a table"),
     ],

@@ -49,6 +49,10 @@ def test_a_whole_model_has_no_faults_and_every_tensor_is_told(tiny_model_dir: Pa
         assert tensor.is_read and tensor.dtype == "float32"
 
 
+def test_a_config_that_says_no_dtype_is_not_held_against_the_file(changed: Callable[..., Path]):
+    assert check(changed(dtype=None)).notes == []
+
+
 def test_statistics_of_parts_are_those_of_the_whole(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch):
     whole = check(tiny_model_dir).tensors
     monkeypatch.setattr(check_module, "PART", 100)
@@ -75,6 +79,24 @@ def test_packed_weights_count_as_what_they_stand_for(tiny_model_dir: Path, tmp_p
     assert found.faults == [] and tensor.dtype == "uint32"
     assert (tensor.statistics.minimum, tensor.statistics.maximum) == (values.min(), values.max())
     assert tensor.statistics.deviation == pytest.approx(values.std())
+
+
+@pytest.mark.parametrize(
+    ("lost", "settings"), [("biases", {}), (None, {"bits": 8}), (None, {"mode": "nvfp4", "group_size": 16})]
+)
+def test_weights_that_cannot_be_unpacked_are_a_fault(
+    tiny_model_dir: Path, tmp_path: Path, lost: str | None, settings: dict
+):
+    loaded = load(str(tiny_model_dir))
+    config = quantize(loaded.model, loaded.config, bits=4, group_size=32)
+    save_model(tmp_path / "small", loaded.model, config, tiny_model_dir)
+    weights = load_file(tmp_path / "small/model.safetensors")
+    weights.pop(f"model.embed_tokens.{lost}", None)
+    save_file(weights, tmp_path / "small/model.safetensors")
+    config = read_config(tmp_path / "small")
+    config["quantization"] |= settings
+    found = check_model(tmp_path / "small", config)
+    assert any("model.embed_tokens" in fault for fault in found.faults)
 
 
 NORM = "model.norm.weight"

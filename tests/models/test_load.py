@@ -107,9 +107,10 @@ def test_shards_are_read_by_their_index(edited: Callable[..., Path], tiny_model_
         ModelError, match=r"lacks model-00002-of-00002.safetensors, named by model.safetensors"
     ):
         load(str(folder))
-    (folder / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ModelError, match=r"index.json is not a readable index of weight files"):
-        load(str(folder))
+    for text in ("{}", '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "x", "b": 1}}'):
+        (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ModelError, match=r"index.json is not a readable index of weight files"):
+            load(str(folder))
 
 
 def test_a_folder_without_safetensors_is_refused(edited: Callable[..., Path]):
@@ -135,11 +136,38 @@ def test_foreign_quantisation_is_refused_by_name(edited: Callable[..., Path]):
         load(str(edited(quantization_config={"quant_method": "gptq"})))
 
 
-def test_unreadable_quantisation_is_refused(edited: Callable[..., Path]):
-    with pytest.raises(
-        ModelError, match=r"config\.json has quantization \{'bits': 4\}, which .*: 'group_size'"
-    ):
-        load(str(edited(quantization={"bits": 4})))
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("quantization", True, r"has 'quantization' = True; expected a table of settings"),
+        ("quantization", [4], r"has 'quantization' = \[4\]; expected a table"),
+        ("quantization_config", "gptq", r"has 'quantization_config' = 'gptq'; expected a table"),
+        ("quantization", {}, r"has None as '(bits|group_size)' in 'quantization'; expected a whole number"),
+        ("quantization", {"bits": 4}, r"has None as 'group_size' in 'quantization'"),
+        ("quantization", {"group_size": 32}, r"has None as 'bits' in 'quantization'"),
+        ("quantization", {"group_size": 32, "bits": "4"}, r"has '4' as 'bits' in 'quantization'"),
+        ("quantization", {"group_size": 32, "bits": True}, r"has True as 'bits'"),
+        (
+            "quantization",
+            {"group_size": 32, "bits": 4, "lm_head": {"bits": 0}},
+            r"has 0 as 'bits' in 'quantization\.lm_head'",
+        ),
+    ],
+)
+def test_quantisation_that_is_no_table_of_numbers_is_refused(
+    edited: Callable[..., Path], key: str, value: object, message: str
+):
+    with pytest.raises(ModelError, match=message):
+        read_config(edited(**{key: value}))
+
+
+def test_quantisation_that_mlx_does_not_have_is_refused(edited: Callable[..., Path], tiny_model_dir: Path):
+    loaded = load(str(tiny_model_dir))
+    quantize(loaded.model, loaded.config, bits=4, group_size=32)
+    folder = edited(quantization={"bits": 7, "group_size": 32})
+    mx.save_safetensors(str(folder / "model.safetensors"), named_arrays(loaded.model.parameters()))
+    with pytest.raises(ModelError, match=r"config\.json has quantization \{'bits': 7.*cannot be used"):
+        load(str(folder))
 
 
 def test_an_unreadable_config_is_refused(edited: Callable[..., Path], tmp_path: Path):

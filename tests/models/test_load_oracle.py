@@ -58,8 +58,12 @@ def test_logits_are_those_of_transformers(
     shutil.copytree(tiny_tokenizer_dir, tmp_path / "model")
     reference.save_pretrained(tmp_path / "model")
     wanted = reference(input_ids=torch.tensor(np.array(tokens)).long()).logits.detach().numpy()
-    found = load(str(tmp_path / "model")).model(tokens)
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    loaded = load(str(tmp_path / "model"))
+    np.testing.assert_allclose(loaded.model(tokens), wanted, rtol=1e-3, atol=1e-3)
+    save_model(tmp_path / "again", loaded.model, loaded.config, tmp_path / "model")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again", dtype=torch.float32).eval()
+    theirs = again(input_ids=torch.tensor(np.array(tokens)).long()).logits.detach().numpy()
+    np.testing.assert_allclose(theirs, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_transformers_loads_a_model_made_here(tiny_tokenizer_dir: Path, tmp_path: Path, tokens: mx.array):

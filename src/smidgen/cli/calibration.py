@@ -26,9 +26,12 @@ def calibration_rows(
     asked as a judge is asked.
 
     Raises:
-        DataError: the file cannot be read, or its rows are none of these.
+        DataError: the file cannot be read, or its rows are none of these, or have no text.
     """
-    return rows_of(_texts(source, tokenizer, thinking), num_tokens)
+    rows = rows_of(_texts(source, tokenizer, thinking), num_tokens)
+    if not rows:
+        raise DataError(f"every row of {source} is empty; expected texts to measure the layers on")
+    return rows
 
 
 def sample_rows(

@@ -58,7 +58,7 @@ def _quantized_name(settings: QuantizeConfig) -> str:
 
 
 def _as_model(_: "Life", folder: Path) -> dict[str, Any]:
-    return {"model": str(folder)}
+    return {"model": str(folder), "engine": "mlx"}  # another would convert it and evaluate that
 
 
 def _make_peft(life: "Life", folder: Path) -> None:
@@ -68,7 +68,7 @@ def _make_peft(life: "Life", folder: Path) -> None:
 
 
 def _as_adapter(life: "Life", folder: Path) -> dict[str, Any]:
-    return {"model": life.recipe.model.base, "adapter": folder}
+    return {"model": life.recipe.model.base, "adapter": folder, "engine": "mlx"}
 
 
 def _make_fused(life: "Life", folder: Path) -> None:

@@ -120,7 +120,7 @@ def weight_facts(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: the configuration or the weights are missing or damaged.
     """
-    from smidgen.models.load import build, read_config
+    from smidgen.models.load import fitting_graph, read_config
     from smidgen.models.weights import read_weights, weight_files
 
     config, weights = read_config(path), read_weights(path)
@@ -130,7 +130,7 @@ def weight_facts(path: Path) -> dict[str, Any]:
         widths[width] += num
     total, refused = parameters.total(), None
     try:
-        build(path, config)
+        fitting_graph(path, config)  # computes nothing
     except ModelError as error:
         refused = str(error)
     return {

@@ -87,8 +87,9 @@ def quantize(
         source = settings.calibration or "world"
         return calibration_rows(source, loaded.tokenizer, settings.calibration_tokens)
 
-    done = shrink(loaded, settings, rows, record=None)
-    save_model(out, loaded.model, done.config, loaded.path, dtype=stored_dtype(loaded.config))
+    dtype = stored_dtype(loaded.path)
+    done = shrink(loaded, settings, rows, dtype=dtype, record=None)
+    save_model(out, loaded.model, done.config, loaded.path, dtype=dtype)
     write_sensitivity(out, done)
     if json:
         print_json({"out": out, **done.facts()})
@@ -135,6 +136,7 @@ def shrink(
     settings: "QuantizeConfig",
     rows: Callable[[], Sequence[Sequence[int]]],
     *,
+    dtype: "mx.Dtype",
     record: Path | None,
 ) -> Shrunk:
     """Quantise a loaded model in place, saying what it takes before and after.
@@ -143,14 +145,14 @@ def shrink(
         loaded: unquantised, without adapter layers.
         settings: how.
         rows: makes the rows of tokens to measure layers on, where that is asked for.
+        dtype: of what stays floating.
         record: keeps what was measured; None for a file in the cache, by the weights, rows and settings.
     """
     from smidgen.models.quantize import make_plan, quantize_as, size_of
     from smidgen.models.save import stored_dtype
 
-    dtype = stored_dtype(loaded.config)
     plan = make_plan(loaded.model, loaded.config, settings)
-    before = size_of(loaded.model, dtype)
+    before = size_of(loaded.model, stored_dtype(loaded.path))
     say(f"before: {before.num_bytes:,} bytes of weights, {before.bits_per_weight:.3f} bits per weight")
     table = None
     if settings.target_bits is not None:

@@ -114,7 +114,7 @@ class Life:
             plan = make_plan(loaded.model, loaded.config, settings)
             if settings.target_bits is not None:
                 free = [name for name in quantizable(loaded.model, loaded.config) if name not in plan]
-                affordable(loaded.model, settings, plan, stored_dtype(loaded.config), free)
+                affordable(loaded.model, settings, plan, stored_dtype(loaded.path), free)
                 self.calibration(loaded)
         prepare_training(self)
 
@@ -239,7 +239,7 @@ def after(life: Life) -> None:
 def quantize(life: Life) -> None:
     """Make the trained model smaller."""
     from smidgen.cli.quantize import shrink, write_sensitivity
-    from smidgen.models.load import load
+    from smidgen.models.load import load, resolve
     from smidgen.models.lora import fuse
     from smidgen.models.save import save_model, stored_dtype
 
@@ -247,13 +247,14 @@ def quantize(life: Life) -> None:
     source = life.trained()
     loaded = load(source["model"], adapter=source["adapter"])
     fuse(loaded.model)
+    dtype = stored_dtype(resolve(life.recipe.model.base))  # what is trained as a whole is kept in float32
     done = shrink(
         loaded,
         life.recipe.quantize,
         lambda: life.calibration(loaded),
+        dtype=dtype,
         record=life.run.path("sensitivity.jsonl"),
     )
-    dtype = stored_dtype(loaded.config)
     save_model(life.run.path("quantized"), loaded.model, done.config, loaded.path, dtype=dtype)
     write_sensitivity(life.run.path("quantized"), done)
     life.run.write_json("quantize.json", done.facts())
@@ -261,7 +262,7 @@ def quantize(life: Life) -> None:
 
 def quantized(life: Life) -> None:
     """Evaluate the smaller model, which is what ships."""
-    _evaluate(life, "quantized", model=str(life.run.path("quantized")))
+    _evaluate(life, "quantized", model=str(life.run.path("quantized")), engine="mlx")
 
 
 def make(life: Life, artefact: Artefact) -> None:

@@ -21,9 +21,9 @@ from smidgen.errors import ModelError
 from smidgen.models.adapter import read_adapter
 from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
-from smidgen.models.load import read_config, resolve
+from smidgen.models.load import fitting_graph, read_config, resolve
 from smidgen.models.lora import refuse_misfits
-from smidgen.models.weights import read_safetensors, weight_files
+from smidgen.models.weights import weight_files
 
 DTYPES = {
     "F32": np.dtype("<f4"),
@@ -83,6 +83,8 @@ class Checkpoint:
     shapes: dict[str, tuple[int, ...]]
     updates: dict[str, Update]
     _stored: dict[str, Stored]
+    _packed: dict[str, Any]
+    """Quantised layers like those that the weights were saved from, by name; they too are never computed."""
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return the rows `start:stop` of a tensor as float32; a vector counts as one of as many rows.
@@ -109,20 +111,12 @@ class Checkpoint:
         assert packed is not None and scales is not None
         # Without biases the scales are exponents, which do not say in which dtype the numbers are wanted.
         dtype = mx.float32 if biases is None else None
-        settings = layer_quantization(self.config, base)
-        return np.array(mx.dequantize(packed, scales, biases, dtype=dtype, **settings), copy=False)
-
-
-def layer_quantization(config: dict[str, Any], base: str) -> dict[str, Any]:
-    """Return `group_size`, `bits` and `mode` of one layer of a quantised model."""
-    common = config["quantization"]
-    own = common.get(base)
-    settings = own if isinstance(own, dict) else common
-    return {
-        "group_size": settings["group_size"],
-        "bits": settings["bits"],
-        "mode": settings.get("mode", "affine"),
-    }
+        layer = self._packed[base]
+        values = mx.dequantize(
+            packed, scales, biases,
+            group_size=layer.group_size, bits=layer.bits, mode=layer.mode, dtype=dtype,
+        )  # fmt: skip
+        return np.array(values, copy=False)
 
 
 @contextmanager
@@ -138,19 +132,21 @@ def open_checkpoint(source: str, adapter: Path | None = None) -> Iterator[Checkp
     """
     path = resolve(source)
     config = read_config(path)
+    fitted, _ = fitting_graph(path, config)
+    packed = {name: layer for name, layer in fitted.named_modules() if "scales" in layer}
     graph = build_graph(config, str(path / "config.json"))
     shapes = {name: value.shape for name, value in named_arrays(graph.parameters()).items()}
-    files = weight_files(path)
-    for file in files:
-        read_safetensors(file)  # refuses one that is cut short
-    descriptors = [os.open(file, os.O_RDONLY) for file in files]
+    descriptors = [os.open(file, os.O_RDONLY) for file in weight_files(path)]
     try:
         stored: dict[str, Stored] = {}
         for descriptor in descriptors:
             stored.update(_header(descriptor))
-        _check(path, config, graph.sanitize(stored), shapes)
+        if odd := sorted(name for name, found in stored.items() if found.dtype not in DTYPES):
+            raise ModelError(
+                f"{path} stores '{odd[0]}' as {stored[odd[0]].dtype}; expected {', '.join(DTYPES)}"
+            )
         updates = {} if adapter is None else _updates(adapter, graph)
-        yield Checkpoint(path, config, graph, shapes, updates, stored)
+        yield Checkpoint(path, config, graph, shapes, updates, stored, packed)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -186,37 +182,6 @@ def _float32(values: np.ndarray, dtype: str) -> np.ndarray:
         wide <<= 16
         return wide.view(np.float32)
     return values.astype(np.float32, copy=False) if dtype in ("F32", "F16") else values
-
-
-def _check(
-    path: Path, config: dict[str, Any], stored: dict[str, Stored], shapes: dict[str, tuple[int, ...]]
-) -> None:
-    """Refuse weights that are not exactly the graph's, naming every difference."""
-    if config.get("quantization") is None and (foreign := config.get("quantization_config")):
-        method = foreign.get("quant_method", "another tool")
-        raise ModelError(
-            f"the weights in {path} are quantised by {method}; expected plain or MLX-quantised ones, "
-            "so use the unquantised checkpoint"
-        )
-    faults = [f"missing '{name}' {shape}" for name, shape in shapes.items() if name not in stored]
-    for name, found in stored.items():
-        base, _, part = name.rpartition(".")
-        if part in ("scales", "biases") and f"{base}.weight" in shapes:
-            continue
-        shape = found.shape
-        if f"{base}.scales" in stored and part == "weight" and config.get("quantization"):
-            shape = (*shape[:-1], shape[-1] * 32 // layer_quantization(config, base)["bits"])
-        if name not in shapes:
-            faults.append(f"unexpected '{name}' {found.shape}")
-        elif shape != shapes[name]:
-            faults.append(f"'{name}' has shape {shape}, expected {shapes[name]}")
-    faults += [
-        f"'{name}' is stored as {found.dtype}" for name, found in stored.items() if found.dtype not in DTYPES
-    ]
-    if faults:
-        raise ModelError(
-            f"the weights in {path} do not fit its config.json: {'; '.join(faults)}. Fetch the model again"
-        )
 
 
 def _updates(folder: Path, graph: Any) -> dict[str, Update]:

@@ -75,7 +75,7 @@ def token_rows(
         context: the most tokens that the model reads; longer prompts lose their beginning.
 
     Raises:
-        DataError: there are no prompts, or one has an unknown role.
+        DataError: there are no prompts, or one has no text or an unknown role.
     """
     chosen = PROMPTS if prompts is None else prompts
     if not chosen:
@@ -87,6 +87,8 @@ def token_rows(
             ids = tokenizer.render_prompt(messages)
         else:
             ids = tokenizer.encode("\n".join(message.content for message in messages))
+        if not ids:
+            raise DataError(f"prompt {index + 1} has no text to compare the models on; leave it out")
         rows.append(ids[-context:] if context else ids)
     return rows
 

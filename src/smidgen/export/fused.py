@@ -114,7 +114,7 @@ def _write(
         load_adapter(graph, adapter)
         base, reference = reference, list(last_logits(graph, rows))
         effect = compare(reference, iter(base))
-    dtype = stored_dtype(config)
+    dtype = stored_dtype(loaded.path)
     fuse(graph)
     config = {name: value for name, value in config.items() if name not in QUANTIZATION_KEYS}
     if bits is not None:

@@ -19,6 +19,7 @@ from smidgen.models.adapter import (
     write_adapter,
 )
 from smidgen.models.architectures import build_graph
+from smidgen.models.licence import warn_of_licence
 from smidgen.models.load import read_config, resolve
 from smidgen.models.lora import refuse_misfits
 from smidgen.models.peft import PREFIX
@@ -149,13 +150,18 @@ def vllm_warnings(adapter: Adapter) -> list[str]:
 
 
 def _check(adapter: Adapter, base: str) -> int | None:
-    """Refuse an adapter that is broken or not the base's; return the number of the base's blocks if known."""
+    """Refuse an adapter that is broken or not the base's; return the number of the base's blocks if known.
+
+    Warns of the base's licence as loading it would.
+    """
     refuse_faults(adapter)
     if not (base.startswith("smidgen:") or Path(base).expanduser().is_dir()):
         return None  # a hub id: the weights need not be fetched to convert an adapter
     path = resolve(base)
-    model = build_graph(read_config(path), str(path / "config.json"))  # its weights are never computed
+    config = read_config(path)
+    model = build_graph(config, str(path / "config.json"))  # its weights are never computed
     refuse_misfits(adapter, model)
+    warn_of_licence(path, config)
     return len(model.layers)
 
 

@@ -18,9 +18,10 @@ from smidgen.errors import ConfigError, ModelError
 from smidgen.export.gguf import write_gguf
 from smidgen.export.gguf.tokenizer import PRE_TOKENIZERS
 from smidgen.files import atomic_folder, content_hash, sha256_json, write_json
+from smidgen.models.licence import warn_of_licence
 from smidgen.models.load import read_config, resolve
 
-FORMAT = 2
+FORMAT = 3
 """Counts changes of what a conversion writes; older files of the cache are then no longer used."""
 DTYPE, DTYPE_OF_QUANTISED = "F16", "Q8_0"
 """What folders are converted to: nothing that changes an answer but by rounding."""
@@ -73,6 +74,7 @@ def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = N
         return _from_file(Path(name).expanduser(), adapter)
     path = resolve(name)
     config = read_config(path)
+    warn_of_licence(path, config)
     kind = dtype or (DTYPE_OF_QUANTISED if config.get("quantization") else DTYPE)
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     fused = adapter if adapter is not None and adapter.suffix != ".gguf" else None

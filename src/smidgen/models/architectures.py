@@ -104,11 +104,8 @@ def build_arguments(config: dict[str, Any], source: str) -> Any:
             make another model.
     """
     module = architecture(config, source)
-    config, faults = _flat_rope(config)
+    config, faults = _explicit(config)
     kind = config["model_type"]
-    for name, value in _DEFAULTS[kind].items():
-        if config.get(name) is None:
-            config[name] = value
     fields = {field.name: field for field in dataclasses.fields(module.ModelArgs)}
     faults += [fault for name, value in config.items() if (fault := _fault(name, value, config, fields))]
     missing = [
@@ -121,6 +118,15 @@ def build_arguments(config: dict[str, Any], source: str) -> Any:
         raise ModelError(f"{source} cannot be honoured as {kind}: {'; '.join(faults)}")
     with _making(kind, source):
         return module.ModelArgs(**{name: value for name, value in config.items() if name in fields})
+
+
+def explicit_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a `config.json` that leaves nothing to a loader's own defaults, which differ.
+
+    Rotary settings stand flat, as mlx-lm reads them and transformers too: what transformers 5 nests in
+    `rope_parameters` mlx-lm sees in few architectures, and takes its own θ in the others.
+    """
+    return _explicit(config)[0]
 
 
 def unread_keys(config: dict[str, Any]) -> list[str]:
@@ -154,12 +160,23 @@ def _making(kind: str, source: str) -> Iterator[None]:
 def architecture(config: dict[str, Any], source: str) -> Any:
     """Return the module of the config's `model_type`."""
     kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise ModelError(
             f"{source} has model_type {kind!r}, expected one of {', '.join(ARCHITECTURES)}."
             f"{did_you_mean(str(kind), ARCHITECTURES)}"
         )
     return ARCHITECTURES[kind]
+
+
+def _explicit(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A copy with flat rotary settings and the defaults of transformers, and what is wrong with those."""
+    config, faults = _flat_rope(config)
+    missing = {
+        name: value
+        for name, value in _DEFAULTS.get(str(config.get("model_type")), {}).items()
+        if config.get(name) is None
+    }
+    return config | missing, faults
 
 
 def _flat_rope(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -181,8 +198,8 @@ def _flat_rope(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             if config.get("rope_theta") not in (None, theta):
                 faults.append(f"'rope_theta' is {config['rope_theta']!r}, and {theta!r} in '{name}'")
             config["rope_theta"] = theta
-        kinds = {settings.pop(key) for key in ("rope_type", "type") if key in settings} or {"default"}
-        kind, *others = sorted(kinds, key=str)
+        kinds = {str(settings.pop(key)) for key in ("rope_type", "type") if key in settings} or {"default"}
+        kind, *others = sorted(kinds)
         if others or kind not in ROPE_KEYS:
             shown = " and ".join(repr(found) for found in (kind, *others))
             faults.append(f"'{name}' is of the kind {shown}, supported are {', '.join(ROPE_KEYS)}")
@@ -209,7 +226,7 @@ def _fault(name: str, value: Any, config: dict[str, Any], fields: dict[str, Any]
         if not isinstance(value, list | tuple | None):
             return f"'layer_types' is {value!r}, expected a list"
         known = LAYER_TYPES.get(kind, frozenset({"full_attention"}))
-        others = sorted(set(value or ()) - known)
+        others = sorted(set(map(str, value or ())) - known)
         return (
             f"'layer_types' has {others}, only {' and '.join(sorted(known))} is supported" if others else None
         )

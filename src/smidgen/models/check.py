@@ -15,7 +15,7 @@ from smidgen.errors import ModelError
 from smidgen.models.architectures import build_graph, unread_keys
 from smidgen.models.load import misfits, quantize_like
 from smidgen.models.mobilellm import mlp_variant
-from smidgen.models.save import stored_dtype
+from smidgen.models.save import declared_dtype
 from smidgen.models.weights import read_weights
 
 PART = 1 << 22
@@ -91,7 +91,7 @@ def check_model(path: Path, config: dict[str, Any]) -> Check:
         ignored_keys=unread_keys(config),
         faults=faults,
     )
-    check.notes += _odd_dtypes(weights, stored_dtype(config))
+    check.notes += _odd_dtypes(weights, declared_dtype(config))
     for tensor in _tensors(weights, model, read):
         check.tensors.append(tensor)
         check.faults += _faults(tensor)
@@ -168,7 +168,10 @@ def _dequantized(
     weight: mx.array, scales: mx.array, biases: mx.array | None, layer: Any
 ) -> Iterator[np.ndarray]:
     """What packed weights stand for; nothing where it is not known how they were packed."""
-    if layer is None or "scales" not in layer or layer.scales.shape != scales.shape:
+    if layer is None or "scales" not in layer:
+        return
+    pairs = ((weight, layer.weight), (scales, layer.scales), (biases, layer.biases))
+    if any(_shape(found) != _shape(wanted) for found, wanted in pairs):
         return
     rows = max(1, PART // (scales.shape[-1] * layer.group_size))
     for begin in range(0, len(weight), rows):
@@ -180,8 +183,14 @@ def _dequantized(
         yield np.array(values.astype(mx.float32))
 
 
-def _odd_dtypes(weights: dict[str, mx.array], declared: mx.Dtype) -> list[str]:
-    """Whether floating weights are stored in other dtypes than the config says."""
+def _shape(value: mx.array | None) -> tuple[int, ...] | None:
+    return None if value is None else value.shape
+
+
+def _odd_dtypes(weights: dict[str, mx.array], declared: mx.Dtype | None) -> list[str]:
+    """Whether floating weights are stored in other dtypes than the config says, where it says one."""
+    if declared is None:
+        return []
     found = {value.dtype for value in weights.values() if mx.issubdtype(value.dtype, mx.floating)}
     names = sorted(str(dtype).removeprefix("mlx.core.") for dtype in found - {declared})
     wanted = str(declared).removeprefix("mlx.core.")

@@ -5,10 +5,13 @@ neither, known from the architecture. Whatever is made of a model (quantised, me
 """
 
 import re
+import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import metadata_save
 
 LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
 """Files that state a licence; they go where the weights go."""
@@ -17,7 +20,7 @@ MOBILELLM = "llama4_text"
 """The only dense models of this type that are published are MobileLLM-R1's."""
 
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
-_KEY = re.compile(r"^(license(?:_name)?):[ \t]*['\"]?([^'\"\n#]+)", re.MULTILINE)
+_KEY = re.compile(r"^(license(?:_name|_link)?):[ \t]*['\"]?([^'\"\n#]+)", re.MULTILINE)
 _NONCOMMERCIAL = re.compile(r"non-?commercial|(?:^|[-_ ])nc(?:[-_ ]|$)", re.IGNORECASE)
 
 
@@ -45,7 +48,9 @@ def licence_of(folder: Path, config: dict[str, Any]) -> Licence | None:
         folder: of the model.
         config: the content of its `config.json`.
     """
-    if name := _card_licence(folder / "README.md"):
+    card = card_licence(folder)
+    name = card.get("license", "other")
+    if name := card.get("license_name") if name == "other" else name:
         return Licence(FAIR if _is_fair(name) else name, "README.md")
     for file in LICENCE_FILES:
         if (folder / file).is_file() and (title := _title(folder / file)):
@@ -68,14 +73,23 @@ def warn_of_licence(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _card_licence(card: Path) -> str | None:
-    """The licence that the front matter of a model card names; `other` is looked up in `license_name`."""
-    if not card.is_file():
-        return None
-    matter = _FRONT_MATTER.match(card.read_text(encoding="utf-8", errors="replace"))
-    given = {key: value.strip() for key, value in _KEY.findall(matter[1] if matter else "")}
-    named = given.get("license", "other")
-    return given.get("license_name") if named == "other" else named
+def card_licence(folder: Path) -> dict[str, str]:
+    """Return what the front matter of a model card says: `license`, `license_name`, `license_link`.
+
+    It is read by lines: a card is prose of others, and one that is no proper YAML has a licence too.
+    """
+    card = folder / "README.md"
+    matter = card.is_file() and _FRONT_MATTER.match(card.read_text(encoding="utf-8", errors="replace"))
+    return {key: value.strip() for key, value in _KEY.findall(matter[1] if matter else "")}
+
+
+def copy_licence(source: Path, folder: Path) -> None:
+    """Copy the licence files of a model folder, and of its model card what that says of the licence."""
+    for name in LICENCE_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    if said := card_licence(source):
+        metadata_save(folder / "README.md", said)
 
 
 def _title(file: Path) -> str:

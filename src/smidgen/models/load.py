@@ -17,7 +17,7 @@ from smidgen import cpu_kernels
 from smidgen.backend import compute_dtype, mx, nn
 from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.errors import ModelError
-from smidgen.models.architectures import build_graph
+from smidgen.models.architectures import build_arguments, build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.licence import LICENCE_FILES, warn_of_licence
 from smidgen.models.lora import load_adapter
@@ -61,6 +61,7 @@ def load(name: str, *, adapter: Path | None = None) -> LoadedModel:
     """
     path = resolve(name)
     config = read_config(path)
+    build_arguments(config, str(path / "config.json"))  # transformers reads it with the tokenizer
     tokenizer = load_tokenizer(path)
     model = build(path, config)
     if tokenizer.vocab_size > config["vocab_size"]:
@@ -102,7 +103,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Return the `config.json` of a model folder.
 
     Raises:
-        ModelError: it is missing or is not a JSON object.
+        ModelError: it is missing, is not a JSON object, or tells of quantisation what no tool writes.
     """
     file = path / "config.json"
     try:
@@ -117,13 +118,14 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ModelError(f"{file} is not readable JSON: {error}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{file} holds a {type(config).__name__}; expected a JSON object")
+    _check_quantization(config, file)
     return config
 
 
-def build(path: Path, config: dict[str, Any]) -> nn.Module:
-    """Return the graph that `config` describes with the weights of the folder, in evaluation mode.
+def fitting_graph(path: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[str, mx.array]]:
+    """Return the graph that `config` describes and the weights of the folder that belong into it.
 
-    Warns of a licence that rules out commercial use.
+    Neither is computed: the graph's own weights are random, and those of the folder not read yet.
 
     Raises:
         ModelError: the config cannot be honoured, a file is damaged, or tensors are missing, unexpected or
@@ -136,12 +138,46 @@ def build(path: Path, config: dict[str, Any]) -> nn.Module:
         raise ModelError(
             f"the weights in {path} do not fit its config.json: {'; '.join(faults)}. Fetch the model again"
         )
+    return model, weights
+
+
+def build(path: Path, config: dict[str, Any]) -> nn.Module:
+    """Return the graph that `config` describes with the weights of the folder, in evaluation mode.
+
+    Warns of a licence that rules out commercial use.
+
+    Raises:
+        ModelError: as in `fitting_graph`.
+    """
+    model, weights = fitting_graph(path, config)
     dtype = compute_dtype()
     model.load_weights([(name, _cast(value, dtype)) for name, value in weights.items()])
     model.eval()
     mx.eval(model.parameters())
     warn_of_licence(path, config)
     return model
+
+
+def _check_quantization(config: dict[str, Any], file: Path) -> None:
+    """Refuse what is no table of settings, or has no numbers where `nn.quantize` needs them."""
+    for key in ("quantization", "quantization_config"):
+        if not isinstance(config.get(key), dict | None):
+            raise ModelError(
+                f"{file} has '{key}' = {config[key]!r}; expected a table of settings such as bits and "
+                "group_size, so fetch the model again"
+            )
+    if (quantization := config.get("quantization")) is None:
+        return
+    needed = {"group_size": None, "bits": None}
+    layers = {f"quantization.{name}": own for name, own in quantization.items() if isinstance(own, dict)}
+    for name, table in {"quantization": needed | quantization, **layers}.items():
+        for key in needed.keys() & table.keys():
+            number = table[key]
+            if not (type(number) is int and number > 0):
+                raise ModelError(
+                    f"{file} has {number!r} as '{key}' in '{name}'; expected a whole number above 0, so "
+                    "fetch or convert the model again"
+                )
 
 
 def _bundled(name: str) -> Path:

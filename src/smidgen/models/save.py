@@ -1,14 +1,17 @@
 """Write a model folder that mlx-lm, transformers and vLLM load."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from smidgen.backend import mx, nn
 from smidgen.errors import ModelError
 from smidgen.files import atomic_folder, write_json
+from smidgen.models.architectures import explicit_config
 from smidgen.models.graph import named_arrays
-from smidgen.models.licence import LICENCE_FILES
+from smidgen.models.licence import copy_licence
+from smidgen.models.weights import read_weights
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
@@ -33,7 +36,7 @@ def save_model(
         path: the folder; one that stands there is replaced.
         model: without adapter layers; fuse or save those apart.
         config: the content of `config.json`; its quantisation goes where no layer is quantised any more.
-        tokenizer_path: folder whose tokenizer, generation and licence files are copied.
+        tokenizer_path: folder whose tokenizer, generation files and licence are copied.
         dtype: of the floating weights; as they are when None. Scales of a quantised model follow it too.
 
     Raises:
@@ -51,7 +54,8 @@ def save_model(
         )
     if dtype is not None:
         weights = {name: _cast(value, dtype) for name, value in weights.items()}
-    config = {**config, "torch_dtype": _dtype_name(weights)}
+    config = {**explicit_config(config), "torch_dtype": _dtype_name(weights)}
+    config.pop("dtype", None)  # what transformers 5 calls it, and reads first
     if not any(name.endswith(".scales") for name in weights):  # fusing an adapter dequantises
         config = {name: value for name, value in config.items() if name not in QUANTIZATION_KEYS}
     with atomic_folder(path, replace=True) as folder:
@@ -61,17 +65,33 @@ def save_model(
         copy_tokenizer(tokenizer_path, folder)
 
 
-def stored_dtype(config: dict[str, Any]) -> mx.Dtype:
-    """The dtype that `config.json` says the weights are stored in; bfloat16 where it does not say."""
+def stored_dtype(folder: Path) -> mx.Dtype:
+    """The dtype that most floating numbers of a model folder are stored in, by the headers of its files.
+
+    Raises:
+        ModelError: a file is missing or damaged, or holds no floating numbers that MLX has.
+    """
+    numbers = Counter[mx.Dtype]()
+    for value in read_weights(folder).values():  # they are read when first used, and these never are
+        numbers[value.dtype] += value.size if value.dtype in DTYPE_NAMES else 0
+    dtype = max(DTYPE_NAMES, key=lambda known: numbers[known])
+    if not numbers[dtype]:
+        raise ModelError(f"{folder} holds no weights of {', '.join(DTYPE_NAMES.values())}; fetch it again")
+    return dtype
+
+
+def declared_dtype(config: dict[str, Any]) -> mx.Dtype | None:
+    """The dtype that `config.json` says the weights are stored in; None where it does not say."""
     name = config.get("dtype") or config.get("torch_dtype")
-    return next((dtype for dtype, known in DTYPE_NAMES.items() if known == name), mx.bfloat16)
+    return next((dtype for dtype, known in DTYPE_NAMES.items() if known == name), None)
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the tokenizer, generation and licence files of one folder into another."""
-    for name in (*TOKENIZER_FILES, *LICENCE_FILES):
+    """Copy the tokenizer and generation files of one folder, and what tells its licence, into another."""
+    for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
+    copy_licence(source, folder)
 
 
 def _cast(value: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -42,7 +42,10 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.exists():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            named = list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            if others := [name for name in named if not isinstance(name, str)]:
+                raise ValueError(f"it names the file {others[0]!r}")
+            names = sorted(set(named))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{index} is not a readable index of weight files: {error}") from None
         if missing := [name for name in names if not (folder / name).exists()]:

@@ -10,7 +10,9 @@ from safetensors.numpy import load_file, save_file
 from smidgen.errors import ConfigError, ModelError
 from smidgen.export.gguf import write as write_module
 from smidgen.export.gguf import write_gguf, write_gguf_adapter
-from smidgen.models.load import read_config
+from smidgen.models.load import load, read_config
+from smidgen.models.quantize import quantize
+from smidgen.models.save import save_model
 
 
 def copied(folder: Path, **changes) -> Path:
@@ -40,6 +42,32 @@ def test_the_file_says_what_the_model_is(tmp_path: Path):
     }  # fmt: skip
     assert {key: found.get(key) for key in wanted} == wanted
     assert found["qwen3.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "wanted"),
+    [
+        ({"LICENSE": "# My Licence\nText"}, "My Licence", ("other", "My Licence", None)),
+        ({"README.md": "---\nlicense: mit\n---\n", "LICENSE": "Mine"}, "mit", ("mit", None, None)),
+        (
+            {"README.md": "---\nlicense: other\nlicense_link: https://x.org\n---\n", "LICENSE": "Mine"},
+            "Mine",
+            ("other", "Mine", "https://x.org"),
+        ),
+        ({}, None, (None, None, None)),
+    ],
+)
+def test_the_licence_stands_in_the_file(
+    files: dict, named: str | None, wanted: tuple, tiny_model_dir: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    facts = write_gguf(str(folder), tmp_path / "model.gguf")
+    found = fields(tmp_path / "model.gguf")
+    keys = ("general.license", "general.license.name", "general.license.link")
+    assert tuple(found.get(key) for key in keys) == wanted
+    assert facts["license"] == named
 
 
 def test_the_size_of_the_parts_does_not_change_the_file(make_model, tmp_path: Path, monkeypatch):
@@ -84,7 +112,7 @@ def damage(folder: Path, how: str) -> None:
         ("missing", r"missing 'model\.norm\.weight' \(32,\)"),
         ("shape", r"'model\.norm\.weight' has shape \(7,\), expected \(32,\)"),
         ("unexpected", r"unexpected 'model\.extra\.weight' \(7,\)"),
-        ("dtype", r"'model\.norm\.weight' is stored as I16"),
+        ("dtype", r"'model\.norm\.weight' is stored as int16, expected float32"),
         ("large", r"the tensor 'blk\.0\.ffn_up\.weight' holds numbers that are not finite as F16"),
     ],
 )
@@ -97,6 +125,36 @@ def test_damaged_weights_are_refused_and_leave_nothing(
     with pytest.raises(ModelError, match=message):
         write_gguf(str(folder), tmp_path / "out" / "model.gguf", dtype="F16")
     assert not list((tmp_path / "out").glob("*")) and not list((tmp_path / "out").glob(".*"))
+
+
+EMBEDDING = "model.embed_tokens"
+
+
+@pytest.mark.parametrize(
+    ("changes", "own", "message"),
+    [
+        ({"biases": None}, {}, r"missing 'model\.embed_tokens\.biases' \(320, 2\)"),
+        ({}, {"group_size": 64, "bits": 4}, r"tokens\.scales' has shape \(320, 2\), expected \(320, 1\)"),
+        ({}, {"group_size": 32, "bits": 8}, r"tokens\.weight' has shape \(320, 8\), expected \(320, 16\)"),
+        ({"weight": np.int32}, {}, r"stores '.*tokens\.weight' as I32; expected F32, F16, BF16, U32, U8"),
+    ],
+)
+def test_damaged_packed_weights_are_refused(
+    changes: dict, own: dict, message: str, make_model, tmp_path: Path
+):
+    source, folder = make_model("qwen3"), tmp_path / "packed"
+    loaded = load(str(source))
+    config = quantize(loaded.model, loaded.config, bits=4, group_size=32)
+    config["quantization"] |= {EMBEDDING: own} if own else {}
+    save_model(folder, loaded.model, config, source)
+    weights = load_file(folder / "model.safetensors")
+    for part, dtype in changes.items():
+        value = weights.pop(f"{EMBEDDING}.{part}")
+        weights |= {f"{EMBEDDING}.{part}": value.astype(dtype)} if dtype else {}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=message):
+        write_gguf(str(folder), tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
 
 
 def test_what_cannot_be_written_is_refused(tiny_model_dir: Path, make_model, adapter: Path, tmp_path: Path):

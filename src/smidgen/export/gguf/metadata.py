@@ -4,29 +4,29 @@ The keys are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUFWriter, LlamaFileType, RopeScalingType
-from huggingface_hub import metadata_load
-from yaml import YAMLError
 
 from smidgen.export.checkpoint import Checkpoint
+from smidgen.models.licence import card_licence, licence_of
 
 
 def add_general(writer: GGUFWriter, checkpoint: Checkpoint, name: str, file_type: LlamaFileType) -> None:
     """Put in what the model is called and under which licence it stands."""
     writer.add_type("model")
     writer.add_name(name)
-    card = front_matter(checkpoint.path)
+    said, licence = card_licence(checkpoint.path), licence_of(checkpoint.path, checkpoint.config)
+    if licence is not None and licence.source != "README.md":
+        said = {"license": "other", "license_name": licence.name} | said
     for key, add in (
         ("license", writer.add_license),
         ("license_name", writer.add_license_name),
         ("license_link", writer.add_license_link),
     ):
-        if (value := card_text(card, key)) is not None:
-            add(value)
+        if key in said:
+            add(said[key])
     writer.add_file_type(file_type)
     writer.add_quantization_version(GGML_QUANT_VERSION)
 
@@ -55,10 +55,6 @@ def add_hyperparameters(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
         writer.add_rope_scaling_type(RopeScalingType.YARN)
         writer.add_rope_scaling_factor(scaling["factor"])
         writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
-        if "beta_fast" in scaling:
-            writer.add_rope_scaling_yarn_beta_fast(scaling["beta_fast"])
-        if "beta_slow" in scaling:
-            writer.add_rope_scaling_yarn_beta_slow(scaling["beta_slow"])
 
 
 def head_dimension(arguments: Any) -> int:
@@ -82,17 +78,3 @@ def llama3_frequency_divisors(arguments: Any) -> np.ndarray | None:
     wavelengths = 2 * math.pi * arguments.rope_theta ** (np.arange(0, head_dim, 2) / head_dim)
     blend = np.clip((context / wavelengths - low) / (high - low), 0, 1)
     return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
-
-
-def front_matter(folder: Path) -> dict[str, Any]:
-    """The YAML at the top of a folder's README.md; empty where there is none that can be read."""
-    try:
-        return metadata_load(folder / "README.md") or {}
-    except (OSError, ValueError, YAMLError):
-        return {}  # a card is prose of others; a broken one is no reason to keep a model from being used
-
-
-def card_text(card: dict[str, Any], key: str) -> str | None:
-    """A text of a front matter, or None where there is none or it is something else."""
-    value = card.get(key)
-    return value if isinstance(value, str) else None

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from smidgen.errors import ModelError
+from smidgen.models.architectures import explicit_config
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """`model_type`s that llama.cpp loads, each under the same name."""
+YARN_BETAS = {"beta_fast": 32, "beta_slow": 1}
+"""What llama.cpp computes yarn scaling with: it reads other betas of few architectures, and none of these."""
 
 _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _BLOCK = {
@@ -50,10 +53,17 @@ def check_architecture(config: dict[str, Any], source: str) -> None:
         )
     if config.get("rope_traditional"):
         raise ModelError(f"{source} has rope_traditional, which llama.cpp has no setting for")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if kind != "llama" and "llama3" in (rope.get("rope_type"), rope.get("type")):
+    rope = explicit_config(config).get("rope_scaling") or {}
+    if kind != "llama" and rope.get("rope_type") == "llama3":
         raise ModelError(
             f"{source} is a {kind} with rotary scaling of the kind llama3, which llama.cpp has for llama only"
+        )
+    odd = [f"{name} {rope[name]}" for name, used in YARN_BETAS.items() if rope.get(name, used) != used]
+    if odd:
+        raise ModelError(
+            f"{source} has yarn scaling with {' and '.join(odd)}, but llama.cpp computes with "
+            f"{' and '.join(f'{name} {used}' for name, used in YARN_BETAS.items())} whatever a file says; "
+            "run or export it with MLX instead"
         )
 
 

@@ -23,14 +23,13 @@ from smidgen.export.gguf.blocks import FILE_TYPES, encode, is_finite
 from smidgen.export.gguf.metadata import (
     add_general,
     add_hyperparameters,
-    card_text,
-    front_matter,
     head_dimension,
     llama3_frequency_divisors,
 )
 from smidgen.export.gguf.names import check_architecture, gguf_name, pair_rows, rotated_head
 from smidgen.export.gguf.tokenizer import add_vocabulary, read_vocabulary
 from smidgen.files import atomic_file
+from smidgen.models.licence import licence_of
 from smidgen.models.load import read_config, resolve
 
 ADAPTER_TYPES = ("F32", "F16")
@@ -102,8 +101,12 @@ def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | N
             add_vocabulary(writer, read_vocabulary(checkpoint.path, checkpoint.config))
             write_tensors(writer, partial_file, plan)
         unblocked = [t.name for t in plan if len(t.shape) == 2 and t.kind != kind]
-        license_name = card_text(front_matter(checkpoint.path), "license")
-    return _facts(out, plan, start) | {"dtype": dtype, "unblocked": unblocked, "license": license_name}
+        licence = licence_of(checkpoint.path, checkpoint.config)
+    return _facts(out, plan, start) | {
+        "dtype": dtype,
+        "unblocked": unblocked,
+        "license": licence.name if licence else None,
+    }
 
 
 def write_gguf_adapter(source: str, adapter: Path, out: Path, *, dtype: str = "F32") -> dict[str, Any]:
