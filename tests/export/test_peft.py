@@ -142,14 +142,34 @@ def test_rank_stabilised_scale(peft_dir: Path):
     ("changes", "complaint"),
     [
         ({"peft_type": "IA3"}, r"'peft_type' is 'IA3', only 'LORA' is supported"),
-        ({"use_dora": True}, r"'use_dora' is True, which is not supported"),
-        ({"modules_to_save": ["lm_head"]}, r"'modules_to_save' is \['lm_head'\], which is not supported"),
+        ({"use_dora": True}, r"'use_dora' is True, which is not supported: merge the adapter into its base"),
+        (
+            {"modules_to_save": ["lm_head"]},
+            r"'modules_to_save' is \['lm_head'\], which is not supported: merge",
+        ),
         ({"bias": "all"}, r"'bias' is 'all', only 'none' can be read"),
         ({"init_lora_weights": "pissa"}, r"'init_lora_weights' is 'pissa', only True or False or"),
-        ({"lora_alhpa": 4}, r"'lora_alhpa' is 4, which is not supported\. Did you mean 'lora_alpha'\?"),
-        ({"r": 0, "lora_alpha": "x"}, r"'r' is 0, expected a number above 0; 'lora_alpha' is 'x', expected"),
+        ({"lora_alhpa": 4}, r"'lora_alhpa' is 4, and there is no such key\. Did you mean 'lora_alpha'\?"),
+        (
+            {"r": 0, "lora_alpha": "x"},
+            r"'r' is 0, expected a whole number above 0; 'lora_alpha' is 'x', expected a number",
+        ),
         ({"rank_pattern": {"q": "x"}}, r"'rank_pattern' is \{'q': 'x'\}, expected a table of one rank"),
+        ({"rank_pattern": ["q"]}, r"'rank_pattern' is \['q'\], expected a table of one rank"),
+        ({"rank_pattern": {"q": 0}}, r"'rank_pattern' is \{'q': 0\}, expected a table of one rank"),
+        (
+            {"alpha_pattern": {"q": 0}},
+            r"'alpha_pattern' is \{'q': 0\}, expected a table of one alpha above 0",
+        ),
+        ({"lora_alpha": math.nan}, r"'lora_alpha' is nan, expected a number above 0"),
         ({"lora_dropout": "x"}, r"'lora_dropout' is 'x', expected a number"),
+        ({"lora_dropout": 1.0}, r"'lora_dropout' is 1\.0, expected a number from 0 up to, but not, 1"),
+        ({"lora_dropout": -1}, r"'lora_dropout' is -1, expected a number from 0 up to, but not, 1"),
+        ({"exclude_modules": 5}, r"'exclude_modules' is 5, expected a list of layers' names or one pattern"),
+        ({"layers_pattern": 5}, r"'layers_pattern' is 5, expected a pattern or a list of them"),
+        ({"layers_pattern": ["("]}, r"the pattern '\(' cannot be read"),
+        ({"layers_to_transform": "all"}, r"'layers_to_transform' is 'all', expected the number of a block"),
+        ({"base_model_name_or_path": 5}, r"'base_model_name_or_path' is 5, expected a model's name"),
         ({"target_modules": None}, r"'target_modules' is None, expected a list of layers"),
         ({"alpha_pattern": {"(": 4}}, r"the pattern '\(' cannot be read"),
         ({"r": 8}, r"'model.layers.1.mlp.down_proj' has rank 4, and adapter_config.json says 8"),
@@ -161,6 +181,39 @@ def test_what_cannot_be_honoured_is_refused_by_name(peft_dir: Path, changes: dic
     edit(peft_dir, **changes)
     with pytest.raises(ModelError, match=complaint):
         read_adapter(peft_dir)
+
+
+@pytest.mark.parametrize("scale", [0, -1, math.nan, math.inf, "2", True, None])
+def test_a_scale_that_no_update_can_have_is_refused(adapter: Path, scale: Any):
+    edit(adapter, lora_parameters={"rank": 4, "scale": scale, "dropout": 0.0})
+    with pytest.raises(ModelError, match=r"has no number above 0 at lora_parameters\.scale"):
+        read_adapter(adapter)
+
+
+@pytest.mark.parametrize("dropout", [None, "0.1", 1.5, 1, -0.1, math.nan])
+def test_a_dropout_that_no_layer_can_have_is_refused(adapter: Path, dropout: Any):
+    edit(adapter, lora_parameters={"rank": 4, "scale": 2.0, "dropout": dropout})
+    with pytest.raises(ModelError, match=r"at lora_parameters\.dropout; expected a number from 0 up to, but"):
+        read_adapter(adapter)
+
+
+@pytest.mark.parametrize(
+    ("excluded", "is_told"),
+    [
+        (["up_proj"], False),
+        (["model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"], False),
+        (r".*\.up_proj", False),
+        (["v_proj"], True),
+        ([], True),
+    ],
+)
+def test_a_target_that_is_excluded_needs_no_update(peft_dir: Path, excluded: Any, is_told: bool):
+    edit(peft_dir, target_modules=["down_proj", "q_proj", "up_proj"], exclude_modules=excluded)
+    if is_told:
+        with pytest.raises(ModelError, match=r"there is none for 'up_proj'"):
+            read_adapter(peft_dir)
+    else:
+        assert read_adapter(peft_dir).layers == [DOWN, Q]
 
 
 def test_switches_that_are_off_are_no_obstacle(peft_dir: Path):

@@ -181,14 +181,19 @@ def _read_mlx(path: Path, config: dict[str, Any]) -> Adapter:
     if kind != "lora":
         raise ModelError(f"the adapter in {path} is of type '{kind}'; only 'lora' can be loaded")
     parameters = config.get("lora_parameters")
-    if not isinstance(parameters, dict) or not isinstance(parameters.get("scale"), int | float):
+    if not isinstance(parameters, dict) or not peft.is_positive(scale := parameters.get("scale")):
         raise ModelError(
-            f"{path / CONFIG} has no number at lora_parameters.scale, which the update is multiplied by"
+            f"{path / CONFIG} has no number above 0 at lora_parameters.scale, the factor of the update"
+        )
+    if not peft.is_dropout(dropout := parameters.get("dropout", 0.0)):
+        raise ModelError(
+            f"{path / CONFIG} has {dropout!r} at lora_parameters.dropout; expected a number from 0 up to, "
+            "but not, 1"
         )
     weights = read_safetensors(path / WEIGHTS)
-    scale = parameters["scale"]
     scales = {_layer_of(name): scale for name in weights}
-    return Adapter(weights, scales, parameters.get("dropout", 0.0), config.get("model"), path)
+    base = config.get("model")
+    return Adapter(weights, scales, dropout, base if isinstance(base, str) else None, path)
 
 
 def _read_peft(path: Path, config: dict[str, Any]) -> Adapter:
