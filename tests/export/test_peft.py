@@ -248,6 +248,16 @@ def test_an_adapter_of_another_model_leaves_nothing(adapter: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    "base", ["nosuch", "nosuch dir", "/nonexistent/model", "./made/up", "http://x/v1", "smidgen:none"]
+)
+def test_a_base_that_is_neither_here_nor_on_the_hub_is_refused(adapter: Path, tmp_path: Path, base: str):
+    for export in (export_peft, export_mlx_adapter):
+        with pytest.raises(ModelError, match=rf"there is no (folder|bundled model) '?{base}'?; expected"):
+            export(adapter, base, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("weights", "complaint"),
     [
         ({}, "it has no tensors"),

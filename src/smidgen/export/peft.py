@@ -19,7 +19,7 @@ from smidgen.models.adapter import (
     write_adapter,
 )
 from smidgen.models.architectures import build_graph
-from smidgen.models.load import read_config, resolve
+from smidgen.models.load import local_folder, read_config
 from smidgen.models.lora import refuse_misfits
 from smidgen.models.peft import PREFIX
 from smidgen.models.peft import WEIGHTS as PEFT_WEIGHTS
@@ -43,7 +43,7 @@ def export_peft(adapter: Path, base: str, out: Path) -> dict[str, Any]:
         of the weights, and `warnings`, what vLLM will not take.
 
     Raises:
-        ModelError: the adapter cannot be read, or does not fit the base.
+        ModelError: the adapter cannot be read, the base is neither a folder nor a hub id, or they do not fit.
         WorkError: the disk is full or the place cannot be written.
     """
     found = read_adapter(adapter)
@@ -151,9 +151,9 @@ def vllm_warnings(adapter: Adapter) -> list[str]:
 def _check(adapter: Adapter, base: str) -> int | None:
     """Refuse an adapter that is broken or not the base's; return the number of the base's blocks if known."""
     refuse_faults(adapter)
-    if not (base.startswith("smidgen:") or Path(base).expanduser().is_dir()):
+    path = local_folder(base)
+    if path is None:
         return None  # a hub id: the weights need not be fetched to convert an adapter
-    path = resolve(base)
     model = build_graph(read_config(path), str(path / "config.json"))  # its weights are never computed
     refuse_misfits(adapter, model)
     return len(model.layers)
