@@ -8,7 +8,7 @@ from cyclopts.types import NonNegativeFloat
 
 from smidgen.cli.console import print_json, say, size
 from smidgen.cli.options import Adapter, Json, Model, Out
-from smidgen.cli.shipping import begin, check_quantization, finish
+from smidgen.cli.shipping import begin, check_quantization, ship, tell
 from smidgen.errors import ConfigError
 
 export = App(name="export", help="Write a model in the format of another program, and prove it there.")
@@ -128,7 +128,7 @@ def peft(
     from smidgen.export.peft import export_peft
 
     story = begin(model, adapter, run, push, private)
-    finish(export_peft(adapter, model, out), story, "peft", push, private, json)
+    tell(ship(lambda folder: export_peft(adapter, model, folder), out, story, "peft", push, private), json)
 
 
 @export.command
@@ -146,7 +146,10 @@ def mlx(
     from smidgen.export.peft import export_mlx_adapter
 
     story = begin(model, adapter, run, push, private)
-    finish(export_mlx_adapter(adapter, model, out), story, "mlx-adapter", push, private, json)
+    facts = ship(
+        lambda folder: export_mlx_adapter(adapter, model, folder), out, story, "mlx-adapter", push, private
+    )
+    tell(facts, json)
 
 
 @export.command
@@ -192,17 +195,21 @@ def fused(
     check_quantization(model, bits, dequantize)
     story = begin(model, adapter, run, push, private)
     source = prompts or (run and run / "data/validation.jsonl")
-    facts = export_fused(
-        model,
-        adapter,
-        out,
-        bits=bits,
-        group_size=group_size,
-        prompts=read_prompts(source) if source else None,
-        max_drift=max_drift,
-        force=force,
-    )
-    finish(facts, story, f"mlx-{bits}bit" if bits else "fused", push, private, json)
+    questions = read_prompts(source) if source else None
+
+    def make(folder: Path) -> dict[str, Any]:
+        return export_fused(
+            model,
+            adapter,
+            folder,
+            bits=bits,
+            group_size=group_size,
+            prompts=questions,
+            max_drift=max_drift,
+            force=force,
+        )
+
+    tell(ship(make, out, story, f"mlx-{bits}bit" if bits else "fused", push, private), json)
 
 
 @export.command
