@@ -40,7 +40,9 @@ def test_a_folder_holds_the_file_and_its_card(hub: Any, tmp_path: Path, capsys: 
     names = {"judge-q8_0.gguf", "judge-q8_0.Modelfile", "README.md"}
     assert {file.name for file in out.iterdir()} == names == {name for _, name in hub.files}
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert "model_name: judge (gguf-q8_0)" in card and "ollama create specialist -f judge-q8_0.Modelfile" in card
+    assert (
+        "model_name: judge (gguf-q8_0)" in card and "ollama create specialist -f judge-q8_0.Modelfile" in card
+    )
     assert "hf download me/judge --local-dir .\nllama-cli -m judge-q8_0.gguf" in card
 
 

@@ -1,7 +1,10 @@
+import dataclasses
 import json
 import math
 import re
 import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,13 @@ from mlx_lm.tuner.utils import load_adapters as mlx_lm_load_adapters
 from mlx_lm.utils import load_model as mlx_lm_load_model
 
 from smidgen.backend import mx
+from smidgen.data.types import Message
 from smidgen.errors import ModelError
+from smidgen.export.fused import export_fused
+from smidgen.export.gguf import write_gguf
 from smidgen.export.peft import export_mlx_adapter, export_peft, peft_config, vllm_warnings
 from smidgen.models import peft
-from smidgen.models.adapter import Adapter, read_adapter, write_adapter
+from smidgen.models.adapter import Adapter, read_adapter, warn_of_another_base, write_adapter
 from smidgen.models.load import load
 
 Q, DOWN = "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"
@@ -303,6 +309,50 @@ def test_halves_stay_halves(tmp_path: Path):
     write_adapter(tmp_path / "mlx", made)
     export_peft(tmp_path / "mlx", "owner/base", tmp_path / "peft")
     same_tensors(made, read_adapter(tmp_path / "peft"))
+
+
+@pytest.mark.parametrize(
+    ("made_for", "given", "is_told"),
+    [
+        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B", False),
+        ("Qwen/Qwen3-0.6B", "mirror/qwen3-0.6b", False),
+        ("mlx-community/Qwen3-0.6B-4bit", "Qwen/Qwen3-0.6B", False),
+        ("unsloth/Qwen3-0.6B-bnb-4bit", "mlx-community/Qwen3-0.6B-8bit-DWQ", False),
+        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B-Base", True),
+        ("Qwen/Qwen3-0.6B", "smidgen:nano", True),
+        ("smidgen:nano", "owner/nano:best", False),
+        ("/models/Qwen3-0.6B", "Qwen/Qwen3-0.6B-Base", False),
+        ("Qwen/Qwen3-0.6B", "../models/other", False),
+        (None, "Qwen/Qwen3-0.6B", False),
+    ],
+)
+def test_an_adapter_of_another_model_is_told(made_for: str | None, given: str, is_told: bool):
+    made = dataclasses.replace(adapter_of({Q: (2, 0.5)}), base=made_for)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_another_base(made, given)
+    told = [str(warning.message) for warning in caught]
+    assert len(told) == is_told
+    assert all(f"made was made for {made_for}, and not for {given}; on another" in text for text in told)
+
+
+def test_every_way_to_use_an_adapter_tells_its_base(make_adapter: Callable[..., Path], tmp_path: Path):
+    export_peft(make_adapter("smidgen:nano"), "owner/other", tmp_path / "peft")
+    uses = (
+        lambda: load("smidgen:nano", adapter=tmp_path / "peft"),
+        lambda: export_peft(tmp_path / "peft", "smidgen:nano", tmp_path / "again"),
+        lambda: export_fused(
+            "smidgen:nano",
+            tmp_path / "peft",
+            tmp_path / "fused",
+            prompts=[[Message("user", "?")]],
+            force=True,
+        ),
+        lambda: write_gguf("smidgen:nano", tmp_path / "nano.gguf", adapter=tmp_path / "peft"),
+    )
+    for use in uses:
+        with pytest.warns(UserWarning, match=r"was made for owner/other, and not for smidgen:nano"):
+            use()
 
 
 @pytest.mark.parametrize(

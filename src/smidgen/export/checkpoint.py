@@ -18,7 +18,7 @@ import numpy as np
 
 from smidgen.backend import mx
 from smidgen.errors import ModelError
-from smidgen.models.adapter import read_adapter
+from smidgen.models.adapter import read_adapter, warn_of_another_base
 from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import read_config, resolve
@@ -149,7 +149,7 @@ def open_checkpoint(source: str, adapter: Path | None = None) -> Iterator[Checkp
         for descriptor in descriptors:
             stored.update(_header(descriptor))
         _check(path, config, graph.sanitize(stored), shapes)
-        updates = {} if adapter is None else _updates(adapter, graph)
+        updates = {} if adapter is None else _updates(adapter, graph, source)
         yield Checkpoint(path, config, graph, shapes, updates, stored)
     finally:
         for descriptor in descriptors:
@@ -219,10 +219,11 @@ def _check(
         )
 
 
-def _updates(folder: Path, graph: Any) -> dict[str, Update]:
+def _updates(folder: Path, graph: Any, source: str) -> dict[str, Update]:
     """The updates of an adapter folder by the name of the matrix they belong to."""
     adapter = read_adapter(folder)
     refuse_misfits(adapter, graph)
+    warn_of_another_base(adapter, source)
     return {
         f"{layer}.weight": Update(
             np.array(adapter.weights[f"{layer}.lora_a"].astype(mx.float32)),

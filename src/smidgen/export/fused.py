@@ -111,7 +111,7 @@ def _write(
     rows = token_rows(loaded.tokenizer, prompts, config.get("max_position_embeddings"))
     reference, effect = list(last_logits(graph, rows)), None
     if adapter is not None:
-        load_adapter(graph, adapter)
+        load_adapter(graph, adapter, model)
         base, reference = reference, list(last_logits(graph, rows))
         effect = compare(reference, iter(base))
     dtype = stored_dtype(config)

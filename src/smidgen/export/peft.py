@@ -16,6 +16,7 @@ from smidgen.models.adapter import (
     grid,
     read_adapter,
     refuse_faults,
+    warn_of_another_base,
     write_adapter,
 )
 from smidgen.models.architectures import build_graph
@@ -151,6 +152,7 @@ def vllm_warnings(adapter: Adapter) -> list[str]:
 def _check(adapter: Adapter, base: str) -> int | None:
     """Refuse an adapter that is broken or not the base's; return the number of the base's blocks if known."""
     refuse_faults(adapter)
+    warn_of_another_base(adapter, base)
     path = local_folder(base)
     if path is None:
         return None  # a hub id: the weights need not be fetched to convert an adapter

@@ -69,7 +69,7 @@ def load(name: str, *, adapter: Path | None = None) -> LoadedModel:
             "use the tokenizer that the model was trained with"
         )
     if adapter is not None:
-        load_adapter(model, adapter)
+        load_adapter(model, adapter, name)
     cpu_kernels.accelerate(model)
     return LoadedModel(model, tokenizer, config, path, name)
 
