@@ -215,12 +215,14 @@ def test_thinking_is_as_it_was_in_training(
 ):
     made = peft_dir if format == "peft" else folder
     text = run_it(made, format, str(tiny_model_dir), thinking=thinking)
-    assert f"switch for thinking. It is {'on' if thinking else 'off'} here" in text
+    assert f"switch for thinking. It is {'on' if thinking else 'off'} in what follows, as in the" in text
     for part in SWITCHES[format]:
         value = str(thinking) if "=True," in part else str(thinking).lower()
         assert part.replace("VALUE", value) in text
     assert text.count("enable_thinking") == len(SWITCHES[format])
     assert text.rstrip("`\n ").endswith("--thinking") == thinking
+    untold = card_text(made, {"model": {"base": str(tiny_model_dir)}}, artefact="x", format=format)
+    assert "It is off in what follows.\n" in untold
     unknown = run_it(made, format, "owner/unseen", thinking=thinking)
     assert "thinking" not in unknown
 

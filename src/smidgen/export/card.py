@@ -114,6 +114,7 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, 
         "made": list(_made(report)),
         "limits": list(report.get("limits") or ()),
         "thinking": thinking,
+        "trained_thinking": _at(report, "model", "thinking"),
         "ways": list(ways(subject)),
     }
 
