@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from smidgen.backend import mx
 from smidgen.cli.app import exit_code
 from smidgen.config import LoraConfig
+from smidgen.errors import ModelError
 from smidgen.models.load import load
 from smidgen.models.lora import add_lora, save_adapter
 from smidgen.models.quantize import quantize
@@ -101,7 +102,7 @@ def test_a_fused_model_says_how_far_it_drifted(
     load(str(tmp_path / "plain"))
     small = ("--bits", 2, "--group-size", 32, "--max-drift", 1e-6, "--out", tmp_path / "small")
     code, _, err = call(capsys, "fused", *options, *small)
-    assert code == 1 and "small was not written" in err and "--force" in err
+    assert code == 1 and "nothing was written: the fused model" in err and "--force" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "run"]
     code, out, _ = call(capsys, "fused", *options, *small, "--force", "--json")
     facts = json.loads(out)
@@ -141,6 +142,27 @@ def test_what_becomes_of_quantised_weights_is_to_be_said(
     assert fused(tmp_path / "quantized", "--dequantize")[0] == 0
 
 
+@pytest.mark.parametrize("kind", ["peft", "mlx", "fused"])
+def test_without_its_card_nothing_is_left(
+    run_folder: Path,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelError("there is no card")
+
+    options = ("--model", tiny_model_dir, "--adapter", run_folder / "best", "--out", tmp_path / "out")
+    with monkeypatch.context() as changed:
+        changed.setattr("smidgen.export.card.write_card", refuse)
+        code, _, err = call(capsys, kind, *options)
+    assert code == 2 and "there is no card" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert call(capsys, kind, *options)[0] == 0
+
+
 def test_an_adapter_that_does_not_fit_leaves_nothing(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -155,9 +177,20 @@ def test_an_adapter_that_does_not_fit_leaves_nothing(
 def test_a_folder_is_uploaded_with_its_card(
     hub: Any, run_folder: Path, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    options = ("--model", tiny_model_dir, "--adapter", run_folder / "best", "--out", tmp_path / "out")
-    code, out, _ = call(capsys, "peft", *options, "--push", "me/judge", "--private", "--json")
+    adapter = ("--adapter", run_folder / "best", "--out", tmp_path / "out", "--push", "me/judge")
+    code, _, err = call(capsys, "peft", "--model", tiny_model_dir, *adapter)
+    assert (
+        code == 2 and f"'base_model_name_or_path' in adapter_config.json is {tiny_model_dir}, a place" in err
+    )
+    assert not hub.files and [path.name for path in tmp_path.iterdir()] == ["run"]
+    code, out, _ = call(capsys, "peft", "--model", "owner/base", *adapter, "--private", "--json")
     assert code == 0 and json.loads(out)["url"] == f"{hub.url}/me/judge"
+    card = hub.files["me/judge", "README.md"].decode()
+    assert (
+        "hf download me/judge --local-dir judge\nsmidgen generate --model owner/base --adapter judge " in card
+    )
+    assert 'PeftModel.from_pretrained(model, "me/judge")' in card and "adapter=me/judge" in card
+    assert "# judge (peft)" in card
     assert hub.repos == {"me/judge": True}
     names = {name for _, name in hub.files}
     assert names == {"README.md", "adapter_config.json", "adapter_model.safetensors"}

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,32 @@ def test_a_file_is_written_and_proven(tmp_path: Path, capsys: pytest.CaptureFixt
     assert facts["verified"]["end_tokens"] == [3067, 3069] and facts["verified"]["tensors"] == 57
     assert (tmp_path / "nano.Modelfile").read_text().startswith("FROM ./nano.gguf\n")
     assert exit_code([*NANO, "--out", str(out)]) == 2
-    assert "Something is there already; name another file" in capsys.readouterr().err
+    assert "Something is there already; give another name" in capsys.readouterr().err
+
+
+def test_a_modelfile_that_stands_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "nano.Modelfile").write_text("FROM ./mine\n")
+    arguments = [*NANO, "--out", str(tmp_path / "nano.gguf"), "--modelfile", "--no-verify"]
+    assert exit_code(arguments) == 2
+    assert "nano.Modelfile is there already; remove it, or name another file" in capsys.readouterr().err
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["FROM ./mine\n"]
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_a_folder_holds_the_file_and_its_card(hub: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "judge"
+    arguments = [*NANO, "--out", str(out), "--modelfile", "--no-verify", "--push", "me/judge", "--json"]
+    assert exit_code(arguments) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["path"] == str(out / "judge-q8_0.gguf") and facts["url"] == f"{hub.url}/me/judge"
+    assert facts["modelfile"] == str(out / "judge-q8_0.Modelfile")
+    names = {"judge-q8_0.gguf", "judge-q8_0.Modelfile", "README.md"}
+    assert {file.name for file in out.iterdir()} == names == {name for _, name in hub.files}
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert (
+        "model_name: judge (gguf-q8_0)" in card and "ollama create specialist -f judge-q8_0.Modelfile" in card
+    )
+    assert "hf download me/judge --local-dir .\nllama-cli -m judge-q8_0.gguf" in card
 
 
 def test_what_was_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -29,7 +55,8 @@ def test_what_was_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "x.bin"], "x.bin does not end in .gguf"),
+        (["--out", "x.gguf", "--push", "me/judge"], "a model card needs a folder, and x.gguf is a file"),
+        (["--out", "x.bin", "--adapter", ".", "--adapter-only"], "x.bin does not end in .gguf; name a file"),
         (["--out", "x.gguf", "--adapter-only"], "--adapter-only writes an adapter by itself; name one"),
         (
             ["--out", "x.gguf", "--adapter", ".", "--adapter-only", "--modelfile"],

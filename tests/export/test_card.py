@@ -177,6 +177,75 @@ def test_an_adapter_names_its_base_and_what_vllm_needs(peft_dir: Path):
     assert "smidgen generate --model owner/base --adapter peft" in text
 
 
+def run_it(folder: Path, format: str, base: str, place: str | None = None, *, thinking: bool = False) -> str:
+    """What the card says of running an artefact."""
+    model = {"base": base, "thinking": thinking}
+    text = card_text(folder, {"model": model}, artefact=format, format=format, place=place)
+    return text.partition("## How to run it")[2].partition("## How it was made")[0]
+
+
+@pytest.mark.parametrize("format", ["peft", "mlx-adapter"])
+def test_a_base_that_comes_with_smidgen_is_to_be_named_by_its_folder_elsewhere(peft_dir: Path, format: str):
+    text = run_it(peft_dir, format, "smidgen:nano")
+    elsewhere, _, ours = text.rpartition("smidgen:\n")
+    notes = elsewhere.count("name the folder that smidgen inspect smidgen:nano shows instead")
+    assert notes == {"peft": 2, "mlx-adapter": 1}[format]
+    assert "smidgen generate --model smidgen:nano --adapter peft" in ours
+
+
+SWITCHES = {
+    "mlx": ["--chat-template-config '{\"enable_thinking\": VALUE}'"],
+    "mlx-adapter": ["--chat-template-config '{\"enable_thinking\": VALUE}'"],
+    "peft": [
+        "return_dict=True, enable_thinking=VALUE",
+        "--default-chat-template-kwargs '{\"enable_thinking\": VALUE}'",
+    ],
+    "gguf": [
+        f"{program} -m model.gguf --jinja --chat-template-kwargs '{{\"enable_thinking\": VALUE}}'"
+        for program in ("llama-cli", "llama-server")
+    ],
+}
+SWITCHES["fused"] = [*SWITCHES["mlx"], *SWITCHES["peft"]]
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("format", SWITCHES)
+def test_thinking_is_as_it_was_in_training(
+    folder: Path, peft_dir: Path, tiny_model_dir: Path, format: str, thinking: bool
+):
+    made = peft_dir if format == "peft" else folder
+    text = run_it(made, format, str(tiny_model_dir), thinking=thinking)
+    assert f"switch for thinking. It is {'on' if thinking else 'off'} in what follows, as in the" in text
+    for part in SWITCHES[format]:
+        value = str(thinking) if "=True," in part else str(thinking).lower()
+        assert part.replace("VALUE", value) in text
+    assert text.count("enable_thinking") == len(SWITCHES[format])
+    assert text.rstrip("`\n ").endswith("--thinking") == thinking
+    untold = card_text(made, {"model": {"base": str(tiny_model_dir)}}, artefact="x", format=format)
+    assert "It is off in what follows.\n" in untold
+    unknown = run_it(made, format, "owner/unseen", thinking=thinking)
+    assert "thinking" not in unknown
+
+
+def test_what_is_on_the_hub_is_named_so(folder: Path, peft_dir: Path):
+    text = run_it(folder, "fused", "owner/base", "me/judge")
+    for part in (
+        "mlx_lm.generate --model me/judge ",
+        'name = "me/judge"',
+        "vllm serve me/judge",
+        "smidgen generate --model me/judge ",
+    ):
+        assert part in text
+    text = run_it(peft_dir, "mlx-adapter", "owner/base", "me/judge")
+    fetched = "hf download me/judge --local-dir judge\n"
+    assert f"{fetched}mlx_lm.generate --model owner/base --adapter-path judge " in text
+    assert f"{fetched}smidgen generate --model owner/base --adapter judge " in text
+    (folder / "model.safetensors").rename(folder / "judge.gguf")
+    text = run_it(folder, "gguf", "owner/base", "me/judge")
+    for command in ("llama-cli -m judge.gguf", "printf", "smidgen generate --model judge.gguf"):
+        assert f"hf download me/judge --local-dir .\n{command}" in text
+
+
 def test_a_gguf_file_is_named_as_it_stands(folder: Path):
     (folder / "model.safetensors").rename(folder / "my judge.gguf")
     text = card_text(folder, report(), artefact="gguf-q8_0", format="gguf")

@@ -90,7 +90,7 @@ def test_too_great_a_drift_leaves_nothing_unless_it_is_wanted(
     (tmp_path / "out" / "earlier.txt").touch()
     with pytest.raises(
         WorkError,
-        match=r"out was not written: .* differ from the unfused model's by [\d.e+-]+ nats on average, above "
+        match=r"nothing was written: .* differ from the unfused model's by [\d.e+-]+ nats on average, above "
         r"--max-drift 0\.001; the adapter itself changes it by [\d.]+\. Use more bits, or none, raise",
     ):
         export_fused(str(tiny_model_dir), adapter, tmp_path / "out", bits=2, group_size=32, max_drift=0.001)

@@ -1,7 +1,10 @@
+import dataclasses
 import json
 import math
 import re
 import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,13 @@ from mlx_lm.tuner.utils import load_adapters as mlx_lm_load_adapters
 from mlx_lm.utils import load_model as mlx_lm_load_model
 
 from smidgen.backend import mx
+from smidgen.data.types import Message
 from smidgen.errors import ModelError
+from smidgen.export.fused import export_fused
+from smidgen.export.gguf import write_gguf
 from smidgen.export.peft import export_mlx_adapter, export_peft, peft_config, vllm_warnings
 from smidgen.models import peft
-from smidgen.models.adapter import Adapter, read_adapter, write_adapter
+from smidgen.models.adapter import Adapter, read_adapter, warn_of_another_base, write_adapter
 from smidgen.models.load import load
 
 Q, DOWN = "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"
@@ -142,14 +148,34 @@ def test_rank_stabilised_scale(peft_dir: Path):
     ("changes", "complaint"),
     [
         ({"peft_type": "IA3"}, r"'peft_type' is 'IA3', only 'LORA' is supported"),
-        ({"use_dora": True}, r"'use_dora' is True, which is not supported"),
-        ({"modules_to_save": ["lm_head"]}, r"'modules_to_save' is \['lm_head'\], which is not supported"),
+        ({"use_dora": True}, r"'use_dora' is True, which is not supported: merge the adapter into its base"),
+        (
+            {"modules_to_save": ["lm_head"]},
+            r"'modules_to_save' is \['lm_head'\], which is not supported: merge",
+        ),
         ({"bias": "all"}, r"'bias' is 'all', only 'none' can be read"),
         ({"init_lora_weights": "pissa"}, r"'init_lora_weights' is 'pissa', only True or False or"),
-        ({"lora_alhpa": 4}, r"'lora_alhpa' is 4, which is not supported\. Did you mean 'lora_alpha'\?"),
-        ({"r": 0, "lora_alpha": "x"}, r"'r' is 0, expected a number above 0; 'lora_alpha' is 'x', expected"),
+        ({"lora_alhpa": 4}, r"'lora_alhpa' is 4, and there is no such key\. Did you mean 'lora_alpha'\?"),
+        (
+            {"r": 0, "lora_alpha": "x"},
+            r"'r' is 0, expected a whole number above 0; 'lora_alpha' is 'x', expected a number",
+        ),
         ({"rank_pattern": {"q": "x"}}, r"'rank_pattern' is \{'q': 'x'\}, expected a table of one rank"),
+        ({"rank_pattern": ["q"]}, r"'rank_pattern' is \['q'\], expected a table of one rank"),
+        ({"rank_pattern": {"q": 0}}, r"'rank_pattern' is \{'q': 0\}, expected a table of one rank"),
+        (
+            {"alpha_pattern": {"q": 0}},
+            r"'alpha_pattern' is \{'q': 0\}, expected a table of one alpha above 0",
+        ),
+        ({"lora_alpha": math.nan}, r"'lora_alpha' is nan, expected a number above 0"),
         ({"lora_dropout": "x"}, r"'lora_dropout' is 'x', expected a number"),
+        ({"lora_dropout": 1.0}, r"'lora_dropout' is 1\.0, expected a number from 0 up to, but not, 1"),
+        ({"lora_dropout": -1}, r"'lora_dropout' is -1, expected a number from 0 up to, but not, 1"),
+        ({"exclude_modules": 5}, r"'exclude_modules' is 5, expected a list of layers' names or one pattern"),
+        ({"layers_pattern": 5}, r"'layers_pattern' is 5, expected a pattern or a list of them"),
+        ({"layers_pattern": ["("]}, r"the pattern '\(' cannot be read"),
+        ({"layers_to_transform": "all"}, r"'layers_to_transform' is 'all', expected the number of a block"),
+        ({"base_model_name_or_path": 5}, r"'base_model_name_or_path' is 5, expected a model's name"),
         ({"target_modules": None}, r"'target_modules' is None, expected a list of layers"),
         ({"alpha_pattern": {"(": 4}}, r"the pattern '\(' cannot be read"),
         ({"r": 8}, r"'model.layers.1.mlp.down_proj' has rank 4, and adapter_config.json says 8"),
@@ -161,6 +187,39 @@ def test_what_cannot_be_honoured_is_refused_by_name(peft_dir: Path, changes: dic
     edit(peft_dir, **changes)
     with pytest.raises(ModelError, match=complaint):
         read_adapter(peft_dir)
+
+
+@pytest.mark.parametrize("scale", [0, -1, math.nan, math.inf, "2", True, None])
+def test_a_scale_that_no_update_can_have_is_refused(adapter: Path, scale: Any):
+    edit(adapter, lora_parameters={"rank": 4, "scale": scale, "dropout": 0.0})
+    with pytest.raises(ModelError, match=r"has no number above 0 at lora_parameters\.scale"):
+        read_adapter(adapter)
+
+
+@pytest.mark.parametrize("dropout", [None, "0.1", 1.5, 1, -0.1, math.nan])
+def test_a_dropout_that_no_layer_can_have_is_refused(adapter: Path, dropout: Any):
+    edit(adapter, lora_parameters={"rank": 4, "scale": 2.0, "dropout": dropout})
+    with pytest.raises(ModelError, match=r"at lora_parameters\.dropout; expected a number from 0 up to, but"):
+        read_adapter(adapter)
+
+
+@pytest.mark.parametrize(
+    ("excluded", "is_told"),
+    [
+        (["up_proj"], False),
+        (["model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"], False),
+        (r".*\.up_proj", False),
+        (["v_proj"], True),
+        ([], True),
+    ],
+)
+def test_a_target_that_is_excluded_needs_no_update(peft_dir: Path, excluded: Any, is_told: bool):
+    edit(peft_dir, target_modules=["down_proj", "q_proj", "up_proj"], exclude_modules=excluded)
+    if is_told:
+        with pytest.raises(ModelError, match=r"there is none for 'up_proj'"):
+            read_adapter(peft_dir)
+    else:
+        assert read_adapter(peft_dir).layers == [DOWN, Q]
 
 
 def test_switches_that_are_off_are_no_obstacle(peft_dir: Path):
@@ -192,6 +251,16 @@ def test_an_adapter_of_another_model_leaves_nothing(adapter: Path, tmp_path: Pat
         with pytest.raises(ModelError, match=r"does not fit the model: .*expected 192 in dimension 0"):
             export(adapter, "smidgen:nano", tmp_path / f"out{number}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
+
+
+@pytest.mark.parametrize(
+    "base", ["nosuch", "nosuch dir", "/nonexistent/model", "./made/up", "http://x/v1", "smidgen:none"]
+)
+def test_a_base_that_is_neither_here_nor_on_the_hub_is_refused(adapter: Path, tmp_path: Path, base: str):
+    for export in (export_peft, export_mlx_adapter):
+        with pytest.raises(ModelError, match=rf"there is no (folder|bundled model) '?{base}'?; expected"):
+            export(adapter, base, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -240,6 +309,50 @@ def test_halves_stay_halves(tmp_path: Path):
     write_adapter(tmp_path / "mlx", made)
     export_peft(tmp_path / "mlx", "owner/base", tmp_path / "peft")
     same_tensors(made, read_adapter(tmp_path / "peft"))
+
+
+@pytest.mark.parametrize(
+    ("made_for", "given", "is_told"),
+    [
+        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B", False),
+        ("Qwen/Qwen3-0.6B", "mirror/qwen3-0.6b", False),
+        ("mlx-community/Qwen3-0.6B-4bit", "Qwen/Qwen3-0.6B", False),
+        ("unsloth/Qwen3-0.6B-bnb-4bit", "mlx-community/Qwen3-0.6B-8bit-DWQ", False),
+        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B-Base", True),
+        ("Qwen/Qwen3-0.6B", "smidgen:nano", True),
+        ("smidgen:nano", "owner/nano:best", False),
+        ("/models/Qwen3-0.6B", "Qwen/Qwen3-0.6B-Base", False),
+        ("Qwen/Qwen3-0.6B", "../models/other", False),
+        (None, "Qwen/Qwen3-0.6B", False),
+    ],
+)
+def test_an_adapter_of_another_model_is_told(made_for: str | None, given: str, is_told: bool):
+    made = dataclasses.replace(adapter_of({Q: (2, 0.5)}), base=made_for)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_another_base(made, given)
+    told = [str(warning.message) for warning in caught]
+    assert len(told) == is_told
+    assert all(f"made was made for {made_for}, and not for {given}; on another" in text for text in told)
+
+
+def test_every_way_to_use_an_adapter_tells_its_base(make_adapter: Callable[..., Path], tmp_path: Path):
+    export_peft(make_adapter("smidgen:nano"), "owner/other", tmp_path / "peft")
+    uses = (
+        lambda: load("smidgen:nano", adapter=tmp_path / "peft"),
+        lambda: export_peft(tmp_path / "peft", "smidgen:nano", tmp_path / "again"),
+        lambda: export_fused(
+            "smidgen:nano",
+            tmp_path / "peft",
+            tmp_path / "fused",
+            prompts=[[Message("user", "?")]],
+            force=True,
+        ),
+        lambda: write_gguf("smidgen:nano", tmp_path / "nano.gguf", adapter=tmp_path / "peft"),
+    )
+    for use in uses:
+        with pytest.warns(UserWarning, match=r"was made for owner/other, and not for smidgen:nano"):
+            use()
 
 
 @pytest.mark.parametrize(

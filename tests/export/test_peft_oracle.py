@@ -1,5 +1,6 @@
 """Our adapters in PEFT and transformers, and PEFT's adapters here: the same scores."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from smidgen.backend import mx
 from smidgen.config import LoraConfig
 from smidgen.export.peft import export_peft
 from smidgen.models.load import load, resolve
+from smidgen.models.peft import ELSEWHERE, HARMLESS, ONLY_AT, USED
 
 pytestmark = [
     pytest.mark.oracle,
@@ -64,6 +66,14 @@ def test_peft_loads_what_we_export(
 
 SETTINGS: list[dict[str, Any]] = [
     {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"},
+    {"r": 4, "lora_alpha": 6, "target_modules": "all-linear", "exclude_modules": ["down_proj"]},
+    {"r": 4, "lora_alpha": 6, "target_modules": "all-linear", "exclude_modules": r".*\.[12]\.mlp\..*"},
+    {
+        "r": 4,
+        "lora_alpha": 6,
+        "target_modules": ["q_proj", "k_proj"],
+        "exclude_modules": ["self_attn.k_proj"],
+    },
     {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"], "layers_to_transform": [0, 3]},
     {"r": 4, "lora_alpha": 6, "target_modules": r".*\.[12]\.mlp\.\w+_proj", "use_rslora": True},
     {
@@ -93,3 +103,9 @@ def test_we_load_what_peft_makes_and_peft_what_we_make_of_it(
     export_peft(tmp_path / "theirs", "smidgen:nano", tmp_path / "again")
     again = scores(peft.PeftModel.from_pretrained(made.unload(), tmp_path / "again"))
     np.testing.assert_allclose(again, wanted, rtol=0, atol=1e-5)
+
+
+def test_every_key_of_peft_is_known_by_name():
+    peft = pytest.importorskip("peft")
+    known = USED | HARMLESS | ELSEWHERE | ONLY_AT.keys()
+    assert {field.name for field in dataclasses.fields(peft.LoraConfig)} <= known

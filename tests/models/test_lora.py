@@ -212,7 +212,7 @@ def test_folders_that_are_no_adapter_of_ours(adapter: Path, tmp_path: Path, tiny
     with pytest.raises(ModelError, match=r"is of type 'dora'; only 'lora' can be loaded"):
         load_adapter(bare, adapter)
     edit(adapter, fine_tune_type="lora", lora_parameters={"rank": 4})
-    with pytest.raises(ModelError, match=r"has no number at lora_parameters.scale"):
+    with pytest.raises(ModelError, match=r"has no number above 0 at lora_parameters.scale"):
         load_adapter(bare, adapter)
     (adapter / "adapter_config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match=r"adapter_config.json is not readable JSON"):

@@ -8,7 +8,7 @@ from cyclopts.types import NonNegativeFloat
 
 from smidgen.cli.console import print_json, say, size
 from smidgen.cli.options import Adapter, Json, Model, Out
-from smidgen.cli.shipping import begin, check_quantization, finish
+from smidgen.cli.shipping import begin, check_quantization, ship, tell
 from smidgen.errors import ConfigError
 
 export = App(name="export", help="Write a model in the format of another program, and prove it there.")
@@ -26,19 +26,23 @@ RunFolder = Annotated[
 ]
 
 
-def _new_gguf(_: object, path: Path) -> None:
-    """Refuse a name that is taken or misleading, before any work is done for it."""
+def _new(_: object, path: Path) -> None:
+    """Refuse a name that is taken, before any work is done for it."""
     if path.exists():
-        raise ValueError("Something is there already; name another file or remove it first.")
-    if path.suffix != ".gguf":
-        raise ValueError(f"{path.name} does not end in .gguf, by which programs know such a file.")
+        raise ValueError("Something is there already; give another name or remove it first.")
 
 
 @export.command
 def gguf(
     *,
     model: Model,
-    out: Annotated[Path, Parameter(validator=_new_gguf, help="The new file to write, FILE.gguf.")],
+    out: Annotated[
+        Path,
+        Parameter(
+            validator=_new,
+            help="The new file, FILE.gguf; any other name is that of a folder for it and a model card.",
+        ),
+    ],
     adapter: Adapter = None,
     adapter_only: Annotated[
         bool, Parameter(help="Write the adapter by itself, to be put on the base model's GGUF file.")
@@ -51,6 +55,9 @@ def gguf(
         bool, Parameter(help="Do not compare the file with the model in llama.cpp.")
     ] = False,
     modelfile: Annotated[bool, Parameter(help="Write FILE.Modelfile for Ollama beside it.")] = False,
+    run: RunFolder = None,
+    push: Push = None,
+    private: Private = False,
     json: Json = False,
 ) -> None:
     """Write a GGUF file for llama.cpp, Ollama and LM Studio.
@@ -58,38 +65,67 @@ def gguf(
     An adapter is added to the weights in float32. The file is compared with the model before it appears:
     every number, the tokens of a text in many scripts, the end tokens and the next-token probabilities.
     """
-    from smidgen.export.gguf import (
-        verify_gguf,
-        verify_gguf_adapter,
-        write_gguf,
-        write_gguf_adapter,
-    )
-    from smidgen.export.gguf.modelfile import modelfile as modelfile_text
-    from smidgen.files import atomic_file, write_text
-    from smidgen.models.load import resolve
-
     if adapter_only and adapter is None:
         raise ConfigError("--adapter-only writes an adapter by itself; name one with --adapter")
     if adapter_only and modelfile:
         raise ConfigError("--modelfile is for a whole model; leave it out with --adapter-only")
-    verified: dict[str, Any] | None = None
-    with atomic_file(out) as partial:
-        if adapter_only and adapter is not None:
-            written = write_gguf_adapter(model, adapter, partial, dtype=dtype or "F32")
-            if not no_verify:
-                verified = verify_gguf_adapter(partial, model, adapter)
-        else:
-            written = write_gguf(model, partial, dtype=dtype or "Q8_0", adapter=adapter)
-            if not no_verify:
-                verified = verify_gguf(partial, model, adapter=adapter)
-    facts = {**written, "path": out, "verified": verified and {**verified, "path": out}}
-    if modelfile:
-        facts["modelfile"] = out.with_suffix(".Modelfile")
-        write_text(facts["modelfile"], modelfile_text(out.name, resolve(model), written["license"]))
+    kind = dtype or ("F32" if adapter_only else "Q8_0")
+
+    def make(file: Path) -> dict[str, Any]:
+        return _make_gguf(file, model, adapter, adapter_only, kind, not no_verify, modelfile)
+
+    if out.suffix == ".gguf":
+        if run or push or private:
+            raise ConfigError(f"a model card needs a folder, and {out} is a file; name a folder as --out")
+        facts = make(out)
+    elif adapter_only:
+        raise ConfigError(f"--adapter-only writes one file, and {out} does not end in .gguf; name a file")
+    else:
+        story, artefact = begin(model, adapter, run, push, private), f"gguf-{kind.lower()}"
+        name = f"{out.resolve().name}-{kind.lower()}.gguf"
+        facts = _placed(
+            ship(lambda folder: make(folder / name), out, story, artefact, push, private), out / name
+        )
     if json:
         print_json(facts)
-    else:
-        _say_gguf(facts)
+        return
+    if "out" in facts:
+        tell(facts, json)
+    _say_gguf(facts)
+
+
+def _make_gguf(
+    out: Path, model: str, adapter: Path | None, adapter_only: bool, dtype: str, verify: bool, modelfile: bool
+) -> dict[str, Any]:
+    """Write a file, which appears when it was held against the model, and its Modelfile beside it."""
+    from smidgen.export.gguf import verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
+    from smidgen.export.gguf.modelfile import modelfile as modelfile_text
+    from smidgen.files import atomic_file, write_text
+    from smidgen.models.load import resolve
+
+    recipe, text = out.with_suffix(".Modelfile"), None
+    if modelfile and recipe.exists():
+        raise ConfigError(f"{recipe} is there already; remove it, or name another file as --out")
+    with atomic_file(out) as file:
+        if adapter_only and adapter is not None:
+            facts = write_gguf_adapter(model, adapter, file, dtype=dtype)
+            facts["verified"] = verify_gguf_adapter(file, model, adapter) if verify else None
+        else:
+            facts = write_gguf(model, file, dtype=dtype, adapter=adapter)
+            facts["verified"] = verify_gguf(file, model, adapter=adapter) if verify else None
+        if modelfile:
+            text = modelfile_text(out.name, resolve(model), facts["license"])
+    if text is not None:
+        write_text(recipe, text)
+        facts["modelfile"] = recipe
+    return _placed(facts, out) | {"format": "gguf"}
+
+
+def _placed(facts: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The facts of a file that now stands at `path`."""
+    verified = facts["verified"] and {**facts["verified"], "path": path}
+    beside = {"modelfile": path.with_suffix(".Modelfile")} if "modelfile" in facts else {}
+    return {**facts, "path": path, "verified": verified, **beside}
 
 
 def _say_gguf(facts: dict[str, Any]) -> None:
@@ -128,7 +164,7 @@ def peft(
     from smidgen.export.peft import export_peft
 
     story = begin(model, adapter, run, push, private)
-    finish(export_peft(adapter, model, out), story, "peft", push, private, json)
+    tell(ship(lambda folder: export_peft(adapter, model, folder), out, story, "peft", push, private), json)
 
 
 @export.command
@@ -146,7 +182,10 @@ def mlx(
     from smidgen.export.peft import export_mlx_adapter
 
     story = begin(model, adapter, run, push, private)
-    finish(export_mlx_adapter(adapter, model, out), story, "mlx-adapter", push, private, json)
+    facts = ship(
+        lambda folder: export_mlx_adapter(adapter, model, folder), out, story, "mlx-adapter", push, private
+    )
+    tell(facts, json)
 
 
 @export.command
@@ -192,17 +231,21 @@ def fused(
     check_quantization(model, bits, dequantize)
     story = begin(model, adapter, run, push, private)
     source = prompts or (run and run / "data/validation.jsonl")
-    facts = export_fused(
-        model,
-        adapter,
-        out,
-        bits=bits,
-        group_size=group_size,
-        prompts=read_prompts(source) if source else None,
-        max_drift=max_drift,
-        force=force,
-    )
-    finish(facts, story, f"mlx-{bits}bit" if bits else "fused", push, private, json)
+    questions = read_prompts(source) if source else None
+
+    def make(folder: Path) -> dict[str, Any]:
+        return export_fused(
+            model,
+            adapter,
+            folder,
+            bits=bits,
+            group_size=group_size,
+            prompts=questions,
+            max_drift=max_drift,
+            force=force,
+        )
+
+    tell(ship(make, out, story, f"mlx-{bits}bit" if bits else "fused", push, private), json)
 
 
 @export.command

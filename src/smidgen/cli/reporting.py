@@ -160,6 +160,7 @@ def _model(life: "Life") -> dict[str, Any]:
     training, lora = read_json(life.run.path("training.json")), life.recipe.train.lora
     return {
         "base": life.recipe.model.base,
+        "thinking": life.recipe.model.thinking,
         "parameters": training["parameters"] - (training["trained_parameters"] if lora else 0),
         "trained_parameters": training["trained_parameters"],
         "method": f"LoRA rank {lora.rank}, alpha {lora.alpha:g}" if lora else "full fine-tuning",

@@ -1,5 +1,6 @@
 """What every export does before and after: settle what its card tells, write that, and upload the folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,24 +55,50 @@ def begin(
     return {**story, "folder": run}
 
 
-def finish(
-    facts: dict[str, Any], story: dict[str, Any], artefact: str, push: str | None, private: bool, json: bool
-) -> None:
-    """Write the card, push the folder if that is wanted, and say what was made."""
-    from smidgen.export.card import write_card
-    from smidgen.export.push import push_folder
+def ship(
+    make: Callable[[Path], dict[str, Any]],
+    out: Path,
+    story: dict[str, Any],
+    artefact: str,
+    push: str | None,
+    private: bool,
+) -> dict[str, Any]:
+    """Have an export and its card written, which appear together or not at all; push them if that is wanted.
 
-    out = facts["out"]
-    made = story.get("exports", {}).get(artefact)
-    if made and _weights(story["folder"] / made["path"]) != _weights(out):
-        story = {**story, "exports": {}}  # the run evaluated another file
-    write_card(out, story, artefact=artefact, format=facts["format"])
+    Args:
+        make: writes the export into a folder and returns its facts, `format` among them.
+        out: where the folder is to stand.
+        story: what `begin` returned.
+        artefact: what the run calls such an export.
+        push: the repository to upload it to.
+        private: whether that is made for one's own eyes.
+
+    Returns:
+        What `make` did, with `out`, and with `url` of what was pushed.
+    """
+    from smidgen.export.card import write_card
+    from smidgen.export.push import push_folder, refuse_private
+    from smidgen.files import atomic_folder
+
+    with atomic_folder(out) as folder:
+        facts = {**make(folder), "out": out}
+        made = story.get("exports", {}).get(artefact)
+        if made and _weights(story["folder"] / made["path"]) != _weights(folder):
+            story = {**story, "exports": {}}  # the run evaluated another file
+        write_card(folder, story, artefact=artefact, format=facts["format"], place=push or out.resolve().name)
+        if push is not None:
+            refuse_private(folder)
     if push is not None:
         facts["url"] = push_folder(out, push, private=private)
+    return facts
+
+
+def tell(facts: dict[str, Any], json: bool) -> None:
+    """Say what was made."""
     if json:
         print_json(facts)
         return
-    say(f"{out}: {size(facts['bytes'])} of weights and a model card")
+    say(f"{facts['out']}: {size(facts['bytes'])} of weights and a model card")
     for warning in facts.get("warnings", ()):
         say(f"warning: {warning}")
     if drift := facts.get("drift"):
@@ -82,12 +109,12 @@ def finish(
             f"average, logits by {drift['max_logit_difference']:.2g} at most, the same first choice at "
             f"{drift['same_top']:.1%} of {drift['positions']} positions{beside}"
         )
-    if push is not None:
-        say(f"uploaded to {facts['url']}")
+    if url := facts.get("url"):
+        say(f"uploaded to {url}")
 
 
-def _weights(folder: Path) -> dict[str, str]:
-    """Fingerprints of the weight files of a folder."""
+def _weights(folder: Path) -> list[str]:
+    """Fingerprints of the weight files of a folder, whatever they are called."""
     from smidgen.files import sha256_file
 
-    return {file.name: sha256_file(file) for file in sorted(folder.glob("*.safetensors"))}
+    return sorted(sha256_file(file) for kind in ("*.safetensors", "*.gguf") for file in folder.glob(kind))

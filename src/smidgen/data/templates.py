@@ -70,6 +70,11 @@ class Tokenizer:
         """The Jinja text that messages are rendered by, or None."""
         return self._backend.get_chat_template() if self.has_template else None
 
+    @property
+    def has_thinking_switch(self) -> bool:
+        """Whether the chat template asks if the model is to think, by the variable `enable_thinking`."""
+        return re.search(r"\benable_thinking\b", self.chat_template or "") is not None
+
     @cached_property
     def eos_token_ids(self) -> frozenset[int]:
         """Every token that ends a completion, by tokenizer, config files, template or its text."""
@@ -190,7 +195,7 @@ class Tokenizer:
                 f"unknown role {', '.join(map(repr, unknown))}; expected one of {', '.join(ROLES)}"
             )
         switches = {}
-        if re.search(r"\benable_thinking\b", self._backend.get_chat_template()):
+        if self.has_thinking_switch:
             switches["enable_thinking"] = thinking
         elif thinking:
             raise ModelError(

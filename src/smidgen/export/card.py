@@ -7,6 +7,7 @@ included.
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData, snapshot_download
 
+from smidgen.data.templates import load_tokenizer
 from smidgen.errors import ConfigError, ModelError, did_you_mean
 from smidgen.export.markdown import code, escaped
-from smidgen.export.running import ways
+from smidgen.export.running import Subject, ways
 from smidgen.files import sha256_file, write_text
 from smidgen.models.licence import licence_of
 from smidgen.models.load import HUB_ID, read_config, resolve
@@ -36,7 +38,9 @@ CURVE_ROWS = 8
 _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
-def write_card(folder: Path, report: Mapping[str, Any], *, artefact: str, format: str) -> None:
+def write_card(
+    folder: Path, report: Mapping[str, Any], *, artefact: str, format: str, place: str | None = None
+) -> None:
     """Write the model card of an exported folder, its `README.md`; one that stands there is replaced.
 
     Args:
@@ -44,22 +48,26 @@ def write_card(folder: Path, report: Mapping[str, Any], *, artefact: str, format
         report: the content of `report.json`. Every key is optional; text in it is escaped.
         artefact: its name in the report's `exports`; the figures are those that stand there.
         format: `mlx`, `fused`, `peft`, `mlx-adapter` or `gguf`.
+        place: where it will be found, `owner/name` on the hub or a folder's name; the folder's own if None.
 
     Raises:
         ConfigError: the format is not known.
         WorkError: the disk is full or the place cannot be written.
     """
-    write_text(folder / "README.md", card_text(folder, report, artefact=artefact, format=format))
+    text = card_text(folder, report, artefact=artefact, format=format, place=place)
+    write_text(folder / "README.md", text)
 
 
-def card_text(folder: Path, report: Mapping[str, Any], *, artefact: str, format: str) -> str:
+def card_text(
+    folder: Path, report: Mapping[str, Any], *, artefact: str, format: str, place: str | None = None
+) -> str:
     """Return what `write_card` writes; equal folders and reports give equal cards."""
     if format not in FORMATS:
         raise ConfigError(
             f"there is no format '{format}'; expected one of {', '.join(FORMATS)}."
             f"{did_you_mean(format, FORMATS)}"
         )
-    facts = _facts(folder, report, artefact, format)
+    facts = _facts(folder, report, artefact, format, place or folder.name)
     matter = _front_matter(report, facts, format)
     return f"---\n{matter}\n---\n\n{_template().render(facts).strip()}\n"
 
@@ -77,7 +85,7 @@ def _template() -> jinja2.Template:
     return environment.get_template("card.md.jinja")
 
 
-def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str) -> dict[str, Any]:
+def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, place: str) -> dict[str, Any]:
     """Everything the template shows."""
     named = str(_at(report, "model", "base") or "an unknown model")
     base, base_folder = _public_name(named) or named, _base_folder(named)
@@ -85,8 +93,10 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str) 
     licence = licence_of(base_folder, config) if base_folder is not None else None
     weights = sorted(file for file in folder.glob("*") if file.suffix in (".safetensors", ".gguf"))
     shipped = _at(report, "exports", artefact) or {}
+    thinking = _thinking(report, folder, base_folder)
+    subject = Subject(format, folder, place, base, config.get("model_type"), thinking)
     return {
-        "name": f"{report.get('name') or folder.name} ({artefact})",
+        "name": f"{report.get('name') or subject.name} ({artefact})",
         "description": report.get("description"),
         "kind": FORMATS[format],
         "task": report.get("task"),
@@ -103,7 +113,9 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str) 
         "recipe": code(str(report["recipe"]), "toml") if report.get("recipe") else None,
         "made": list(_made(report)),
         "limits": list(report.get("limits") or ()),
-        "ways": list(ways(format, folder, base, config.get("model_type"))),
+        "thinking": thinking,
+        "trained_thinking": _at(report, "model", "thinking"),
+        "ways": list(ways(subject)),
     }
 
 
@@ -146,6 +158,15 @@ def _base_folder(base: str) -> Path | None:
             return found / (matched["subfolder"] or "")
     except Exception:  # a base that is not here is no obstacle; the hub client has a dozen types of errors
         return None
+    return None
+
+
+def _thinking(report: Mapping[str, Any], *folders: Path | None) -> bool | None:
+    """Whether thinking is on; None where the chat template has no switch for it or is not on this machine."""
+    for folder in folders:
+        with suppress(ModelError):  # adapters and GGUF files have no tokenizer beside them
+            if folder is not None and load_tokenizer(folder).has_thinking_switch:
+                return bool(_at(report, "model", "thinking"))
     return None
 
 

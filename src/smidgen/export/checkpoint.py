@@ -18,7 +18,7 @@ import numpy as np
 
 from smidgen.backend import mx
 from smidgen.errors import ModelError
-from smidgen.models.adapter import read_adapter
+from smidgen.models.adapter import read_adapter, warn_of_another_base
 from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import fitting_graph, read_config, resolve
@@ -145,7 +145,7 @@ def open_checkpoint(source: str, adapter: Path | None = None) -> Iterator[Checkp
             raise ModelError(
                 f"{path} stores '{odd[0]}' as {stored[odd[0]].dtype}; expected {', '.join(DTYPES)}"
             )
-        updates = {} if adapter is None else _updates(adapter, graph)
+        updates = {} if adapter is None else _updates(adapter, graph, source)
         yield Checkpoint(path, config, graph, shapes, updates, stored, packed)
     finally:
         for descriptor in descriptors:
@@ -184,10 +184,11 @@ def _float32(values: np.ndarray, dtype: str) -> np.ndarray:
     return values.astype(np.float32, copy=False) if dtype in ("F32", "F16") else values
 
 
-def _updates(folder: Path, graph: Any) -> dict[str, Update]:
+def _updates(folder: Path, graph: Any, source: str) -> dict[str, Update]:
     """The updates of an adapter folder by the name of the matrix they belong to."""
     adapter = read_adapter(folder)
     refuse_misfits(adapter, graph)
+    warn_of_another_base(adapter, source)
     return {
         f"{layer}.weight": Update(
             np.array(adapter.weights[f"{layer}.lora_a"].astype(mx.float32)),

@@ -79,7 +79,7 @@ def export_fused(
         cpu_kernels.accelerate(written)
         drift = compare(reference, last_logits(written, rows))
         if not (force or drift.mean_kl <= max_drift):
-            raise WorkError(_refusal(out, drift, effect, max_drift, bits))
+            raise WorkError(_refusal(drift, effect, max_drift, bits))
     return {
         "out": out,
         "format": "mlx" if bits else "fused",
@@ -111,7 +111,7 @@ def _write(
     rows = token_rows(loaded.tokenizer, prompts, config.get("max_position_embeddings"))
     reference, effect = list(last_logits(graph, rows)), None
     if adapter is not None:
-        load_adapter(graph, adapter)
+        load_adapter(graph, adapter, model)
         base, reference = reference, list(last_logits(graph, rows))
         effect = compare(reference, iter(base))
     dtype = stored_dtype(loaded.path)
@@ -131,12 +131,12 @@ def _warnings(drift: Drift, effect: Drift | None) -> list[str]:
     return ["the drift is as great as what the adapter does, which may have been rounded away; evaluate it"]
 
 
-def _refusal(out: Path, drift: Drift, effect: Drift | None, max_drift: float, bits: int | None) -> str:
+def _refusal(drift: Drift, effect: Drift | None, max_drift: float, bits: int | None) -> str:
     """Why the folder was not kept, and what to do."""
     beside = f"; the adapter itself changes it by {effect.mean_kl:.3g}" if effect else ""
     remedy = "Use more bits, or none" if bits else "Look for what went wrong"
     return (
-        f"{out} was not written: its next-token distributions differ from the unfused model's by "
+        f"nothing was written: the fused model's next-token distributions differ from the unfused model's by "
         f"{drift.mean_kl:.3g} nats on average, above --max-drift {max_drift:g}{beside}. "
         f"{remedy}, raise --max-drift, or keep it all the same with --force"
     )

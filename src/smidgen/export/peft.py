@@ -16,11 +16,12 @@ from smidgen.models.adapter import (
     grid,
     read_adapter,
     refuse_faults,
+    warn_of_another_base,
     write_adapter,
 )
 from smidgen.models.architectures import build_graph
 from smidgen.models.licence import warn_of_licence
-from smidgen.models.load import read_config, resolve
+from smidgen.models.load import local_folder, read_config
 from smidgen.models.lora import refuse_misfits
 from smidgen.models.peft import PREFIX
 from smidgen.models.peft import WEIGHTS as PEFT_WEIGHTS
@@ -44,7 +45,7 @@ def export_peft(adapter: Path, base: str, out: Path) -> dict[str, Any]:
         of the weights, and `warnings`, what vLLM will not take.
 
     Raises:
-        ModelError: the adapter cannot be read, or does not fit the base.
+        ModelError: the adapter cannot be read, the base is neither a folder nor a hub id, or they do not fit.
         WorkError: the disk is full or the place cannot be written.
     """
     found = read_adapter(adapter)
@@ -155,9 +156,10 @@ def _check(adapter: Adapter, base: str) -> int | None:
     Warns of the base's licence as loading it would.
     """
     refuse_faults(adapter)
-    if not (base.startswith("smidgen:") or Path(base).expanduser().is_dir()):
+    warn_of_another_base(adapter, base)
+    path = local_folder(base)
+    if path is None:
         return None  # a hub id: the weights need not be fetched to convert an adapter
-    path = resolve(base)
     config = read_config(path)
     model = build_graph(config, str(path / "config.json"))  # its weights are never computed
     refuse_misfits(adapter, model)

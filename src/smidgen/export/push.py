@@ -8,6 +8,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from smidgen.errors import ConfigError, WorkError
+from smidgen.models.adapter import CONFIG, read_adapter_config
 
 REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _REFUSED = (401, 403)
@@ -27,16 +28,36 @@ def check_push(repo: str) -> None:
         )
 
 
+def refuse_private(folder: Path) -> None:
+    """Refuse a folder of an adapter whose description names places on this machine, such as its base's.
+
+    Nobody else could load the base from there, and who uploads an adapter hardly means to show them.
+
+    Raises:
+        ConfigError: names the key and the place.
+        ModelError: the description is no JSON object.
+    """
+    if not (folder / CONFIG).is_file():
+        return
+    for name, value in read_adapter_config(folder).items():
+        if isinstance(value, str) and value.startswith(("/", "~")):
+            raise ConfigError(
+                f"'{name}' in {CONFIG} is {value}, a place on this machine that nobody else should see or "
+                "could load; export the adapter again with --model owner/name, the base's name on the hub"
+            )
+
+
 def push_folder(folder: Path, repo: str, *, private: bool = False) -> str:
     """Upload every file of a folder to a repository, made if it is not there; return its address.
 
     Raises:
-        ConfigError: as in `check_push`, or the hub does not let this token write there.
+        ConfigError: as in `check_push` and `refuse_private`, or the hub does not let this token write there.
         WorkError: the hub cannot be reached or fails; what was uploaded by then is no commit.
     """
     check_push(repo)
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ConfigError(f"{folder} is no folder with files in it; export something there first")
+    refuse_private(folder)
     endpoint = os.environ.get("HF_ENDPOINT") or None
     hub = HfApi(endpoint=endpoint)
     again = f"{folder} is whole; upload it later with `smidgen export push {folder} --to {repo}`"

@@ -22,72 +22,134 @@ class Way(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def ways(format: str, folder: Path, base: str, model_type: str | None) -> Iterator[Way]:
-    """Yield the ways to run an artefact.
+class Subject(NamedTuple):
+    """What is to be run.
 
-    Args:
+    Attributes:
         format: `mlx`, `fused`, `peft`, `mlx-adapter` or `gguf`.
-        folder: where it stands; its name is what the commands name.
+        folder: where it stands while the card is written.
+        place: where it will be found: `owner/name` on the hub, or a folder's name.
         base: the model that an adapter goes on.
         model_type: of the model, as in `config.json`.
+        thinking: whether the chat template is to let the model think; None where it has no switch for that.
     """
-    place = argument(folder.name)
-    if format == "peft":
-        yield from _peft(folder, place, base, model_type)
-    elif format == "mlx-adapter":
-        options = f"--model {argument(base)} --adapter-path {place}"
-        yield Way("mlx-lm", _shell(f"mlx_lm.generate {options} --prompt {argument(QUESTION)}"))
-    elif format == "gguf":
-        yield from _gguf(folder)
+
+    format: str
+    folder: Path
+    place: str
+    base: str
+    model_type: str | None
+    thinking: bool | None
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.place.rpartition("/")[2]
+
+    def fetched(self, folder: str) -> str:
+        """The command before those that name files, where the files are on the hub."""
+        return f"hf download {argument(self.place)} --local-dir {folder}\n" if "/" in self.place else ""
+
+    def switched(self, option: str) -> str:
+        """An option that takes the chat template's variables, where there is one to be set."""
+        if self.thinking is None:
+            return ""
+        return f" {option} {argument(json.dumps({'enable_thinking': self.thinking}))}"
+
+    @property
+    def base_notes(self) -> tuple[str, ...]:
+        """What to know of a base that programs cannot fetch by the name that stands in the commands."""
+        if self.base.startswith("smidgen:"):
+            return (
+                f"{self.base} comes with smidgen; name the folder that smidgen inspect {self.base} shows "
+                "instead.",
+            )
+        return ()
+
+
+def ways(subject: Subject) -> Iterator[Way]:
+    """Yield the ways to run an artefact."""
+    if subject.format == "peft":
+        yield from _peft(subject)
+    elif subject.format == "mlx-adapter":
+        options = f"--model {argument(subject.base)} --adapter-path {argument(subject.name)}"
+        command = subject.fetched(argument(subject.name)) + _mlx_lm(subject, options)
+        yield Way("mlx-lm", _shell(command), subject.base_notes)
+    elif subject.format == "gguf":
+        yield from _gguf(subject)
     else:
-        if model_type in ELSEWHERE:  # mlx-lm has no graph for the dense models of the others
-            yield Way("mlx-lm", _shell(f"mlx_lm.generate --model {place} --prompt {argument(QUESTION)}"))
-        if format == "fused":
-            yield Way("transformers", _python(folder.name, None))
-            if model_type in ELSEWHERE:
-                yield Way("vLLM", _shell(f"vllm serve {place}"))
-    adapter = format in ("peft", "mlx-adapter")
-    options = f"--model {argument(base)} --adapter {place}" if adapter else f"--model {_smidgen_name(folder)}"
-    yield Way("smidgen", _shell(f"smidgen generate {options} --prompt {argument(QUESTION)}"))
+        yield from _model(subject)
+    yield Way("smidgen", _shell(_smidgen(subject)))
 
 
-def _peft(folder: Path, place: str, base: str, model_type: str | None) -> Iterator[Way]:
-    notes = ()
-    if base.startswith("smidgen:"):
-        notes = (f"{base} comes with smidgen; name the folder that smidgen inspect {base} shows instead.",)
-    yield Way("transformers and PEFT", _python(base, folder.name), notes)
-    if model_type not in (*ELSEWHERE, None):
+def _model(subject: Subject) -> Iterator[Way]:
+    place = argument(subject.place)
+    if subject.model_type in ELSEWHERE:  # mlx-lm has no graph for the dense models of the others
+        yield Way("mlx-lm", _shell(_mlx_lm(subject, f"--model {place}")))
+    if subject.format == "fused":
+        yield Way("transformers", _python(subject, subject.place, None))
+        if subject.model_type in ELSEWHERE:
+            yield Way(
+                "vLLM", _shell(f"vllm serve {place}{subject.switched('--default-chat-template-kwargs')}")
+            )
+
+
+def _peft(subject: Subject) -> Iterator[Way]:
+    notes = subject.base_notes
+    yield Way("transformers and PEFT", _python(subject, subject.base, subject.place), notes)
+    if subject.model_type not in (*ELSEWHERE, None):
         return
-    adapter = read_adapter(folder)
+    adapter = read_adapter(subject.folder)
     rank = max(adapter.ranks.values())
     allowed = next((known for known in VLLM_RANKS if known >= rank), None)
     option = f" --max-lora-rank {allowed}" if allowed and rank > VLLM_DEFAULT_RANK else ""
-    command = f"vllm serve {argument(base)} --enable-lora{option} --lora-modules adapter={place}"
+    command = (
+        f"vllm serve {argument(subject.base)} --enable-lora{option} --lora-modules "
+        f"adapter={argument(subject.place)}{subject.switched('--default-chat-template-kwargs')}"
+    )
     yield Way("vLLM", _shell(command), (*notes, *(f"{warning}." for warning in vllm_warnings(adapter))))
 
 
-def _gguf(folder: Path) -> Iterator[Way]:
-    names = sorted(file.name for file in folder.glob("*.gguf")) or ["model.gguf"]
-    file = argument(names[0])
-    yield Way("llama.cpp", _shell(f"llama-cli -m {file} -cnv\nllama-server -m {file}"))
-    made = sorted(file.name for file in folder.glob("*Modelfile"))
+def _gguf(subject: Subject) -> Iterator[Way]:
+    file, fetched = _gguf_file(subject), subject.fetched(".")
+    options = f"-m {file}{subject.switched('--jinja --chat-template-kwargs')}"
+    yield Way("llama.cpp", _shell(f"{fetched}llama-cli {options} -cnv\nllama-server {options}"))
+    made = sorted(file.name for file in subject.folder.glob("*Modelfile"))
     recipe = f"ollama create specialist -f {argument(made[0])}" if made else (
         f"printf 'FROM ./%s\\n' {file} > Modelfile\nollama create specialist -f Modelfile"
     )  # fmt: skip
-    yield Way("Ollama", _shell(f"{recipe}\nollama run specialist {argument(QUESTION)}"))
+    yield Way("Ollama", _shell(f"{fetched}{recipe}\nollama run specialist {argument(QUESTION)}"))
 
 
-def _smidgen_name(folder: Path) -> str:
-    files = sorted(file.name for file in folder.glob("*.gguf"))
-    return argument(files[0] if files else folder.name)
+def _gguf_file(subject: Subject) -> str:
+    names = sorted(file.name for file in subject.folder.glob("*.gguf"))
+    return argument(names[0] if names else "model.gguf")
+
+
+def _mlx_lm(subject: Subject, options: str) -> str:
+    switch = subject.switched("--chat-template-config")
+    return f"mlx_lm.generate {options} --prompt {argument(QUESTION)}{switch}"
+
+
+def _smidgen(subject: Subject) -> str:
+    if subject.format in ("peft", "mlx-adapter"):
+        fetched, name = subject.fetched(argument(subject.name)), argument(subject.name)
+        options = f"--model {argument(subject.base)} --adapter {name}"
+    elif subject.format == "gguf":
+        fetched, options = subject.fetched("."), f"--model {_gguf_file(subject)}"
+    else:
+        fetched, options = "", f"--model {argument(subject.place)}"
+    thinking = " --thinking" if subject.thinking else ""
+    return f"{fetched}smidgen generate {options} --prompt {argument(QUESTION)}{thinking}"
 
 
 def _shell(text: str) -> Markdown:
     return code(text, "shell")
 
 
-def _python(model: str, adapter: str | None) -> Markdown:
+def _python(subject: Subject, model: str, adapter: str | None) -> Markdown:
     """A program that asks one question through the chat template; an adapter is put on the model."""
+    switch = "" if subject.thinking is None else f", enable_thinking={subject.thinking}"
     put = f"model = PeftModel.from_pretrained(model, {json.dumps(adapter)})\n" if adapter else ""
     return code(
         ("from peft import PeftModel\n" if adapter else "")
@@ -97,7 +159,7 @@ def _python(model: str, adapter: str | None) -> Markdown:
         'model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")\n' + put +
         f'messages = [{{"role": "user", "content": {json.dumps(QUESTION)}}}]\n'
         "prompt = tokenizer.apply_chat_template(\n"
-        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n'
+        f'    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True{switch}\n'
         ")\n"
         "answer = model.generate(**prompt, max_new_tokens=256)\n"
         'print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))',

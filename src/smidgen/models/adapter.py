@@ -6,6 +6,8 @@ divides by the rank. Whichever a folder holds is read to the same `Adapter`.
 """
 
 import json
+import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +19,10 @@ from smidgen.errors import ModelError
 from smidgen.files import atomic_folder, write_json
 from smidgen.models import peft
 from smidgen.models.weights import read_safetensors
+
+_HUB_NAME = re.compile(r"smidgen:\w+|\w[\w.-]*/[\w.-]+(:[\w./-]+)?")
+_COPY = re.compile(r"(-bnb|-mlx)?-(\d+bit|bf16|fp16)\b.*$", re.IGNORECASE)
+"""What the name of a quantised copy has behind that of the model."""
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
@@ -84,6 +90,23 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ModelError(f"{path / CONFIG} holds a {type(config).__name__}; expected a JSON object")
     return config
+
+
+def warn_of_another_base(adapter: Adapter, name: str) -> None:
+    """Warn of an adapter that was made for another model than the one of this name, though it may fit.
+
+    Only names are compared, and by their last parts: mirrors and quantised copies of a model are that model,
+    and what stands in a folder may be any.
+    """
+    named = adapter.base or ""
+    if all(_HUB_NAME.fullmatch(base) and not Path(base).exists() for base in (named, name)):
+        made_for, given = (_COPY.sub("", re.split("[/:]", base)[1]).lower() for base in (named, name))
+        if made_for != given:
+            warnings.warn(
+                f"the adapter in {adapter.source} was made for {named}, and not for {name}; "
+                "on another model its answers may be worthless",
+                stacklevel=1,  # from one place, so that Python shows it once
+            )
 
 
 def write_adapter(path: Path, adapter: Adapter, *, num_blocks: int | None = None) -> None:
@@ -181,14 +204,19 @@ def _read_mlx(path: Path, config: dict[str, Any]) -> Adapter:
     if kind != "lora":
         raise ModelError(f"the adapter in {path} is of type '{kind}'; only 'lora' can be loaded")
     parameters = config.get("lora_parameters")
-    if not isinstance(parameters, dict) or not isinstance(parameters.get("scale"), int | float):
+    if not isinstance(parameters, dict) or not peft.is_positive(scale := parameters.get("scale")):
         raise ModelError(
-            f"{path / CONFIG} has no number at lora_parameters.scale, which the update is multiplied by"
+            f"{path / CONFIG} has no number above 0 at lora_parameters.scale, the factor of the update"
+        )
+    if not peft.is_dropout(dropout := parameters.get("dropout", 0.0)):
+        raise ModelError(
+            f"{path / CONFIG} has {dropout!r} at lora_parameters.dropout; expected a number from 0 up to, "
+            "but not, 1"
         )
     weights = read_safetensors(path / WEIGHTS)
-    scale = parameters["scale"]
     scales = {_layer_of(name): scale for name in weights}
-    return Adapter(weights, scales, parameters.get("dropout", 0.0), config.get("model"), path)
+    base = config.get("model")
+    return Adapter(weights, scales, dropout, base if isinstance(base, str) else None, path)
 
 
 def _read_peft(path: Path, config: dict[str, Any]) -> Adapter:

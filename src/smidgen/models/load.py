@@ -70,7 +70,7 @@ def load(name: str, *, adapter: Path | None = None) -> LoadedModel:
             "use the tokenizer that the model was trained with"
         )
     if adapter is not None:
-        load_adapter(model, adapter)
+        load_adapter(model, adapter, name)
     cpu_kernels.accelerate(model)
     return LoadedModel(model, tokenizer, config, path, name)
 
@@ -81,6 +81,15 @@ def resolve(name: str) -> Path:
     Raises:
         ModelError: there is no such model, or the hub cannot be reached.
     """
+    return local_folder(name) or _fetched(name)
+
+
+def local_folder(name: str) -> Path | None:
+    """Return the folder of a model that is on this machine by itself; None for a hub id.
+
+    Raises:
+        ModelError: the name is neither.
+    """
     if name.startswith("smidgen:"):
         return _bundled(name)
     folder = Path(name).expanduser()
@@ -90,13 +99,12 @@ def resolve(name: str) -> Path:
         raise ModelError(
             f"{name} is a file; expected a model's folder, with config.json and safetensors in it"
         )
-    matched = HUB_ID.fullmatch(name)
-    if matched is None or name.startswith((".", "~", "/")):
+    if HUB_ID.fullmatch(name) is None or name.startswith((".", "~", "/")):
         raise ModelError(
             f"there is no folder {name}; "
             "expected a model's folder, smidgen:nano, or a hub id such as Qwen/Qwen3-0.6B"
         )
-    return _fetched(matched["repo"], matched["subfolder"])
+    return None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -190,8 +198,9 @@ def _bundled(name: str) -> Path:
     return path
 
 
-def _fetched(repo: str, subfolder: str | None) -> Path:
+def _fetched(hub_id: str) -> Path:
     """The local snapshot of a hub repository, or of one folder in it."""
+    repo, _, subfolder = hub_id.partition(":")
     patterns = [f"{subfolder}/{pattern}" for pattern in HUB_FILES] if subfolder else list(HUB_FILES)
     try:
         path = Path(snapshot_download(repo, allow_patterns=patterns))

@@ -17,7 +17,13 @@ from mlx_lm.tuner.lora import LoRALinear
 from smidgen.backend import mx, nn
 from smidgen.config import LoraConfig
 from smidgen.errors import ModelError, did_you_mean
-from smidgen.models.adapter import Adapter, pair_faults, read_adapter, write_adapter
+from smidgen.models.adapter import (
+    Adapter,
+    pair_faults,
+    read_adapter,
+    warn_of_another_base,
+    write_adapter,
+)
 from smidgen.models.graph import body
 
 
@@ -61,10 +67,11 @@ def save_adapter(path: Path, model: nn.Module, config: LoraConfig) -> None:
     write_adapter(path, adapter, num_blocks=len(body(model).layers))
 
 
-def load_adapter(model: nn.Module, path: Path) -> None:
+def load_adapter(model: nn.Module, path: Path, base: str | None = None) -> None:
     """Freeze the model and put an adapter of ours, of mlx-lm or of PEFT on it.
 
-    Which layers have one is read from the tensors; the scales are the file's.
+    Which layers have one is read from the tensors; the scales are the file's. Where the model's name is given
+    as `base`, and the adapter was plainly made for another, that is warned of.
 
     Raises:
         ModelError: the folder is no such adapter, or its tensors do not fit the model.
@@ -72,6 +79,8 @@ def load_adapter(model: nn.Module, path: Path) -> None:
     _check_bare(model)
     adapter = read_adapter(path)
     refuse_misfits(adapter, model)
+    if base is not None:
+        warn_of_another_base(adapter, base)
     modules = dict(model.named_modules())
     model.freeze()
     replacements = []
