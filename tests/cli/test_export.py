@@ -97,24 +97,31 @@ def test_a_fused_model_says_how_far_it_drifted(
 ):
     options = ("--model", tiny_model_dir, "--adapter", run_folder / "best", "--run", run_folder)
     code, _, err = call(capsys, "fused", *options, "--out", tmp_path / "plain")
-    assert code == 0 and "drift from the unfused model on 3 prompts: " in err
+    assert code == 0 and "drift from the model that it was made from, on 3 prompts that the run valid" in err
     assert "the adapter itself changes it by" in err
     load(str(tmp_path / "plain"))
     small = ("--bits", 2, "--group-size", 32, "--max-drift", 1e-6, "--out", tmp_path / "small")
     code, _, err = call(capsys, "fused", *options, *small)
     assert code == 1 and "nothing was written: the fused model" in err and "--force" in err
+    assert (
+        "It was measured on 3 prompts that the run validated on; --prompts FILE measures it on others" in err
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain", "run"]
     code, out, _ = call(capsys, "fused", *options, *small, "--force", "--json")
     facts = json.loads(out)
     assert (code, facts["format"], facts["bits"], facts["drift"]["prompts"]) == (0, "mlx", 2, 3)
-    assert "# my-judge (mlx-2bit)" in (tmp_path / "small/README.md").read_text(encoding="utf-8")
+    card = " ".join((tmp_path / "small/README.md").read_text(encoding="utf-8").split())
+    assert "# my-judge (mlx-2bit)" in card
+    share = f"{facts['drift']['same_top']:.1%} of {facts['drift']['positions']} positions"
+    assert f"validated on: {facts['drift']['mean_kl']:.2g} nats on average" in card and share in card
 
 
 def test_prompts_of_ones_own(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file, options = tmp_path / "prompts.jsonl", ("--model", tiny_model_dir, "--out", tmp_path / "out")
     file.write_text('{"prompt": "first"}\n{"prompt": "second"}\n', encoding="utf-8")
     code, out, _ = call(capsys, "fused", *options, "--prompts", file, "--json")
-    assert code == 0 and json.loads(out)["drift"]["prompts"] == 2
+    drift = json.loads(out)["drift"]
+    assert (code, drift["prompts"], drift["asked"]) == (0, 2, "prompts of prompts.jsonl")
     code, _, err = call(
         capsys, "fused", "--model", tiny_model_dir, "--out", tmp_path / "no", "--prompts", "x"
     )

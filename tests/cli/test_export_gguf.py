@@ -46,6 +46,25 @@ def test_a_folder_holds_the_file_and_its_card(hub: Any, tmp_path: Path, capsys: 
     assert "hf download me/judge --local-dir .\nllama-cli -m judge-q8_0.gguf" in card
 
 
+@pytest.mark.parametrize(("dtype", "is_far"), [("Q8_0", False), ("Q4_0", True)])
+def test_what_its_type_loses_is_said_and_stands_in_the_card(
+    dtype: str, is_far: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    pytest.importorskip("xllamacpp")
+    assert exit_code([*NANO, "--out", str(tmp_path / "judge"), "--dtype", dtype]) == 0
+    said = capsys.readouterr().err
+    assert (f"warning: {dtype} changes the next-token distributions by" in said) == is_far
+    assert ("evaluate the model again on this file" in said) == is_far
+    (drift,) = (
+        line for line in said.splitlines() if line.startswith("drift from the model that it was made")
+    )
+    figures = drift.partition(", ")[2]
+    assert figures.startswith("on 2 texts of smidgen's own: ") and figures.endswith(" nats on average")
+    assert figures in (tmp_path / "judge/README.md").read_text(encoding="utf-8")
+    assert exit_code([*NANO, "--out", str(tmp_path / "judge.gguf"), "--dtype", dtype]) == 0
+    assert drift in capsys.readouterr().err.splitlines()
+
+
 def test_what_was_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert exit_code([*NANO, "--out", str(tmp_path / "nano.gguf"), "--no-verify"]) == 0
     said = capsys.readouterr().err

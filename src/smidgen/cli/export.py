@@ -8,7 +8,7 @@ from cyclopts.types import NonNegativeFloat
 
 from smidgen.cli.console import print_json, say, size
 from smidgen.cli.options import Adapter, Json, Model, Out
-from smidgen.cli.shipping import begin, check_quantization, ship, tell
+from smidgen.cli.shipping import begin, check_quantization, ship, tell, tell_drift
 from smidgen.errors import ConfigError
 
 export = App(name="export", help="Write a model in the format of another program, and prove it there.")
@@ -91,6 +91,8 @@ def gguf(
         return
     if "out" in facts:
         tell(facts, json)
+    else:
+        tell_drift(facts)
     _say_gguf(facts)
 
 
@@ -98,6 +100,7 @@ def _make_gguf(
     out: Path, model: str, adapter: Path | None, adapter_only: bool, dtype: str, verify: bool, modelfile: bool
 ) -> dict[str, Any]:
     """Write a file, which appears when it was held against the model, and its Modelfile beside it."""
+    from smidgen.cli.exports import gguf_drift
     from smidgen.export.gguf import verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
     from smidgen.export.gguf.modelfile import modelfile as modelfile_text
     from smidgen.files import atomic_file, write_text
@@ -113,6 +116,7 @@ def _make_gguf(
         else:
             facts = write_gguf(model, file, dtype=dtype, adapter=adapter)
             facts["verified"] = verify_gguf(file, model, adapter=adapter) if verify else None
+            facts |= gguf_drift(facts["verified"], dtype)
         if modelfile:
             text = modelfile_text(out.name, resolve(model), facts["license"])
     if text is not None:
@@ -137,8 +141,9 @@ def _say_gguf(facts: dict[str, Any]) -> None:
         say(f"kept in F16, their rows being no whole blocks: {', '.join(facts['unblocked'])}")
     if verified := facts["verified"]:
         say(
-            f"llama.cpp predicts the same as our own graph: logits differ by {verified['logit_error']:.2g} "
-            f"of their spread, and its arithmetic explains {verified['tolerance']:g}"
+            f"llama.cpp predicts from the file what our own graph does: logits differ by "
+            f"{verified['logit_error']:.2g} of their spread, and its arithmetic explains "
+            f"{verified['tolerance']:g}"
         )
     else:
         say("not verified")
@@ -223,8 +228,10 @@ def fused(
 
     What was written is loaded again, and its next-token distributions are compared with those of the model
     and adapter it was made from. Without --prompts, those are rows that the --run validated on, or a dozen
-    that smidgen has. If they drift too far apart nothing is kept, and the exit code is 1.
+    that smidgen has; the same model drifts by another figure on each. If they drift too far apart nothing is
+    kept, and the exit code is 1.
     """
+    from smidgen.cli.exports import VALIDATED
     from smidgen.data.prompts import read_prompts
     from smidgen.export.fused import export_fused
 
@@ -232,6 +239,7 @@ def fused(
     story = begin(model, adapter, run, push, private)
     source = prompts or (run and run / "data/validation.jsonl")
     questions = read_prompts(source) if source else None
+    asked = f"prompts of {prompts.name}" if prompts else VALIDATED
 
     def make(folder: Path) -> dict[str, Any]:
         return export_fused(
@@ -241,6 +249,7 @@ def fused(
             bits=bits,
             group_size=group_size,
             prompts=questions,
+            asked=asked,
             max_drift=max_drift,
             force=force,
         )

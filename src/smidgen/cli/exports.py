@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 DRIFT_PROMPTS = 20
 """Validation rows on which a fused model is held against the model with its adapter beside it."""
+VALIDATED = "prompts that the run validated on"
 
 
 class Artefact(NamedTuple):
@@ -21,14 +22,14 @@ class Artefact(NamedTuple):
         name: its key in the report, and the name of its folders in the run.
         format: `mlx`, `peft`, `fused` or `gguf`.
         folder: where it stands in the run folder.
-        make: writes it.
+        make: writes it, and returns how far it is from the trained model where that is measured.
         loaded: how it is opened for its evaluation, as arguments of `prove`.
     """
 
     name: str
     format: str
     folder: str
-    make: "Callable[[Life, Path], None] | None"
+    make: "Callable[[Life, Path], dict[str, Any]] | None"
     loaded: "Callable[[Life, Path], dict[str, Any]]"
 
 
@@ -61,25 +62,27 @@ def _as_model(_: "Life", folder: Path) -> dict[str, Any]:
     return {"model": str(folder), "engine": "mlx"}  # another would convert it and evaluate that
 
 
-def _make_peft(life: "Life", folder: Path) -> None:
+def _make_peft(life: "Life", folder: Path) -> dict[str, Any]:
     from smidgen.export.peft import export_peft
 
     export_peft(life.best, life.recipe.model.base, folder)
+    return {}
 
 
 def _as_adapter(life: "Life", folder: Path) -> dict[str, Any]:
     return {"model": life.recipe.model.base, "adapter": folder, "engine": "mlx"}
 
 
-def _make_fused(life: "Life", folder: Path) -> None:
+def _make_fused(life: "Life", folder: Path) -> dict[str, Any]:
     from smidgen.data.prompts import read_prompts
     from smidgen.export.fused import export_fused
 
     prompts = read_prompts(life.run.path("data/validation.jsonl"))[:DRIFT_PROMPTS]
-    export_fused(**life.trained(), out=folder, prompts=prompts)
+    facts = export_fused(**life.trained(), out=folder, prompts=prompts, asked=VALIDATED)
+    return {"drift": facts["drift"]}
 
 
-def _make_gguf(life: "Life", folder: Path) -> None:
+def _make_gguf(life: "Life", folder: Path) -> dict[str, Any]:
     from smidgen.export.gguf import verify_gguf, write_gguf
 
     assert life.recipe.export is not None
@@ -87,7 +90,26 @@ def _make_gguf(life: "Life", folder: Path) -> None:
     path = _gguf_file(life, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_gguf(source["model"], path, dtype=life.recipe.export.gguf_dtype, adapter=source["adapter"])
-    verify_gguf(path, source["model"], adapter=source["adapter"])
+    verified = verify_gguf(path, source["model"], adapter=source["adapter"])
+    return gguf_drift(verified, life.recipe.export.gguf_dtype)
+
+
+def gguf_drift(verified: dict[str, Any] | None, dtype: str) -> dict[str, Any]:
+    """How far a verified GGUF file is from what it was made of: `drift`, and `warnings` where that is far."""
+    from smidgen.export.fused import MAX_DRIFT
+
+    if verified is None:
+        return {}
+    mean_kl, prompts = verified["kl_from_source"], verified["prompts"]
+    drift = {"asked": "texts of smidgen's own", "mean_kl": max(mean_kl, 0.0), "prompts": prompts}
+    if mean_kl <= MAX_DRIFT:
+        return {"drift": drift, "warnings": []}
+    far = (
+        f"{dtype} changes the next-token distributions by {mean_kl:.3g} nats on average, and above "
+        f"{MAX_DRIFT:g} `smidgen export fused` keeps nothing; evaluate the model again on this file, or "
+        "choose a --dtype of more bits"
+    )
+    return {"drift": drift, "warnings": [far]}
 
 
 def _as_gguf(life: "Life", folder: Path) -> dict[str, Any]:

@@ -87,7 +87,9 @@ def _export(life: "Life", artefact: "Artefact") -> dict[str, Any]:
 
     stage = "quantized" if artefact.make is None else artefact.name
     evaluation, compared = stages.evaluation(life, stage), stages.comparison(life, stage, "after")
+    made = {} if artefact.make is None else read_json(life.run.path(f"exports/{artefact.name}.json"))
     return {
+        **made,
         "path": artefact.folder,
         "format": artefact.format,
         "bytes": size_of(life.run.path(artefact.folder)),

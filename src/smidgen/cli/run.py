@@ -204,7 +204,7 @@ def _exported(artefact: "Artefact") -> list[Stage]:
             lambda life: stages.make(life, artefact),
             ("data", "train"),
             ("name", "model", "export"),
-            (artefact.folder,),
+            (artefact.folder, f"exports/{artefact.name}.json"),
         ),
         Stage(
             artefact.name,

@@ -82,9 +82,10 @@ def ship(
 
     with atomic_folder(out) as folder:
         facts = {**make(folder), "out": out}
-        made = story.get("exports", {}).get(artefact)
+        made = story.get("exports", {}).get(artefact, {})
         if made and _weights(story["folder"] / made["path"]) != _weights(folder):
-            story = {**story, "exports": {}}  # the run evaluated another file
+            made = {}  # the run evaluated another file
+        story = {**story, "exports": {artefact: {**made, "drift": facts.get("drift")}}}
         write_card(folder, story, artefact=artefact, format=facts["format"], place=push or out.resolve().name)
         if push is not None:
             refuse_private(folder)
@@ -99,18 +100,21 @@ def tell(facts: dict[str, Any], json: bool) -> None:
         print_json(facts)
         return
     say(f"{facts['out']}: {size(facts['bytes'])} of weights and a model card")
+    tell_drift(facts)
+    if url := facts.get("url"):
+        say(f"uploaded to {url}")
+
+
+def tell_drift(facts: dict[str, Any]) -> None:
+    """Say how far an export is from what it was made of, and what to know of it."""
+    from smidgen.export.drift import in_words
+
     for warning in facts.get("warnings", ()):
         say(f"warning: {warning}")
     if drift := facts.get("drift"):
-        effect = facts["adapter_effect"]
+        effect = facts.get("adapter_effect")
         beside = f"; the adapter itself changes it by {effect['mean_kl']:.3g}" if effect else ""
-        say(
-            f"drift from the unfused model on {drift['prompts']} prompts: {drift['mean_kl']:.2g} nats on "
-            f"average, logits by {drift['max_logit_difference']:.2g} at most, the same first choice at "
-            f"{drift['same_top']:.1%} of {drift['positions']} positions{beside}"
-        )
-    if url := facts.get("url"):
-        say(f"uploaded to {url}")
+        say(f"drift from the model that it was made from, {in_words(drift)}{beside}")
 
 
 def _weights(folder: Path) -> list[str]:

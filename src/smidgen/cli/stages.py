@@ -268,7 +268,8 @@ def quantized(life: Life) -> None:
 def make(life: Life, artefact: Artefact) -> None:
     """Make what others load."""
     assert artefact.make is not None
-    artefact.make(life, life.run.path(artefact.folder))
+    facts = artefact.make(life, life.run.path(artefact.folder))
+    life.run.write_json(f"exports/{artefact.name}.json", facts)
 
 
 def exported(life: Life, artefact: Artefact) -> None:

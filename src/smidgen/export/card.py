@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData, snapshot_download
 
 from smidgen.data.templates import load_tokenizer
 from smidgen.errors import ConfigError, ModelError, did_you_mean
+from smidgen.export.drift import in_words
 from smidgen.export.markdown import code, escaped
 from smidgen.export.running import Subject, ways
 from smidgen.files import sha256_file, write_text
@@ -105,6 +106,7 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, 
         "files": [(file.name, f"{file.stat().st_size:,}", sha256_file(file)) for file in weights],
         "figures": list(_figures(_at(shipped, "metrics"))),
         "difference": _interval(_at(shipped, "difference")),
+        "drift": in_words(shipped["drift"]) if shipped.get("drift") else None,
         "trained_figures": list(_figures(_at(report, "after", "metrics"))),
         "data": list(_data(report)),
         "test_data": _public_name(_at(report, "provenance", "data", "test", "path")),

@@ -5,7 +5,7 @@ are compared: mean KL divergence KL(before ‖ after) in nats, the greatest diff
 often the most probable token is the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ PROMPTS: tuple[tuple[Message, ...], ...] = tuple(
     )
 )
 """What is asked where the user gives no prompts."""
+OWN_PROMPTS = "prompts of smidgen's own"
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,28 @@ def compare(before: Sequence[np.ndarray], after: Iterator[np.ndarray]) -> Drift:
     return Drift(divergence / positions, difference, same / positions, len(before), positions)
 
 
-def describe(drift: Drift) -> dict[str, Any]:
-    """Return a comparison in JSON's types, a divergence that is below zero by rounding as zero."""
+def describe(drift: Drift, asked: str = OWN_PROMPTS) -> dict[str, Any]:
+    """Return a comparison in JSON's types, a divergence that is below zero by rounding as zero.
+
+    Args:
+        drift: the comparison.
+        asked: what the prompts are, as goes on from a number: `prompts of smidgen's own`.
+    """
     return {
+        "asked": asked,
         "mean_kl": max(drift.mean_kl, 0.0),
         "max_logit_difference": drift.max_logit_difference,
         "same_top": drift.same_top,
         "prompts": drift.prompts,
         "positions": drift.positions,
     }
+
+
+def in_words(drift: Mapping[str, Any]) -> str:
+    """Return what `describe` returned as a clause; what it does not hold is left out."""
+    clauses = [f"{drift['mean_kl']:.2g} nats on average"]
+    if "max_logit_difference" in drift:
+        clauses.append(f"logits by {drift['max_logit_difference']:.2g} at most")
+    if "same_top" in drift:
+        clauses.append(f"the same first choice at {drift['same_top']:.1%} of {drift['positions']} positions")
+    return f"on {drift['prompts']} {drift['asked']}: {', '.join(clauses)}"

@@ -17,7 +17,7 @@ from smidgen import cpu_kernels
 from smidgen.backend import mx
 from smidgen.data.types import Message
 from smidgen.errors import ConfigError, WorkError
-from smidgen.export.drift import Drift, compare, describe, last_logits, token_rows
+from smidgen.export.drift import OWN_PROMPTS, Drift, compare, describe, last_logits, token_rows
 from smidgen.files import atomic_folder
 from smidgen.models.licence import LicenceNotice
 from smidgen.models.load import build, load, read_config
@@ -40,6 +40,7 @@ def export_fused(
     bits: int | None = None,
     group_size: int | None = None,
     prompts: Sequence[Sequence[Message]] | None = None,
+    asked: str = "prompts that were given",
     max_drift: float = MAX_DRIFT,
     force: bool = False,
 ) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def export_fused(
         bits: of a quantised weight; plain weights when None, also where the base's are quantised.
         group_size: weights that share a scale; 64 when None.
         prompts: conversations to measure the drift on; those of `smidgen.export.drift` when None.
+        asked: what those are, for the description of the drift.
         max_drift: the greatest mean KL divergence, in nats, that is let pass.
         force: keep the folder whatever the drift.
 
@@ -70,6 +72,7 @@ def export_fused(
     if not max_drift >= 0:
         raise ConfigError(f"max_drift is {max_drift}; expected 0 or more nats")
     with atomic_folder(out, replace=True) as folder:
+        asked = OWN_PROMPTS if prompts is None else asked
         rows, reference, effect = _write(folder, model, adapter, bits, group_size or GROUP_SIZE, prompts)
         config = read_config(folder)
         with warnings.catch_warnings():
@@ -79,7 +82,7 @@ def export_fused(
         cpu_kernels.accelerate(written)
         drift = compare(reference, last_logits(written, rows))
         if not (force or drift.mean_kl <= max_drift):
-            raise WorkError(_refusal(drift, effect, max_drift, bits))
+            raise WorkError(_refusal(drift, asked, effect, max_drift, bits))
     return {
         "out": out,
         "format": "mlx" if bits else "fused",
@@ -87,8 +90,8 @@ def export_fused(
         "group_size": (group_size or GROUP_SIZE) if bits else None,
         "dtype": config["torch_dtype"],
         "bytes": sum(file.stat().st_size for file in weight_files(out)),
-        "drift": describe(drift),
-        "adapter_effect": effect and describe(effect),
+        "drift": describe(drift, asked),
+        "adapter_effect": effect and describe(effect, asked),
         "warnings": _warnings(drift, effect),
     }
 
@@ -131,12 +134,13 @@ def _warnings(drift: Drift, effect: Drift | None) -> list[str]:
     return ["the drift is as great as what the adapter does, which may have been rounded away; evaluate it"]
 
 
-def _refusal(drift: Drift, effect: Drift | None, max_drift: float, bits: int | None) -> str:
+def _refusal(drift: Drift, asked: str, effect: Drift | None, max_drift: float, bits: int | None) -> str:
     """Why the folder was not kept, and what to do."""
     beside = f"; the adapter itself changes it by {effect.mean_kl:.3g}" if effect else ""
     remedy = "Use more bits, or none" if bits else "Look for what went wrong"
     return (
         f"nothing was written: the fused model's next-token distributions differ from the unfused model's by "
-        f"{drift.mean_kl:.3g} nats on average, above --max-drift {max_drift:g}{beside}. "
+        f"{drift.mean_kl:.3g} nats on average, above --max-drift {max_drift:g}{beside}. It was measured on "
+        f"{drift.prompts} {asked}; --prompts FILE measures it on others, --run on what the run validated on. "
         f"{remedy}, raise --max-drift, or keep it all the same with --force"
     )

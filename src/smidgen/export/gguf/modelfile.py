@@ -27,7 +27,6 @@ SAMPLING = {
 }
 """Keys of generation_config.json to Ollama's parameters."""
 
-_NOTHING = (Message(TEXT, ""),)
 _SHORT = (Message("user", "u"),)
 _LONG = (Message("system", "s"), Message("user", "u"), Message("assistant", "a"), Message("user", "v"))
 
@@ -65,12 +64,13 @@ def go_template(tokenizer: Tokenizer) -> str | None:
     if not tokenizer.has_template:
         return None
     try:
-        short, long, put = (
-            tokenizer.decode(tokenizer.render_prompt(turns), keep_special=True)
-            for turns in (_SHORT, _LONG, _NOTHING)
+        short, long = (
+            tokenizer.decode(tokenizer.render_prompt(turns), keep_special=True) for turns in (_SHORT, _LONG)
         )
     except ModelError:
         return None  # it refuses a system message
+    whole, bare = tokenizer.render_prompt((Message(TEXT, "u"),)), tokenizer.encode("u")
+    put = tokenizer.decode(whole[: len(whole) - len(bare)], keep_special=True)
     for form in FORMS.values():
         head, found, opening = short.partition(form.format(role="user", content="u"))
         turns = "".join(form.format(role=turn.role, content=turn.content) for turn in _LONG)
