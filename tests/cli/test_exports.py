@@ -1,12 +1,13 @@
 """The artefacts of a run are evaluated as what they are, however large the model is."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smidgen import config
-from smidgen.cli import stages
+from smidgen.cli import reporting, stages
 from smidgen.cli.exports import artefacts
 from smidgen.runs import Run
 
@@ -34,3 +35,25 @@ def test_an_artefact_is_opened_by_the_engine_that_reads_its_format(
     assert opened == {
         "quantized": "mlx", "mlx-4bit": "mlx", "peft": "mlx", "fused": "mlx", "gguf-q8_0": "llama"
     }  # fmt: skip
+
+
+def test_the_drift_of_an_artefact_comes_into_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = config.Recipe.model_validate(
+        {
+            "name": "small", "task": "judge", "model": {"base": "smidgen:nano"},
+            "data": {"train": "world", "test": "world"}, "train": {"method": "sft"},
+            "export": {"formats": ("fused",)},
+        }
+    )  # fmt: skip
+    life = stages.Life(recipe, Run(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/validation.jsonl").write_text(json.dumps({"prompt": "Which is better?"}) + "\n")
+    monkeypatch.setattr(stages.Life, "trained", lambda _: {"model": "smidgen:nano", "adapter": None})
+    (artefact,) = artefacts(recipe)
+    stages.make(life, artefact)
+    empty: dict[str, Any] = {"metrics": {}, "speed": {}, "difference": None, "p_value": None}
+    monkeypatch.setattr(stages, "evaluation", lambda *_: empty)
+    monkeypatch.setattr(stages, "comparison", lambda *_: empty)
+    drift = reporting._export(life, artefact)["drift"]
+    assert (drift["asked"], drift["prompts"]) == ("prompts that the run validated on", 1)
+    assert drift["mean_kl"] < 1e-6 and drift["same_top"] == 1.0

@@ -156,13 +156,32 @@ def programs(text: str) -> list[str]:
 
 @pytest.mark.parametrize("format", PROGRAMS)
 def test_only_programs_that_load_it_are_named(folder: Path, format: str):
-    text = card_text(folder, report(recipe=None), artefact="x", format=format)
+    text = card_text(folder, report(recipe=None, task="intent"), artefact="x", format=format)
     assert programs(text) == PROGRAMS[format]
+
+
+@pytest.mark.parametrize("format", PROGRAMS)
+def test_a_judge_is_shown_judging_first(folder: Path, format: str):
+    text = card_text(folder, report(recipe=None), artefact="x", format=format)
+    assert programs(text) == ["smidgen", *PROGRAMS[format][:-1]]
+    assert " --prompt 'What is 23 + 48?' --a 71 --b 61\n" in text and "smidgen generate" not in text
+    assert "Other programs have to be given that whole prompt" in text
+
+
+def test_drift_stands_in_the_card_as_far_as_it_was_measured(folder: Path):
+    drift = {"mean_kl": 2.3, "prompts": 12, "asked": "prompts of mine"}
+    changed = report(exports={"fused": {"drift": drift}})
+    text = card_text(folder, changed, artefact="fused", format="fused")
+    assert "was not evaluated" in text and "on 12 prompts of mine: 2.3 nats on average.\n" in text
+    drift |= {"same_top": 0.361, "positions": 379}
+    text = card_text(folder, changed, artefact="fused", format="fused")
+    assert "2.3 nats on average, the same first choice at 36.1% of 379 positions.\n" in text
+    assert "Drift" not in card_text(folder, report(), artefact="fused", format="fused")
 
 
 def test_an_architecture_that_others_lack_is_not_promised_there(folder: Path):
     (folder / "config.json").write_text(json.dumps({"model_type": "llama4_text"}), encoding="utf-8")
-    changed = report(recipe=None, model={"base": "owner/mobile"})
+    changed = report(recipe=None, task="intent", model={"base": "owner/mobile"})
     assert programs(card_text(folder, changed, artefact="x", format="fused")) == ["transformers", "smidgen"]
     assert programs(card_text(folder, changed, artefact="x", format="mlx")) == ["smidgen"]
 
@@ -249,7 +268,7 @@ def test_what_is_on_the_hub_is_named_so(folder: Path, peft_dir: Path):
 def test_a_gguf_file_is_named_as_it_stands(folder: Path):
     (folder / "model.safetensors").rename(folder / "my judge.gguf")
     text = card_text(folder, report(), artefact="gguf-q8_0", format="gguf")
-    assert "llama-server -m 'my judge.gguf'" in text and "smidgen generate --model 'my judge.gguf'" in text
+    assert "llama-server -m 'my judge.gguf'" in text and "smidgen judge --model 'my judge.gguf'" in text
     assert "printf 'FROM ./%s\\n' 'my judge.gguf' > Modelfile" in text
     (folder / "my judge.Modelfile").touch()
     text = card_text(folder, report(), artefact="gguf-q8_0", format="gguf")

@@ -54,9 +54,9 @@ def push_folder(folder: Path, repo: str, *, private: bool = False) -> str:
         ConfigError: as in `check_push` and `refuse_private`, or the hub does not let this token write there.
         WorkError: the hub cannot be reached or fails; what was uploaded by then is no commit.
     """
-    check_push(repo)
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ConfigError(f"{folder} is no folder with files in it; export something there first")
+    check_push(repo)
     refuse_private(folder)
     endpoint = os.environ.get("HF_ENDPOINT") or None
     hub = HfApi(endpoint=endpoint)

@@ -10,6 +10,12 @@ from smidgen.export.peft import VLLM_DEFAULT_RANK, VLLM_RANKS, vllm_warnings
 from smidgen.models.adapter import read_adapter
 
 QUESTION = "Which answer is better?"
+PAIR = ("What is 23 + 48?", "71", "61")
+"""A question and two answers to it, for a judge."""
+JUDGING = (
+    "A judge reads a question and two answers in the prompt that it was trained on, which smidgen renders. "
+    "Other programs have to be given that whole prompt; a bare question, as below, only shows that it runs."
+)
 ELSEWHERE = ("llama", "qwen2", "qwen3")
 """Model types that transformers and vLLM run as we do."""
 
@@ -32,6 +38,7 @@ class Subject(NamedTuple):
         base: the model that an adapter goes on.
         model_type: of the model, as in `config.json`.
         thinking: whether the chat template is to let the model think; None where it has no switch for that.
+        task: what it was trained for, if that is known.
     """
 
     format: str
@@ -40,6 +47,7 @@ class Subject(NamedTuple):
     base: str
     model_type: str | None
     thinking: bool | None
+    task: str | None = None
 
     @property
     def name(self) -> str:
@@ -68,7 +76,11 @@ class Subject(NamedTuple):
 
 
 def ways(subject: Subject) -> Iterator[Way]:
-    """Yield the ways to run an artefact."""
+    """Yield the ways to run an artefact, what it was trained for first."""
+    if subject.task == "judge":
+        question, a, b = map(argument, PAIR)
+        asked = f"--prompt {question} --a {a} --b {b}"
+        yield Way("smidgen", _shell(_smidgen(subject, "judge", asked)), (JUDGING,))
     if subject.format == "peft":
         yield from _peft(subject)
     elif subject.format == "mlx-adapter":
@@ -79,7 +91,8 @@ def ways(subject: Subject) -> Iterator[Way]:
         yield from _gguf(subject)
     else:
         yield from _model(subject)
-    yield Way("smidgen", _shell(_smidgen(subject)))
+    if subject.task != "judge":
+        yield Way("smidgen", _shell(_smidgen(subject, "generate", f"--prompt {argument(QUESTION)}")))
 
 
 def _model(subject: Subject) -> Iterator[Way]:
@@ -131,7 +144,7 @@ def _mlx_lm(subject: Subject, options: str) -> str:
     return f"mlx_lm.generate {options} --prompt {argument(QUESTION)}{switch}"
 
 
-def _smidgen(subject: Subject) -> str:
+def _smidgen(subject: Subject, command: str, asked: str) -> str:
     if subject.format in ("peft", "mlx-adapter"):
         fetched, name = subject.fetched(argument(subject.name)), argument(subject.name)
         options = f"--model {argument(subject.base)} --adapter {name}"
@@ -140,7 +153,7 @@ def _smidgen(subject: Subject) -> str:
     else:
         fetched, options = "", f"--model {argument(subject.place)}"
     thinking = " --thinking" if subject.thinking else ""
-    return f"{fetched}smidgen generate {options} --prompt {argument(QUESTION)}{thinking}"
+    return f"{fetched}smidgen {command} {options} {asked}{thinking}"
 
 
 def _shell(text: str) -> Markdown:
