@@ -116,6 +116,12 @@ def test_a_fused_model_says_how_far_it_drifted(
     assert f"validated on: {facts['drift']['mean_kl']:.2g} nats on average" in card and share in card
 
 
+def test_no_flag_has_a_negative(capsys: pytest.CaptureFixture[str]):
+    for name in ("gguf", "peft", "mlx", "fused", "push"):
+        _, out, _ = call(capsys, name, "--help")
+        assert "--json" in out and "--no-json" not in out and "--no-no-verify" not in out
+
+
 def test_prompts_of_ones_own(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file, options = tmp_path / "prompts.jsonl", ("--model", tiny_model_dir, "--out", tmp_path / "out")
     file.write_text('{"prompt": "first"}\n{"prompt": "second"}\n', encoding="utf-8")

@@ -76,4 +76,6 @@ def test_what_cannot_be_pushed_is_refused_before(
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
     with pytest.raises(ConfigError, match=r"no token to upload me/judge with; set HF_TOKEN, or log in once"):
         push_folder(folder, "me/judge")
+    with pytest.raises(ConfigError, match=r"none is no folder with files in it"):  # nor is a token of use
+        push_folder(tmp_path / "none", "me/judge")
     assert not hub.repos

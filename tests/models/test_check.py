@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,33 @@ def test_weights_that_cannot_be_unpacked_are_a_fault(
     config["quantization"] |= settings
     found = check_model(tmp_path / "small", config)
     assert any("model.embed_tokens" in fault for fault in found.faults)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda file: file.write_text(file.read_text()[:1000]), "the tokenizer in .* cannot be read: "),
+        (lambda file: file.unlink(), "there is no tokenizer in "),
+        (
+            lambda file: file.write_text(more_tokens(file.read_text())),
+            "a token 900, and the model has only 320",
+        ),
+    ],
+)
+def test_a_tokenizer_that_does_not_serve_is_a_fault(
+    changed: Callable[..., Path], damage: Callable[[Path], None], fault: str
+):
+    folder = changed()
+    damage(folder / "tokenizer.json")
+    (found,) = check(folder).faults
+    assert re.search(fault, found)
+
+
+def more_tokens(text: str) -> str:
+    """A tokenizer.json with one token far behind the others."""
+    tokenizer = json.loads(text)
+    tokenizer["model"]["vocab"]["beyond"] = 900
+    return json.dumps(tokenizer)
 
 
 NORM = "model.norm.weight"

@@ -11,7 +11,11 @@ from smidgen.cli.options import Adapter, Json, Model, Out
 from smidgen.cli.shipping import begin, check_quantization, ship, tell, tell_drift
 from smidgen.errors import ConfigError
 
-export = App(name="export", help="Write a model in the format of another program, and prove it there.")
+export = App(
+    name="export",
+    help="Write a model in the format of another program, and prove it there.",
+    default_parameter=Parameter(negative=()),
+)
 
 Push = Annotated[
     str | None, Parameter(help="Upload the folder to this repository of the Hugging Face hub, owner/name.")
@@ -118,7 +122,7 @@ def _make_gguf(
             facts["verified"] = verify_gguf(file, model, adapter=adapter) if verify else None
             facts |= gguf_drift(facts["verified"], dtype)
         if modelfile:
-            text = modelfile_text(out.name, resolve(model), facts["license"])
+            text = modelfile_text(out.name, resolve(model), facts["licence"])
     if text is not None:
         write_text(recipe, text)
         facts["modelfile"] = recipe
@@ -135,8 +139,8 @@ def _placed(facts: dict[str, Any], path: Path) -> dict[str, Any]:
 def _say_gguf(facts: dict[str, Any]) -> None:
     """Say what was written and what was proven."""
     say(f"{facts['path']}: {size(facts['bytes'])}, {facts['tensors']} tensors, {facts['seconds']:.1f} s")
-    if facts.get("license"):
-        say(f"licence of the model: {facts['license']}")
+    if facts.get("licence"):
+        say(f"licence of the model: {facts['licence']}")
     if facts.get("unblocked"):
         say(f"kept in F16, their rows being no whole blocks: {', '.join(facts['unblocked'])}")
     if verified := facts["verified"]:

@@ -26,7 +26,9 @@ def inspect(
     *,
     check: Annotated[
         bool,
-        Parameter(show_default=False, help="Read every tensor and hold it against config.json; see below."),
+        Parameter(
+            show_default=False, help="Hold every tensor and the tokenizer against config.json; see below."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -34,7 +36,7 @@ def inspect(
 
     With --check every tensor is read instead, one at a time: its name, shape, dtype and statistics are shown,
     what is missing, unexpected, damaged or would be left out, the kind of the feed-forward layers and whether
-    the head is tied. The exit code is 1 if something is wrong.
+    the head is tied. The tokenizer is read too. The exit code is 1 if something is wrong.
     """
     from smidgen.data.templates import load_tokenizer
     from smidgen.models.load import resolve
@@ -51,7 +53,7 @@ def inspect(
 
 
 def check_tensors(model: str, path: Path, json: bool) -> None:
-    """Hold a model's tensors against its configuration.
+    """Hold a model's tensors and its tokenizer against its configuration.
 
     Raises:
         ModelError: the configuration or the weights are missing or damaged.

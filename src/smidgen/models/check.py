@@ -1,4 +1,4 @@
-"""Every tensor of a model folder, held against what its `config.json` implies.
+"""Every tensor of a model folder and its tokenizer, held against what its `config.json` implies.
 
 One tensor at a time is in memory.
 """
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from smidgen.backend import mx, nn
+from smidgen.data.templates import load_tokenizer
 from smidgen.errors import ModelError
 from smidgen.models.architectures import build_graph, unread_keys
 from smidgen.models.load import misfits, quantize_like
@@ -75,7 +76,7 @@ class Check:
 
 
 def check_model(path: Path, config: dict[str, Any]) -> Check:
-    """Read every tensor of a model folder and hold it against its `config.json`.
+    """Read every tensor of a model folder and its tokenizer, and hold them against its `config.json`.
 
     Raises:
         ModelError: a weight file is missing or damaged.
@@ -97,7 +98,20 @@ def check_model(path: Path, config: dict[str, Any]) -> Check:
         check.faults += _faults(tensor)
         check.notes += _notes(tensor)
     check.faults += _other_head(check)
+    check.faults += _tokenizer_faults(path, config)
     return check
+
+
+def _tokenizer_faults(path: Path, config: dict[str, Any]) -> list[str]:
+    """Whether the tokenizer cannot be read, or has tokens that the embedding has no rows for."""
+    try:
+        greatest = max(load_tokenizer(path).vocabulary.values(), default=-1)
+    except ModelError as error:
+        return [str(error)]
+    size = config.get("vocab_size")
+    if not isinstance(size, int) or greatest < size:
+        return []
+    return [f"the tokenizer has a token {greatest}, and the model has only {size}, from 0 on"]
 
 
 def _graph(

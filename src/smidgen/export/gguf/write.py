@@ -80,7 +80,7 @@ def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | N
         adapter: folder of a low-rank adapter that is added to the weights, in float32.
 
     Returns:
-        `path`, `bytes`, `tensors`, `dtype`, `unblocked` (names of matrices that stayed F16), `license`,
+        `path`, `bytes`, `tensors`, `dtype`, `unblocked` (names of matrices that stayed F16), `licence`,
         `seconds`, and `peak_memory_bytes` of this process so far.
 
     Raises:
@@ -105,7 +105,7 @@ def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | N
     return _facts(out, plan, start) | {
         "dtype": dtype,
         "unblocked": unblocked,
-        "license": licence.name if licence else None,
+        "licence": licence.name if licence else None,
     }
 
 
