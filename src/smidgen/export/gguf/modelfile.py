@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from smidgen.data.templates import TEXT, Tokenizer, load_tokenizer
+from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import ModelError
 from smidgen.files import read_json
@@ -27,7 +27,6 @@ SAMPLING = {
 }
 """Keys of generation_config.json to Ollama's parameters."""
 
-_NOTHING = (Message(TEXT, ""),)
 _SHORT = (Message("user", "u"),)
 _LONG = (Message("system", "s"), Message("user", "u"), Message("assistant", "a"), Message("user", "v"))
 
@@ -65,12 +64,12 @@ def go_template(tokenizer: Tokenizer) -> str | None:
     if not tokenizer.has_template:
         return None
     try:
-        short, long, put = (
-            tokenizer.decode(tokenizer.render_prompt(turns), keep_special=True)
-            for turns in (_SHORT, _LONG, _NOTHING)
+        short, long = (
+            tokenizer.decode(tokenizer.render_prompt(turns), keep_special=True) for turns in (_SHORT, _LONG)
         )
     except ModelError:
         return None  # it refuses a system message
+    put = tokenizer.decode(tokenizer.opening, keep_special=True)
     for form in FORMS.values():
         head, found, opening = short.partition(form.format(role="user", content="u"))
         turns = "".join(form.format(role=turn.role, content=turn.content) for turn in _LONG)
