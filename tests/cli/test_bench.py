@@ -54,6 +54,20 @@ class Clocked:
         return 1000
 
 
+class Jittery(Clocked):
+    """One whose first tokens take now 0 s and now 100 s longer."""
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+        self._calls = getattr(self, "_calls", 0) + 1
+        self.now += 100.0 * (self._calls % 3)
+        return super().complete(requests)
+
+
+def test_decoding_that_is_lost_in_the_noise_is_not_told(monkeypatch: pytest.MonkeyPatch):
+    found = measured(Jittery(), Load(16, 6, [1], 4), monkeypatch)
+    assert found["batches"]["1"]["decode_tokens_per_second"] is None
+
+
 def measured(engine: Clocked, load: Load, monkeypatch: pytest.MonkeyPatch) -> dict:
     monkeypatch.setattr(measuring.time, "perf_counter", lambda: engine.now)
     return measure(engine, "clocked", load, is_chat=False)  # type: ignore[arg-type]

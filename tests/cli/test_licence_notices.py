@@ -72,4 +72,4 @@ def test_a_copy_and_what_is_made_of_it_keep_it(
     export = ["export", "gguf", "--model", str(small), "--out", str(file), "--no-verify", "--modelfile"]
     assert exit_code(export) == 0
     assert GGUFReader(file).fields["general.license"].contents() == "cc-by-nc-4.0"
-    assert 'LICENSE """cc-by-nc-4.0"""' in file.with_suffix(".Modelfile").read_text()
+    assert 'LICENSE "cc-by-nc-4.0"' in file.with_suffix(".Modelfile").read_text()

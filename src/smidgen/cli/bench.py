@@ -46,7 +46,8 @@ def bench(
     Every time is wall-clock from handing requests to an engine until it hands them back, queueing included,
     and no two prompts begin alike, so that no cache of prompts helps: they go without the chat template, but
     to servers, whose template's tokens are not counted as prefill. Rates are medians over the repeats,
-    latencies percentiles over all requests. Memory on a CPU is that of the whole process.
+    latencies percentiles over all requests; decoding that is lost in what the repeats differ by is a dash.
+    Memory on a CPU is that of the whole process.
     """
     from smidgen.backend import measure_rates
 

@@ -155,16 +155,17 @@ def measure(engine: "Engine", name: str, load: Load, *, is_chat: bool) -> dict[s
 
 
 def _summary(firsts: Sequence[Batch], wholes: Sequence[Batch]) -> dict[str, Any]:
-    """What one batch size came to; decoding is what a whole answer takes beyond its first token."""
-    prefill = median(first.seconds for first in firsts)
-    rates = [
-        (run.tokens - len(run.completions)) / (run.seconds - prefill)
-        for run in wholes
-        if run.tokens > len(run.completions) and run.seconds > prefill
-    ]
+    """What one batch size came to; decoding is what whole answers take beyond their first tokens.
+
+    Where that is no longer than first tokens differ among themselves, it is not known.
+    """
+    prefills = [first.seconds for first in firsts]
+    decoding = median(run.seconds for run in wholes) - median(prefills)
+    tokens = median(run.tokens - len(run.completions) for run in wholes)
+    is_known = tokens > 0 and decoding > max(prefills) - min(prefills)
     requests = sum(len(run.completions) for run in wholes)
     return {
-        "decode_tokens_per_second": median(rates) if rates else None,
+        "decode_tokens_per_second": tokens / decoding if is_known else None,
         "tokens_per_second": median(run.tokens / run.seconds for run in wholes),
         "latency": _percentiles([seconds for run in wholes for seconds in run.latencies]),
         "requests": requests,

@@ -56,6 +56,11 @@ class Tokenizer:
         return len(self._backend)
 
     @property
+    def opening(self) -> list[int]:
+        """Ids of the tokens that begin every text that is a whole prompt, if there are such."""
+        return self._codec.encode("").ids
+
+    @property
     def vocabulary(self) -> dict[str, int]:
         """The id of every token by its text as tokenizer.json has it, added ones included."""
         return self._codec.get_vocab(with_added_tokens=True)

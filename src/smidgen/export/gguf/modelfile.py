@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from smidgen.data.templates import TEXT, Tokenizer, load_tokenizer
+from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import ModelError
 from smidgen.files import read_json
@@ -69,8 +69,7 @@ def go_template(tokenizer: Tokenizer) -> str | None:
         )
     except ModelError:
         return None  # it refuses a system message
-    whole, bare = tokenizer.render_prompt((Message(TEXT, "u"),)), tokenizer.encode("u")
-    put = tokenizer.decode(whole[: len(whole) - len(bare)], keep_special=True)
+    put = tokenizer.decode(tokenizer.opening, keep_special=True)
     for form in FORMS.values():
         head, found, opening = short.partition(form.format(role="user", content="u"))
         turns = "".join(form.format(role=turn.role, content=turn.content) for turn in _LONG)

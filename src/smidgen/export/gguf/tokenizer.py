@@ -80,7 +80,7 @@ def read_vocabulary(path: Path, config: dict[str, Any]) -> Vocabulary:
         )
     codec = Codec.from_file(str(path / "tokenizer.json"))
     tokens, types = _tokens(codec, size)
-    prefix = codec.encode("", add_special_tokens=True).ids
+    prefix = tokenizer.opening
     settings = _settings(path)
     named = {kind: codec.token_to_id(text) for kind in ("bos", "pad") if (text := settings(f"{kind}_token"))}
     bos = prefix[0] if prefix else named.get("bos")
