@@ -232,20 +232,24 @@ class QuantizeConfig(Section):
     def _check(self) -> Self:
         ways = [name for name in ("bits", "recipe", "target_bits") if getattr(self, name) is not None]
         if len(ways) > 1:
-            raise ValueError(f"{' and '.join(ways)} each decide the bits of every layer; leave one out")
+            given = " and ".join(f"'{name}'" for name in ways)
+            raise ValueError(f"{given} each decide the bits of every layer; leave one out")
         if self.mode != "affine":
             own = {self.embedding_bits, self.head_bits} - {None, "keep"}
             grouped = [] if own or self.group_size is None else ["group_size"]
             if given := [*ways, *grouped]:
-                raise ValueError(f'mode = "{self.mode}" fixes {", ".join(given)}; leave it out')
+                named = ", ".join(f"'{name}'" for name in given)
+                fixed = "which has bits and groups of its own for every layer"
+                raise ValueError(f"'mode' is {self.mode}, {fixed}; leave {named} out")
         if self.target_bits is None:
             unread = ("candidate_bits", "calibration", "calibration_tokens")
             if given := [name for name in unread if name in self.changed()]:
-                raise ValueError(f"{', '.join(given)} is read with target_bits only; leave it out")
+                named = ", ".join(f"'{name}'" for name in given)
+                raise ValueError(f"{named} is read with 'target_bits' only; leave it out")
         known = Bits.__args__
         if not self.candidate_bits or any(bits not in known for bits in self.candidate_bits):
             expected = ", ".join(map(str, known))
-            raise ValueError(f"candidate_bits is {list(self.candidate_bits)}; expected some of {expected}")
+            raise ValueError(f"'candidate_bits' is {list(self.candidate_bits)}; expected some of {expected}")
         return self
 
     @property

@@ -21,6 +21,9 @@ def test_the_copy_loads_and_says_how_small_it_is(
     assert facts["bits"] == 8 and facts["bytes"] < facts["bytes_before"]
     assert facts["bits_per_weight_before"] == 32 and 9 < facts["bits_per_weight"] < 11
     assert json.loads((out / "config.json").read_text())["quantization"]["bits"] == 8
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "# small (mlx-8bit)" in card and "**This artefact was not evaluated.**" in card
+    assert "smidgen generate --model small" in card and str(tiny_model_dir.parent) not in card
 
 
 @pytest.mark.parametrize("said", [{}, {"dtype": "bfloat16"}])
@@ -121,7 +124,35 @@ def test_settings_that_contradict_each_other_are_refused(
 ):
     arguments = ["quantize", str(tiny_model_dir), "--out", str(tmp_path / "small")]
     assert exit_code([*arguments, "--mode", "mxfp4", "--bits", "4"]) == 2
-    assert 'mode = "mxfp4" fixes bits; leave it out' in capsys.readouterr().err
+    assert "--mode is mxfp4, which has bits and groups of its own for every layer; leave --bits out" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--target-bits 20", "--target-bits is 20.0: input should be less than 16"),
+        ("--target-bits 4.5 --bits 4", "--bits and --target-bits each decide the bits of every layer"),
+        ("--target-bits 15", "--target-bits is 15, and even the widest of --candidate-bits come to"),
+        ("--target-bits 1", "raise --target-bits, or add a narrower candidate"),
+        ("--head-bits 8", "set --embedding-bits, not --head-bits"),
+        ("--group-size 128", "--group-size is 128, which does not divide layers of the width"),
+    ],
+)
+def test_errors_name_the_options_and_nothing_is_measured(
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: str,
+    message: str,
+):
+    monkeypatch.setattr("smidgen.models.sensitivity.measure", None)
+    arguments = ["quantize", str(tiny_model_dir), "--out", str(tmp_path / "small"), *options.split()]
+    assert exit_code(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_text_and_pairs_are_read_too(tiny_model_dir: Path, tmp_path: Path):

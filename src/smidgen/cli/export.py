@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 from cyclopts.types import NonNegativeFloat
 
 from smidgen.cli.console import print_json, say, size
-from smidgen.cli.options import Adapter, Json, Model, Out
+from smidgen.cli.options import Adapter, Json, Model, Out, naming_options
 from smidgen.cli.shipping import begin, check_quantization, ship, tell, tell_drift
 from smidgen.errors import ConfigError
 
@@ -258,7 +258,9 @@ def fused(
             force=force,
         )
 
-    tell(ship(make, out, story, f"mlx-{bits}bit" if bits else "fused", push, private), json)
+    with naming_options(("group_size",)):
+        facts = ship(make, out, story, f"mlx-{bits}bit" if bits else "fused", push, private)
+    tell(facts, json)
 
 
 @export.command

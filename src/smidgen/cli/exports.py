@@ -37,7 +37,7 @@ def artefacts(recipe: Recipe) -> list[Artefact]:
     """What a recipe makes for others, in order; the quantised model is one, made by its own stage."""
     found = []
     if recipe.quantize is not None:
-        name = _quantized_name(recipe.quantize)
+        name = quantized_name(recipe.quantize)
         found.append(Artefact(name, "mlx", "quantized", None, _as_model))
     if recipe.export is not None:
         gguf = f"gguf-{recipe.export.gguf_dtype.lower()}"
@@ -50,7 +50,7 @@ def artefacts(recipe: Recipe) -> list[Artefact]:
     return found
 
 
-def _quantized_name(settings: QuantizeConfig) -> str:
+def quantized_name(settings: QuantizeConfig) -> str:
     """What the quantised model is called, as `mlx-4bit`."""
     if settings.target_bits is not None:
         return f"mlx-{settings.target_bits:g}bpw"

@@ -1,11 +1,15 @@
 """The options that several commands share, declared once."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, Token
 from cyclopts.types import NonNegativeFloat, NonNegativeInt, NormFloat, PositiveFloat, PositiveInt
+
+from smidgen.errors import UserError
 
 Json = Annotated[
     bool, Parameter(name="--json", help="Print one JSON object to stdout, and nothing else there.")
@@ -66,6 +70,17 @@ def whole(type_: type, tokens: Sequence[Token]) -> int:
         return int(tokens[0].value)
     except ValueError:
         raise ValueError(f"{tokens[0].value} is no whole number.") from None
+
+
+@contextmanager
+def naming_options(keys: Iterable[str]) -> Iterator[None]:
+    """Call the quoted keys of a recipe's table what they are on the command line, in errors raised inside."""
+    quoted = re.compile(f"'({'|'.join(keys)})'")
+    try:
+        yield
+    except UserError as error:
+        sentence = quoted.sub(lambda found: f"--{found[1].replace('_', '-')}", str(error))
+        raise type(error)(sentence) from error
 
 
 Template = Annotated[

@@ -8,7 +8,8 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveFloat, PositiveInt
 
 from smidgen.cli.console import Progress, print_json, say, size
-from smidgen.cli.options import Json, Out, whole
+from smidgen.cli.options import Json, Out, naming_options, whole
+from smidgen.cli.shipping import begin, ship
 
 if TYPE_CHECKING:
     from smidgen.backend import mx
@@ -47,7 +48,10 @@ def quantize(
     ] = None,
     calibration: Annotated[
         str | None,
-        Parameter(help="world (unless given) or a file of texts, conversations or pairs to measure on."),
+        Parameter(
+            help="What to measure on: world (unless given), or a JSONL file of rows with text or messages, or "
+            "of pairs of answers."
+        ),
     ] = None,
     calibration_tokens: Annotated[
         PositiveInt | None, Parameter(converter=whole, help="Tokens of it that are read; 2048 unless given.")
@@ -68,10 +72,7 @@ def quantize(
     --target-bits the measured effect of every layer stands in the copy's sensitivity.json, .md and .html;
     what was measured is kept in the cache, so another target is chosen at once.
     """
-    from smidgen.cli.calibration import calibration_rows
     from smidgen.config import QuantizeConfig, parse_table
-    from smidgen.models.load import load
-    from smidgen.models.save import save_model, stored_dtype
 
     given = {
         "bits": bits, "group_size": group_size, "mode": mode, "recipe": recipe, "target_bits": target_bits,
@@ -80,7 +81,22 @@ def quantize(
         "head_bits": _number(head_bits),
     }  # fmt: skip
     table = {name: value for name, value in given.items() if value is not None}
-    settings = parse_table(QuantizeConfig, table, "smidgen quantize")
+    with naming_options(QuantizeConfig.model_fields):
+        settings = parse_table(QuantizeConfig, table, "smidgen quantize")  # before what takes long to import
+        facts = _write(model, out, settings)
+    if json:
+        print_json(facts)
+    else:
+        say(f"{out}: evaluate it with --model {out}")
+
+
+def _write(model: str, out: Path, settings: "QuantizeConfig") -> dict[str, Any]:
+    """Write the copy with its card; they appear together."""
+    from smidgen.cli.calibration import calibration_rows
+    from smidgen.cli.exports import quantized_name
+    from smidgen.models.load import load
+    from smidgen.models.save import save_model, stored_dtype
+
     loaded = load(model)
 
     def rows() -> list[list[int]]:
@@ -89,12 +105,14 @@ def quantize(
 
     dtype = stored_dtype(loaded.path)
     done = shrink(loaded, settings, rows, dtype=dtype, record=None)
-    save_model(out, loaded.model, done.config, loaded.path, dtype=dtype)
-    write_sensitivity(out, done)
-    if json:
-        print_json({"out": out, **done.facts()})
-    else:
-        say(f"{out}: evaluate it with --model {out}")
+
+    def make(folder: Path) -> dict[str, Any]:
+        save_model(folder, loaded.model, done.config, loaded.path, dtype=dtype)
+        write_sensitivity(folder, done)
+        return {"format": "mlx", **done.facts()}
+
+    story = begin(model, None, None, None, False)
+    return ship(make, out, story, quantized_name(settings), None, False)
 
 
 class Shrunk(NamedTuple):

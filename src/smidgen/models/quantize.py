@@ -132,7 +132,7 @@ def make_plan(model: nn.Module, config: dict[str, Any], settings: QuantizeConfig
         all_alike = MODES.get(settings.mode) or Setting(settings.bits or DEFAULT_BITS, group_size)
         plan |= dict.fromkeys(layers, all_alike)
     if settings.head_bits is not None and HEAD not in layers:
-        raise ConfigError("the head of this model is its embedding; set embedding_bits, not head_bits")
+        raise ConfigError("the head of this model is its embedding; set 'embedding_bits', not 'head_bits'")
     for name, bits in ((EMBEDDING, settings.embedding_bits), (HEAD, settings.head_bits)):
         if bits is not None:
             plan[name] = Setting(bits, group_size) if isinstance(bits, int) else None
@@ -176,7 +176,7 @@ def check_widths(layers: dict[str, Any], plan: Plan) -> None:
             raise ModelError(f"{setting.mode} has groups of {setting.group_size}, which {shown}; use affine")
         fitting = [str(size) for size in GROUP_SIZES if not any(width % size for width in widths)]
         raise ModelError(
-            f"quantize.group_size is {setting.group_size}, which {shown}; "
+            f"'group_size' is {setting.group_size}, which {shown}; "
             + (f"choose {' or '.join(fitting)}" if fitting else "no group size fits this model")
         )
 

@@ -149,7 +149,7 @@ def affordable(
         names: the layers whose widths are.
 
     Raises:
-        ConfigError: even the narrowest widths take more than the target allows.
+        ConfigError: even the narrowest widths take more than the target allows, or the widest less.
     """
     assert settings.target_bits is not None
     group_size = settings.group_size or DEFAULT_GROUP_SIZE
@@ -167,9 +167,17 @@ def affordable(
     budget = int(settings.target_bits * least.parameters / 8) - (least.num_bytes - narrowest)
     if narrowest > budget:
         raise ConfigError(
-            f"target_bits is {settings.target_bits:g}, and the narrowest of candidate_bits come to "
+            f"'target_bits' is {settings.target_bits:g}, and the narrowest of 'candidate_bits' come to "
             f"{least.bits_per_weight:.3f} bits per weight, scales and what is not quantised included; raise "
-            "target_bits, or add a narrower candidate"
+            "'target_bits', or add a narrower candidate"
+        )
+    all_wide = {**dict.fromkeys(names, Setting(candidates[-1], group_size)), **fixed}
+    most = size_of(model, dtype, all_wide).bits_per_weight
+    if settings.target_bits > round(most, 3):
+        raise ConfigError(
+            f"'target_bits' is {settings.target_bits:g}, and even the widest of 'candidate_bits' come to "
+            f"{most:.3f} bits per weight, so there is nothing to choose; give 'bits' {candidates[-1]}, or "
+            "lower 'target_bits'"
         )
     return costs, budget
 
