@@ -82,6 +82,25 @@ def test_wrong_uses(arguments: list[str], said: str, tmp_path: Path, capsys: pyt
     assert "a template is for the task judge" in capsys.readouterr().err
 
 
+def test_a_place_of_something_else_is_refused_before_the_model_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data, place = write(tmp_path / "pairs.jsonl", PAIRS), tmp_path / "place"
+    evaluation = ["evaluate", "judge", "--data", data, "--model", "./nowhere", "--out", str(place)]
+    place.write_text("")
+    assert exit_code(evaluation) == 2
+    assert "It is a file; name a folder" in capsys.readouterr().err
+    place.unlink()
+    place.mkdir()
+    (place / "config.json").write_text("{}")
+    assert exit_code(evaluation) == 2
+    assert "It holds something else than an evaluation; name another" in capsys.readouterr().err
+    assert [file.name for file in place.iterdir()] == ["config.json"]
+    (place / "records.jsonl").write_text('{"id": "p0"}\n')
+    assert exit_code(evaluation) == 2
+    assert "records.jsonl: row 1 is not a record" in capsys.readouterr().err
+
+
 def test_two_evaluations_of_the_same_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for name, text in (("good", letter), ("bad", lambda row, order: "A")):
         (tmp_path / name).mkdir()

@@ -13,6 +13,7 @@ from smidgen.cli.options import (
     Adapter,
     ApiKeyEnv,
     Engine,
+    EvaluationOut,
     Json,
     KvBits,
     Limit,
@@ -79,10 +80,7 @@ def evaluate(
     batch_size: Annotated[PositiveInt, Parameter(help="Rows decoded together.")] = 64,
     seed: Seed = 0,
     prices: PricesFile = None,
-    out: Annotated[
-        Path | None,
-        Parameter(help="Folder for the records and the result; a killed evaluation goes on there."),
-    ] = None,
+    out: EvaluationOut = None,
     track: Annotated[
         Literal["wandb", "mlflow"] | None,
         Parameter(help="Log the metrics to Weights & Biases or to MLflow too."),
@@ -195,6 +193,7 @@ def prove(
         "model_name": model_name,
         "scores": method == "logits",
     }
+    known = len(read_records(records)) if records.exists() else 0
     opened = open_engine(model, **same, batch_size=batch_size, api_key_env=api_key_env, timeout=timeout)
     name = f"{model} + {adapter}" if adapter else model
     identity = engine_identity(model, **same)
@@ -205,7 +204,6 @@ def prove(
         answers, identity = ByLogits(opened, task.form), f"{identity} by logits"
     graded_alone = isinstance(task, Judge) and task.form.singly
     right = parsed = 0.0
-    known = len(read_records(records)) if records.exists() else 0
     found: list[Record] = []
     with Progress(stage, total=len(samples)) as progress:
         progress.begin_at(known)
