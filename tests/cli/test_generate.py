@@ -120,6 +120,17 @@ def test_answers_keep_to_a_constraint(
     assert said["--choice"]["text"] in ("the first", "-1")
 
 
+def test_a_constrained_answer_that_is_cut_off_is_printed_and_is_a_failure(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert generate(tiny_model_dir, "--prompt", "which", "--regex", "x{1000}") == 1
+    out, err = capsys.readouterr()
+    assert re.fullmatch("x+\n", out)
+    assert "error: the answer was cut off at --max-tokens, so that it need not keep to its constraint" in err
+    assert generate(tiny_model_dir, "--prompt", "which", "--regex", "x{1000}", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["finish_reason"] == "length"
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [

@@ -129,6 +129,11 @@ def generate(
     if not whole and answer is None:
         part = "no closed \\boxed{…}" if extract_boxed else "no end of what was thought"
         raise WorkError(f"the answer has {part}; raise --max-tokens, or look at all of it")
+    if constraint is not None and completion.finish_reason == "length":
+        raise WorkError(
+            "the answer was cut off at --max-tokens, so that it need not keep to its constraint; "
+            "raise --max-tokens, or ask for something shorter"
+        )
 
 
 def messages_of(prompt: str, system: str | None, as_it_stands: bool) -> "tuple[Message, ...]":
