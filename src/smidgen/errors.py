@@ -13,6 +13,7 @@ Every message says what was given, what was expected and what to do about it.
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class SmidgenError(Exception):
@@ -47,3 +48,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the known name nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def did_you_mean_best(folder: Path) -> str:
+    """Return ` Did you mean 'run/best'?` for the folder of a run that holds its best, or nothing."""
+    best = folder / "best"
+    return f" Did you mean '{best}'?" if best.is_dir() else ""

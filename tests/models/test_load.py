@@ -191,6 +191,15 @@ def test_names_that_lead_nowhere(tmp_path: Path):
     (tmp_path / "file.gguf").touch()
     with pytest.raises(ModelError, match=r"file\.gguf is a file; expected a model's folder"):
         resolve(str(tmp_path / "file.gguf"))
+    with pytest.raises(ModelError, match=r"in it; a GGUF file runs with --engine llama or none, and this"):
+        resolve(str(tmp_path / "file.gguf"))
+    with pytest.raises(
+        ModelError, match=r"^http://localhost:1/v1 is the URL of a server, and this needs a mod"
+    ):
+        resolve("http://localhost:1/v1")
+    (tmp_path / "run/best").mkdir(parents=True)
+    with pytest.raises(ModelError, match=r"run holds no config.json; .* Did you mean '.*/run/best'\?"):
+        load(str(tmp_path / "run"))
     with pytest.raises(ModelError, match=r"there is no bundled model 'smidgen:mini'; expected smidgen:nano"):
         resolve("smidgen:mini")
 

@@ -208,6 +208,13 @@ def test_folders_that_are_no_adapter_of_ours(adapter: Path, tmp_path: Path, tiny
         ModelError, match=r"holds no adapter_config.json; expected an adapter of smidgen, mlx-lm or"
     ):
         load_adapter(bare, tmp_path)
+    with pytest.raises(ModelError, match=r"nowhere does not exist; expected the folder of an adapter"):
+        load_adapter(bare, tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"config.json is a file; expected the folder of an adapter"):
+        load_adapter(bare, adapter / "adapter_config.json")
+    (tmp_path / "best").mkdir()
+    with pytest.raises(ModelError, match=r"holds no adapter_config.json; .* Did you mean '.*/best'\?"):
+        load_adapter(bare, tmp_path)
     edit(adapter, fine_tune_type="dora")
     with pytest.raises(ModelError, match=r"is of type 'dora'; only 'lora' can be loaded"):
         load_adapter(bare, adapter)

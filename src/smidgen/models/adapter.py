@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.backend import mx
-from smidgen.errors import ModelError
+from smidgen.errors import ModelError, did_you_mean_best
 from smidgen.files import atomic_folder, write_json
 from smidgen.models import peft
 from smidgen.models.weights import read_safetensors
@@ -82,8 +82,12 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
+        if not path.is_dir():
+            fault = "is a file" if path.exists() else "does not exist"
+            raise ModelError(f"{path} {fault}; expected the folder of an adapter") from None
         raise ModelError(
-            f"{path} holds no {CONFIG}; expected an adapter of smidgen, mlx-lm or PEFT"
+            f"{path} holds no {CONFIG}; expected an adapter of smidgen, mlx-lm or PEFT."
+            f"{did_you_mean_best(path)}"
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path / CONFIG} is not readable JSON: {error}") from None

@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from smidgen import cpu_kernels
 from smidgen.backend import compute_dtype, mx, nn
 from smidgen.data.templates import Tokenizer, load_tokenizer
-from smidgen.errors import ModelError
+from smidgen.errors import ModelError, did_you_mean_best
 from smidgen.models.architectures import build_arguments, build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.licence import LICENCE_FILES, warn_of_licence
@@ -96,9 +96,13 @@ def local_folder(name: str) -> Path | None:
     if folder.is_dir():
         return folder
     if folder.exists():
+        runs = "; a GGUF file runs with --engine llama or none, and this needs the folder it was made from"
         raise ModelError(
             f"{name} is a file; expected a model's folder, with config.json and safetensors in it"
+            f"{runs if folder.suffix == '.gguf' else ''}"
         )
+    if name.startswith(("http://", "https://")):
+        raise ModelError(f"{name} is the URL of a server, and this needs a model's folder; name that")
     if HUB_ID.fullmatch(name) is None or name.startswith((".", "~", "/")):
         raise ModelError(
             f"there is no folder {name}; "
@@ -121,7 +125,9 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ModelError(
                 f"{path} is an adapter; name the model it was made for, and give it as --adapter {path}"
             ) from None
-        raise ModelError(f"{path} holds no config.json; expected the folder of a model") from None
+        raise ModelError(
+            f"{path} holds no config.json; expected the folder of a model.{did_you_mean_best(path)}"
+        ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} is not readable JSON: {error}") from None
     if not isinstance(config, dict):
