@@ -12,8 +12,11 @@ Every message says what was given, what was expected and what to do about it.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+NAMED = 5
+"""Faults that a message names; of more, it says how many there are."""
 
 
 class SmidgenError(Exception):
@@ -42,6 +45,12 @@ class WorkError(SmidgenError):
 
 class ParseError(SmidgenError):
     """A model's text did not have the form that its task asked for."""
+
+
+def first_few(faults: Sequence[str], separator: str = "; ") -> str:
+    """The first faults, and how many more there are."""
+    more = f"{separator}and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    return separator.join(faults[:NAMED]) + more
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -202,6 +202,16 @@ def test_every_misfit_of_an_adapter_is_told_at_once(adapter: Path, tiny_model_di
         assert part in str(caught.value)
 
 
+def test_of_many_misfits_the_first_are_told_and_the_rest_counted(adapter: Path, tiny_model_dir: Path):
+    weights = {
+        f"model.layers.{n}.mlp.up_proj.lora_{part}": mx.zeros((4, 4)) for n in range(9) for part in "ab"
+    }
+    mx.save_safetensors(str(adapter / "adapters.safetensors"), weights)
+    with pytest.raises(ModelError, match=r"; and 6 more\. Load it on the base it was trained on$") as caught:
+        load(str(tiny_model_dir), adapter=adapter)
+    assert str(caught.value).count("up_proj") == 5
+
+
 def test_folders_that_are_no_adapter_of_ours(adapter: Path, tmp_path: Path, tiny_model_dir: Path):
     bare = load(str(tiny_model_dir)).model
     with pytest.raises(

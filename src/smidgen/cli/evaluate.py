@@ -29,7 +29,7 @@ from smidgen.cli.options import (
     Thinking,
     Timeout,
 )
-from smidgen.errors import ConfigError
+from smidgen.errors import ConfigError, first_few
 
 if TYPE_CHECKING:
     from smidgen.data.formats import Pair
@@ -178,7 +178,7 @@ def prove(
     from smidgen.evaluation.by_logits import ByLogits
     from smidgen.evaluation.calibration import calibration
     from smidgen.inference import engine_identity, open_engine
-    from smidgen.inference.replay import ReplayEngine, few
+    from smidgen.inference.replay import ReplayEngine
     from smidgen.tasks import Judge
     from smidgen.tasks.judgements import judgements
 
@@ -223,7 +223,7 @@ def prove(
     peak = opened.peak_memory_bytes()
     opened.close()
     if unused:
-        say(f"{len(unused):,} rows of {model} answer nothing that is asked: {few(unused)}")
+        say(f"{len(unused):,} rows of {model} answer nothing that is asked: {first_few(unused, ', ')}")
     evaluation = summarise(
         task,
         samples,

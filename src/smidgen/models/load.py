@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from smidgen import cpu_kernels
 from smidgen.backend import compute_dtype, mx, nn
 from smidgen.data.templates import Tokenizer, load_tokenizer
-from smidgen.errors import ModelError, did_you_mean_best
+from smidgen.errors import ModelError, did_you_mean_best, first_few
 from smidgen.models.architectures import build_arguments, build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.licence import LICENCE_FILES, warn_of_licence
@@ -150,7 +150,7 @@ def fitting_graph(path: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[s
     quantize_like(model, config, weights, path)
     if faults := misfits(model, weights):
         raise ModelError(
-            f"the weights in {path} do not fit its config.json: {'; '.join(faults)}. Fetch the model again"
+            f"the weights in {path} do not fit its config.json: {first_few(faults)}. Fetch the model again"
         )
     return model, weights
 
