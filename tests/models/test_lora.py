@@ -187,6 +187,7 @@ def test_every_misfit_of_an_adapter_is_told_at_once(adapter: Path, tiny_model_di
         f"{q}.lora_b": mx.zeros((3, 32)),
         f"{down}.lora_a": mx.zeros((64, 4)),
         "model.layers.9.mlp.up_proj.lora_a": mx.zeros((4, 4)),
+        "model.layers.9.mlp.up_proj.lora_b": mx.zeros((4, 4)),
         "model.norm.m": mx.zeros((4,)),
     }
     mx.save_safetensors(str(adapter / "adapters.safetensors"), weights)

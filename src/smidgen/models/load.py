@@ -101,12 +101,12 @@ def local_folder(name: str) -> Path | None:
             f"{name} is a file; expected a model's folder, with config.json and safetensors in it"
             f"{runs if folder.suffix == '.gguf' else ''}"
         )
-    if name.startswith(("http://", "https://")):
-        raise ModelError(f"{name} is the URL of a server, and this needs a model's folder; name that")
     if HUB_ID.fullmatch(name) is None or name.startswith((".", "~", "/")):
+        is_url = name.startswith(("http://", "https://"))
         raise ModelError(
             f"there is no folder {name}; "
             "expected a model's folder, smidgen:nano, or a hub id such as Qwen/Qwen3-0.6B"
+            f"{', and not the URL of a server' if is_url else ''}"
         )
     return None
 
