@@ -159,7 +159,9 @@ def test_records_of_another_evaluation_are_refused(tmp_path: Path, changes: dict
     path = tmp_path / "records.jsonl"
     run(path, Scripted())
     before = path.read_bytes()
-    with pytest.raises(DataError, match=f"records of another evaluation \\({message}\\); give another place as --out"):
+    with pytest.raises(
+        DataError, match=f"records of another evaluation \\({message}\\); give another place as --out"
+    ):
         run(path, Scripted(), **changes)
     assert path.read_bytes() == before
 
