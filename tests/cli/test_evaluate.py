@@ -82,6 +82,19 @@ def test_wrong_uses(arguments: list[str], said: str, tmp_path: Path, capsys: pyt
     assert "a template is for the task judge" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("model", "engine"),
+    [("./nowhere.gguf", "llama"), ("http://localhost:1/v1", "http"), ("./nowhere", "llama")],
+)
+def test_judging_by_logits_is_refused_before_an_engine_is_opened_that_cannot(
+    model: str, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = write(tmp_path / "pairs.jsonl", PAIRS)
+    arguments = ["evaluate", "judge", "--data", data, "--template", "scores", "--method", "logits"]
+    assert exit_code([*arguments, "--model", model, "--engine", engine]) == 2
+    assert f"the engine {engine} tells no probabilities of given cont" in capsys.readouterr().err
+
+
 def test_a_place_of_something_else_is_refused_before_the_model_is_opened(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -296,7 +309,7 @@ def test_by_logits(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "--method logits is for the task judge" in capsys.readouterr().err
     recording = write(tmp_path / "said.jsonl", [{"id": "p0", "order": "ab", "text": "[[A]]"}])
     assert exit_code(["evaluate", "judge", "--model", recording, "--data", data, "--method", "logits"]) == 2
-    assert "a recording holds no probabilities" in capsys.readouterr().err
+    assert "the engine replay tells no probabilities of given continuations" in capsys.readouterr().err
 
 
 def test_constrained_answers_can_all_be_read(
@@ -353,4 +366,7 @@ def test_llama_cpp_says_what_mlx_says(
         )
     assert found[0] == found[1] and len(found[0]) == 8
     assert exit_code(["evaluate", "judge", "--engine", "llama", "--method", "logits", "--limit", "1"]) == 2
-    assert "knows no probabilities of given continuations; use the engine mlx" in capsys.readouterr().err
+    assert (
+        "the engine llama tells no probabilities of given continuations; use --engine mlx"
+        in capsys.readouterr().err
+    )

@@ -63,7 +63,10 @@ def evaluate(
     ] = None,
     method: Annotated[
         Literal["generate", "logits"],
-        Parameter(help="How a judge answers: in words, or by the probabilities of its answers, unwritten."),
+        Parameter(
+            help="How a judge answers: in words, or by the probabilities of its answers, unwritten, which "
+            "only the engine mlx tells."
+        ),
     ] = "generate",
     constrained: Annotated[
         bool,
