@@ -38,6 +38,8 @@ def test_a_recording_in_a_template(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "The judge" in (tmp_path / "out/report.html").read_text()
     assert exit_code([*arguments, "--template", "scores", "--out", str(tmp_path / "out")]) == 2
     assert "holds the records of another evaluation" in capsys.readouterr().err
+    (tmp_path / "out/records.jsonl").unlink()
+    assert exit_code([*arguments, "--template", "verdict", "--out", str(tmp_path / "out")]) == 0
 
 
 def test_own_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

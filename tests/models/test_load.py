@@ -191,7 +191,7 @@ def test_names_that_lead_nowhere(tmp_path: Path):
     (tmp_path / "file.gguf").touch()
     with pytest.raises(ModelError, match=r"file\.gguf is a file; expected a model's folder"):
         resolve(str(tmp_path / "file.gguf"))
-    with pytest.raises(ModelError, match=r"in it; a GGUF file runs with --engine llama or none, and this"):
+    with pytest.raises(ModelError, match=r"in it; GGUF files run with --engine llama or no --engine, and"):
         resolve(str(tmp_path / "file.gguf"))
     with pytest.raises(ModelError, match=r"there is no folder http:.*, and not the URL of a server$"):
         resolve("http://localhost:1/v1")

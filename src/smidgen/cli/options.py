@@ -145,11 +145,12 @@ def _empty_place(_: object, path: Path) -> None:
 
 def _evaluation_place(_: object, path: Path | None) -> None:
     """Refuse what holds something else than an evaluation to go on with, before any work is done for it."""
-    if path is None or not path.exists() or (path.is_dir() and (path / "records.jsonl").is_file()):
+    if path is None or not path.exists():
         return
     if not path.is_dir():
         raise ValueError("It is a file; name a folder.")
-    if any(path.iterdir()):
+    names = {entry.name for entry in path.iterdir()}
+    if names and names.isdisjoint(("records.jsonl", "evaluation.json")):
         raise ValueError("It holds something else than an evaluation; name another folder.")
 
 

@@ -96,7 +96,7 @@ def local_folder(name: str) -> Path | None:
     if folder.is_dir():
         return folder
     if folder.exists():
-        runs = "; a GGUF file runs with --engine llama or none, and this needs the folder it was made from"
+        runs = "; GGUF files run with --engine llama or no --engine, and this needs what it was made from"
         raise ModelError(
             f"{name} is a file; expected a model's folder, with config.json and safetensors in it"
             f"{runs if folder.suffix == '.gguf' else ''}"
