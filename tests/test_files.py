@@ -18,6 +18,7 @@ from smidgen.files import (
     jsonable,
     read_json,
     read_jsonl,
+    read_text,
     sha256_file,
     sha256_json,
     sweep,
@@ -67,6 +68,11 @@ def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path: Path):
         raise Interrupted
     assert path.read_text() == "old"
     assert names(tmp_path) == ["report.json"]
+
+
+def test_a_folder_in_the_place_of_a_text_is_told(tmp_path: Path):
+    with pytest.raises(DataError, match=r"is a folder; name the rubric, a text file"):
+        read_text(tmp_path, "rubric")
 
 
 def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,11 @@ Every message says what was given, what was expected and what to do about it.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+NAMED = 5
+"""Faults that a message names; of more, it says how many there are."""
 
 
 class SmidgenError(Exception):
@@ -43,7 +47,19 @@ class ParseError(SmidgenError):
     """A model's text did not have the form that its task asked for."""
 
 
+def first_few(faults: Sequence[str], separator: str = "; ") -> str:
+    """The first faults, and how many more there are."""
+    more = f"{separator}and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    return separator.join(faults[:NAMED]) + more
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the known name nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def did_you_mean_best(folder: Path) -> str:
+    """Return ` Did you mean 'run/best'?` for the folder of a run that holds its best, or nothing."""
+    best = folder / "best"
+    return f" Did you mean '{best}'?" if best.is_dir() else ""

@@ -163,6 +163,8 @@ def read_text(path: Path, what: str) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"there is no {what} at {path}; expected a text file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; name the {what}, a text file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable UTF-8 file: {error}") from None
 

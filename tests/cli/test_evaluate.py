@@ -38,6 +38,8 @@ def test_a_recording_in_a_template(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "The judge" in (tmp_path / "out/report.html").read_text()
     assert exit_code([*arguments, "--template", "scores", "--out", str(tmp_path / "out")]) == 2
     assert "holds the records of another evaluation" in capsys.readouterr().err
+    (tmp_path / "out/records.jsonl").unlink()
+    assert exit_code([*arguments, "--template", "verdict", "--out", str(tmp_path / "out")]) == 0
 
 
 def test_own_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -80,6 +82,38 @@ def test_wrong_uses(arguments: list[str], said: str, tmp_path: Path, capsys: pyt
     assert "ask for verdicts with `smidgen judge`" in capsys.readouterr().err
     assert exit_code(["evaluate", "intent", "--template", "rubric"]) == 2
     assert "a template is for the task judge" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "engine"),
+    [("./nowhere.gguf", "llama"), ("http://localhost:1/v1", "http"), ("./nowhere", "llama")],
+)
+def test_judging_by_logits_is_refused_before_an_engine_is_opened_that_cannot(
+    model: str, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = write(tmp_path / "pairs.jsonl", PAIRS)
+    arguments = ["evaluate", "judge", "--data", data, "--template", "scores", "--method", "logits"]
+    assert exit_code([*arguments, "--model", model, "--engine", engine]) == 2
+    assert f"the engine {engine} tells no probabilities of given cont" in capsys.readouterr().err
+
+
+def test_a_place_of_something_else_is_refused_before_the_model_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data, place = write(tmp_path / "pairs.jsonl", PAIRS), tmp_path / "place"
+    evaluation = ["evaluate", "judge", "--data", data, "--model", "./nowhere", "--out", str(place)]
+    place.write_text("")
+    assert exit_code(evaluation) == 2
+    assert "It is a file; name a folder" in capsys.readouterr().err
+    place.unlink()
+    place.mkdir()
+    (place / "config.json").write_text("{}")
+    assert exit_code(evaluation) == 2
+    assert "It holds something else than an evaluation; name another" in capsys.readouterr().err
+    assert [file.name for file in place.iterdir()] == ["config.json"]
+    (place / "records.jsonl").write_text('{"id": "p0"}\n')
+    assert exit_code(evaluation) == 2
+    assert "records.jsonl: row 1 is not a record" in capsys.readouterr().err
 
 
 def test_two_evaluations_of_the_same_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -277,7 +311,7 @@ def test_by_logits(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "--method logits is for the task judge" in capsys.readouterr().err
     recording = write(tmp_path / "said.jsonl", [{"id": "p0", "order": "ab", "text": "[[A]]"}])
     assert exit_code(["evaluate", "judge", "--model", recording, "--data", data, "--method", "logits"]) == 2
-    assert "a recording holds no probabilities" in capsys.readouterr().err
+    assert "the engine replay tells no probabilities of given continuations" in capsys.readouterr().err
 
 
 def test_constrained_answers_can_all_be_read(
@@ -334,4 +368,7 @@ def test_llama_cpp_says_what_mlx_says(
         )
     assert found[0] == found[1] and len(found[0]) == 8
     assert exit_code(["evaluate", "judge", "--engine", "llama", "--method", "logits", "--limit", "1"]) == 2
-    assert "knows no probabilities of given continuations; use the engine mlx" in capsys.readouterr().err
+    assert (
+        "the engine llama tells no probabilities of given continuations; use --engine mlx"
+        in capsys.readouterr().err
+    )

@@ -120,19 +120,44 @@ def test_answers_keep_to_a_constraint(
     assert said["--choice"]["text"] in ("the first", "-1")
 
 
+def test_a_choice_in_a_box_is_taken_out_of_it(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    model = ["generate", "--model", str(tiny_model_dir), "--prompt", "which", "--extract-boxed"]
+    for constraint in (["--choice", r"\boxed{a}"], ["--regex", r"\\boxed\{a\}"]):
+        assert exit_code([*model, *constraint]) == 0
+        assert capsys.readouterr().out == "a\n"
+
+
+def test_a_constrained_answer_that_is_cut_off_is_printed_and_is_a_failure(
+    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert generate(tiny_model_dir, "--prompt", "which", "--regex", "x{1000}") == 1
+    out, err = capsys.readouterr()
+    assert re.fullmatch("x+\n", out)
+    assert "error: the answer was cut off at --max-tokens, so that it need not keep to its constraint" in err
+    assert generate(tiny_model_dir, "--prompt", "which", "--regex", "x{1000}", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["finish_reason"] == "length"
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
         (["--regex", "a", "--choice", "b"], "--regex and --choice are given, and an answer keeps to one"),
         (["--regex", "(?=a)"], "the regular expression cannot be enforced: look-around"),
         (["--schema", "none.json"], "the schema none.json cannot be read (No such file or directory)"),
-        (["--choice", "a", "--stop", "b"], "strings that end an answer would cut off"),
+        (["--choice", "a", "--stop", "b"], "strings that end an answer (--stop, --stop-at-boxed"),
+        (["--choice", "a", "--thinking"], "no place for thinking (--thinking); leave one of them out"),
+        (["--choice", ""], "one of the choices is empty"),
+        (["--regex", ""], "the regular expression is empty"),
+        (
+            ["--choice", r"\boxed{a}", "--choice", "b", "--extract-boxed"],
+            "--choice leaves no place for the box",
+        ),
     ],
 )
 def test_constraints_that_cannot_be_kept_to_are_refused(
-    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], fault: str
+    capsys: pytest.CaptureFixture[str], arguments: list[str], fault: str
 ):
-    assert generate(tiny_model_dir, "--prompt", "which", *arguments) == 2
+    assert exit_code(["generate", "--model", "./nowhere", "--prompt", "which", *arguments]) == 2
     out, err = capsys.readouterr()
     assert fault in err and not out
 

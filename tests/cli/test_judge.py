@@ -33,6 +33,24 @@ def test_one_pair(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
     assert out == "no verdict\n" and "6 judgements" in err
 
 
+@pytest.mark.parametrize(
+    ("said", "headline"),
+    [
+        ("AA", "the judgements contradict each other, so neither is taken as better"),
+        ("AB", "A is better"),
+        ("CC", "neither is better"),
+    ],
+)
+def test_a_contradiction_is_not_called_a_tie(
+    said: str, headline: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    recording = tmp_path / "said.jsonl"
+    rows = [{"id": f"0#{order}#0", "text": f"[[{x}]]"} for order, x in zip(("ab", "ba"), said, strict=True)]
+    recording.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert exit_code(["judge", *ONE, "--model", str(recording), "--template", "verdict"]) == 0
+    assert capsys.readouterr().out == f"{headline}\n"
+
+
 def test_a_file_is_judged_once_and_goes_on(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -19,7 +19,10 @@ SAMPLES = TASK.samples(
         for n in range(6)
     ]
 )
-OTHERWISE = "'p5#ba' was asked with other messages, labels, sampling, constraint, model or task version"
+OTHERWISE = (
+    "'p5#ba' was asked with other messages, labels, sampling, constraint, model or task version: "
+    "another engine, adapter or --kv-bits counts as another model"
+)
 FIRST = "<scores>\\boxed{9, 2}</scores>"
 SECOND = "<scores>\\boxed{2, 9}</scores>"
 
@@ -148,7 +151,7 @@ def test_a_finished_run_asks_nothing(tmp_path: Path) -> None:
     [
         ({"model": "another"}, OTHERWISE),
         ({"sampling": Sampling(max_tokens=7)}, OTHERWISE),
-        ({"samples": SAMPLES[:-1]}, "'p5#ba' is not among these samples"),
+        ({"samples": SAMPLES[:-1]}, "'p5#ba' is not among these samples: --limit, --seed or the data differ"),
         ({"samples": [replace(s, messages=s.messages[:1]) for s in SAMPLES]}, OTHERWISE),
     ],
 )
@@ -156,7 +159,9 @@ def test_records_of_another_evaluation_are_refused(tmp_path: Path, changes: dict
     path = tmp_path / "records.jsonl"
     run(path, Scripted())
     before = path.read_bytes()
-    with pytest.raises(DataError, match=f"records of another evaluation \\({message}\\); give another"):
+    with pytest.raises(
+        DataError, match=f"records of another evaluation \\({message}\\); give another place as --out"
+    ):
         run(path, Scripted(), **changes)
     assert path.read_bytes() == before
 

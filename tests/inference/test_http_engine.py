@@ -23,13 +23,14 @@ from smidgen.inference import engine_identity, http_server, open_engine
 from smidgen.inference import http as http_module
 from smidgen.inference.http import HttpEngine
 from smidgen.inference.http_protocol import request_body
-from smidgen.inference.http_server import Patience, Server
+from smidgen.inference.http_server import Patience, Server, TriedAgain
 from smidgen.inference.llama_files import llama_model
 from smidgen.inference.mlx import MlxEngine
 from smidgen.judge import Judge
 from smidgen.models.load import load, resolve
 from smidgen.tasks import find_task
 
+pytestmark = pytest.mark.filterwarnings("ignore::smidgen.inference.http_server.TriedAgain")
 QUICK = Patience(timeout=0.5, retries=2, backoff=0.01)
 
 
@@ -326,6 +327,18 @@ def test_dead_servers():
         HttpEngine(url, patience=QUICK)
     with pytest.raises(WorkError, match=r"cannot be reached .*, 3 times; what was finished is kept"):
         one(HttpEngine(url, model_name="m", patience=QUICK), ask())
+
+
+def test_trying_again_is_told_once_for_all_that_are_under_way(server):
+    server.script = [(503, {}, f"busy, request {n}") for n in range(16)]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        engine = engine_at(server, batch_size=8, patience=Patience(retries=16, backoff=0.001))
+        answered = list(engine.complete([ask(str(i)) for i in range(8)]))
+    assert len(answered) == 8 and len(server.requests) == 24
+    told = [str(warning.message) for warning in said if warning.category is TriedAgain]
+    assert told[0] == f"the server at {server.url} answered 503; trying again, 2 of 17 times"
+    assert len(set(told)) == len(told) < 16
 
 
 def test_slow_servers(server):

@@ -191,6 +191,13 @@ def test_names_that_lead_nowhere(tmp_path: Path):
     (tmp_path / "file.gguf").touch()
     with pytest.raises(ModelError, match=r"file\.gguf is a file; expected a model's folder"):
         resolve(str(tmp_path / "file.gguf"))
+    with pytest.raises(ModelError, match=r"in it; GGUF files run with --engine llama or no --engine, and"):
+        resolve(str(tmp_path / "file.gguf"))
+    with pytest.raises(ModelError, match=r"there is no folder http:.*, and not the URL of a server$"):
+        resolve("http://localhost:1/v1")
+    (tmp_path / "run/best").mkdir(parents=True)
+    with pytest.raises(ModelError, match=r"run holds no config.json; .* Did you mean '.*/run/best'\?"):
+        load(str(tmp_path / "run"))
     with pytest.raises(ModelError, match=r"there is no bundled model 'smidgen:mini'; expected smidgen:nano"):
         resolve("smidgen:mini")
 

@@ -187,6 +187,7 @@ def test_every_misfit_of_an_adapter_is_told_at_once(adapter: Path, tiny_model_di
         f"{q}.lora_b": mx.zeros((3, 32)),
         f"{down}.lora_a": mx.zeros((64, 4)),
         "model.layers.9.mlp.up_proj.lora_a": mx.zeros((4, 4)),
+        "model.layers.9.mlp.up_proj.lora_b": mx.zeros((4, 4)),
         "model.norm.m": mx.zeros((4,)),
     }
     mx.save_safetensors(str(adapter / "adapters.safetensors"), weights)
@@ -202,11 +203,28 @@ def test_every_misfit_of_an_adapter_is_told_at_once(adapter: Path, tiny_model_di
         assert part in str(caught.value)
 
 
+def test_of_many_misfits_the_first_are_told_and_the_rest_counted(adapter: Path, tiny_model_dir: Path):
+    weights = {
+        f"model.layers.{n}.mlp.up_proj.lora_{part}": mx.zeros((4, 4)) for n in range(9) for part in "ab"
+    }
+    mx.save_safetensors(str(adapter / "adapters.safetensors"), weights)
+    with pytest.raises(ModelError, match=r"; and 6 more\. Load it on the base it was trained on$") as caught:
+        load(str(tiny_model_dir), adapter=adapter)
+    assert str(caught.value).count("up_proj") == 5
+
+
 def test_folders_that_are_no_adapter_of_ours(adapter: Path, tmp_path: Path, tiny_model_dir: Path):
     bare = load(str(tiny_model_dir)).model
     with pytest.raises(
         ModelError, match=r"holds no adapter_config.json; expected an adapter of smidgen, mlx-lm or"
     ):
+        load_adapter(bare, tmp_path)
+    with pytest.raises(ModelError, match=r"nowhere does not exist; expected the folder of an adapter"):
+        load_adapter(bare, tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"config.json is a file; expected the folder of an adapter"):
+        load_adapter(bare, adapter / "adapter_config.json")
+    (tmp_path / "best").mkdir()
+    with pytest.raises(ModelError, match=r"holds no adapter_config.json; .* Did you mean '.*/best'\?"):
         load_adapter(bare, tmp_path)
     edit(adapter, fine_tune_type="dora")
     with pytest.raises(ModelError, match=r"is of type 'dora'; only 'lora' can be loaded"):

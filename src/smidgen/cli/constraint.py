@@ -37,6 +37,24 @@ def read_constraint(schema: Path | None, regex: str | None, choice: Sequence[str
     return constraint
 
 
+def check_boxed(constraint: "Constraint | None") -> None:
+    """Refuse a constraint under which answers have no box to take anything out of.
+
+    A regular expression may ask for one.
+
+    Raises:
+        ConfigError: it is a schema, or a choice has no closed box.
+    """
+    from smidgen.data.boxed import last_boxed
+
+    if constraint is None or constraint.kind == "regex":
+        return
+    if constraint.kind == "choices" and all(last_boxed(text) for text in json.loads(constraint.value)):
+        return
+    option = {"json_schema": "--schema", "choices": "--choice"}[constraint.kind]
+    raise ConfigError(f"{option} leaves no place for the box of --extract-boxed; leave one of them out")
+
+
 def _text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")

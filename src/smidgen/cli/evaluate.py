@@ -13,6 +13,7 @@ from smidgen.cli.options import (
     Adapter,
     ApiKeyEnv,
     Engine,
+    EvaluationOut,
     Json,
     KvBits,
     Limit,
@@ -28,7 +29,7 @@ from smidgen.cli.options import (
     Thinking,
     Timeout,
 )
-from smidgen.errors import ConfigError
+from smidgen.errors import ConfigError, first_few
 
 if TYPE_CHECKING:
     from smidgen.data.formats import Pair
@@ -62,7 +63,10 @@ def evaluate(
     ] = None,
     method: Annotated[
         Literal["generate", "logits"],
-        Parameter(help="How a judge answers: in words, or by the probabilities of its answers, unwritten."),
+        Parameter(
+            help="How a judge answers: in words, or by the probabilities of its answers, unwritten, which "
+            "only the engine mlx tells."
+        ),
     ] = "generate",
     constrained: Annotated[
         bool,
@@ -79,10 +83,7 @@ def evaluate(
     batch_size: Annotated[PositiveInt, Parameter(help="Rows decoded together.")] = 64,
     seed: Seed = 0,
     prices: PricesFile = None,
-    out: Annotated[
-        Path | None,
-        Parameter(help="Folder for the records and the result; a killed evaluation goes on there."),
-    ] = None,
+    out: EvaluationOut = None,
     track: Annotated[
         Literal["wandb", "mlflow"] | None,
         Parameter(help="Log the metrics to Weights & Biases or to MLflow too."),
@@ -180,7 +181,7 @@ def prove(
     from smidgen.evaluation.by_logits import ByLogits
     from smidgen.evaluation.calibration import calibration
     from smidgen.inference import engine_identity, open_engine
-    from smidgen.inference.replay import ReplayEngine, few
+    from smidgen.inference.replay import ReplayEngine
     from smidgen.tasks import Judge
     from smidgen.tasks.judgements import judgements
 
@@ -195,6 +196,7 @@ def prove(
         "model_name": model_name,
         "scores": method == "logits",
     }
+    known = len(read_records(records)) if records.exists() else 0
     opened = open_engine(model, **same, batch_size=batch_size, api_key_env=api_key_env, timeout=timeout)
     name = f"{model} + {adapter}" if adapter else model
     identity = engine_identity(model, **same)
@@ -205,7 +207,6 @@ def prove(
         answers, identity = ByLogits(opened, task.form), f"{identity} by logits"
     graded_alone = isinstance(task, Judge) and task.form.singly
     right = parsed = 0.0
-    known = len(read_records(records)) if records.exists() else 0
     found: list[Record] = []
     with Progress(stage, total=len(samples)) as progress:
         progress.begin_at(known)
@@ -225,7 +226,7 @@ def prove(
     peak = opened.peak_memory_bytes()
     opened.close()
     if unused:
-        say(f"{len(unused):,} rows of {model} answer nothing that is asked: {few(unused)}")
+        say(f"{len(unused):,} rows of {model} answer nothing that is asked: {first_few(unused, ', ')}")
     evaluation = summarise(
         task,
         samples,

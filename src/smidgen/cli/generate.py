@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from smidgen.cli.console import count, print_json, say
-from smidgen.cli.constraint import read_constraint
+from smidgen.cli.constraint import check_boxed, read_constraint
 from smidgen.cli.options import (
     Adapter,
     ApiKeyEnv,
@@ -82,6 +82,7 @@ def generate(
     """
     from smidgen.data.types import Request, Sample, Sampling
     from smidgen.inference import open_engine
+    from smidgen.inference.constraints import check_constrained
 
     if no_chat_template and (system or thinking):
         given = "--system" if system else "--thinking"
@@ -100,6 +101,10 @@ def generate(
         seed=seed,
     )
     constraint = read_constraint(schema, regex, choice)
+    request = Request(Sample("prompt", messages), sampling, constraint)
+    check_constrained(request, thinking=thinking)
+    if extract_boxed:
+        check_boxed(constraint)
     opened = open_engine(
         model,
         engine=engine,
@@ -111,7 +116,7 @@ def generate(
         timeout=timeout,
         kv_bits=kv_bits,
     )
-    stream = opened.stream(Request(Sample("prompt", messages), sampling, constraint))
+    stream = opened.stream(request)
     whole = not final_only and not extract_boxed
     for piece in stream:
         if whole and not json:
@@ -129,6 +134,11 @@ def generate(
     if not whole and answer is None:
         part = "no closed \\boxed{…}" if extract_boxed else "no end of what was thought"
         raise WorkError(f"the answer has {part}; raise --max-tokens, or look at all of it")
+    if constraint is not None and completion.finish_reason == "length":
+        raise WorkError(
+            "the answer was cut off at --max-tokens, so that it need not keep to its constraint; "
+            "raise --max-tokens, or ask for something shorter"
+        )
 
 
 def messages_of(prompt: str, system: str | None, as_it_stands: bool) -> "tuple[Message, ...]":

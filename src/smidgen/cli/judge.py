@@ -152,7 +152,9 @@ def _judge_one(prompt: str, a: str, b: str, *, json: bool, model: str, **setting
         print_json(asdict(found))
         return
     verdicts = {"a": "A is better", "b": "B is better", "tie": "neither is better", None: "no verdict"}
-    print(verdicts[found.verdict])
+    contradicted = found.verdict == "tie" and {"a", "b"} <= {said.verdict for said in found.said}
+    contradiction = "the judgements contradict each other, so neither is taken as better"
+    print(contradiction if contradicted else verdicts[found.verdict])
     for said in found.said:
         scores = f", scores {said.scores[0]:g} for A and {said.scores[1]:g} for B" if said.scores else ""
         fault = f": {said.fault}" if said.fault else ""

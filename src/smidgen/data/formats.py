@@ -12,8 +12,8 @@ from typing import Any
 from smidgen.data.benchmarks import BENCHMARK_FORMATS
 from smidgen.data.fields import label_of, prompt_of, reference_of, row_id, subset_of, text_of
 from smidgen.data.items import Label, Pair, Query, Question
-from smidgen.data.rows import Format, Row, first_few, read_items, read_placed, refuse
-from smidgen.errors import DataError
+from smidgen.data.rows import Format, Row, read_items, read_placed, refuse
+from smidgen.errors import DataError, first_few
 
 __all__ = ["PAIR_FORMATS", "Label", "Pair", "Query", "Question", "pairs", "queries", "questions"]
 

@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from smidgen.errors import ConfigError, DataError, did_you_mean
+from smidgen.errors import ConfigError, DataError, did_you_mean, first_few
 
 Row = Mapping[str, Any]
 _AnyRow = TypeVar("_AnyRow", bound=dict[str, Any])
 
-_FAULTS_SHOWN = 5
 FILES = (".jsonl", ".json", ".parquet")
 """Endings of files, which no name of a dataset is taken to have."""
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]*\w)(:(?P<split>\w+))?")
@@ -77,6 +76,8 @@ def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[FileRow]
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"there is no data file at {path}; expected one JSON object a line (JSONL)") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; name a file of one JSON object a line (JSONL)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable UTF-8 file: {error}") from None
     is_array = path.suffix == ".json" and text.lstrip().startswith("[")
@@ -295,9 +296,3 @@ def refuse(faults: Sequence[str], source: str, expected: str) -> None:
     """Raise the first faults and how many more there are; nothing if there are none."""
     if faults:
         raise DataError(f"{source}: {first_few(faults)}. Expected: {expected}")
-
-
-def first_few(faults: Sequence[str]) -> str:
-    """The first faults, and how many more there are."""
-    more = f"; and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
-    return "; ".join(faults[:_FAULTS_SHOWN]) + more

@@ -100,8 +100,8 @@ def resume_log(path: Path, expected: Mapping[str, str]) -> list[LoggedRecord]:
     if strange := _strange(found, expected):
         raise DataError(
             f"{path} holds the records of another evaluation ({strange}); "
-            "give another folder, delete the file to start again, or score its answers as they are with "
-            f"--engine replay --model {path}"
+            "give another place as --out, delete the file to start again, or score its answers as they are "
+            f"with --engine replay --model {path}"
         )
     return found
 
@@ -112,10 +112,11 @@ def _strange(found: Iterable[LoggedRecord], expected: Mapping[str, str]) -> str:
     for logged in found:
         sample_id = logged.record.sample.id
         if sample_id not in expected:
-            return f"'{sample_id}' is not among these samples"
+            return f"'{sample_id}' is not among these samples: --limit, --seed or the data differ"
         if logged.fingerprint != expected[sample_id]:
             differs = "messages, labels, sampling, constraint, model or task version"
-            return f"'{sample_id}' was asked with other {differs}"
+            counts = "another engine, adapter or --kv-bits counts as another model"
+            return f"'{sample_id}' was asked with other {differs}: {counts}"
         if sample_id in seen:
             return f"'{sample_id}' stands in it twice"
         seen.add(sample_id)

@@ -72,6 +72,11 @@ def open_engine(
     if given := [name for name, is_given in unfit.items() if is_given]:
         what = {"replay": "recording", "http": "server"}.get(kind, "model")
         raise ConfigError(f"{given[0]} does not go with the {what} {model}; leave it out or name a model")
+    if scores and kind != "mlx":
+        raise ConfigError(
+            f"the engine {kind} tells no probabilities of given continuations; use --engine mlx and a "
+            "model's folder for that"
+        )
     # Each engine brings libraries of its own, which need not be installed where another one is used.
     if kind == "replay":
         from smidgen.inference.replay import ReplayEngine

@@ -147,13 +147,13 @@ def check_constrained(request: Request, *, thinking: bool = False) -> None:
         return
     if request.sampling.stop or request.sampling.stop_after or request.sampling.stop_at_boxed:
         raise ConfigError(
-            "strings that end an answer would cut off what its constraint asks for; "
-            "give either the strings or the constraint"
+            "strings that end an answer (--stop, --stop-at-boxed, a task's own) would cut off what its "
+            "constraint asks for; give either the strings or the constraint"
         )
     if thinking:
         raise ConfigError(
-            "a constraint holds from the first token on, which leaves no place for thinking; "
-            "turn thinking off or leave the constraint out"
+            "a constraint holds from the first token on, which leaves no place for thinking (--thinking); "
+            "leave one of them out"
         )
 
 
@@ -171,7 +171,7 @@ def grammar_of(constraint: Constraint) -> str:
         raise ConfigError(f"{name} is nested too deeply; simplify it") from None
     _, faults = LLMatcher.validate_grammar_with_warnings(grammar)
     if faults:
-        raise ConfigError(f"{name} cannot be enforced: {_in_short(faults[0])}; leave that out")
+        raise ConfigError(f"{name} cannot be enforced: {_in_short(faults[0])}; mend it")
     if constraint.kind == "json_schema":
         _refuse_ignored(json.loads(constraint.value))
     return grammar
@@ -200,12 +200,20 @@ def _of_choices(value: str) -> str:
     texts = _json(value, "choices", "a JSON list of texts")
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise ConfigError(f"the choices are {value[:60]}, expected a JSON list of one text or more")
+    if "" in texts:
+        raise ConfigError("one of the choices is empty; give each of them text")
     return grammar_from("choice", json.dumps(texts))
+
+
+def _of_regex(value: str) -> str:
+    if not value:
+        raise ConfigError("the regular expression is empty, as every answer would be; write one")
+    return LLMatcher.grammar_from_regex(value)
 
 
 READERS: dict[str, Callable[[str], str]] = {
     "json_schema": _of_schema,
-    "regex": LLMatcher.grammar_from_regex,
+    "regex": _of_regex,
     "choices": _of_choices,
 }
 

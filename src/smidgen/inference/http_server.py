@@ -22,6 +22,10 @@ LONGEST_WAIT = 120.0
 KEY_NAME = "OPENAI_API_KEY"
 
 
+class TriedAgain(UserWarning):
+    """A server gave no answer, and is asked again."""
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long a server is waited for.
@@ -92,8 +96,10 @@ class Server:
         Raises:
             WorkError: there is none, however often it is asked, or it cannot be decoded.
         """
-        fault = ""
-        for attempt in range(self._patience.retries + 1):
+        fault = detail = ""
+        tries = self._patience.retries + 1
+        for attempt in range(tries):
+            detail = ""
             pause = self._patience.backoff * 2**attempt * random.uniform(0.5, 1.0)
             started = time.perf_counter()
             try:
@@ -113,12 +119,17 @@ class Server:
                 text = answer.content.decode(errors="replace")  # JSON is UTF-8, whatever a header says
                 if answer.status_code not in PASSING:
                     return Answer(answer.status_code, text, time.perf_counter() - started)
-                fault = f"answered {answer.status_code}: {excerpt(text)}"
+                fault, detail = f"answered {answer.status_code}", f": {excerpt(text)}"
                 pause = _retry_after(answer.headers.get("retry-after"), pause)
-            if attempt < self._patience.retries:
+            if attempt + 1 < tries:
+                # Without what differs by request, so that Python shows it once for all that are under way.
+                warnings.warn(
+                    f"the server at {self.url} {fault}; trying again, {attempt + 2} of {tries} times",
+                    TriedAgain,
+                    stacklevel=1,
+                )
                 await asyncio.sleep(min(pause, LONGEST_WAIT))
-        tries = self._patience.retries + 1
-        raise WorkError(f"the server at {self.url} {fault}, {tries} times; {advice}")
+        raise WorkError(f"the server at {self.url} {fault}{detail}, {tries} times; {advice}")
 
     @property
     def _is_here(self) -> bool:

@@ -7,10 +7,9 @@ from typing import Any
 
 from smidgen.data.rows import read_rows
 from smidgen.data.types import Completion, Request, Sample, Scored
-from smidgen.errors import ConfigError, DataError
+from smidgen.errors import ConfigError, DataError, first_few
 from smidgen.inference.engine import Stream
 
-SHOWN_FAULTS = 5
 ORDERS = ("ab", "ba", "a", "b")
 FIELDS = {"id": ((str, int), "text or a whole number"), "order": (str, "text"), "text": (str, "text")}
 
@@ -45,7 +44,7 @@ class ReplayEngine:
         missing = [r.sample.id for r in requests if r.sample.id not in self._texts]
         if missing:
             raise DataError(
-                f"{self._path} has no completion of {few(missing)}; "
+                f"{self._path} has no completion of {first_few(missing, ', ')}; "
                 f"expected one row for each of the {len(requests)} samples"
             )
         for request in requests:
@@ -97,7 +96,7 @@ def _read(path: Path) -> dict[str, str]:
         texts[key], rows_of[key] = row["text"], number
     if faults:
         raise DataError(
-            f"{path}: {few(faults, '; ')}. Expected one row of id, text and, if any, order a sample"
+            f"{path}: {first_few(faults)}. Expected one row of id, text and, if any, order a sample"
         )
     return texts
 
@@ -111,9 +110,3 @@ def _fault(row: dict[str, Any]) -> str:
         return f"has order {json.dumps(row['order'])[:60]}, expected one of {', '.join(ORDERS)}"
     missing = [name for name in ("id", "text") if name not in row]
     return f"has no {' and no '.join(missing)}" if missing else ""
-
-
-def few(items: Sequence[str], separator: str = ", ") -> str:
-    """The first items, and how many more there are."""
-    more = f"{separator}and {len(items) - SHOWN_FAULTS} more" if len(items) > SHOWN_FAULTS else ""
-    return separator.join(items[:SHOWN_FAULTS]) + more

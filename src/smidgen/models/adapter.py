@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.backend import mx
-from smidgen.errors import ModelError
+from smidgen.errors import ModelError, did_you_mean_best, first_few
 from smidgen.files import atomic_folder, write_json
 from smidgen.models import peft
 from smidgen.models.weights import read_safetensors
@@ -82,8 +82,12 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
+        if not path.is_dir():
+            fault = "is a file" if path.exists() else "does not exist"
+            raise ModelError(f"{path} {fault}; expected the folder of an adapter") from None
         raise ModelError(
-            f"{path} holds no {CONFIG}; expected an adapter of smidgen, mlx-lm or PEFT"
+            f"{path} holds no {CONFIG}; expected an adapter of smidgen, mlx-lm or PEFT."
+            f"{did_you_mean_best(path)}"
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path / CONFIG} is not readable JSON: {error}") from None
@@ -172,14 +176,14 @@ def refuse_faults(adapter: Adapter) -> None:
     """Refuse an adapter that holds nothing, half a pair, or something else than pairs.
 
     Raises:
-        ModelError: names every fault.
+        ModelError: names the first faults, and says how many more there are.
     """
     faults = [fault for layer in adapter.layers for fault in pair_faults(layer, adapter.weights)]
     if not adapter.layers:
         faults = ["it has no tensors"]
     if faults:
         raise ModelError(
-            f"the adapter in {adapter.source} cannot be used: {'; '.join(faults)}. Fetch or save it again"
+            f"the adapter in {adapter.source} cannot be used: {first_few(faults)}. Fetch or save it again"
         )
 
 
@@ -224,7 +228,7 @@ def _read_peft(path: Path, config: dict[str, Any]) -> Adapter:
     if not (path / peft.WEIGHTS).exists() and (path / "adapter_model.bin").exists():
         faults.append("its weights are a pickle, adapter_model.bin; save them as safetensors")
     if faults:
-        raise ModelError(f"the PEFT adapter in {path} cannot be honoured: {'; '.join(faults)}")
+        raise ModelError(f"the PEFT adapter in {path} cannot be honoured: {first_few(faults)}")
     weights = {}
     for name, value in read_safetensors(path / peft.WEIGHTS).items():
         layer, _, part = name.removesuffix(".weight").removeprefix(peft.PREFIX).rpartition(".")
@@ -242,7 +246,7 @@ def _read_peft(path: Path, config: dict[str, Any]) -> Adapter:
     faults += [f"there is none for '{name}'" for name in peft.idle_targets(config, layers)]
     if faults:
         raise ModelError(
-            f"the tensors of the PEFT adapter in {path} do not fit its {CONFIG}: {'; '.join(faults)}"
+            f"the tensors of the PEFT adapter in {path} do not fit its {CONFIG}: {first_few(faults)}"
         )
     scales = {layer: peft.scale_of(config, layer) for layer in layers}
     dropout = config.get("lora_dropout") or 0.0

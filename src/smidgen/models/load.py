@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from smidgen import cpu_kernels
 from smidgen.backend import compute_dtype, mx, nn
 from smidgen.data.templates import Tokenizer, load_tokenizer
-from smidgen.errors import ModelError
+from smidgen.errors import ModelError, did_you_mean_best, first_few
 from smidgen.models.architectures import build_arguments, build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.licence import LICENCE_FILES, warn_of_licence
@@ -96,13 +96,17 @@ def local_folder(name: str) -> Path | None:
     if folder.is_dir():
         return folder
     if folder.exists():
+        runs = "; GGUF files run with --engine llama or no --engine, and this needs what it was made from"
         raise ModelError(
             f"{name} is a file; expected a model's folder, with config.json and safetensors in it"
+            f"{runs if folder.suffix == '.gguf' else ''}"
         )
     if HUB_ID.fullmatch(name) is None or name.startswith((".", "~", "/")):
+        is_url = name.startswith(("http://", "https://"))
         raise ModelError(
             f"there is no folder {name}; "
             "expected a model's folder, smidgen:nano, or a hub id such as Qwen/Qwen3-0.6B"
+            f"{', and not the URL of a server' if is_url else ''}"
         )
     return None
 
@@ -121,7 +125,9 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ModelError(
                 f"{path} is an adapter; name the model it was made for, and give it as --adapter {path}"
             ) from None
-        raise ModelError(f"{path} holds no config.json; expected the folder of a model") from None
+        raise ModelError(
+            f"{path} holds no config.json; expected the folder of a model.{did_you_mean_best(path)}"
+        ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} is not readable JSON: {error}") from None
     if not isinstance(config, dict):
@@ -144,7 +150,7 @@ def fitting_graph(path: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[s
     quantize_like(model, config, weights, path)
     if faults := misfits(model, weights):
         raise ModelError(
-            f"the weights in {path} do not fit its config.json: {'; '.join(faults)}. Fetch the model again"
+            f"the weights in {path} do not fit its config.json: {first_few(faults)}. Fetch the model again"
         )
     return model, weights
 

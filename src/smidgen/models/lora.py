@@ -16,7 +16,7 @@ from mlx_lm.tuner.lora import LoRALinear
 
 from smidgen.backend import mx, nn
 from smidgen.config import LoraConfig
-from smidgen.errors import ModelError, did_you_mean
+from smidgen.errors import ModelError, did_you_mean, first_few
 from smidgen.models.adapter import (
     Adapter,
     pair_faults,
@@ -100,7 +100,7 @@ def refuse_misfits(adapter: Adapter, model: nn.Module) -> None:
     """Refuse an adapter that is not one of this model; the weights of the model are not looked at.
 
     Raises:
-        ModelError: names every tensor that does not fit.
+        ModelError: names the first tensors that do not fit, and says how many more there are.
     """
     modules = dict(model.named_modules())
     faults = [
@@ -112,7 +112,7 @@ def refuse_misfits(adapter: Adapter, model: nn.Module) -> None:
         faults = ["it has no tensors"]
     if faults:
         raise ModelError(
-            f"the adapter in {adapter.source} does not fit the model: {'; '.join(faults)}. "
+            f"the adapter in {adapter.source} does not fit the model: {first_few(faults)}. "
             "Load it on the base it was trained on"
         )
 

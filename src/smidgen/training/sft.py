@@ -9,14 +9,11 @@ import numpy as np
 from smidgen.config import TrainConfig
 from smidgen.data.templates import Tokenizer, fit
 from smidgen.data.types import Message, Sample
-from smidgen.errors import DataError
+from smidgen.errors import DataError, first_few
 from smidgen.models.load import LoadedModel
 from smidgen.models.lora import save_adapter
 from smidgen.models.save import save_model
 from smidgen.training.batches import Row
-
-NAMED = 5
-"""So many faulty samples are named in an error; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +52,7 @@ def sft_rows(
         rows.append(row)
         cuts.append(cut)
     if faults:
-        more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-        raise DataError(
-            f"{len(faults)} of {len(samples)} samples cannot be trained on: {'; '.join(faults[:NAMED])}{more}"
-        )
+        raise DataError(f"{len(faults)} of {len(samples)} samples cannot be trained on: {first_few(faults)}")
     return SftRows(rows, cut_rows=sum(cut > 0 for cut in cuts))
 
 
