@@ -67,6 +67,8 @@ def test_missing_and_undecodable_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no data file at .*none\.jsonl"):
         read_rows(tmp_path / "none.jsonl")
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}\n')
+    with pytest.raises(DataError, match=r"is a folder; expected a file with one JSON object a line"):
+        read_rows(tmp_path)
     with pytest.raises(DataError, match=r"latin\.jsonl is not a readable UTF-8 file"):
         read_rows(tmp_path / "latin.jsonl")
 

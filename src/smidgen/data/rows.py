@@ -77,6 +77,8 @@ def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[FileRow]
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"there is no data file at {path}; expected one JSON object a line (JSONL)") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; expected a file with one JSON object a line (JSONL)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable UTF-8 file: {error}") from None
     is_array = path.suffix == ".json" and text.lstrip().startswith("[")
