@@ -7,7 +7,7 @@ import pytest
 from smidgen.backend import Rates
 from smidgen.cli import measuring
 from smidgen.cli.app import exit_code
-from smidgen.cli.bench import _weights
+from smidgen.cli.bench import _engines_for, _weights
 from smidgen.cli.measuring import Load, Prompts, measure
 from smidgen.data.types import Completion, Request, Timing
 from smidgen.errors import DataError
@@ -161,11 +161,24 @@ def test_a_model_is_measured_and_bounded(tiny_model_dir: Path, capsys: pytest.Ca
 def test_the_table_names_the_model_the_engine_and_what_was_left_out(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("smidgen.cli.bench._known_engines", lambda: ["mlx", "warp"])
+    monkeypatch.setattr("smidgen.cli.bench._engines_for", lambda _: ["mlx", "warp"])
     assert exit_code(["bench", str(tiny_model_dir), *SMALL]) == 0
     said = capsys.readouterr()
     assert all(row in said.out for row in ("prefill", "decode, 3 at once", "peak memory", "device's bound"))
     assert "warp left out: there is no engine 'warp'" in said.err
+
+
+@pytest.mark.parametrize(
+    ("model", "engines"),
+    [("http://localhost:1/v1", ["http"]), ("a/b.gguf", ["llama"]), ("owner/model", ["mlx", "llama"])],
+)
+def test_only_engines_that_take_such_a_model_are_tried(model: str, engines: list[str]):
+    assert _engines_for(model) == engines
+
+
+def test_help_lists_the_engines(capsys: pytest.CaptureFixture[str]):
+    assert exit_code(["bench", "--help"]) == 0
+    assert "mlx, llama, http" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 def test_what_a_step_reads_counts_a_tied_embedding_once(tiny_model_dir: Path, tmp_path: Path):
@@ -206,7 +219,8 @@ def test_a_gguf_file_is_measured_and_bounded(tmp_path: Path, capsys: pytest.Capt
             ["smidgen:nano", "--max-tokens", "1"],
             "--max-tokens is 1, and decoding is measured after the first",
         ),
-        (["smidgen:nano", "--engine", "warp"], "there is no engine 'warp'"),
+        (["smidgen:nano", "--engine", "warp"], '"mlx", "llama", "http"'),
+        (["smidgen:nano", "--engine", "replay"], '"mlx", "llama", "http"'),
         (["nowhere"], "no engine can be measured with nowhere: there is no folder"),
         (
             ["smidgen:nano", "--prompt-tokens", "4000"],

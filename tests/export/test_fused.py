@@ -134,7 +134,7 @@ def test_settings_that_do_not_go_together(adapter: Path, tiny_model_dir: Path, t
         export_fused(name, adapter, tmp_path / "out", group_size=32)
     with pytest.raises(ConfigError, match=r"max_drift is -1; expected 0 or more nats"):
         export_fused(name, adapter, tmp_path / "out", max_drift=-1)
-    with pytest.raises(ModelError, match=r"'group_size' is 128, which does not divide layers of the width"):
+    with pytest.raises(ConfigError, match=r"'group_size' is 128, which does not divide layers of the width"):
         export_fused(name, adapter, tmp_path / "out", bits=4, group_size=128)
     with pytest.raises(ModelError, match=r"the adapter in .* does not fit the model"):
         export_fused("smidgen:nano", adapter, tmp_path / "out")

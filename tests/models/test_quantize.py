@@ -149,7 +149,7 @@ def test_eight_bits_stay_near_the_original(tiny_model_dir: Path, tokens: mx.arra
 def test_a_width_that_the_group_does_not_divide_is_named(tiny_model_dir: Path):
     loaded = load(str(tiny_model_dir))
     with pytest.raises(
-        ModelError, match=r"'group_size' is 64, which does not divide layers of the width 32; choose 32"
+        ConfigError, match=r"'group_size' is 64, which does not divide layers of the width 32; choose 32"
     ):
         quantize(loaded.model, loaded.config, bits=4, group_size=64)
     assert all(v.dtype == mx.float32 for v in named_arrays(loaded.model.parameters()).values())

@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
@@ -24,8 +24,10 @@ def bench(
     /,
     *,
     engine: Annotated[
-        tuple[str, ...],
-        Parameter(help="An engine to measure; may be given several times. All that can when absent."),
+        tuple[Literal["mlx", "llama", "http"], ...],
+        Parameter(
+            help="An engine to measure; may be given several times. All that run such a model when absent."
+        ),
     ] = (),
     adapter: Adapter = None,
     kv_bits: KvBits = None,
@@ -56,7 +58,7 @@ def bench(
     sizes = sorted(set(batch))
     engines, skipped = {}, {}
     rates = [measure_rates()]
-    for name in engine or _known_engines():
+    for name in engine or _engines_for(model):
         try:
             engines[name] = _measure_engine(
                 name, model, adapter, kv_bits, Load(prompt_tokens, max_tokens, sizes, repeats)
@@ -66,7 +68,9 @@ def bench(
                 raise
             skipped[name] = str(error)
     if not engines:
-        raise ConfigError(f"no engine can be measured with {model}: {'; '.join(skipped.values())}")
+        raise ConfigError(
+            f"no engine can be measured with {model}: {'; '.join(dict.fromkeys(skipped.values()))}"
+        )
     rates.append(measure_rates())
     found = {
         "model": model,
@@ -85,10 +89,11 @@ def bench(
         _show(found, sizes)
 
 
-def _known_engines() -> list[str]:
-    from smidgen.inference import ENGINES
-
-    return [name for name in ENGINES if name not in ("auto", "replay")]
+def _engines_for(model: str) -> list[str]:
+    """The engines that take such a model, installed or not: those of servers, files or folders."""
+    if model.startswith(("http://", "https://")):
+        return ["http"]
+    return ["llama"] if model.endswith(".gguf") else ["mlx", "llama"]
 
 
 def _measure_engine(name: str, model: str, adapter: Any, kv_bits: int | None, load: Load) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, Token
 from cyclopts.types import NonNegativeFloat, NonNegativeInt, NormFloat, PositiveFloat, PositiveInt
 
-from smidgen.errors import UserError
+from smidgen.errors import ConfigError
 
 Json = Annotated[
     bool, Parameter(name="--json", help="Print one JSON object to stdout, and nothing else there.")
@@ -79,9 +79,9 @@ def naming_options(keys: Iterable[str]) -> Iterator[None]:
     quoted = re.compile(f"'({'|'.join(keys)})'")
     try:
         yield
-    except UserError as error:
+    except ConfigError as error:  # errors about a model's files speak of its config.json
         sentence = quoted.sub(lambda found: f"--{found[1].replace('_', '-')}", str(error))
-        raise type(error)(sentence) from error
+        raise ConfigError(sentence) from error
 
 
 Template = Annotated[

@@ -49,8 +49,8 @@ def quantize(
     calibration: Annotated[
         str | None,
         Parameter(
-            help="What to measure on: world (unless given), or a JSONL file of rows with text or messages, or "
-            "of pairs of answers."
+            help="What to measure on: world (unless given), or a JSONL file of rows with text, messages or "
+            "pairs of answers."
         ),
     ] = None,
     calibration_tokens: Annotated[

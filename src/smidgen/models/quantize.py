@@ -77,8 +77,8 @@ def quantize_as(model: nn.Module, config: dict[str, Any], plan: Plan) -> dict[st
         plan: how each layer that can be quantised is stored.
 
     Raises:
-        ModelError: the model is quantised already, holds an adapter, or has a layer whose width is no
-            multiple of its group size.
+        ConfigError: a layer's width is no multiple of its group size.
+        ModelError: the model is quantised already or holds an adapter.
     """
     layers = quantizable(model, config)
     check_widths(layers, plan)
@@ -120,8 +120,9 @@ def make_plan(model: nn.Module, config: dict[str, Any], settings: QuantizeConfig
     """Return how each layer is stored; with `target_bits`, only of the layers with bits of their own.
 
     Raises:
-        ConfigError: `head_bits` is set and the embedding is the head.
-        ModelError: as `quantizable`, or a layer's width is no multiple of its group size.
+        ConfigError: `head_bits` is set and the embedding is the head, or a layer's width is no multiple of its
+            group size.
+        ModelError: as `quantizable`.
     """
     layers = quantizable(model, config)
     group_size = settings.group_size or DEFAULT_GROUP_SIZE
@@ -164,7 +165,8 @@ def check_widths(layers: dict[str, Any], plan: Plan) -> None:
     """Refuse a plan in which a layer's width is no multiple of its group size.
 
     Raises:
-        ModelError: naming the widths, and the group sizes that would do.
+        ConfigError: naming the widths, and the group sizes that would do.
+        ModelError: the mode has groups of one size only.
     """
     for setting in sorted({setting for setting in plan.values() if setting is not None}):
         widths = {layers[name].weight.shape[-1] for name, own in plan.items() if own == setting}
@@ -175,7 +177,7 @@ def check_widths(layers: dict[str, Any], plan: Plan) -> None:
         if setting.mode != "affine":
             raise ModelError(f"{setting.mode} has groups of {setting.group_size}, which {shown}; use affine")
         fitting = [str(size) for size in GROUP_SIZES if not any(width % size for width in widths)]
-        raise ModelError(
+        raise ConfigError(
             f"'group_size' is {setting.group_size}, which {shown}; "
             + (f"choose {' or '.join(fitting)}" if fitting else "no group size fits this model")
         )
