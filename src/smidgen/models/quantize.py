@@ -120,8 +120,7 @@ def make_plan(model: nn.Module, config: dict[str, Any], settings: QuantizeConfig
     """Return how each layer is stored; with `target_bits`, only of the layers with bits of their own.
 
     Raises:
-        ConfigError: `head_bits` is set and the embedding is the head, or a layer's width is no multiple of its
-            group size.
+        ConfigError: `head_bits` is set and the embedding is the head, or a width is no multiple of its group.
         ModelError: as `quantizable`.
     """
     layers = quantizable(model, config)
