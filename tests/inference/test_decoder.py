@@ -18,6 +18,20 @@ def forward(request, loaded):
     return request.param(loaded.model)
 
 
+@pytest.fixture
+def ran(forward, monkeypatch) -> list[list[int]]:
+    """How many tokens of each row every pass has run."""
+    passes: list[list[int]] = []
+    hidden = forward.hidden
+
+    def counted(rows, at, caches):
+        passes.append([len(row) for row in rows])
+        return hidden(rows, at, caches)
+
+    monkeypatch.setattr(forward, "hidden", counted)
+    return passes
+
+
 class Mirror:
     """A decoder whose every answer is checked against full forward passes over its rows."""
 
@@ -96,28 +110,20 @@ def test_each_prompt_has_its_own_number_of_scores(forward, full_logits):
     mirror.step([2, 1, 1, 5, 1])
 
 
-def test_a_shared_prefix_is_run_once(forward, full_logits, monkeypatch):
-    ran: list[int] = []
-    hidden = forward.hidden
-
-    def counted(rows, at, caches):
-        ran.append(sum(map(len, rows)))
-        return hidden(rows, at, caches)
-
-    monkeypatch.setattr(forward, "hidden", counted)
+def test_a_shared_prefix_is_run_once(forward, full_logits, ran):
     mirror = Mirror(forward, full_logits)
     mirror.decoder.share(PROMPTS)
     mirror.add(PROMPTS)
-    assert ran == [3, 2 + 1 + 5]  # the second copy of a prompt is not run either
+    assert ran == [[3], [2, 1, 5]]  # the second copy of a prompt is not run either
     longer = [[*PROMPTS[0], 11, 12], [*PROMPTS[0], 13]]
     assert mirror.decoder.share(longer) == 5
     mirror.add(longer)
-    assert ran == [3, 8, 2, 2 + 1]
+    assert ran[2:] == [[2], [2, 1]]
     mirror.step()
     shorter = [[1, 2, 30], [1, 2, 31, 32]]
     assert mirror.decoder.share(shorter) == 2
     mirror.add(shorter)
-    assert ran[4:] == [6, 3]
+    assert [sum(passed) for passed in ran[4:]] == [6, 3]
 
 
 def test_prefix_stays_when_rows_are_cleared(forward, full_logits):
@@ -151,16 +157,8 @@ def test_rows_outgrow_the_buffer(forward, full_logits):
         mirror.step()
 
 
-def test_neighbours_run_what_they_share_once(forward, full_logits, monkeypatch):
+def test_neighbours_run_what_they_share_once(forward, full_logits, ran, monkeypatch):
     monkeypatch.setattr(prefixes, "FAMILY_TOKENS", 3)
-    ran: list[list[int]] = []
-    hidden = forward.hidden
-
-    def counted(rows, at, caches):
-        ran.append([len(row) for row in rows])
-        return hidden(rows, at, caches)
-
-    monkeypatch.setattr(forward, "hidden", counted)
     pair, other = [1, 2, 3, 4, 5, 6], [1, 2, 7, 8, 9, 10]
     prompts = [[1, 2, 50], [*pair, 20, 21], [*pair, 30], [*other, 40], [*other, 41, 42], [*other, 43], [1, 2]]
     mirror = Mirror(forward, full_logits)
@@ -170,16 +168,8 @@ def test_neighbours_run_what_they_share_once(forward, full_logits, monkeypatch):
     mirror.step()
 
 
-def test_what_some_of_a_family_share_is_run_once_too(forward, full_logits, monkeypatch):
+def test_what_some_of_a_family_share_is_run_once_too(forward, full_logits, ran, monkeypatch):
     monkeypatch.setattr(prefixes, "FAMILY_TOKENS", 2)
-    ran: list[list[int]] = []
-    hidden = forward.hidden
-
-    def counted(rows, at, caches):
-        ran.append([len(row) for row in rows])
-        return hidden(rows, at, caches)
-
-    monkeypatch.setattr(forward, "hidden", counted)
     question, answers = [1, 2, 3], ([4, 5, 6], [7, 8, 9], [10, 11, 12])
     prompts = [question + left + right for left in answers for right in answers if left != right]
     mirror = Mirror(forward, full_logits)
