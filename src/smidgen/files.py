@@ -189,6 +189,11 @@ def jsonable(value: Any) -> Any:
     return str(value)
 
 
+def is_url(name: str) -> bool:
+    """Whether a name is the URL of a server, and so no place on this machine."""
+    return name.startswith(("http://", "https://"))
+
+
 def sha256_json(value: Any) -> str:
     """Fingerprint of a value: the same for equal values, whatever the order of their keys."""
     text = json.dumps(jsonable(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -13,6 +13,7 @@ from smidgen.cli.console import count, print_json, print_table, say, size
 from smidgen.cli.measuring import Load, measure
 from smidgen.cli.options import Adapter, Json, KvBits, Model, whole
 from smidgen.errors import ConfigError, UserError
+from smidgen.files import is_url
 
 if TYPE_CHECKING:
     from smidgen.backend import Rates
@@ -91,7 +92,7 @@ def bench(
 
 def _engines_for(model: str) -> list[str]:
     """The engines that take such a model, installed or not: those of servers, files or folders."""
-    if model.startswith(("http://", "https://")):
+    if is_url(model):
         return ["http"]
     return ["llama"] if model.endswith(".gguf") else ["mlx", "llama"]
 
@@ -107,8 +108,7 @@ def _measure_engine(name: str, model: str, adapter: Any, kv_bits: int | None, lo
     engine = open_engine(model, engine=name, adapter=adapter, batch_size=max(load.sizes), kv_bits=kv_bits)
     try:
         opened = time.perf_counter() - started
-        is_chat = model.startswith(("http://", "https://"))
-        return {"seconds_to_open": opened, **measure(engine, name, load, is_chat=is_chat)}
+        return {"seconds_to_open": opened, **measure(engine, name, load, is_chat=name == "http")}
     finally:
         engine.close()
 

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from smidgen.errors import ConfigError, did_you_mean
-from smidgen.files import content_hash, sha256_json
+from smidgen.files import content_hash, is_url, sha256_json
 from smidgen.inference.engine import Engine, Stream
 
 KV_BITS = (8, 4)
@@ -139,13 +139,13 @@ def _engine_for(model: str, engine: str, *, scores: bool) -> str:
         raise ConfigError(
             f"there is no engine '{engine}'; expected one of {known}.{did_you_mean(engine, ENGINES)}"
         )
-    is_url = model.startswith(("http://", "https://"))
-    if is_url != (engine == "http") and engine != "auto":
-        given = f"{model} is the URL of a server" if is_url else f"{model} is no URL"
+    is_server = is_url(model)
+    if is_server != (engine == "http") and engine != "auto":
+        given = f"{model} is the URL of a server" if is_server else f"{model} is no URL"
         raise ConfigError(f"{given}, which does not go with the engine {engine}; leave --engine out")
     if engine != "auto":
         return engine
-    if is_url:
+    if is_server:
         return "http"
     for ending, kind in ((".jsonl", "replay"), (".gguf", "llama")):
         if model.endswith(ending):

@@ -7,7 +7,7 @@ import numpy as np
 
 from smidgen.inference.forward import Forward
 from smidgen.inference.kv_cache import Pass
-from smidgen.inference.prefixes import common_prefix, levels
+from smidgen.inference.prefixes import common_prefix, levels, stem_of
 
 PREFILL_TOKENS = 2048
 """Prompt tokens of one forward pass: enough to keep the processor busy, few enough to bound memory."""
@@ -39,13 +39,10 @@ class Decoder:
     def share(self, prompts: Sequence[list[int]]) -> int:
         """Make slot 0 hold what all prompts begin with, computing only what it does not hold yet.
 
-        The last token of a prompt is never shared: its row has to run it to know what comes next.
-
         Returns:
             The number of shared tokens.
         """
-        common = common_prefix(min(prompts), max(prompts))
-        common = common[: min(map(len, prompts)) - 1]
+        common = stem_of(prompts)
         held = len(common_prefix(self._prefix, common))
         self._prefix = common[:held]
         if held < len(common):

@@ -27,6 +27,7 @@ from smidgen.inference.kv_cache import group_size_of
 from smidgen.inference.llama_files import LlamaModel
 from smidgen.inference.llama_row import LlamaRow
 from smidgen.inference.llama_server import LlamaServer, Refused
+from smidgen.inference.prefixes import stem_of
 from smidgen.inference.sampling import check_sampling
 from smidgen.inference.slots import Shares
 from smidgen.inference.stopping import Ending, GrowingText
@@ -116,7 +117,7 @@ class LlamaEngine:
     def _run_all(self, rows: Sequence[LlamaRow]) -> Iterator[tuple[Request, Completion]]:
         server = self._server_for(rows)
         if len(rows) > 1:
-            server.share(_common([row.prompt for row in rows]))
+            server.share(stem_of([row.prompt for row in rows]))
         shares, finished = Shares(rows, server.num_slots), queue.SimpleQueue[LlamaRow | Exception]()
 
         def work(slot: int) -> None:
@@ -266,14 +267,6 @@ def _constraining(constraint: Constraint | None) -> dict[str, str]:
         schema = part["json_schema"]
         grammar = part["lark_grammar"] if schema is None else f"start: %json {json.dumps(schema)}"
     return {"grammar": f"%llguidance {{}}\n{grammar}"}
-
-
-def _common(prompts: Sequence[list[int]]) -> list[int]:
-    """What all prompts begin with, without the last token of the shortest."""
-    first, last = min(prompts), max(prompts)
-    most = min(map(len, prompts)) - 1
-    size = next((i for i in range(most) if first[i] != last[i]), most)
-    return first[:size]
 
 
 def _parts(server: LlamaServer, question: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -36,6 +36,11 @@ def common_prefix(left: Tokens, right: Tokens) -> Tokens:
     return left[: len(right)]  # type: ignore[return-value]
 
 
+def stem_of(prompts: Sequence[list[int]]) -> list[int]:
+    """What all prompts begin with, without the last token of the shortest: its row has to run that itself."""
+    return common_prefix(min(prompts), max(prompts))[: min(map(len, prompts)) - 1]
+
+
 def levels(prompts: Sequence[Sequence[int]], base: int, most: Sequence[int]) -> list[list[Family]]:
     """Find the tree of what prompts have in common.
 

@@ -17,6 +17,7 @@ from smidgen import cpu_kernels
 from smidgen.backend import compute_dtype, mx, nn
 from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.errors import ModelError, did_you_mean_best, first_few
+from smidgen.files import is_url
 from smidgen.models.architectures import build_arguments, build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.licence import LICENCE_FILES, warn_of_licence
@@ -102,11 +103,10 @@ def local_folder(name: str) -> Path | None:
             f"{runs if folder.suffix == '.gguf' else ''}"
         )
     if HUB_ID.fullmatch(name) is None or name.startswith((".", "~", "/")):
-        is_url = name.startswith(("http://", "https://"))
         raise ModelError(
             f"there is no folder {name}; "
             "expected a model's folder, smidgen:nano, or a hub id such as Qwen/Qwen3-0.6B"
-            f"{', and not the URL of a server' if is_url else ''}"
+            f"{', and not the URL of a server' if is_url(name) else ''}"
         )
     return None
 
