@@ -22,10 +22,10 @@ from smidgen.data.types import UNANSWERED, Completion, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError
 from smidgen.inference import open_engine
 from smidgen.inference.sampling import check_sampling
-from smidgen.tasks.forms import Case, Form, JudgeParseError, Verdict
-from smidgen.tasks.judgements import ORDERS, Outcome, outcome, side
-from smidgen.tasks.ranking import Strength, rank
-from smidgen.tasks.templates import find_form
+from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
+from smidgen.tasks.judge.judgements import ORDERS, Outcome, outcome, side
+from smidgen.tasks.judge.ranking import Strength, rank
+from smidgen.tasks.judge.templates import find_form
 
 
 @dataclass(frozen=True)

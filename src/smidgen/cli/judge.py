@@ -263,7 +263,7 @@ def _repeated(asked: "list[Sample]", times: int) -> "list[Sample]":
 
 def _verdicts(asked: "list[Sample]", records: "list[Record]", task: Any) -> list[dict[str, Any]]:
     """One row a pair, in the order of the file."""
-    from smidgen.tasks.judgements import outcome, read_record
+    from smidgen.tasks.judge.judgements import outcome, read_record
 
     said: dict[str, list[Any]] = {sample.metadata["pair"]: [] for sample in asked}
     for record in records:

@@ -17,7 +17,7 @@ def rewardbench(
     json: Json = False,
 ) -> None:
     """Score a result file of RewardBench: four sections, their mean, and the accuracy over all rows."""
-    from smidgen.evaluation.rewardbench import read_result, section_scores
+    from smidgen.tasks.judge.rewardbench import read_result, section_scores
     from smidgen.files import read_json
 
     if not file.is_file():

@@ -43,7 +43,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BlockPlan:
     """What is known of a block besides its arrays; equal plans share one function.
 
     Attributes:
@@ -81,7 +81,7 @@ class Block:
             `sine` (head_dim / 2, L); `chosen` (n,), positions in the flattened batch; `seed` (1,) of dropout.
     """
 
-    def __init__(self, plan: Plan, x: mx.array, arrays: dict[str, mx.array]) -> None:
+    def __init__(self, plan: BlockPlan, x: mx.array, arrays: dict[str, mx.array]) -> None:
         mx.eval(x, arrays)
         self.plan = plan
         self.batch, self.length, self.width = x.shape

@@ -10,7 +10,7 @@ import numpy as np
 
 from smidgen.backend import blas_library, device, mx, nn
 from smidgen.cpu_kernels.backward import Backward
-from smidgen.cpu_kernels.block import LINEARS, Linear, Plan
+from smidgen.cpu_kernels.block import LINEARS, Linear, BlockPlan
 from smidgen.cpu_kernels.forward import Forward
 from smidgen.cpu_kernels.team import usable
 
@@ -80,7 +80,7 @@ class FusedBlock(nn.Module):
             arrays["seed"] = mx.random.randint(0, 1 << 30, (1,))
         attention = self.self_attn
         head_norms = "q_norm" in attention
-        plan = Plan(
+        plan = BlockPlan(
             heads=attention.n_heads,
             kv_heads=attention.n_kv_heads,
             head_dim=2 * arrays["cosine"].shape[0],
@@ -147,7 +147,7 @@ class FusedBlock(nn.Module):
 
 
 @lru_cache(64)
-def _function(plan: Plan) -> Any:
+def _function(plan: BlockPlan) -> Any:
     @mx.custom_function
     def block(x: mx.array, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
         return Forward(plan, x, arrays).run()

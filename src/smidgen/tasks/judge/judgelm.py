@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from smidgen.tasks.judgements import CLASSES, Judgement, both_orders, macro_scores
+from smidgen.tasks.judge.judgements import CLASSES, Judgement, both_orders, macro_scores
 
 
 def judgelm_metrics(found: Sequence[Judgement]) -> dict[str, float | int] | None:

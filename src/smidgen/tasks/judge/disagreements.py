@@ -5,8 +5,7 @@ from typing import Any
 
 from smidgen.data.formats import Pair
 from smidgen.data.types import Record
-from smidgen.tasks.forms import Form
-from smidgen.tasks.judgements import consistent, judgements
+from smidgen.tasks.judge.judgements import Judgement, consistent
 
 SHOWN = 100
 """At most so many are kept, so that a page stays small; all of them are in the records."""
@@ -14,12 +13,14 @@ KINDS = ("first", "second", "tie", "unreadable")
 """The judge took the first answer both times, the second, a tie once, or could not be read once or twice."""
 
 
-def find_disagreements(records: Sequence[Record], form: Form, pairs: Mapping[str, Pair]) -> dict[str, Any]:
+def find_disagreements(
+    records: Sequence[Record], found: Sequence[Judgement], pairs: Mapping[str, Pair]
+) -> dict[str, Any]:
     """Every pair whose two orders did not come to the same verdict.
 
     Args:
         records: of a judge that was asked in both orders.
-        form: its template.
+        found: what each of them says, in the same order.
         pairs: by id.
 
     Returns:
@@ -27,7 +28,7 @@ def find_disagreements(records: Sequence[Record], form: Form, pairs: Mapping[str
         what was said of each order.
     """
     by_pair: dict[str, dict[str, Any]] = {}
-    for record, judgement in zip(records, judgements(records, form), strict=True):
+    for record, judgement in zip(records, found, strict=True):
         by_pair.setdefault(judgement.pair, {})[str(judgement.order)] = (record, judgement)
     rows = []
     for name, orders in by_pair.items():

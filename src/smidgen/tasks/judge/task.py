@@ -1,25 +1,34 @@
 """The judge: which of two answers is better, asked in both orders, or how good one is.
 
-How it is asked and read is its template (`smidgen.tasks.templates`); what its verdicts add up to is
-`smidgen.tasks.judgements`.
+How it is asked and read is its template (`smidgen.tasks.judge.templates`); what its verdicts add up to is
+`smidgen.tasks.judge.judgements`.
 
 Deliberately different from published harnesses: every pair is asked in both orders, thinking is never read,
 the last complete answer counts, and an answer that does not parse is wrong and counted apart.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+from smidgen.config import Section
+from smidgen.data.doctor import examine_overlap, examine_pairs, examine_rows
 from smidgen.data.formats import Label, Pair, pairs
+from smidgen.data.preferences import judge_rows
 from smidgen.data.rows import place_of
 from smidgen.data.types import Completion, Constraint, Record, Sample, Score
+from smidgen.data.world import WORLD_ROWS, Split
 from smidgen.errors import ConfigError, DataError
-from smidgen.tasks.forms import Case, Form, JudgeParseError, Verdict
-from smidgen.tasks.judgements import ORDERS, SHOWN, graded_pairs, judgements, measures
-from smidgen.tasks.task import Measure, Metric
-from smidgen.tasks.templates import Rubric
+from smidgen.tasks.judge.by_logits import ByLogits
+from smidgen.tasks.judge.calibration import calibration
+from smidgen.tasks.judge.disagreements import find_disagreements
+from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
+from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, judgements, measures
+from smidgen.tasks.judge.published import as_published, score_tables
+from smidgen.tasks.judge.sections import judge_sections
+from smidgen.tasks.judge.templates import Rubric, find_form
+from smidgen.tasks.judge.words import USAGE, WORDS, asked_in_words, lean_in_words
+from smidgen.tasks.task import Analyses, Answerer, Completer, Measure, Metric, Row, ScoreTable, Task
 
 WITH_REFERENCE = " with reference"
 """Ends the variant of a judge that is shown right answers."""
@@ -52,11 +61,25 @@ def gold_completion(criteria: Sequence[str], analysis: str, scores: tuple[int, i
     return text
 
 
-class Judge:
+class JudgeSettings(Section):
+    """How a judge is asked and read."""
+
+    template: str = Rubric.name
+    """`rubric`, `scores`, `single`, `verdict`, `grade`, or a TOML file with a template of your own."""
+    reference: bool = False
+    """Show the judge the right answer that each row holds."""
+    rubric: str | None = None
+    """What the template `grade` grades by: a question, and what each grade means."""
+
+
+class JudgeTask(Task):
     """Which of two answers is better, or how good one is, in a template's words."""
 
-    name: str = "judge"
-    version: int = 2
+    name = "judge"
+    version = 2
+    words = WORDS
+    usage = USAGE
+    settings_table = JudgeSettings
 
     def __init__(self, form: Form | None = None, *, reference: bool = False):
         """Judge in the template `form`; with `reference`, rows must have a right answer, and it is shown.
@@ -73,16 +96,48 @@ class Judge:
             )
         self.stop: tuple[str, ...] = self.form.stop
         self.stop_after: tuple[str, ...] = self.form.stop_after
-        self.variant: str = self.form.name + WITH_REFERENCE * reference
-        self.constraint: Constraint | None = self.form.constraint
+        self.variant = self.form.name + WITH_REFERENCE * reference
+        self.has_right_answers = not self.form.singly
+        self.settings = JudgeSettings(template=self.form.name, reference=reference)
 
-    def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
-        """A judge learns nothing from rows."""
-        return self
+    @classmethod
+    def from_settings(cls, settings: JudgeSettings) -> Self:
+        """The judge in the template of that name or file; raises as `find_form` does."""
+        task = cls(find_form(settings.template, rubric=settings.rubric), reference=settings.reference)
+        task.settings = settings
+        return task
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the template says that a whole judgement is."""
+        return self.form.constraint
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """By log-probability too, where the template knows every text that is a judgement."""
+        return ("generate", "logits") if self.form.has_answers else ("generate",)
+
+    def answer_with(self, engine: Answerer, method: str) -> Completer:
+        """The engine itself, or verdicts from the log-probabilities of every possible answer."""
+        return ByLogits(engine, self.form) if method == "logits" else engine
+
+    def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
+        """Pairs of answers to questions on the generated world, with gold judgements."""
+        return list(judge_rows(split, limit or WORLD_ROWS[split], seed))
+
+    def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
+        """Repeats, equal answers, leaks, and labels that follow from length or side."""
+        learnt, held_out = pairs(train), pairs(test)
+        return examine_rows(examine_pairs(learnt), examine_pairs(held_out), examine_overlap(learnt, held_out))
+
+    def show(self, row: Row) -> dict[str, Any]:
+        """The question with both answers."""
+        pair = pairs([row])[0]
+        return {"prompt": pair.prompt, "a": pair.a, "b": pair.b, "better": pair.better}
 
     def samples(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[Row],
         *,
         source: str = "rows",
         labelled: bool = True,
@@ -126,7 +181,7 @@ class Judge:
 
     def training_samples(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[Row],
         *,
         source: str = "rows",
         seed: int = 0,
@@ -194,10 +249,35 @@ class Judge:
             found["first"] = _each(asked, lambda facts: float(facts["better"] == "first"))
         return found | {"random": _each(asked, lambda facts: 0.5 * (facts["label"] != "tie"))}
 
-    def details(self, records: Sequence[Record]) -> dict[str, Any]:
-        """How often the text failed to parse, by reason."""
-        faults = Counter(record.score.explanation for record in records if not record.score.parsed)
-        return {"unparsed": dict(faults.most_common())}
+    def analyses(self, records: Sequence[Record], rows: Sequence[Row], *, model: str) -> Analyses:
+        """Calibration, the pairs whose orders disagree, and scores as benchmarks publish theirs."""
+        found = judgements(records, self.form)
+        by_id = {pair.id: pair for pair in pairs(rows, with_reference=self.reference, rejected=[])}
+        facts: dict[str, Any] = {"calibration": calibration(found)}
+        if not self.form.singly:
+            facts["disagreements"] = find_disagreements(records, found, by_id)
+        published, files = as_published(records, found, by_id, form=self.form, model=model)
+        return Analyses({**facts, "published": published}, files)
+
+    @classmethod
+    def score_tables(cls, report: Mapping[str, Any]) -> list[ScoreTable]:
+        """The scores of RewardBench, RewardBench 2 and RM-Bench."""
+        return score_tables(report)
+
+    @classmethod
+    def sections(cls, report: Mapping[str, Any]) -> list[str]:
+        """Position, length, calibration, contradictions and benchmark scores; see `sections`."""
+        return judge_sections(report)
+
+    @classmethod
+    def asked(cls, report: Mapping[str, Any]) -> str | None:
+        """How many pairs were asked, and whether in both orders."""
+        return asked_in_words(report)
+
+    @classmethod
+    def remarks(cls, report: Mapping[str, Any]) -> list[str]:
+        """Which place the judge leans to, where its interval leaves out a half."""
+        return [sentence] if (sentence := lean_in_words(report)) else []
 
     def _sample(self, pair: Pair, shown: str, cluster: str, *, target: str | None = None) -> Sample:
         """A pair in one order, or one of its answers; pairs with one prompt share a cluster."""

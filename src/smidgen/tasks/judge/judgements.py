@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from smidgen.data.formats import Label
 from smidgen.data.types import UNANSWERED, Record, Sample
-from smidgen.tasks.forms import Form, JudgeParseError, Verdict
+from smidgen.tasks.judge.forms import Form, JudgeParseError, Verdict
 from smidgen.tasks.task import Measure, Metric, Statistic
 
 CLASSES: Mapping[Label | None, int] = {"a": 0, "b": 1, "tie": 2, None: 3}

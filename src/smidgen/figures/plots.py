@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 from markupsafe import Markup
 
-from smidgen.evaluation.formatting import dig, finite
+from smidgen.figures.formatting import dig, finite
 
 ROW = 22
 """Height of one interval in pixels."""

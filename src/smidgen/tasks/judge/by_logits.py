@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from smidgen.data.types import Completion, Request, Sample, Scored
-from smidgen.tasks.forms import Form
+from smidgen.tasks.judge.forms import Form
 
 LEAST_SHARE = 0.1
 """Second scores are computed after first scores with this share of the probability; others are left out."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from smidgen.data.formats import Pair
 from smidgen.errors import DataError, did_you_mean
-from smidgen.tasks.judgements import Judgement
+from smidgen.tasks.judge.judgements import Judgement
 
 SECTIONS: Mapping[str, Mapping[str, int]] = {
     "Chat": {

@@ -72,6 +72,8 @@ class Form(Protocol):
     name: str
     singly: bool
     """Whether it is shown one answer, and `parse` gives a grade instead of a verdict."""
+    has_answers: bool
+    """Whether `answers` knows every text that is a judgement at once."""
     needs_reference: bool
     """Whether it can judge only beside a right answer."""
     stop: tuple[str, ...]

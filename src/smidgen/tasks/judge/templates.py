@@ -22,7 +22,7 @@ from pathlib import Path
 
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
-from smidgen.tasks.forms import (
+from smidgen.tasks.judge.forms import (
     Case,
     Choice,
     Fault,
@@ -33,7 +33,7 @@ from smidgen.tasks.forms import (
     in_range,
     without_thinking,
 )
-from smidgen.tasks.own_form import read_form
+from smidgen.tasks.judge.own_form import read_form
 
 _NUMBER = r"([+-]?[0-9]+(?:\.[0-9]+)?)"
 
@@ -44,6 +44,7 @@ class Rubric:
     name = "rubric"
     singly = False
     needs_reference = False
+    has_answers = True
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ("</scores>",)
     constraint: Constraint | None = None
@@ -113,6 +114,7 @@ class TwoScores:
     name = "scores"
     singly = False
     needs_reference = False
+    has_answers = True
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
@@ -172,6 +174,7 @@ class BesideReference:
     name = "single"
     singly = True
     needs_reference = True
+    has_answers = True
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
@@ -213,6 +216,7 @@ class Literals:
     name = "verdict"
     singly = False
     needs_reference = False
+    has_answers = True
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
@@ -291,6 +295,7 @@ class Grade:
     name = "grade"
     singly = True
     needs_reference = False
+    has_answers = True
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None

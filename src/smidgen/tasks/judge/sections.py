@@ -1,15 +1,18 @@
-"""What a report shows of a judge alone: order, length, calibration, ways of judging and their cost."""
+"""The sections of a report that only a judge has: order, contradictions, length, calibration."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import jinja2
 from markupsafe import Markup
 
-from smidgen.evaluation import formatting
-from smidgen.evaluation.disagreements import KINDS
-from smidgen.evaluation.evidence import BY_LOGITS, TALL_ROW, Stage, evaluated, numbers, plain
-from smidgen.evaluation.formatting import ABSENT, dig, finite, rows_at, table_at
-from smidgen.evaluation.plots import Interval, interval_plot, reliability_plot
+from smidgen.figures import formatting
+from smidgen.tasks.judge.disagreements import KINDS
+from smidgen.figures.columns import TALL_ROW, ReportColumn, evaluated, numbers, plain
+from smidgen.figures.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
+from smidgen.figures.plots import Interval, axis, interval_plot, reliability_plot
 
 KIND_WORDS = {
     "first": "the first both times",
@@ -21,13 +24,6 @@ _LENGTH = {
     "accuracy_longer_better": "the longer answer is better",
     "accuracy_shorter_better": "the shorter answer is better",
 }
-_QUALITY = {
-    "accuracy": "Accuracy",
-    "accuracy_both_orders": "Right in both orders",
-    "consistency": "Swap consistency",
-    "unparsed_rate": "Unreadable",
-}
-
 
 class Disagreement(NamedTuple):
     """One pair whose orders disagree, for reading."""
@@ -41,7 +37,33 @@ class Disagreement(NamedTuple):
     said: list[tuple[str, str, str]]
 
 
-def position_bias(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[tuple[Stage, Markup, str, str]]:
+def judge_sections(report: Mapping[str, Any]) -> list[str]:
+    """The sections as HTML; those that the report has nothing for are left out."""
+    columns = evaluated(report)
+    page = _template().render(
+        bias=position_bias(report, columns),
+        disagreements=disagreements(report),
+        lengths=length_bias(report, columns),
+        reliability=reliability(report),
+        share_axis=axis([(0, "0"), (0.5, f"50{PERCENT}"), (1, f"100{PERCENT}")]),
+        bias_axis=axis([(0, "always the second"), (0.5, f"50{PERCENT}"), (1, "always the first")]),
+    )
+    return [page] if page.strip() else []
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("sections.html.jinja")
+
+
+def position_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[tuple[ReportColumn, Markup, str, str]]:
     """The prefer-first rate of every stage that has one, each with its figure."""
     rows = []
     for stage in stages:
@@ -78,7 +100,7 @@ def reliability(report: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def length_bias(report: Mapping[str, Any], stages: Sequence[Stage]) -> dict[str, Any] | None:
+def length_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> dict[str, Any] | None:
     """Accuracy where the better answer is the longer and where it is the shorter one, for every stage."""
     rows = []
     for stage in stages:
@@ -101,68 +123,6 @@ def length_bias(report: Mapping[str, Any], stages: Sequence[Stage]) -> dict[str,
         and finite(metric.get("value")) is not None
     ]
     return {"rows": rows, "correlations": correlations}
-
-
-def ways(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Each way of judging with what it is worth and what it costs; None where no cost was counted."""
-    cost = table_at(report, "cost")
-    counted = table_at(cost, "ways")
-    if not counted:
-        return None
-    currency = formatting.text(cost.get("currency"))
-    rows: list[tuple[str, list[str]]] = []
-    for name, label in _QUALITY.items():
-        metrics = [table_at(report, key, "metrics", name) for key in counted]
-        rows.append((label, [_value(metric) for metric in metrics]))
-    for label, key, form in (
-        ("Tokens read, each judgement", "prompt_tokens", formatting.quantity),
-        ("Tokens written, each judgement", "completion_tokens", formatting.quantity),
-        ("Time for 1,000 judgements", "seconds_per_1000", formatting.seconds),
-        ("Peak memory", "peak_memory_bytes", formatting.size),
-        (f"Price of 1,000 judgements, {currency}", "money_per_1000", formatting.money),
-    ):
-        rows.append((label, [form(way.get(key)) for way in counted.values()]))
-    return {
-        "labels": [_way(report, key) for key in counted],
-        "rows": rows,
-        "currency": currency,
-        "per_hour": formatting.money(cost.get("machine_per_hour")),
-        "making": _making(cost),
-        "apis": [
-            (
-                formatting.text(api.get("name")),
-                formatting.money(api.get("money_per_1000")),
-                _break_even(api),
-            )
-            for api in rows_at(cost, "apis")
-        ],
-    }
-
-
-def _way(report: Mapping[str, Any], key: str) -> str:
-    """How the evaluation of that name was asked."""
-    by_logits = key == BY_LOGITS.key or dig(report, key, "method") == "logits"
-    return BY_LOGITS.label if by_logits else "Written out"
-
-
-def _value(metric: Mapping[str, Any]) -> str:
-    value, span = numbers(metric)
-    return f"{value} ({span})" if span else value
-
-
-def _making(cost: Mapping[str, Any]) -> str:
-    """What the model itself took, as a clause; nothing where it was not made here."""
-    seconds, money = (finite(dig(cost, "making", key)) for key in ("seconds", "money"))
-    if not seconds:
-        return ""
-    return f"{formatting.seconds(seconds)} of training, {formatting.money(money)} {cost.get('currency')}"
-
-
-def _break_even(api: Mapping[str, Any]) -> str:
-    number = finite(api.get("cheaper_here_after"))
-    if number is None:
-        return "never at these prices"
-    return "from the first judgement" if number == 0 else f"after {formatting.count(number)} judgements"
 
 
 def disagreements(report: Mapping[str, Any]) -> dict[str, Any] | None:

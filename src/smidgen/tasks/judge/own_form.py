@@ -37,7 +37,7 @@ from referencing.jsonschema import DRAFT202012
 
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
-from smidgen.tasks.forms import Case, Choice, Fault, JudgeParseError, Verdict, without_thinking
+from smidgen.tasks.judge.forms import Case, Choice, Fault, JudgeParseError, Verdict, without_thinking
 
 KEYS = ("system", "user", "stop", "parse")
 NAMES = frozenset({"prompt", "a", "b", "answer", "reference"})
@@ -69,7 +69,7 @@ class OwnForm:
         self.singly = self._shows_one_answer(content)
         self.stop = tuple(self._texts(content, "stop"))
         self.stop_after: tuple[str, ...] = ()
-        self.needs_reference = False
+        self.needs_reference, self.has_answers = False, False
         self._regex, self._schema = self._reader(content)
         self.messages(Case("a question", "one answer", "another answer", "a right answer"))
         self.constraint: Constraint | None = self._constraint()

@@ -13,21 +13,20 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from smidgen.evaluation.metrics import measure
-from smidgen.tasks.judgements import Judgement
+from smidgen.tasks.judge.judgements import Judgement
 from smidgen.tasks.task import Measure
 
 FOLDS = 5
 BINS = 10
 
 
-def calibration(found: Sequence[Judgement], *, seed: int = 0) -> dict[str, Any] | None:
+def calibration(found: Sequence[Judgement]) -> dict[str, Any] | None:
     """Calibrate the score gaps of a judge, and say how well that went.
 
     Judgements without scores, and pairs labelled as ties, are left out.
 
     Returns:
-        `n` judgements, the `brier` score with its interval, `ece` over ten bins of equal width, and `bins`,
+        `n` judgements, the `brier` score of each as a `Measure`, `ece` over ten bins of equal width, and `bins`,
         each with `low`, `high`, `n` and the mean probability `predicted` and share `observed`; None where
         there are fewer than five prompts, or the gaps do not vary.
     """
@@ -38,10 +37,9 @@ def calibration(found: Sequence[Judgement], *, seed: int = 0) -> dict[str, Any] 
     if predicted is None:
         return None
     bins = _bins(predicted, first_is_better)
-    brier = measure(Measure(((predicted - first_is_better) ** 2).tolist(), clusters), seed=seed)
     return {
         "n": len(gaps),
-        "brier": brier.to_json(),
+        "brier": Measure(((predicted - first_is_better) ** 2).tolist(), clusters),
         "ece": sum(b["n"] * abs(b["predicted"] - b["observed"]) for b in bins) / len(gaps),
         "bins": bins,
     }

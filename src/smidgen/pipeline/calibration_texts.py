@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from smidgen.cli.sources import WORLD, world_rows
+from smidgen.data.rows import FileRow, read_rows
+from smidgen.data.templates import Tokenizer
+from smidgen.data.types import Message, Sample
 from smidgen.errors import DataError
-
-if TYPE_CHECKING:
-    from smidgen.data.rows import FileRow
-    from smidgen.data.templates import Tokenizer
-    from smidgen.data.types import Sample
+from smidgen.pipeline.sources import WORLD
+from smidgen.tasks import JudgeTask
 
 LONGEST = 512
 """Tokens of a row that are read; what comes later adds little to a mean over tokens."""
@@ -18,7 +16,7 @@ WORLD_PAIRS = 200
 
 
 def calibration_rows(
-    source: str, tokenizer: "Tokenizer", num_tokens: int, *, thinking: bool = False
+    source: str, tokenizer: Tokenizer, num_tokens: int, *, thinking: bool = False
 ) -> list[list[int]]:
     """Token ids of the first rows of a file, or of the generated world, until there are enough tokens.
 
@@ -35,7 +33,7 @@ def calibration_rows(
 
 
 def sample_rows(
-    samples: "Sequence[Sample]", tokenizer: "Tokenizer", num_tokens: int, *, thinking: bool = False
+    samples: Sequence[Sample], tokenizer: Tokenizer, num_tokens: int, *, thinking: bool = False
 ) -> list[list[int]]:
     """Token ids of the first samples, with their targets as answers, until there are enough tokens."""
     return rows_of((_conversation(sample, tokenizer, thinking) for sample in samples), num_tokens)
@@ -54,13 +52,10 @@ def rows_of(encoded: Iterator[list[int]], num_tokens: int) -> list[list[int]]:
     return rows
 
 
-def _texts(source: str, tokenizer: "Tokenizer", thinking: bool) -> Iterator[list[int]]:
-    from smidgen.data.rows import read_rows
-    from smidgen.tasks import find_task
-
-    judge = find_task("judge")
+def _texts(source: str, tokenizer: Tokenizer, thinking: bool) -> Iterator[list[int]]:
+    judge = JudgeTask()
     if source == WORLD:
-        samples = judge.training_samples(world_rows("judge", "train", WORLD_PAIRS, seed=0))
+        samples = judge.training_samples(judge.world_rows("train", WORLD_PAIRS, seed=0))
         yield from (_conversation(sample, tokenizer, thinking) for sample in samples)
         return
     rows = read_rows(Path(source))
@@ -73,20 +68,16 @@ def _texts(source: str, tokenizer: "Tokenizer", thinking: bool) -> Iterator[list
         yield from (_conversation(sample, tokenizer, thinking) for sample in samples)
 
 
-def _conversation(sample: "Sample", tokenizer: "Tokenizer", thinking: bool) -> list[int]:
+def _conversation(sample: Sample, tokenizer: Tokenizer, thinking: bool) -> list[int]:
     """A sample's prompt, and its target where it has one."""
-    from smidgen.data.types import Message
-
     if sample.target is None:
         return tokenizer.render_prompt(sample.messages, thinking=thinking)
     turns = [*sample.messages, Message("assistant", sample.target)]
     return tokenizer.render_conversation(turns, thinking=thinking).token_ids
 
 
-def _messages(row: "FileRow", source: str, tokenizer: "Tokenizer", thinking: bool) -> list[int]:
+def _messages(row: FileRow, source: str, tokenizer: Tokenizer, thinking: bool) -> list[int]:
     """A row's conversation; one that ends with the user is followed by the opening of an answer."""
-    from smidgen.data.types import Message
-
     turns = row.get("messages")
     if not isinstance(turns, list) or not all(
         isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
@@ -101,7 +92,7 @@ def _messages(row: "FileRow", source: str, tokenizer: "Tokenizer", thinking: boo
     return tokenizer.render_prompt(messages, thinking=thinking)
 
 
-def _text(row: "FileRow", source: str) -> str:
+def _text(row: FileRow, source: str) -> str:
     if not isinstance(text := row.get("text"), str):
         raise DataError(f"{source}, {row.unit} {row.number}: 'text' is no text; mend that row")
     return text
