@@ -10,7 +10,6 @@ from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import Progress, figure, print_json, print_table, say, say_cost, say_rejected
 from smidgen.cli.options import (
-    Adapter,
     ApiKeyEnv,
     Engine,
     EvaluationOut,
@@ -18,11 +17,9 @@ from smidgen.cli.options import (
     KvBits,
     Limit,
     MaxTokens,
-    Model,
     ModelName,
     PricesFile,
     Reference,
-    Seed,
     SkipBadRows,
     Temperature,
     Template,
@@ -30,6 +27,7 @@ from smidgen.cli.options import (
     Timeout,
 )
 from smidgen.errors import ConfigError, first_few
+from smidgen.options import Adapter, EngineOptions, Model, Seed
 
 if TYPE_CHECKING:
     from smidgen.data.formats import Pair
@@ -188,18 +186,22 @@ def prove(
     reset_peak_memory()
     if method == "logits" and not isinstance(task, Judge):
         raise ConfigError(f"--method logits is for the task judge, not for {task.name}; leave it out")
-    same: dict[str, Any] = {
-        "engine": engine,
-        "adapter": adapter,
-        "kv_bits": kv_bits,
-        "thinking": thinking,
-        "model_name": model_name,
-        "scores": method == "logits",
-    }
+    options = EngineOptions(
+        model,
+        engine,
+        model_name=model_name,
+        api_key_env=api_key_env,
+        timeout=timeout,
+        adapter=adapter,
+        kv_bits=kv_bits,
+        thinking=thinking,
+        batch_size=batch_size,
+    )
+    scores = method == "logits"
     known = len(read_records(records)) if records.exists() else 0
-    opened = open_engine(model, **same, batch_size=batch_size, api_key_env=api_key_env, timeout=timeout)
+    opened = open_engine(options, scores=scores)
     name = f"{model} + {adapter}" if adapter else model
-    identity = engine_identity(model, **same)
+    identity = engine_identity(options, scores=scores)
     unused = opened.unused(samples) if isinstance(opened, ReplayEngine) else []
     answers: Any = opened
     if method == "logits":
