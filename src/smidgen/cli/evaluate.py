@@ -32,7 +32,7 @@ from smidgen.options import Adapter, EngineOptions, Model, Seed
 if TYPE_CHECKING:
     from smidgen.data.formats import Pair
     from smidgen.data.types import Record, Sample, Sampling
-    from smidgen.tasks import Judge, Task
+    from smidgen.tasks import JudgeTask, Task
 
 
 def evaluate(
@@ -180,11 +180,11 @@ def prove(
     from smidgen.evaluation.calibration import calibration
     from smidgen.inference import engine_identity, open_engine
     from smidgen.inference.replay import ReplayEngine
-    from smidgen.tasks import Judge
+    from smidgen.tasks import JudgeTask
     from smidgen.tasks.judgements import judgements
 
     reset_peak_memory()
-    if method == "logits" and not isinstance(task, Judge):
+    if method == "logits" and not isinstance(task, JudgeTask):
         raise ConfigError(f"--method logits is for the task judge, not for {task.name}; leave it out")
     options = EngineOptions(
         model,
@@ -205,9 +205,9 @@ def prove(
     unused = opened.unused(samples) if isinstance(opened, ReplayEngine) else []
     answers: Any = opened
     if method == "logits":
-        assert isinstance(task, Judge)
+        assert isinstance(task, JudgeTask)
         answers, identity = ByLogits(opened, task.form), f"{identity} by logits"
-    graded_alone = isinstance(task, Judge) and task.form.singly
+    graded_alone = isinstance(task, JudgeTask) and task.form.singly
     right = parsed = 0.0
     found: list[Record] = []
     with Progress(stage, total=len(samples)) as progress:
@@ -241,7 +241,7 @@ def prove(
     result = evaluation.to_json() | {"method": method, "graded_alone": graded_alone}
     if isinstance(opened, ReplayEngine):
         result["unused_replay_rows"] = len(unused)
-    if isinstance(task, Judge):
+    if isinstance(task, JudgeTask):
         result["calibration"] = calibration(judgements(found, task.form), seed=sampling.seed)
     return result, found
 
@@ -259,10 +259,10 @@ def as_published(
     )
     from smidgen.evaluation.rewardbench2 import rewardbench2
     from smidgen.files import write_json
-    from smidgen.tasks import Judge
+    from smidgen.tasks import JudgeTask
     from smidgen.tasks.judgements import judgements
 
-    if not isinstance(task, Judge):
+    if not isinstance(task, JudgeTask):
         return {}
     found = judgements(records, task.form)
     published: dict[str, Any] = {
@@ -284,14 +284,14 @@ def as_published(
 def disagreements(task: "Task", rows: "Sequence[Any]", records: "Sequence[Record]") -> dict[str, Any] | None:
     """The pairs on which a judge's two orders do not agree, to be read; None for any other task."""
     from smidgen.evaluation.disagreements import find_disagreements
-    from smidgen.tasks import Judge
+    from smidgen.tasks import JudgeTask
 
-    if not isinstance(task, Judge) or task.form.singly:
+    if not isinstance(task, JudgeTask) or task.form.singly:
         return None
     return find_disagreements(records, task.form, _pairs_by_id(task, rows))
 
 
-def _pairs_by_id(task: "Judge", rows: "Sequence[Any]") -> "dict[str, Pair]":
+def _pairs_by_id(task: "JudgeTask", rows: "Sequence[Any]") -> "dict[str, Pair]":
     from smidgen.data.formats import pairs
 
     return {pair.id: pair for pair in pairs(rows, with_reference=task.reference, rejected=[])}

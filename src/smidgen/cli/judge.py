@@ -157,9 +157,9 @@ def judge_file(
     from smidgen.evaluation.records import read_log, wall_clock
     from smidgen.files import write_jsonl
     from smidgen.inference import engine_identity, open_engine
-    from smidgen.tasks import Judge, Rubric, find_form
+    from smidgen.tasks import JudgeTask, Rubric, find_form
 
-    task = Judge(find_form(judging.template or Rubric.name), reference=judging.reference)
+    task = JudgeTask(find_form(judging.template or Rubric.name), reference=judging.reference)
     if task.form.singly:
         raise ConfigError(
             f"the template {task.form.name} grades one answer; judge with rubric, scores or verdict"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.answers import Answers
 from smidgen.tasks.intent import Intent
-from smidgen.tasks.judge import Judge
+from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.task import Measure, Metric, Statistic, Task
 from smidgen.tasks.templates import FORMS, Rubric, find_form
 
@@ -14,7 +14,7 @@ __all__ = [
     "TASKS",
     "Answers",
     "Intent",
-    "Judge",
+    "JudgeTask",
     "Measure",
     "Metric",
     "Statistic",
@@ -23,7 +23,7 @@ __all__ = [
     "find_task",
 ]
 
-TASKS: dict[str, Callable[[], Task]] = {"judge": Judge, "intent": Intent, "answers": Answers}
+TASKS: dict[str, Callable[[], Task]] = {"judge": JudgeTask, "intent": Intent, "answers": Answers}
 
 
 def find_task(
@@ -42,8 +42,8 @@ def find_task(
     """
     if name not in TASKS:
         raise ConfigError(f"there is no task '{name}'.{did_you_mean(name, TASKS)} Known: {', '.join(TASKS)}")
-    if name == Judge.name:
-        return Judge(find_form(template or Rubric.name, rubric=rubric), reference=reference)
+    if name == JudgeTask.name:
+        return JudgeTask(find_form(template or Rubric.name, rubric=rubric), reference=reference)
     settings = {"a template": template, "a rubric": rubric, "a reference": reference or None}
     if given := next((words for words, value in settings.items() if value is not None), None):
         raise ConfigError(f"{given} is for the task judge, not for {name}; leave it out")

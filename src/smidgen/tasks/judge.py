@@ -52,7 +52,7 @@ def gold_completion(criteria: Sequence[str], analysis: str, scores: tuple[int, i
     return text
 
 
-class Judge:
+class JudgeTask:
     """Which of two answers is better, or how good one is, in a template's words."""
 
     name: str = "judge"
