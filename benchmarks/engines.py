@@ -58,8 +58,9 @@ def ours(folder: Path, count: int) -> tuple[float, Answers]:
     from smidgen.data.types import Request, Sampling
     from smidgen.inference import open_engine
     from smidgen.inference.llama import MOST_SLOTS
+    from smidgen.options import EngineOptions
 
-    engine = open_engine(str(folder / "model.gguf"))
+    engine = open_engine(EngineOptions(str(folder / "model.gguf")))
     sampling = Sampling(max_tokens=MAX_TOKENS)
     requests = [Request(sample, sampling, logprobs=False) for sample in samples_of(count)]
     list(engine.complete(requests[:1] * MOST_SLOTS))  # loads the model with room for that many

@@ -72,9 +72,10 @@ def smidgen(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
     """Our engine: prompts in batches, what they share run once."""
     from smidgen.data.types import Request, Sampling
     from smidgen.inference import open_engine
+    from smidgen.options import EngineOptions
 
     samples = samples_of(case, pairs)
-    engine = open_engine(model, engine="mlx")
+    engine = open_engine(EngineOptions(model, engine="mlx"))
     started = time.perf_counter()
     sampling = Sampling(max_tokens=case.max_tokens)
     found = {
@@ -89,10 +90,11 @@ def smidgen_logits(model: str, case: Case, pairs: int) -> tuple[float, dict[str,
     from smidgen.data.types import Request
     from smidgen.evaluation.by_logits import ByLogits
     from smidgen.inference import open_engine
+    from smidgen.options import EngineOptions
     from smidgen.tasks.templates import Rubric
 
     samples = samples_of(case, pairs)
-    judge = ByLogits(open_engine(model, engine="mlx"), Rubric())
+    judge = ByLogits(open_engine(EngineOptions(model, engine="mlx")), Rubric())
     started = time.perf_counter()
     found = {
         request.sample.id: completion.text

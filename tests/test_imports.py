@@ -16,11 +16,12 @@ SOURCE = Path(smidgen.__file__).parent
 # text side:   data ← tasks ← evaluation (also runs)  never imports mlx
 # array side:  backend ← models ← export;  models, data, export ← inference ← training
 #              data, inference ← serving
-# judge (the Python door): tasks, inference
+# options (what commands and functions take together): data
+# judge (the Python door): tasks, inference, options
 # cli ← everything
 ANYWHERE = {"smidgen", "errors", "config", "files"}
 ALLOWED = {
-    "smidgen": {"judge"},
+    "smidgen": {"judge", "options"},
     "errors": set(),
     "files": {"errors"},
     "config": {"errors"},
@@ -28,16 +29,17 @@ ALLOWED = {
     "backend": set(),
     "cpu_kernels": {"backend"},
     "data": set(),
+    "options": {"data"},
     "tasks": {"data"},
     "evaluation": {"tasks", "data", "runs"},
     "models": {"backend", "cpu_kernels", "data"},
     "export": {"backend", "cpu_kernels", "models", "data"},
-    "inference": {"backend", "cpu_kernels", "models", "data", "export"},
+    "inference": {"backend", "cpu_kernels", "models", "data", "export", "options"},
     "training": {"backend", "cpu_kernels", "models", "data", "export", "inference", "runs"},
     "serving": {"data", "inference"},
-    "judge": {"data", "tasks", "inference"},
+    "judge": {"data", "tasks", "inference", "options"},
 }
-TEXT_SIDE = ("errors", "files", "config", "runs", "data", "tasks", "evaluation")
+TEXT_SIDE = ("errors", "files", "config", "options", "runs", "data", "tasks", "evaluation")
 ARRAY_LIBRARIES = {"mlx", "mlx_lm"}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from smidgen import Judge
+from smidgen import Judge, JudgeOptions
 from smidgen.data.types import Completion, Request, Timing
 from smidgen.errors import ConfigError, DataError
 
@@ -33,8 +33,8 @@ class Reader:
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("smidgen.judge.open_engine", lambda model, **settings: Reader())
-    return Judge
+    monkeypatch.setattr("smidgen.judge.open_engine", lambda options: Reader())
+    return lambda **settings: Judge(judging=JudgeOptions(**settings))
 
 
 def test_compare(make):

@@ -5,11 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from smidgen.judge import Judge
+    from smidgen.options import EngineOptions, JudgeOptions, SamplingOptions
 
 __version__ = "0.1.0"
-__all__ = ["Judge", "__version__"]
+__all__ = ["EngineOptions", "Judge", "JudgeOptions", "SamplingOptions", "__version__"]
 
-_DOORS = {"Judge": "smidgen.judge"}
+_DOORS = {
+    "EngineOptions": "smidgen.options",
+    "Judge": "smidgen.judge",
+    "JudgeOptions": "smidgen.options",
+    "SamplingOptions": "smidgen.options",
+}
 """What a program may import from here; loaded when it is first used, since a model's libraries are heavy."""
 
 

@@ -1,8 +1,8 @@
 """A judge to call from Python: compare two answers, grade one, rank several.
 
-    from smidgen import Judge
+    from smidgen import EngineOptions, Judge
 
-    with Judge("smidgen:nano", adapter="runs/nano-judge/best") as judge:
+    with Judge(EngineOptions("smidgen:nano", adapter="runs/nano-judge/best")) as judge:
         found = judge.compare("What is 2 + 2?", "It is 4.", "It is 5.")
         print(found.verdict, found.consistent, found.scores)
 
@@ -12,20 +12,20 @@ decides; what that costs is in `tokens` and `seconds`.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 from typing import Self
 
 from smidgen.data.formats import Label
-from smidgen.data.types import UNANSWERED, Completion, Request, Sample, Sampling
+from smidgen.data.types import UNANSWERED, Completion, Request, Sample
 from smidgen.errors import ConfigError, DataError
 from smidgen.inference import open_engine
 from smidgen.inference.sampling import check_sampling
+from smidgen.options import EngineOptions, JudgeOptions, SamplingOptions
 from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
 from smidgen.tasks.judge.judgements import ORDERS, Outcome, outcome, side
 from smidgen.tasks.judge.ranking import Strength, rank
-from smidgen.tasks.judge.templates import find_form
+from smidgen.tasks.judge.templates import Rubric, find_form
 
 
 @dataclass(frozen=True)
@@ -82,67 +82,31 @@ class Judge:
 
     def __init__(
         self,
-        model: str = "smidgen:nano",
-        *,
-        engine: str = "auto",
-        model_name: str | None = None,
-        api_key_env: str | None = None,
-        timeout: float | None = None,
-        adapter: str | Path | None = None,
-        template: str = "rubric",
-        rubric: str | None = None,
-        samples: int = 1,
-        temperature: float = 0.0,
-        max_tokens: int = 256,
-        concurrency: int = 64,
-        seed: int = 0,
-        kv_bits: int | None = None,
+        engine: EngineOptions = EngineOptions(),
+        judging: JudgeOptions = JudgeOptions(),
+        sampling: SamplingOptions = SamplingOptions(),
     ):
         """Load the model.
 
         Args:
-            model: a folder, a hub id, `smidgen:nano`, a `.gguf` file or the URL of a server.
-            engine: what runs it; see `smidgen.inference.open_engine`.
-            model_name: what a server calls the model, if it has several.
-            api_key_env: the environment variable of a server's key, if it is not `OPENAI_API_KEY`, which goes
-                only to servers on this machine or behind https.
-            timeout: seconds that one answer of a server may take before it is asked again; 600 if None.
-            adapter: folder of a low-rank adapter.
-            template: `rubric`, `scores`, `verdict`, `grade` or a TOML file.
-            rubric: what the template `grade` grades by: a question, and what each grade from 1 to 5 means.
-            samples: judgements in each order; more than one needs a temperature.
-            temperature: of sampling; 0 is greedy.
-            max_tokens: longest judgement.
-            concurrency: judgements decoded together.
-            seed: of sampling.
-            kv_bits: how many bits a number of the keys and values is held in, 8 or 4; as the model computes
-                if None.
+            engine: the model, and what runs it.
+            judging: the template, what it grades by, and how often every order is asked.
+            sampling: how long a judgement may be, and how it is drawn.
 
         Raises:
-            ConfigError: a setting is wrong.
+            ConfigError: a setting is out of its range, the template is unknown, or samples would all be the
+                same.
             ModelError: the model cannot be loaded.
         """
-        check_samples(samples, temperature)
-        self.form: Form = find_form(template, rubric=rubric)
-        self._samples = samples
-        self._sampling = Sampling(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            stop=self.form.stop,
-            stop_after=self.form.stop_after,
+        check_samples(judging.samples, sampling.temperature)
+        self.form: Form = find_form(judging.template or Rubric.name, rubric=judging.rubric)
+        self._samples = judging.samples
+        drawn = sampling.sampling()
+        self._sampling = replace(
+            drawn, stop=(*drawn.stop, *self.form.stop), stop_after=(*drawn.stop_after, *self.form.stop_after)
         )
         check_sampling(self._sampling)
-        self._engine = open_engine(
-            model,
-            engine=engine,
-            adapter=Path(adapter) if adapter else None,
-            batch_size=concurrency,
-            model_name=model_name,
-            api_key_env=api_key_env,
-            timeout=timeout,
-            kv_bits=kv_bits,
-        )
+        self._engine = open_engine(engine)
 
     def __enter__(self) -> Self:
         return self

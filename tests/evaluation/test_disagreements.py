@@ -4,11 +4,11 @@ from smidgen.data.formats import Pair
 from smidgen.data.types import Completion, Record
 from smidgen.evaluation import disagreements
 from smidgen.evaluation.disagreements import find_disagreements
-from smidgen.tasks.judge import Judge
+from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.templates import FORMS
 
 FORM = FORMS["verdict"]()
-TASK = Judge(FORM)
+TASK = JudgeTask(FORM)
 SAID = {
     "agrees": ("[[A]]", "[[B]]"),
     "first": ("[[A]]", "[[A]]"),

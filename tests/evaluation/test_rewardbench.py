@@ -25,7 +25,7 @@ from smidgen.evaluation.rewardbench import (
     style_matrix,
 )
 from smidgen.evaluation.rewardbench2 import ROWS2, best_of, rewardbench2, ties_score
-from smidgen.tasks.judge import Judge
+from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judgements import Judgement
 from smidgen.tasks.templates import FORMS
 
@@ -141,7 +141,7 @@ def test_ties_of_rewardbench_2():
         ties_score([([9, 2], 1)], [])
 
 
-GRADER = Judge(FORMS["grade"]())
+GRADER = JudgeTask(FORMS["grade"]())
 
 
 def rated(row: str, subset: str, right: list[float | None], wrong: list[float | None]) -> list[Record]:
@@ -219,7 +219,7 @@ def test_what_could_not_be_read_is_wrong_in_the_second_number():
 
 
 def test_comparisons_give_no_score_of_rewardbench_2():
-    compared = Judge(FORMS["verdict"]())
+    compared = JudgeTask(FORMS["verdict"]())
     row = {"id": "1", "prompt": "q", "chosen": ["x"], "rejected": ["y", "z", "w"], "subset": "Math"}
     said = Completion("[[A]]")
     records = [Record(sample, said, compared.score(sample, said)) for sample in compared.samples([row])]

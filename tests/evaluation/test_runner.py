@@ -9,9 +9,9 @@ from smidgen.data.types import Completion, Constraint, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.evaluation import collect_records, compare, evaluate, read_records, summarise
 from smidgen.files import exclusive
-from smidgen.tasks import Intent, Judge
+from smidgen.tasks import Intent, JudgeTask
 
-TASK = Judge()
+TASK = JudgeTask()
 ANSWERS = {"a": "yes", "b": "no"}
 SAMPLES = TASK.samples(
     [
@@ -198,7 +198,7 @@ def test_what_is_not_a_records_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_stop_strings_of_a_task_are_asked_for(tmp_path: Path) -> None:
-    task, engine = Judge(), Scripted()
+    task, engine = JudgeTask(), Scripted()
     task.stop, task.stop_after = ("END",), ("</x>",)
     run(tmp_path / "records.jsonl", engine, task=task, sampling=Sampling(stop=("X",), max_tokens=9))
     assert {request.sampling for request in engine.requests} == {
@@ -207,7 +207,7 @@ def test_the_stop_strings_of_a_task_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_the_constraint_of_a_task_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:
-    task, engine = Judge(), Scripted()
+    task, engine = JudgeTask(), Scripted()
     task.constraint = Constraint("regex", "a|b")
     for name, constrained in (("free", False), ("held", True)):
         run(tmp_path / f"{name}.jsonl", engine, task=task, constrained=constrained)

@@ -28,6 +28,7 @@ from smidgen.inference.llama_files import llama_model
 from smidgen.inference.mlx import MlxEngine
 from smidgen.judge import Judge
 from smidgen.models.load import load, resolve
+from smidgen.options import EngineOptions
 from smidgen.tasks import find_task
 
 pytestmark = pytest.mark.filterwarnings("ignore::smidgen.inference.http_server.TriedAgain")
@@ -292,7 +293,10 @@ def test_what_is_withheld_is_no_answer(server, tmp_path, said, reason, why):
     assert why in record.score.explanation
     with pytest.raises(DataError, match=f"only at http.* gave no answer: .*{why}; change the prompt"):
         list(engine.stream(ask()))
-    with Judge(server.url) as judge, pytest.raises(DataError, match=f"there is no judgement: .*{why}"):
+    with (
+        Judge(EngineOptions(server.url)) as judge,
+        pytest.raises(DataError, match=f"there is no judgement: .*{why}"),
+    ):
         judge.compare("q", "a", "b")
 
 
@@ -435,12 +439,12 @@ def test_a_listing_that_is_none_is_told(server, listed):
 
 def test_a_timeout_is_for_servers(server):
     server.script = [30.0]
-    engine = open_engine(server.url, timeout=0.2)
+    engine = open_engine(EngineOptions(server.url, timeout=0.2))
     assert one(engine, ask()).text == "echo hi" and len(server.requests) == 2
     with pytest.raises(ConfigError, match="a timeout does not go with the model smidgen:nano; leave it out"):
-        open_engine("smidgen:nano", timeout=1.0)
+        open_engine(EngineOptions("smidgen:nano", timeout=1.0))
     with pytest.raises(ConfigError, match=r"timeout is inf; expected seconds above 0"):
-        open_engine(server.url, timeout=float("inf"))
+        open_engine(EngineOptions(server.url, timeout=float("inf")))
 
 
 @pytest.mark.parametrize("key", ["a\nb", "a b", "ä", "a\x7f", "\ta"])
@@ -529,12 +533,13 @@ def test_models_keys_and_addresses(server, monkeypatch):
     with pytest.raises(ConfigError, match=r"is no URL of a server .*expected one such as http://localhost"):
         HttpEngine("http://")
     with pytest.raises(ConfigError, match="is the URL of a server, which does not go with the engine mlx"):
-        open_engine(server.url, engine="mlx")
+        open_engine(EngineOptions(server.url, engine="mlx"))
     with pytest.raises(ConfigError, match="an adapter does not go with the server"):
-        open_engine(server.url, adapter=resolve("smidgen:nano"))
+        open_engine(EngineOptions(server.url, adapter=resolve("smidgen:nano")))
     with pytest.raises(ConfigError, match="a model name does not go with the model smidgen:nano"):
-        open_engine("smidgen:nano", model_name="b")
-    assert engine_identity(server.url, model_name="a") != engine_identity(server.url, model_name="b")
+        open_engine(EngineOptions("smidgen:nano", model_name="b"))
+    first, second = (engine_identity(EngineOptions(server.url, model_name=name)) for name in "ab")
+    assert first != second
 
 
 @pytest.fixture(scope="module")
@@ -561,7 +566,7 @@ def test_a_real_llama_server(expected):
     parameters.n_ctx, parameters.n_parallel = 2048, 4
     parameters.verbosity, parameters.fit_params = -1, False
     server = xllamacpp.Server(parameters)
-    engine = open_engine(f"{server.listening_address}/v1")
+    engine = open_engine(EngineOptions(f"{server.listening_address}/v1"))
     assert isinstance(engine, HttpEngine)
     assert_same(engine, expected)
     choices = Constraint("choices", '["left", "right"]')

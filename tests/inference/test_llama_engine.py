@@ -20,6 +20,7 @@ from smidgen.inference.llama_server import SHARED_LEAST, LlamaServer, Refused
 from smidgen.inference.mlx import MlxEngine
 from smidgen.models.load import load, resolve
 from smidgen.models.lora import save_adapter
+from smidgen.options import EngineOptions
 from smidgen.tasks import find_task
 
 PROMPTS = 50
@@ -77,7 +78,7 @@ def test_keys_and_values_in_8_bits(mlx, samples):
         LlamaEngine(replace(llama_model("smidgen:nano"), head_dim=16), kv_bits=8)
     requests = [Request(sample, Sampling(max_tokens=32)) for sample in samples[:8]]
     expected = answers(mlx, requests)
-    engine = open_engine("smidgen:nano", engine="llama", kv_bits=8)
+    engine = open_engine(EngineOptions("smidgen:nano", engine="llama", kv_bits=8))
     found = answers(engine, requests)
     engine.close()
     assert sum(found[name].text == completion.text for name, completion in expected.items()) >= 6
@@ -244,7 +245,7 @@ def test_a_file_alone_is_enough(mlx, samples, tmp_path):
     assert model.tokenizer.encode(text) == ours.encode(text)
     assert ours.eos_token_ids <= model.tokenizer.eos_token_ids
     assert model.context == 2048
-    engine = open_engine(str(alone))
+    engine = open_engine(EngineOptions(str(alone)))
     assert isinstance(engine, LlamaEngine)
     request = Request(samples[0], Sampling(max_tokens=20))
     assert one(engine, request).text == one(mlx, request).text

@@ -10,7 +10,7 @@ from smidgen.data.types import Completion, Record, Sample
 from smidgen.errors import DataError, ParseError
 from smidgen.evaluation.metrics import measure
 from smidgen.tasks.forms import Fault, JudgeParseError
-from smidgen.tasks.judge import Judge, gold_completion
+from smidgen.tasks.judge import JudgeTask, gold_completion
 from smidgen.tasks.task import Measure
 from smidgen.tasks.templates import Rubric
 
@@ -49,7 +49,7 @@ def judged(samples: list[Sample], text) -> list[Record]:
     """Records of a judge that writes `text(sample)`."""
     completions = [Completion(text(sample)) for sample in samples]
     return [
-        Record(sample, completion, Judge().score(sample, completion))
+        Record(sample, completion, JudgeTask().score(sample, completion))
         for sample, completion in zip(samples, completions, strict=True)
     ]
 
@@ -63,7 +63,7 @@ def wrong(sample: Sample) -> str:
 
 
 def values(records: list[Record]) -> dict[str, float | None]:
-    return {name: measure(metric).value for name, metric in Judge().measures(records).items()}
+    return {name: measure(metric).value for name, metric in JudgeTask().measures(records).items()}
 
 
 # --- the text ---
@@ -165,7 +165,7 @@ def test_the_system_message_is_short_and_shows_the_form() -> None:
 
 
 def test_a_pair_is_asked_in_both_orders() -> None:
-    ab, ba = Judge().samples([ROW])
+    ab, ba = JudgeTask().samples([ROW])
     assert (ab.id, ba.id) == ("p#ab", "p#ba")
     assert (ab.metadata["better"], ba.metadata["better"]) == ("first", "second")
     assert ab.messages[0] == ba.messages[0]
@@ -175,29 +175,29 @@ def test_a_pair_is_asked_in_both_orders() -> None:
         "[The Begin of Response B]\nIt is three.\n[The End of Response B]"
     )
     swapped = ROW | {"a": ROW["b"], "b": ROW["a"], "better": "b"}
-    assert ba.messages == Judge().samples([swapped])[0].messages
+    assert ba.messages == JudgeTask().samples([swapped])[0].messages
 
 
 @given(prose, prose)
 def test_responses_are_shown_as_they_are(a: str, b: str) -> None:
-    content = Judge().samples([ROW | {"a": a + "{b}", "b": b}])[0].messages[1].content
+    content = JudgeTask().samples([ROW | {"a": a + "{b}", "b": b}])[0].messages[1].content
     assert f"A]\n{a}{{b}}\n[" in content and f"B]\n{b}\n[" in content
 
 
 def test_pairs_with_one_prompt_share_a_cluster() -> None:
-    samples = Judge().samples([ROW, ROW | {"id": "q"}, ROW | {"id": "r", "prompt": "other"}])
+    samples = JudgeTask().samples([ROW, ROW | {"id": "q"}, ROW | {"id": "r", "prompt": "other"}])
     assert [sample.metadata["cluster"] for sample in samples] == ["p"] * 4 + ["r"] * 2
 
 
 def test_training_targets_follow_the_order() -> None:
-    ab, ba = Judge().training_samples([ROW])
+    ab, ba = JudgeTask().training_samples([ROW])
     assert ab.target == (
         "<specific_criteria>Right number; Clear words</specific_criteria>\n"
         "<analysis>Response A is right.</analysis>\n<scores>\n\\boxed{9, 2}\n</scores>"
     )
     assert ba.target and "Response B is right." in ba.target
     for sample in (ab, ba):
-        assert Judge().score(sample, Completion(sample.target or "")).value == 1.0
+        assert JudgeTask().score(sample, Completion(sample.target or "")).value == 1.0
 
 
 @pytest.mark.parametrize(
@@ -215,27 +215,27 @@ def test_training_targets_follow_the_order() -> None:
 )
 def test_gold_that_cannot_be_learnt_is_refused(change: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Judge().training_samples([ROW | change], source="mine")
+        JudgeTask().training_samples([ROW | change], source="mine")
 
 
 # --- measures on judges whose worth is known ---
 
 
 def test_a_perfect_judge() -> None:
-    found = values(judged(Judge().samples(rows(20)), right))
+    found = values(judged(JudgeTask().samples(rows(20)), right))
     assert found["accuracy"] == found["accuracy_both_orders"] == found["consistency"] == 1.0
     assert found["accuracy_lenient"] == 1.0 and found["prefer_first_rate"] == 0.5
     assert found["tie_rate"] == found["unparsed_rate"] == 0.0
 
 
 def test_a_judge_that_always_prefers_the_first() -> None:
-    found = values(judged(Judge().samples(rows(20)), lambda s: verdict(9, 2)))
+    found = values(judged(JudgeTask().samples(rows(20)), lambda s: verdict(9, 2)))
     assert found["accuracy"] == 0.5 and found["prefer_first_rate"] == 1.0
     assert found["consistency"] == found["accuracy_both_orders"] == 0.0
 
 
 def test_a_judge_that_is_consistently_wrong_is_consistent() -> None:
-    found = values(judged(Judge().samples(rows(20)), wrong))
+    found = values(judged(JudgeTask().samples(rows(20)), wrong))
     assert found["accuracy"] == 0.0 and found["consistency"] == 1.0
 
 
@@ -243,7 +243,7 @@ def test_a_judge_that_is_consistently_wrong_is_consistent() -> None:
     ("text", "rate", "consistency"), [("no idea", "unparsed_rate", 0.0), (verdict(5, 5), "tie_rate", 1.0)]
 )
 def test_tying_twice_is_the_same_answer_and_failing_twice_is_none(text: str, rate: str, consistency: float):
-    found = values(judged(Judge().samples(rows(6)), lambda s: text))
+    found = values(judged(JudgeTask().samples(rows(6)), lambda s: text))
     assert found[rate] == 1.0
     assert found["accuracy"] == found["accuracy_both_orders"] == 0.0
     assert found["consistency"] == consistency
@@ -252,8 +252,8 @@ def test_tying_twice_is_the_same_answer_and_failing_twice_is_none(text: str, rat
 
 def test_what_does_not_parse_is_wrong_and_counted_by_reason() -> None:
     cut = "<scores>\\boxed{9"
-    records = judged(Judge().samples(rows(3)), lambda s: cut if s.metadata["order"] == "ab" else right(s))
-    assert Judge().details(records) == {"unparsed": {"the scores block is not closed": 3}}
+    records = judged(JudgeTask().samples(rows(3)), lambda s: cut if s.metadata["order"] == "ab" else right(s))
+    assert JudgeTask().details(records) == {"unparsed": {"the scores block is not closed": 3}}
     assert all(record.score.value == 0.0 for record in records[::2])
 
 
@@ -263,32 +263,32 @@ def test_swapping_the_data_changes_nothing(texts: list[str]) -> None:
     """The same answers to the same prompts, with a and b of every row exchanged."""
     original = rows(4)
     swapped = [row | {"a": row["b"], "b": row["a"], "better": "ab"[row["better"] == "a"]} for row in original]
-    said = {sample.messages: text for sample, text in zip(Judge().samples(original), texts, strict=True)}
-    assert values(judged(Judge().samples(original), lambda s: said[s.messages])) == values(
-        judged(Judge().samples(swapped), lambda s: said[s.messages])
+    said = {sample.messages: text for sample, text in zip(JudgeTask().samples(original), texts, strict=True)}
+    assert values(judged(JudgeTask().samples(original), lambda s: said[s.messages])) == values(
+        judged(JudgeTask().samples(swapped), lambda s: said[s.messages])
     )
 
 
 def test_baselines() -> None:
     baselines = {
-        name: measure(metric) for name, metric in Judge().baselines(Judge().samples(rows(10))).items()
+        name: measure(metric) for name, metric in JudgeTask().baselines(JudgeTask().samples(rows(10))).items()
     }
     assert baselines["first"].value == baselines["first"].low == baselines["first"].high == 0.5
     assert baselines["longer"].value == 0.5  # b is longer in all, better in half
-    same_length = Judge().baselines(Judge().samples([ROW | {"b": "3"}]))["longer"]
+    same_length = JudgeTask().baselines(JudgeTask().samples([ROW | {"b": "3"}]))["longer"]
     assert isinstance(same_length, Measure) and list(same_length.values) == [0.5, 0.5]
 
 
 def test_scores_are_shown_in_the_explanation() -> None:
-    sample = Judge().samples([ROW])[0]
-    score = Judge().score(sample, Completion(verdict(8.5, 3)))
+    sample = JudgeTask().samples([ROW])[0]
+    score = JudgeTask().score(sample, Completion(verdict(8.5, 3)))
     assert (score.value, score.answer, score.explanation) == (1.0, "first", "8.5, 3")
 
 
 @pytest.mark.skipif(not LLMBAR.exists(), reason="the real data sets are not here")
 def test_llmbar_baselines() -> None:
-    samples = Judge().samples(read_rows(LLMBAR))
-    baselines = {name: measure(metric) for name, metric in Judge().baselines(samples).items()}
+    samples = JudgeTask().samples(read_rows(LLMBAR))
+    baselines = {name: measure(metric) for name, metric in JudgeTask().baselines(samples).items()}
     assert len(samples) == 422
     assert baselines["first"].value == 0.5
     longer = baselines["longer"]

@@ -10,7 +10,7 @@ from sklearn.metrics import cohen_kappa_score, precision_recall_fscore_support
 from smidgen.data.types import Completion, Record, Sample
 from smidgen.errors import ConfigError, DataError
 from smidgen.evaluation.metrics import measure
-from smidgen.tasks import Judge
+from smidgen.tasks import JudgeTask
 from smidgen.tasks.judgements import CLASSES, judgements, kappa, macro_scores
 from smidgen.tasks.templates import FORMS, Grade, Literals, TwoScores
 
@@ -25,12 +25,12 @@ def rows(better: list[str]) -> list[dict]:
     ]
 
 
-def judged(task: Judge, samples: list[Sample], text) -> list[Record]:
+def judged(task: JudgeTask, samples: list[Sample], text) -> list[Record]:
     completions = [Completion(text(sample)) for sample in samples]
     return [Record(s, c, task.score(s, c)) for s, c in zip(samples, completions, strict=True)]
 
 
-def values(task: Judge, records: list[Record]) -> dict[str, float | None]:
+def values(task: JudgeTask, records: list[Record]) -> dict[str, float | None]:
     return {name: measure(metric).value for name, metric in task.measures(records).items()}
 
 
@@ -53,7 +53,7 @@ def test_classes_against_scikit_learn(said: list[tuple[str, str]]):
 
 
 def test_ties_are_a_label():
-    task = Judge(Literals())
+    task = JudgeTask(Literals())
     better = ["a", "tie", "b", "tie", "tie"]
     found = values(task, judged(task, task.samples(rows(better)), lambda s: LETTERS[s.metadata["better"]]))
     assert found["accuracy"] == found["kappa"] == found["macro_f1"] == found["consistency"] == 1.0
@@ -65,7 +65,7 @@ def test_ties_are_a_label():
 
 def test_a_judge_with_known_biases():
     """Of four pairs: right in both orders, first in both, second in both, first once and unreadable once."""
-    task = Judge(Literals())
+    task = JudgeTask(Literals())
     texts = {
         "1#ab": "A",
         "1#ba": "B",
@@ -87,7 +87,7 @@ def test_a_judge_with_known_biases():
 
 
 def test_length():
-    task = Judge(TwoScores())
+    task = JudgeTask(TwoScores())
     samples = task.samples(rows(["a", "b", "a", "a", "b", "b"]))
     lengths = {sample.id: sample.metadata["characters"] for sample in samples}
 
@@ -103,7 +103,7 @@ def test_length():
 
 
 def test_the_correlation_with_length_against_scipy():
-    task, random = Judge(TwoScores()), np.random.default_rng(0)
+    task, random = JudgeTask(TwoScores()), np.random.default_rng(0)
     samples = task.samples(
         [{"prompt": f"{n}", "a": "x" * random.integers(1, 9), "b": "yyyy", "better": "a"} for n in range(20)]
     )
@@ -117,7 +117,7 @@ def test_the_correlation_with_length_against_scipy():
 
 def test_an_answer_of_several_pairs_is_graded_once():
     """Of one right and three wrong answers: four grades, three pairs; and of two solutions and one, three."""
-    task = Judge(Grade())
+    task = JudgeTask(Grade())
     row = {"id": "r", "prompt": "q", "chosen": ["right"], "rejected": ["x", "long wrong", "y"], "subset": "s"}
     samples = task.samples([row])
     assert [sample.id for sample in samples] == ["r/0#a", "r/0#b", "r/1#b", "r/2#b"]
@@ -138,7 +138,7 @@ def test_an_answer_of_several_pairs_is_graded_once():
 
 
 def test_grading_each_answer_alone():
-    task = Judge(Grade())
+    task = JudgeTask(Grade())
     samples = task.samples(rows(["a", "b", "tie"]))
     assert [sample.id for sample in samples] == ["1#a", "1#b", "2#a", "2#b", "3#a", "3#b"]
     grades = dict(zip([sample.id for sample in samples], [4, 2, 5, 3, 3, 3], strict=True))
@@ -152,7 +152,7 @@ def test_grading_each_answer_alone():
 
 
 def test_agreement_with_each_person():
-    task = Judge(Literals())
+    task = JudgeTask(Literals())
     row = {"instruction": "q", "input": "", "response1": "x", "response2": "y"}
     people = [(1, 1, 2), (2, 2, 2), (0, 0, 1), (1, 0, 1)]
     asked = [row | {f"annotator{n + 1}": said for n, said in enumerate(votes)} for votes in people]
@@ -165,13 +165,13 @@ def test_agreement_with_each_person():
 @pytest.mark.parametrize("name", [name for name in FORMS if name != "rubric"])
 def test_only_the_rubric_has_gold(name: str):
     with pytest.raises(ConfigError, match=f"is trained in the template rubric, not in {name}"):
-        Judge(FORMS[name](), reference=True).training_samples(rows(["a"]))
+        JudgeTask(FORMS[name](), reference=True).training_samples(rows(["a"]))
 
 
 def test_a_reference_is_shown_only_when_asked_for():
     row = {"prompt": "q", "a": "x", "b": "y", "better": "a", "reference": "the truth"}
-    assert "the truth" not in Judge(TwoScores()).samples([row])[0].messages[1].content
-    shown = Judge(TwoScores(), reference=True)
+    assert "the truth" not in JudgeTask(TwoScores()).samples([row])[0].messages[1].content
+    shown = JudgeTask(TwoScores(), reference=True)
     assert "the truth" in shown.samples([row])[0].messages[1].content
     assert shown.variant == "scores with reference"
     with pytest.raises(DataError, match="'1' has no reference answer"):

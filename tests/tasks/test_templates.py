@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError
 from smidgen.tasks.forms import Case, Fault, JudgeParseError, Verdict
-from smidgen.tasks.judge import Judge
+from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.own_form import OwnForm
 from smidgen.tasks.templates import FORMS, find_form
 
@@ -223,7 +223,7 @@ def test_single_pins_the_reference_to_ten():
     with pytest.raises(JudgeParseError, match="out of range"):
         form.parse("11")
     with pytest.raises(ConfigError, match="single judges beside a right answer; rows must hold a reference"):
-        Judge(form)
+        JudgeTask(form)
 
 
 def test_what_is_no_number_is_no_score():

@@ -11,9 +11,10 @@ from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import count, print_json, print_table, say, size
 from smidgen.cli.measuring import Load, measure
-from smidgen.cli.options import Adapter, Json, KvBits, Model, whole
+from smidgen.cli.options import Json
 from smidgen.errors import ConfigError, UserError
 from smidgen.files import is_url
+from smidgen.options import Adapter, EngineName, EngineOptions, KvCacheBits, Model, whole
 
 if TYPE_CHECKING:
     from smidgen.backend import Rates
@@ -31,7 +32,7 @@ def bench(
         ),
     ] = (),
     adapter: Adapter = None,
-    kv_bits: KvBits = None,
+    kv_bits: KvCacheBits = None,
     prompt_tokens: Annotated[
         PositiveInt, Parameter(converter=whole, help="Length of each prompt, reached to within a few tokens.")
     ] = 256,
@@ -61,9 +62,8 @@ def bench(
     rates = [measure_rates()]
     for name in engine or _engines_for(model):
         try:
-            engines[name] = _measure_engine(
-                name, model, adapter, kv_bits, Load(prompt_tokens, max_tokens, sizes, repeats)
-            )
+            options = EngineOptions(model, name, adapter=adapter, kv_bits=kv_bits, batch_size=max(sizes))
+            engines[name] = _measure_engine(options, Load(prompt_tokens, max_tokens, sizes, repeats))
         except UserError as error:
             if engine:
                 raise
@@ -90,14 +90,14 @@ def bench(
         _show(found, sizes)
 
 
-def _engines_for(model: str) -> list[str]:
+def _engines_for(model: str) -> list[EngineName]:
     """The engines that take such a model, installed or not: those of servers, files or folders."""
     if is_url(model):
         return ["http"]
     return ["llama"] if model.endswith(".gguf") else ["mlx", "llama"]
 
 
-def _measure_engine(name: str, model: str, adapter: Any, kv_bits: int | None, load: Load) -> dict[str, Any]:
+def _measure_engine(options: EngineOptions, load: Load) -> dict[str, Any]:
     """Open an engine, measure it and close it."""
     from smidgen.backend import reset_peak_memory
     from smidgen.inference import open_engine
@@ -105,10 +105,13 @@ def _measure_engine(name: str, model: str, adapter: Any, kv_bits: int | None, lo
     gc.collect()
     reset_peak_memory()
     started = time.perf_counter()
-    engine = open_engine(model, engine=name, adapter=adapter, batch_size=max(load.sizes), kv_bits=kv_bits)
+    engine = open_engine(options)
     try:
         opened = time.perf_counter() - started
-        return {"seconds_to_open": opened, **measure(engine, name, load, is_chat=name == "http")}
+        return {
+            "seconds_to_open": opened,
+            **measure(engine, options.engine, load, is_chat=options.engine == "http"),
+        }
     finally:
         engine.close()
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from smidgen.cli.console import figure, print_json, print_table, say
-from smidgen.cli.options import Json, Seed
+from smidgen.cli.options import Json
 from smidgen.errors import DataError
+from smidgen.options import Seed
 
 Place = Annotated[
     Path, Parameter(help="The folder that `evaluate --out` wrote, or evaluations/after of a run folder.")

@@ -1,9 +1,11 @@
 """What `--schema`, `--regex` and `--choice` ask of an answer."""
 
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from smidgen.errors import ConfigError, DataError
 
@@ -11,7 +13,27 @@ if TYPE_CHECKING:
     from smidgen.data.types import Constraint
 
 
-def read_constraint(schema: Path | None, regex: str | None, choice: Sequence[str]) -> "Constraint | None":
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ConstraintOptions:
+    """What an answer keeps to; at most one of them."""
+
+    schema: Annotated[Path | None, Parameter(help="A file of a JSON schema, which the answer keeps to.")] = (
+        None
+    )
+    regex: Annotated[
+        str | None,
+        Parameter(allow_leading_hyphen=True, help="A regular expression that the whole answer matches."),
+    ] = None
+    choice: Annotated[
+        tuple[str, ...],
+        Parameter(
+            allow_leading_hyphen=True, help="A text that may be the answer; give it once for each of them."
+        ),
+    ] = ()
+
+
+def read_constraint(options: ConstraintOptions) -> "Constraint | None":
     """Return the constraint that one of the options gives, if any is given.
 
     Raises:
@@ -21,6 +43,7 @@ def read_constraint(schema: Path | None, regex: str | None, choice: Sequence[str
     from smidgen.data.types import Constraint
     from smidgen.inference.constraints import grammar_of
 
+    schema, regex, choice = options.schema, options.regex, options.choice
     given = {"--schema": schema is not None, "--regex": regex is not None, "--choice": bool(choice)}
     if sum(given.values()) > 1:
         both = " and ".join(name for name, is_given in given.items() if is_given)

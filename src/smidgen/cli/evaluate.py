@@ -10,7 +10,6 @@ from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import Progress, figure, print_json, print_table, say, say_cost, say_rejected
 from smidgen.cli.options import (
-    Adapter,
     ApiKeyEnv,
     Engine,
     EvaluationOut,
@@ -18,11 +17,9 @@ from smidgen.cli.options import (
     KvBits,
     Limit,
     MaxTokens,
-    Model,
     ModelName,
     PricesFile,
     Reference,
-    Seed,
     SkipBadRows,
     Temperature,
     Template,
@@ -30,11 +27,12 @@ from smidgen.cli.options import (
     Timeout,
 )
 from smidgen.errors import ConfigError, first_few
+from smidgen.options import Adapter, EngineOptions, Model, Seed
 
 if TYPE_CHECKING:
     from smidgen.data.formats import Pair
     from smidgen.data.types import Record, Sample, Sampling
-    from smidgen.tasks import Judge, Task
+    from smidgen.tasks import JudgeTask, Task
 
 
 def evaluate(
@@ -182,30 +180,34 @@ def prove(
     from smidgen.evaluation.calibration import calibration
     from smidgen.inference import engine_identity, open_engine
     from smidgen.inference.replay import ReplayEngine
-    from smidgen.tasks import Judge
+    from smidgen.tasks import JudgeTask
     from smidgen.tasks.judgements import judgements
 
     reset_peak_memory()
-    if method == "logits" and not isinstance(task, Judge):
+    if method == "logits" and not isinstance(task, JudgeTask):
         raise ConfigError(f"--method logits is for the task judge, not for {task.name}; leave it out")
-    same: dict[str, Any] = {
-        "engine": engine,
-        "adapter": adapter,
-        "kv_bits": kv_bits,
-        "thinking": thinking,
-        "model_name": model_name,
-        "scores": method == "logits",
-    }
+    options = EngineOptions(
+        model,
+        engine,
+        model_name=model_name,
+        api_key_env=api_key_env,
+        timeout=timeout,
+        adapter=adapter,
+        kv_bits=kv_bits,
+        thinking=thinking,
+        batch_size=batch_size,
+    )
+    scores = method == "logits"
     known = len(read_records(records)) if records.exists() else 0
-    opened = open_engine(model, **same, batch_size=batch_size, api_key_env=api_key_env, timeout=timeout)
+    opened = open_engine(options, scores=scores)
     name = f"{model} + {adapter}" if adapter else model
-    identity = engine_identity(model, **same)
+    identity = engine_identity(options, scores=scores)
     unused = opened.unused(samples) if isinstance(opened, ReplayEngine) else []
     answers: Any = opened
     if method == "logits":
-        assert isinstance(task, Judge)
+        assert isinstance(task, JudgeTask)
         answers, identity = ByLogits(opened, task.form), f"{identity} by logits"
-    graded_alone = isinstance(task, Judge) and task.form.singly
+    graded_alone = isinstance(task, JudgeTask) and task.form.singly
     right = parsed = 0.0
     found: list[Record] = []
     with Progress(stage, total=len(samples)) as progress:
@@ -239,7 +241,7 @@ def prove(
     result = evaluation.to_json() | {"method": method, "graded_alone": graded_alone}
     if isinstance(opened, ReplayEngine):
         result["unused_replay_rows"] = len(unused)
-    if isinstance(task, Judge):
+    if isinstance(task, JudgeTask):
         result["calibration"] = calibration(judgements(found, task.form), seed=sampling.seed)
     return result, found
 
@@ -257,10 +259,10 @@ def as_published(
     )
     from smidgen.evaluation.rewardbench2 import rewardbench2
     from smidgen.files import write_json
-    from smidgen.tasks import Judge
+    from smidgen.tasks import JudgeTask
     from smidgen.tasks.judgements import judgements
 
-    if not isinstance(task, Judge):
+    if not isinstance(task, JudgeTask):
         return {}
     found = judgements(records, task.form)
     published: dict[str, Any] = {
@@ -282,14 +284,14 @@ def as_published(
 def disagreements(task: "Task", rows: "Sequence[Any]", records: "Sequence[Record]") -> dict[str, Any] | None:
     """The pairs on which a judge's two orders do not agree, to be read; None for any other task."""
     from smidgen.evaluation.disagreements import find_disagreements
-    from smidgen.tasks import Judge
+    from smidgen.tasks import JudgeTask
 
-    if not isinstance(task, Judge) or task.form.singly:
+    if not isinstance(task, JudgeTask) or task.form.singly:
         return None
     return find_disagreements(records, task.form, _pairs_by_id(task, rows))
 
 
-def _pairs_by_id(task: "Judge", rows: "Sequence[Any]") -> "dict[str, Pair]":
+def _pairs_by_id(task: "JudgeTask", rows: "Sequence[Any]") -> "dict[str, Pair]":
     from smidgen.data.formats import pairs
 
     return {pair.id: pair for pair in pairs(rows, with_reference=task.reference, rejected=[])}

@@ -7,9 +7,10 @@ from cyclopts import App, Parameter
 from cyclopts.types import NonNegativeFloat
 
 from smidgen.cli.console import print_json, say, size
-from smidgen.cli.options import Adapter, Json, Model, Out, naming_options
+from smidgen.cli.options import Json, Out, naming_options
 from smidgen.cli.shipping import begin, check_quantization, ship, tell, tell_drift
 from smidgen.errors import ConfigError
+from smidgen.options import Adapter, Model
 
 export = App(
     name="export",

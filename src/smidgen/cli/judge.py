@@ -1,5 +1,6 @@
 """`smidgen judge`: verdicts on one pair of answers, or on a file of pairs."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,31 +8,45 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import Progress, print_json, print_table, say, say_cost, say_rejected
-from smidgen.cli.options import (
-    Adapter,
-    ApiKeyEnv,
-    Engine,
-    Json,
-    KvBits,
-    Limit,
-    MaxTokens,
-    Model,
-    ModelName,
-    PricesFile,
-    Reference,
-    Seed,
-    SkipBadRows,
-    Temperature,
-    Template,
-    Thinking,
-    Timeout,
-    whole,
-)
+from smidgen.cli.options import Json, PricesFile
 from smidgen.errors import ConfigError
+from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions, whole
 
 if TYPE_CHECKING:
     from smidgen.config import Prices
     from smidgen.data.types import Record, Sample
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PairOptions:
+    """One pair of answers."""
+
+    prompt: Annotated[
+        str | None, Parameter(allow_leading_hyphen=True, help="What was asked, to judge one pair.")
+    ] = None
+    a: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="One answer.")] = None
+    b: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="The other answer.")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class JudgeEngine(EngineOptions):
+    """The engine of `smidgen judge`."""
+
+    batch_size: Annotated[
+        PositiveInt, Parameter(name="--concurrency", converter=whole, help="Judgements decoded together.")
+    ] = EngineOptions.batch_size
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Judging(JudgeOptions):
+    """How `smidgen judge` asks."""
+
+    samples: Annotated[
+        PositiveInt, Parameter(converter=whole, help="Judgements in each order; the majority decides.")
+    ] = JudgeOptions.samples
 
 
 def judge(
@@ -40,34 +55,15 @@ def judge(
     ] = None,
     /,
     *,
-    prompt: Annotated[
-        str | None, Parameter(allow_leading_hyphen=True, help="What was asked, to judge one pair.")
-    ] = None,
-    a: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="One answer.")] = None,
-    b: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="The other answer.")] = None,
+    pair: PairOptions = PairOptions(),
     out: Annotated[
         Path | None,
         Parameter(help="The file of judgements, one a line as they are given; an unfinished one goes on."),
     ] = None,
-    model: Model = "smidgen:nano",
-    engine: Engine = "auto",
-    model_name: ModelName = None,
-    api_key_env: ApiKeyEnv = None,
-    timeout: Timeout = None,
-    adapter: Adapter = None,
-    kv_bits: KvBits = None,
-    template: Template = None,
-    reference: Reference = False,
-    samples: Annotated[
-        PositiveInt, Parameter(converter=whole, help="Judgements in each order; the majority decides.")
-    ] = 1,
-    temperature: Temperature = 0.0,
-    max_tokens: MaxTokens = 256,
-    concurrency: Annotated[PositiveInt, Parameter(converter=whole, help="Judgements decoded together.")] = 64,
-    thinking: Thinking = False,
-    limit: Limit = None,
-    skip_bad_rows: SkipBadRows = False,
-    seed: Seed = 0,
+    engine: JudgeEngine = JudgeEngine(),
+    judging: Judging = Judging(),
+    sampling: SamplingOptions = SamplingOptions(),
+    rows: RowOptions = RowOptions(),
     prices: PricesFile = None,
     json: Json = False,
 ) -> None:
@@ -75,10 +71,10 @@ def judge(
     from smidgen.config import read_prices
     from smidgen.judge import check_samples
 
-    check_samples(samples, temperature)
-    pair = (prompt, a, b)
+    check_samples(judging.samples, sampling.temperature)
+    parts = (pair.prompt, pair.a, pair.b)
     if file is not None:
-        if any(part is not None for part in pair):
+        if any(part is not None for part in parts):
             raise ConfigError("give a file of pairs, or --prompt, --a and --b for one pair, but not both")
         if out is None:
             raise ConfigError(
@@ -87,66 +83,43 @@ def judge(
         result = judge_file(
             file,
             out,
-            model=model,
             engine=engine,
-            model_name=model_name,
-            api_key_env=api_key_env,
-            timeout=timeout,
-            adapter=adapter,
-            kv_bits=kv_bits,
-            template=template,
-            reference=reference,
-            samples=samples,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            concurrency=concurrency,
-            thinking=thinking,
-            limit=limit,
-            skip_bad_rows=skip_bad_rows,
-            seed=seed,
+            judging=judging,
+            sampling=sampling,
+            rows=rows,
             prices=read_prices(prices),
         )
         print_json(result) if json else _show_file(result)
         return
-    if any(part is None for part in pair):
+    if pair.prompt is None or pair.a is None or pair.b is None:
         raise ConfigError("give --prompt, --a and --b to judge one pair, or a file of pairs")
     for_files = {
         "--out": out,
-        "--limit": limit,
+        "--limit": rows.limit,
         "--prices": prices,
-        "--skip-bad-rows": skip_bad_rows or None,
-        "--reference": reference or None,
-        "--thinking": thinking or None,
+        "--skip-bad-rows": rows.skip_bad_rows or None,
+        "--reference": judging.reference or None,
     }
     if given := [name for name, value in for_files.items() if value is not None]:
         raise ConfigError(f"{given[0]} is for a file of pairs; leave it out")
-    _judge_one(
-        prompt or "",
-        a or "",
-        b or "",
-        json=json,
-        model=model,
-        engine=engine,
-        model_name=model_name,
-        api_key_env=api_key_env,
-        timeout=timeout,
-        adapter=adapter,
-        kv_bits=kv_bits,
-        template=template or "rubric",
-        samples=samples,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        concurrency=concurrency,
-        seed=seed,
-    )
+    _judge_one(pair.prompt, pair.a, pair.b, engine, judging, sampling, json=json)
 
 
-def _judge_one(prompt: str, a: str, b: str, *, json: bool, model: str, **settings: Any) -> None:
+def _judge_one(
+    prompt: str,
+    a: str,
+    b: str,
+    engine: EngineOptions,
+    judging: JudgeOptions,
+    sampling: SamplingOptions,
+    *,
+    json: bool,
+) -> None:
     from dataclasses import asdict
 
     from smidgen.judge import Judge
 
-    with Judge(model, **settings) as opened:
+    with Judge(engine, judging, sampling) as opened:
         found = opened.compare(prompt, a, b)
     if json:
         print_json(asdict(found))
@@ -168,23 +141,10 @@ def judge_file(
     file: Path,
     out: Path,
     *,
-    model: str,
-    engine: str,
-    model_name: str | None,
-    api_key_env: str | None,
-    timeout: float | None,
-    adapter: Path | None,
-    kv_bits: int | None,
-    template: str | None,
-    reference: bool,
-    samples: int,
-    temperature: float,
-    max_tokens: int,
-    concurrency: int,
-    thinking: bool,
-    limit: int | None,
-    skip_bad_rows: bool,
-    seed: int,
+    engine: EngineOptions,
+    judging: JudgeOptions,
+    sampling: SamplingOptions,
+    rows: RowOptions,
     prices: "Prices",
 ) -> dict[str, Any]:
     """Judge every pair of a file; each judgement is on disk as soon as it is made, and is made once.
@@ -192,38 +152,30 @@ def judge_file(
     Beside `out` stands `<out>.pairs.jsonl` when all is done: one verdict a pair.
     """
     from smidgen.data.rows import read_rows, select_rows
-    from smidgen.data.types import Sampling
     from smidgen.evaluation import collect_records, measure_speed, read_records
     from smidgen.evaluation.cost import cost_table
     from smidgen.evaluation.records import read_log, wall_clock
     from smidgen.files import write_jsonl
     from smidgen.inference import engine_identity, open_engine
-    from smidgen.tasks import Judge, find_form
+    from smidgen.tasks import JudgeTask, Rubric, find_form
 
-    task = Judge(find_form(template or "rubric"), reference=reference)
+    task = JudgeTask(find_form(judging.template or Rubric.name), reference=judging.reference)
     if task.form.singly:
         raise ConfigError(
             f"the template {task.form.name} grades one answer; judge with rubric, scores or verdict"
         )
-    rejected: list[str] | None = [] if skip_bad_rows else None
-    rows = select_rows(read_rows(file, rejected=rejected), limit=limit, source=str(file))
-    asked = _repeated(task.samples(rows, source=str(file), labelled=False, rejected=rejected), samples)
+    rejected: list[str] | None = [] if rows.skip_bad_rows else None
+    found = select_rows(read_rows(file, rejected=rejected), limit=rows.limit, source=str(file))
+    samples = task.samples(found, source=str(file), labelled=False, rejected=rejected)
+    asked = _repeated(samples, judging.samples)
     say_rejected(rejected or ())
-    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    same: dict[str, Any] = {
-        "engine": engine,
-        "adapter": adapter,
-        "kv_bits": kv_bits,
-        "thinking": thinking,
-        "model_name": model_name,
-    }
-    identity = engine_identity(model, **same)
+    identity = engine_identity(engine)
     known = len(read_records(out)) if out.exists() else 0
-    opened = open_engine(model, **same, batch_size=concurrency, api_key_env=api_key_env, timeout=timeout)
+    opened = open_engine(engine)
     records: list[Record] = []
     with Progress("judge", total=len(asked)) as progress:
         progress.begin_at(known)
-        for record in collect_records(task, asked, opened, sampling, out, model=identity):
+        for record in collect_records(task, asked, opened, sampling.sampling(), out, model=identity):
             records.append(record)
             timing = record.completion.timing
             new = timing is not None and len(records) > known

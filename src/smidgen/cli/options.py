@@ -1,15 +1,19 @@
-"""The options that several commands share, declared once."""
+"""Options of the command line alone: files to read and write, and what is printed.
+
+Those that a Python caller sets too stand in `smidgen.options`.
+"""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter, Token
-from cyclopts.types import NonNegativeFloat, NonNegativeInt, NormFloat, PositiveFloat, PositiveInt
+from cyclopts import Parameter
+from cyclopts.types import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from smidgen.errors import ConfigError
+from smidgen.options import whole
 
 Json = Annotated[
     bool, Parameter(name="--json", help="Print one JSON object to stdout, and nothing else there.")
@@ -19,13 +23,42 @@ RecipeFile = Annotated[Path, Parameter(help="The recipe, a TOML file; see docs/c
 
 RunsFolder = Annotated[Path, Parameter(help="Where run folders stand; this run's is the one with its name.")]
 
-Model = Annotated[
-    str,
+
+@contextmanager
+def naming_options(keys: Iterable[str]) -> Iterator[None]:
+    """Call the quoted keys of a recipe's table what they are on the command line, in errors raised inside."""
+    quoted = re.compile(f"'({'|'.join(keys)})'")
+    try:
+        yield
+    except ConfigError as error:  # errors about a model's files speak of its config.json
+        sentence = quoted.sub(lambda found: f"--{found[1].replace('_', '-')}", str(error))
+        raise ConfigError(sentence) from error
+
+
+PricesFile = Annotated[
+    Path | None,
     Parameter(
-        help="A folder, a hub id (owner/repo or owner/repo:subfolder) or smidgen:nano; to ask it something, "
-        "also a .gguf file or the URL of a server (http://host:port/v1)."
+        name="--prices", help="A TOML file of prices for the cost table; see docs/configuration.md, Prices."
     ),
 ]
+
+
+def _empty_place(_: object, path: Path) -> None:
+    """Refuse a folder that holds something, before any work is done for it."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError("Something is there already; name another folder or remove it first.")
+
+
+def _evaluation_place(_: object, path: Path | None) -> None:
+    """Refuse what holds something else than an evaluation to go on with, before any work is done for it."""
+    if path is None or not path.exists():
+        return
+    if not path.is_dir():
+        raise ValueError("It is a file; name a folder.")
+    names = {entry.name for entry in path.iterdir()}
+    if names and names.isdisjoint(("records.jsonl", "evaluation.json")):
+        raise ValueError("It holds something else than an evaluation; name another folder.")
+
 
 Engine = Annotated[
     Literal["auto", "mlx", "llama", "http", "replay"],
@@ -50,10 +83,6 @@ Timeout = Annotated[
     Parameter(help="Seconds that a server's answer may take before it is asked again; 600 if not given."),
 ]
 
-Adapter = Annotated[
-    Path | None, Parameter(help="Folder of a LoRA adapter to put on the model: ours, mlx-lm's or PEFT's.")
-]
-
 KvBits = Annotated[
     Literal[8, 4] | None,
     Parameter(
@@ -63,26 +92,6 @@ KvBits = Annotated[
 ]
 
 Thinking = Annotated[bool, Parameter(show_default=False, help="Let the chat template open a thinking block.")]
-
-
-def whole(type_: type, tokens: Sequence[Token]) -> int:
-    """Read a whole number; anything else is refused, not rounded."""
-    try:
-        return int(tokens[0].value)
-    except ValueError:
-        raise ValueError(f"{tokens[0].value} is no whole number.") from None
-
-
-@contextmanager
-def naming_options(keys: Iterable[str]) -> Iterator[None]:
-    """Call the quoted keys of a recipe's table what they are on the command line, in errors raised inside."""
-    quoted = re.compile(f"'({'|'.join(keys)})'")
-    try:
-        yield
-    except ConfigError as error:  # errors about a model's files speak of its config.json
-        sentence = quoted.sub(lambda found: f"--{found[1].replace('_', '-')}", str(error))
-        raise ConfigError(sentence) from error
-
 
 Template = Annotated[
     str | None,
@@ -95,13 +104,6 @@ Reference = Annotated[
     bool, Parameter(show_default=False, help="Show the judge the right answer that each row holds.")
 ]
 
-PricesFile = Annotated[
-    Path | None,
-    Parameter(
-        name="--prices", help="A TOML file of prices for the cost table; see docs/configuration.md, Prices."
-    ),
-]
-
 SkipBadRows = Annotated[
     bool, Parameter(show_default=False, help="Leave out rows that cannot be read, and count them.")
 ]
@@ -112,63 +114,6 @@ MaxTokens = Annotated[PositiveInt, Parameter(converter=whole, help="Longest answ
 
 Temperature = Annotated[NonNegativeFloat, Parameter(help="Sampling temperature; 0 is greedy.")]
 
-TopP = Annotated[
-    NormFloat, Parameter(help="Sample from the most probable tokens that add up to this probability.")
-]
-
-TopK = Annotated[
-    NonNegativeInt, Parameter(converter=whole, help="Sample from so many most probable tokens; 0 from all.")
-]
-
-MinP = Annotated[
-    NormFloat, Parameter(help="Leave out tokens below this share of the most probable one's probability.")
-]
-
-RepetitionPenalty = Annotated[
-    PositiveFloat, Parameter(help="Divide the logits of tokens that occurred by this; 1 does nothing.")
-]
-
-FrequencyPenalty = Annotated[
-    float, Parameter(help="Take this from a token's logit for every time that it occurred; 0 does nothing.")
-]
-
-Stop = Annotated[
-    tuple[str, ...], Parameter(help="End the answer before this text; may be given several times.")
-]
-
-
-Schema = Annotated[Path | None, Parameter(help="A file of a JSON schema, which the answer keeps to.")]
-
-Regex = Annotated[
-    str | None,
-    Parameter(allow_leading_hyphen=True, help="A regular expression that the whole answer matches."),
-]
-
-Choice = Annotated[
-    tuple[str, ...],
-    Parameter(
-        allow_leading_hyphen=True, help="A text that may be the answer; give it once for each of them."
-    ),
-]
-
-
-def _empty_place(_: object, path: Path) -> None:
-    """Refuse a folder that holds something, before any work is done for it."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError("Something is there already; name another folder or remove it first.")
-
-
-def _evaluation_place(_: object, path: Path | None) -> None:
-    """Refuse what holds something else than an evaluation to go on with, before any work is done for it."""
-    if path is None or not path.exists():
-        return
-    if not path.is_dir():
-        raise ValueError("It is a file; name a folder.")
-    names = {entry.name for entry in path.iterdir()}
-    if names and names.isdisjoint(("records.jsonl", "evaluation.json")):
-        raise ValueError("It holds something else than an evaluation; name another folder.")
-
-
 Out = Annotated[Path, Parameter(validator=_empty_place, help="The new folder to write.")]
 
 EvaluationOut = Annotated[
@@ -177,8 +122,4 @@ EvaluationOut = Annotated[
         validator=_evaluation_place,
         help="Folder for the records and the result; a killed evaluation goes on there.",
     ),
-]
-
-Seed = Annotated[
-    NonNegativeInt, Parameter(converter=whole, help="Seed of everything that is drawn at random.")
 ]

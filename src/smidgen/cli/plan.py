@@ -98,11 +98,11 @@ def _seconds_an_answer(life: "Life") -> float:
     """Seconds that one answer takes when a few are decoded together."""
     from smidgen.data.types import Request, Sampling
     from smidgen.inference import open_engine
+    from smidgen.options import EngineOptions
 
     settings = life.recipe.evaluate
-    engine = open_engine(
-        life.recipe.model.base, thinking=life.recipe.model.thinking, batch_size=settings.batch_size
-    )
+    model = life.recipe.model
+    engine = open_engine(EngineOptions(model.base, thinking=model.thinking, batch_size=settings.batch_size))
     asked = life.test_samples[:PROBED_ANSWERS]
     sampling = Sampling(max_tokens=settings.max_tokens)
     started = time.perf_counter()

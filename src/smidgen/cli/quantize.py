@@ -8,8 +8,9 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveFloat, PositiveInt
 
 from smidgen.cli.console import Progress, print_json, say, size
-from smidgen.cli.options import Json, Out, naming_options, whole
+from smidgen.cli.options import Json, Out, naming_options
 from smidgen.cli.shipping import begin, ship
+from smidgen.options import whole
 
 if TYPE_CHECKING:
     from smidgen.backend import mx

@@ -1,0 +1,46 @@
+"""The options that commands and functions take together."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smidgen.cli.bench import bench
+from smidgen.cli.generate import generate
+from smidgen.cli.judge import judge
+from smidgen.data.types import Sampling
+from smidgen.errors import ConfigError
+from smidgen.options import DecodingOptions, EngineOptions, SamplingOptions
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"engine": "mlxx"}, r"there is no engine 'mlxx'; expected one of auto, .*\. Did you mean 'mlx'\?"),
+        ({"batch_size": 0}, "batch_size is 0; expected 1 or more"),
+        ({"kv_bits": 5}, "kv_bits is 5; expected 8 or 4"),
+        ({"timeout": 0.0}, r"timeout is 0\.0; expected seconds above 0"),
+        ({"timeout": float("inf")}, "timeout is inf; expected seconds above 0"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(settings: dict[str, Any], match: str):
+    with pytest.raises(ConfigError, match=match):
+        EngineOptions(**settings)
+
+
+def test_an_adapter_may_be_named_by_text():
+    assert EngineOptions(adapter="a/b").adapter == Path("a/b")
+
+
+def test_decoding_options_are_all_of_sampling_that_a_caller_sets():
+    assert SamplingOptions().sampling() == DecodingOptions().sampling() == Sampling()
+    names = [{field.name for field in fields(kind)} for kind in (Sampling, DecodingOptions)]
+    assert names[0] - names[1] == {"stop_after"}
+    drawn = DecodingOptions(max_tokens=3, seed=5, top_k=7, stop=("x",), stop_at_boxed=True).sampling()
+    assert drawn == Sampling(max_tokens=3, seed=5, top_k=7, stop=("x",), stop_at_boxed=True)
+
+
+@pytest.mark.parametrize("command", [bench, generate, judge])
+def test_no_command_lists_more_than_nine_parameters(command: Any):
+    assert command.__code__.co_argcount + command.__code__.co_kwonlyargcount <= 9
