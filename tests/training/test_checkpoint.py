@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from smidgen.backend import mx, nn
-from smidgen.config import ArchitectureConfig, TrainConfig
+from smidgen.config import ArchitectureConfig, SftConfig
 from smidgen.errors import ConfigError, ModelError
 from smidgen.files import read_jsonl
 from smidgen.models.graph import create, named_arrays
@@ -20,7 +20,7 @@ RUN = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from smidgen.config import ArchitectureConfig, TrainConfig
+from smidgen.config import ArchitectureConfig, SftConfig
 from smidgen.models.graph import create
 from smidgen.training.batches import Row, RowBatches, fixed_batches
 from smidgen.training.loop import train
@@ -29,7 +29,7 @@ SHAPE = ArchitectureConfig(
     hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
     intermediate_size=64, vocab_size=97,
 )
-CONFIG = TrainConfig(
+CONFIG = SftConfig(
     batch_size=2, gradient_accumulation=2, learning_rate=1e-2, dropout=0.2, weight_decay=0.1, epochs=4,
     checkpoint_every=5, validate_every=3, seed=4,
 )
@@ -103,7 +103,7 @@ def test_a_finished_run_keeps_two_checkpoints_and_does_nothing_more(tmp_path: Pa
 
 
 def run(tmp_path: Path, rows: list[Row], shape: ArchitectureConfig | None = None, **settings) -> list:
-    config = TrainConfig(**{"batch_size": 2, "checkpoint_every": 2, **settings})
+    config = SftConfig(**{"batch_size": 2, "checkpoint_every": 2, **settings})
     model = create(shape or scope["SHAPE"], seed=0)[0]
     return list(train(model, RowBatches(rows, batch_size=2), config, run_dir=tmp_path))
 
@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path):
 
 def test_an_early_stop_is_remembered(tmp_path: Path):
     rows = scope["rows"](8, 1)
-    config = TrainConfig(
+    config = SftConfig(
         batch_size=2, learning_rate=0.5, warmup=0, validate_every=1, patience=1, checkpoint_every=100
     )
 

@@ -7,7 +7,7 @@ import pytest
 from mlx.utils import tree_map
 
 from smidgen.backend import mx, nn
-from smidgen.config import ArchitectureConfig, LoraConfig, TrainConfig
+from smidgen.config import ArchitectureConfig, LoraConfig, SftConfig
 from smidgen.errors import ConfigError, WorkError
 from smidgen.files import read_jsonl
 from smidgen.models.graph import create, named_arrays
@@ -19,7 +19,7 @@ from smidgen.training.losses import negative_log_likelihood
 from smidgen.training.optimizer import AdamW
 
 Rows = Callable[..., list[Row]]
-CONFIG = TrainConfig(
+CONFIG = SftConfig(
     batch_size=4, learning_rate=3e-3, weight_decay=0.1, dropout=0.1, checkpoint_every=0, seed=3
 )
 PINNED = Path(__file__).with_name("trajectory.json")
@@ -48,7 +48,7 @@ def test_twenty_steps_are_as_they_were(tiny: nn.Module, make_rows: Rows):
 
 def test_training_learns_and_reports(tiny: nn.Module, make_rows: Rows):
     rows = make_rows(16)
-    config = TrainConfig(batch_size=8, learning_rate=3e-2)
+    config = SftConfig(batch_size=8, learning_rate=3e-2)
     results = list(train(tiny, RowBatches(rows, batch_size=8, epochs=8), config))
     assert results[-1].loss < 0.8 * results[0].loss
     assert [result.step for result in results] == list(range(1, 17))
@@ -61,7 +61,7 @@ def test_eight_times_one_is_one_times_eight(make_rows: Rows):
     runs = []
     for size, accumulation in ((8, 1), (1, 8), (3, 3)):
         model = create_tiny()
-        config = TrainConfig(batch_size=size, gradient_accumulation=accumulation, learning_rate=1e-3)
+        config = SftConfig(batch_size=size, gradient_accumulation=accumulation, learning_rate=1e-3)
         batches = RowBatches(
             make_rows(32), batch_size=size, gradient_accumulation=accumulation, epochs=1 if size != 3 else 0.5
         )
@@ -90,7 +90,7 @@ def test_the_gradient_is_clipped_after_it_is_reported(tiny: nn.Module, make_rows
     ]
     before = weights(tiny)
     optimizer = AdamW(tiny, CONFIG)
-    clipped = TrainConfig(gradient_clip=1e-3)
+    clipped = SftConfig(gradient_clip=1e-3)
     _, norm = optimizer_step(tiny, optimizer, [batch], clipped, step=1, learning_rate=0.0)
     assert norm == pytest.approx(global_norm(gradient), rel=1e-4)
     moments = [value for name, value in optimizer.state.items() if name.startswith("m.")]
@@ -110,7 +110,7 @@ def test_the_validation_loss_is_weighted_by_tokens(tiny: nn.Module, make_rows: R
 def test_dropout_does_not_reach_the_validation(tiny: nn.Module, make_rows: Rows):
     batches = fixed_batches(make_rows(4), 4)
     plain = validation_loss(tiny, batches)
-    config = TrainConfig(batch_size=4, dropout=0.5, learning_rate=1e-12)
+    config = SftConfig(batch_size=4, dropout=0.5, learning_rate=1e-12)
     (result,) = train(tiny, RowBatches(make_rows(4), batch_size=4), config, validation=batches)
     assert result.validation_loss == pytest.approx(plain, rel=1e-6)
     assert result.loss != pytest.approx(plain, rel=1e-5)
@@ -121,7 +121,7 @@ def overfitting(make_rows: Rows, tmp_path: Path, patience: int) -> tuple[list, l
     model = create_tiny()
     validation = fixed_batches(make_rows(8, seed=99), 8)
     kept = []
-    config = TrainConfig(learning_rate=3e-2, validate_every=1, patience=patience, warmup=0)
+    config = SftConfig(learning_rate=3e-2, validate_every=1, patience=patience, warmup=0)
     batches = RowBatches(make_rows(8), batch_size=8, epochs=16)
     results = list(
         train(
@@ -151,12 +151,12 @@ def test_the_best_is_kept_and_patience_stops(make_rows: Rows, tmp_path: Path):
 def test_without_validation_the_end_is_the_best(tiny: nn.Module, make_rows: Rows, tmp_path: Path):
     kept = []
     batches = RowBatches(make_rows(8), batch_size=4)
-    list(train(tiny, batches, TrainConfig(batch_size=4), run_dir=tmp_path, save=kept.append))
+    list(train(tiny, batches, SftConfig(batch_size=4), run_dir=tmp_path, save=kept.append))
     assert kept == [tmp_path / "best"]
 
 
 def test_metrics_are_one_line_a_step(tiny: nn.Module, make_rows: Rows, tmp_path: Path):
-    results = list(train(tiny, RowBatches(make_rows(12), batch_size=4), TrainConfig(), run_dir=tmp_path))
+    results = list(train(tiny, RowBatches(make_rows(12), batch_size=4), SftConfig(), run_dir=tmp_path))
     rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert [row["loss"] for row in rows] == [result.loss for result in results]
     assert set(rows[0]) == {
@@ -169,7 +169,7 @@ def test_only_the_update_moves(tiny: nn.Module, make_rows: Rows):
     lora = LoraConfig(rank=4, dropout=0.1)
     add_lora(tiny, lora, seed=0)
     before = weights(tiny)
-    config = TrainConfig(batch_size=4, lora=lora, learning_rate=1e-2)
+    config = SftConfig(batch_size=4, lora=lora, learning_rate=1e-2)
     results = list(train(tiny, RowBatches(make_rows(8), batch_size=4, epochs=5), config))
     assert results[-1].loss < results[0].loss
     for name, value in weights(tiny).items():
@@ -184,7 +184,7 @@ def test_a_quantised_base_learns_through_an_update(make_rows: Rows):
     model, config = create(shape, seed=0)
     quantize(model, config, bits=8, group_size=32)
     add_lora(model, LoraConfig(rank=4), seed=0)
-    settings = TrainConfig(batch_size=4, lora=LoraConfig(rank=4), learning_rate=1e-2)
+    settings = SftConfig(batch_size=4, lora=LoraConfig(rank=4), learning_rate=1e-2)
     results = list(train(model, RowBatches(make_rows(8), batch_size=4, epochs=5), settings))
     assert results[-1].loss < results[0].loss
 
@@ -192,7 +192,7 @@ def test_a_quantised_base_learns_through_an_update(make_rows: Rows):
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(tiny: nn.Module, make_rows: Rows):
     tiny.model.norm.weight = mx.full((32,), float("nan"))
     before = weights(tiny)
-    steps = train(tiny, RowBatches(make_rows(4), batch_size=4), TrainConfig())
+    steps = train(tiny, RowBatches(make_rows(4), batch_size=4), SftConfig())
     with pytest.raises(
         WorkError, match=r"step 1: the loss is nan .* finite; lower train.learning_rate, now 0.0"
     ):
@@ -205,7 +205,7 @@ def test_models_that_cannot_learn_are_refused(tiny: nn.Module, make_rows: Rows):
     batches = RowBatches(make_rows(4), batch_size=4)
     tiny.freeze()
     with pytest.raises(ConfigError, match=r"the model has no trainable weight; add \[train.lora\]"):
-        next(train(tiny, batches, TrainConfig()))
+        next(train(tiny, batches, SftConfig()))
 
 
 def test_the_norm_is_over_all_arrays():
@@ -219,7 +219,7 @@ def test_batches_of_different_padding_make_one_step(tiny: nn.Module, make_rows: 
     rows = make_rows(6)
     cuts: list[list[Batch]] = [[pad(rows)], [pad(rows[:1]), pad(rows[1:])]]
     seen = [
-        optimizer_step(create_tiny(), AdamW(tiny, CONFIG), cut, TrainConfig(), step=1, learning_rate=1e-3)
+        optimizer_step(create_tiny(), AdamW(tiny, CONFIG), cut, SftConfig(), step=1, learning_rate=1e-3)
         for cut in cuts
     ]
     np.testing.assert_allclose(seen[0], seen[1], rtol=1e-4)

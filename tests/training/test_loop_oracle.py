@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smidgen.config import TrainConfig
+from smidgen.config import SftConfig
 from smidgen.models.load import load
 from smidgen.models.save import save_model
 from smidgen.training.batches import Row, RowBatches
@@ -24,7 +24,7 @@ def test_training_is_that_of_torch(tiny_model_dir: Path, tmp_path: Path, make_ro
     transformers = pytest.importorskip("transformers")
     loaded = load(str(tiny_model_dir))
     rows = make_rows(24)
-    config = TrainConfig(
+    config = SftConfig(
         batch_size=4, gradient_accumulation=2, epochs=3, learning_rate=3e-3, weight_decay=0.1, warmup=0.3
     )
     arguments = {"batch_size": 4, "gradient_accumulation": 2, "epochs": 3}

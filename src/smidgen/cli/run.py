@@ -63,11 +63,11 @@ def run(
     json: Json = False,
 ) -> None:
     """Evaluate, train, evaluate again, quantise, evaluate that, and report, as a recipe says."""
-    from smidgen.config import read_prices, read_recipe
+    from smidgen.config import PretrainRecipe, read_prices, read_recipe
     from smidgen.runs import Run
 
     settings, price_list = read_recipe(recipe), read_prices(prices)
-    if settings.train.method == "pretrain" or settings.task == "none":
+    if isinstance(settings, PretrainRecipe) or settings.task == "none":
         raise ConfigError(f"{recipe} has no task to prove; train it with `smidgen train {recipe}`")
     if data is not None:
         sources = settings.data.model_copy(update={"train": data, "test": data})

@@ -10,7 +10,7 @@ from smidgen.cli.console import Progress, duration, print_json, say
 from smidgen.cli.options import Json, RecipeFile, RunsFolder
 
 if TYPE_CHECKING:
-    from smidgen.config import Recipe
+    from smidgen.config import PretrainRecipe
     from smidgen.data.types import StepResult
     from smidgen.runs import Run
 
@@ -21,12 +21,12 @@ TOKENIZER_DOCUMENTS = 20_000
 def train(recipe: RecipeFile, /, *, runs: RunsFolder = Path("runs"), json: Json = False) -> None:
     """Train as a recipe says, going on from the last checkpoint of its run folder."""
     from smidgen.cli.run import live
-    from smidgen.config import read_recipe, resolved_toml
+    from smidgen.config import Recipe, read_recipe, resolved_toml
     from smidgen.runs import Run
 
     settings = read_recipe(recipe)
     run = Run(runs / settings.name)
-    if settings.train.method == "sft":
+    if isinstance(settings, Recipe):
         summary = live(settings, run, only=("data", "train"))["training"]
     else:
         with run.lock():
@@ -39,7 +39,7 @@ def train(recipe: RecipeFile, /, *, runs: RunsFolder = Path("runs"), json: Json 
         say(f"{run.path('best')}: best of {summary['steps']} steps, {duration(summary['seconds'])}")
 
 
-def bind(run: "Run", recipe: "Recipe") -> None:
+def bind(run: "Run", recipe: "PretrainRecipe") -> None:
     """Refuse to go on with a run that was begun with other data or another model.
 
     Raises:
@@ -55,7 +55,7 @@ def bind(run: "Run", recipe: "Recipe") -> None:
     run.write_json("begun.json", wanted)
 
 
-def pretrain(recipe: "Recipe", run: "Run") -> dict[str, Any]:
+def pretrain(recipe: "PretrainRecipe", run: "Run") -> dict[str, Any]:
     """Make a tokenizer and a model from nothing and train it on the world's text; return what was done."""
     from smidgen.backend import device, mx
     from smidgen.data.corpus import curriculum, documents
@@ -65,7 +65,6 @@ def pretrain(recipe: "Recipe", run: "Run") -> dict[str, Any]:
     from smidgen.training.loop import train as train_model
     from smidgen.training.pretrain import PackedBatches, fast_encoder, packed_rows
 
-    assert recipe.model.architecture is not None  # a recipe without it is refused when it is read
     run.start(seeds={"data": recipe.data.seed, "train": recipe.train.seed}, data={}, device=device().name)
     folder = make_tokenizer(recipe, run)
     encode, separator = fast_encoder(folder / "tokenizer.json")
@@ -92,13 +91,12 @@ def pretrain(recipe: "Recipe", run: "Run") -> dict[str, Any]:
     return summary
 
 
-def make_tokenizer(recipe: "Recipe", run: "Run") -> Path:
+def make_tokenizer(recipe: "PretrainRecipe", run: "Run") -> Path:
     """Learn the tokenizer of a pretraining run once, into its folder `tokenizer`."""
     from smidgen.data.corpus import tokenizer_documents
     from smidgen.data.tokenizer import save_tokenizer, train_tokenizer
     from smidgen.files import atomic_folder
 
-    assert recipe.model.architecture is not None
     folder = run.path("tokenizer")
     if not folder.exists():
         texts = tokenizer_documents(recipe.data.seed, TOKENIZER_DOCUMENTS)

@@ -14,7 +14,7 @@ from mlx.utils import tree_map
 
 from smidgen import cpu_kernels
 from smidgen.backend import mx, nn
-from smidgen.config import TrainConfig
+from smidgen.config import SftConfig, TrainConfig
 from smidgen.data.types import StepResult
 from smidgen.errors import ConfigError, WorkError
 from smidgen.files import append_jsonl
@@ -48,7 +48,7 @@ def train(
         ConfigError: nothing is trainable, settings contradict each other, or `run_dir` holds another run.
         WorkError: the loss or the gradient is not finite.
     """
-    _check(model, config)
+    _check(model)
     optimizer = AdamW(model, config)
     checkpoints = Checkpoints(run_dir, config, batches.num_steps) if run_dir else None
     progress, position = checkpoints.restore(model, optimizer) if checkpoints else (Progress(), None)
@@ -108,8 +108,10 @@ def optimizer_step(
     """
     total = sum(batch.trained_tokens for batch in batches)
 
+    dropout = config.dropout if isinstance(config, SftConfig) else 0.0
+
     def share_of_loss(batch: Batch) -> mx.array:
-        return negative_log_likelihood(model, batch, config.dropout) / total
+        return negative_log_likelihood(model, batch, dropout) / total
 
     value_and_grad = nn.value_and_grad(model, share_of_loss)
     model.train()
@@ -163,11 +165,13 @@ def _note_validation(progress: Progress, measured: float, patience: int) -> bool
     return False
 
 
-def _check(model: nn.Module, config: TrainConfig) -> None:
-    """Refuse a model in which nothing can learn, and a dropout that would not be applied."""
-    if not named_arrays(model.trainable_parameters()):
+def _check(model: nn.Module) -> None:
+    """Refuse a model in which nothing can learn."""
+    trainable = named_arrays(model.trainable_parameters())
+    if not trainable:
         raise ConfigError("the model has no trainable weight; add [train.lora] to the recipe or unfreeze it")
-    if config.lora is None and any("scales" in module for module in model.modules()):
+    adapted = any(name.endswith(".lora_b") for name in trainable)
+    if not adapted and any("scales" in module for module in model.modules()):
         raise ConfigError(
             "a quantised model learns only through a low-rank update; add [train.lora] to the recipe"
         )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from smidgen.config import TrainConfig
+from smidgen.config import PretrainConfig
 from smidgen.errors import DataError, ModelError
 from smidgen.training.batches import Batch, Row, pad
 
@@ -87,7 +87,7 @@ class TokenStream:
 class PackedBatches:
     """Batches of full rows cut from a stream of documents."""
 
-    def __init__(self, documents: Documents, encode: Encode, separator: int, config: TrainConfig) -> None:
+    def __init__(self, documents: Documents, encode: Encode, separator: int, config: PretrainConfig) -> None:
         self._stream = TokenStream(documents, encode, separator)
         self._config = config
         self.num_steps = num_steps(config)
@@ -115,7 +115,7 @@ class PackedBatches:
         return _whole(self._stream.take(self._config.max_length + 1))
 
 
-def num_steps(config: TrainConfig) -> int:
+def num_steps(config: PretrainConfig) -> int:
     """Return the optimiser steps that see `total_tokens`."""
     return math.ceil(
         config.total_tokens / (config.batch_size * config.gradient_accumulation * config.max_length)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smidgen.config import TrainConfig
+from smidgen.config import SftConfig
 from smidgen.data.templates import Tokenizer, fit
 from smidgen.data.types import Message, Sample
 from smidgen.errors import DataError, first_few
@@ -30,7 +30,7 @@ class SftRows:
 
 
 def sft_rows(
-    samples: Sequence[Sample], tokenizer: Tokenizer, config: TrainConfig, *, thinking: bool = False
+    samples: Sequence[Sample], tokenizer: Tokenizer, config: SftConfig, *, thinking: bool = False
 ) -> SftRows:
     """Render samples with their targets as assistant turns, and cut what is longer than `config.max_length`.
 
@@ -56,7 +56,7 @@ def sft_rows(
     return SftRows(rows, cut_rows=sum(cut > 0 for cut in cuts))
 
 
-def saver(loaded: LoadedModel, config: TrainConfig) -> Callable[[Path], None]:
+def saver(loaded: LoadedModel, config: SftConfig) -> Callable[[Path], None]:
     """Return what writes a run's `best/`: the adapter where one is trained, else the whole model."""
     if config.lora is not None:
         lora = config.lora
@@ -64,7 +64,7 @@ def saver(loaded: LoadedModel, config: TrainConfig) -> Callable[[Path], None]:
     return lambda path: save_model(path, loaded.model, loaded.config, loaded.path)
 
 
-def _row(sample: Sample, tokenizer: Tokenizer, config: TrainConfig, thinking: bool) -> tuple[Row, int]:
+def _row(sample: Sample, tokenizer: Tokenizer, config: SftConfig, thinking: bool) -> tuple[Row, int]:
     """One sample's row and how many tokens it lost."""
     if sample.target is None:
         raise DataError("it has no target, the answer to learn")
