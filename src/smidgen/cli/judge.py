@@ -157,7 +157,8 @@ def judge_file(
     from smidgen.evaluation.records import read_log, wall_clock
     from smidgen.files import write_jsonl
     from smidgen.inference import engine_identity, open_engine
-    from smidgen.tasks import JudgeTask, Rubric, find_form
+    from smidgen.tasks import JudgeTask, find_form
+    from smidgen.tasks.judge import Rubric
 
     task = JudgeTask(find_form(judging.template or Rubric.name), reference=judging.reference)
     if task.form.singly:

@@ -4,7 +4,7 @@ The models here are the only place where a default is written. The string under 
 and becomes `docs/configuration.md`. Unknown keys are errors.
 """
 
-from smidgen.config.base import OneOf, Section, parse_table, sections_of, selector
+from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of, selector
 from smidgen.config.data import DataConfig, PretrainDataConfig
 from smidgen.config.evaluate import EvaluateConfig
 from smidgen.config.export import ExportConfig
@@ -22,6 +22,7 @@ from smidgen.config.recipe import (
     resolved_toml,
 )
 from smidgen.config.sft import SftConfig
+from smidgen.config.task import TaskConfig
 from smidgen.config.train import FinetuneConfig, LoraConfig, TrainConfig
 
 __all__ = [
@@ -46,12 +47,14 @@ __all__ = [
     "Recipe",
     "Section",
     "SftConfig",
+    "TaskConfig",
     "TrainConfig",
     "methods",
     "parse_recipe",
     "parse_table",
     "read_prices",
     "read_recipe",
+    "read_toml",
     "resolved_toml",
     "sections_of",
     "selector",

@@ -7,7 +7,7 @@ own, and one line in the union of `Recipe.train`.
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, get_args
 
 import tomli_w
 from pydantic import Field, model_validator
@@ -20,6 +20,7 @@ from smidgen.config.model import ModelConfig, NewModelConfig
 from smidgen.config.pretrain import PretrainConfig
 from smidgen.config.quantize import QuantizeConfig
 from smidgen.config.sft import SftConfig
+from smidgen.config.task import TaskConfig
 
 DEFAULT_METHOD = "sft"
 
@@ -36,8 +37,12 @@ class NamedRecipe(Section):
 class Recipe(NamedRecipe):
     """How a specialist is made of a trained model."""
 
-    task: Literal["judge", "intent", "none"] = "none"
-    """What the model is to do; `none` only trains."""
+    task: str | None = None
+    """What the model is to do: `judge`, `intent`, `answers`, or `own` for one described in `[settings]`."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the task; which there are is listed below, under each task."""
+    tasks: tuple[TaskConfig, ...] = ()
+    """Several tasks that one model learns together, each with its rows, in place of `task` and `[data]`."""
     model: ModelConfig = ModelConfig()
     """The model it starts from."""
     data: DataConfig = DataConfig()
@@ -53,8 +58,29 @@ class Recipe(NamedRecipe):
     export: ExportConfig | None = None
     """What others load; skipped when absent."""
 
+    @property
+    def all_tasks(self) -> tuple[TaskConfig, ...]:
+        """Every task with its rows; the only one of a recipe has an empty name."""
+        if self.task is None:
+            return self.tasks
+        alone = {"name": "", "task": self.task, "settings": self.settings, "data": self.data}
+        return (TaskConfig.model_construct(**alone),)
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """Every seed, by what it decides."""
+        return {"data": self.data.seed, "train": self.train.seed, "evaluate": self.evaluate.seed}
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if (self.task is None) == (not self.tasks):
+            given = "both 'task' and [[tasks]]" if self.tasks else "neither 'task' nor [[tasks]]"
+            raise ValueError(f'there is {given}; say what the model is to do once, as task = "judge"')
+        if self.tasks and (given := sorted({"settings", "data"} & self.model_fields_set)):
+            raise ValueError(f"[{given[0]}] belongs to one task; put it under each of [[tasks]]")
+        names = [task.name for task in self.tasks]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two of [[tasks]] have the name '{twice}'; give each its own")
         if self.export is not None and "peft" in self.export.formats and self.train.lora is None:
             raise ValueError('export.formats has "peft", and without [train.lora] there is no adapter')
         return self
@@ -69,6 +95,14 @@ class PretrainRecipe(NamedRecipe):
     """What it learns from."""
     train: PretrainConfig
     """How it learns."""
+    all_tasks: ClassVar[tuple[TaskConfig, ...]] = ()
+    quantize: ClassVar[None] = None
+    export: ClassVar[None] = None
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """Every seed, by what it decides."""
+        return {"data": self.data.seed, "train": self.train.seed}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -121,6 +155,7 @@ def parse_recipe(table: dict[str, Any], *, source: str) -> AnyRecipe:
 def resolved_toml(recipe: AnyRecipe) -> str:
     """The recipe with every default written out, as TOML."""
     table = recipe.model_dump(mode="json", exclude_none=True)
+    table = {key: value for key, value in table.items() if value not in ([], {})}
     table["train"] = {"method": recipe.train.method, **table["train"]}  # first, as it decides what follows
     return tomli_w.dumps(table)
 

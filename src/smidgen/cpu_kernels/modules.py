@@ -10,7 +10,7 @@ import numpy as np
 
 from smidgen.backend import blas_library, device, mx, nn
 from smidgen.cpu_kernels.backward import Backward
-from smidgen.cpu_kernels.block import LINEARS, Linear, BlockPlan
+from smidgen.cpu_kernels.block import LINEARS, BlockPlan, Linear
 from smidgen.cpu_kernels.forward import Forward
 from smidgen.cpu_kernels.team import usable
 

@@ -68,9 +68,7 @@ def examine_overlap(train: Sequence[Pair | Query], test: Sequence[Pair | Query])
     return _finding("leak", "error", leaked, LEAK)
 
 
-def examine_rows(
-    train: Sequence[Finding], test: Sequence[Finding], overlap: Sequence[Finding]
-) -> list[str]:
+def examine_rows(train: Sequence[Finding], test: Sequence[Finding], overlap: Sequence[Finding]) -> list[str]:
     """Findings as sentences, each with the rows that it is about."""
     named = (("training rows", train), ("test rows", [*test, *overlap]))
     return [f"{name}: {finding.message}" for name, findings in named for finding in findings]

@@ -6,7 +6,7 @@ from typing import Any
 from smidgen.evaluation.wording import headline_metric, words_of
 from smidgen.figures import formatting
 from smidgen.figures.columns import BY_LOGITS, numbers
-from smidgen.figures.formatting import ABSENT, dig, finite, rows_at, table_at
+from smidgen.figures.formatting import dig, finite, rows_at, table_at
 
 QUALITY = ("accuracy_both_orders", "consistency", "unparsed_rate")
 """Metrics that stand above the cost, after the most important one, where they were measured."""

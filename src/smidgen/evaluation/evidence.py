@@ -8,7 +8,7 @@ from markupsafe import Markup
 from smidgen.evaluation import wording
 from smidgen.figures import formatting
 from smidgen.figures.columns import BY_LOGITS, COLUMNS, TALL_ROW, ReportColumn, numbers, plain
-from smidgen.figures.formatting import ABSENT, dig, finite, rows_at, table_at
+from smidgen.figures.formatting import dig, finite, rows_at, table_at
 from smidgen.figures.plots import Interval, interval_plot
 from smidgen.tasks.words import MetricWords
 
@@ -74,13 +74,15 @@ def subsets(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[M
     names = [name for stage in stages for name in table_at(report, stage.key, "subsets")]
     reference = wording.words_of(report).chance
     rows = []
+    headline = wording.headline_metric(report)
     for name in dict.fromkeys(names):
-        metrics = [(stage, table_at(report, stage.key, "subsets", name, wording.headline_metric(report))) for stage in stages]
+        metrics = [
+            (stage, table_at(report, stage.key, "subsets", name, wording.headline_metric(report)))
+            for stage in stages
+        ]
         most = max((finite(metric.get("n")) or 0.0 for _, metric in metrics), default=0.0)
         rows.append(
-            _row(
-                name, MetricWords(name, f"n = {formatting.count(most)}"), metrics, reference=reference
-            )
+            _row(name, MetricWords(name, f"n = {formatting.count(most)}"), metrics, reference=reference)
         )
     return rows
 

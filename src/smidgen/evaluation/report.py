@@ -41,8 +41,13 @@ def build_report(report: Mapping[str, Any]) -> str:
     return _template("report.html.jinja").render(_page(report))
 
 
+def console_tables(report: Mapping[str, Any]) -> list[Table]:
+    """The metrics of every stage with their intervals, a table a task, for the end of a run in a terminal."""
+    return [console_table(view) for view in task_views(report)]
+
+
 def console_table(report: Mapping[str, Any]) -> Table:
-    """The metrics of every stage with their intervals, for the end of a run in a terminal."""
+    """The table of one task."""
     stages, words = evaluated(report), wording.words_of(report)
     table = Table(title=wording.headline(report), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     table.add_column("")

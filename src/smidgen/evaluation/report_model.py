@@ -1,7 +1,7 @@
 """What `report.json` holds, as types: the content of a run's report and of the report of one evaluation.
 
-Every key is optional but the few that each report has; a reader may rely on the types of those that are there.
-A task may add entries of its own to an evaluation (`Task.analyses`), so there unknown keys are kept.
+Every key is optional but the few that each report has; a reader may rely on the types of those that are
+there. A task may add entries of its own to an evaluation (`Task.analyses`), so there unknown keys are kept.
 """
 
 from typing import Any
@@ -103,6 +103,13 @@ class ModelFacts(_Part):
     path: str
 
 
+class CurvePoint(_Part):
+    """The loss of one step, in nats per token."""
+
+    step: int
+    loss: float | None
+
+
 class TrainingFacts(_Part):
     """The training: how long, how fast, and its loss curve."""
 
@@ -111,8 +118,8 @@ class TrainingFacts(_Part):
     chosen_step: int
     seconds: float
     tokens_per_second: float
-    curve: list[dict[str, float]]
-    validation: list[dict[str, float]]
+    curve: list[CurvePoint]
+    validation: list[CurvePoint]
 
 
 class Report(TaskEvidence):

@@ -1,8 +1,8 @@
 """An engine answers a task's samples, and the answers become evidence.
 
-`collect_log` is a generator that the caller drives: it yields each record once it is on disk, first those that
-an earlier, killed run left. `summarise` computes every metric from them, so a resumed
-evaluation and an uninterrupted one give the same numbers. No answer is ever asked for twice because it did
+`collect_log` is a generator that the caller drives: it yields each record once it is on disk, first those
+that an earlier, killed run left. `summarise` computes every metric from them, so a resumed evaluation and an
+uninterrupted one give the same numbers. No answer is ever asked for twice because it did
 not parse.
 """
 

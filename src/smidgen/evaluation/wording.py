@@ -56,7 +56,9 @@ def headline(report: Mapping[str, Any]) -> str:
     elif chance is not None and (finite(accuracy.get("low")) or 0.0) <= chance:
         worse = (finite(accuracy.get("high")) or 1.0) < chance
         verdict = "does worse than guessing" if worse else "cannot be told from guessing"
-        reason = f"the 95{PERCENT} interval, {span}, {'lies below' if worse else 'contains'} {percent(chance)}"
+        reason = (
+            f"the 95{PERCENT} interval, {span}, {'lies below' if worse else 'contains'} {percent(chance)}"
+        )
         claim = f"{subject} {verdict}: on {asked} it {result}, and {reason}"
     else:
         claim = f"{subject} {result} (95{PERCENT} interval {span}) on {asked}"

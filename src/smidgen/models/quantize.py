@@ -1,7 +1,7 @@
 """Quantisation: groups of weights become small numbers that share a scale.
 
-Which layer gets which width is a `QuantizationPlan`. The folder that `save_model` writes of a quantised model is in
-mlx-lm's own format, with the settings of layers that differ from most under their names. A tied head is
+Which layer gets which width is a `QuantizationPlan`. The folder that `save_model` writes of a quantised model
+is in mlx-lm's own format, with the settings of layers that differ from most under their names. A tied head is
 quantised with the embedding.
 """
 

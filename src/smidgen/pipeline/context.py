@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from smidgen.config import Prices, Recipe, TaskConfig
+from smidgen.config import AnyRecipe, FinetuneConfig, LoraConfig, Prices, Recipe, TaskConfig
 from smidgen.data.types import Sample, Sampling
 from smidgen.errors import DataError
 from smidgen.files import sha256_file
@@ -98,7 +98,7 @@ class TaskContext:
 class RunContext:
     """One recipe in its run folder."""
 
-    recipe: Recipe
+    recipe: AnyRecipe
     run: Run
     prices: Prices = field(default_factory=Prices)
 
@@ -108,9 +108,20 @@ class RunContext:
         return tuple(TaskContext(config) for config in self.recipe.all_tasks)
 
     @property
+    def specialist(self) -> Recipe:
+        """The recipe, for what only a specialist's has: a base model and evaluations."""
+        assert isinstance(self.recipe, Recipe)
+        return self.recipe
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """The settings of the adapter that is trained; None where every weight is."""
+        return self.recipe.train.lora if isinstance(self.recipe.train, FinetuneConfig) else None
+
+    @property
     def sampling(self) -> Sampling:
         """How answers are drawn in every evaluation."""
-        settings = self.recipe.evaluate
+        settings = self.specialist.evaluate
         return Sampling(max_tokens=settings.max_tokens, temperature=settings.temperature, seed=settings.seed)
 
     @property
@@ -134,20 +145,20 @@ class RunContext:
             model=model,
             adapter=adapter,
             engine=kind,  # type: ignore[arg-type]
-            thinking=self.recipe.model.thinking,
-            batch_size=self.recipe.evaluate.batch_size,
+            thinking=self.specialist.model.thinking,
+            batch_size=self.specialist.evaluate.batch_size,
         )
 
     @property
     def base_engine(self) -> EngineOptions:
         """How the base model is opened."""
-        return self.engine(self.recipe.model.base)
+        return self.engine(self.specialist.model.base)
 
     @property
     def trained(self) -> tuple[str, Path | None]:
         """The trained model: the base with the new adapter, or a whole model."""
-        if self.recipe.train.lora is not None:
-            return self.recipe.model.base, self.best
+        if self.lora is not None:
+            return self.specialist.model.base, self.best
         return str(self.best), None
 
     @property

@@ -71,7 +71,7 @@ def run_evaluation(
     method = method or task.methods[0]
     if method not in task.methods:
         raise ConfigError(
-            f"the task {task.name} cannot be evaluated with --method {method}; leave it out, or choose one of "
+            f"the task {task.name} cannot be evaluated with --method {method}; leave it out, or use one of "
             f"{', '.join(task.methods)}"
         )
     reset_peak_memory()
@@ -98,11 +98,11 @@ def run_evaluation(
         opened.close()
     if unused:
         shown = first_few(unused, ", ")
-        yield MessageEvent(stage, f"{len(unused):,} rows of {engine.model} answer nothing that is asked: {shown}")
+        yield MessageEvent(
+            stage, f"{len(unused):,} rows of {engine.model} answer nothing that is asked: {shown}"
+        )
     name = f"{engine.model} + {engine.adapter}" if engine.adapter else engine.model
-    found = summarise(
-        task, samples, log, model=name, data=data, seed=sampling.seed, peak_memory_bytes=peak
-    )
+    found = summarise(task, samples, log, model=name, data=data, seed=sampling.seed, peak_memory_bytes=peak)
     records = [logged.record for logged in log]
     analyses = task.analyses(records, rows, model=engine.model)
     result = found.to_json() | {
@@ -117,9 +117,7 @@ def run_evaluation(
     return Evaluated(result, records, analyses.files)
 
 
-def _collect(
-    stage: str, task: Task, log: Iterable[LoggedRecord], total: int
-) -> Work[list[LoggedRecord]]:
+def _collect(stage: str, task: Task, log: Iterable[LoggedRecord], total: int) -> Work[list[LoggedRecord]]:
     """Gather the records as they are written, and tell how many are right and could be read."""
     found: list[LoggedRecord] = []
     right = parsed = 0.0
@@ -216,7 +214,7 @@ def comparison(context: RunContext, task: TaskContext, first: str, second: str) 
         task.task,
         records_of(context, task, first),
         records_of(context, task, second),
-        seed=context.recipe.evaluate.seed,
+        seed=context.specialist.evaluate.seed,
     )
     metrics = {name: compared.to_json() for name, compared in found.items()}
     headline = next(iter(metrics))

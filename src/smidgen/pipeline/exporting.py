@@ -1,11 +1,11 @@
-"""The artefacts of a run that other programs load: made from the trained model, and evaluated as they ship."""
+"""The artefacts that other programs load: made from the trained model, and evaluated as they ship."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smidgen.config import Recipe
+from smidgen.config import AnyRecipe
 from smidgen.data.prompts import read_prompts
 from smidgen.export.fused import MAX_DRIFT, export_fused
 from smidgen.export.gguf import verify_gguf, write_gguf
@@ -50,7 +50,7 @@ class Artefact:
     loads: int = 1
 
 
-def artefacts_of(recipe: Recipe) -> list[Artefact]:
+def artefacts_of(recipe: AnyRecipe) -> list[Artefact]:
     """What a recipe makes for other programs, in order, the quantised model among them."""
     found = []
     if recipe.quantize is not None:
@@ -67,7 +67,7 @@ def artefacts_of(recipe: Recipe) -> list[Artefact]:
     return found
 
 
-def exporting_stages(recipe: Recipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
+def exporting_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
     """For each artefact a stage that makes it, and one that evaluates it on every task."""
     return [
         stage
@@ -150,7 +150,7 @@ def _as_model(context: RunContext, folder: Path) -> EngineOptions:
 
 
 def _as_adapter(context: RunContext, folder: Path) -> EngineOptions:
-    return context.engine(context.recipe.model.base, adapter=folder, kind="mlx")
+    return context.engine(context.specialist.model.base, adapter=folder, kind="mlx")
 
 
 def _as_gguf(context: RunContext, folder: Path) -> EngineOptions:
@@ -158,7 +158,7 @@ def _as_gguf(context: RunContext, folder: Path) -> EngineOptions:
 
 
 def _make_peft(context: RunContext, folder: Path) -> dict[str, Any]:
-    export_peft(context.best, context.recipe.model.base, folder)
+    export_peft(context.best, context.specialist.model.base, folder)
     return {}
 
 

@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from smidgen.backend import mx, nn
-from smidgen.config import PretrainConfig, Recipe, SftConfig
+from smidgen.config import PretrainRecipe, SftConfig
 from smidgen.data.corpus import curriculum, documents, tokenizer_documents
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.tokenizer import END_OF_TEXT, TURN_END, save_tokenizer, train_tokenizer
@@ -22,7 +22,10 @@ from smidgen.models.load import load
 from smidgen.models.lora import add_lora
 from smidgen.models.save import save_model
 from smidgen.pipeline.context import RunContext
-from smidgen.training.batches import BatchSource, RowBatches, TrainBatch, TrainingPlan, fixed_batches, plan_training
+from smidgen.training.batches import Batch as TrainBatch
+from smidgen.training.batches import BatchSource, RowBatches, fixed_batches
+from smidgen.training.batches import Plan as TrainingPlan
+from smidgen.training.batches import plan as plan_training
 from smidgen.training.pretrain import PackedBatches, fast_encoder, packed_rows
 from smidgen.training.sft import saver, sft_rows
 
@@ -59,9 +62,9 @@ def prepare_training(context: RunContext) -> TrainingJob:
 
 def _prepare_sft(context: RunContext) -> TrainingJob:
     """Completions of samples, on a loaded model with or without an adapter."""
-    settings, thinking = context.recipe.train, context.recipe.model.thinking
+    settings, thinking = context.recipe.train, context.specialist.model.thinking
     assert isinstance(settings, SftConfig)
-    loaded = load(context.recipe.model.base)
+    loaded = load(context.specialist.model.base)
     context_length = loaded.config.get("max_position_embeddings") or settings.max_length
     if settings.max_length > context_length:
         raise ConfigError(
@@ -93,8 +96,9 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
 
 def _prepare_pretraining(context: RunContext) -> TrainingJob:
     """Every token of the world's text, on a model that is made from nothing."""
-    recipe, settings = context.recipe, context.recipe.train
-    assert isinstance(settings, PretrainConfig) and recipe.model.architecture is not None
+    recipe = context.recipe
+    assert isinstance(recipe, PretrainRecipe)
+    settings = recipe.train
     folder = context.run.path(TOKENIZER)
     if not folder.exists():  # a plan measures before any stage has run, and keeps nothing
         folder = Path(mkdtemp(prefix="smidgen-plan-")) / TOKENIZER
@@ -124,9 +128,8 @@ METHODS: Mapping[str, Callable[[RunContext], TrainingJob]] = {
 }
 
 
-def make_tokenizer(recipe: Recipe, folder: Path) -> None:
+def make_tokenizer(recipe: PretrainRecipe, folder: Path) -> None:
     """Learn the tokenizer of a pretraining recipe into a folder."""
-    assert recipe.model.architecture is not None
     texts = tokenizer_documents(recipe.data.seed, TOKENIZER_DOCUMENTS)
     tokenizer = train_tokenizer(texts, recipe.model.architecture.vocab_size)
     with atomic_folder(folder, replace=True) as partial:

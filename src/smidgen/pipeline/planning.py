@@ -48,9 +48,7 @@ def plan_run(context: RunContext) -> RunPlan:
     check(context)
     probes = Probes(context)
     training = probes.training
-    stages = [
-        PlannedStage(stage.name, *stage.estimate(context, probes)) for stage in stages_of(context)
-    ]
+    stages = [PlannedStage(stage.name, *stage.estimate(context, probes)) for stage in stages_of(context)]
     return RunPlan(
         recipe=context.recipe.name,
         training=training,

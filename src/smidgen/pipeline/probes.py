@@ -39,13 +39,13 @@ class Probes:
     def load_seconds(self) -> float:
         """Seconds to load the base model."""
         started = time.perf_counter()
-        load(self.context.recipe.model.base)
+        load(self.context.specialist.model.base)
         return time.perf_counter() - started
 
     @cached_property
     def base_bytes(self) -> int:
         """Bytes of the base model's weights."""
-        files = weight_files(load(self.context.recipe.model.base).path)
+        files = weight_files(load(self.context.specialist.model.base).path)
         return sum(file.stat().st_size for file in files)
 
     @cached_property
@@ -66,7 +66,7 @@ class Probes:
     def _measure_answers(self, task: TaskContext, method: str) -> float:
         engine = open_engine(self.context.base_engine, scores=method != "generate")
         asked = task.test_samples[:PROBED_ANSWERS]
-        sampling = Sampling(max_tokens=self.context.recipe.evaluate.max_tokens)
+        sampling = Sampling(max_tokens=self.context.specialist.evaluate.max_tokens)
         requests = [Request(sample, sampling, logprobs=False) for sample in asked]
         started = time.perf_counter()
         for _ in task.task.answer_with(engine, method).complete(requests):

@@ -1,17 +1,25 @@
-"""Quantising: a loaded model made smaller, with what was measured of its layers, and the stages that do it."""
+"""Quantising: a loaded model made smaller, what was measured of its layers, and the stages that do it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from smidgen.backend import cache_dir, mx
-from smidgen.config import DEFAULT_GROUP_SIZE, QuantizeConfig, Recipe
+from smidgen.config import DEFAULT_GROUP_SIZE, AnyRecipe, QuantizeConfig
 from smidgen.evaluation.sensitivity import markdown, page
 from smidgen.figures.formatting import size
 from smidgen.files import content_hash, read_json, sha256_json, write_json, write_text
 from smidgen.models.load import LoadedModel, load, resolve
 from smidgen.models.lora import fuse
-from smidgen.models.quantize import QuantizationPlan, Setting, Size, make_plan, quantizable, quantize_as, size_of
+from smidgen.models.quantize import (
+    QuantizationPlan,
+    Setting,
+    Size,
+    make_plan,
+    quantizable,
+    quantize_as,
+    size_of,
+)
 from smidgen.models.save import save_model, stored_dtype
 from smidgen.models.sensitivity import Effects, Predictions, affordable, choose, measure
 from smidgen.pipeline.calibration_texts import calibration_rows, sample_rows
@@ -19,12 +27,14 @@ from smidgen.pipeline.context import RunContext, TaskContext, source_hash
 from smidgen.pipeline.evaluating import evaluation_stage
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
+from smidgen.pipeline.shipping import Publication, card_source, publish
+from smidgen.pipeline.sources import WORLD
 from smidgen.pipeline.stage import Estimate, Stage
 
 SUMMARY, FOLDER, RECORD = "quantize.json", "quantized", "sensitivity.jsonl"
 
 
-def quantizing_stages(recipe: Recipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
+def quantizing_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
     """Make the trained model smaller, and evaluate that; none if the recipe does not ask for it."""
     if recipe.quantize is None:
         return []
@@ -59,7 +69,7 @@ def check_quantizing(context: RunContext) -> None:
     settings = context.recipe.quantize
     if settings is None:
         return
-    loaded = load(context.recipe.model.base)
+    loaded = load(context.specialist.model.base)
     plan = make_plan(loaded.model, loaded.config, settings)
     if settings.target_bits is not None:
         free = [name for name in quantizable(loaded.model, loaded.config) if name not in plan]
@@ -80,14 +90,14 @@ def _estimate(context: RunContext, probes: Probes) -> Estimate:
     if settings.target_bits is not None:
         training = probes.training
         a_token = 60 * training["minutes"] / training["tokens"] / 3
-        layers = 7 * int(load(context.recipe.model.base).config.get("num_hidden_layers") or 1)
+        layers = 7 * int(load(context.specialist.model.base).config.get("num_hidden_layers") or 1)
         seconds += a_token * settings.calibration_tokens * layers * len(settings.candidate_bits)
     return Estimate(seconds / 60, probes.memory_bytes)
 
 
 def _calibration(context: RunContext, loaded: LoadedModel) -> list[list[int]]:
     """Rows of tokens to measure quantised layers on: those that are learnt, unless a file is named."""
-    settings, thinking = context.recipe.quantize, context.recipe.model.thinking
+    settings, thinking = context.recipe.quantize, context.specialist.model.thinking
     assert settings is not None
     source, num_tokens = settings.calibration, settings.calibration_tokens
     if source is None:
@@ -102,7 +112,7 @@ def _quantize(context: RunContext) -> Work[None]:
     loaded = load(model, adapter=adapter)
     fuse(loaded.model)
     # What is trained as a whole is kept in float32; the copy has the base's own dtype.
-    dtype = stored_dtype(resolve(context.recipe.model.base))
+    dtype = stored_dtype(resolve(context.specialist.model.base))
     done = yield from shrink(
         loaded,
         settings,
@@ -113,6 +123,30 @@ def _quantize(context: RunContext) -> Work[None]:
     save_model(context.run.path(FOLDER), loaded.model, done.config, loaded.path, dtype=dtype)
     write_sensitivity(context.run.path(FOLDER), done)
     context.run.write_json(SUMMARY, done.facts())
+
+
+def quantize_model(name: str, out: Path, settings: QuantizeConfig) -> Work[dict[str, Any]]:
+    """Write a quantised copy of a model with its card; they appear together.
+
+    Returns:
+        Sizes and settings of the copy.
+    """
+    loaded = load(name)
+
+    def rows() -> list[list[int]]:
+        source = settings.calibration or WORLD
+        return calibration_rows(source, loaded.tokenizer, settings.calibration_tokens)
+
+    dtype = stored_dtype(loaded.path)
+    done = yield from shrink(loaded, settings, rows, dtype=dtype, record=None)
+
+    def make(folder: Path) -> dict[str, Any]:
+        save_model(folder, loaded.model, done.config, loaded.path, dtype=dtype)
+        write_sensitivity(folder, done)
+        return {"format": "mlx", **done.facts()}
+
+    nowhere = Publication()
+    return publish(make, out, card_source(name, None, nowhere), quantized_name(settings), nowhere)
 
 
 def quantized_name(settings: QuantizeConfig) -> str:
@@ -174,10 +208,12 @@ def shrink(
         dtype: of what stays floating.
         record: keeps what was measured; None for a file in the cache, by the weights, rows and settings.
     """
-
     plan = make_plan(loaded.model, loaded.config, settings)
     before = size_of(loaded.model, stored_dtype(loaded.path))
-    yield MessageEvent("quantize", f"before: {before.num_bytes:,} bytes of weights, {before.bits_per_weight:.3f} bits per weight")
+    yield MessageEvent(
+        "quantize",
+        f"before: {before.num_bytes:,} bytes of weights, {before.bits_per_weight:.3f} bits per weight",
+    )
     table = None
     if settings.target_bits is not None:
         measured = rows()
@@ -196,7 +232,6 @@ def shrink(
 
 def write_sensitivity(folder: Path, done: Shrunk) -> None:
     """Write the table of measured effects, where there is one, as JSON, Markdown and a page with a figure."""
-
     if done.sensitivity is None:
         return
     write_json(folder / "sensitivity.json", done.sensitivity)
@@ -213,7 +248,6 @@ def _measured_plan(
     record: Path,
 ) -> Work[tuple[QuantizationPlan, dict[str, Any]]]:
     """The plan that the measured effects ask for, and the table of them."""
-
     model, group_size = loaded.model, settings.group_size or DEFAULT_GROUP_SIZE
     layers = quantizable(model, loaded.config)
     free = [name for name in layers if name not in fixed]
@@ -232,7 +266,9 @@ def _measured_plan(
     chosen = choose(effects, costs, budget)
     plan: QuantizationPlan = {**{name: Setting(bits, group_size) for name, bits in chosen.items()}, **fixed}
     whole_effect = predictions.divergence(plan)
-    yield MessageEvent("quantize", f"divergence on {sum(map(len, rows)):,} tokens: {whole_effect:.4g} nats a token")
+    yield MessageEvent(
+        "quantize", f"divergence on {sum(map(len, rows)):,} tokens: {whole_effect:.4g} nats a token"
+    )
     table = {
         "model": loaded.name,
         "target_bits": settings.target_bits,
@@ -269,8 +305,5 @@ def _sized(of: Size) -> dict[str, Any]:
 
 def _cached_record(loaded: LoadedModel, rows: Sequence[Sequence[int]], settings: QuantizeConfig) -> Path:
     """The file in the cache that keeps what was measured of these weights on these rows."""
-
     key = sha256_json([content_hash(loaded.path), rows, settings.group_size])
     return cache_dir() / "sensitivity" / f"{key}.jsonl"
-
-

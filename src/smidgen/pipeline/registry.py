@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from smidgen.config import Recipe
+from smidgen.config import AnyRecipe
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.evaluating import evaluation_stage
 from smidgen.pipeline.exporting import exporting_stages
@@ -14,7 +14,7 @@ from smidgen.pipeline.training import data_stages, training_stages
 Tasks = tuple[TaskContext, ...]
 
 
-def _base_evaluations(recipe: Recipe, tasks: Tasks) -> list[Stage]:
+def _base_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
     """The base model on every task."""
     return [
         evaluation_stage("before", task, lambda context: context.base_engine, needs=("data",))
@@ -22,7 +22,7 @@ def _base_evaluations(recipe: Recipe, tasks: Tasks) -> list[Stage]:
     ]
 
 
-def _trained_evaluations(recipe: Recipe, tasks: Tasks) -> list[Stage]:
+def _trained_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
     """The trained model on every task, by every method that the task has."""
     needs = ("data", "train")
     found = [
@@ -50,7 +50,7 @@ def _trained_evaluations(recipe: Recipe, tasks: Tasks) -> list[Stage]:
     ]
 
 
-KINDS: tuple[Callable[[Recipe, Tasks], list[Stage]], ...] = (
+KINDS: tuple[Callable[[AnyRecipe, Tasks], list[Stage]], ...] = (
     data_stages,
     _base_evaluations,
     training_stages,

@@ -1,11 +1,11 @@
-"""The last stage of a run: report.json, report.html and model cards, from what the stages left in its folder."""
+"""The last stage of a run: report.json, report.html and model cards, from what the other stages left."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from smidgen.backend import device
-from smidgen.config import Prices, resolved_toml
+from smidgen.config import Prices, Recipe, resolved_toml
 from smidgen.data.types import Record
 from smidgen.evaluation.cost import cost_table
 from smidgen.evaluation.report import build_report
@@ -126,7 +126,7 @@ def _merge(content: dict[str, Any], entry: Mapping[str, Any]) -> None:
             content[key] = value
 
 
-def evaluation_report(result: Mapping[str, Any], *, rows: int, prices: Prices, usage: Any = None) -> Report:
+def evaluation_report(result: Mapping[str, Any], *, rows: int, seed: int, prices: Prices) -> Report:
     """The report of one evaluation, of a model as it was found."""
     source = Path(result["data"])
     asked = {
@@ -134,7 +134,7 @@ def evaluation_report(result: Mapping[str, Any], *, rows: int, prices: Prices, u
         "rows": rows,
         "sha256": sha256_file(source) if source.is_file() else None,
     }
-    facts = provenance(seeds={"evaluate": result["seed"]}, data={}) | {"device": device().name}
+    facts = provenance(seeds={"evaluate": seed}, data={}) | {"device": device().name}
     return Report.model_validate(
         {
             "name": result["model"],
@@ -167,7 +167,7 @@ def _made_with(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _limits(context: RunContext) -> list[str]:
     """What a reader should know before believing the figures."""
     limits = dict.fromkeys(task.blank.words.limits for task in context.tasks)
-    bundled = [_BUNDLED] if context.tasks and context.recipe.model.base == "smidgen:nano" else []
+    bundled = [_BUNDLED] if context.tasks and context.specialist.model.base == "smidgen:nano" else []
     findings = [
         f"{name}: {finding}" if name else finding
         for name, facts in facts_by_task(context).items()
@@ -183,20 +183,19 @@ def _provenance(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]
         for role in ("train", "test")
     }
     made = _made_with(facts) | {"data": data}
-    if context.recipe.model.architecture is not None:
+    if not isinstance(context.recipe, Recipe):
         return made
-    base = context.recipe.model.base
+    base = context.specialist.model.base
     return made | {"base_model": {"name": base, "sha256": content_hash(resolve(base))}}
 
 
 def _sizes(context: RunContext) -> dict[str, int]:
     """Bytes of the weights of each model; an adapter comes on top of its base."""
-    recipe, files = context.recipe, {}
-    base = [] if recipe.model.architecture is not None else weight_files(resolve(recipe.model.base))
-    if base:
-        files["before"] = base
-    adapter = [*base, *context.best.glob("*.safetensors")]
-    files["after"] = adapter if recipe.train.lora else weight_files(context.best)
+    recipe = context.recipe
+    base = weight_files(resolve(recipe.model.base)) if isinstance(recipe, Recipe) else []
+    adapter = list(context.best.glob("*.safetensors")) if context.lora else []
+    files = {"before": base} if base else {}
+    files["after"] = [*base, *adapter] if adapter else weight_files(context.best)
     if recipe.quantize:
         files["quantized"] = weight_files(context.run.path("quantized"))
     return {name: sum(file.stat().st_size for file in found) for name, found in files.items()}

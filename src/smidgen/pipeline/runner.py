@@ -11,13 +11,13 @@ from typing import Any
 
 from smidgen import __version__
 from smidgen.backend import device
-from smidgen.config import resolved_toml
+from smidgen.config import Recipe, resolved_toml
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.files import content_hash, read_json, sha256_json
 from smidgen.inference.sampling import check_sampling
 from smidgen.models.load import resolve
 from smidgen.pipeline.context import RunContext
-from smidgen.pipeline.events import Event, EventLog, StageEvent
+from smidgen.pipeline.events import Event, EventLog, StageEvent, Work
 from smidgen.pipeline.jobs import prepare_training
 from smidgen.pipeline.quantizing import check_quantizing
 from smidgen.pipeline.registry import stages_of
@@ -25,9 +25,7 @@ from smidgen.pipeline.stage import Stage
 from smidgen.runs import Run
 
 
-def run_recipe(
-    context: RunContext, *, from_stage: str | None = None, only: Sequence[str] = ()
-) -> Iterator[Event]:
+def run_recipe(context: RunContext, *, from_stage: str | None = None, only: Sequence[str] = ()) -> Work[None]:
     """Go through the stages that are due, or through those of `only`, yielding what happens.
 
     Nothing is written before the recipe and its rows were read without a fault.
@@ -65,24 +63,25 @@ def check(context: RunContext) -> None:
     Raises:
         UserError: something about the recipe or its rows is wrong; nothing was written.
     """
+    if not context.tasks:  # pretraining makes its own rows
+        return
     check_sampling(context.sampling)
     for task in context.tasks:
         task.check()
     check_quantizing(context)
-    if context.tasks:  # pretraining makes its own rows
-        prepare_training(context)
+    prepare_training(context)
 
 
 def inputs_hash(context: RunContext, stage: Stage) -> str:
     """Fingerprint of all that decides what a stage writes."""
     inputs: dict[str, Any] = {
         "version": __version__,
-        "settings": context.recipe.model_dump(mode="json", include=set(stage.tables)),
+        "settings": context.recipe.model_dump(mode="json", include={*stage.tables}),
         "stages": {name: context.run.outputs_hash(name) for name in stage.needs},
         **stage.inputs(context),
     }
-    if "model" in stage.tables and context.recipe.model.architecture is None:
-        inputs["model"] = content_hash(resolve(context.recipe.model.base))
+    if "model" in stage.tables and isinstance(context.recipe, Recipe):
+        inputs["model"] = content_hash(resolve(context.specialist.model.base))
     return sha256_json(inputs)
 
 
@@ -109,13 +108,11 @@ def _go_through(context: RunContext, stages: Sequence[Stage]) -> Iterator[Event]
 
 def _start(context: RunContext) -> None:
     """Write the provenance of a run that begins, or begins again."""
-    recipe = context.recipe
-    seeds = {"data": recipe.data.seed, "train": recipe.train.seed, "evaluate": recipe.evaluate.seed}
     hashes = {}
     for task in context.tasks:
         data, found = task.config.data, task.source_hashes()
         hashes |= {task.named("train"): found[data.train], task.named("test"): found[data.test]}
-    context.run.start(seeds=seeds, data=hashes, device=device().name)
+    context.run.start(seeds=context.recipe.seeds, data=hashes, device=device().name)
 
 
 def _begin(run: Run, stage: Stage, inputs: str) -> None:

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from smidgen.config import Recipe
+from smidgen.config import AnyRecipe, PretrainRecipe, Recipe
 from smidgen.files import read_json, write_jsonl
 from smidgen.models.graph import named_arrays
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.jobs import TOKENIZER, TOKENIZER_DOCUMENTS, make_tokenizer, prepare_training
-from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.sources import data_facts
 from smidgen.pipeline.stage import Estimate, Stage
 from smidgen.training.loop import train
@@ -21,9 +20,9 @@ TOKENIZER_SECONDS = 20.0
 """A tokenizer of a few thousand entries, learnt from `TOKENIZER_DOCUMENTS` on two cores."""
 
 
-def data_stages(recipe: Recipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
+def data_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
     """The stage that writes down what is trained on and evaluated."""
-    if recipe.train.method == "pretrain":
+    if isinstance(recipe, PretrainRecipe):
         return [
             Stage(
                 "data",
@@ -46,7 +45,7 @@ def data_stages(recipe: Recipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
     ]
 
 
-def training_stages(recipe: Recipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
+def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
     """The stage that trains, whatever the method."""
     return [
         Stage(
@@ -70,12 +69,13 @@ def _data_inputs(context: RunContext) -> Mapping[str, Any]:
 
 
 def _make_tokenizer(context: RunContext) -> Work[None]:
+    assert isinstance(context.recipe, PretrainRecipe)
     make_tokenizer(context.recipe, context.run.path(TOKENIZER))
     yield MessageEvent("data", f"learnt a tokenizer from {TOKENIZER_DOCUMENTS:,} documents")
 
 
 def _write_samples(context: RunContext) -> Work[None]:
-    """Write the samples as they will be trained and evaluated, and say what should not be believed of them."""
+    """Write the samples as they will be trained and evaluated, and report what is suspect about them."""
     write_jsonl(context.run.path("data/train.jsonl"), map(asdict, context.learnt_samples))
     write_jsonl(context.run.path("data/validation.jsonl"), map(asdict, context.validation_samples))
     facts: dict[str, Any] = {}
@@ -112,12 +112,10 @@ def _train(context: RunContext) -> Work[None]:
         save=job.save,
     ):
         last = result
-        values = {"loss": result.loss, **result.metrics}
+        values = {"loss": result.loss}
         if result.validation_loss is not None:
             values["validation"] = result.validation_loss
-        yield StepEvent(
-            "train", result.step, job.batches.num_steps, tokens=result.tokens, values=values
-        )
+        yield StepEvent("train", result.step, job.batches.num_steps, tokens=result.tokens, values=values)
     counts = {
         name: sum(array.size for array in named_arrays(tree).values())
         for name, tree in (
@@ -139,18 +137,19 @@ def _train(context: RunContext) -> Work[None]:
 
 
 def _training_entry(context: RunContext) -> Mapping[str, Any]:
-    summary, lora = read_json(context.run.path(SUMMARY)), context.recipe.train.lora
+    summary, lora = read_json(context.run.path(SUMMARY)), context.lora
     steps = context.run.read_jsonl(METRICS)
     validated = [step for step in steps if step["validation_loss"] is not None]
     chosen = min(validated, key=lambda step: step["validation_loss"], default=steps[-1])
     seconds = sum(step["seconds"] for step in steps)
     return {
         "model": {
-            "base": context.recipe.model.base,
-            "thinking": context.recipe.model.thinking,
+            **_base(context.recipe),
             "parameters": summary["parameters"] - (summary["trained_parameters"] if lora else 0),
             "trained_parameters": summary["trained_parameters"],
-            "method": f"LoRA rank {lora.rank}, alpha {lora.alpha:g}" if lora else _method_name(context.recipe),
+            "method": f"LoRA rank {lora.rank}, alpha {lora.alpha:g}"
+            if lora
+            else _method_name(context.recipe),
             "path": "best",
         },
         "data": _data_entry(context, summary),
@@ -166,8 +165,16 @@ def _training_entry(context: RunContext) -> Mapping[str, Any]:
     }
 
 
-def _method_name(recipe: Recipe) -> str:
-    return "pretraining" if recipe.train.method == "pretrain" else "full fine-tuning"
+def _base(recipe: AnyRecipe) -> dict[str, Any]:
+    if isinstance(recipe, Recipe):
+        return {"base": recipe.model.base, "thinking": recipe.model.thinking}
+    return {"base": "random weights", "thinking": False}
+
+
+def _method_name(context: RunContext) -> str:
+    if (lora := context.lora) is not None:
+        return f"LoRA rank {lora.rank}, alpha {lora.alpha:g}"
+    return "full fine-tuning" if isinstance(context.recipe, Recipe) else "pretraining"
 
 
 def _data_entry(context: RunContext, summary: Mapping[str, Any]) -> dict[str, Any]:

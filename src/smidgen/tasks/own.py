@@ -9,8 +9,8 @@ r"""A task of the user's own, described in a recipe without any Python.
     metric = "macro_f1"
 
 `message` and `system` are Jinja templates over the columns of a row. The answer is one of the `labels`, or is
-read by a `regex` or from a JSON object that fits a `json_schema`, or is the whole text. It is compared with the
-column `gold` by the `metric`. See docs/configuration.md for every key and docs/quickstart.md for a whole run.
+read by a `regex` or from a JSON object that fits a `json_schema`, or is the whole text. It is compared with
+the column `gold` by the `metric`. See docs/configuration.md for every key and docs/quickstart.md for a whole run.
 """
 
 import json
@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import jinja2
@@ -28,7 +29,7 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import validator_for
 from pydantic import model_validator
 
-from smidgen.config import Section
+from smidgen.config import Section, read_toml
 from smidgen.data.fields import row_id, shown, text_of
 from smidgen.data.rows import Format, read_items
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
@@ -58,7 +59,7 @@ class OwnSettings(Section):
     labels: tuple[str, ...] | Literal["rows"] | None = None
     """The answers there are, or `rows` for all that the column `gold` holds; case and spaces do not count."""
     regex: str | None = None
-    """Regular expression whose last match is the answer: its group `answer`, its first group, or all of it."""
+    """Regular expression whose last match is the answer: its group `answer`, its first, or all of it."""
     json_schema: dict[str, Any] | None = None
     """JSON schema of the whole answer, an object whose property `answer` is compared."""
     target: str | None = None
@@ -73,7 +74,7 @@ class OwnSettings(Section):
     def _check(self) -> Self:
         readers = [name for name in ("labels", "regex", "json_schema") if getattr(self, name) is not None]
         if len(readers) > 1:
-            raise ValueError(f"'{readers[0]}' and '{readers[1]}' each say how answers are read; leave one out")
+            raise ValueError(f"'{readers[0]}' and '{readers[1]}' each say how answers are read; give one")
         if self.metric == "macro_f1" and self.labels is None:
             raise ValueError("metric = 'macro_f1' needs 'labels', as labels = 'rows'")
         if self.labels == ():
@@ -115,7 +116,7 @@ class OwnTask(Task):
         Raises:
             ConfigError: a template, the regex or the schema cannot be read.
         """
-        self.settings: OwnSettings = settings
+        self.settings, self._own = settings, settings
         self.variant = sha256_json(settings.model_dump(mode="json"))[:8]
         self.stop = settings.stop
         self._message = _template("message", settings.message)
@@ -125,8 +126,7 @@ class OwnTask(Task):
         used = set().union(*(find_undeclared_variables(_JINJA.parse(text)) for text in texts))
         self._fields = tuple(sorted(used - {"gold"}))
         self._regex = None if settings.regex is None else _pattern(settings.regex)
-        if settings.json_schema is not None:
-            _check_schema(settings.json_schema)
+        self._schema = None if settings.json_schema is None else _schema(settings.json_schema)
         listed = labels if settings.labels in (None, FROM_ROWS) else settings.labels
         self._labels = _by_normal_form(listed or ())
 
@@ -140,10 +140,10 @@ class OwnTask(Task):
         """One of the labels, the regex or the schema; None for free text."""
         if self._labels:
             return Constraint("choices", json.dumps(list(self._labels.values())))
-        if self.settings.regex is not None:
-            return Constraint("regex", f"(?s:{self.settings.regex})")
-        if self.settings.json_schema is not None:
-            return Constraint("json_schema", json.dumps(self.settings.json_schema))
+        if self._own.regex is not None:
+            return Constraint("regex", f"(?s:{self._own.regex})")
+        if self._own.json_schema is not None:
+            return Constraint("json_schema", json.dumps(self._schema))
         return None
 
     def prepare(self, rows: Sequence[Row], *, source: str = "rows") -> Self:
@@ -152,10 +152,10 @@ class OwnTask(Task):
         Raises:
             DataError: two labels differ only in case, spaces or underscores.
         """
-        if self.settings.labels != FROM_ROWS:
+        if self._own.labels != FROM_ROWS:
             return self
         found = {row.gold for row in self._read(rows, source)} | set(self._labels.values())
-        return type(self)(self.settings, sorted(found))
+        return type(self)(self._own, sorted(found))
 
     def samples(
         self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
@@ -175,7 +175,7 @@ class OwnTask(Task):
         gold, columns = sample.metadata["gold"], sample.metadata["columns"]
         if self._target is not None:
             text = _render("target", self._target, {**columns, "gold": gold})
-        elif self.settings.json_schema is not None:
+        elif self._own.json_schema is not None:
             text = json.dumps({ANSWER: _json_value(gold)}, ensure_ascii=False)
         else:
             text = gold
@@ -193,18 +193,18 @@ class OwnTask(Task):
     def parse(self, text: str) -> str:
         """The answer in a text; raises `ParseError`."""
         shown_text = text.strip()[:_SHOWN_CHARACTERS]
-        if self.settings.json_schema is not None:
-            return _from_object(text, self.settings.json_schema)
+        if self._schema is not None:
+            return _from_object(text, self._schema)
         if self._regex is not None:
             if not (matches := list(self._regex.finditer(text))):
                 raise ParseError(f"the regex does not match '{shown_text}'")
             return _matched(matches[-1])
         answer = super().parse(text)
-        if self.settings.labels is not None:
+        if self._own.labels is not None:
             if normalise(answer) not in self._labels:
                 raise ParseError(f"'{shown_text}' is none of the {len(self._labels)} labels")
             return self._labels[normalise(answer)]
-        if self.settings.metric == "numeric" and _number(answer) is None:
+        if self._own.metric == "numeric" and _number(answer) is None:
             raise ParseError(f"there is no number in '{shown_text}'")
         return answer
 
@@ -219,7 +219,7 @@ class OwnTask(Task):
     def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
         """The metric of the recipe first."""
         found: dict[str, Metric] = {"accuracy": accuracy(records), "unparsed_rate": unparsed_rate(records)}
-        if self.settings.metric != "macro_f1":
+        if self._own.metric != "macro_f1":
             return found
         macro_f1 = macro_f1_of(
             [record.sample.metadata["gold"] for record in records],
@@ -236,18 +236,22 @@ class OwnTask(Task):
     def details(self, records: Sequence[Record]) -> dict[str, Any]:
         """Why answers could not be read, and what labels were mixed up."""
         found: dict[str, Any] = {"unparsed": unparsed_reasons(records)}
-        if self.settings.labels is not None:
+        if self._own.labels is not None:
             wrong = [(r.sample.metadata["gold"], r.score.answer) for r in records if r.score.value < 1]
             found["confusions"] = confusions(wrong)
         return found
 
     def _read(self, rows: Sequence[Row], source: str, rejected: list[str] | None = None) -> list[OwnRow]:
-        gold = self.settings.gold
+        gold = self._own.gold
 
         def read(row: Row, number: int) -> list[OwnRow]:
             columns = {field: text_of(row, field) for field in self._fields}
             value = row[gold]
-            if isinstance(value, bool) or not isinstance(value, str | int | float) or str(value).strip() == "":
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, str | int | float)
+                or str(value).strip() == ""
+            ):
                 raise DataError(f"'{gold}' is {shown(row, gold)}, expected a text or a number")
             if self._labels and normalise(str(value)) not in self._labels:
                 raise DataError(
@@ -266,12 +270,26 @@ class OwnTask(Task):
         return Message("system", _render("system", self._system, row.columns)), user
 
     def _is_right(self, said: str, gold: str) -> bool:
-        if self.settings.metric == "exact":
+        if self._own.metric == "exact":
             return said == gold
-        if self.settings.metric == "numeric":
+        if self._own.metric == "numeric":
             numbers = _number(said), _number(gold)
             return None not in numbers and math.isclose(*numbers, rel_tol=1e-9, abs_tol=1e-9)  # type: ignore[arg-type]
         return normalise(said) == normalise(gold)
+
+
+def read_own_settings(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file: a recipe whose task is `own`, or its table `[settings]` alone.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML, or is a recipe for another task.
+    """
+    table = read_toml(path, "description of a task; see docs/quickstart.md")
+    if "settings" in table and table.get("task", OwnTask.name) == OwnTask.name:
+        return table["settings"]
+    if "task" in table:
+        raise ConfigError(f'{path} is a recipe for {table["task"]}; expected one with task = "own"')
+    return table
 
 
 def _template(key: str, text: str) -> jinja2.Template:
@@ -295,13 +313,15 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise ConfigError(f"'regex' cannot be read: {error}") from None
 
 
-def _check_schema(schema: dict[str, Any]) -> None:
+def _schema(table: dict[str, Any]) -> dict[str, Any]:
+    schema = json.loads(json.dumps(table))  # tables of settings hold tuples, and a schema lists
     try:
         validator_for(schema).check_schema(schema)
     except (SchemaError, TypeError) as error:
         raise ConfigError(f"'json_schema' is not a JSON schema: {getattr(error, 'message', error)}") from None
     if ANSWER not in schema.get("properties", {}):
         raise ConfigError(f"'json_schema' has no property '{ANSWER}', the one that is compared; add it")
+    return schema
 
 
 def _by_normal_form(labels: Sequence[str]) -> dict[str, str]:

@@ -151,7 +151,7 @@ class Task(Protocol):
     """The settings it was made with."""
 
     @classmethod
-    def from_settings(cls, settings: Section) -> Self:
+    def from_settings(cls, settings: Any) -> Self:
         """The task with settings of its table.
 
         Raises:

@@ -39,7 +39,7 @@ class TaskWords:
         pairing: added to the note on paired comparisons.
     """
 
-    claim: ClaimWords = ClaimWords()
+    claim: ClaimWords = field(default_factory=ClaimWords)
     metrics: Mapping[str, MetricWords] = field(default_factory=dict)
     baselines: Mapping[str, str] = field(default_factory=dict)
     limits: str = "The figures hold for rows like those it was evaluated on."

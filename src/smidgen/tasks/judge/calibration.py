@@ -26,8 +26,8 @@ def calibration(found: Sequence[Judgement]) -> dict[str, Any] | None:
     Judgements without scores, and pairs labelled as ties, are left out.
 
     Returns:
-        `n` judgements, the `brier` score of each as a `Measure`, `ece` over ten bins of equal width, and `bins`,
-        each with `low`, `high`, `n` and the mean probability `predicted` and share `observed`; None where
+        `n` judgements, the `brier` score of each as a `Measure`, `ece` over ten bins of equal width, and
+        `bins`, each with `low`, `high`, `n` and the mean probability `predicted` and share `observed`; None where
         there are fewer than five prompts, or the gaps do not vary.
     """
     gaps, first_is_better, clusters = _cases(found)

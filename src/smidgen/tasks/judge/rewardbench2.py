@@ -13,9 +13,9 @@ import numpy as np
 
 from smidgen.data.types import Record
 from smidgen.errors import DataError
-from smidgen.tasks.judge.rewardbench import ROWS2, fewer_rows
 from smidgen.tasks.judge.forms import Form
 from smidgen.tasks.judge.judgements import read_record
+from smidgen.tasks.judge.rewardbench import ROWS2, fewer_rows
 
 FAILED = -1.0
 """The rating of an answer whose grade could not be read, as in RewardBench 2."""

@@ -9,10 +9,10 @@ import jinja2
 from markupsafe import Markup
 
 from smidgen.figures import formatting
-from smidgen.tasks.judge.disagreements import KINDS
 from smidgen.figures.columns import TALL_ROW, ReportColumn, evaluated, numbers, plain
 from smidgen.figures.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
 from smidgen.figures.plots import Interval, axis, interval_plot, reliability_plot
+from smidgen.tasks.judge.disagreements import KINDS
 
 KIND_WORDS = {
     "first": "the first both times",
@@ -24,6 +24,7 @@ _LENGTH = {
     "accuracy_longer_better": "the longer answer is better",
     "accuracy_shorter_better": "the shorter answer is better",
 }
+
 
 class Disagreement(NamedTuple):
     """One pair whose orders disagree, for reading."""
@@ -63,7 +64,9 @@ def _template() -> jinja2.Template:
     return environment.get_template("sections.html.jinja")
 
 
-def position_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[tuple[ReportColumn, Markup, str, str]]:
+def position_bias(
+    report: Mapping[str, Any], stages: Sequence[ReportColumn]
+) -> list[tuple[ReportColumn, Markup, str, str]]:
     """The prefer-first rate of every stage that has one, each with its figure."""
     rows = []
     for stage in stages:

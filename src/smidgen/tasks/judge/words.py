@@ -15,11 +15,11 @@ WORDS = TaskWords(
         "consistency": MetricWords("Swap consistency", "same verdict after swapping the answers", "↑"),
         "prefer_first_rate": MetricWords("Prefers the first", "an unbiased judge: 50" + PERCENT),
         "prefer_second_rate": MetricWords("Prefers the second", "an unbiased judge: 50" + PERCENT),
-        "delta_bias": MetricWords("Position bias, net", "pairs leaning to one place more than the other", "↓"),
+        "delta_bias": MetricWords("Position bias, net", "pairs leaning to one place more often", "↓"),
         "total_bias": MetricWords("Position bias, total", "pairs leaning to either place", "↓"),
         "tie_rate": MetricWords("Ties", "neither answer chosen"),
         "unparsed_rate": MetricWords("Unreadable", "did not parse; counted as wrong", "↓"),
-        "unparsed_rate_lenient": MetricWords("Unreadable, form forgiven", "nothing like a verdict in it", "↓"),
+        "unparsed_rate_lenient": MetricWords("Unreadable, form forgiven", "nothing like a verdict", "↓"),
         "accuracy_lenient": MetricWords("Accuracy, form forgiven", "read even where the form is broken", "↑"),
         "accuracy_longer_better": MetricWords(
             "Accuracy, longer is better", "the better answer has more text", "↑"
