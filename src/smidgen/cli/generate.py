@@ -170,7 +170,7 @@ def answer_in(text: str, *, thinking: bool, boxed: bool) -> str | None:
         boxed: whether only the box is wanted.
     """
     from smidgen.data.boxed import last_boxed
-    from smidgen.tasks.forms import without_thinking
+    from smidgen.tasks.thinking import without_thinking
 
     if thinking and "</think>" not in text:
         return None

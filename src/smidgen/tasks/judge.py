@@ -4,7 +4,7 @@ How it is asked and read is its template (`smidgen.tasks.templates`); what its v
 `smidgen.tasks.judgements`.
 
 Deliberately different from published harnesses: every pair is asked in both orders, thinking is never read,
-the last complete answer counts, and an answer that does not parse is wrong and counted apart.
+nor is what the judge quotes, verdicts that differ are none, and an answer that does not parse is wrong and counted apart.
 """
 
 from collections import Counter
@@ -56,7 +56,7 @@ class Judge:
     """Which of two answers is better, or how good one is, in a template's words."""
 
     name: str = "judge"
-    version: int = 2
+    version: int = 3
 
     def __init__(self, form: Form | None = None, *, reference: bool = False):
         """Judge in the template `form`; with `reference`, rows must have a right answer, and it is shown.
