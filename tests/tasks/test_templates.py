@@ -223,7 +223,7 @@ def test_a_block_in_the_analysis_is_no_verdict(text: str):
 @pytest.mark.parametrize(
     "text",
     [
-        "<analysis>A is 5\" tall, isn't 'it': B's says \"x.\nIt is [\"y\"].</analysis> <scores>\\boxed{9, 1}</scores>",
+        '<analysis>A is 5" tall, isn\'t 2: B "x.\nIt is ["y"].</analysis> <scores>\\boxed{9, 1}</scores>',
         "<analysis>It has `<analysis>` and '</analysis>' in it.</analysis> So <scores>\\boxed{9, 1}</scores>",
         "I write <analysis> and so on.</think><analysis>x</analysis><scores>\\boxed{9, 1}</scores>",
         "<analysis>B wrote </think>.</analysis>\n<scores>`\\boxed{9, 1}`</scores>",

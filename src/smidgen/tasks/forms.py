@@ -4,6 +4,7 @@ Both readings fail closed: a verdict that the judge only quotes (`smidgen.tasks.
 none, and two that differ are none.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ParseError
+from smidgen.tasks.quotations import begins_line, ends_line, own_words
 
 NUMBER = r"([+-]?[0-9]+(?:\.[0-9]+)?)"
 """Matches a number as judges write one."""
@@ -129,6 +131,21 @@ def agreed(found: Iterable[_Said], nothing: Fault) -> _Said:
     if not said:
         raise JudgeParseError(nothing)
     return said.pop()
+
+
+def stated(pattern: re.Pattern[str], answer: str, nothing: Fault) -> set[str]:
+    """What the matches in the judge's own words say, of which one at least begins or ends a line.
+
+    Raises:
+        JudgeParseError: there is none, for which `nothing` is the reason; or all are quoted, or mentioned.
+    """
+    own = own_words(answer)
+    found = list(pattern.finditer(own))
+    if not found:
+        raise JudgeParseError(Fault.QUOTED if pattern.search(answer) else nothing)
+    if not any(begins_line(own, match.start()) or ends_line(own, match.end()) for match in found):
+        raise JudgeParseError(Fault.IN_PASSING)
+    return {match[1] for match in found}
 
 
 def in_range(first: float, second: float, lowest: float, highest: float) -> Verdict:

@@ -3,8 +3,9 @@
 How it is asked and read is its template (`smidgen.tasks.templates`); what its verdicts add up to is
 `smidgen.tasks.judgements`.
 
-Deliberately different from published harnesses: every pair is asked in both orders, thinking is never read,
-nor is what the judge quotes, verdicts that differ are none, and an answer that does not parse is wrong and counted apart.
+Deliberately different from published harnesses: every pair is asked in both orders, neither thinking nor
+quotations are read, verdicts that differ are none, and an answer that does not parse is wrong and counted
+apart.
 """
 
 from collections import Counter

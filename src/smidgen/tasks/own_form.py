@@ -15,6 +15,12 @@ is read by a `regex`, or as a JSON object, checked by a JSON `schema`. The named
 `winner` (A, B or tie), or `a` and `b` (numbers), or `score` (a number, for grading alone). Either can also be
 what the judge is held to while it writes, as a whole answer.
 
+What is shown cannot forge what stands around it (`smidgen.tasks.delimiters`). A delimiter is what
+`{{ delimiter("[Answer A]") }}` writes, and the rest of the line before and after an expression, or else the
+line next to it: `First:` and `Second:` above. Where a delimiter occurs in a shown text, at the beginning of a
+line if it begins one itself, all of them are numbered. Inside a line only markup is a delimiter, as `</a>`;
+plain words are not, nor are marks of one or two characters, so give every answer lines of its own.
+
 Matches and objects that the judge only quotes are not read (`smidgen.tasks.quotations`): they stand in
 quotation marks, in code, in a block quote, or in an object that is not closed. Marks that stand in the regex
 itself quote nothing, and neither does a code fence around the whole answer. All others have to say the same;
@@ -42,12 +48,15 @@ from referencing.jsonschema import DRAFT202012
 
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
+from smidgen.tasks.delimiters import Delimiter, free_number
 from smidgen.tasks.forms import Case, Choice, Fault, JudgeParseError, Verdict, agreed
+from smidgen.tasks.literals import LITERAL, with_delimiters
 from smidgen.tasks.quotations import QUOTED, own_words
 from smidgen.tasks.thinking import without_thinking
 
 KEYS = ("system", "user", "stop", "parse")
-NAMES = frozenset({"prompt", "a", "b", "answer", "reference"})
+SHOWN = frozenset({"prompt", "a", "b", "answer", "reference"})
+NAMES = SHOWN | {"delimiter"}
 WINNERS: Mapping[str, Choice] = {"a": "first", "b": "second", "tie": "tie", "c": "tie"}
 
 _OBJECT_BEGINS = re.compile(r"(?:`{3,}[^\n]*\n\s*)?\{")
@@ -86,8 +95,24 @@ class OwnForm:
         """The rendered system message, if there is one, and user message."""
         shown = {"prompt": case.prompt, "reference": case.reference or ""}
         shown |= {"answer": case.first} if self.singly else {"a": case.first, "b": case.second or ""}
-        system = (Message("system", self._render("system", self._system, shown)),) if self._system else ()
-        return *system, Message("user", self._render("user", self._user, shown))
+        used: set[Delimiter] = set()
+        messages = self._rendered(shown, used, 1)
+        number = free_number(used, shown.values())
+        return messages if number == 1 else self._rendered(shown, set(), number)
+
+    def _rendered(self, shown: Mapping[str, str], used: set[Delimiter], number: int) -> tuple[Message, ...]:
+        """The messages with their delimiters numbered; those that are used are added to `used`."""
+
+        def numbered(text: str, begins_line: bool = False) -> str:
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"delimiter needs a text, not {text!r}")
+            delimiter = Delimiter(text, begins_line)
+            used.add(delimiter)
+            return delimiter.numbered(number)
+
+        names = {**shown, "delimiter": numbered, LITERAL: numbered}
+        system = (Message("system", self._render("system", self._system, names)),) if self._system else ()
+        return *system, Message("user", self._render("user", self._user, names))
 
     def parse(self, text: str) -> Verdict | float:
         """What all matches, or all JSON objects that fit the schema, say."""
@@ -121,7 +146,7 @@ class OwnForm:
         """
         return str(self.answers())
 
-    def _render(self, key: str, template: jinja2.Template, shown: Mapping[str, str]) -> str:
+    def _render(self, key: str, template: jinja2.Template, shown: Mapping[str, Any]) -> str:
         try:
             return template.render(shown)
         except Exception as error:  # a template may do anything that an expression can
@@ -166,8 +191,9 @@ class OwnForm:
         if not isinstance(text, str) or not text.strip():
             raise ConfigError(f"{self.name}: '{key}' is {text!r}, expected the text of a Jinja template")
         try:
-            strange = find_undeclared_variables(_JINJA.parse(text)) - NAMES
-            template = _JINJA.from_string(text)
+            parsed = _JINJA.parse(text)
+            strange = find_undeclared_variables(parsed) - NAMES
+            template = _JINJA.from_string(with_delimiters(parsed))
         except jinja2.TemplateError as error:
             raise ConfigError(f"{self.name}: '{key}' is no Jinja template: {error}") from None
         if strange:
@@ -180,7 +206,7 @@ class OwnForm:
 
     def _shows_one_answer(self, content: Mapping[str, Any]) -> bool:
         """Whether it grades one answer alone; refuses templates that do not show what is judged."""
-        shown = find_undeclared_variables(_JINJA.parse(content["user"]))
+        shown = find_undeclared_variables(_JINJA.parse(content["user"])) & SHOWN
         if "answer" in shown and not shown & {"a", "b"}:
             return True
         if {"a", "b"} <= shown and "answer" not in shown:

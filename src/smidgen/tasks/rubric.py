@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from smidgen.data.types import Constraint, Message
+from smidgen.tasks.delimiters import Delimiter, free_number
 from smidgen.tasks.forms import (
     NUMBER,
     Case,
@@ -42,6 +43,15 @@ class Rubric:
         "where a scores Response A and b scores Response B, from 1 (bad) to 10 (perfect)."
     )
     LOWEST, HIGHEST = 1, 10
+    _DELIMITERS = (
+        Delimiter("#### Conversation Context ####"),
+        Delimiter("#### Reference Answer ####"),
+        Delimiter("#### Responses to be Scored ####"),
+        Delimiter("[The Begin of Response A]"),
+        Delimiter("[The End of Response A]"),
+        Delimiter("[The Begin of Response B]"),
+        Delimiter("[The End of Response B]"),
+    )
     _BEGINS = re.compile(r"<(?:specific_criteria|analysis|scores)>")
     _SECTION = re.compile(r"<(/?)(specific_criteria|analysis)>")
     _BLOCK = re.compile(r"<scores>(.*?)</scores>", re.DOTALL)
@@ -49,13 +59,18 @@ class Rubric:
     _BARE = re.compile(rf"(?<![0-9.]){NUMBER}\s*(?:/\s*10)?\s*,\s*{NUMBER}(?![0-9.]*[0-9])")
 
     def messages(self, case: Case) -> tuple[Message, ...]:
-        """A system message with the form, and the markers of published judges around the rest."""
-        reference = f"\n#### Reference Answer ####\n{case.reference}" if case.reference else ""
+        """A system message with the form, and the markers of published judges around the rest.
+
+        The markers are numbered where a text holds one of them; see `smidgen.tasks.delimiters`.
+        """
+        number = free_number(self._DELIMITERS, case)
+        context, reference, responses, begin_a, end_a, begin_b, end_b = (
+            delimiter.numbered(number) for delimiter in self._DELIMITERS
+        )
+        right = f"\n{reference}\n{case.reference}" if case.reference else ""
         content = (
-            f"#### Conversation Context ####\n{case.prompt}{reference}\n"
-            "#### Responses to be Scored ####\n"
-            f"[The Begin of Response A]\n{case.first}\n[The End of Response A]\n"
-            f"[The Begin of Response B]\n{case.second}\n[The End of Response B]"
+            f"{context}\n{case.prompt}{right}\n{responses}\n"
+            f"{begin_a}\n{case.first}\n{end_a}\n{begin_b}\n{case.second}\n{end_b}"
         )
         return Message("system", self.SYSTEM), Message("user", content)
 

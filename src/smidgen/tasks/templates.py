@@ -14,6 +14,9 @@ the beginning, so that all prompts share a prefix.
 `parse` is strict and decides whether an answer is right. `parse_leniently` forgives the form and tells how
 much of a failure is form and how much is judgement. Neither reads what a judge quotes, nor chooses between
 verdicts that differ.
+
+What is judged stands between delimiters, and cannot forge them: they are numbered where it holds one, in all
+templates alike (`smidgen.tasks.delimiters`).
 """
 
 import re
@@ -22,6 +25,7 @@ from pathlib import Path
 
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
+from smidgen.tasks.delimiters import Delimiter, free_number
 from smidgen.tasks.forms import (
     NUMBER,
     Case,
@@ -34,9 +38,11 @@ from smidgen.tasks.forms import (
     all_pairs,
     expected,
     in_range,
+    stated,
 )
+from smidgen.tasks.grade import Grade
 from smidgen.tasks.own_form import read_form
-from smidgen.tasks.quotations import begins_line, ends_line, own_words
+from smidgen.tasks.quotations import own_words
 from smidgen.tasks.rubric import Rubric
 from smidgen.tasks.thinking import without_thinking
 
@@ -62,17 +68,28 @@ class TwoScores:
         "Neither "
         "the order of the answers nor their length may sway you."
     )
+    _DELIMITERS = (
+        Delimiter("[Question]"),
+        Delimiter("[Reference Answer]"),
+        Delimiter("[The Start of Assistant 1's Answer]"),
+        Delimiter("[The End of Assistant 1's Answer]"),
+        Delimiter("[The Start of Assistant 2's Answer]"),
+        Delimiter("[The End of Assistant 2's Answer]"),
+        Delimiter("[System]"),
+    )
     _LINE = re.compile(rf"{NUMBER}(?:\s*/\s*10)?(?:\s*,\s*|\s+){NUMBER}(?:\s*/\s*10)?")
     _BEGINS = re.compile(rf"{_LINE.pattern}[^\S\n]*(?:\n|\Z)")
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """The markers of JudgeLM, with the reference where there is one."""
-        reference = f"[Reference Answer]\n{case.reference}\n\n" if case.reference else ""
+        number = free_number(self._DELIMITERS, case)
+        question, reference, start_1, end_1, start_2, end_2, system = (
+            delimiter.numbered(number) for delimiter in self._DELIMITERS
+        )
+        right = f"{reference}\n{case.reference}\n\n" if case.reference else ""
         content = (
-            f"[Question]\n{case.prompt}\n\n{reference}"
-            f"[The Start of Assistant 1's Answer]\n{case.first}\n[The End of Assistant 1's Answer]\n\n"
-            f"[The Start of Assistant 2's Answer]\n{case.second}\n[The End of Assistant 2's Answer]\n\n"
-            f"[System]\n{self._TASK}"
+            f"{question}\n{case.prompt}\n\n{right}{start_1}\n{case.first}\n{end_1}\n\n"
+            f"{start_2}\n{case.second}\n{end_2}\n\n{system}\n{self._TASK}"
         )
         return Message("system", self._SYSTEM), Message("user", content)
 
@@ -187,6 +204,15 @@ class Literals:
         "assistant A is "
         'better, "[[B]]" if assistant B is better, "[[C]]" for a tie.'
     )
+    _DELIMITERS = (
+        Delimiter("[User Question]"),
+        Delimiter("[The Start of Reference Answer]"),
+        Delimiter("[The End of Reference Answer]"),
+        Delimiter("[The Start of Assistant A's Answer]"),
+        Delimiter("[The End of Assistant A's Answer]"),
+        Delimiter("[The Start of Assistant B's Answer]"),
+        Delimiter("[The End of Assistant B's Answer]"),
+    )
     _CHOICES: Mapping[str, Choice] = {"A": "first", "B": "second", "C": "tie"}
     _STRICT = re.compile(r"\[\[([ABC])\]\]")
     _SHARES = re.compile(r"A ([01]\.\d{4}), B ([01]\.\d{4}), C [01]\.\d{4}: \[\[")
@@ -195,15 +221,14 @@ class Literals:
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """The markers of MT-bench and RewardBench, with the reference where there is one."""
-        reference = (
-            f"[The Start of Reference Answer]\n{case.reference}\n[The End of Reference Answer]\n\n"
-            if case.reference
-            else ""
+        number = free_number(self._DELIMITERS, case)
+        question, start, end, start_a, end_a, start_b, end_b = (
+            delimiter.numbered(number) for delimiter in self._DELIMITERS
         )
+        right = f"{start}\n{case.reference}\n{end}\n\n" if case.reference else ""
         content = (
-            f"[User Question]\n{case.prompt}\n\n{reference}"
-            f"[The Start of Assistant A's Answer]\n{case.first}\n[The End of Assistant A's Answer]\n\n"
-            f"[The Start of Assistant B's Answer]\n{case.second}\n[The End of Assistant B's Answer]"
+            f"{question}\n{case.prompt}\n\n{right}{start_a}\n{case.first}\n{end_a}\n\n"
+            f"{start_b}\n{case.second}\n{end_b}"
         )
         return Message("system", self._SYSTEM), Message("user", content)
 
@@ -213,7 +238,7 @@ class Literals:
         Where the text is the shares of the verdicts (`said`), they are its scores.
         """
         answer = without_thinking(text)
-        found = agreed(_stated(self._STRICT, answer, Fault.NO_VERDICT), Fault.NO_VERDICT)
+        found = agreed(stated(self._STRICT, answer, Fault.NO_VERDICT), Fault.NO_VERDICT)
         shares = self._SHARES.match(answer)
         scores = (float(shares[1]), float(shares[2])) if shares else (None, None)
         return Verdict(self._CHOICES[found], *scores)
@@ -239,84 +264,6 @@ class Literals:
         best = max(shares, key=lambda text: shares[text])
         parts = ", ".join(f"{text.lstrip('[')} {share:.4f}" for text, share in shares.items())
         return f"{parts}: {best}]]"
-
-
-class Grade:
-    """One answer alone: feedback, then `[RESULT]` and a whole number from 1 to 5."""
-
-    name = "grade"
-    singly = True
-    needs_reference = False
-    stop: tuple[str, ...] = ()
-    stop_after: tuple[str, ...] = ()
-    constraint: Constraint | None = None
-    LOWEST, HIGHEST = 1, 5
-    RUBRIC = (
-        "How well does the response do what was asked: is it right, complete, relevant and clear?\n"
-        "1: it fails. 2: it mostly fails. 3: it does part of it. 4: it does it with slips. 5: nothing is "
-        "missing."
-    )
-
-    _SYSTEM = (
-        "Grade a response by a rubric. Write feedback that goes by the rubric alone, then a whole number "
-        "from 1 to 5. "
-        'The form is: "(feedback) [RESULT] (a number from 1 to 5)". Write nothing after it.'
-    )
-    _STRICT = re.compile(r"\[RESULT\]\s*\(?\s*([1-4](?:\.[0-9]+)?|5(?:\.0+)?)(?![0-9.]*[0-9])(?:\s*/\s*5\b)?")
-    _LENIENT = re.compile(r"(?<![0-9.])([1-5])(?:\s*/\s*5)?(?![0-9.]*[0-9])")
-
-    def __init__(self, rubric: str = RUBRIC):
-        """Grade by `rubric`, a question and what each grade means."""
-        self.rubric = rubric
-
-    def messages(self, case: Case) -> tuple[Message, ...]:
-        """Markers of Prometheus, with the reference where there is one."""
-        reference = f"###Reference Answer (Score 5):\n{case.reference}\n\n" if case.reference else ""
-        content = (
-            f"###Score Rubric:\n{self.rubric}\n\n###The instruction to "
-            f"evaluate:\n{case.prompt}\n\n{reference}"
-            f"###Response to evaluate:\n{case.first}\n\n###Feedback:"
-        )
-        return Message("system", self._SYSTEM), Message("user", content)
-
-    def parse(self, text: str) -> float:
-        """The number after `[RESULT]`, which begins or ends a line; another one has to be the same."""
-        return agreed(
-            map(float, _stated(self._STRICT, without_thinking(text), Fault.NO_GRADE)), Fault.NO_GRADE
-        )
-
-    def parse_leniently(self, text: str) -> float:
-        """As `parse`, else the number from 1 to 5."""
-        try:
-            return self.parse(text)
-        except JudgeParseError as error:
-            if error.fault.is_doubt:
-                raise
-            found = self._LENIENT.findall(own_words(without_thinking(text)))
-            return agreed(map(float, found), Fault.NO_GRADE)
-
-    def answers(self) -> Mapping[str, Verdict]:
-        """Every grade; the verdict's first score is the grade."""
-        return {f"[RESULT] {n}": Verdict("tie", n) for n in range(self.LOWEST, self.HIGHEST + 1)}
-
-    def said(self, shares: Mapping[str, float]) -> str:
-        """The expected grade."""
-        return f"[RESULT] {expected(self.answers(), shares)[0]:.4f}"
-
-
-def _stated(pattern: re.Pattern[str], answer: str, nothing: Fault) -> set[str]:
-    """What the matches in the judge's own words say, of which one at least begins or ends a line.
-
-    Raises:
-        JudgeParseError: there is none, for which `nothing` is the reason; or all are quoted, or mentioned.
-    """
-    own = own_words(answer)
-    found = list(pattern.finditer(own))
-    if not found:
-        raise JudgeParseError(Fault.QUOTED if pattern.search(answer) else nothing)
-    if not any(begins_line(own, match.start()) or ends_line(own, match.end()) for match in found):
-        raise JudgeParseError(Fault.IN_PASSING)
-    return {match[1] for match in found}
 
 
 FORMS: Mapping[str, type[Rubric | TwoScores | BesideReference | Literals | Grade]] = {
