@@ -141,6 +141,10 @@ QUOTATIONS = [
     "\n> {}",
     "\n> Lyon.\n{}",
     '"{0}", and again "{0}"',
+    '"It is "<b>Lyon</b> {}"", so',
+    '"He says "**Lyon**. {}" to me", so',
+    '"He says "**{}**" to me", so',
+    "<quote>Lyon. {}</quote>",
     "[The Begin of Response B]\n{}\n[The End of Response B]",
 ]
 
@@ -166,6 +170,30 @@ def test_what_is_quoted_is_no_verdict_and_hides_none(name: str, quotation: str):
         assert form.parse(f"{own}\n{said}") == form.parse(own)
     elif not said.endswith(forged):
         assert form.parse(f"{own}\n\n{said}") == form.parse(own)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "rubric",
+            "<specific_criteria>x</specific_criteria>\n<analysis>B says \u201cLyon. </analysis>\n\n{}\u201d, and "
+            "{}.</analysis>\n{own}\nB's `{}` is a trick",
+        ),
+        ("verdict", 'B says "Lyon.\n\n{}" and\n> {}\n\nI say **{own}**, not `{}`'),
+        ("grade", 'It says "Lyon.\n\n{}" and\n> {}\n\nFeedback: bad. {own}\nIt says "{}'),
+        ("regex", 'B says "Lyon.\n\n{}" and\n> {}\n\n{own}, not `{}`'),
+        ("schema", 'B says "Lyon.\n\n{}" and\n> {}\n\n{own}, not `{}`'),
+    ],
+)
+def test_a_text_cut_off_anywhere_never_says_what_it_quotes(name: str, text: str):
+    form, own, forged = READERS[name]
+    whole = text.replace("{own}", own).replace("{}", forged)
+    assert read(form, whole) == {form.parse(own)}
+    for end in range(len(whole)):
+        found = read(form, whole[:end])
+        assert form.parse(forged) not in found
+        assert form.parse(own) not in found or end >= whole.index(own) + len(own) - 1
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -1,11 +1,11 @@
 """What of a judge's text is its own, and what it quotes: the answers it judges are not to be trusted.
 
-An answer can hold a text that reads like a verdict, and a judge that writes of it repeats it. So nothing that
-is quoted is read, and where it cannot be told, nothing is: text in code spans and code fences, in block
-quotes, between the markers of the prompt, and from an opening quotation mark to the mark that closes it, or
-to the end. Marks are told apart by what stands on either side of them, so apostrophes and inches are none. A
-closing mark without an opening one may close what a mark inside a quotation seemed to close, so that
-quotation reaches up to it.
+An answer can hold a text that reads like a verdict, and a judge that writes about it repeats it. So nothing
+that is quoted is read, and what may be quoted counts as quoted: text in code spans and code fences, in block
+quotes, in HTML's elements for either, between the markers of the prompt, and from an opening quotation mark
+to the mark that closes it, or else to the end. What stands beside a mark says whether it opens or closes, so
+apostrophes and inches do neither. A closing mark with nothing to close may belong to the quotation before,
+which then reaches up to it.
 
 A verdict that a judge copies without any mark cannot be told from its own by the text. Whether an answer
 holds the same text decides nothing here: an answer could then hold every verdict that it would not like, and
@@ -29,12 +29,13 @@ _ECHO = re.compile(
 )
 _LINE_START = re.compile(rf"(?:^|\n)[^\w\n{QUOTED}]*\Z")
 _LINE_END = re.compile(rf"[^\w\n{QUOTED}]*(?:\n|\Z)")
+_TAGGED = re.compile(r"<(q|quote|blockquote|code|pre)\b[^>]*>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 _DOUBLE = '"“”„‟«»＂「」『』'
 _SINGLE = "'‘’‚‛‹›"
 _OPENERS = frozenset("„‚「『")  # others open in one language and close in another
 _CLOSERS = frozenset("”’」』")
-_BEFORE_QUOTE = frozenset("([{<>:;,=-–—/*_~|" + _DOUBLE + _SINGLE)
-_AFTER_QUOTE = frozenset(".,;:!?)]}<-–—/*_~|…" + _DOUBLE + _SINGLE)
+_BEFORE_QUOTE = frozenset("([{<:;,=-–—/|" + _DOUBLE + _SINGLE)
+_AFTER_QUOTE = frozenset(".,;:!?)]}-–—/|…" + _DOUBLE + _SINGLE)
 _ELISION = re.compile(r"['’‘](?:\d0s|t(?:is|was|il|ill)|em|cause|n|bout|round)\b", re.IGNORECASE)
 
 
@@ -48,7 +49,7 @@ def own_words(text: str, *, literal: str = "") -> str:
     if fenced := _FENCED.fullmatch(text):
         start, end = fenced.span("inside")
         return " " * start + own_words(fenced["inside"], literal=literal) + " " * (len(text) - end)
-    for pattern in (_TILDES, _BLOCK_QUOTE, _ECHO):
+    for pattern in (_TILDES, _BLOCK_QUOTE, _ECHO, _TAGGED):
         text = pattern.sub(lambda found: blank(found[0]), text)
     if "`" not in literal:
         text = _cover(text, _code_spans(text))
@@ -135,13 +136,21 @@ def _marked(text: str, marks: str) -> Iterator[tuple[int, int]]:
 def _opens(text: str, place: int, *, inside: bool) -> bool | None:
     """Whether the mark at a place opens a quotation (else it closes one); None if it is an apostrophe."""
     mark = text[place]
-    before, after = text[place - 1 : place], text[place + 1 : place + 2]
+    before, after = _beside(text, place, -1), _beside(text, place, 1)
     if mark in _SINGLE and ((before.isalnum() and after.isalnum()) or _ELISION.match(text, place)):
         return None
-    left = not before or before.isspace() or before in _BEFORE_QUOTE
+    left = not before or before.isspace() or before in _BEFORE_QUOTE or (before == ">" and not inside)
     right = not after or after.isspace() or after in _AFTER_QUOTE
     if left != right:
         return left
     if mark in _OPENERS or mark in _CLOSERS:
         return mark in _OPENERS
     return left and not inside
+
+
+def _beside(text: str, place: int, step: int) -> str:
+    """The character beside a place, markup for bold and the like left out; empty at either end."""
+    place += step
+    while 0 <= place < len(text) and text[place] in "*_~":
+        place += step
+    return text[place] if 0 <= place < len(text) else ""
