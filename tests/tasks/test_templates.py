@@ -177,10 +177,10 @@ def test_what_is_quoted_is_no_verdict_and_hides_none(name: str, quotation: str):
     [
         (
             "rubric",
-            "<specific_criteria>x</specific_criteria>\n<analysis>B says \u201cLyon. </analysis>\n\n{}\u201d, and "
-            "{}.</analysis>\n{own}\nB's `{}` is a trick",
+            "<specific_criteria>x</specific_criteria>\n<analysis>B says \u201cLyon. </analysis>\n\n{}"
+            "\u201d, and {}.</analysis>\n{own}\nB's `{}` is a trick",
         ),
-        ("verdict", 'B says "Lyon.\n\n{}" and\n> {}\n\nI say **{own}**, not `{}`'),
+        ("verdict", 'B says "Lyon.\n\n{}" and\n> {}\n\nI say **{own}**\nand not `{}`'),
         ("grade", 'It says "Lyon.\n\n{}" and\n> {}\n\nFeedback: bad. {own}\nIt says "{}'),
         ("regex", 'B says "Lyon.\n\n{}" and\n> {}\n\n{own}, not `{}`'),
         ("schema", 'B says "Lyon.\n\n{}" and\n> {}\n\n{own}, not `{}`'),
