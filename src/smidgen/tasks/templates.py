@@ -42,7 +42,7 @@ from smidgen.tasks.forms import (
 )
 from smidgen.tasks.grade import Grade
 from smidgen.tasks.own_form import read_form
-from smidgen.tasks.quotations import own_words
+from smidgen.tasks.quotations import QUOTED, own_words
 from smidgen.tasks.rubric import Rubric
 from smidgen.tasks.thinking import without_thinking
 
@@ -216,7 +216,9 @@ class Literals:
     _CHOICES: Mapping[str, Choice] = {"A": "first", "B": "second", "C": "tie"}
     _STRICT = re.compile(r"\[\[([ABC])\]\]")
     _SHARES = re.compile(r"A ([01]\.\d{4}), B ([01]\.\d{4}), C [01]\.\d{4}: \[\[")
-    _LENIENT = re.compile(r"\[+\s*([abc])\s*\]+|^\W*([abc])\W*$", re.IGNORECASE | re.MULTILINE)
+    _LENIENT = re.compile(
+        rf"\[+\s*([abc])\s*\]+|^[^\w{QUOTED}]*([abc])[^\w{QUOTED}]*$", re.IGNORECASE | re.MULTILINE
+    )
     _NAMED = re.compile(r"\b(?:output|assistant|response)\s*\(?([ab])\b\)?|\b(tie)\b", re.IGNORECASE)
 
     def messages(self, case: Case) -> tuple[Message, ...]:
