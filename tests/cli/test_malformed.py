@@ -12,8 +12,8 @@ from smidgen.cli.app import exit_code
 from smidgen.data.formats import pairs
 from smidgen.data.rows import read_rows
 from smidgen.errors import ConfigError, DataError
-from smidgen.tasks.forms import Case
-from smidgen.tasks.templates import find_form
+from smidgen.tasks.judge.forms import Case
+from smidgen.tasks.judge.templates import find_form
 
 ASKED, SAID = {"role": "user", "content": "q"}, {"role": "assistant", "content": "x"}
 NO_TEXT = [3, None, True, ["x"], {"k": 1}]

@@ -8,7 +8,6 @@ import pytest
 from gguf import GGUFWriter
 from tests.models.test_lora import CONFIG, adapted
 
-from smidgen.cli.sources import test_rows as world_rows
 from smidgen.data.templates import TEXT, load_tokenizer
 from smidgen.data.types import Completion, Constraint, Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
@@ -21,6 +20,7 @@ from smidgen.inference.mlx import MlxEngine
 from smidgen.models.load import load, resolve
 from smidgen.models.lora import save_adapter
 from smidgen.options import EngineOptions
+from smidgen.pipeline.sources import test_rows as world_rows
 from smidgen.tasks import find_task
 
 PROMPTS = 50

@@ -32,7 +32,7 @@ def run(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Evaluate, train, evaluate again, quantise, export, evaluate the exports and report, as a recipe says."""
+    """Evaluate, train, evaluate again, quantise, export, evaluate the exports, report."""
     from smidgen.config import read_prices, read_recipe
     from smidgen.evaluation.report import console_tables
     from smidgen.files import read_json

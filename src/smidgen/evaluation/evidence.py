@@ -76,10 +76,7 @@ def subsets(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[M
     rows = []
     headline = wording.headline_metric(report)
     for name in dict.fromkeys(names):
-        metrics = [
-            (stage, table_at(report, stage.key, "subsets", name, wording.headline_metric(report)))
-            for stage in stages
-        ]
+        metrics = [(stage, table_at(report, stage.key, "subsets", name, headline)) for stage in stages]
         most = max((finite(metric.get("n")) or 0.0 for _, metric in metrics), default=0.0)
         rows.append(
             _row(name, MetricWords(name, f"n = {formatting.count(most)}"), metrics, reference=reference)

@@ -147,9 +147,7 @@ def _training_entry(context: RunContext) -> Mapping[str, Any]:
             **_base(context.recipe),
             "parameters": summary["parameters"] - (summary["trained_parameters"] if lora else 0),
             "trained_parameters": summary["trained_parameters"],
-            "method": f"LoRA rank {lora.rank}, alpha {lora.alpha:g}"
-            if lora
-            else _method_name(context.recipe),
+            "method": _method_name(context),
             "path": "best",
         },
         "data": _data_entry(context, summary),

@@ -10,7 +10,7 @@ r"""A task of the user's own, described in a recipe without any Python.
 
 `message` and `system` are Jinja templates over the columns of a row. The answer is one of the `labels`, or is
 read by a `regex` or from a JSON object that fits a `json_schema`, or is the whole text. It is compared with
-the column `gold` by the `metric`. See docs/configuration.md for every key and docs/quickstart.md for a whole run.
+the column `gold` by the `metric`. See docs/configuration.md for every key and docs/quickstart.md for a run.
 """
 
 import json

@@ -27,8 +27,8 @@ def calibration(found: Sequence[Judgement]) -> dict[str, Any] | None:
 
     Returns:
         `n` judgements, the `brier` score of each as a `Measure`, `ece` over ten bins of equal width, and
-        `bins`, each with `low`, `high`, `n` and the mean probability `predicted` and share `observed`; None where
-        there are fewer than five prompts, or the gaps do not vary.
+        `bins`, each with `low`, `high`, `n` and the mean probability `predicted` and share `observed`; None
+        where there are fewer than five prompts, or the gaps do not vary.
     """
     gaps, first_is_better, clusters = _cases(found)
     if len(set(clusters)) < FOLDS or len(set(gaps.tolist())) < 2 or len(set(first_is_better.tolist())) < 2:

@@ -1,13 +1,22 @@
-"""What the template of a judge is: how answers are shown, and how its text is read, strictly or leniently."""
+"""What the template of a judge is: how answers are shown, and how its text is read, strictly or leniently.
+
+Both readings fail closed: a verdict that the judge only quotes (`smidgen.tasks.judge.quotations`) or mentions
+is none, and two that differ are none.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Literal, NamedTuple, Protocol
+from functools import cache
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ParseError
+from smidgen.tasks.judge.quotations import begins_line, ends_line, own_words
 
+NUMBER = r"([+-]?[0-9]+(?:\.[0-9]+)?)"
+"""Matches a number as judges write one."""
+_Said = TypeVar("_Said")
 Choice = Literal["first", "second", "tie"]
 
 
@@ -26,6 +35,14 @@ class Fault(StrEnum):
     NOT_JSON = "no JSON object"
     NOT_IN_SCHEMA = "the JSON does not fit the schema"
     OUT_OF_RANGE = "a score is out of range"
+    QUOTED = "the verdict is only quoted"
+    IN_PASSING = "the verdict is only mentioned within a sentence"
+    CONTRADICTION = "two verdicts contradict each other"
+
+    @property
+    def is_doubt(self) -> bool:
+        """Whether something reads like a verdict that the judge may not mean; no reading forgives that."""
+        return self in (Fault.ENDLESS_THINKING, Fault.QUOTED, Fault.IN_PASSING, Fault.CONTRADICTION)
 
 
 class JudgeParseError(ParseError):
@@ -104,14 +121,33 @@ class Form(Protocol):
         ...
 
 
-def without_thinking(text: str) -> str:
-    """Drop what a model thought, whoever opened the block, and whether or not it was closed."""
-    text = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)
-    text = text.rpartition("</think>")[2]
-    answer, opened, _ = text.partition("<think>")
-    if opened and not answer.strip():
-        raise JudgeParseError(Fault.ENDLESS_THINKING)
-    return answer
+def agreed(found: Iterable[_Said], nothing: Fault) -> _Said:
+    """What all verdicts of a text say, the same one twice being one.
+
+    Raises:
+        JudgeParseError: there are none, for which `nothing` is the reason, or they differ.
+    """
+    said = set(found)
+    if len(said) > 1:
+        raise JudgeParseError(Fault.CONTRADICTION)
+    if not said:
+        raise JudgeParseError(nothing)
+    return said.pop()
+
+
+def stated(pattern: re.Pattern[str], answer: str, nothing: Fault) -> set[str]:
+    """What the matches in the judge's own words say, of which one at least begins or ends a line.
+
+    Raises:
+        JudgeParseError: there is none, for which `nothing` is the reason; or all are quoted, or mentioned.
+    """
+    own = own_words(answer)
+    found = list(pattern.finditer(own))
+    if not found:
+        raise JudgeParseError(Fault.QUOTED if pattern.search(answer) else nothing)
+    if not any(begins_line(own, match.start()) or ends_line(own, match.end()) for match in found):
+        raise JudgeParseError(Fault.IN_PASSING)
+    return {match[1] for match in found}
 
 
 def in_range(first: float, second: float, lowest: float, highest: float) -> Verdict:
@@ -126,3 +162,10 @@ def expected(answers: Mapping[str, Verdict], shares: Mapping[str, float]) -> tup
     first = sum(share * (answers[text].first or 0.0) for text, share in shares.items())
     second = sum(share * (answers[text].second or 0.0) for text, share in shares.items())
     return first, second
+
+
+@cache
+def all_pairs(form: str, lowest: int, highest: int) -> dict[str, Verdict]:
+    """The texts of every two whole scores, with their verdicts."""
+    scores = range(lowest, highest + 1)
+    return {form.format(a, b): Verdict.of_scores(a, b) for a in scores for b in scores}

@@ -11,9 +11,20 @@
 
 `system` and `user` are Jinja templates that see `prompt`, `a`, `b` and `reference` (empty where there is
 none); a template that shows `answer` instead of `a` and `b` grades each answer alone. What the judge writes
-is read by a `regex`, whose last match counts, or as the last JSON object, checked by a JSON `schema`. The
-named groups or the properties are `winner` (A, B or tie), or `a` and `b` (numbers), or `score` (a number, for
-grading alone). Either can also be what the judge is held to while it writes, as a whole answer.
+is read by a `regex`, or as a JSON object, checked by a JSON `schema`. The named groups or the properties are
+`winner` (A, B or tie), or `a` and `b` (numbers), or `score` (a number, for grading alone). Either can also be
+what the judge is held to while it writes, as a whole answer.
+
+What is shown cannot forge what stands around it (`smidgen.tasks.judge.delimiters`). A delimiter is what
+`{{ delimiter("[Answer A]") }}` writes, and the rest of the line before and after an expression, or else the
+line next to it: `First:` and `Second:` above. Where a delimiter occurs in a shown text, at the beginning of a
+line if it begins one itself, all of them are numbered. Inside a line only markup is a delimiter, as `</a>`;
+plain words are not, nor are marks of one or two characters, so give every answer lines of its own.
+
+Matches and objects that the judge only quotes are not read (`smidgen.tasks.judge.quotations`): they stand in
+quotation marks, in code, in a block quote, or in an object that is not closed. Marks that stand in the regex
+itself quote nothing, and neither does a code fence around the whole answer. All others have to say the same;
+objects that do not fit the schema are left out if others do.
 """
 
 import json
@@ -37,12 +48,18 @@ from referencing.jsonschema import DRAFT202012
 
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
-from smidgen.tasks.judge.forms import Case, Choice, Fault, JudgeParseError, Verdict, without_thinking
+from smidgen.tasks.judge.delimiters import Delimiter, free_number
+from smidgen.tasks.judge.forms import Case, Choice, Fault, JudgeParseError, Verdict, agreed
+from smidgen.tasks.judge.literals import LITERAL, with_delimiters
+from smidgen.tasks.judge.quotations import QUOTED, own_words
+from smidgen.tasks.thinking import without_thinking
 
 KEYS = ("system", "user", "stop", "parse")
-NAMES = frozenset({"prompt", "a", "b", "answer", "reference"})
+SHOWN = frozenset({"prompt", "a", "b", "answer", "reference"})
+NAMES = SHOWN | {"delimiter"}
 WINNERS: Mapping[str, Choice] = {"a": "first", "b": "second", "tie": "tie", "c": "tie"}
 
+_OBJECT_BEGINS = re.compile(r"(?:`{3,}[^\n]*\n\s*)?\{")
 _JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
 
 
@@ -78,23 +95,33 @@ class OwnForm:
         """The rendered system message, if there is one, and user message."""
         shown = {"prompt": case.prompt, "reference": case.reference or ""}
         shown |= {"answer": case.first} if self.singly else {"a": case.first, "b": case.second or ""}
-        system = (Message("system", self._render("system", self._system, shown)),) if self._system else ()
-        return *system, Message("user", self._render("user", self._user, shown))
+        used: set[Delimiter] = set()
+        messages = self._rendered(shown, used, 1)
+        number = free_number(used, shown.values())
+        return messages if number == 1 else self._rendered(shown, set(), number)
+
+    def _rendered(self, shown: Mapping[str, str], used: set[Delimiter], number: int) -> tuple[Message, ...]:
+        """The messages with their delimiters numbered; those that are used are added to `used`."""
+
+        def numbered(text: str, begins_line: bool = False) -> str:
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"delimiter needs a text, not {text!r}")
+            delimiter = Delimiter(text, begins_line)
+            used.add(delimiter)
+            return delimiter.numbered(number)
+
+        names = {**shown, "delimiter": numbered, LITERAL: numbered}
+        system = (Message("system", self._render("system", self._system, names)),) if self._system else ()
+        return *system, Message("user", self._render("user", self._user, names))
 
     def parse(self, text: str) -> Verdict | float:
-        """What the last match, or the last JSON object, says."""
-        answer = without_thinking(text)
+        """What all matches, or all JSON objects that fit the schema, say."""
         if self._regex is not None:
-            matches = list(self._regex.finditer(answer))
-            if not matches:
-                raise JudgeParseError(Fault.NO_MATCH)
-            return self._verdict(matches[-1].groupdict())
-        found = _last_object(answer)
-        try:
-            jsonschema.validate(found, self._schema or {})
-        except ValidationError:
-            raise JudgeParseError(Fault.NOT_IN_SCHEMA) from None
-        return self._verdict(found)
+            found = self._matches(without_thinking(text), self._regex)
+            return agreed(map(self._verdict, found), Fault.NO_MATCH)
+        objects = _own_objects(without_thinking(text, _OBJECT_BEGINS))
+        fitting = [found for found in objects if self._fits(found)]
+        return agreed(map(self._verdict, fitting), Fault.NOT_IN_SCHEMA)
 
     def parse_leniently(self, text: str) -> Verdict | float:
         """As `parse`: only its author knows what else such a template could mean."""
@@ -119,13 +146,34 @@ class OwnForm:
         """
         return str(self.answers())
 
-    def _render(self, key: str, template: jinja2.Template, shown: Mapping[str, str]) -> str:
+    def _render(self, key: str, template: jinja2.Template, shown: Mapping[str, Any]) -> str:
         try:
             return template.render(shown)
         except Exception as error:  # a template may do anything that an expression can
             raise ConfigError(
                 f"{self.name}: '{key}' cannot be rendered: {type(error).__name__}: {error}"
             ) from None
+
+    @staticmethod
+    def _matches(answer: str, regex: re.Pattern[str]) -> list[dict[str, Any]]:
+        """The groups of every match in the judge's own words, or of the whole answer."""
+        own = own_words(answer, literal=regex.pattern)
+        if found := [match.groupdict() for match in regex.finditer(own)]:
+            return found
+        start = len(answer) - len(answer.lstrip())
+        whole = regex.fullmatch(answer, start, len(answer.rstrip()))
+        if whole and not any(QUOTED in own[slice(*whole.span(name))] for name in regex.groupindex):
+            return [whole.groupdict()]
+        if regex.search(answer):
+            raise JudgeParseError(Fault.QUOTED)
+        return []
+
+    def _fits(self, found: dict[str, Any]) -> bool:
+        try:
+            jsonschema.validate(found, self._schema or {})
+        except ValidationError:
+            return False
+        return True
 
     def _verdict(self, found: Mapping[str, Any]) -> Verdict | float:
         """A verdict from named groups or properties."""
@@ -143,8 +191,9 @@ class OwnForm:
         if not isinstance(text, str) or not text.strip():
             raise ConfigError(f"{self.name}: '{key}' is {text!r}, expected the text of a Jinja template")
         try:
-            strange = find_undeclared_variables(_JINJA.parse(text)) - NAMES
-            template = _JINJA.from_string(text)
+            parsed = _JINJA.parse(text)
+            strange = find_undeclared_variables(parsed) - NAMES
+            template = _JINJA.from_string(with_delimiters(parsed))
         except jinja2.TemplateError as error:
             raise ConfigError(f"{self.name}: '{key}' is no Jinja template: {error}") from None
         if strange:
@@ -157,7 +206,7 @@ class OwnForm:
 
     def _shows_one_answer(self, content: Mapping[str, Any]) -> bool:
         """Whether it grades one answer alone; refuses templates that do not show what is judged."""
-        shown = find_undeclared_variables(_JINJA.parse(content["user"]))
+        shown = find_undeclared_variables(_JINJA.parse(content["user"])) & SHOWN
         if "answer" in shown and not shown & {"a", "b"}:
             return True
         if {"a", "b"} <= shown and "answer" not in shown:
@@ -249,17 +298,31 @@ def _references(schema: Any) -> Iterator[str]:
             yield from _references(part)
 
 
-def _last_object(text: str) -> dict[str, Any]:
-    """The last JSON object that is not inside another."""
-    decoder, found, start = json.JSONDecoder(), None, text.find("{")
+def _own_objects(text: str) -> list[dict[str, Any]]:
+    """The JSON objects that are neither quoted nor inside another, closed or not."""
+    found = list(_objects(text))
+    bare = text
+    for start, end, _ in found:  # quotation marks inside an object are its own
+        bare = f"{bare[: start + 1]}{'x' * (end - start - 2)}{bare[end - 1 :]}"
+    own = own_words(bare)
+    objects = [
+        value
+        for start, _, value in found
+        if own[start] != QUOTED and own.count("{", 0, start) <= own.count("}", 0, start)
+    ]
+    if not objects:
+        raise JudgeParseError(Fault.QUOTED if found else Fault.NOT_JSON)
+    return objects
+
+
+def _objects(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Where every JSON object that is not inside another begins and ends, and what it holds."""
+    decoder, start = json.JSONDecoder(), text.find("{")
     while start != -1:
         try:
             value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             end = start + 1
         else:
-            found = value
+            yield start, end, value
         start = text.find("{", end)
-    if found is None:
-        raise JudgeParseError(Fault.NOT_JSON)
-    return found

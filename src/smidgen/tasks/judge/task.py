@@ -3,8 +3,9 @@
 How it is asked and read is its template (`smidgen.tasks.judge.templates`); what its verdicts add up to is
 `smidgen.tasks.judge.judgements`.
 
-Deliberately different from published harnesses: every pair is asked in both orders, thinking is never read,
-the last complete answer counts, and an answer that does not parse is wrong and counted apart.
+Deliberately different from published harnesses: every pair is asked in both orders, neither thinking nor
+quotations are read, verdicts that differ are none, and an answer that does not parse is wrong and counted
+apart.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +77,7 @@ class JudgeTask(Task):
     """Which of two answers is better, or how good one is, in a template's words."""
 
     name = "judge"
-    version = 2
+    version = 3
     words = WORDS
     usage = USAGE
     settings_table = JudgeSettings

@@ -12,100 +12,39 @@ the beginning, so that all prompts share a prefix.
 - `grade`: one answer alone, from 1 to 5 (Prometheus, https://arxiv.org/abs/2310.08491).
 
 `parse` is strict and decides whether an answer is right. `parse_leniently` forgives the form and tells how
-much of a failure is form and how much is judgement.
+much of a failure is form and how much is judgement. Neither reads what a judge quotes, nor chooses between
+verdicts that differ.
+
+What is judged stands between delimiters, and cannot forge them: they are numbered where it holds one, in all
+templates alike (`smidgen.tasks.judge.delimiters`).
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
+from smidgen.tasks.judge.delimiters import Delimiter, free_number
 from smidgen.tasks.judge.forms import (
+    NUMBER,
     Case,
     Choice,
     Fault,
     Form,
     JudgeParseError,
     Verdict,
+    agreed,
+    all_pairs,
     expected,
     in_range,
-    without_thinking,
+    stated,
 )
+from smidgen.tasks.judge.grade import Grade
 from smidgen.tasks.judge.own_form import read_form
-
-_NUMBER = r"([+-]?[0-9]+(?:\.[0-9]+)?)"
-
-
-class Rubric:
-    """Criteria of its own making, an analysis, and a boxed pair of scores from 1 to 10."""
-
-    name = "rubric"
-    singly = False
-    needs_reference = False
-    has_answers = True
-    stop: tuple[str, ...] = ()
-    stop_after: tuple[str, ...] = ("</scores>",)
-    constraint: Constraint | None = None
-
-    SYSTEM = (
-        "Judge two responses to one request. Their order and length do not count. Answer in three blocks: "
-        "<specific_criteria>what matters here</specific_criteria> "
-        "<analysis>how each response does</analysis> "
-        "<scores>\\boxed{a, b}</scores> "
-        "where a scores Response A and b scores Response B, from 1 (bad) to 10 (perfect)."
-    )
-    LOWEST, HIGHEST = 1, 10
-    _BOXED = re.compile(rf"\\boxed\s*\{{{{1,2}}\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\}}")
-    _BARE = re.compile(rf"(?<![0-9.]){_NUMBER}\s*(?:/\s*10)?\s*,\s*{_NUMBER}(?![0-9.]*[0-9])")
-
-    def messages(self, case: Case) -> tuple[Message, ...]:
-        """A system message with the form, and the markers of published judges around the rest."""
-        reference = f"\n#### Reference Answer ####\n{case.reference}" if case.reference else ""
-        content = (
-            f"#### Conversation Context ####\n{case.prompt}{reference}\n"
-            "#### Responses to be Scored ####\n"
-            f"[The Begin of Response A]\n{case.first}\n[The End of Response A]\n"
-            f"[The Begin of Response B]\n{case.second}\n[The End of Response B]"
-        )
-        return Message("system", self.SYSTEM), Message("user", content)
-
-    def parse(self, text: str) -> Verdict:
-        """The last boxed pair of the last complete scores block, outside of any thinking."""
-        return self._verdict(self._BOXED.findall(self._last_block(without_thinking(text))))
-
-    def parse_leniently(self, text: str) -> Verdict:
-        """As `parse`, else the last boxed pair anywhere, else the last two numbers around a comma."""
-        try:
-            return self.parse(text)
-        except JudgeParseError:
-            answer = without_thinking(text)
-            return self._verdict(self._BOXED.findall(answer) or self._BARE.findall(answer))
-
-    def answers(self) -> Mapping[str, Verdict]:
-        """A scores block for every two whole scores."""
-        return _all_pairs("<scores>\n\\boxed{{{}, {}", self.LOWEST, self.HIGHEST)
-
-    def said(self, shares: Mapping[str, float]) -> str:
-        """A scores block with the expected scores."""
-        first, second = expected(self.answers(), shares)
-        return f"<scores>\n\\boxed{{{first:.4f}, {second:.4f}}}\n</scores>"
-
-    def _verdict(self, found: Sequence[tuple[str, str]]) -> Verdict:
-        if not found:
-            raise JudgeParseError(Fault.NO_PAIR)
-        return in_range(float(found[-1][0]), float(found[-1][1]), self.LOWEST, self.HIGHEST)
-
-    @staticmethod
-    def _last_block(answer: str) -> str:
-        """The inside of the last scores block that is closed."""
-        end = answer.rfind("</scores>")
-        start = answer.rfind("<scores>", 0, max(end, 0))
-        if start == -1:
-            raise JudgeParseError(Fault.TRUNCATED if "<scores>" in answer else Fault.NO_BLOCK)
-        start += len("<scores>")
-        return answer[start : answer.index("</scores>", start)]
+from smidgen.tasks.judge.quotations import QUOTED, own_words
+from smidgen.tasks.judge.rubric import Rubric
+from smidgen.tasks.thinking import without_thinking
 
 
 class TwoScores:
@@ -130,42 +69,65 @@ class TwoScores:
         "Neither "
         "the order of the answers nor their length may sway you."
     )
-    _LINE = re.compile(rf"{_NUMBER}(?:\s*/\s*10)?(?:\s*,\s*|\s+){_NUMBER}(?:\s*/\s*10)?")
+    _DELIMITERS = (
+        Delimiter("[Question]"),
+        Delimiter("[Reference Answer]"),
+        Delimiter("[The Start of Assistant 1's Answer]"),
+        Delimiter("[The End of Assistant 1's Answer]"),
+        Delimiter("[The Start of Assistant 2's Answer]"),
+        Delimiter("[The End of Assistant 2's Answer]"),
+        Delimiter("[System]"),
+    )
+    _LINE = re.compile(rf"{NUMBER}(?:\s*/\s*10)?(?:\s*,\s*|\s+){NUMBER}(?:\s*/\s*10)?")
+    _BEGINS = re.compile(rf"{_LINE.pattern}[^\S\n]*(?:\n|\Z)")
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """The markers of JudgeLM, with the reference where there is one."""
-        reference = f"[Reference Answer]\n{case.reference}\n\n" if case.reference else ""
+        number = free_number(self._DELIMITERS, case)
+        question, reference, start_1, end_1, start_2, end_2, system = (
+            delimiter.numbered(number) for delimiter in self._DELIMITERS
+        )
+        right = f"{reference}\n{case.reference}\n\n" if case.reference else ""
         content = (
-            f"[Question]\n{case.prompt}\n\n{reference}"
-            f"[The Start of Assistant 1's Answer]\n{case.first}\n[The End of Assistant 1's Answer]\n\n"
-            f"[The Start of Assistant 2's Answer]\n{case.second}\n[The End of Assistant 2's Answer]\n\n"
-            f"[System]\n{self._TASK}"
+            f"{question}\n{case.prompt}\n\n{right}{start_1}\n{case.first}\n{end_1}\n\n"
+            f"{start_2}\n{case.second}\n{end_2}\n\n{system}\n{self._TASK}"
         )
         return Message("system", self._SYSTEM), Message("user", content)
 
     def parse(self, text: str) -> Verdict:
-        """The two numbers of the first line that is not empty; nothing else may stand there."""
-        lines = without_thinking(text).strip().splitlines()
-        found = self._LINE.fullmatch(lines[0].strip()) if lines else None
-        return self._verdict(found)
+        """The two numbers of the first line that is not empty; nothing else may stand there.
+
+        Two other numbers alone on a later line contradict them.
+        """
+        lines = [line.strip() for line in self._own(text).strip().splitlines()]
+        if not lines or not self._LINE.fullmatch(lines[0]):
+            raise JudgeParseError(Fault.NO_SCORES)
+        return self._verdict(filter(None, map(self._LINE.fullmatch, lines)))
 
     def parse_leniently(self, text: str) -> Verdict:
-        """The first two numbers that stand side by side anywhere."""
-        return self._verdict(self._LINE.search(without_thinking(text)))
+        """As `parse`, else the two numbers that stand side by side anywhere."""
+        try:
+            return self.parse(text)
+        except JudgeParseError as error:
+            if error.fault.is_doubt:
+                raise
+            return self._verdict(self._LINE.finditer(self._own(text)))
 
     def answers(self) -> Mapping[str, Verdict]:
         """A first line for every two whole scores."""
-        return _all_pairs("{} {}", 1, self.HIGHEST)
+        return all_pairs("{} {}", 1, self.HIGHEST)
 
     def said(self, shares: Mapping[str, float]) -> str:
         """The expected scores."""
         first, second = expected(self.answers(), shares)
         return f"{first:.4f} {second:.4f}"
 
-    def _verdict(self, found: re.Match[str] | None) -> Verdict:
-        if not found:
-            raise JudgeParseError(Fault.NO_SCORES)
-        return in_range(float(found[1]), float(found[2]), self.LOWEST, self.HIGHEST)
+    def _own(self, text: str) -> str:
+        return own_words(without_thinking(text, self._BEGINS))
+
+    def _verdict(self, found: Iterable[re.Match[str]]) -> Verdict:
+        first, second = agreed(((float(pair[1]), float(pair[2])) for pair in found), Fault.NO_SCORES)
+        return in_range(first, second, self.LOWEST, self.HIGHEST)
 
 
 class BesideReference:
@@ -179,7 +141,8 @@ class BesideReference:
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
     LOWEST, HIGHEST = TwoScores.LOWEST, TwoScores.HIGHEST
-    _FIRST_LINE = re.compile(rf"{_NUMBER}(?:\s*/\s*10)?")
+    _FIRST_LINE = re.compile(rf"{NUMBER}(?:\s*/\s*10)?")
+    _BEGINS = re.compile(rf"{_FIRST_LINE.pattern}[^\S\n]*(?:\n|\Z)")
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """As in `scores`, with the reference for the first answer, and the line begun with its 10."""
@@ -188,13 +151,23 @@ class BesideReference:
         return *TwoScores().messages(pair), Message("assistant", f"{self.HIGHEST} ")
 
     def parse(self, text: str) -> float:
-        """The number that the first line holds, and nothing else."""
-        lines = without_thinking(text).splitlines()
-        return self._score(self._FIRST_LINE.fullmatch(lines[0].strip()) if lines else None)
+        """The number that the first line holds, and nothing else.
+
+        Another number alone on a later line contradicts it.
+        """
+        lines = [line.strip() for line in self._own(text).splitlines()]
+        if not lines or not self._FIRST_LINE.fullmatch(lines[0]):
+            raise JudgeParseError(Fault.NO_SCORE)
+        return self._score(filter(None, map(self._FIRST_LINE.fullmatch, lines)))
 
     def parse_leniently(self, text: str) -> float:
-        """The first number anywhere."""
-        return self._score(self._FIRST_LINE.search(without_thinking(text)))
+        """As `parse`, else the number that stands anywhere."""
+        try:
+            return self.parse(text)
+        except JudgeParseError as error:
+            if error.fault.is_doubt:
+                raise
+            return self._score(self._FIRST_LINE.finditer(self._own(text)))
 
     def answers(self) -> Mapping[str, Verdict]:
         """Every whole score; the verdict's first score is the answer's."""
@@ -204,10 +177,12 @@ class BesideReference:
         """The expected score."""
         return f"{expected(self.answers(), shares)[0]:.4f}"
 
-    def _score(self, found: re.Match[str] | None) -> float:
-        if not found:
-            raise JudgeParseError(Fault.NO_SCORE)
-        return in_range(float(found[1]), float(found[1]), self.LOWEST, self.HIGHEST).first or 0.0
+    def _own(self, text: str) -> str:
+        return own_words(without_thinking(text, self._BEGINS))
+
+    def _score(self, found: Iterable[re.Match[str]]) -> float:
+        score = agreed((float(number[1]) for number in found), Fault.NO_SCORE)
+        return in_range(score, score, self.LOWEST, self.HIGHEST).first or 0.0
 
 
 class Literals:
@@ -232,50 +207,57 @@ class Literals:
         "assistant A is "
         'better, "[[B]]" if assistant B is better, "[[C]]" for a tie.'
     )
+    _DELIMITERS = (
+        Delimiter("[User Question]"),
+        Delimiter("[The Start of Reference Answer]"),
+        Delimiter("[The End of Reference Answer]"),
+        Delimiter("[The Start of Assistant A's Answer]"),
+        Delimiter("[The End of Assistant A's Answer]"),
+        Delimiter("[The Start of Assistant B's Answer]"),
+        Delimiter("[The End of Assistant B's Answer]"),
+    )
     _CHOICES: Mapping[str, Choice] = {"A": "first", "B": "second", "C": "tie"}
     _STRICT = re.compile(r"\[\[([ABC])\]\]")
     _SHARES = re.compile(r"A ([01]\.\d{4}), B ([01]\.\d{4}), C [01]\.\d{4}: \[\[")
     _LENIENT = re.compile(
-        r"\[+\s*([abc])\s*\]+|\b(?:output|assistant|response)\s*\(?([ab])\b\)?|\b(tie)\b|^\W*([abc])\W*$",
-        re.IGNORECASE | re.MULTILINE,
+        rf"\[+\s*([abc])\s*\]+|^[^\w{QUOTED}]*([abc])[^\w{QUOTED}]*$", re.IGNORECASE | re.MULTILINE
     )
+    _NAMED = re.compile(r"\b(?:output|assistant|response)\s*\(?([ab])\b\)?|\b(tie)\b", re.IGNORECASE)
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """The markers of MT-bench and RewardBench, with the reference where there is one."""
-        reference = (
-            f"[The Start of Reference Answer]\n{case.reference}\n[The End of Reference Answer]\n\n"
-            if case.reference
-            else ""
+        number = free_number(self._DELIMITERS, case)
+        question, start, end, start_a, end_a, start_b, end_b = (
+            delimiter.numbered(number) for delimiter in self._DELIMITERS
         )
+        right = f"{start}\n{case.reference}\n{end}\n\n" if case.reference else ""
         content = (
-            f"[User Question]\n{case.prompt}\n\n{reference}"
-            f"[The Start of Assistant A's Answer]\n{case.first}\n[The End of Assistant A's Answer]\n\n"
-            f"[The Start of Assistant B's Answer]\n{case.second}\n[The End of Assistant B's Answer]"
+            f"{question}\n{case.prompt}\n\n{right}{start_a}\n{case.first}\n{end_a}\n\n"
+            f"{start_b}\n{case.second}\n{end_b}"
         )
         return Message("system", self._SYSTEM), Message("user", content)
 
     def parse(self, text: str) -> Verdict:
-        """The last verdict: a text that explains the form names all three before it decides.
+        """The verdict, which begins or ends a line; wherever else one stands, it has to be the same.
 
         Where the text is the shares of the verdicts (`said`), they are its scores.
         """
         answer = without_thinking(text)
-        found = self._STRICT.findall(answer)
-        if not found:
-            raise JudgeParseError(Fault.NO_VERDICT)
+        found = agreed(stated(self._STRICT, answer, Fault.NO_VERDICT), Fault.NO_VERDICT)
         shares = self._SHARES.match(answer)
         scores = (float(shares[1]), float(shares[2])) if shares else (None, None)
-        return Verdict(self._CHOICES[found[-1]], *scores)
+        return Verdict(self._CHOICES[found], *scores)
 
     def parse_leniently(self, text: str) -> Verdict:
-        """As `parse`, else the last thing that looks like a verdict."""
+        """As `parse`, else the letter in brackets or alone on a line, else the answer that alone is named."""
         try:
             return self.parse(text)
-        except JudgeParseError:
-            found = self._LENIENT.findall(without_thinking(text))
-            if not found:
+        except JudgeParseError as error:
+            if error.fault.is_doubt:
                 raise
-            letter = next(group for group in found[-1] if group).upper()
+            own = own_words(without_thinking(text))
+            found = self._LENIENT.findall(own) or self._NAMED.findall(own)
+            letter = agreed((next(filter(None, groups)).upper() for groups in found), Fault.NO_VERDICT)
             return Verdict("tie" if letter == "TIE" else self._CHOICES[letter])
 
     def answers(self) -> Mapping[str, Verdict]:
@@ -287,75 +269,6 @@ class Literals:
         best = max(shares, key=lambda text: shares[text])
         parts = ", ".join(f"{text.lstrip('[')} {share:.4f}" for text, share in shares.items())
         return f"{parts}: {best}]]"
-
-
-class Grade:
-    """One answer alone: feedback, then `[RESULT]` and a whole number from 1 to 5."""
-
-    name = "grade"
-    singly = True
-    needs_reference = False
-    has_answers = True
-    stop: tuple[str, ...] = ()
-    stop_after: tuple[str, ...] = ()
-    constraint: Constraint | None = None
-    LOWEST, HIGHEST = 1, 5
-    RUBRIC = (
-        "How well does the response do what was asked: is it right, complete, relevant and clear?\n"
-        "1: it fails. 2: it mostly fails. 3: it does part of it. 4: it does it with slips. 5: nothing is "
-        "missing."
-    )
-
-    _SYSTEM = (
-        "Grade a response by a rubric. Write feedback that goes by the rubric alone, then a whole number "
-        "from 1 to 5. "
-        'The form is: "(feedback) [RESULT] (a number from 1 to 5)". Write nothing after it.'
-    )
-    _STRICT = re.compile(r"\[RESULT\]\s*\(?\s*([1-4](?:\.[0-9]+)?|5(?:\.0+)?)(?![0-9.]*[0-9])")
-    _LENIENT = re.compile(r"(?<![0-9.])([1-5])(?:\s*/\s*5)?(?![0-9.]*[0-9])")
-
-    def __init__(self, rubric: str = RUBRIC):
-        """Grade by `rubric`, a question and what each grade means."""
-        self.rubric = rubric
-
-    def messages(self, case: Case) -> tuple[Message, ...]:
-        """Markers of Prometheus, with the reference where there is one."""
-        reference = f"###Reference Answer (Score 5):\n{case.reference}\n\n" if case.reference else ""
-        content = (
-            f"###Score Rubric:\n{self.rubric}\n\n###The instruction to "
-            f"evaluate:\n{case.prompt}\n\n{reference}"
-            f"###Response to evaluate:\n{case.first}\n\n###Feedback:"
-        )
-        return Message("system", self._SYSTEM), Message("user", content)
-
-    def parse(self, text: str) -> float:
-        """The number after the last `[RESULT]`."""
-        return self._grade(self._STRICT.findall(without_thinking(text)))
-
-    def parse_leniently(self, text: str) -> float:
-        """As `parse`, else the last number from 1 to 5."""
-        answer = without_thinking(text)
-        return self._grade(self._STRICT.findall(answer) or self._LENIENT.findall(answer))
-
-    def answers(self) -> Mapping[str, Verdict]:
-        """Every grade; the verdict's first score is the grade."""
-        return {f"[RESULT] {n}": Verdict("tie", n) for n in range(self.LOWEST, self.HIGHEST + 1)}
-
-    def said(self, shares: Mapping[str, float]) -> str:
-        """The expected grade."""
-        return f"[RESULT] {expected(self.answers(), shares)[0]:.4f}"
-
-    @staticmethod
-    def _grade(found: Sequence[str]) -> float:
-        if not found:
-            raise JudgeParseError(Fault.NO_GRADE)
-        return float(found[-1])
-
-
-@cache
-def _all_pairs(form: str, lowest: int, highest: int) -> dict[str, Verdict]:
-    scores = range(lowest, highest + 1)
-    return {form.format(a, b): Verdict.of_scores(a, b) for a in scores for b in scores}
 
 
 FORMS: Mapping[str, type[Rubric | TwoScores | BesideReference | Literals | Grade]] = {
