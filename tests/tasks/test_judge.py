@@ -11,7 +11,7 @@ from smidgen.errors import DataError, ParseError
 from smidgen.evaluation.metrics import measure
 from smidgen.tasks.judge.forms import Fault, JudgeParseError
 from smidgen.tasks.judge.quotations import is_quoted
-from smidgen.tasks.judge.task import gold_completion
+from smidgen.tasks.judge.task import JudgeTask, gold_completion
 from smidgen.tasks.judge.templates import Rubric
 from smidgen.tasks.task import Measure
 

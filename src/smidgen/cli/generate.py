@@ -1,144 +1,112 @@
 """`smidgen generate`: try a model on one prompt."""
 
 import sys
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from smidgen.cli.console import count, print_json, say
-from smidgen.cli.constraint import check_boxed, read_constraint
-from smidgen.cli.options import (
-    Adapter,
-    ApiKeyEnv,
-    Choice,
-    Engine,
-    FrequencyPenalty,
-    Json,
-    KvBits,
-    MaxTokens,
-    MinP,
-    Model,
-    ModelName,
-    Regex,
-    RepetitionPenalty,
-    Schema,
-    Seed,
-    Stop,
-    Temperature,
-    Thinking,
-    Timeout,
-    TopK,
-    TopP,
-)
+from smidgen.cli.constraint import ConstraintOptions, check_boxed, read_constraint
+from smidgen.cli.options import Json
 from smidgen.errors import ConfigError, DataError, ParseError, WorkError
+from smidgen.options import DecodingOptions, EngineOptions
 
 if TYPE_CHECKING:
     from smidgen.data.types import Completion, Message, Timing
 
 
-def generate(
-    *,
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PromptOptions:
+    """What the model is shown."""
+
     prompt: Annotated[
         str, Parameter(allow_leading_hyphen=True, help="What the user says; - reads it from stdin.")
-    ],
-    model: Model = "smidgen:nano",
-    engine: Engine = "auto",
-    model_name: ModelName = None,
-    api_key_env: ApiKeyEnv = None,
-    timeout: Timeout = None,
-    adapter: Adapter = None,
-    kv_bits: KvBits = None,
-    system: Annotated[str | None, Parameter(help="What the model is told first.")] = None,
-    thinking: Thinking = False,
+    ]
+    system: Annotated[str | None, Parameter(help="What the model is told first.")] = None
     no_chat_template: Annotated[
         bool, Parameter(show_default=False, help="Go on with the prompt as it stands, as a base model does.")
-    ] = False,
-    max_tokens: MaxTokens = 256,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    min_p: MinP = 0.0,
-    repetition_penalty: RepetitionPenalty = 1.0,
-    frequency_penalty: FrequencyPenalty = 0.0,
-    stop: Stop = (),
-    stop_at_boxed: Annotated[
-        bool, Parameter(show_default=False, help="End the answer with the first \\boxed{…}, braces balanced.")
-    ] = False,
+    ] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ShownOptions:
+    """What is printed of an answer."""
+
     final_only: Annotated[
         bool, Parameter(show_default=False, help="Print the answer without what was thought.")
-    ] = False,
+    ] = False
     extract_boxed: Annotated[
         bool, Parameter(show_default=False, help="Print only what the answer's last \\boxed{…} holds.")
-    ] = False,
-    seed: Seed = 0,
-    schema: Schema = None,
-    regex: Regex = None,
-    choice: Choice = (),
+    ] = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether that is all of it, as it comes."""
+        return not self.final_only and not self.extract_boxed
+
+
+def generate(
+    *,
+    shown: PromptOptions,
+    engine: EngineOptions = EngineOptions(),
+    decoding: DecodingOptions = DecodingOptions(),
+    constraint: ConstraintOptions = ConstraintOptions(),
+    printed: ShownOptions = ShownOptions(),
     json: Json = False,
 ) -> None:
     """Answer one prompt, on stdout and as it comes.
 
     With --final-only or --extract-boxed the wanted part comes when the answer is whole.
     """
-    from smidgen.data.types import Request, Sample, Sampling
+    from smidgen.data.types import Request, Sample
     from smidgen.inference import open_engine
     from smidgen.inference.constraints import check_constrained
 
-    if no_chat_template and (system or thinking):
-        given = "--system" if system else "--thinking"
+    if shown.no_chat_template and (shown.system or engine.thinking):
+        given = "--system" if shown.system else "--thinking"
         raise ConfigError(f"{given} goes through the chat template; leave it or --no-chat-template out")
-    messages = messages_of(prompt, system, no_chat_template)
-    sampling = Sampling(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        frequency_penalty=frequency_penalty,
-        stop=stop,
-        stop_at_boxed=stop_at_boxed,
-        seed=seed,
-    )
-    constraint = read_constraint(schema, regex, choice)
-    request = Request(Sample("prompt", messages), sampling, constraint)
-    check_constrained(request, thinking=thinking)
-    if extract_boxed:
-        check_boxed(constraint)
-    opened = open_engine(
-        model,
-        engine=engine,
-        adapter=adapter,
-        thinking=thinking,
-        batch_size=1,
-        model_name=model_name,
-        api_key_env=api_key_env,
-        timeout=timeout,
-        kv_bits=kv_bits,
-    )
+    messages = messages_of(shown.prompt, shown.system, shown.no_chat_template)
+    kept_to = read_constraint(constraint)
+    request = Request(Sample("prompt", messages), decoding.sampling(), kept_to)
+    check_constrained(request, thinking=engine.thinking)
+    if printed.extract_boxed:
+        check_boxed(kept_to)
+    opened = open_engine(replace(engine, batch_size=1))
     stream = opened.stream(request)
-    whole = not final_only and not extract_boxed
     for piece in stream:
-        if whole and not json:
+        if printed.whole and not json:
             print(piece, end="", flush=True)
     completion = stream.completion
     opened.close()
     assert completion is not None
-    answer = None if whole else answer_in(completion.text, thinking=thinking, boxed=extract_boxed)
-    if json:
-        facts = facts_of(completion, completion.timing)
-        print_json({"model": model, **facts, **({} if whole else {"answer": answer})})
-    else:
-        print(answer or "")
-        say_speed(completion.timing, is_cut=completion.finish_reason == "length")
-    if not whole and answer is None:
-        part = "no closed \\boxed{…}" if extract_boxed else "no end of what was thought"
-        raise WorkError(f"the answer has {part}; raise --max-tokens, or look at all of it")
-    if constraint is not None and completion.finish_reason == "length":
+    _print_end(completion, engine, printed, json=json)
+    if kept_to is not None and completion.finish_reason == "length":
         raise WorkError(
             "the answer was cut off at --max-tokens, so that it need not keep to its constraint; "
             "raise --max-tokens, or ask for something shorter"
         )
+
+
+def _print_end(completion: "Completion", engine: EngineOptions, printed: ShownOptions, *, json: bool) -> None:
+    """Print what did not come before the answer was whole.
+
+    Raises:
+        WorkError: the answer lacks the part that was asked for.
+    """
+    boxed = printed.extract_boxed
+    answer = None if printed.whole else answer_in(completion.text, thinking=engine.thinking, boxed=boxed)
+    if json:
+        facts = facts_of(completion, completion.timing)
+        print_json({"model": engine.model, **facts, **({} if printed.whole else {"answer": answer})})
+    else:
+        print(answer or "")
+        say_speed(completion.timing, is_cut=completion.finish_reason == "length")
+    if not printed.whole and answer is None:
+        part = "no closed \\boxed{…}" if boxed else "no end of what was thought"
+        raise WorkError(f"the answer has {part}; raise --max-tokens, or look at all of it")
 
 
 def messages_of(prompt: str, system: str | None, as_it_stands: bool) -> "tuple[Message, ...]":
