@@ -1,6 +1,6 @@
 """`smidgen judge`: verdicts on one pair of answers, or on a file of pairs."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOpt
 
 if TYPE_CHECKING:
     from smidgen.config import Prices
-    from smidgen.data.types import Record, Sample
+    from smidgen.judge import Judge
 
 
 @Parameter(name="*")
@@ -69,58 +69,48 @@ def judge(
 ) -> None:
     """Say which of two answers is better, asked in both orders."""
     from smidgen.config import read_prices
-    from smidgen.judge import check_samples
-
-    check_samples(judging.samples, sampling.temperature)
-    parts = (pair.prompt, pair.a, pair.b)
-    if file is not None:
-        if any(part is not None for part in parts):
-            raise ConfigError("give a file of pairs, or --prompt, --a and --b for one pair, but not both")
-        if out is None:
-            raise ConfigError(
-                f"name the file for the judgements of {file} with --out, as --out verdicts.jsonl"
-            )
-        result = judge_file(
-            file,
-            out,
-            engine=engine,
-            judging=judging,
-            sampling=sampling,
-            rows=rows,
-            prices=read_prices(prices),
-        )
-        print_json(result) if json else _show_file(result)
-        return
-    if pair.prompt is None or pair.a is None or pair.b is None:
-        raise ConfigError("give --prompt, --a and --b to judge one pair, or a file of pairs")
-    for_files = {
-        "--out": out,
-        "--limit": rows.limit,
-        "--prices": prices,
-        "--skip-bad-rows": rows.skip_bad_rows or None,
-        "--reference": judging.reference or None,
-    }
-    if given := [name for name, value in for_files.items() if value is not None]:
-        raise ConfigError(f"{given[0]} is for a file of pairs; leave it out")
-    _judge_one(pair.prompt, pair.a, pair.b, engine, judging, sampling, json=json)
-
-
-def _judge_one(
-    prompt: str,
-    a: str,
-    b: str,
-    engine: EngineOptions,
-    judging: JudgeOptions,
-    sampling: SamplingOptions,
-    *,
-    json: bool,
-) -> None:
-    from dataclasses import asdict
-
     from smidgen.judge import Judge
 
+    _check_use(file, pair, out)
+    if file is None:
+        _check_one(out, judging, rows, prices)
+    price_list = read_prices(prices)
     with Judge(engine, judging, sampling) as opened:
-        found = opened.compare(prompt, a, b)
+        if file is None or out is None:
+            _judge_one(opened, pair, json=json)
+        else:
+            result = judge_file(opened, file, out, rows, price_list)
+            print_json(result) if json else _show_file(result)
+
+
+def _check_use(file: Path | None, pair: PairOptions, out: Path | None) -> None:
+    """Refuse anything but a file with a place for its judgements, or one whole pair."""
+    parts = (pair.prompt, pair.a, pair.b)
+    if file is None:
+        if any(part is None for part in parts):
+            raise ConfigError("give --prompt, --a and --b to judge one pair, or a file of pairs")
+        return
+    if any(part is not None for part in parts):
+        raise ConfigError("give a file of pairs, or --prompt, --a and --b for one pair, but not both")
+    if out is None:
+        raise ConfigError(f"name the file for the judgements of {file} with --out, as --out verdicts.jsonl")
+
+
+def _check_one(out: Path | None, judging: JudgeOptions, rows: RowOptions, prices: Path | None) -> None:
+    """Refuse what does nothing for one pair."""
+    for_files = {
+        "--out": out is not None,
+        "--limit": rows.limit is not None,
+        "--prices": prices is not None,
+        "--skip-bad-rows": rows.skip_bad_rows,
+        "--reference": judging.reference,
+    }
+    if given := [name for name, is_given in for_files.items() if is_given]:
+        raise ConfigError(f"{given[0]} is for a file of pairs; leave it out")
+
+
+def _judge_one(judge: "Judge", pair: PairOptions, *, json: bool) -> None:
+    found = judge.compare(pair.prompt or "", pair.a or "", pair.b or "")
     if json:
         print_json(asdict(found))
         return
@@ -137,103 +127,34 @@ def _judge_one(
     say(f"\n{found.judgements} judgements, {agreed}; {found.tokens:,} tokens in {found.seconds:.1f} s")
 
 
-def judge_file(
-    file: Path,
-    out: Path,
-    *,
-    engine: EngineOptions,
-    judging: JudgeOptions,
-    sampling: SamplingOptions,
-    rows: RowOptions,
-    prices: "Prices",
-) -> dict[str, Any]:
-    """Judge every pair of a file; each judgement is on disk as soon as it is made, and is made once.
-
-    Beside `out` stands `<out>.pairs.jsonl` when all is done: one verdict a pair.
-    """
-    from smidgen.data.rows import read_rows, select_rows
-    from smidgen.evaluation import collect_records, measure_speed, read_records
+def judge_file(judge: "Judge", file: Path, out: Path, rows: RowOptions, prices: "Prices") -> dict[str, Any]:
+    """Judge every pair of a file under a bar, going on with the judgements that are there."""
     from smidgen.evaluation.cost import cost_table
-    from smidgen.evaluation.records import read_log, wall_clock
-    from smidgen.files import write_jsonl
-    from smidgen.inference import engine_identity, open_engine
-    from smidgen.tasks import JudgeTask, find_form
-    from smidgen.tasks.judge import Rubric
 
-    task = JudgeTask(find_form(judging.template or Rubric.name), reference=judging.reference)
-    if task.form.singly:
-        raise ConfigError(
-            f"the template {task.form.name} grades one answer; judge with rubric, scores or verdict"
-        )
-    rejected: list[str] | None = [] if rows.skip_bad_rows else None
-    found = select_rows(read_rows(file, rejected=rejected), limit=rows.limit, source=str(file))
-    samples = task.samples(found, source=str(file), labelled=False, rejected=rejected)
-    asked = _repeated(samples, judging.samples)
-    say_rejected(rejected or ())
-    identity = engine_identity(engine)
-    known = len(read_records(out)) if out.exists() else 0
-    opened = open_engine(engine)
-    records: list[Record] = []
-    with Progress("judge", total=len(asked)) as progress:
-        progress.begin_at(known)
-        for record in collect_records(task, asked, opened, sampling.sampling(), out, model=identity):
-            records.append(record)
+    found = judge.judge_rows(file, out, rows)
+    say_rejected(found.rejected)
+    with Progress("judge", total=found.total) as progress:
+        progress.begin_at(found.known)
+        for number, record in enumerate(found, start=1):
             timing = record.completion.timing
-            new = timing is not None and len(records) > known
-            progress.update(len(records), tokens=timing.completion_tokens if timing and new else 0)
-    peak = opened.peak_memory_bytes()
-    opened.close()
-    verdicts = _verdicts(asked, records, task)
-    write_jsonl(out.with_name(f"{out.name.removesuffix('.jsonl')}.pairs.jsonl"), verdicts)
-    counts = {str(side): sum(row["verdict"] == side for row in verdicts) for side in ("a", "b", "tie", None)}
-    timings = [record.completion.timing for record in records]
-    speed = measure_speed(timings, wall_clock(read_log(out)), peak_memory_bytes=peak).to_json()
+            is_new = timing is not None and number > found.known
+            progress.update(number, tokens=timing.completion_tokens if timing and is_new else 0)
+    verdicts = found.verdicts()
+    counts = {str(side): sum(pair.verdict == side for pair in verdicts) for side in ("a", "b", "tie", None)}
+    speed = found.speed().to_json()
     return {
         "file": str(file),
         "out": str(out),
         "pairs": len(verdicts),
-        "judgements": len(records),
+        "judgements": len(found.records),
         "verdicts": counts,
-        "consistent": sum(row["consistent"] for row in verdicts),
-        "unparsed": sum(not record.score.parsed for record in records),
-        "rejected_rows": len(rejected or ()),
+        "consistent": sum(pair.consistent for pair in verdicts),
+        "unparsed": sum(not record.score.parsed for record in found.records),
+        "rejected_rows": len(found.rejected),
         "speed": speed,
-        "cost": cost_table({"judge": {"n": len(records), "speed": speed}}, prices),
-        "labelled": any(sample.metadata["label"] for sample in asked),
+        "cost": cost_table({"judge": {"n": len(found.records), "speed": speed}}, prices),
+        "labelled": found.labelled,
     }
-
-
-def _repeated(asked: "list[Sample]", times: int) -> "list[Sample]":
-    """Every sample so many times; the first keeps its id, and the others draw by theirs."""
-    from dataclasses import replace
-
-    return [
-        sample if time == 1 else replace(sample, id=f"{sample.id}#{time}")
-        for sample in asked
-        for time in range(1, times + 1)
-    ]
-
-
-def _verdicts(asked: "list[Sample]", records: "list[Record]", task: Any) -> list[dict[str, Any]]:
-    """One row a pair, in the order of the file."""
-    from smidgen.tasks.judge.judgements import outcome, read_record
-
-    said: dict[str, list[Any]] = {sample.metadata["pair"]: [] for sample in asked}
-    for record in records:
-        facts = record.sample.metadata
-        verdict = read_record(task.form.parse, record)
-        said[facts["pair"]].append((facts["order"], verdict))
-    return [
-        {
-            "id": pair,
-            "verdict": found.verdict,
-            "consistent": found.consistent,
-            "scores": found.scores,
-            "judgements": found.judgements,
-            "unparsed": found.unparsed,
-        }
-        for pair, found in ((pair, outcome(verdicts)) for pair, verdicts in said.items())
-    ]
 
 
 def _show_file(result: dict[str, Any]) -> None:

@@ -1,27 +1,20 @@
-"""A judge to call from Python: compare two answers, grade one, rank several.
-
-    from smidgen import EngineOptions, Judge
-
-    with Judge(EngineOptions("smidgen:nano", adapter="runs/nano-judge/best")) as judge:
-        found = judge.compare("What is 2 + 2?", "It is 4.", "It is 5.")
-        print(found.verdict, found.consistent, found.scores)
-
-Every pair is asked in both orders. With `samples` above 1 each order is asked so many times, and the majority
-decides; what that costs is in `tokens` and `seconds`.
-"""
+"""The judge that a program opens; see `smidgen.judge`."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Self
 
 from smidgen.data.formats import Label
 from smidgen.data.types import UNANSWERED, Completion, Request, Sample
 from smidgen.errors import ConfigError, DataError
-from smidgen.inference import open_engine
+from smidgen.inference import Engine, engine_identity, open_engine
 from smidgen.inference.sampling import check_sampling
-from smidgen.options import EngineOptions, JudgeOptions, SamplingOptions
+from smidgen.judge.rows import RowJudgements, Rows, ask_pairs
+from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
+from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
 from smidgen.tasks.judge.judgements import ORDERS, Outcome, outcome, side
 from smidgen.tasks.judge.ranking import Strength, rank
@@ -86,7 +79,7 @@ class Judge:
         judging: JudgeOptions = JudgeOptions(),
         sampling: SamplingOptions = SamplingOptions(),
     ):
-        """Load the model.
+        """Prepare a judge; its model is loaded when it is first asked.
 
         Args:
             engine: the model, and what runs it.
@@ -96,17 +89,17 @@ class Judge:
         Raises:
             ConfigError: a setting is out of its range, the template is unknown, or samples would all be the
                 same.
-            ModelError: the model cannot be loaded.
         """
-        check_samples(judging.samples, sampling.temperature)
+        _check_samples(judging.samples, sampling.temperature)
         self.form: Form = find_form(judging.template or Rubric.name, rubric=judging.rubric)
-        self._samples = judging.samples
-        drawn = sampling.sampling()
+        self._options, self._judging, self._drawn = engine, judging, sampling.sampling()
         self._sampling = replace(
-            drawn, stop=(*drawn.stop, *self.form.stop), stop_after=(*drawn.stop_after, *self.form.stop_after)
+            self._drawn,
+            stop=(*self._drawn.stop, *self.form.stop),
+            stop_after=(*self._drawn.stop_after, *self.form.stop_after),
         )
         check_sampling(self._sampling)
-        self._engine = open_engine(engine)
+        self._opened: Engine | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +109,14 @@ class Judge:
 
     def close(self) -> None:
         """Release the model."""
-        self._engine.close()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _engine(self) -> Engine:
+        if self._opened is None:
+            self._opened = open_engine(self._options)
+        return self._opened
 
     def compare(self, prompt: str, a: str, b: str, *, reference: str | None = None) -> Compared:
         """Say which of two answers is better.
@@ -139,8 +139,9 @@ class Judge:
         if self.form.needs_reference and not reference:
             raise DataError(f"the template {self.form.name} grades beside a right answer; give a reference")
         case = Case(_asked(prompt), answer, None, reference)
+        self._engine()  # loading it is not part of what the answer took
         started = time.perf_counter()
-        texts = self._ask({f"grade#{k}": case for k in range(self._samples)})
+        texts = self._ask({f"grade#{k}": case for k in range(self._judging.samples)})
         grades = [self._read(completion.text)[0] for completion in texts.values()]
         known = [grade for grade in grades if isinstance(grade, float)]
         return Graded(
@@ -161,6 +162,7 @@ class Judge:
         if len(answers) < 2:
             raise DataError(f"there is {len(answers)} answer to rank; expected two or more")
         pairs = list(combinations(range(len(answers)), 2))
+        self._engine()
         started = time.perf_counter()
         compared = self._compare(prompt, [(answers[i], answers[j]) for i, j in pairs], reference)
         points = {"a": 1.0, "b": 0.0, "tie": 0.5}
@@ -177,6 +179,27 @@ class Judge:
             seconds=time.perf_counter() - started,
         )
 
+    def judge_rows(self, rows: Rows, out: Path | str, selection: RowOptions = RowOptions()) -> RowJudgements:
+        """Judge the pairs of a file, or of rows in any known format; labels are not needed.
+
+        The result is an iterator over judgements, each of which is on disk when it comes; `verdicts` makes
+        those that are missing and sums up. After an interruption the same call goes on where the file ends.
+
+        Args:
+            rows: the file, or the rows.
+            out: the file of judgements, made or resumed.
+            selection: which rows are used.
+
+        Raises:
+            ConfigError: the template grades answers alone, or judges beside a right answer and is shown none.
+            DataError: the rows cannot be read, or `out` holds the records of something else.
+            ModelError: the model cannot be loaded.
+        """
+        task = JudgeTask(self.form, reference=self._judging.reference)
+        asked = ask_pairs(task, rows, selection, self._judging.samples)
+        identity = engine_identity(self._options)
+        return RowJudgements(task, asked, self._engine(), self._drawn, Path(out), identity=identity)
+
     def _compare(
         self, prompt: str, pairs: Sequence[tuple[str, str]], reference: str | None
     ) -> list[Compared]:
@@ -189,8 +212,9 @@ class Judge:
             f"{index}#{order}#{k}": Case(_asked(prompt), *((a, b) if order == "ab" else (b, a)), reference)
             for index, (a, b) in enumerate(pairs)
             for order in ORDERS
-            for k in range(self._samples)
+            for k in range(self._judging.samples)
         }
+        self._engine()
         started = time.perf_counter()
         texts = self._ask(shown)
         seconds = time.perf_counter() - started
@@ -224,14 +248,14 @@ class Judge:
             Request(Sample(name, self.form.messages(case)), self._sampling, logprobs=False)
             for name, case in cases.items()
         ]
-        found = {request.sample.id: completion for request, completion in self._engine.complete(requests)}
+        found = {request.sample.id: completion for request, completion in self._engine().complete(requests)}
         for completion in found.values():
             if why := UNANSWERED.get(completion.finish_reason):
                 raise DataError(f"there is no judgement: {why}; change the prompt or its answers")
         return {name: found[name] for name in cases}
 
 
-def check_samples(samples: int, temperature: float) -> None:
+def _check_samples(samples: int, temperature: float) -> None:
     """Refuse a number of samples that means nothing.
 
     Raises:

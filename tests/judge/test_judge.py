@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from smidgen import Judge, JudgeOptions
+from smidgen import EngineOptions, Judge, JudgeOptions
 from smidgen.data.types import Completion, Request, Timing
 from smidgen.errors import ConfigError, DataError
 
@@ -33,7 +33,7 @@ class Reader:
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("smidgen.judge.open_engine", lambda options: Reader())
+    monkeypatch.setattr("smidgen.judge.judge.open_engine", lambda options: Reader())
     return lambda **settings: Judge(judging=JudgeOptions(**settings))
 
 
@@ -80,3 +80,14 @@ def test_what_cannot_be_judged(make, monkeypatch: pytest.MonkeyPatch):
     assert (found.verdict, found.consistent, found.scores, found.unparsed) == (None, False, None, 2)
     assert found.said[0].fault == "the first line is not two numbers"
     assert not make(template="scores").rank("q", ["x", "y"]).places[0].strength
+
+
+def test_the_model_is_opened_when_it_is_first_asked(monkeypatch: pytest.MonkeyPatch):
+    opened: list[EngineOptions] = []
+    monkeypatch.setattr("smidgen.judge.judge.open_engine", lambda options: opened.append(options) or Reader())
+    engine = EngineOptions("some/model", batch_size=3)
+    with Judge(engine, JudgeOptions(template="scores")) as judge:
+        assert not opened
+        judge.compare("q", "x", "yy")
+        judge.rank("q", ["x", "yy"])
+    assert opened == [engine]

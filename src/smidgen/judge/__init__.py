@@ -1,0 +1,17 @@
+"""A judge to call from Python: compare two answers, grade one, rank several, or judge a file of pairs.
+
+    from smidgen import EngineOptions, Judge
+
+    with Judge(EngineOptions("smidgen:nano", adapter="runs/nano-judge/best")) as judge:
+        found = judge.compare("What is 2 + 2?", "It is 4.", "It is 5.")
+        print(found.verdict, found.consistent, found.scores)
+        pairs = judge.judge_rows("pairs.jsonl", "judgements.jsonl").verdicts()
+
+Every pair is asked in both orders. With `samples` above 1 each order is asked so many times, and the majority
+decides; what that costs is in `tokens` and `seconds`.
+"""
+
+from smidgen.judge.judge import Compared, Graded, Judge, Ranked, Said
+from smidgen.judge.rows import JudgedPair, RowJudgements
+
+__all__ = ["Compared", "Graded", "Judge", "JudgedPair", "Ranked", "RowJudgements", "Said"]
