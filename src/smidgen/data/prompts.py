@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from smidgen.data.chat import ROLES
 from smidgen.data.fields import shown, text_of
 from smidgen.data.rows import Row, place_of, read_rows, refuse
-from smidgen.data.templates import ROLES
 from smidgen.data.types import Message
 from smidgen.errors import DataError
 
