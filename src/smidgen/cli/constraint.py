@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smidgen.errors import ConfigError, DataError
+from smidgen.files import decode_text
 
 if TYPE_CHECKING:
     from smidgen.data.types import Constraint
@@ -57,7 +58,7 @@ def check_boxed(constraint: "Constraint | None") -> None:
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return decode_text(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"the schema {path} cannot be read ({reason}); expected a JSON file") from None

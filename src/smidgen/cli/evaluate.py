@@ -42,7 +42,13 @@ def evaluate(
     /,
     *,
     model: Model = "smidgen:nano",
-    data: Annotated[str, Parameter(help="A file of rows, or world for generated ones.")] = "world",
+    data: Annotated[
+        str,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="A file of rows, - for standard input, or world for generated ones.",
+        ),
+    ] = "world",
     split: Annotated[
         tuple[str, ...],
         Parameter(
@@ -95,6 +101,7 @@ def evaluate(
     from smidgen.cli.reporting import evaluation_report
     from smidgen.cli.sources import all_rows, test_rows
     from smidgen.config import read_prices
+    from smidgen.data.row_files import source_name
     from smidgen.data.types import Sampling
     from smidgen.evaluation.cost import cost_table
     from smidgen.evaluation.report import build_report
@@ -114,10 +121,11 @@ def evaluate(
         )
     rejected: list[str] | None = [] if skip_bad_rows else None
     rows = test_rows(task, data, splits=split, limit=limit, seed=seed, rejected=rejected)
-    asked = asked.prepare(all_rows(task, data, rejected=rejected and []) or rows, source=data)
+    source = source_name(data)
+    asked = asked.prepare(all_rows(task, data, rejected=rejected and []) or rows, source=source)
     if constrained:
         grammar_of(constraint_of(asked))  # so that a model is loaded only for what can be kept to
-    samples = asked.samples(rows, source=data, rejected=rejected)
+    samples = asked.samples(rows, source=source, rejected=rejected)
     say_rejected(rejected or ())
     with TemporaryDirectory() as scratch:
         result, records = prove(

@@ -51,7 +51,11 @@ def generate(
     system: Annotated[str | None, Parameter(help="What the model is told first.")] = None,
     thinking: Thinking = False,
     no_chat_template: Annotated[
-        bool, Parameter(show_default=False, help="Go on with the prompt as it stands, as a base model does.")
+        bool,
+        Parameter(
+            show_default=False,
+            help="Go on with the prompt as it stands, as a base model does; control tokens spelt in it count.",
+        ),
     ] = False,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,

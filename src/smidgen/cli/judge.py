@@ -25,6 +25,7 @@ from smidgen.cli.options import (
     Template,
     Thinking,
     Timeout,
+    file_or_stdin,
     whole,
 )
 from smidgen.errors import ConfigError
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 
 def judge(
     file: Annotated[
-        Path | None, Parameter(help="A file of pairs in any known format; labels are not needed.")
+        Path | None,
+        Parameter(
+            allow_leading_hyphen=True,
+            converter=file_or_stdin,
+            help="A file of pairs in any known format, - for standard input; labels are not needed.",
+        ),
     ] = None,
     /,
     *,
@@ -191,6 +197,7 @@ def judge_file(
 
     Beside `out` stands `<out>.pairs.jsonl` when all is done: one verdict a pair.
     """
+    from smidgen.data.row_files import source_name
     from smidgen.data.rows import read_rows, select_rows
     from smidgen.data.types import Sampling
     from smidgen.evaluation import collect_records, measure_speed, read_records
@@ -206,8 +213,9 @@ def judge_file(
             f"the template {task.form.name} grades one answer; judge with rubric, scores or verdict"
         )
     rejected: list[str] | None = [] if skip_bad_rows else None
-    rows = select_rows(read_rows(file, rejected=rejected), limit=limit, source=str(file))
-    asked = _repeated(task.samples(rows, source=str(file), labelled=False, rejected=rejected), samples)
+    source = source_name(file)
+    rows = select_rows(read_rows(file, rejected=rejected), limit=limit, source=source)
+    asked = _repeated(task.samples(rows, source=source, labelled=False, rejected=rejected), samples)
     say_rejected(rejected or ())
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
     same: dict[str, Any] = {

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter, Token
+from cyclopts import ArgumentCollection, Parameter, Token, UnknownOptionError
 from cyclopts.types import NonNegativeFloat, NonNegativeInt, NormFloat, PositiveFloat, PositiveInt
 
 from smidgen.errors import ConfigError
@@ -71,6 +71,13 @@ def whole(type_: type, tokens: Sequence[Token]) -> int:
         return int(tokens[0].value)
     except ValueError:
         raise ValueError(f"{tokens[0].value} is no whole number.") from None
+
+
+def file_or_stdin(type_: type, tokens: Sequence[Token]) -> Path:
+    """Read the name of a file, or `-`; what else begins with a hyphen is an unknown option."""
+    if tokens[0].value.startswith("-") and tokens[0].value != "-":
+        raise UnknownOptionError(token=tokens[0], argument_collection=ArgumentCollection())
+    return Path(tokens[0].value)
 
 
 @contextmanager

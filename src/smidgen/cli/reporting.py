@@ -1,10 +1,9 @@
 """The last stage of a life: report.json and report.html, from what the stages left in the run folder."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smidgen.cli.exports import artefacts, size_of
-from smidgen.files import content_hash, read_json, sha256_file, write_json, write_text
+from smidgen.files import content_hash, read_json, write_json, write_text
 from smidgen.runs import provenance
 
 if TYPE_CHECKING:
@@ -103,13 +102,9 @@ def _export(life: "Life", artefact: "Artefact") -> dict[str, Any]:
 def evaluation_report(result: dict[str, Any], *, rows: int, seed: int) -> dict[str, Any]:
     """The report of one evaluation, of a model as it was found."""
     from smidgen.backend import device
+    from smidgen.data.row_files import fingerprint
 
-    source = Path(result["data"])
-    asked = {
-        "path": result["data"],
-        "rows": rows,
-        "sha256": sha256_file(source) if source.is_file() else None,
-    }
+    asked = {"path": result["data"], "rows": rows, "sha256": fingerprint(result["data"])}
     facts = provenance(seeds={"evaluate": seed}, data={}) | {"device": device().name}
     return {
         "name": result["model"],

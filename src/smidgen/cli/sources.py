@@ -21,9 +21,10 @@ def training_rows(
     """The rows that a recipe trains on."""
     if source == WORLD:
         return world_rows(task, "train", limit, seed)
+    from smidgen.data.row_files import source_name
     from smidgen.data.rows import read_rows, select_rows
 
-    return select_rows(read_rows(Path(source)), splits=splits, limit=limit, source=source)
+    return select_rows(read_rows(Path(source)), splits=splits, limit=limit, source=source_name(source))
 
 
 def test_rows(
@@ -36,12 +37,14 @@ def test_rows(
     rejected: list[str] | None = None,
 ) -> list[Row]:
     """The rows that a model is evaluated on; without `splits`, all of a file but its training splits."""
+    from smidgen.data.row_files import source_name
     from smidgen.data.rows import read_rows, select_rows
 
     if source == WORLD:
         return world_rows(task, "test", limit, seed)
     rows = read_rows(Path(source), rejected=rejected)
-    return select_rows(rows, splits=splits or _held_out_splits(rows, source), limit=limit, source=source)
+    name = source_name(source)
+    return select_rows(rows, splits=splits or _held_out_splits(rows, name), limit=limit, source=name)
 
 
 def refuse_shared_rows(
@@ -85,11 +88,11 @@ def world_rows(task: str, split: "Split", limit: int | None, seed: int) -> list[
 
 def data_facts(source: str, rows: Sequence[Row]) -> dict[str, Any]:
     """What provenance says of a dataset."""
-    from smidgen.files import sha256_file, sha256_json
+    from smidgen.data.row_files import fingerprint
+    from smidgen.files import sha256_json
 
-    if source == WORLD:
-        return {"path": WORLD, "sha256": sha256_json(list(rows)), "rows": len(rows)}
-    return {"path": source, "sha256": sha256_file(Path(source)), "rows": len(rows)}
+    found = None if source == WORLD else fingerprint(source)
+    return {"path": source, "sha256": found or sha256_json(list(rows)), "rows": len(rows)}
 
 
 def examine(task: str, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
