@@ -28,7 +28,13 @@ class EvaluatedEngine(EngineOptions):
 class EvaluatedRows(RowOptions):
     """Which rows a model is evaluated on."""
 
-    data: Annotated[str, Parameter(help="A file of rows, or world for generated ones.")] = "world"
+    data: Annotated[
+        str,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="A file of rows, - for standard input, or world for generated ones.",
+        ),
+    ] = "world"
     split: Annotated[
         tuple[str, ...],
         Parameter(

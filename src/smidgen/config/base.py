@@ -81,7 +81,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     """
     name, _, hint = what.partition("; ")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"there is no {name} at {path}; {hint}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

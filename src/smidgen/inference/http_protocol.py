@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema
 
+from smidgen.data.control_tokens import defused
 from smidgen.data.templates import TEXT
 from smidgen.data.types import Completion, Constraint, Message, Request, Sampling, Timing
 from smidgen.errors import ConfigError, WorkError
@@ -45,7 +46,7 @@ def request_body(request: Request, model: str, *, thinking: bool) -> dict[str, A
     check_constrained(request, thinking=thinking)
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": m.role, "content": m.content} for m in request.sample.messages],
+        "messages": [{"role": m.role, "content": defused(m.content)} for m in request.sample.messages],
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
         "stream": False,

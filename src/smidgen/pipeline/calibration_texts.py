@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from smidgen.data.fields import as_text, structured, turns_of
 from smidgen.data.rows import FileRow, read_rows
 from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Message, Sample
@@ -78,21 +79,21 @@ def _conversation(sample: Sample, tokenizer: Tokenizer, thinking: bool) -> list[
 
 def _messages(row: FileRow, source: str, tokenizer: Tokenizer, thinking: bool) -> list[int]:
     """A row's conversation; one that ends with the user is followed by the opening of an answer."""
-    turns = row.get("messages")
-    if not isinstance(turns, list) or not all(
-        isinstance(turn, dict) and all(isinstance(turn.get(key), str) for key in ("role", "content"))
-        for turn in turns
-    ):
+    try:
+        turns = turns_of(row, "messages") if isinstance(structured(row, "messages"), list) else None
+    except DataError:
+        turns = None
+    if turns is None:
         raise DataError(
             f"{source}, {row.unit} {row.number}: 'messages' is no list of {{role, content}}; mend that row"
         )
-    messages = [Message(turn["role"], turn["content"]) for turn in turns]
+    messages = [Message(role, content) for role, content in turns]
     if messages and messages[-1].role == "assistant":
         return tokenizer.render_conversation(messages, thinking=thinking).token_ids
     return tokenizer.render_prompt(messages, thinking=thinking)
 
 
 def _text(row: FileRow, source: str) -> str:
-    if not isinstance(text := row.get("text"), str):
+    if (text := as_text(row.get("text"), row)) is None:
         raise DataError(f"{source}, {row.unit} {row.number}: 'text' is no text; mend that row")
     return text

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from smidgen.config import Prices
+from smidgen.data.row_files import source_name
 from smidgen.data.types import Sample, Sampling
 from smidgen.evaluation.report import build_report
 from smidgen.evaluation.runner import constraint_of
@@ -58,8 +59,9 @@ class EvaluationRows:
         rows = test_rows(task, source, splits=splits, limit=limit, seed=seed, rejected=rejected)
         # Labels are learnt from every row; what is wrong with bad ones was noted above.
         everything = all_rows(source, rejected=None if rejected is None else [])
-        prepared = task.prepare(everything or rows, source=source)
-        samples = prepared.samples(rows, source=source, rejected=rejected)
+        name = source_name(source)
+        prepared = task.prepare(everything or rows, source=name)
+        samples = prepared.samples(rows, source=name, rejected=rejected)
         return cls(prepared, source, rows, samples, rejected or [])
 
 

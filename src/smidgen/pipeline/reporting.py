@@ -1,17 +1,17 @@
 """The last stage of a run: report.json, report.html and model cards, from what the other stages left."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from smidgen.backend import device
 from smidgen.config import Prices, Recipe, resolved_toml
+from smidgen.data.row_files import fingerprint
 from smidgen.data.types import Record
 from smidgen.evaluation.cost import cost_table
 from smidgen.evaluation.report import build_report
 from smidgen.evaluation.report_model import Report
 from smidgen.export.card import write_card
-from smidgen.files import content_hash, read_json, sha256_file, write_json, write_text
+from smidgen.files import content_hash, read_json, write_json, write_text
 from smidgen.models.load import resolve
 from smidgen.models.weights import weight_files
 from smidgen.pipeline.context import RunContext, TaskContext
@@ -128,12 +128,7 @@ def _merge(content: dict[str, Any], entry: Mapping[str, Any]) -> None:
 
 def evaluation_report(result: Mapping[str, Any], *, rows: int, seed: int, prices: Prices) -> Report:
     """The report of one evaluation, of a model as it was found."""
-    source = Path(result["data"])
-    asked = {
-        "path": result["data"],
-        "rows": rows,
-        "sha256": sha256_file(source) if source.is_file() else None,
-    }
+    asked = {"path": result["data"], "rows": rows, "sha256": fingerprint(result["data"])}
     facts = provenance(seeds={"evaluate": seed}, data={}) | {"device": device().name}
     return Report.model_validate(
         {

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.config import DataConfig
+from smidgen.data.row_files import fingerprint, source_name
 from smidgen.data.rows import read_rows, select_rows
 from smidgen.errors import ConfigError, DataError
-from smidgen.files import sha256_file, sha256_json
+from smidgen.files import sha256_json
 from smidgen.tasks.task import Row, Task
 
 WORLD = "world"
@@ -17,8 +18,8 @@ def training_rows(task: Task, data: DataConfig) -> list[Row]:
     """The rows that a recipe trains on."""
     if data.train == WORLD:
         return list(task.world_rows("train", data.train_limit, data.seed))
-    rows = read_rows(Path(data.train))
-    return list(select_rows(rows, splits=data.train_splits, limit=data.train_limit, source=data.train))
+    rows, name = read_rows(Path(data.train)), source_name(data.train)
+    return list(select_rows(rows, splits=data.train_splits, limit=data.train_limit, source=name))
 
 
 def test_rows(
@@ -34,8 +35,9 @@ def test_rows(
     if source == WORLD:
         return list(task.world_rows("test", limit, seed))
     rows = read_rows(Path(source), rejected=rejected)
-    wanted = splits or _held_out_splits(rows, source)
-    return list(select_rows(rows, splits=wanted, limit=limit, source=source))
+    name = source_name(source)
+    wanted = splits or _held_out_splits(rows, name)
+    return list(select_rows(rows, splits=wanted, limit=limit, source=name))
 
 
 def refuse_shared_rows(data: DataConfig) -> None:
@@ -66,8 +68,8 @@ def all_rows(source: str, *, rejected: list[str] | None = None) -> list[Row]:
 
 def data_facts(source: str, rows: Sequence[Row]) -> dict[str, Any]:
     """What provenance says of a dataset."""
-    sha256 = sha256_json(list(rows)) if source == WORLD else sha256_file(Path(source))
-    return {"path": source, "sha256": sha256, "rows": len(rows)}
+    found = None if source == WORLD else fingerprint(source)
+    return {"path": source, "sha256": found or sha256_json(list(rows)), "rows": len(rows)}
 
 
 def _held_out_splits(rows: Sequence[Row], source: str) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from smidgen.config import PretrainConfig
+from smidgen.data.templates import plain
 from smidgen.errors import DataError, ModelError
 from smidgen.training.batches import Batch, Row, pad
 
@@ -137,7 +138,7 @@ def fast_encoder(tokenizer_file: Path, separator: str = "<|endoftext|>") -> tupl
         ModelError: the file is missing or unreadable, or does not know the separator.
     """
     try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        tokenizer = plain(Tokenizer.from_file(str(tokenizer_file)))
     except Exception as error:  # tokenizers raises a bare Exception
         raise ModelError(f"{tokenizer_file} is not a readable tokenizer.json: {error}") from None
     separator_id = tokenizer.token_to_id(separator)

@@ -81,6 +81,11 @@ def read_vocabulary(path: Path, config: dict[str, Any]) -> Vocabulary:
     codec = Codec.from_file(str(path / "tokenizer.json"))
     tokens, types = _tokens(codec, size)
     prefix = tokenizer.opening
+    if len(prefix) > 1:
+        raise ModelError(
+            f"the tokenizer in {path} begins every text with {len(prefix)} tokens, "
+            "and a GGUF file can name one"
+        )
     settings = _settings(path)
     named = {kind: codec.token_to_id(text) for kind in ("bos", "pad") if (text := settings(f"{kind}_token"))}
     bos = prefix[0] if prefix else named.get("bos")

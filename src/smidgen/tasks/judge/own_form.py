@@ -48,6 +48,7 @@ from referencing.jsonschema import DRAFT202012
 
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
+from smidgen.files import decode_text
 from smidgen.tasks.judge.delimiters import Delimiter, free_number
 from smidgen.tasks.judge.forms import Case, Choice, Fault, JudgeParseError, Verdict, agreed
 from smidgen.tasks.judge.literals import LITERAL, with_delimiters
@@ -271,7 +272,7 @@ def read_form(path: Path) -> OwnForm:
         ConfigError: it is missing, not TOML, or not a template.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(decode_text(path.read_bytes()))
     except FileNotFoundError:
         raise ConfigError(f"there is no template at {path}; expected a TOML file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from smidgen.config import Section
 from smidgen.data.doctor import examine_overlap, examine_pairs, examine_rows
+from smidgen.data.fields import structured
 from smidgen.data.formats import Label, Pair, pairs
 from smidgen.data.preferences import judge_rows
 from smidgen.data.rows import place_of
@@ -318,7 +319,7 @@ def _each(asked: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]
 
 def _target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> str:
     """The gold completion of a row for one order."""
-    criteria, analysis, scores = row.get("criteria"), row.get("analysis"), row.get("scores")
+    criteria, analysis, scores = (structured(row, name) for name in ("criteria", "analysis", "scores"))
     if not isinstance(criteria, list) or not criteria or not all(isinstance(item, str) for item in criteria):
         raise DataError(f"{where}: 'criteria' is {criteria!r}; training needs a list of texts")
     if not isinstance(analysis, dict) or not isinstance(analysis.get(order), str):
