@@ -1,9 +1,9 @@
 """Whether the server or a request is at fault where there is no answer.
 
-Some failures are plainly the server's, and end the work at once: it cannot be reached, refuses the key or does
-not know the model (401, 403, 404 and their like), or still asks for patience after all tries (429). Any other
-may be of one request alone: a status such as 400 or 500 or a timeout each time it is sent, an error in a 200,
-what is not JSON or not a completion. Such a failure is kept back until it is clear whose it is:
+Some failures are plainly the server's, and end the work at once: it cannot be reached, refuses the key or
+does not know the model (401, 403, 404 and their like), or still asks for patience after all tries (429). Any
+other may be of one request alone: a status such as 400 or 500 or a timeout each time it is sent, an error in
+a 200, what is not JSON or not a completion. Such a failure is kept back until it is clear whose it is:
 
 - Once the server has answered another request after it, it is the request's own. The request is completed
   with the finish reason `error`.

@@ -10,8 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import jsonschema
+from jsonschema.exceptions import SchemaError, ValidationError
 
+from smidgen.data.schemas import check_schema, validate
 from smidgen.data.templates import REPLACEMENT, TEXT
 from smidgen.data.types import Completion, Constraint, Message, Request, Sampling, Timing
 from smidgen.errors import ConfigError, WorkError
@@ -144,8 +145,8 @@ def _constrained(constraint: Constraint, text: str, url: str) -> str:
     """The text that was asked for, if the server has kept to the constraint."""
     try:
         value = json.loads(text)
-        jsonschema.validate(value, _schema(constraint))
-    except (ValueError, RecursionError, jsonschema.ValidationError) as error:
+        validate(value, _schema(constraint))
+    except (ValueError, RecursionError, ValidationError) as error:
         raise RequestFailed(
             WorkError,
             f"the server at {url} does not keep to response_format ({str(error).splitlines()[0]})",
@@ -181,7 +182,16 @@ def _schema(constraint: Constraint) -> Any:
             "OpenAI's protocol has no regular expressions; give a schema or choices, or use another engine"
         )
     value = json.loads(constraint.value)
-    return {"type": "string", "enum": value} if constraint.kind == "choices" else value
+    if constraint.kind == "choices":
+        return {"type": "string", "enum": value}
+    try:
+        check_schema(value)
+    except SchemaError as error:
+        raise ConfigError(
+            f"what a server answers cannot be held against the schema: {error.message}; "
+            "write its regular expressions as Python reads them"
+        ) from None
+    return value
 
 
 def _seed(seed: int, sample_id: str) -> int:

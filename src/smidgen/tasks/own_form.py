@@ -26,15 +26,14 @@ from typing import Any
 from warnings import catch_warnings
 
 import jinja2
-import jsonschema
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jsonschema.exceptions import SchemaError, ValidationError
-from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
+from smidgen.data.schemas import Pattern, check_schema, compile_pattern, validate
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.forms import Case, Choice, Fault, JudgeParseError, Verdict, without_thinking
@@ -91,7 +90,7 @@ class OwnForm:
             return self._verdict(matches[-1].groupdict())
         found = _last_object(answer)
         try:
-            jsonschema.validate(found, self._schema or {})
+            validate(found, self._schema or {})
         except ValidationError:
             raise JudgeParseError(Fault.NOT_IN_SCHEMA) from None
         return self._verdict(found)
@@ -173,7 +172,7 @@ class OwnForm:
             raise ConfigError(f"{self.name}: '{key}' is {texts!r}, expected a list of texts")
         return texts
 
-    def _reader(self, content: Mapping[str, Any]) -> tuple[re.Pattern[str] | None, dict[str, Any] | None]:
+    def _reader(self, content: Mapping[str, Any]) -> tuple[Pattern | None, dict[str, Any] | None]:
         """The regular expression or the schema by which answers are read."""
         parse = content.get("parse")
         if not isinstance(parse, dict) or len(parse) != 1 or not parse.keys() <= {"regex", "schema"}:
@@ -182,7 +181,7 @@ class OwnForm:
         if "regex" in parse:
             try:
                 with catch_warnings(action="error", category=FutureWarning):  # what will mean something else
-                    pattern = re.compile(parse["regex"], re.DOTALL)
+                    pattern = compile_pattern(parse["regex"], re.DOTALL)
             except (re.error, TypeError, FutureWarning) as error:
                 raise ConfigError(f"{self.name}: the regex cannot be read: {error}") from None
             self._need(set(pattern.groupindex), f"a regex with named groups {wanted}")
@@ -191,7 +190,7 @@ class OwnForm:
         if not isinstance(schema, dict):
             raise ConfigError(f"{self.name}: the schema is {schema!r}, expected a table")
         try:
-            validator_for(schema).check_schema(schema)
+            check_schema(schema)
             resolver = Registry().resolver_with_root(DRAFT202012.create_resource(schema))
             for reference in _references(schema):
                 resolver.lookup(reference)
