@@ -21,6 +21,7 @@ os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # it advises every user t
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
+from smidgen.data.token_ids import known_ends
 from smidgen.data.types import Message
 from smidgen.errors import DataError, ModelError
 
@@ -65,6 +66,10 @@ class Tokenizer:
         """The id of every token by its text as tokenizer.json has it, added ones included."""
         return self._codec.get_vocab(with_added_tokens=True)
 
+    def has_id(self, token_id: int) -> bool:
+        """Whether a number is the id of a token."""
+        return 0 <= token_id < 2**32 and self._codec.id_to_token(token_id) is not None
+
     @property
     def has_template(self) -> bool:
         """Whether messages can be rendered."""
@@ -82,7 +87,10 @@ class Tokenizer:
 
     @cached_property
     def eos_token_ids(self) -> frozenset[int]:
-        """Every token that ends a completion, by tokenizer, config files, template or its text."""
+        """Every token that ends a completion, by tokenizer, config files, template or its text.
+
+        Ids that the vocabulary does not have are left out with a warning.
+        """
         ids = {self._backend.eos_token_id, *_configured_eos(self.path)}
         ids |= {
             i
@@ -91,7 +99,7 @@ class Tokenizer:
         }
         if self.has_template:
             ids.add(self._end_of_turn)
-        return frozenset(ids - {None})
+        return known_ends(ids - {None}, self.has_id, self.path)
 
     @property
     def added_tokens(self) -> frozenset[str]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from smidgen.backend import mx, nn
 from smidgen.data.templates import load_tokenizer
+from smidgen.data.token_ids import unknown_in_configs
 from smidgen.errors import ModelError
 from smidgen.models.architectures import build_graph, unread_keys
 from smidgen.models.load import misfits, quantize_like
@@ -103,15 +104,19 @@ def check_model(path: Path, config: dict[str, Any]) -> Check:
 
 
 def _tokenizer_faults(path: Path, config: dict[str, Any]) -> list[str]:
-    """Whether the tokenizer cannot be read, or has tokens that the embedding has no rows for."""
+    """Whether the tokenizer cannot be read, lacks tokens that are named, or has more than the embedding."""
     try:
-        greatest = max(load_tokenizer(path).vocabulary.values(), default=-1)
+        tokenizer = load_tokenizer(path)
     except ModelError as error:
         return [str(error)]
+    faults, greatest = (
+        unknown_in_configs(path, tokenizer.has_id),
+        max(tokenizer.vocabulary.values(), default=-1),
+    )
     size = config.get("vocab_size")
-    if not isinstance(size, int) or greatest < size:
-        return []
-    return [f"the tokenizer has a token {greatest}, and the model has only {size}, from 0 on"]
+    if isinstance(size, int) and greatest >= size:
+        faults.append(f"the tokenizer has a token {greatest}, and the model has only {size}, from 0 on")
+    return faults
 
 
 def _graph(
