@@ -200,6 +200,14 @@ def test_schemas_and_expressions(llama):
     }
     text = one(llama, ask("hello", constraint=Constraint("json_schema", json.dumps(schema)))).text
     assert json.loads(text)["winner"] in ("A", "B")
+    big = 12345678901234567890123
+    schema = {"type": "object", "properties": {"a": {"enum": [big]}, "b": {"type": "boolean"}}}
+    schema |= {"required": ["a", "b"], "additionalProperties": False}
+    text = one(llama, ask("hello", constraint=Constraint("json_schema", json.dumps(schema)))).text
+    assert text in [json.dumps({"a": big, "b": b}) for b in (True, False)]
+    letters = {"type": "string", "pattern": r"^\p{L}{3}$"}
+    text = one(llama, ask("hello", constraint=Constraint("json_schema", json.dumps(letters)))).text
+    assert len(json.loads(text)) == 3 and json.loads(text).isalpha()
     assert one(llama, ask("hello", constraint=Constraint("regex", "[xy]/{2}z"))).text in ("x//z", "y//z")
     with pytest.raises(ConfigError, match="the schema"):
         one(llama, ask("hello", constraint=Constraint("json_schema", '{"type": "nope"}')))

@@ -166,6 +166,18 @@ def test_own_that_grades_alone():
     assert form.messages(CASE)[0].content == "four {{ b }}"
 
 
+def test_own_readers_know_unicode_classes():
+    form = OwnForm("mine", {"user": USER, "parse": {"regex": r"\p{Lu}\p{L}+: (?P<winner>\w+)"}})
+    assert form.parse("Überlegen: A") == form.parse("Winner: A") and form.constraint is not None
+    with pytest.raises(JudgeParseError):
+        form.parse("winner: A")
+    schema = {"properties": {"winner": {"pattern": r"^\p{Lu}$"}}, "required": ["winner"]}
+    form = OwnForm("mine", {"user": USER, "parse": {"schema": schema}})
+    assert form.parse('{"winner": "A"}') == OwnForm("mine", REGEX).parse("Winner: A")
+    with pytest.raises(JudgeParseError):
+        form.parse('{"winner": "a"}')
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

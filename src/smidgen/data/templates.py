@@ -23,6 +23,7 @@ from transformers import AutoTokenizer
 
 from smidgen.data.chat import ChatTemplate
 from smidgen.data.control_tokens import KNOWN_ENDS, ControlTokens, looks_like_control
+from smidgen.data.token_ids import known_ends
 from smidgen.data.types import Message
 from smidgen.errors import DataError, ModelError
 
@@ -66,6 +67,10 @@ class Tokenizer:
         """The id of every token by its text as tokenizer.json has it, added ones included."""
         return self._codec.get_vocab(with_added_tokens=True)
 
+    def has_id(self, token_id: int) -> bool:
+        """Whether a number is the id of a token."""
+        return 0 <= token_id < 2**32 and self._codec.id_to_token(token_id) is not None
+
     @property
     def has_template(self) -> bool:
         """Whether messages can be rendered."""
@@ -83,7 +88,10 @@ class Tokenizer:
 
     @cached_property
     def eos_token_ids(self) -> frozenset[int]:
-        """Every token that ends a completion, by tokenizer, config files, template or its text."""
+        """Every token that ends a completion, by tokenizer, config files, template or its text.
+
+        Ids that the vocabulary does not have are left out with a warning.
+        """
         ids = {self._backend.eos_token_id, *_configured_eos(self.path)}
         ids |= {
             i
@@ -92,7 +100,7 @@ class Tokenizer:
         }
         if self.has_template:
             ids.add(self._end_of_turn)
-        return frozenset(ids - {None})
+        return known_ends(ids - {None}, self.has_id, self.path)
 
     @property
     def added_tokens(self) -> frozenset[str]:

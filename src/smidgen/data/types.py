@@ -100,6 +100,7 @@ UNANSWERED = {
     "context": "the prompt does not fit the model's context",
     "content_filter": "the server's filter held the answer back",
     "tool_calls": "the server called a tool, where there is none, instead of answering",
+    "error": "the server has no answer to this request, though it answers others",
 }
 """Reasons why a completion is no answer, whatever its text; with `context` nothing was generated."""
 

@@ -227,7 +227,7 @@ def summarise(
         )
     kept = [by_id[sample.id] for sample in samples]
     records = [logged.record for logged in kept]
-    timings = [r.completion.timing for r in records if r.completion.finish_reason != "context"]
+    timings = [r.completion.timing for r in records if r.completion.finish_reason not in ("context", "error")]
     return Evaluation(
         task=task.name,
         version=task.version,

@@ -22,16 +22,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import jinja2
-import jsonschema
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jsonschema.exceptions import SchemaError, ValidationError
-from jsonschema.validators import validator_for
 from pydantic import model_validator
 
 from smidgen.config import Section, read_toml
 from smidgen.data.fields import row_id, shown, text_of
 from smidgen.data.rows import Format, read_items
+from smidgen.data.schemas import Pattern, check_schema, compile_pattern, validate
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
 from smidgen.errors import ConfigError, DataError, ParseError, did_you_mean
 from smidgen.files import sha256_json
@@ -306,9 +305,9 @@ def _render(key: str, template: jinja2.Template, columns: dict[str, str]) -> str
         raise ConfigError(f"'{key}' cannot be rendered: {type(error).__name__}: {error}") from None
 
 
-def _pattern(text: str) -> re.Pattern[str]:
+def _pattern(text: str) -> Pattern:
     try:
-        return re.compile(text, re.DOTALL)
+        return compile_pattern(text, re.DOTALL)
     except re.error as error:
         raise ConfigError(f"'regex' cannot be read: {error}") from None
 
@@ -316,7 +315,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 def _schema(table: dict[str, Any]) -> dict[str, Any]:
     schema = json.loads(json.dumps(table))  # tables of settings hold tuples, and a schema lists
     try:
-        validator_for(schema).check_schema(schema)
+        check_schema(schema)
     except (SchemaError, TypeError) as error:
         raise ConfigError(f"'json_schema' is not a JSON schema: {getattr(error, 'message', error)}") from None
     if ANSWER not in schema.get("properties", {}):
@@ -334,7 +333,7 @@ def _by_normal_form(labels: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _matched(match: re.Match[str]) -> str:
+def _matched(match: Any) -> str:
     """The group `answer`, the first group, or the whole match."""
     named = match.groupdict()
     group = ANSWER if ANSWER in named else 1 if match.re.groups else 0
@@ -350,7 +349,7 @@ def _from_object(text: str, schema: dict[str, Any]) -> str:
     except (ValueError, RecursionError):
         raise ParseError("the answer is not JSON") from None
     try:
-        jsonschema.validate(found, schema)
+        validate(found, schema)
     except ValidationError as error:
         raise ParseError(f"the JSON does not fit the schema: {error.message}") from None
     if not isinstance(found, dict) or ANSWER not in found:

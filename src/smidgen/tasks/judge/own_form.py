@@ -37,15 +37,14 @@ from typing import Any
 from warnings import catch_warnings
 
 import jinja2
-import jsonschema
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jsonschema.exceptions import SchemaError, ValidationError
-from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
+from smidgen.data.schemas import Pattern, check_schema, compile_pattern
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.files import decode_text
@@ -156,7 +155,7 @@ class OwnForm:
             ) from None
 
     @staticmethod
-    def _matches(answer: str, regex: re.Pattern[str]) -> list[dict[str, Any]]:
+    def _matches(answer: str, regex: Pattern) -> list[dict[str, Any]]:
         """The groups of every match in the judge's own words, or of the whole answer."""
         own = own_words(answer, literal=regex.pattern)
         if found := [match.groupdict() for match in regex.finditer(own)]:
@@ -171,7 +170,7 @@ class OwnForm:
 
     def _fits(self, found: dict[str, Any]) -> bool:
         try:
-            jsonschema.validate(found, self._schema or {})
+            validate(found, self._schema or {})
         except ValidationError:
             return False
         return True
@@ -223,7 +222,7 @@ class OwnForm:
             raise ConfigError(f"{self.name}: '{key}' is {texts!r}, expected a list of texts")
         return texts
 
-    def _reader(self, content: Mapping[str, Any]) -> tuple[re.Pattern[str] | None, dict[str, Any] | None]:
+    def _reader(self, content: Mapping[str, Any]) -> tuple[Pattern | None, dict[str, Any] | None]:
         """The regular expression or the schema by which answers are read."""
         parse = content.get("parse")
         if not isinstance(parse, dict) or len(parse) != 1 or not parse.keys() <= {"regex", "schema"}:
@@ -232,7 +231,7 @@ class OwnForm:
         if "regex" in parse:
             try:
                 with catch_warnings(action="error", category=FutureWarning):  # what will mean something else
-                    pattern = re.compile(parse["regex"], re.DOTALL)
+                    pattern = compile_pattern(parse["regex"], re.DOTALL)
             except (re.error, TypeError, FutureWarning) as error:
                 raise ConfigError(f"{self.name}: the regex cannot be read: {error}") from None
             self._need(set(pattern.groupindex), f"a regex with named groups {wanted}")
@@ -241,7 +240,7 @@ class OwnForm:
         if not isinstance(schema, dict):
             raise ConfigError(f"{self.name}: the schema is {schema!r}, expected a table")
         try:
-            validator_for(schema).check_schema(schema)
+            check_schema(schema)
             resolver = Registry().resolver_with_root(DRAFT202012.create_resource(schema))
             for reference in _references(schema):
                 resolver.lookup(reference)
