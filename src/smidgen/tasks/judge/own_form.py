@@ -44,7 +44,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from smidgen.data.schemas import Pattern, check_schema, compile_pattern
+from smidgen.data.schemas import Pattern, check_schema, compile_pattern, validate
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.files import decode_text
