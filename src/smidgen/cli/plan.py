@@ -81,13 +81,15 @@ def show_plan(plan: dict[str, Any]) -> None:
 def _training(life: "Life") -> dict[str, Any]:
     """The figures of the training, from two steps of it."""
     from smidgen.cli.stages import prepare_training
-    from smidgen.training.batches import plan
+    from smidgen.training.batches import plan_training
     from smidgen.training.loop import train
+    from smidgen.training.objectives.likelihood import Likelihood
 
     loaded, learnt, held_back, batches = prepare_training(life)
-    planned = plan(learnt.rows, batches)
+    planned = plan_training(learnt.rows, batches)
     settings = life.recipe.train.model_copy(update={"checkpoint_every": 0})
-    *_, last = islice(train(loaded.model, batches, settings), 2)  # the first step also warms caches up
+    steps = train(loaded.model, Likelihood(settings.dropout), batches, settings)
+    *_, last = islice(steps, 2)  # the first also warms caches up
     validations = 1 + (batches.num_steps // settings.validate_every if settings.validate_every else 0)
     read = validations * sum(len(row.token_ids) for row in held_back.rows) * FORWARD_SHARE
     minutes = (planned.tokens + read) * last.seconds / last.tokens / 60

@@ -175,21 +175,23 @@ def before(life: Life) -> None:
 def train(life: Life) -> None:
     """Fine-tune, going on from the last checkpoint."""
     from smidgen.models.graph import named_arrays
-    from smidgen.training.batches import fixed_batches, plan
+    from smidgen.training.batches import fixed_batches, plan_training
     from smidgen.training.loop import train as train_model
+    from smidgen.training.objectives.likelihood import Likelihood
     from smidgen.training.sft import saver
 
     loaded, learnt, held_back, batches = prepare_training(life)
     settings = life.recipe.train
     results = train_model(
         loaded.model,
+        Likelihood(settings.dropout),
         batches,
         settings,
         run_dir=life.run.folder,
         validation=fixed_batches(held_back.rows, settings.batch_size),
         save=saver(loaded, settings),
     )
-    planned = plan(learnt.rows, batches)
+    planned = plan_training(learnt.rows, batches)
     follow(results, batches.num_steps)
     counts = {
         name: sum(array.size for array in named_arrays(tree).values())

@@ -1,6 +1,5 @@
 """`smidgen train`: the training of a recipe by itself, resumable at any moment."""
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +62,7 @@ def pretrain(recipe: "PretrainRecipe", run: "Run") -> dict[str, Any]:
     from smidgen.models.save import save_model
     from smidgen.training.batches import fixed_batches
     from smidgen.training.loop import train as train_model
+    from smidgen.training.objectives.likelihood import Likelihood
     from smidgen.training.pretrain import PackedBatches, fast_encoder, packed_rows
 
     run.start(seeds={"data": recipe.data.seed, "train": recipe.train.seed}, data={}, device=device().name)
@@ -80,6 +80,7 @@ def pretrain(recipe: "PretrainRecipe", run: "Run") -> dict[str, Any]:
     )
     results = train_model(
         model,
+        Likelihood(),
         batches := PackedBatches(lambda start: curriculum(seed, start), encode, separator, settings),
         settings,
         run_dir=run.folder,
@@ -130,5 +131,5 @@ def follow(results: "Iterator[StepResult]", steps: int) -> dict[str, Any]:
     return {
         "steps": steps,
         "seconds": time.monotonic() - started,
-        "last": dataclasses.asdict(last) if last else None,
+        "last": last.to_json() if last else None,
     }
