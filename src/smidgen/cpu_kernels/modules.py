@@ -123,7 +123,7 @@ class FusedBlock(nn.Module):
         """The block's arrays and linear layers; nothing when the kernels do not serve the call."""
         if not (isinstance(mask, str) and mask == "causal") or cache is not None:
             return {}, ()
-        angles = self._rotation(packing.num_positions if packing else x.shape[1])
+        angles = self._rotation(max(x.shape[1], packing.num_positions if packing else 0))
         if angles is None or x.shape[0] * x.shape[1] < FEW_TOKENS:
             return {}, ()
         arrays = {name: self[name].weight for name in ("input_layernorm", "post_attention_layernorm")}
