@@ -9,8 +9,9 @@ import pytest
 from smidgen.config import SftConfig
 from smidgen.models.load import load
 from smidgen.models.save import save_model
-from smidgen.training.batches import Row, RowBatches
+from smidgen.training.batches import RowBatches, TrainRow
 from smidgen.training.loop import train
+from smidgen.training.objectives.likelihood import Likelihood
 
 pytestmark = [
     pytest.mark.oracle,
@@ -19,7 +20,9 @@ pytestmark = [
 ]
 
 
-def test_training_is_that_of_torch(tiny_model_dir: Path, tmp_path: Path, make_rows: Callable[..., list[Row]]):
+def test_training_is_that_of_torch(
+    tiny_model_dir: Path, tmp_path: Path, make_rows: Callable[..., list[TrainRow]]
+):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     loaded = load(str(tiny_model_dir))
@@ -29,7 +32,7 @@ def test_training_is_that_of_torch(tiny_model_dir: Path, tmp_path: Path, make_ro
     )
     arguments = {"batch_size": 4, "gradient_accumulation": 2, "epochs": 3}
     steps = RowBatches(rows, **arguments)
-    ours = list(train(loaded.model, RowBatches(rows, **arguments), config))
+    ours = list(train(loaded.model, Likelihood(), RowBatches(rows, **arguments), config))
     save_model(tmp_path / "end", loaded.model, loaded.config, tiny_model_dir)
 
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)

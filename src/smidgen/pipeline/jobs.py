@@ -22,10 +22,16 @@ from smidgen.models.load import load
 from smidgen.models.lora import add_lora
 from smidgen.models.save import save_model
 from smidgen.pipeline.context import RunContext
-from smidgen.training.batches import Batch as TrainBatch
-from smidgen.training.batches import BatchSource, RowBatches, fixed_batches
-from smidgen.training.batches import Plan as TrainingPlan
-from smidgen.training.batches import plan as plan_training
+from smidgen.training.batches import (
+    BatchSource,
+    RowBatches,
+    StepBatch,
+    TrainingPlan,
+    fixed_batches,
+    plan_training,
+)
+from smidgen.training.objectives import Objective
+from smidgen.training.objectives.likelihood import Likelihood
 from smidgen.training.pretrain import PackedBatches, fast_encoder, packed_rows
 from smidgen.training.sft import saver, sft_rows
 
@@ -40,6 +46,7 @@ class TrainingJob:
 
     Attributes:
         model: whose trainable parameters are moved.
+        objective: what is minimised.
         batches: every step's batches.
         validation: the fixed validation set.
         save: writes the model to a folder that it makes.
@@ -48,8 +55,9 @@ class TrainingJob:
     """
 
     model: nn.Module
-    batches: BatchSource
-    validation: Sequence[TrainBatch]
+    objective: Objective[Any]
+    batches: BatchSource[Any]
+    validation: Sequence[StepBatch]
     save: Callable[[Path], None]
     planned: TrainingPlan | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -86,6 +94,7 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
     )
     return TrainingJob(
         loaded.model,
+        Likelihood(settings.dropout),
         batches,
         fixed_batches(held_back.rows, settings.batch_size),
         saver(loaded, settings),
@@ -116,6 +125,7 @@ def _prepare_pretraining(context: RunContext) -> TrainingJob:
     )
     return TrainingJob(
         model,
+        Likelihood(),
         PackedBatches(lambda start: curriculum(seed, start), encode, separator, settings),
         fixed_batches(held_back, settings.batch_size),
         lambda path: save_model(path, model, config, folder, dtype=mx.bfloat16),

@@ -80,7 +80,9 @@ class Probes:
         """The figures of the training, with its `minutes`, from two steps of it."""
         job = prepare_training(self.context)
         settings = self.context.recipe.train.model_copy(update={"checkpoint_every": 0})
-        *_, last = islice(train(job.model, job.batches, settings), 2)  # the first step also warms caches up
+        *_, last = islice(
+            train(job.model, job.objective, job.batches, settings), 2
+        )  # the first step also warms caches up
         every = settings.validate_every
         validations = 1 + (job.batches.num_steps // every if every else 0)
         read = validations * sum(batch.tokens for batch in job.validation) * FORWARD_SHARE

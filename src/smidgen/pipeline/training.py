@@ -105,6 +105,7 @@ def _train(context: RunContext) -> Work[None]:
     started, last = time.monotonic(), None
     for result in train(
         job.model,
+        job.objective,
         job.batches,
         context.recipe.train,
         run_dir=context.run.folder,
@@ -112,7 +113,7 @@ def _train(context: RunContext) -> Work[None]:
         save=job.save,
     ):
         last = result
-        values = {"loss": result.loss}
+        values = {"loss": result.loss, **result.metrics}
         if result.validation_loss is not None:
             values["validation"] = result.validation_loss
         yield StepEvent("train", result.step, job.batches.num_steps, tokens=result.tokens, values=values)
@@ -131,7 +132,7 @@ def _train(context: RunContext) -> Work[None]:
             **counts,
             "steps": job.batches.num_steps,
             "seconds": time.monotonic() - started,
-            "last": asdict(last) if last else None,
+            "last": last.to_json() if last else None,
         },
     )
 

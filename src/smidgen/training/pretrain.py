@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from smidgen.config import PretrainConfig
 from smidgen.data.templates import plain
 from smidgen.errors import DataError, ModelError
-from smidgen.training.batches import Batch, Row, pad
+from smidgen.training.batches import TrainBatch, TrainRow, pad
 
 DOCUMENTS_AT_ONCE = 256
 """Documents encoded in one call, which the tokenizer spreads over the cores."""
@@ -93,7 +93,7 @@ class PackedBatches:
         self._config = config
         self.num_steps = num_steps(config)
 
-    def next_step(self) -> list[Batch]:
+    def next_step(self) -> list[TrainBatch]:
         """Return the batches of the next optimiser step."""
         return [
             pad([self._row() for _ in range(self._config.batch_size)])
@@ -112,7 +112,7 @@ class PackedBatches:
         """Go back to a position that `state` returned."""
         self._stream.restore(state)
 
-    def _row(self) -> Row:
+    def _row(self) -> TrainRow:
         return _whole(self._stream.take(self._config.max_length + 1))
 
 
@@ -125,7 +125,7 @@ def num_steps(config: PretrainConfig) -> int:
 
 def packed_rows(
     documents: Documents, encode: Encode, separator: int, *, count: int, max_length: int
-) -> list[Row]:
+) -> list[TrainRow]:
     """Return the first `count` rows of a stream: a validation set for pretraining."""
     stream = TokenStream(documents, encode, separator)
     return [_whole(stream.take(max_length + 1)) for _ in range(count)]
@@ -149,5 +149,5 @@ def fast_encoder(tokenizer_file: Path, separator: str = "<|endoftext|>") -> tupl
     ], separator_id
 
 
-def _whole(token_ids: np.ndarray) -> Row:
-    return Row(token_ids, np.ones(token_ids.shape, bool))
+def _whole(token_ids: np.ndarray) -> TrainRow:
+    return TrainRow(token_ids, np.ones(token_ids.shape, bool))

@@ -13,7 +13,7 @@ from smidgen.errors import DataError, first_few
 from smidgen.models.load import LoadedModel
 from smidgen.models.lora import save_adapter
 from smidgen.models.save import save_model
-from smidgen.training.batches import Row
+from smidgen.training.batches import TrainRow
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class SftRows:
         cut_rows: how many lost context to fit.
     """
 
-    rows: list[Row]
+    rows: list[TrainRow]
     cut_rows: int
 
 
@@ -64,14 +64,14 @@ def saver(loaded: LoadedModel, config: SftConfig) -> Callable[[Path], None]:
     return lambda path: save_model(path, loaded.model, loaded.config, loaded.path)
 
 
-def _row(sample: Sample, tokenizer: Tokenizer, config: SftConfig, thinking: bool) -> tuple[Row, int]:
+def _row(sample: Sample, tokenizer: Tokenizer, config: SftConfig, thinking: bool) -> tuple[TrainRow, int]:
     """One sample's row and how many tokens it lost."""
     if sample.target is None:
         raise DataError("it has no target, the answer to learn")
     conversation = [*sample.messages, Message("assistant", sample.target)]
     rendered = tokenizer.render_conversation(conversation, thinking=thinking, mask=config.mask)
     rendered, cut = fit(rendered, config.max_length)
-    row = Row(np.array(rendered.token_ids, np.int32), np.array(rendered.loss_mask, bool))
+    row = TrainRow(np.array(rendered.token_ids, np.int32), np.array(rendered.loss_mask, bool))
     if row.trained_tokens == 0:
         raise DataError("no token of it is learnt")
     return row, cut
