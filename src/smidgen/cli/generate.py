@@ -54,7 +54,8 @@ def generate(
         bool,
         Parameter(
             show_default=False,
-            help="Go on with the prompt as it stands, as a base model does; control tokens spelt in it count.",
+            help="Go on with the prompt as it stands, as a base model does; "
+            "control tokens spelt in it count.",
         ),
     ] = False,
     max_tokens: MaxTokens = 256,
