@@ -61,8 +61,9 @@ def test_every_table_and_field_is_documented(section: type[Section]):
 )
 def test_a_resolved_recipe_is_the_same_recipe(table: dict[str, Any], tmp_path: Path):
     recipe = parse_recipe(table, source="recipe.toml")
-    (tmp_path / "config.toml").write_text(resolved_toml(recipe), encoding="utf-8")
-    assert read_recipe(tmp_path / "config.toml") == recipe
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "config.toml").write_text(resolved_toml(recipe), encoding=encoding)
+        assert read_recipe(tmp_path / "config.toml") == recipe
 
 
 def test_a_resolved_recipe_names_every_default():

@@ -15,7 +15,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 def functions(file: Path) -> list[Function]:
     """Every function of a file, those inside others included."""
-    return [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, Function)]
+    return [
+        node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, Function)
+    ]
 
 
 ALL = [(file, function) for file in FILES for function in functions(file)]

@@ -156,7 +156,9 @@ def test_the_directions_have_no_circle():
 
 def test_files_have_no_circle():
     """No file needs itself by way of others, wherever in them the imports stand, the CLI's included."""
-    known = {file: {path for found in imports_of(file) for path in files_of(found.module)[-1:]} for file in FILES}
+    known = {
+        file: {path for found in imports_of(file) for path in files_of(found.module)[-1:]} for file in FILES
+    }
     known = {file: {path for path in paths if path.name != "__init__.py"} for file, paths in known.items()}
 
     def circle_through(file: Path, way: tuple[Path, ...]) -> list[str]:

@@ -41,6 +41,8 @@ def failing(monkeypatch: pytest.MonkeyPatch):
         ("run a.toml b.toml", "Unexpected argument 'b.toml'. See `smidgen run --help`."),
         ("evaluate judge --limit -1", 'Invalid value "-1" for --limit. Must be > 0.'),
         ("evaluate judge --limit many", "Invalid value for --limit: many is no whole number."),
+        ("judge --promt hi", "Unknown option: --promt. Did you mean --prompt? See `smidgen judge --help`."),
+        ("judge rows.csv --promt hi", "Unknown option: --promt. Did you mean --prompt?"),
         ("evaluate judge --limt 3", "Unknown option: --limt. Did you mean --limit?"),
         ("evaluate judge --engine mxl", 'Invalid value "mxl" for --engine.'),
         ("generate --prompt hi --temperature -0.5", 'Invalid value "-0.5" for --temperature. Must be >= 0.'),

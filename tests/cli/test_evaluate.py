@@ -56,13 +56,13 @@ def test_own_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_bad_rows_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = [*judged(tmp_path, lambda row, order: f"[[{letter(row, order)}]]"), "--template", "verdict"]
     data = Path(arguments[7])
-    data.write_text(data.read_text() + 'not JSON\n{"prompt": "q", "a": 3, "b": "y", "better": "a"}\n')
+    data.write_text(data.read_text() + 'not JSON\n{"prompt": "q", "a": [3], "b": "y", "better": "a"}\n')
     assert exit_code(arguments) == 2
     assert "line 5 is not JSON" in capsys.readouterr().err
     assert exit_code([*arguments, "--skip-bad-rows"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["rejected_rows"] == 2 and json.loads(out)["n"] == 8
-    assert "2 rows left out: line 5 is not JSON" in err and "line 6: 'a' is 3, expected text" in err
+    assert "2 rows left out: line 5 is not JSON" in err and "line 6: 'a' is [3], expected text" in err
 
 
 @pytest.mark.parametrize(
@@ -278,9 +278,9 @@ def test_bad_rows_without_a_reference(tmp_path: Path, capsys: pytest.CaptureFixt
     assert exit_code([*arguments, "--skip-bad-rows"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["rejected_rows"] == 1 and "line 2: 'p1' has no reference answer" in err
-    write(tmp_path / "pairs.jsonl", [PAIRS[0] | {"a": 3}])
+    write(tmp_path / "pairs.jsonl", [PAIRS[0] | {"a": None}])
     assert exit_code([*arguments, "--skip-bad-rows"]) == 2
-    assert "nothing is left of 1 rows to judge: line 1: 'a' is 3" in capsys.readouterr().err
+    assert "nothing is left of 1 rows to judge: line 1: 'a' is null" in capsys.readouterr().err
 
 
 def test_unlabelled_rows_of_a_benchmark_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

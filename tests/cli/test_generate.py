@@ -36,7 +36,7 @@ def test_the_prompt_may_come_from_stdin(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     texts = []
-    for arguments, piped in ((["--prompt", "- the first"], ""), (["--prompt", "-"], "- the first")):
+    for arguments, piped in ((["--prompt", "- the first"], ""), (["--prompt", "-"], "\ufeff- the first")):
         monkeypatch.setattr("sys.stdin", io.StringIO(piped))
         assert generate(tiny_model_dir, *arguments, "--json") == 0
         texts.append(json.loads(capsys.readouterr().out)["text"])
@@ -103,7 +103,8 @@ def test_answers_keep_to_a_constraint(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     file = tmp_path / "schema.json"
-    file.write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}')
+    schema = '{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}'
+    file.write_text(schema, encoding="utf-8-sig")
     model = ["generate", "--model", str(tiny_model_dir), "--prompt", "which", "--json"]
     said = {}
     for arguments in (

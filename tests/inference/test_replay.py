@@ -50,13 +50,13 @@ def test_faults_are_named_together(tmp_path):
         {"id": "a", "text": "y"},
         {"id": "b"},
         {"text": "z"},
-        {"id": "c", "text": 5},
+        {"id": "c", "text": [5]},
         {"id": True, "text": "x"},
     ]
     with pytest.raises(
         DataError,
         match=r"recording\.jsonl: row 2 answers a again, after row 1; row 3 has no text; row 4 has no id; "
-        r"row 5 has text 5, expected text; row 6 has id true, expected text or a whole number\. "
+        r"row 5 has text \[5\], expected text; row 6 has id true, expected text or a whole number\. "
         r"Expected one row of id, text and, if any, order a sample",
     ):
         ReplayEngine(write(tmp_path, *rows))

@@ -132,7 +132,8 @@ def test_own_by_regex(tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(
         f"system = 'You judge.'\nuser = '''{USER}'''\nstop = ['END']\n[parse]\nregex = "
-        f"'{REGEX['parse']['regex']}'"
+        f"'{REGEX['parse']['regex']}'",
+        encoding="utf-8-sig",
     )
     form = find_form(str(path))
     assert [message.role for message in form.messages(CASE)] == ["system", "user"]

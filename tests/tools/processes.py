@@ -15,8 +15,8 @@ PRELOADED = [
     "pytest",
     "smidgen.cli.app",
     "smidgen.data.templates",
-    "smidgen.evaluation.by_logits",
-    "smidgen.evaluation.calibration",
+    "smidgen.tasks.judge.by_logits",
+    "smidgen.tasks.judge.calibration",
     "smidgen.evaluation.report",
 ]
 
