@@ -11,7 +11,7 @@ from smidgen.cli.generate import generate
 from smidgen.cli.judge import judge
 from smidgen.data.types import Sampling
 from smidgen.errors import ConfigError
-from smidgen.options import DecodingOptions, EngineOptions, SamplingOptions
+from smidgen.options import DecodingOptions, EngineOptions, SamplingOptions, WorkloadOptions
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,21 @@ from smidgen.options import DecodingOptions, EngineOptions, SamplingOptions
 def test_values_that_mean_nothing_are_refused(settings: dict[str, Any], match: str):
     with pytest.raises(ConfigError, match=match):
         EngineOptions(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"prompt_tokens": 0}, "prompt_tokens is 0; expected 1 or more"),
+        ({"repeats": -1}, "repeats is -1; expected 1 or more"),
+        ({"batch": ()}, r"batch is \(\); expected numbers of requests, each 1 or more"),
+        ({"batch": (1, 0)}, r"batch is \(1, 0\); expected numbers of requests"),
+        ({"max_tokens": 1}, "--max-tokens is 1, and decoding is measured after the first token; give 2 or"),
+    ],
+)
+def test_workloads_that_mean_nothing_are_refused(settings: dict[str, Any], match: str):
+    with pytest.raises(ConfigError, match=match):
+        WorkloadOptions(**settings)
 
 
 def test_an_adapter_may_be_named_by_text():
