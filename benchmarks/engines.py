@@ -38,7 +38,7 @@ Answers = dict[str, list[int] | str]
 
 def samples_of(count: int) -> list[Any]:
     """Prompts of a judge, both orders of each pair."""
-    from smidgen.cli.sources import test_rows
+    from smidgen.pipeline.sources import test_rows
     from smidgen.tasks import find_task
 
     rows = test_rows("judge", "world", splits=(), limit=PROMPTS // 2, seed=0)

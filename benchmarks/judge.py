@@ -61,7 +61,7 @@ PACKAGES = ("mlx", "mlx-lm", "numpy", "scipy-openblas32", "xllamacpp")
 
 def samples_of(case: Case, pairs: int) -> Any:
     """The first pairs of the world, in both orders."""
-    from smidgen.cli.sources import test_rows
+    from smidgen.pipeline.sources import test_rows
     from smidgen.tasks import find_task
 
     rows = test_rows("judge", "world", splits=(), limit=case.pairs, seed=0)
@@ -88,10 +88,10 @@ def smidgen(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
 def smidgen_logits(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
     """Our engine, judging by the probabilities of the answers."""
     from smidgen.data.types import Request
-    from smidgen.evaluation.by_logits import ByLogits
+    from smidgen.tasks.judge.by_logits import ByLogits
     from smidgen.inference import open_engine
     from smidgen.options import EngineOptions
-    from smidgen.tasks.templates import Rubric
+    from smidgen.tasks.judge.templates import Rubric
 
     samples = samples_of(case, pairs)
     judge = ByLogits(open_engine(EngineOptions(model, engine="mlx")), Rubric())

@@ -97,20 +97,21 @@ def smidgen(folder: Path, case: Case) -> Iterator[tuple[float, float]]:
     """Our loop."""
     import numpy as np
 
-    from smidgen.config import ArchitectureConfig, TrainConfig
+    from smidgen.config import ArchitectureConfig, SftConfig
     from smidgen.models.graph import create
-    from smidgen.training.batches import Row, RowBatches
+    from smidgen.training.batches import RowBatches, TrainRow
     from smidgen.training.loop import train
+    from smidgen.training.objectives.likelihood import Likelihood
 
     model, _ = create(ArchitectureConfig(**case.shape), seed=0)  # type: ignore[arg-type]
     learnt = np.arange(case.length + 1) >= prompt_length(case)
-    rows = [Row(row, learnt) for row in np.load(folder / "rows.npy")]
-    config = TrainConfig(
+    rows = [TrainRow(row, learnt) for row in np.load(folder / "rows.npy")]
+    config = SftConfig(
         batch_size=case.batch_size, learning_rate=LEARNING_RATE, schedule="constant", warmup=0.0, betas=BETAS,
         eps=EPS, gradient_clip=0.0, validate_every=0, checkpoint_every=0,
     )  # fmt: skip
     batches = RowBatches(rows, batch_size=case.batch_size, epochs=1e6)
-    for result in train(model, batches, config):
+    for result in train(model, Likelihood(), batches, config):
         yield result.seconds, result.loss
 
 

@@ -255,3 +255,15 @@ def test_a_fingerprint_sees_every_byte_and_name(tmp_path: Path):
     (tmp_path / "model" / "a").rename(tmp_path / "model" / "b")
     assert len({before, changed, content_hash(tmp_path / "model")}) == 3
     assert content_hash(tmp_path / "model" / "b") == sha256_file(tmp_path / "model" / "b")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_users_text_may_have_a_byte_order_mark_and_carriage_returns(tmp_path: Path, encoding: str):
+    file = tmp_path / "rubric.txt"
+    file.write_bytes("Grade é:\r\n1 to 5".encode(encoding))
+    assert read_text(file, "rubric") == "Grade é:\n1 to 5"
+    file.write_bytes('{"a":\r\n"é"}'.encode(encoding))
+    assert read_json(file) == {"a": "é"}
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="is not a readable UTF-8 file"):
+        read_text(tmp_path / "bad.txt", "rubric")

@@ -4,6 +4,7 @@ Whatever smidgen writes is written beside its place and renamed into it: a reade
 finds the old content or the new, never half of either. Any room may import this module.
 """
 
+import codecs
 import dataclasses
 import errno
 import fcntl
@@ -104,7 +105,7 @@ def read_json(path: Path) -> Any:
         DataError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(decode_text(path.read_bytes()))
     except FileNotFoundError:
         raise DataError(f"there is no file {path}; check the path") from None
     except (OSError, ValueError) as error:
@@ -160,13 +161,26 @@ def read_text(path: Path, what: str) -> str:
         DataError: it is missing or is no UTF-8 text; `what` says what it was to be.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return decode_text(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"there is no {what} at {path}; expected a text file") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder; name the {what}, a text file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable UTF-8 file: {error}") from None
+
+
+def decode_text(data: bytes) -> str:
+    """The text of a file that a user wrote, its lines ended by line feeds alone.
+
+    A byte order mark is dropped; it tells UTF-16, which some editors on Windows write, from UTF-8.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+    """
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def jsonable(value: Any) -> Any:

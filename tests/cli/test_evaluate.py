@@ -7,8 +7,8 @@ import pytest
 
 from smidgen.cli.app import exit_code
 from smidgen.evaluation import read_records
-from smidgen.evaluation.judge_evidence import ways
-from smidgen.evaluation.rewardbench import ROWS
+from smidgen.tasks.judge.rewardbench import ROWS
+from smidgen.tasks.judge.sections import ways
 
 PAIRS = [{"id": f"p{n}", "prompt": f"{n}?", "a": "x", "b": "yy", "better": "ab"[n % 2]} for n in range(4)]
 

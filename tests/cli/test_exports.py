@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from smidgen.cli.exports import artefacts
 
 from smidgen import config
 from smidgen.cli import reporting, stages
-from smidgen.cli.exports import artefacts
 from smidgen.runs import Run
 
 

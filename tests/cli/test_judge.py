@@ -3,13 +3,12 @@
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.tools import processes
 
 from smidgen.cli.app import exit_code
 
@@ -95,18 +94,19 @@ def test_several_samples_of_each_order(tiny_model_dir: Path, tmp_path: Path):
 
 def test_kills_lose_and_double_nothing(tiny_model_dir: Path, tmp_path: Path):
     file, out = pairs_file(tmp_path / "pairs.jsonl", 100), tmp_path / "said.jsonl"
-    command = [sys.executable, "-m", "smidgen", "judge", file, "--out", str(out), "--concurrency", "4"]
+    command = ["judge", file, "--out", str(out), "--concurrency", "4"]
     command += ["--model", str(tiny_model_dir), "--max-tokens", "8"]
     moments = random.Random(0)
     for kill in range(3):
         wanted = min(180, 5 + 50 * kill + moments.randrange(50))
-        child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        while child.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < wanted):
+        child = processes.smidgen(command)
+        while child.is_alive() and (not out.exists() or out.read_bytes().count(b"\n") < wanted):
             time.sleep(0.005)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
     assert out.read_bytes().count(b"\n") < 200
-    assert subprocess.run(command, stderr=subprocess.DEVNULL, check=True).returncode == 0
+    assert exit_code(command) == 0
     ids = Counter(json.loads(line)["id"] for line in out.read_text().splitlines())
     assert len(ids) == 200 and set(ids.values()) == {1}
 

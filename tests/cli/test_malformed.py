@@ -12,11 +12,11 @@ from smidgen.cli.app import exit_code
 from smidgen.data.formats import pairs
 from smidgen.data.rows import read_rows
 from smidgen.errors import ConfigError, DataError
-from smidgen.tasks.forms import Case
-from smidgen.tasks.templates import find_form
+from smidgen.tasks.judge.forms import Case
+from smidgen.tasks.judge.templates import find_form
 
 ASKED, SAID = {"role": "user", "content": "q"}, {"role": "assistant", "content": "x"}
-NO_TEXT = [3, None, True, ["x"], {"k": 1}]
+NO_TEXT = [None, ["x"], {"k": 1}, float("nan")]
 NO_QUESTION = [*NO_TEXT, "", " \n"]
 NO_CHAT = ["x", 3, None, [], [3], [{"role": "user"}], [{"content": "x"}], {}]
 GOOD: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
@@ -30,11 +30,11 @@ GOOD: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     ),
     "rewardbench": (
         {"prompt": "q", "chosen": "x", "rejected": "y", "subset": "hep-go"},
-        {"prompt": NO_QUESTION, "chosen": [3, None], "rejected": [3, None], "subset": [3, ["x"]]},
+        {"prompt": NO_QUESTION, "chosen": [None, {}], "rejected": [None, {}], "subset": [{}, ["x"]]},
     ),
     "rmbench": (
         {"prompt": "q", "chosen": ["x", "z"], "rejected": ["y", "w"]},
-        {"prompt": NO_QUESTION, "chosen": [[], ["x", 3], "x"], "rejected": [[], [None], "y"]},
+        {"prompt": NO_QUESTION, "chosen": [[], ["x", None], "x"], "rejected": [[], [None], "y"]},
     ),
     "judgelm": (
         {"question_body": "q", "answer1_body": "x", "answer2_body": "y", "score": [1, 2]},

@@ -7,9 +7,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from smidgen.cli.app import exit_code
-from smidgen.cli.calibration import calibration_rows
 from smidgen.data.templates import load_tokenizer
 from smidgen.models.load import load
+from smidgen.pipeline.calibration_texts import calibration_rows
 
 
 def test_the_copy_loads_and_says_how_small_it_is(

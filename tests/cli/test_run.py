@@ -1,16 +1,14 @@
 """`smidgen run` from end to end on a few rows: done once, skipped after, whole again after every kill."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from tests.tools import processes
 
 import smidgen
 from smidgen.cli.app import exit_code
@@ -32,7 +30,7 @@ test = "world"
 test_limit = 4
 [train]
 method = "sft"
-epochs = 2.0
+epochs = 1.0
 batch_size = 4
 max_length = 384
 learning_rate = 1e-3
@@ -145,30 +143,29 @@ def test_a_changed_setting_does_again_only_what_reads_it(
 
 
 def test_killed_in_every_stage_it_ends_with_the_same_report(recipe: Path, finished: Path, tmp_path: Path):
-    command = [sys.executable, "-m", "smidgen", "run", str(recipe), "--runs", str(tmp_path)]
     killed = []
     for stage in STAGES:
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = processes.smidgen(["run", str(recipe), "--runs", str(tmp_path)])
         begun = tmp_path / f"tiny/stages/{stage}.begun.json"
-        while not begun.exists() and child.poll() is None:
+        while not begun.exists() and child.is_alive():
             time.sleep(0.002)
-        if child.poll() is None:
-            os.kill(child.pid, signal.SIGKILL)
+        child.kill()
+        child.join()
+        if child.exitcode == -signal.SIGKILL:
             killed.append(stage)
-        child.wait()
     assert killed == STAGES
     assert exit_code(["run", str(recipe), "--runs", str(tmp_path)]) == 0
     assert report_of(tmp_path) == report_of(finished)
 
 
 def test_killed_between_steps_training_goes_on(recipe: Path, finished: Path, tmp_path: Path):
-    command = [sys.executable, "-m", "smidgen", "run", str(recipe), "--runs", str(tmp_path)]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = processes.smidgen(["run", str(recipe), "--runs", str(tmp_path)])
     checkpoints = tmp_path / "tiny/checkpoints"
-    while not (checkpoints.exists() and any(checkpoints.iterdir())) and child.poll() is None:
+    while not (checkpoints.exists() and any(checkpoints.iterdir())) and child.is_alive():
         time.sleep(0.002)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert exit_code(["run", str(recipe), "--runs", str(tmp_path)]) == 0
     assert report_of(tmp_path) == report_of(finished)
     steps = [json.loads(line)["step"] for line in (tmp_path / "tiny/metrics.jsonl").read_text().splitlines()]
@@ -189,7 +186,7 @@ def test_a_plan_names_rows_tokens_steps_time_and_memory_and_writes_nothing(
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
-        (("epochs = 2.0", "epoch = 2.0"), [], r"unknown key 'train.epoch'"),
+        (("epochs = 1.0", "epoch = 1.0"), [], r"unknown key 'train.epoch'"),
         (("[evaluate]", "[evalaute]"), [], r"Did you mean 'evaluate'"),
         (('task = "judge"', 'task = "jugde"'), [], r"jugde"),
         (("bits = 4", "bits = 7"), [], r"bits"),
@@ -273,7 +270,7 @@ def test_answers_of_other_weights_are_not_taken_over(tmp_path: Path, capsys: pyt
 
 def test_train_alone_does_the_first_half(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert exit_code(["train", str(recipe), "--runs", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["plan"]["steps"] == 12
+    assert json.loads(capsys.readouterr().out)["plan"]["steps"] == 6
     assert (tmp_path / "tiny/best/adapters.safetensors").exists()
     assert not (tmp_path / "tiny/evaluations").exists()
 

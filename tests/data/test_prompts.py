@@ -29,7 +29,7 @@ def test_every_bad_row_is_told(tmp_path: Path):
         {"text": "p"},
         {"messages": [{"role": "robot", "content": "x"}]},
         {"messages": []},
-        {"prompt": "p", "target": 4},
+        {"prompt": "p", "target": []},
     )
     with pytest.raises(DataError, match=r"prompts\.jsonl") as caught:
         read_prompts(file)

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from smidgen.data.templates import TEXT, Rendered, Tokenizer, fit, load_tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import DataError, ModelError
+from smidgen.training.pretrain import fast_encoder
 
 QUESTION = Message("user", "Which answer is better?")
 ANSWER = Message("assistant", "the first — 第一 🙂")
@@ -251,3 +252,30 @@ def test_an_answer_that_is_begun_is_gone_on_with(tokenizer):
 def test_a_whole_prompt_that_is_empty(make_tokenizer_dir):
     with pytest.raises(DataError, match="the prompt is empty; give it at least one character"):
         load_tokenizer(make_tokenizer_dir(template=None)).render_prompt([Message(TEXT, "")])
+
+
+STATE = {
+    "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+    "padding": {
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "<|endoftext|>",
+    },
+}  # fmt: skip
+
+
+def test_what_a_tokenizer_file_remembers_of_its_last_use_changes_nothing(make_tokenizer_dir):
+    path = make_tokenizer_dir(CHATML)
+    expected = load_tokenizer(path)
+    encode, _ = fast_encoder(path / "tokenizer.json")
+    texts = ["the better answer is the first", "user"]
+    wanted = [expected.encode(text) for text in texts]
+    assert encode(texts) == wanted
+    content = json.loads((path / "tokenizer.json").read_text(encoding="utf-8")) | STATE
+    content["model"]["dropout"] = 0.9
+    (path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    found = load_tokenizer(path)
+    assert [found.encode(text) for text in texts] == wanted
+    assert found.render_prompt(CONVERSATION[:-1]) == expected.render_prompt(CONVERSATION[:-1])
+    assert found.render_conversation(CONVERSATION) == expected.render_conversation(CONVERSATION)
+    assert found.to_json() == expected.to_json()
+    assert fast_encoder(path / "tokenizer.json")[0](texts) == wanted

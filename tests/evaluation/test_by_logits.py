@@ -5,9 +5,9 @@ import math
 import pytest
 
 from smidgen.data.types import Request, Sample, Scored
-from smidgen.evaluation.by_logits import ByLogits, distribution, extensions
-from smidgen.tasks.forms import Case, Verdict
-from smidgen.tasks.templates import FORMS
+from smidgen.tasks.judge.by_logits import ByLogits, distribution, extensions
+from smidgen.tasks.judge.forms import Case, Verdict
+from smidgen.tasks.judge.templates import FORMS
 
 SAMPLE = Sample("p#ab", FORMS["verdict"]().messages(Case("q", "x", "y")))
 

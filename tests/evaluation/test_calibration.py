@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from smidgen.evaluation.calibration import calibration
-from smidgen.tasks.judgements import Judgement
+from smidgen.tasks.judge.calibration import calibration
+from smidgen.tasks.judge.judgements import Judgement
 
 
 def judged(gap: float | None, better: str, number: int, order: str | None = "ab") -> Judgement:

@@ -3,9 +3,9 @@
 from smidgen.data.formats import Pair
 from smidgen.data.types import Completion, Record
 from smidgen.evaluation import disagreements
-from smidgen.evaluation.disagreements import find_disagreements
 from smidgen.tasks.judge import JudgeTask
-from smidgen.tasks.templates import FORMS
+from smidgen.tasks.judge.disagreements import find_disagreements
+from smidgen.tasks.judge.templates import FORMS
 
 FORM = FORMS["verdict"]()
 TASK = JudgeTask(FORM)

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from smidgen.evaluation import formatting, wording
-from smidgen.evaluation.plots import CURVE_POINTS, Interval, interval_plot, loss_curve
 from smidgen.evaluation.report import build_report, console_table
+from smidgen.figures.plots import CURVE_POINTS, Interval, interval_plot, loss_curve
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 THIN = "\N{NARROW NO-BREAK SPACE}"

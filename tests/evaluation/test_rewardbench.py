@@ -12,8 +12,10 @@ from smidgen.cli.app import exit_code
 from smidgen.data.formats import Pair
 from smidgen.data.types import Completion, Record
 from smidgen.errors import DataError
-from smidgen.evaluation.judgelm import judgelm_metrics
-from smidgen.evaluation.rewardbench import (
+from smidgen.tasks.judge import JudgeTask
+from smidgen.tasks.judge.judgelm import judgelm_metrics
+from smidgen.tasks.judge.judgements import Judgement
+from smidgen.tasks.judge.rewardbench import (
     ROWS,
     SECTIONS,
     is_rewardbench,
@@ -24,10 +26,8 @@ from smidgen.evaluation.rewardbench import (
     section_scores,
     style_matrix,
 )
-from smidgen.evaluation.rewardbench2 import ROWS2, best_of, rewardbench2, ties_score
-from smidgen.tasks.judge import JudgeTask
-from smidgen.tasks.judgements import Judgement
-from smidgen.tasks.templates import FORMS
+from smidgen.tasks.judge.rewardbench2 import ROWS2, best_of, rewardbench2, ties_score
+from smidgen.tasks.judge.templates import FORMS
 
 EXAMPLE = Path(__file__).parents[3] / "shared/data/judge/rewardbench_example_metrics.json"
 PERFECT = dict.fromkeys(ROWS, 1.0)

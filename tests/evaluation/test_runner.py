@@ -89,7 +89,7 @@ def test_an_evaluation_as_json(tmp_path: Path) -> None:
     assert json.loads(json.dumps(evaluation, allow_nan=False)) == evaluation
     assert {key: evaluation[key] for key in ("task", "version", "model", "data", "n")} == {
         "task": "judge",
-        "version": 2,
+        "version": 3,
         "model": "scripted",
         "data": "six pairs",
         "n": 12,

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from smidgen.cli.app import exit_code
-from smidgen.cli.sources import test_rows as world_rows
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.types import Completion, Record, Request, Sampling
 from smidgen.evaluation import collect_records, read_records, summarise
 from smidgen.files import read_json
 from smidgen.models.load import resolve
+from smidgen.pipeline.sources import test_rows as world_rows
 from smidgen.tasks import find_task
 
 pytestmark = [

@@ -196,6 +196,24 @@ def test_regular_expressions_match_the_whole_answer(engine, pattern):
         assert re.fullmatch(pattern, completion.text), completion.text
 
 
+@pytest.mark.parametrize(
+    ("content", "matching"),
+    [
+        ({"type": "string", "pattern": r"^\p{Lu}\p{L}{2}$"}, r'"[^\W\d_]{3}"'),
+        (
+            {"type": "object", "patternProperties": {r"^\p{L}$": {"const": 1}}, "minProperties": 1},
+            r'\{"[^\W\d_]": 1.*',
+        ),
+    ],
+)
+def test_unicode_classes_of_patterns_are_enforced(engine, content, matching):
+    for seed in range(3):
+        content = content if "patternProperties" not in content else content | {"additionalProperties": False}
+        request = ask(f"{seed}", schema(content), temperature=1.0, seed=seed, max_tokens=30)
+        completion = answers(engine, [request])[f"{seed}"]
+        assert re.match(matching, completion.text)
+
+
 def test_the_end_token_comes_only_where_the_answer_may_end(engine):
     ends = engine._tokenizer.eos_token_ids
     requests = [ask(str(i), regex("[ab]{3,40}"), temperature=3.0, seed=i) for i in range(40)]
@@ -380,6 +398,11 @@ NO_SCHEMAS = (True, False, 3, None, "text", [{}])
         (schema({"type": "object", "minProperties": 2}), "minProperties, which cannot be enforced where"),
         (schema({"$schema": "http://json-schema.org/draft-03/schema#"}), "draft 3 of JSON Schema"),
         (Constraint("json_schema", '{"items": ' * 3000 + "{}" + "}" * 3000), "the schema is nested too deep"),
+        (schema({"type": "string", "pattern": "("}), "the schema cannot be enforced: unclosed group"),
+        (schema({"type": "string", "pattern": r"\p{No}{2"}), "the schema cannot be enforced: "),
+        (choices("a", "\ud800"), "the choices cannot be read .*surrogates not allowed"),
+        (regex("\ud800"), "the regular expression cannot be read .*write whole characters"),
+        (regex(r"\p{Nothing}"), "the regular expression cannot be enforced: "),
         (regex("(a"), "the regular expression cannot be enforced: unclosed group; mend it"),
         (regex("(?!a)b"), "look-around"),
         (regex(r"(a)\1"), "backreferences are not supported"),

@@ -54,6 +54,15 @@ def test_a_config_that_says_no_dtype_is_not_held_against_the_file(changed: Calla
     assert check(changed(dtype=None)).notes == []
 
 
+def test_ids_beyond_the_vocabulary_are_faults(changed: Callable[..., Path]):
+    folder = changed(bos_token_id=99_999, pad_token_id=-1)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 151645]}')
+    assert check(folder).faults == [
+        "bos_token_id in config.json names 99999, which the vocabulary does not have",
+        "eos_token_id in generation_config.json names 151645, which the vocabulary does not have",
+    ]
+
+
 def test_statistics_of_parts_are_those_of_the_whole(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch):
     whole = check(tiny_model_dir).tensors
     monkeypatch.setattr(check_module, "PART", 100)

@@ -11,7 +11,10 @@ from mlx_lm.utils import load_model as mlx_lm_load_model
 from smidgen.backend import compute_dtype, mx
 from smidgen.config import LoraConfig
 from smidgen.errors import ModelError
+from smidgen.export.gguf import write_gguf
 from smidgen.models import load as load_module
+from smidgen.models import weights as weights_module
+from smidgen.models.check import check_model
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import load, read_config, resolve
 from smidgen.models.lora import add_lora, save_adapter
@@ -241,3 +244,69 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
         ModelError, match=r"^owner/repo is no folder here .* hub: Cannot reach the hub\. Check"
     ):
         resolve("owner/repo")
+
+
+# ------------------------------------------------------------------------- a head beside a tied embedding
+
+
+@pytest.fixture
+def with_head(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A function that copies the tiny model, which ties its head, with a head in a file of its own."""
+
+    def write(change: Callable[[mx.array], mx.array]) -> Path:
+        folder = tmp_path / "headed"
+        shutil.copytree(tiny_model_dir, folder)
+        embedding = mx.load(str(folder / "model.safetensors"))["model.embed_tokens.weight"]
+        mx.save_safetensors(str(folder / "model-2.safetensors"), {"lm_head.weight": change(embedding)})
+        return folder
+
+    return write
+
+
+OTHER = {
+    "one bit": lambda value: mx.concatenate([value[:-1], value[-1:] * (1 + 2**-20)]),
+    "rows swapped": lambda value: value[::-1],
+    "zeros": mx.zeros_like,
+    "fewer rows": lambda value: value[:-1],
+    "rounded": lambda value: value.astype(mx.bfloat16),
+    "whole numbers": lambda value: value.astype(mx.int32),
+}
+
+
+@pytest.mark.parametrize("compared", [64, 1 << 22])
+def test_a_head_that_is_the_embedding_changes_nothing(
+    with_head, tiny_model_dir: Path, tokens: mx.array, monkeypatch: pytest.MonkeyPatch, compared: int
+):
+    monkeypatch.setattr(weights_module, "COMPARED_BYTES", compared)
+    model = load(str(with_head(lambda value: value))).model
+    np.testing.assert_array_equal(model(tokens), load(str(tiny_model_dir)).model(tokens))
+
+
+def test_a_head_that_is_the_embedding_in_another_dtype_changes_nothing(with_head):
+    folder = with_head(lambda value: value.astype(mx.bfloat16))
+    weights = mx.load(str(folder / "model.safetensors"))
+    name = "model.embed_tokens.weight"
+    weights[name] = weights[name].astype(mx.bfloat16).astype(mx.float32)
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    load(str(folder))
+
+
+@pytest.mark.parametrize("compared", [64, 1 << 22])
+@pytest.mark.parametrize("change", OTHER.values(), ids=OTHER)
+def test_a_head_that_is_not_the_embedding_is_refused(
+    with_head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change, compared: int
+):
+    monkeypatch.setattr(weights_module, "COMPARED_BYTES", compared)
+    folder = with_head(change)
+    match = r'holds a lm_head\.weight that differs from its embedding.*set "tie_word_embeddings": false there'
+    with pytest.raises(ModelError, match=match):
+        load(str(folder))
+    with pytest.raises(ModelError, match=match):
+        write_gguf(str(folder), tmp_path / "model.gguf")
+    assert any("is not the embedding" in fault for fault in check_model(folder, read_config(folder)).faults)
+
+
+def test_a_head_of_an_untied_model_is_its_own(with_head, tiny_model_dir: Path, tokens: mx.array):
+    folder = with_head(mx.zeros_like)
+    (folder / "config.json").write_text(json.dumps(read_config(folder) | {"tie_word_embeddings": False}))
+    assert not np.array(load(str(folder)).model(tokens)).any()

@@ -9,10 +9,11 @@ from smidgen.data.rows import read_rows
 from smidgen.data.types import Completion, Record, Sample
 from smidgen.errors import DataError, ParseError
 from smidgen.evaluation.metrics import measure
-from smidgen.tasks.forms import Fault, JudgeParseError
-from smidgen.tasks.judge import JudgeTask, gold_completion
+from smidgen.tasks.judge.forms import Fault, JudgeParseError
+from smidgen.tasks.judge.quotations import is_quoted
+from smidgen.tasks.judge.task import JudgeTask, gold_completion
+from smidgen.tasks.judge.templates import Rubric
 from smidgen.tasks.task import Measure
-from smidgen.tasks.templates import Rubric
 
 LLMBAR = Path(__file__).parents[3] / "shared" / "data" / "judge" / "llmbar_a.jsonl"
 GOLD = {
@@ -34,6 +35,7 @@ def read_scores_leniently(text: str) -> tuple[float | None, float | None]:
 
 
 prose = st.text(max_size=60).filter(lambda text: "<" not in text and text.strip())
+unquoted = prose.filter(lambda text: not is_quoted(text, len(text)))
 grades = st.integers(1, 10)
 
 
@@ -69,7 +71,7 @@ def values(records: list[Record]) -> dict[str, float | None]:
 # --- the text ---
 
 
-@given(st.lists(prose, min_size=1, max_size=3), prose, grades, grades)
+@given(st.lists(unquoted, min_size=1, max_size=1), unquoted, grades, grades)
 def test_gold_is_read_back(criteria: list[str], analysis: str, a: int, b: int) -> None:
     assert read_scores(gold_completion(criteria, analysis, (a, b))) == (a, b)
 
@@ -103,8 +105,7 @@ def test_whatever_parses_strictly_parses_leniently_the_same(text: str) -> None:
         ("<scores>\\boxed{8, 3}</scores>", (8, 3)),
         ("<scores>\n \\boxed { 8.5 ,3 }\n</scores> trailing", (8.5, 3)),
         ("<scores>\\boxed{{8, 3}}</scores>", (8, 3)),
-        ("<scores>\\boxed{1, 2} no, \\boxed{3, 4}</scores>", (3, 4)),
-        ("<scores>\\boxed{1, 2}</scores> Wait. <scores>\\boxed{3, 4}</scores>", (3, 4)),
+        ("<scores>\\boxed{3, 4} yes, \\boxed{3, 4}</scores>", (3, 4)),
         ("<scores>\\boxed{1, 2}</scores> <scores>\\boxed{3,", (1, 2)),
         ("<scores> as in <scores>\\boxed{5, 6}</scores>", (5, 6)),
         ("<think><scores>\\boxed{1, 2}</scores></think><scores>\\boxed{3, 4}</scores>", (3, 4)),
@@ -112,10 +113,9 @@ def test_whatever_parses_strictly_parses_leniently_the_same(text: str) -> None:
             "opened by the template <scores>\\boxed{1, 2}</scores></think><scores>\\boxed{3, 4}</scores>",
             (3, 4),
         ),
-        ("<scores>\\boxed{3, 4}</scores><think>or <scores>\\boxed{1, 2}</scores>", (3, 4)),
     ],
 )
-def test_the_last_whole_block_outside_of_thinking_counts(text: str, scores: tuple[float, float]) -> None:
+def test_the_whole_block_outside_of_thinking_counts(text: str, scores: tuple[float, float]) -> None:
     assert read_scores(text) == scores
 
 
@@ -133,6 +133,9 @@ def test_the_last_whole_block_outside_of_thinking_counts(text: str, scores: tupl
         ("<scores>\\boxed{-3, 4}</scores>", Fault.OUT_OF_RANGE),
         (f"<scores>\\boxed{{{'9' * 400}, 4}}</scores>", Fault.OUT_OF_RANGE),
         ("<think><scores>\\boxed{8, 3}</scores>", Fault.ENDLESS_THINKING),
+        ("<scores>\\boxed{1, 2} no, \\boxed{3, 4}</scores>", Fault.CONTRADICTION),
+        ("<scores>\\boxed{1, 2}</scores> Wait. <scores>\\boxed{3, 4}</scores>", Fault.CONTRADICTION),
+        ("<scores>\\boxed{3, 4}</scores><think>or <scores>\\boxed{1, 2}</scores>", Fault.CONTRADICTION),
     ],
 )
 def test_why_there_are_no_scores(text: str, fault: Fault) -> None:
@@ -210,7 +213,10 @@ def test_training_targets_follow_the_order() -> None:
         ({"scores": [5, 5]}, r"they must agree"),
         ({"scores": [11, 2]}, r"row 1: .*scores \(11, 2\) would not parse: a score is out of range"),
         ({"analysis": {"ab": " ", "ba": " "}}, r"needs at least one criterion and an analysis"),
-        ({"analysis": {"ab": "<think>", "ba": "<think>"}}, r"would not parse: no scores block"),
+        (
+            {"analysis": {"ab": "<analysis>", "ba": "<analysis>"}},
+            r"would not parse: the verdict is only quoted",
+        ),
     ],
 )
 def test_gold_that_cannot_be_learnt_is_refused(change: dict, message: str) -> None:

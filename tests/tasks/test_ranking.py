@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from smidgen.tasks.ranking import rank, strengths
+from smidgen.tasks.judge.ranking import rank, strengths
 
 
 def test_two_answers_have_the_odds_of_their_wins():

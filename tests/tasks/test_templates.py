@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 
 from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError
-from smidgen.tasks.forms import Case, Fault, JudgeParseError, Verdict
 from smidgen.tasks.judge import JudgeTask
-from smidgen.tasks.own_form import OwnForm
-from smidgen.tasks.templates import FORMS, find_form
+from smidgen.tasks.judge.forms import Case, Fault, JudgeParseError, Verdict
+from smidgen.tasks.judge.own_form import OwnForm
+from smidgen.tasks.judge.templates import FORMS, find_form
 
 CASE = Case("What is 2 + 2?", "four {{ b }}", "five", "It is four.")
 ALL = [form() for form in FORMS.values()]
 PIECES = [
+    '"',
+    "`",
     "[[A]]",
     "[[B]]",
     "[[C]]",
@@ -73,7 +75,9 @@ def test_any_text_is_read_or_refused_and_leniently_the_same(form, text: str):
         ("scores", "\n 8,  8.5 \nBecause.", Verdict("second", 8, 8.5)),
         ("scores", "8/10 8/10", Verdict("tie", 8, 8)),
         ("scores", "<think>1 2</think>3 2", Verdict("first", 3, 2)),
-        ("verdict", "[[A]] or [[C]]? [[B]]", Verdict("second")),
+        ("verdict", "[[B]]? Yes: [[B]]", Verdict("second")),
+        ("verdict", "Response B wrote </think> and <think>.\n**[[A]]**", Verdict("first")),
+        ("scores", "8 7\nThe second wrote </think> at its end.", Verdict("first", 8, 7)),
         ("verdict", "It is a tie: [[C]].", Verdict("tie")),
         ("grade", "Feedback: fine 3. [RESULT] 4", 4.0),
         ("grade", "[RESULT] (5)", 5.0),
@@ -133,7 +137,7 @@ def test_own_by_regex(tmp_path: Path):
     form = find_form(str(path))
     assert [message.role for message in form.messages(CASE)] == ["system", "user"]
     assert form.messages(CASE)[1].content == "Q: What is 2 + 2?\n1: four {{ b }}\n2: five\nR: It is four."
-    assert form.parse("Winner: B? Winner: A") == Verdict("first") and form.stop == ("END",)
+    assert form.parse("Winner: A! Winner: a") == Verdict("first") and form.stop == ("END",)
     assert form.parse("Winner: tie") == Verdict("tie")
     with pytest.raises(JudgeParseError, match="the pattern does not match"):
         form.parse("A wins")
@@ -146,8 +150,10 @@ def test_own_by_regex(tmp_path: Path):
 def test_own_by_schema():
     form = OwnForm("mine", {"user": USER, "parse": {"schema": SCHEMA}})
     assert form.constraint == Constraint("json_schema", json.dumps(SCHEMA))
-    said = f"{json.dumps({'a': 1, 'b': 2})} No: ```json\n{json.dumps({'a': 3, 'b': 2})}\n```"
-    assert form.parse(said) == Verdict("first", 3, 2)
+    said = json.dumps({"a": 3, "b": 2, "why": 'A says "</think>" and {'})
+    for text in (said, f"```json\n{said}\n```", f'{{"a": 1}} {said} {said}'):
+        assert form.parse(text) == Verdict("first", 3, 2)
+    assert form.parse('So: {1, 2} is "it". {"a": 3, "b": 2}') == Verdict("first", 3, 2)
     for text, fault in (("none", "no JSON object"), ('{"a": 1, "b": 10}', "does not fit the schema")):
         with pytest.raises(JudgeParseError, match=fault):
             form.parse(text)
@@ -158,6 +164,18 @@ def test_own_that_grades_alone():
     assert form.singly and form.parse("7") == 7.0
     assert form.constraint == Constraint("regex", r"(?s:(?P<score>\d+))")
     assert form.messages(CASE)[0].content == "four {{ b }}"
+
+
+def test_own_readers_know_unicode_classes():
+    form = OwnForm("mine", {"user": USER, "parse": {"regex": r"\p{Lu}\p{L}+: (?P<winner>\w+)"}})
+    assert form.parse("Überlegen: A") == form.parse("Winner: A") and form.constraint is not None
+    with pytest.raises(JudgeParseError):
+        form.parse("winner: A")
+    schema = {"properties": {"winner": {"pattern": r"^\p{Lu}$"}}, "required": ["winner"]}
+    form = OwnForm("mine", {"user": USER, "parse": {"schema": schema}})
+    assert form.parse('{"winner": "A"}') == OwnForm("mine", REGEX).parse("Winner: A")
+    with pytest.raises(JudgeParseError):
+        form.parse('{"winner": "a"}')
 
 
 @pytest.mark.parametrize(

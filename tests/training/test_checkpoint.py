@@ -9,27 +9,29 @@ import numpy as np
 import pytest
 
 from smidgen.backend import mx, nn
-from smidgen.config import ArchitectureConfig, TrainConfig
+from smidgen.config import ArchitectureConfig, SftConfig
 from smidgen.errors import ConfigError, ModelError
 from smidgen.files import read_jsonl
 from smidgen.models.graph import create, named_arrays
-from smidgen.training.batches import Row, RowBatches, fixed_batches
+from smidgen.training.batches import RowBatches, TrainRow, fixed_batches
 from smidgen.training.loop import train
+from smidgen.training.objectives.likelihood import Likelihood
 
 RUN = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from smidgen.config import ArchitectureConfig, TrainConfig
+from smidgen.config import ArchitectureConfig, SftConfig
 from smidgen.models.graph import create
-from smidgen.training.batches import Row, RowBatches, fixed_batches
+from smidgen.training.batches import TrainRow, RowBatches, fixed_batches
 from smidgen.training.loop import train
+from smidgen.training.objectives.likelihood import Likelihood
 
 SHAPE = ArchitectureConfig(
     hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
     intermediate_size=64, vocab_size=97,
 )
-CONFIG = TrainConfig(
+CONFIG = SftConfig(
     batch_size=2, gradient_accumulation=2, learning_rate=1e-2, dropout=0.2, weight_decay=0.1, epochs=4,
     checkpoint_every=5, validate_every=3, seed=4,
 )
@@ -37,14 +39,18 @@ CONFIG = TrainConfig(
 def rows(count, seed):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(4, 40, count)
-    return [Row(rng.integers(0, 97, n).astype(np.int32), np.arange(n) >= n // 2) for n in lengths]
+    return [TrainRow(rng.integers(0, 97, n).astype(np.int32), np.arange(n) >= n // 2) for n in lengths]
 
 def start(run_dir):
     model = create(SHAPE, seed=0)[0]
     batches = RowBatches(rows(23, 1), batch_size=2, gradient_accumulation=2, epochs=4, seed=4)
     validation = fixed_batches(rows(6, 2), 4)
     save = lambda path: (path.mkdir(exist_ok=True), model.save_weights(str(path / "w.safetensors")))
-    return model, train(model, batches, CONFIG, run_dir=Path(run_dir), validation=validation, save=save)
+    steps = train(
+        model, Likelihood(CONFIG.dropout), batches, CONFIG, run_dir=Path(run_dir), validation=validation,
+        save=save,
+    )
+    return model, steps
 """
 SLOW = """
 for result in start(sys.argv[1])[1]:
@@ -102,10 +108,10 @@ def test_a_finished_run_keeps_two_checkpoints_and_does_nothing_more(tmp_path: Pa
     ]
 
 
-def run(tmp_path: Path, rows: list[Row], shape: ArchitectureConfig | None = None, **settings) -> list:
-    config = TrainConfig(**{"batch_size": 2, "checkpoint_every": 2, **settings})
+def run(tmp_path: Path, rows: list[TrainRow], shape: ArchitectureConfig | None = None, **settings) -> list:
+    config = SftConfig(**{"batch_size": 2, "checkpoint_every": 2, **settings})
     model = create(shape or scope["SHAPE"], seed=0)[0]
-    return list(train(model, RowBatches(rows, batch_size=2), config, run_dir=tmp_path))
+    return list(train(model, Likelihood(), RowBatches(rows, batch_size=2), config, run_dir=tmp_path))
 
 
 def test_metrics_of_a_run_without_a_checkpoint_start_anew(tmp_path: Path):
@@ -144,14 +150,16 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path):
 
 def test_an_early_stop_is_remembered(tmp_path: Path):
     rows = scope["rows"](8, 1)
-    config = TrainConfig(
+    config = SftConfig(
         batch_size=2, learning_rate=0.5, warmup=0, validate_every=1, patience=1, checkpoint_every=100
     )
 
     def go() -> list:
         model = create(scope["SHAPE"], seed=0)[0]
         batches = RowBatches(rows, batch_size=2, epochs=10)
-        return list(train(model, batches, config, run_dir=tmp_path, validation=fixed_batches(rows, 4)))
+        return list(
+            train(model, Likelihood(), batches, config, run_dir=tmp_path, validation=fixed_batches(rows, 4))
+        )
 
     assert 1 < len(go()) < 40
     assert go() == []

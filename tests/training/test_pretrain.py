@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smidgen.config import TrainConfig
+from smidgen.config import PretrainConfig
 from smidgen.errors import DataError, ModelError
 from smidgen.training.pretrain import PackedBatches, TokenStream, fast_encoder, num_steps, packed_rows
 
@@ -65,7 +65,7 @@ def test_many_documents_are_encoded_in_few_calls():
 
 
 def test_batches_are_full_and_every_token_is_learnt():
-    config = TrainConfig(
+    config = PretrainConfig(
         method="pretrain", batch_size=3, gradient_accumulation=2, max_length=32, total_tokens=1000
     )
     batches = PackedBatches(source(["abcdef"] * 50), encode, SEPARATOR, config)

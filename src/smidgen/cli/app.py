@@ -8,9 +8,11 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
 from typing import NoReturn
 
-from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
 
 from smidgen import __doc__ as summary
 from smidgen import __version__
@@ -89,6 +91,9 @@ def _usage_sentence(error: CycloptsError) -> str:
     words = " ".join(("smidgen", *(error.command_chain or ())))
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"Unexpected argument '{error.unused_tokens[0]}'. See `{words} --help`."
+    if isinstance(error, UnknownOptionError) and not error.argument_collection:
+        command = reduce(getitem, error.command_chain or (), app)
+        error.argument_collection = command.assemble_argument_collection()
     return f"{error} See `{words} --help`."
 
 

@@ -34,12 +34,8 @@ def compare(first: Place, second: Place, /, *, seed: Seed = 0, json: Json = Fals
 def task_of(result: dict[str, Any]) -> Any:
     """The task that an evaluation was of, in its template."""
     from smidgen.tasks import find_task
-    from smidgen.tasks.judge import WITH_REFERENCE
 
-    if result["task"] != "judge":
-        return find_task(result["task"])
-    template = result["variant"].removesuffix(WITH_REFERENCE)
-    return find_task("judge", template=template, reference=template != result["variant"])
+    return find_task(result["task"], result["settings"])
 
 
 def _result(place: Path) -> dict[str, Any]:
@@ -48,7 +44,7 @@ def _result(place: Path) -> dict[str, Any]:
     if not (place / "evaluation.json").is_file():
         raise DataError(f"{place} holds no evaluation.json; expected a folder that `evaluate --out` wrote")
     result = read_json(place / "evaluation.json")
-    if not isinstance(result, dict) or not {"task", "variant", "model"} <= result.keys():
+    if not isinstance(result, dict) or not {"task", "settings", "model"} <= result.keys():
         raise DataError(f"{place / 'evaluation.json'} is not the result of an evaluation; evaluate again")
     return result
 

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +14,10 @@ from smidgen.files import jsonable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+
+    from smidgen.pipeline.events import Work
+
+Result = TypeVar("Result")
 
 SHOWN_FAULTS = 3
 
@@ -137,6 +141,11 @@ class Progress:
         elif failure[0] is None and self._step:
             self._say(f" in {duration(self._clock() - self._started)}{self._facts(', ')}")
 
+    @property
+    def is_unused(self) -> bool:
+        """Whether nothing was shown of it yet."""
+        return self._step == 0
+
     def begin_at(self, step: int) -> None:
         """Say that `step` steps were done before, so that rates and what is left count only what is new."""
         self._step = self._first_step = step
@@ -176,6 +185,53 @@ class Progress:
         if self.total is None or done <= 0:
             return None
         return (self.total - self._step) * (self._clock() - self._started) / done
+
+
+def follow(work: "Work[Result]", *, stages: bool = True) -> "Result":
+    """Do work to its end, showing its events as they come, and return its result.
+
+    Args:
+        work: yields events.
+        stages: whether stages that begin, end or are skipped are shown.
+    """
+    from smidgen.pipeline.events import MessageEvent, StageEvent, StepEvent
+
+    progress: Progress | None = None
+    try:
+        while True:
+            event = next(work)
+            if isinstance(event, StepEvent):
+                if progress is None or progress.stage != event.stage:
+                    _close(progress)
+                    progress = Progress(event.stage, event.total).__enter__()
+                if not event.is_new:
+                    progress.begin_at(event.step)
+                elif progress.is_unused:
+                    progress.begin_at(event.step - 1)
+                progress.update(event.step, tokens=event.tokens, **event.values)
+                continue
+            if not isinstance(event, MessageEvent | StageEvent):
+                continue
+            progress = _close(progress)
+            if isinstance(event, MessageEvent):
+                say(event.text if event.text.startswith("warning") else f"{event.stage}: {event.text}")
+            elif stages and event.state == "skipped":
+                say(f"{event.stage}: done before, skipped")
+            elif stages and event.state == "finished":
+                say(f"{event.stage}: finished in {duration(event.seconds or 0.0)}")
+    except StopIteration as finished:
+        _close(progress)
+        return finished.value
+    except BaseException:
+        if progress is not None:
+            progress.__exit__(*sys.exc_info())
+        raise
+
+
+def _close(progress: Progress | None) -> None:
+    """End the progress of a stage, if there is one."""
+    if progress is not None:
+        progress.__exit__(None, None, None)
 
 
 def _bar() -> "Bar":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from smidgen.errors import ConfigError, DataError
+from smidgen.files import decode_text
 
 if TYPE_CHECKING:
     from smidgen.data.types import Constraint
@@ -80,7 +81,7 @@ def check_boxed(constraint: "Constraint | None") -> None:
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return decode_text(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"the schema {path} cannot be read ({reason}); expected a JSON file") from None

@@ -1,16 +1,20 @@
 """`smidgen export`: a model in the formats of other programs, one command a format."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.types import NonNegativeFloat
 
 from smidgen.cli.console import print_json, say, size
 from smidgen.cli.options import Json, Out, naming_options
-from smidgen.cli.shipping import begin, check_quantization, ship, tell, tell_drift
 from smidgen.errors import ConfigError
 from smidgen.options import Adapter, Model
+
+if TYPE_CHECKING:
+    from smidgen.pipeline.shipping import Publication
 
 export = App(
     name="export",
@@ -18,17 +22,75 @@ export = App(
     default_parameter=Parameter(negative=()),
 )
 
-Push = Annotated[
-    str | None, Parameter(help="Upload the folder to this repository of the Hugging Face hub, owner/name.")
-]
+AdapterFolder = Annotated[Path, Parameter(help="Folder of a LoRA adapter: ours, mlx-lm's or PEFT's.")]
 Private = Annotated[
     bool, Parameter(show_default=False, help="Make the repository private if it is made now.")
 ]
-AdapterFolder = Annotated[Path, Parameter(help="Folder of a LoRA adapter: ours, mlx-lm's or PEFT's.")]
-RunFolder = Annotated[
-    Path | None,
-    Parameter(name="--run", help="The run folder that it came from; the model card tells what stands there."),
-]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PublishOptions:
+    """What the model card shows, and where the folder is uploaded."""
+
+    run: Annotated[
+        Path | None,
+        Parameter(name="--run", help="The run folder that it came from, whose figures the model card shows."),
+    ] = None
+    push: Annotated[
+        str | None,
+        Parameter(help="Upload the folder to this repository of the Hugging Face hub."),
+    ] = None
+    private: Private = False
+
+    def publication(self) -> "Publication":
+        """What the library takes."""
+        from smidgen.pipeline.shipping import Publication
+
+        return Publication(self.run, self.push, self.private)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class GgufOptions:
+    """How a GGUF file is written."""
+
+    adapter_only: Annotated[
+        bool, Parameter(help="Write the adapter by itself, to be put on the base model's GGUF file.")
+    ] = False
+    dtype: Annotated[
+        Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"] | None,
+        Parameter(help="How matrices are stored: Q8_0 if nothing is said, F32 for an adapter by itself."),
+    ] = None
+    no_verify: Annotated[bool, Parameter(help="Do not compare the file with the model in llama.cpp.")] = False
+    modelfile: Annotated[bool, Parameter(help="Write FILE.Modelfile for Ollama beside it.")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class FuseOptions:
+    """How the sum of a model and its adapter is stored and checked."""
+
+    bits: Annotated[
+        Literal[2, 3, 4, 5, 6, 8] | None, Parameter(help="Quantise the sum: bits of a weight.")
+    ] = None
+    group_size: Annotated[
+        Literal[32, 64, 128] | None,
+        Parameter(help="Weights that share a scale, with --bits; else 64."),
+    ] = None
+    dequantize: Annotated[
+        bool, Parameter(show_default=False, help="Write plain weights though the model's are quantised.")
+    ] = False
+    prompts: Annotated[
+        Path | None,
+        Parameter(help="JSONL with prompt or messages, and target where there is one, for the drift."),
+    ] = None
+    max_drift: Annotated[
+        NonNegativeFloat, Parameter(help="Greatest mean KL divergence from the unfused model, in nats.")
+    ] = 0.1
+    force: Annotated[bool, Parameter(show_default=False, help="Keep the folder however far it drifts.")] = (
+        False
+    )
 
 
 def _new(_: object, path: Path) -> None:
@@ -49,20 +111,8 @@ def gguf(
         ),
     ],
     adapter: Adapter = None,
-    adapter_only: Annotated[
-        bool, Parameter(help="Write the adapter by itself, to be put on the base model's GGUF file.")
-    ] = False,
-    dtype: Annotated[
-        Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"] | None,
-        Parameter(help="How matrices are stored: Q8_0 if nothing is said, F32 for an adapter by itself."),
-    ] = None,
-    no_verify: Annotated[
-        bool, Parameter(help="Do not compare the file with the model in llama.cpp.")
-    ] = False,
-    modelfile: Annotated[bool, Parameter(help="Write FILE.Modelfile for Ollama beside it.")] = False,
-    run: RunFolder = None,
-    push: Push = None,
-    private: Private = False,
+    options: GgufOptions = GgufOptions(),
+    publish: PublishOptions = PublishOptions(),
     json: Json = False,
 ) -> None:
     """Write a GGUF file for llama.cpp, Ollama and LM Studio.
@@ -70,59 +120,65 @@ def gguf(
     An adapter is added to the weights in float32. The file is compared with the model before it appears:
     every number, the tokens of a text in many scripts, the end tokens and the next-token probabilities.
     """
+    from smidgen.pipeline import shipping
+
+    adapter_only = options.adapter_only
     if adapter_only and adapter is None:
         raise ConfigError("--adapter-only writes an adapter by itself; name one with --adapter")
-    if adapter_only and modelfile:
+    if adapter_only and options.modelfile:
         raise ConfigError("--modelfile is for a whole model; leave it out with --adapter-only")
-    kind = dtype or ("F32" if adapter_only else "Q8_0")
+    kind = options.dtype or ("F32" if adapter_only else "Q8_0")
 
     def make(file: Path) -> dict[str, Any]:
-        return _make_gguf(file, model, adapter, adapter_only, kind, not no_verify, modelfile)
+        return _make_gguf(file, model, adapter, kind, options)
 
     if out.suffix == ".gguf":
-        if run or push or private:
+        if publish != PublishOptions():
             raise ConfigError(f"a model card needs a folder, and {out} is a file; name a folder as --out")
         facts = make(out)
     elif adapter_only:
         raise ConfigError(f"--adapter-only writes one file, and {out} does not end in .gguf; name a file")
     else:
-        story, artefact = begin(model, adapter, run, push, private), f"gguf-{kind.lower()}"
+        publication = publish.publication()
+        source = shipping.card_source(model, adapter, publication)
         name = f"{out.resolve().name}-{kind.lower()}.gguf"
-        facts = _placed(
-            ship(lambda folder: make(folder / name), out, story, artefact, push, private), out / name
+        shipped = shipping.publish(
+            lambda folder: make(folder / name), out, source, f"gguf-{kind.lower()}", publication
         )
+        facts = _placed(shipped, out / name)
     if json:
         print_json(facts)
         return
     if "out" in facts:
-        tell(facts, json)
+        show_export(facts, json)
     else:
-        tell_drift(facts)
+        show_drift(facts)
     _say_gguf(facts)
 
 
 def _make_gguf(
-    out: Path, model: str, adapter: Path | None, adapter_only: bool, dtype: str, verify: bool, modelfile: bool
+    out: Path, model: str, adapter: Path | None, dtype: str, options: GgufOptions
 ) -> dict[str, Any]:
     """Write a file, which appears when it was held against the model, and its Modelfile beside it."""
-    from smidgen.cli.exports import gguf_drift
     from smidgen.export.gguf import verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
     from smidgen.export.gguf.modelfile import modelfile as modelfile_text
     from smidgen.files import atomic_file, write_text
     from smidgen.models.load import resolve
+    from smidgen.pipeline.exporting import gguf_drift
 
+    verify = not options.no_verify
     recipe, text = out.with_suffix(".Modelfile"), None
-    if modelfile and recipe.exists():
+    if options.modelfile and recipe.exists():
         raise ConfigError(f"{recipe} is there already; remove it, or name another file as --out")
     with atomic_file(out) as file:
-        if adapter_only and adapter is not None:
+        if options.adapter_only and adapter is not None:
             facts = write_gguf_adapter(model, adapter, file, dtype=dtype)
             facts["verified"] = verify_gguf_adapter(file, model, adapter) if verify else None
         else:
             facts = write_gguf(model, file, dtype=dtype, adapter=adapter)
             facts["verified"] = verify_gguf(file, model, adapter=adapter) if verify else None
             facts |= gguf_drift(facts["verified"], dtype)
-        if modelfile:
+        if options.modelfile:
             text = modelfile_text(out.name, resolve(model), facts["licence"])
     if text is not None:
         write_text(recipe, text)
@@ -162,9 +218,7 @@ def peft(
     model: Model,
     adapter: AdapterFolder,
     out: Out,
-    run: RunFolder = None,
-    push: Push = None,
-    private: Private = False,
+    publish: PublishOptions = PublishOptions(),
     json: Json = False,
 ) -> None:
     """Write an adapter for PEFT: for transformers, and for vLLM to put on its base.
@@ -173,8 +227,7 @@ def peft(
     """
     from smidgen.export.peft import export_peft
 
-    story = begin(model, adapter, run, push, private)
-    tell(ship(lambda folder: export_peft(adapter, model, folder), out, story, "peft", push, private), json)
+    _export(lambda folder: export_peft(adapter, model, folder), model, adapter, out, "peft", publish, json)
 
 
 @export.command
@@ -183,19 +236,16 @@ def mlx(
     model: Model,
     adapter: AdapterFolder,
     out: Out,
-    run: RunFolder = None,
-    push: Push = None,
-    private: Private = False,
+    publish: PublishOptions = PublishOptions(),
     json: Json = False,
 ) -> None:
     """Write an adapter for mlx-lm; it may be PEFT's, or ours, which is mlx-lm's already."""
     from smidgen.export.peft import export_mlx_adapter
 
-    story = begin(model, adapter, run, push, private)
-    facts = ship(
-        lambda folder: export_mlx_adapter(adapter, model, folder), out, story, "mlx-adapter", push, private
-    )
-    tell(facts, json)
+    def make(folder: Path) -> dict[str, Any]:
+        return export_mlx_adapter(adapter, model, folder)
+
+    _export(make, model, adapter, out, "mlx-adapter", publish, json)
 
 
 @export.command
@@ -204,29 +254,8 @@ def fused(
     model: Model,
     out: Out,
     adapter: Adapter = None,
-    bits: Annotated[
-        Literal[2, 3, 4, 5, 6, 8] | None, Parameter(help="Quantise the sum: bits of a weight.")
-    ] = None,
-    group_size: Annotated[
-        Literal[32, 64, 128] | None,
-        Parameter(help="Weights that share a scale, with --bits; else 64."),
-    ] = None,
-    dequantize: Annotated[
-        bool, Parameter(show_default=False, help="Write plain weights though the model's are quantised.")
-    ] = False,
-    prompts: Annotated[
-        Path | None,
-        Parameter(help="JSONL with prompt or messages, and target where there is one, for the drift."),
-    ] = None,
-    max_drift: Annotated[
-        NonNegativeFloat, Parameter(help="Greatest mean KL divergence from the unfused model, in nats.")
-    ] = 0.1,
-    force: Annotated[
-        bool, Parameter(show_default=False, help="Keep the folder however far it drifts.")
-    ] = False,
-    run: RunFolder = None,
-    push: Push = None,
-    private: Private = False,
+    options: FuseOptions = FuseOptions(),
+    publish: PublishOptions = PublishOptions(),
     json: Json = False,
 ) -> None:
     """Write one model with the adapter in it, for mlx-lm, transformers and vLLM; for MLX alone with --bits.
@@ -236,15 +265,15 @@ def fused(
     that smidgen has; the same model drifts by another figure on each. If they drift too far apart nothing is
     kept, and the exit code is 1.
     """
-    from smidgen.cli.exports import VALIDATED
     from smidgen.data.prompts import read_prompts
     from smidgen.export.fused import export_fused
+    from smidgen.pipeline.exporting import VALIDATED
+    from smidgen.pipeline.shipping import check_quantization
 
-    check_quantization(model, bits, dequantize)
-    story = begin(model, adapter, run, push, private)
+    bits, prompts, run = options.bits, options.prompts, publish.run
+    check_quantization(model, bits, options.dequantize)
     source = prompts or (run and run / "data/validation.jsonl")
     questions = read_prompts(source) if source else None
-    asked = f"prompts of {prompts.name}" if prompts else VALIDATED
 
     def make(folder: Path) -> dict[str, Any]:
         return export_fused(
@@ -252,16 +281,55 @@ def fused(
             adapter,
             folder,
             bits=bits,
-            group_size=group_size,
+            group_size=options.group_size,
             prompts=questions,
-            asked=asked,
-            max_drift=max_drift,
-            force=force,
+            asked=f"prompts of {prompts.name}" if prompts else VALIDATED,
+            max_drift=options.max_drift,
+            force=options.force,
         )
 
     with naming_options(("group_size",)):
-        facts = ship(make, out, story, f"mlx-{bits}bit" if bits else "fused", push, private)
-    tell(facts, json)
+        _export(make, model, adapter, out, f"mlx-{bits}bit" if bits else "fused", publish, json)
+
+
+def _export(
+    make: Callable[[Path], dict[str, Any]],
+    model: str,
+    adapter: Path | None,
+    out: Path,
+    artefact: str,
+    publish: PublishOptions,
+    json: bool,
+) -> None:
+    """Write an export with its card, upload it if asked to, and show what was made."""
+    from smidgen.pipeline import shipping
+
+    publication = publish.publication()
+    source = shipping.card_source(model, adapter, publication)
+    show_export(shipping.publish(make, out, source, artefact, publication), json)
+
+
+def show_export(facts: dict[str, Any], json: bool) -> None:
+    """Say what was made."""
+    if json:
+        print_json(facts)
+        return
+    say(f"{facts['out']}: {size(facts['bytes'])} of weights and a model card")
+    show_drift(facts)
+    if url := facts.get("url"):
+        say(f"uploaded to {url}")
+
+
+def show_drift(facts: dict[str, Any]) -> None:
+    """Say how far an export is from what it was made of, and what to know of it."""
+    from smidgen.export.drift import in_words
+
+    for warning in facts.get("warnings", ()):
+        say(f"warning: {warning}")
+    if drift := facts.get("drift"):
+        effect = facts.get("adapter_effect")
+        beside = f"; the adapter itself changes it by {effect['mean_kl']:.3g}" if effect else ""
+        say(f"drift from the model that it was made from, {in_words(drift)}{beside}")
 
 
 @export.command

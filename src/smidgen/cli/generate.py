@@ -26,7 +26,11 @@ class PromptOptions:
     ]
     system: Annotated[str | None, Parameter(help="What the model is told first.")] = None
     no_chat_template: Annotated[
-        bool, Parameter(show_default=False, help="Go on with the prompt as it stands, as a base model does.")
+        bool,
+        Parameter(
+            show_default=False,
+            help="Continue the prompt literally, as a base model does; control tokens spelt in it count.",
+        ),
     ] = False
 
 
@@ -138,7 +142,7 @@ def answer_in(text: str, *, thinking: bool, boxed: bool) -> str | None:
         boxed: whether only the box is wanted.
     """
     from smidgen.data.boxed import last_boxed
-    from smidgen.tasks.forms import without_thinking
+    from smidgen.tasks.thinking import without_thinking
 
     if thinking and "</think>" not in text:
         return None

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import Progress, print_json, print_table, say, say_cost, say_rejected
-from smidgen.cli.options import Json, PricesFile
+from smidgen.cli.options import Json, PricesFile, file_or_stdin
 from smidgen.errors import ConfigError
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions, whole
 
@@ -51,7 +51,12 @@ class Judging(JudgeOptions):
 
 def judge(
     file: Annotated[
-        Path | None, Parameter(help="A file of pairs in any known format; labels are not needed.")
+        Path | None,
+        Parameter(
+            allow_leading_hyphen=True,
+            converter=file_or_stdin,
+            help="A file of pairs in any known format, - for standard input; labels are not needed.",
+        ),
     ] = None,
     /,
     *,

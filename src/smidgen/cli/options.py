@@ -4,12 +4,12 @@ Those that a Python caller sets too stand in `smidgen.options`.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import ArgumentCollection, Parameter, Token, UnknownOptionError
 from cyclopts.types import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from smidgen.errors import ConfigError
@@ -22,6 +22,13 @@ Json = Annotated[
 RecipeFile = Annotated[Path, Parameter(help="The recipe, a TOML file; see docs/configuration.md.")]
 
 RunsFolder = Annotated[Path, Parameter(help="Where run folders stand; this run's is the one with its name.")]
+
+
+def file_or_stdin(type_: type, tokens: Sequence[Token]) -> Path:
+    """Read the name of a file, or `-`; anything else that begins with a hyphen is an unknown option."""
+    if tokens[0].value.startswith("-") and tokens[0].value != "-":
+        raise UnknownOptionError(token=tokens[0], argument_collection=ArgumentCollection())
+    return Path(tokens[0].value)
 
 
 @contextmanager

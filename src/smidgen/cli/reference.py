@@ -3,7 +3,7 @@
 `make docs` writes them; a test refuses pages that it would write otherwise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -12,7 +12,7 @@ import tomli_w
 from pydantic.fields import FieldInfo
 
 from smidgen.cli.app import app
-from smidgen.config import Prices, Recipe, Section
+from smidgen.config import PretrainRecipe, Prices, Recipe, Section, TrainConfig, methods, sections_of
 from smidgen.files import write_text
 
 MADE = "<!-- Made by `make docs`; change the code, not this page. -->\n\n"
@@ -41,45 +41,68 @@ def configuration_page() -> str:
     """The tables of a recipe and their keys: what each means, takes and is when it is absent."""
     parts = [
         "# Recipes\n",
-        "A recipe is one TOML file that holds the whole life of one specialist: `smidgen run recipe.toml`. "
-        "Only `name` has to be there. An unknown key is an error.\n",
-    ]
-    for name, section, meaning in tables(Recipe):
-        parts.append(f"## `[{name}]`\n" if name else "## Top of the file\n")
-        parts += _table(section, meaning)
-    parts.append(
+        "A recipe is one TOML file that describes how one specialist is made and evaluated: `smidgen run "
+        "recipe.toml`. Only `name` has to be there. An unknown key is an error.\n",
+        *_tables(Recipe, "## Top of the file", "The specialist and its task."),
+        "# Pretraining recipes\n",
+        'A recipe with `method = "pretrain"` in `[train]` makes a model from nothing: `smidgen train '
+        "recipe.toml`. It has these tables instead.\n",
+        *_tables(PretrainRecipe, "## Top of the file of a pretraining recipe", PretrainRecipe.__doc__ or ""),
+        "# Training\n",
+        *_training(),
         "# Prices\n\n"
         "What the cost table of a report reckons with. `--prices FILE` reads them from a TOML file of your "
-        "own; every key may be left out.\n"
-    )
-    for name, section, meaning in tables(Prices, meaning=Prices.__doc__ or ""):
-        parts += [f"## `[[{name}]]`\n"] if name else []
-        parts += _table(section, meaning)
+        "own; every key may be left out.\n",
+        *_tables(Prices, "", Prices.__doc__ or "", brackets="[[{}]]"),
+    ]
     return MADE + "\n".join(parts).strip() + "\n"
 
 
-def _table(section: type[Section], meaning: str) -> list[str]:
+def _training() -> Iterator[str]:
+    """The table `[train]`: the keys that every method reads, then those of each, then the tables inside."""
+    yield "## `[train]`\n"
+    yield from _table(TrainConfig.__doc__ or "", TrainConfig.model_fields)
+    inner = {}
+    for name, (_, section) in methods().items():
+        own = {
+            key: field for key, field in section.model_fields.items() if key not in TrainConfig.model_fields
+        }
+        yield f'## `[train]` with `method = "{name}"`\n'
+        yield from _table(section.__doc__ or "", own)
+        inner |= {place: (table, what) for place, table, what in list(tables(section, "train"))[1:]}
+    for place, (table, what) in inner.items():
+        yield f"## `[{place}]`\n"
+        yield from _table(what, table.model_fields)
+
+
+def _tables(section: type[Section], heading: str, meaning: str, brackets: str = "[{}]") -> Iterator[str]:
+    """Every table of a file of settings but `[train]`, each under its heading."""
+    for name, inner, what in tables(section, meaning=meaning):
+        if issubclass(inner, TrainConfig) or name.startswith("train."):
+            continue
+        title = f"## `{brackets.format(name)}`" if name else heading
+        yield from [f"{title}\n"] if title else []
+        yield from _table(what, inner.model_fields)
+
+
+def _table(meaning: str, fields: Mapping[str, FieldInfo]) -> list[str]:
     """What a table means, and its keys."""
-    keys = [_row(key, field) for key, field in section.model_fields.items() if not section_of(field)]
+    keys = [_row(key, field) for key, field in fields.items() if not sections_of(field.annotation)]
+    if not keys:
+        return [f"{meaning}\n"]
     return [f"{meaning}\n", "| key | takes | default | meaning |\n|---|---|---|---|", *keys, ""]
 
 
 def tables(
-    section: type[Section], name: str = "", meaning: str = "The specialist and its task."
+    section: type[Section], name: str = "", meaning: str = ""
 ) -> Iterator[tuple[str, type[Section], str]]:
-    """Every table of a recipe with its dotted name and what it means, the outer before the inner."""
+    """Every table under a table with its dotted name and what it means, the outer before the inner."""
     yield name, section, meaning
     for key, field in section.model_fields.items():
-        if inner := section_of(field):
+        for inner in sections_of(field.annotation):
             # A table that may be absent is described by when it is there; what it is, its docstring says.
             what = f"{inner.__doc__} {field.description}" if field.default is None else field.description
             yield from tables(inner, f"{name}.{key}" if name else key, what or "")
-
-
-def section_of(field: FieldInfo) -> type[Section] | None:
-    """The table that a key stands for, or None when it is a plain value."""
-    alternatives = get_args(field.annotation) or (field.annotation,)
-    return next((a for a in alternatives if isinstance(a, type) and issubclass(a, Section)), None)
 
 
 def _row(key: str, field: FieldInfo) -> str:

@@ -17,8 +17,8 @@ def rewardbench(
     json: Json = False,
 ) -> None:
     """Score a result file of RewardBench: four sections, their mean, and the accuracy over all rows."""
-    from smidgen.evaluation.rewardbench import read_result, section_scores
     from smidgen.files import read_json
+    from smidgen.tasks.judge.rewardbench import read_result, section_scores
 
     if not file.is_file():
         raise DataError(f"there is no result file at {file}; expected a JSON object of subset accuracies")

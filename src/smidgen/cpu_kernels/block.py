@@ -43,7 +43,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BlockPlan:
     """What is known of a block besides its arrays; equal plans share one function.
 
     Attributes:
@@ -78,10 +78,11 @@ class Block:
         plan: what is known besides the arrays.
         x: (B, L, D) float32.
         arrays: by name: the norms' weights; `{linear}.weight`, `.bias`, `.lora_a`, `.lora_b`; `cosine` and
-            `sine` (head_dim / 2, L); `chosen` (n,), positions in the flattened batch; `seed` (1,) of dropout.
+            `sine` (head_dim / 2, L); `chosen` (n,), positions in the flattened batch; `seed` (1,) of dropout;
+            `segments` and `positions` (B · L,), for rows that hold several texts.
     """
 
-    def __init__(self, plan: Plan, x: mx.array, arrays: dict[str, mx.array]) -> None:
+    def __init__(self, plan: BlockPlan, x: mx.array, arrays: dict[str, mx.array]) -> None:
         mx.eval(x, arrays)
         self.plan = plan
         self.batch, self.length, self.width = x.shape
@@ -135,7 +136,8 @@ class Block:
 
     def angles(self, tile: slice) -> tuple[Array, Array]:
         """Cosine and sine of (head_dim / 2, tokens of the tile)."""
-        positions = np.arange(tile.start, tile.stop) % self.length
+        given = self.w.get("positions")
+        positions = np.arange(tile.start, tile.stop) % self.length if given is None else given[tile]
         return self.w["cosine"][:, positions], self.w["sine"][:, positions]
 
     def by_head(self, array: Array, tile: slice) -> Array:
@@ -207,9 +209,13 @@ class HeadView:
         return slice(start + self.head * size, start + (self.head + 1) * size)
 
     def scores(self, queries: Array, keys: Array) -> Array:
-        """Scaled scores (group · queries, keys), -inf where the key comes after the query."""
+        """Scaled scores (group · queries, keys), -inf where the query does not attend to the key."""
         out = scratch("scores", queries.shape[1], keys.shape[1])
         product(queries.T, keys, out, alpha=self.block.plan.scale)
         size = self.last - self.first
-        out.reshape(self.group, size, -1)[:, :, self.first :] += later(size)
+        by_query = out.reshape(self.group, size, -1)
+        by_query[:, :, self.first :] += later(size)
+        if (segments := self.block.w.get("segments")) is not None:
+            apart = segments[self.columns][:, None] != segments[self.seen]
+            np.copyto(by_query, -np.inf, where=apart)
         return out

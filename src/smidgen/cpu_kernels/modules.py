@@ -10,8 +10,9 @@ import numpy as np
 
 from smidgen.backend import blas_library, device, mx, nn
 from smidgen.cpu_kernels.backward import Backward
-from smidgen.cpu_kernels.block import LINEARS, Linear, Plan
+from smidgen.cpu_kernels.block import LINEARS, BlockPlan, Linear
 from smidgen.cpu_kernels.forward import Forward
+from smidgen.cpu_kernels.packing import Packing
 from smidgen.cpu_kernels.team import usable
 
 FEW_TOKENS = 32
@@ -57,6 +58,7 @@ class FusedBlock(nn.Module):
         *,
         dropout: float = 0.0,
         chosen: mx.array | None = None,
+        packing: Packing | None = None,
     ) -> mx.array:
         """Run the block.
 
@@ -66,21 +68,28 @@ class FusedBlock(nn.Module):
             cache: as mlx-lm gives it; the kernels serve None.
             dropout: share of what the block adds to `x` that is dropped while training.
             chosen: distinct positions (n,) in the flattened batch, when only these tokens are read.
+            packing: which tokens belong together, where rows hold several texts; `mask` is `"causal"` then.
 
         Returns:
             (B, L, D), or (n, D) of the chosen tokens.
         """
         dropout = dropout if self.training else 0.0
-        arrays, linears = self._served(x, mask, cache)
+        arrays, linears = self._served(x, mask, cache, packing)
         if not linears:
+            if packing is not None:
+                with packing.placed(self.self_attn):
+                    return self._unfused(x, packing.mask(), cache, dropout, chosen)
             return self._unfused(x, mask, cache, dropout, chosen)
+        if packing is not None:
+            arrays["segments"] = mx.array(packing.segments.reshape(-1))
+            arrays["positions"] = mx.array(packing.positions.reshape(-1))
         if chosen is not None:
             arrays["chosen"] = chosen
         if dropout:
             arrays["seed"] = mx.random.randint(0, 1 << 30, (1,))
         attention = self.self_attn
         head_norms = "q_norm" in attention
-        plan = Plan(
+        plan = BlockPlan(
             heads=attention.n_heads,
             kv_heads=attention.n_kv_heads,
             head_dim=2 * arrays["cosine"].shape[0],
@@ -108,11 +117,13 @@ class FusedBlock(nn.Module):
         y = middle + self.mlp(self.post_attention_layernorm(middle))
         return x + nn.Dropout(dropout)(y - x) if dropout else y
 
-    def _served(self, x: mx.array, mask: Any, cache: Any) -> tuple[dict[str, mx.array], _Linears]:
+    def _served(
+        self, x: mx.array, mask: Any, cache: Any, packing: Packing | None
+    ) -> tuple[dict[str, mx.array], _Linears]:
         """The block's arrays and linear layers; nothing when the kernels do not serve the call."""
         if not (isinstance(mask, str) and mask == "causal") or cache is not None:
             return {}, ()
-        angles = self._rotation(x.shape[1])
+        angles = self._rotation(max(x.shape[1], packing.num_positions if packing else 0))
         if angles is None or x.shape[0] * x.shape[1] < FEW_TOKENS:
             return {}, ()
         arrays = {name: self[name].weight for name in ("input_layernorm", "post_attention_layernorm")}
@@ -147,7 +158,7 @@ class FusedBlock(nn.Module):
 
 
 @lru_cache(64)
-def _function(plan: Plan) -> Any:
+def _function(plan: BlockPlan) -> Any:
     @mx.custom_function
     def block(x: mx.array, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
         return Forward(plan, x, arrays).run()

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from smidgen.data.fields import (
+    as_text,
     conversation,
     is_chat,
     is_finite,
@@ -20,8 +21,10 @@ from smidgen.data.fields import (
     scores_of,
     shown,
     side_of,
+    structured,
     subset_of,
     text_of,
+    texts_of,
     turns_of,
 )
 from smidgen.data.items import Label, Pair
@@ -79,21 +82,19 @@ def _answers_of_chats(row: Row) -> tuple[str, str, str]:
 def _many_pairs(row: Row, number: int) -> list[Pair]:
     """RewardBench 2 and RM-Bench: every chosen answer against every rejected one."""
     key, prompt = row_id(row, number), text_of(row, "prompt")
-    for name in ("chosen", "rejected"):
-        if not is_texts(row[name]):
-            raise DataError(f"'{name}' is {shown(row, name)}, expected a list of texts")
+    chosen, rejected = texts_of(row, "chosen"), texts_of(row, "rejected")
     return [
         Pair(
             id=f"{key}/{i}-{j}",
             prompt=prompt,
-            a=row["chosen"][i],
-            b=row["rejected"][j],
+            a=chosen[i],
+            b=rejected[j],
             better="a",
             subset=subset_of(row),
             facts={"row": key, "chosen": i, "rejected": j},
             answer_ids=(f"{key}/{i}", f"{key}/{j}"),
         )
-        for i, j in product(range(len(row["chosen"])), range(len(row["rejected"])))
+        for i, j in product(range(len(chosen)), range(len(rejected)))
     ]
 
 
@@ -186,7 +187,7 @@ def _mtbench_pair(row: Row, number: int) -> list[Pair]:
     """MT-bench human votes: the conversations differ from the first answer on, so both are shown whole."""
     ties: dict[Any, Label] = {"model_a": "a", "model_b": "b", "tie": "tie", "tie (inconsistent)": "tie"}
     for name in ("conversation_a", "conversation_b"):
-        if not is_chat(row[name]):
+        if not is_chat(structured(row, name)):
             raise DataError(f"'{name}' is {shown(row, name)}, expected a list of messages")
     turns = {side: turns_of(row, f"conversation_{side}") for side in ("a", "b")}
     asked = [[turn for turn in turns[side] if turn[0] == "user"] for side in ("a", "b")]
@@ -224,11 +225,12 @@ def _solution_pairs(row: Row, number: int) -> list[Pair]:
     """GSM8K model solutions: every right solution against every wrong one; none where all agree."""
     key, question, reference = row_id(row, number), text_of(row, "question"), text_of(row, "ground_truth")
     sides: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
-    for model, found in row.items():
+    for model in row:
+        found = structured(row, model)
         if not isinstance(found, Mapping):
             continue
-        right, solution = found.get("is_correct"), found.get("solution")
-        if not isinstance(right, bool) or not isinstance(solution, str):
+        right, solution = found.get("is_correct"), as_text(found.get("solution"), row)
+        if not isinstance(right, bool) or solution is None:
             raise DataError(f"'{model}' needs 'is_correct' (true or false) and 'solution' (text)")
         sides[right].append((model, solution))
     return [

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smidgen.data.formats import Pair, Query
+from smidgen.data.types import Sample
 
 LENGTH_LEAK = 0.65
 """From this share of pairs on, a better answer that is the longer (or the shorter) one is worth a warning."""
+
+LEAK = "the same question is trained on, so a score on it is no evidence; remove"
 
 FEWEST = 20
 """Fewer pairs than this say nothing about sides and lengths."""
@@ -62,9 +65,27 @@ def examine_overlap(train: Sequence[Pair | Query], test: Sequence[Pair | Query])
     """Test rows whose prompt or utterance is also trained on, in any case and spacing."""
     trained = {_question(row) for row in train}
     leaked = [row.id for row in test if _question(row) in trained]
-    return _finding(
-        "leak", "error", leaked, "the same question is trained on, so a score on it is no evidence; remove"
-    )
+    return _finding("leak", "error", leaked, LEAK)
+
+
+def examine_rows(train: Sequence[Finding], test: Sequence[Finding], overlap: Sequence[Finding]) -> list[str]:
+    """Findings as sentences, each with the rows that it is about."""
+    named = (("training rows", train), ("test rows", [*test, *overlap]))
+    return [f"{name}: {finding.message}" for name, findings in named for finding in findings]
+
+
+def examine_samples(train: Sequence[Sample], test: Sequence[Sample]) -> list[str]:
+    """Problems of samples with targets, whatever their task: repeats, contradictions, leaks."""
+
+    def look(samples: Sequence[Sample]) -> list[Finding]:
+        keys = [_squeeze("\n".join(message.content for message in sample.messages)) for sample in samples]
+        ids = [sample.id for sample in samples]
+        return _examine_labels("prompt", ids, keys, [sample.target or "" for sample in samples])
+
+    trained = {sample.messages for sample in train}
+    leaked = [sample.id for sample in test if sample.messages in trained]
+    overlap = _finding("leak", "error", leaked, LEAK)
+    return examine_rows(look(train), look(test), overlap)
 
 
 def _examine_labels(

@@ -6,16 +6,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smidgen.data.items import Label
-from smidgen.data.rows import Row, number_of
+from smidgen.data.row_files import RowFile, WrittenNumber
+from smidgen.data.rows import Row, file_of, number_of
 from smidgen.errors import DataError
 
 
 def text_of(row: Row, field: str, *, empty: bool = False) -> str:
-    """A field that must hold text; an answer may be `empty`, a question may not."""
-    value = row.get(field)
-    if not isinstance(value, str) or not (empty or value.strip()):
+    """A field that must hold text; an answer may be `empty`, a question may not.
+
+    A JSON number or boolean is read as its JSON text.
+    """
+    value = as_text(row.get(field), row)
+    if value is None or not (empty or value.strip()):
         raise DataError(f"'{field}' is {shown(row, field)}, expected text")
     return value
+
+
+def as_text(value: Any, row: Row) -> str | None:
+    """A text as it is and a number or boolean as its JSON text, said once a file; None for anything else."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, bool | int | float) or not is_finite(value):
+        return None
+    file = file_of(row) or RowFile("")
+    file.say_once("holds numbers or booleans where texts are expected; they are read as their JSON text")
+    return value.written if isinstance(value, WrittenNumber) else json.dumps(value)
+
+
+def structured(row: Row, field: str) -> Any:
+    """A field that holds a list or an object; in a table, as JSON in its cell."""
+    value, file = row.get(field), file_of(row)
+    if file is None or not file.is_table or not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return found if isinstance(found, list | dict) else value
 
 
 def shown(row: Row, field: str) -> str:
@@ -28,10 +55,7 @@ def shown(row: Row, field: str) -> str:
 
 def subset_of(row: Row) -> str | None:
     """The part of a benchmark that the row belongs to, if it says so."""
-    subset = row.get("subset")
-    if subset is not None and not isinstance(subset, str):
-        raise DataError(f"'subset' is {shown(row, 'subset')}, expected text")
-    return subset
+    return None if row.get("subset") is None else text_of(row, "subset", empty=True)
 
 
 def row_id(row: Row, number: int) -> str:
@@ -58,7 +82,9 @@ def label_of(row: Row, name: str, choices: Mapping[Any, Label]) -> Label | None:
 
 def side_of(row: Row, name: str, choices: Mapping[Any, Label]) -> Label:
     """The side that a label names, which must be there."""
-    value = row.get(name)
+    value, file = row.get(name), file_of(row)
+    if file is not None and file.is_table:
+        choices = {str(choice): side for choice, side in choices.items()}
     if isinstance(value, bool) or not isinstance(value, str | int) or value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
         raise DataError(f"'{name}' is {shown(row, name)}, expected {expected}")
@@ -67,7 +93,7 @@ def side_of(row: Row, name: str, choices: Mapping[Any, Label]) -> Label:
 
 def scores_of(row: Row, name: str) -> tuple[float, float] | None:
     """Two scores, or None where there are none, or objects in their place."""
-    value = row.get(name)
+    value = structured(row, name)
     parts = value if isinstance(value, list | tuple) else []
     if value is None or (parts and all(part is None or isinstance(part, Mapping) for part in parts)):
         return None
@@ -87,9 +113,10 @@ def reference_of(row: Row) -> str | None:
     value = row.get("reference")
     if isinstance(value, Mapping):
         value = value.get("text")
-    if value is not None and not isinstance(value, str):
+    text = None if value is None else as_text(value, row)
+    if value is not None and text is None:
         raise DataError(f"'reference' is {shown(row, 'reference')}, expected text")
-    return value or None
+    return text or None
 
 
 def is_chat(value: Any) -> bool:
@@ -98,16 +125,30 @@ def is_chat(value: Any) -> bool:
 
 
 def is_texts(value: Any) -> bool:
-    """Whether it is a list of texts."""
-    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+    """Whether it is a list of texts, or of what is read as text."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(t, str | bool | int | float) for t in value)
+    )
+
+
+def texts_of(row: Row, name: str) -> list[str]:
+    """A list of texts."""
+    value = row.get(name)
+    texts = [as_text(text, row) for text in value] if isinstance(value, list) else []
+    if not texts or None in texts:
+        raise DataError(f"'{name}' is {shown(row, name)}, expected a list of texts")
+    return [text for text in texts if text is not None]
 
 
 def turns_of(row: Row, name: str) -> list[tuple[str, str]]:
     """A list of messages as (role, text)."""
     turns = []
-    for number, turn in enumerate(row[name], start=1):
+    for number, turn in enumerate(structured(row, name), start=1):
         role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
-        if not isinstance(role, str) or not isinstance(content, str):
+        content = as_text(content, row)
+        if not isinstance(role, str) or content is None:
             raise DataError(f"message {number} of '{name}' needs a 'role' and a 'content' of text")
         turns.append((role, content))
     return turns

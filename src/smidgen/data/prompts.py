@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from smidgen.data.fields import shown, text_of
+from smidgen.data.chat import ROLES
+from smidgen.data.fields import is_chat, shown, structured, text_of, turns_of
 from smidgen.data.rows import Row, place_of, read_rows, refuse
-from smidgen.data.templates import ROLES
 from smidgen.data.types import Message
 from smidgen.errors import DataError
 
@@ -31,15 +31,8 @@ def _conversation(row: Row) -> tuple[Message, ...]:
     answer = () if row.get("target") is None else (Message("assistant", text_of(row, "target", empty=True)),)
     if "messages" not in row:
         return (Message("user", text_of(row, "prompt")), *answer)
-    turns = row["messages"]
-    fitting = (
-        isinstance(turns, list)
-        and turns
-        and all(
-            isinstance(turn, dict) and turn.get("role") in ROLES and isinstance(turn.get("content"), str)
-            for turn in turns
-        )
-    )
-    if not fitting:
+    found = structured(row, "messages")
+    turns = turns_of(row, "messages") if is_chat(found) else []
+    if not turns or any(role not in ROLES for role, _ in turns):
         raise DataError(f"'messages' is {shown(row, 'messages')}, expected turns of a role and content each")
-    return (*(Message(turn["role"], turn["content"]) for turn in turns), *answer)
+    return (*(Message(role, content) for role, content in turns), *answer)

@@ -1,38 +1,21 @@
-"""Files of rows, and how rows of a known shape are read.
+"""How rows of a known shape are read.
 
-A file is JSONL, one JSON object a line, or a JSON array of objects. Its format is the one that most of its
-rows have, and every row must have it. Faults are collected and raised together.
+The format of rows is the one that most of them have, and every row must have it. Faults are collected and
+raised together.
 """
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from smidgen.data.row_files import FileRow, Row, RowFile, read_rows, refuse
 from smidgen.errors import ConfigError, DataError, did_you_mean, first_few
 
-Row = Mapping[str, Any]
+__all__ = [
+    "FileRow", "Format", "Row", "number_of", "place_of", "read_items", "read_placed", "read_rows", "refuse",
+    "select_rows",
+]  # fmt: skip
+
 _AnyRow = TypeVar("_AnyRow", bound=dict[str, Any])
-
-FILES = (".jsonl", ".json", ".parquet")
-"""Endings of files, which no name of a dataset is taken to have."""
-_HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]*\w)(:(?P<split>\w+))?")
-_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-class FileRow(dict[str, Any]):
-    """A row that knows where it stands, apart from its fields.
-
-    Attributes:
-        number: of its line, or of the row where the file has no lines; from 1.
-        unit: what is counted, `line` or `row`.
-    """
-
-    def __init__(self, fields: Row, number: int, unit: str):
-        super().__init__(fields)
-        self.number = number
-        self.unit = unit
 
 
 class Format(NamedTuple):
@@ -51,125 +34,6 @@ class Format(NamedTuple):
     read: Callable[[Row, int], Sequence[Any]]
     fits: Callable[[Row], bool] = lambda row: True
     label: str = ""
-
-
-def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[FileRow]:
-    """Read a file of rows, each with its place: by it a row is named in errors, and known if it has no `id`.
-
-    Blank lines of JSONL are skipped. A file named `.json` may hold one array of objects instead. A Parquet
-    file and a dataset of the Hugging Face hub (`owner/name`, or `owner/name:split`) are read by the package
-    `datasets`.
-
-    Args:
-        path: the file, or the hub id.
-        rejected: takes what is wrong with each bad line, and the others are read; None refuses them all.
-
-    Raises:
-        DataError: the file is missing or empty, or a line is not a JSON object.
-    """
-    if path.suffix == ".parquet" and path.is_file():
-        return _numbered(_datasets(str(path)).Dataset.from_parquet(str(path)), str(path))
-    is_file = path.exists() or path.suffix in FILES
-    if not is_file and (found := _HUB_ID.fullmatch(str(path))):
-        return _numbered(_from_hub(found["name"], found["split"]), str(path))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"there is no data file at {path}; expected one JSON object a line (JSONL)") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder; name a file of one JSON object a line (JSONL)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable UTF-8 file: {error}") from None
-    is_array = path.suffix == ".json" and text.lstrip().startswith("[")
-    faults: list[str] = []
-    rows = _of_array(text, str(path), faults) if is_array else _of_lines(text, faults)
-    if rejected is None:
-        refuse(faults, str(path), f"every {'row' if is_array else 'line'} must be one JSON object")
-    else:
-        rejected += faults
-    if not rows:
-        what = "has no row that is a JSON object" if faults else "is empty"
-        raise DataError(f"{path} {what}; expected one JSON object a line (JSONL)")
-    return rows
-
-
-def _of_lines(text: str, faults: list[str]) -> list[FileRow]:
-    """The rows of JSONL; what is wrong with the other lines goes to `faults`."""
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: strings may hold U+2028
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            faults.append(f"line {number} is not JSON ({error})")
-            continue
-        if fault := _fault(row, is_suspect=_HALF_CHARACTER.search(line) is not None):
-            faults.append(f"line {number} {fault}")
-        else:
-            rows.append(FileRow(row, number, "line"))
-    return rows
-
-
-def _of_array(text: str, source: str, faults: list[str]) -> list[FileRow]:
-    """The rows of a JSON array; what is wrong with the other elements goes to `faults`."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{source} is not a JSON array of rows ({error})") from None
-    is_suspect = _HALF_CHARACTER.search(text) is not None
-    rows = []
-    for number, row in enumerate(found, start=1):
-        if fault := _fault(row, is_suspect=is_suspect):
-            faults.append(f"row {number} {fault}")
-        else:
-            rows.append(FileRow(row, number, "row"))
-    return rows
-
-
-def _fault(row: Any, *, is_suspect: bool) -> str:
-    """Why a JSON value is no row, or nothing; `is_suspect` if it may hold half characters."""
-    if not isinstance(row, dict):
-        return f"is a JSON {type(row).__name__}, not an object"
-    if is_suspect and not _is_unicode(row):
-        return "holds half of a surrogate pair, which is no character"
-    return ""
-
-
-def _numbered(dataset: Any, source: str) -> list[FileRow]:
-    """The rows of a dataset, with their numbers."""
-    rows = [FileRow(row, number, "row") for number, row in enumerate(dataset.to_list(), start=1)]
-    if not rows:
-        raise DataError(f"{source} has no rows; expected at least one")
-    return rows
-
-
-def _from_hub(name: str, split: str | None) -> Any:
-    """One split of a dataset of the hub; the only one, if none is named."""
-    source = f"{name}:{split}" if split else name
-    datasets = _datasets(source)
-    try:
-        if split is None:
-            splits = datasets.get_dataset_split_names(name)
-            if len(splits) != 1:
-                raise DataError(f"{name} has the splits {', '.join(splits)}; name one, as {name}:{splits[0]}")
-            split = splits[0]
-        return datasets.load_dataset(name, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"there is no file {source}, and the hub gives no such dataset: {reason}") from None
-
-
-def _datasets(source: str) -> Any:
-    """The package `datasets`, which JSONL does not need."""
-    try:
-        import datasets
-    except ImportError:
-        raise DataError(
-            f"reading {source} needs the package datasets; install it with `pip install 'smidgen[hub]'`"
-        ) from None
-    datasets.disable_progress_bars()
-    return datasets
 
 
 def select_rows(
@@ -200,15 +64,6 @@ def select_rows(
     return [kept[index * len(kept) // limit] for index in range(limit)]
 
 
-def _is_unicode(row: Row) -> bool:
-    """Whether the row's text can be written again as UTF-8; JSON's escapes can spell what cannot."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def read_items(
     rows: Sequence[Row], formats: Sequence[Format], source: str, *, rejected: list[str] | None = None
 ) -> list[Any]:
@@ -231,25 +86,26 @@ def read_placed(
         rejected: takes what is wrong with each bad row, and the others are read; None refuses them all.
 
     Raises:
-        DataError: the format is not known, a row does not have it, or two rows share an id.
+        DataError: the format is not known, a row does not have it, or two rows of one file share an id.
     """
     if not rows:
         raise DataError(f"{source} has no rows; expected at least one")
     chosen = _recognise(rows, formats, source)
     placed: list[tuple[str, Any]] = []
-    faults, seen = [], {}
+    faults: list[str] = []
+    seen: dict[tuple[RowFile | None, str], str] = {}
     for number, row in enumerate(rows, start=1):
-        place = place_of(row, number)
+        place, file, row = place_of(row, number), file_of(row), _filled(row, chosen)
         try:
             if lacking := [field for field in chosen.fields if field not in row]:
                 raise DataError(f"'{lacking[0]}' is missing")
             found = chosen.read(row, number)
-            if twice := next((item.id for item in found if item.id in seen), None):
-                raise DataError(f"its id '{twice}' is also that of {seen[twice]}")
+            if twice := next((item.id for item in found if (file, item.id) in seen), None):
+                raise DataError(f"its id '{twice}' is also that of {seen[file, twice]}")
         except DataError as fault:
             faults.append(f"{place}: {fault}")
             continue
-        seen |= {item.id: place for item in found}
+        seen |= {(file, item.id): place for item in found}
         placed += ((place, item) for item in found)
     if rejected is None:
         refuse(faults, source, f"a {chosen.title} has the fields {', '.join(chosen.fields)}")
@@ -265,7 +121,8 @@ def _recognise(rows: Sequence[Row], formats: Sequence[Format], source: str) -> F
         fitting = (
             number
             for number, known in enumerate(formats)
-            if all(field in row for field in known.fields) and known.fits(row)
+            for whole in (_filled(row, known),)
+            if all(field in whole for field in known.fields) and known.fits(whole)
         )
         if (number := next(fitting, None)) is not None:
             counts[number] += 1
@@ -287,12 +144,16 @@ def place_of(row: Row, number: int) -> str:
     return f"{row.unit} {row.number}" if isinstance(row, FileRow) else f"row {number}"
 
 
+def file_of(row: Row) -> RowFile | None:
+    """The file that a row stands in, if it comes from one: ids are unique within it."""
+    return row.file if isinstance(row, FileRow) else None
+
+
+def _filled(row: Row, form: Format) -> Row:
+    """A row of a table with the fields that the format always has, be their cells empty."""
+    return row.filled(form.fields) if isinstance(row, FileRow) else row
+
+
 def number_of(row: Row, number: int) -> int:
     """Where a row stands in its file, or its number among the rows."""
     return row.number if isinstance(row, FileRow) else number
-
-
-def refuse(faults: Sequence[str], source: str, expected: str) -> None:
-    """Raise the first faults and how many more there are; nothing if there are none."""
-    if faults:
-        raise DataError(f"{source}: {first_few(faults)}. Expected: {expected}")

@@ -8,30 +8,28 @@ thinking block of earlier turns) cannot break the rule: the last turn is never r
 
 import json
 import os
-import re
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # it advises every user to install PyTorch
 
-from jinja2 import TemplateError
+from tokenizers import Tokenizer as Codec
 from transformers import AutoTokenizer
 
+from smidgen.data.chat import ChatTemplate
+from smidgen.data.control_tokens import KNOWN_ENDS, ControlTokens, looks_like_control
+from smidgen.data.token_ids import known_ends
 from smidgen.data.types import Message
 from smidgen.errors import DataError, ModelError
 
-ROLES = ("system", "user", "assistant")
 TEXT = "text"
-"""Role of a message that is a whole prompt as it stands."""
+"""Role of a message that is a whole prompt as it stands: control tokens spelt in it are control tokens."""
 REPLACEMENT = "\ufffd"
-KNOWN_ENDS = frozenset(
-    "<|im_end|> <|endoftext|> <|eot_id|> <|eom_id|> <|end_of_text|> <|end|> </s> <end_of_turn> <EOT>".split()
-)
-"""Texts of special tokens that end a completion in every model that has them; llama.cpp knows them too."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +46,30 @@ class Tokenizer:
     def __init__(self, path: Path, backend: Any):
         self.path = path
         self._backend = backend
-        self._codec = backend.backend_tokenizer  # the Rust tokenizer: no Python work per token
+        self._codec = plain(backend.backend_tokenizer)  # the Rust tokenizer: no Python work per token
+        self._template = ChatTemplate(path, backend)
 
     @property
     def vocab_size(self) -> int:
         """Number of tokens, added ones included; a model's embedding may be padded to more."""
         return len(self._backend)
 
-    @property
+    @cached_property
     def opening(self) -> list[int]:
         """Ids of the tokens that begin every text that is a whole prompt, if there are such."""
-        return self._codec.encode("").ids
+        probe = self._codec.encode("a")
+        return [
+            i for i, _ in takewhile(itemgetter(1), zip(probe.ids, probe.special_tokens_mask, strict=True))
+        ]
 
     @property
     def vocabulary(self) -> dict[str, int]:
         """The id of every token by its text as tokenizer.json has it, added ones included."""
         return self._codec.get_vocab(with_added_tokens=True)
+
+    def has_id(self, token_id: int) -> bool:
+        """Whether a number is the id of a token."""
+        return 0 <= token_id < 2**32 and self._codec.id_to_token(token_id) is not None
 
     @property
     def has_template(self) -> bool:
@@ -73,16 +79,19 @@ class Tokenizer:
     @property
     def chat_template(self) -> str | None:
         """The Jinja text that messages are rendered by, or None."""
-        return self._backend.get_chat_template() if self.has_template else None
+        return self._template.text
 
     @property
     def has_thinking_switch(self) -> bool:
         """Whether the chat template asks if the model is to think, by the variable `enable_thinking`."""
-        return re.search(r"\benable_thinking\b", self.chat_template or "") is not None
+        return self._template.has_thinking_switch
 
     @cached_property
     def eos_token_ids(self) -> frozenset[int]:
-        """Every token that ends a completion, by tokenizer, config files, template or its text."""
+        """Every token that ends a completion, by tokenizer, config files, template or its text.
+
+        Ids that the vocabulary does not have are left out with a warning.
+        """
         ids = {self._backend.eos_token_id, *_configured_eos(self.path)}
         ids |= {
             i
@@ -91,7 +100,7 @@ class Tokenizer:
         }
         if self.has_template:
             ids.add(self._end_of_turn)
-        return frozenset(ids - {None})
+        return known_ends(ids - {None}, self.has_id, self.path)
 
     @property
     def added_tokens(self) -> frozenset[str]:
@@ -100,10 +109,7 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """Return the text of a tokenizer.json that neither pads nor truncates."""
-        codec = copy(self._codec)
-        codec.no_padding()
-        codec.no_truncation()
-        return codec.to_str()
+        return self._codec.to_str()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens spelt in it are recognised, none is added."""
@@ -130,12 +136,15 @@ class Tokenizer:
                 asked of a template without such a switch.
         """
         if [message.role for message in messages] == [TEXT]:
-            if not (token_ids := self._codec.encode(messages[0].content).ids):
+            if not (token_ids := self._opened(self.encode(messages[0].content))):
                 raise DataError("the prompt is empty; give it at least one character")
             return token_ids
+        shielded, mark = self._shielded(messages)
+        begun = ""
         if messages and messages[-1].role == "assistant":
-            return self.encode(self._prompt_text(messages[:-1], thinking) + messages[-1].content)
-        return self.encode(self._prompt_text(messages, thinking))
+            begun = shielded.pop().content
+        text = self._template.render(shielded, thinking=thinking)
+        return self._opened(self._controls.encode(text + begun, mark))
 
     def render_conversation(
         self,
@@ -164,63 +173,55 @@ class Tokenizer:
             )
         last_turn = len(messages) - 1
         turns = [i for i, m in enumerate(messages) if m.role == "assistant"] if mask == "all" else [last_turn]
+        shielded, marked = self._shielded(messages)
         token_ids: list[int] = []
         loss_mask: list[bool] = []
         rendered = ""
         for turn in turns:
-            prompt = self._prompt_text(messages[:turn], thinking)
+            prompt, answer = self._template.render(shielded[:turn], thinking=thinking), shielded[turn].content
             if not prompt.startswith(rendered):
                 raise ModelError(
                     f"the chat template of {self.path} renders earlier assistant turns differently from the "
                     "prompts they answered, so they cannot be learnt together; "
                     'use mask = "last", with one row for each turn'
                 )
-            context = self.encode(prompt[len(rendered) :])
-            answer = [*self.encode(messages[turn].content), self._end_of_turn]
-            token_ids += context + answer
-            loss_mask += [False] * len(context) + [True] * len(answer)
-            rendered = prompt + messages[turn].content + self.decode([self._end_of_turn], keep_special=True)
+            context = self._controls.encode(prompt[len(rendered) :], marked)
+            context = context if rendered else self._opened(context)
+            learnt = [*self._controls.encode(answer, marked), self._end_of_turn]
+            token_ids += context + learnt
+            loss_mask += [False] * len(context) + [True] * len(learnt)
+            rendered = prompt + answer + self.decode([self._end_of_turn], keep_special=True)
         return Rendered(token_ids, loss_mask)
 
-    def _prompt_text(self, messages: Sequence[Message], thinking: bool) -> str:
-        if not messages:
-            raise DataError("there are no messages to render; expected at least one")
-        return self._template_text(messages, thinking, add_generation_prompt=True)
+    def _shielded(self, messages: Sequence[Message]) -> tuple[list[Message], str]:
+        """Messages with hidden spellings of control tokens, and the mark by which `_controls` reads them."""
+        mark = self._controls.mark_for((m.content for m in messages), beside=self.chat_template or "")
+        return [Message(m.role, self._controls.hide(m.content, mark)) for m in messages], mark
 
-    def _template_text(
-        self, messages: Sequence[Message], thinking: bool, *, add_generation_prompt: bool
-    ) -> str:
-        if not self.has_template:
-            raise ModelError(
-                f"the tokenizer of {self.path} has no chat template, so messages cannot be rendered; "
-                "use an instruction-tuned checkpoint or add a chat_template.jinja to the folder"
-            )
-        if unknown := sorted({m.role for m in messages} - set(ROLES)):
-            raise DataError(
-                f"unknown role {', '.join(map(repr, unknown))}; expected one of {', '.join(ROLES)}"
-            )
-        switches = {}
-        if self.has_thinking_switch:
-            switches["enable_thinking"] = thinking
-        elif thinking:
-            raise ModelError(
-                f"thinking was asked for, but the chat template of {self.path} has no enable_thinking "
-                "switch; turn thinking off or use a checkpoint whose template has the switch"
-            )
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        try:
-            return self._backend.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **switches
-            )
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise ModelError(f"the chat template of {self.path} refused the messages: {error}") from None
+    def _opened(self, token_ids: list[int]) -> list[int]:
+        """The ids behind those that begin every text, unless the template wrote these itself."""
+        opening = self.opening
+        return token_ids if token_ids[: len(opening)] == opening else [*opening, *token_ids]
+
+    @cached_property
+    def _controls(self) -> ControlTokens:
+        """The tokens that no message can write: special ones, ends, and what looks like either."""
+        ends = _configured_eos(self.path)
+        return ControlTokens(
+            self._codec,
+            {
+                token.content: i
+                for i, token in self._backend.added_tokens_decoder.items()
+                if token.special or i in ends or looks_like_control(token.content)
+            },
+        )
 
     @cached_property
     def _end_of_turn(self) -> int:
         """The token that closes an assistant turn: the first special one after its content."""
         probe = "smidgen"
         turns = [Message("user", probe), Message("assistant", probe)]
-        text = self._template_text(turns, thinking=False, add_generation_prompt=False)
+        text = self._template.render(turns, thinking=False, add_generation_prompt=False)
         tail = text[text.rindex(probe) + len(probe) :]
         special = {i for i, token in self._backend.added_tokens_decoder.items() if token.special}
         end = next((i for i in self.encode(tail) if i in special), self._backend.eos_token_id)
@@ -285,6 +286,20 @@ def load_tokenizer(path: Path) -> Tokenizer:
             f"the tokenizer in {path} has no tokenizer.json; convert it with transformers and save it there"
         )
     return Tokenizer(path, backend)
+
+
+def plain(codec: Codec) -> Codec:
+    """The codec, told to encode whole texts as they are, whatever its file says.
+
+    A tokenizer.json keeps how texts were cut and padded when it was saved, and whether merges are left out at
+    random.
+    """
+    codec.no_truncation()
+    codec.no_padding()
+    codec.encode_special_tokens = False
+    if getattr(codec.model, "dropout", None) is not None:
+        codec.model.dropout = None
+    return codec
 
 
 def fit(rendered: Rendered, max_length: int) -> tuple[Rendered, int]:

@@ -1,7 +1,7 @@
 """The small frozen types that rooms hand to each other."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 
@@ -100,6 +100,7 @@ UNANSWERED = {
     "context": "the prompt does not fit the model's context",
     "content_filter": "the server's filter held the answer back",
     "tool_calls": "the server called a tool, where there is none, instead of answering",
+    "error": "the server has no answer to this request, though it answers others",
 }
 """Reasons why a completion is no answer, whatever its text; with `context` nothing was generated."""
 
@@ -173,13 +174,15 @@ class StepResult:
     Attributes:
         step: 1 for the first step.
         epoch: epochs begun, as a fraction of the rows seen.
-        loss: token-weighted mean negative log-likelihood in nats over the trained tokens of the step.
+        loss: weighted mean of what is minimised; of a likelihood, negative and in nats a trained token.
         trained_tokens: how many tokens the loss counted.
         tokens: how many real (unpadded) tokens went through the model.
         learning_rate: the rate this step used.
         grad_norm: global L2 norm before clipping.
         seconds: wall-clock of the step.
         validation_loss: on the fixed validation set, where this step measured it.
+        metrics: what the objective measured besides the loss, averaged as the loss is; those of the
+            validation set are named `validation_…`.
     """
 
     step: int
@@ -191,3 +194,8 @@ class StepResult:
     grad_norm: float
     seconds: float
     validation_loss: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields by name, `metrics` only where the objective has any."""
+        return {name: value for name, value in asdict(self).items() if name != "metrics" or value}

@@ -17,6 +17,8 @@ from typing import Literal
 from smidgen.errors import DataError
 
 Split = Literal["train", "test"]
+WORLD_ROWS: dict[Split, int] = {"train": 1000, "test": 240}
+"""Rows that are generated where no limit is given."""
 
 TEST_PERCENT = 12  # of all keys: enough for thousands of distinct test items
 

@@ -2,8 +2,8 @@
 
 from smidgen.evaluation.compare import Comparison, compare
 from smidgen.evaluation.metrics import McNemar, Measured, mcnemar, measure, paired_difference, wilson
-from smidgen.evaluation.records import read_records
-from smidgen.evaluation.runner import Evaluation, collect_records, evaluate, summarise
+from smidgen.evaluation.records import read_log, read_records
+from smidgen.evaluation.runner import Evaluation, collect_log, collect_records, evaluate, measured, summarise
 from smidgen.evaluation.speed import Speed, measure_speed
 
 __all__ = [
@@ -12,13 +12,16 @@ __all__ = [
     "McNemar",
     "Measured",
     "Speed",
+    "collect_log",
     "collect_records",
     "compare",
     "evaluate",
     "mcnemar",
     "measure",
     "measure_speed",
+    "measured",
     "paired_difference",
+    "read_log",
     "read_records",
     "summarise",
     "wilson",

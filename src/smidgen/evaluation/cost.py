@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smidgen.config import ApiPrice, Prices
-from smidgen.evaluation.formatting import dig, finite
+from smidgen.figures.formatting import dig, finite
 
 BATCH = 1000
 """Judgements that a price is given for."""

@@ -24,12 +24,14 @@ class LoggedRecord:
         fingerprint: of what was asked and of whom; see `fingerprint`.
         session: 0 for the first run that wrote to the file, one more each time it was resumed.
         elapsed: seconds from the start of the session to the end of this completion.
+        is_new: whether it was just collected, and not read from the file.
     """
 
     record: Record
     fingerprint: str
     session: int
     elapsed: float
+    is_new: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The row of the file."""

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from smidgen.evaluation import evidence, formatting, judge_evidence, wording
-from smidgen.evaluation.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
-from smidgen.evaluation.plots import Curve, axis, loss_curve
-from smidgen.evaluation.published import as_published
+from smidgen.evaluation import evidence, wording
+from smidgen.evaluation.cost_section import ways
+from smidgen.figures import formatting
+from smidgen.figures.columns import evaluated
+from smidgen.figures.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
+from smidgen.figures.plots import Curve, axis, loss_curve
+from smidgen.tasks import task_class
 
 
 class Fact(NamedTuple):
@@ -34,23 +38,28 @@ def build_report(report: Mapping[str, Any]) -> str:
     Args:
         report: the content of `report.json`. Every key is optional; text in it is escaped.
     """
-    return _template().render(_page(report))
+    return _template("report.html.jinja").render(_page(report))
+
+
+def console_tables(report: Mapping[str, Any]) -> list[Table]:
+    """The metrics of every stage with their intervals, a table a task, for the end of a run in a terminal."""
+    return [console_table(view) for view in task_views(report)]
 
 
 def console_table(report: Mapping[str, Any]) -> Table:
-    """The metrics of every stage with their intervals, for the end of a run in a terminal."""
-    stages = evidence.evaluated(report)
+    """The table of one task."""
+    stages, words = evaluated(report), wording.words_of(report)
     table = Table(title=wording.headline(report), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     table.add_column("")
     for stage in stages:
         table.add_column(stage.label, justify="right", no_wrap=True)
     for row in evidence.results(report, stages):
-        if row.name in evidence.DETAILS:
+        if row.name in words.details:
             continue
         table.add_row(row.words.label, *(evidence.with_interval(cell) for cell in row.cells))
     for name in evidence.baselines(report):
         values = (formatting.percent(dig(report, stage.key, "baselines", name, "value")) for stage in stages)
-        table.add_row(wording.baseline_words(name), *values, style="dim")
+        table.add_row(words.baseline(name), *values, style="dim")
     table.add_section()
     for label, cells in evidence.speed(report, stages):
         table.add_row(label, *(cell.value for cell in cells))
@@ -58,7 +67,7 @@ def console_table(report: Mapping[str, Any]) -> Table:
 
 
 @cache
-def _template() -> jinja2.Template:
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -66,49 +75,70 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
+
+
+def task_views(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The report of each of its tasks by itself; one task's report is its own view."""
+    tasks = table_at(report, "tasks")
+    if not tasks:
+        return [report]
+    shared = {key: value for key, value in report.items() if key != "tasks"}
+    return [{**shared, "title": name, **table_at(tasks, name)} for name in tasks]
 
 
 def _page(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything the template shows, formatted."""
-    stages = evidence.evaluated(report)
+    """Everything the page shows, formatted."""
+    views = task_views(report)
+    alone = len(views) == 1
+    evidences = [_template("evidence.html.jinja").render(_evidence(view)) for view in views]
     return {
         "name": str(report.get("name") or "smidgen"),
-        "task": evidence.task_of(report),
+        "task": ", ".join(dict.fromkeys(filter(None, map(evidence.task_of, views)))),
         "description": str(report.get("description") or ""),
         "created": formatting.moment(report.get("created")) if report.get("created") else "",
         "command": str(report.get("command") or ""),
-        "headline": wording.headline(report),
-        "remarks": wording.remarks(report),
+        "headline": wording.headline(report) if alone else f"One model for {len(views)} tasks.",
+        "remarks": wording.remarks(report) if alone else [],
         "origin": _origin(report),
-        "stages": stages,
-        "results": evidence.results(report, stages),
-        "results_axis": axis([(0, "0"), (0.25, "25"), (0.5, "50"), (0.75, "75"), (1, f"100{PERCENT}")]),
-        "baselines": evidence.baseline_rows(report),
-        "subsets": evidence.subsets(report, stages),
-        "comparisons": list(evidence.comparisons(report)),
-        "comparisons_axis": axis([(0, "−100"), (0.5, "0"), (1, "+100 points")]),
-        "bias": judge_evidence.position_bias(report, stages),
-        "lengths": judge_evidence.length_bias(report, stages),
-        "reliability": judge_evidence.reliability(report),
-        "disagreements": judge_evidence.disagreements(report),
-        "ways": judge_evidence.ways(report),
-        "published": as_published(report),
-        "share_axis": axis([(0, "0"), (0.5, f"50{PERCENT}"), (1, f"100{PERCENT}")]),
-        "bias_axis": axis([(0, "always the second"), (0.5, f"50{PERCENT}"), (1, "always the first")]),
+        "evidence": Markup("\n").join(map(Markup, evidences)),
         "curve": _curve(report),
         "training": _training(report),
-        "exports": evidence.exports(report),
-        "examples": [evidence.example(row) for row in rows_at(report, "examples")],
-        "confusions": evidence.confusions(report),
-        "speed": evidence.speed(report, stages),
         "durations": _durations(report),
-        "machine": _machine(report),
         "data": _data(report),
         "data_facts": _data_facts(report),
         "provenance": _provenance(report),
         "recipe": str(report.get("recipe") or ""),
         "limits": _limits(report),
+    }
+
+
+def _evidence(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that is shown of one task, formatted."""
+    columns, task = evaluated(report), task_class(evidence.task_of(report))
+    return {
+        "title": report.get("title"),
+        "description": str(report.get("description") or ""),
+        "origin": _origin(report),
+        "headline": wording.headline(report),
+        "remarks": wording.remarks(report),
+        "stages": columns,
+        "results": evidence.results(report, columns),
+        "results_axis": axis([(0, "0"), (0.25, "25"), (0.5, "50"), (0.75, "75"), (1, f"100{PERCENT}")]),
+        "baselines": evidence.baseline_rows(report),
+        "subsets": evidence.subsets(report, columns),
+        "comparisons": list(evidence.comparisons(report)),
+        "comparisons_axis": axis([(0, "−100"), (0.5, "0"), (1, "+100 points")]),
+        "pairing": task.words.pairing,
+        "things": task.words.claim.asked,
+        "published": task.score_tables(report),
+        "sections": Markup("\n").join(map(Markup, task.sections(report))),
+        "ways": ways(report),
+        "exports": evidence.exports(report),
+        "examples": [evidence.example(row) for row in rows_at(report, "examples")],
+        "confusions": evidence.confusions(report),
+        "speed": evidence.speed(report, columns),
+        "machine": _machine(report),
     }
 
 

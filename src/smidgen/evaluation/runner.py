@@ -1,32 +1,24 @@
 """An engine answers a task's samples, and the answers become evidence.
 
-`collect_records` is a generator that the caller drives: it yields each record once it is on disk, first those
-that an earlier, killed run left. `summarise` reads the file and computes every metric from it, so a resumed
-evaluation and an uninterrupted one give the same numbers. No answer is ever asked for twice because it did
+`collect_log` is a generator that the caller drives: it yields each record once it is on disk, first those
+that an earlier, killed run left. `summarise` computes every metric from them, so a resumed evaluation and an
+uninterrupted one give the same numbers. No answer is ever asked for twice because it did
 not parse.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from smidgen.data.types import UNANSWERED, Completion, Constraint, Record, Request, Sample, Sampling, Score
 from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.evaluation.metrics import Measured, measure
-from smidgen.evaluation.records import LoggedRecord, fingerprint, read_log, resume_log, wall_clock
+from smidgen.evaluation.records import LoggedRecord, fingerprint, resume_log, wall_clock
 from smidgen.evaluation.speed import Speed, measure_speed
 from smidgen.files import append_jsonl, exclusive
-from smidgen.tasks.task import Metric, Task
-
-
-class Completer(Protocol):
-    """What an evaluation needs of an engine."""
-
-    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
-        """Complete requests, in finishing order."""
-        ...
+from smidgen.tasks.task import Completer, Measure, Metric, Statistic, Task
 
 
 @dataclass(frozen=True)
@@ -89,11 +81,8 @@ def evaluate(
     constrained: bool = False,
 ) -> Evaluation:
     """Answer every sample and sum up; see `collect_records` and `summarise`."""
-    for _ in collect_records(
-        task, samples, engine, sampling, records_path, model=model, constrained=constrained
-    ):
-        pass
-    return summarise(task, samples, records_path, model=model, data=data, seed=seed)
+    log = collect_log(task, samples, engine, sampling, records_path, model=model, constrained=constrained)
+    return summarise(task, samples, list(log), model=model, data=data, seed=seed)
 
 
 def collect_records(
@@ -106,6 +95,21 @@ def collect_records(
     model: str,
     constrained: bool = False,
 ) -> Iterator[Record]:
+    """As `collect_log`, without what is logged beside each record."""
+    log = collect_log(task, samples, engine, sampling, records_path, model=model, constrained=constrained)
+    yield from (logged.record for logged in log)
+
+
+def collect_log(
+    task: Task,
+    samples: Sequence[Sample],
+    engine: Completer,
+    sampling: Sampling,
+    records_path: Path,
+    *,
+    model: str,
+    constrained: bool = False,
+) -> Iterator[LoggedRecord]:
     """Ask for what the file does not hold yet, and write each record as it is finished.
 
     Args:
@@ -118,7 +122,7 @@ def collect_records(
         constrained: whether answers are held to the task's constraint.
 
     Yields:
-        The records that were there already, then each new one.
+        The records that were there already, then each new one. `is_new` tells them apart.
 
     Raises:
         ConfigError: answers are to be held to a constraint, and the task has none.
@@ -149,10 +153,10 @@ def _collected(
     engine: Completer,
     records_path: Path,
     expected: Mapping[str, str],
-) -> Iterator[Record]:
+) -> Iterator[LoggedRecord]:
     """What the file holds, then what it lacks; the file is this process's alone."""
     found = resume_log(records_path, expected)
-    yield from (logged.record for logged in found)
+    yield from found
     waiting = expected.keys() - {logged.record.sample.id for logged in found}
     if not waiting:
         return
@@ -164,9 +168,10 @@ def _collected(
         sample = request.sample
         record = Record(sample, completion, _score(task, sample, completion))
         elapsed = time.perf_counter() - started
-        append_jsonl(records_path, LoggedRecord(record, expected[sample.id], session, elapsed).to_json())
+        logged = LoggedRecord(record, expected[sample.id], session, elapsed, is_new=True)
+        append_jsonl(records_path, logged.to_json())
         waiting.remove(sample.id)
-        yield record
+        yield logged
     if waiting:
         raise WorkError(
             f"the engine left {len(waiting)} of {len(requests)} samples unanswered, "
@@ -192,19 +197,19 @@ def constraint_of(task: Task) -> Constraint:
 def summarise(
     task: Task,
     samples: Sequence[Sample],
-    records_path: Path,
+    log: Sequence[LoggedRecord],
     *,
     model: str,
     data: str = "",
     seed: int = 0,
     peak_memory_bytes: int | None = None,
 ) -> Evaluation:
-    """Compute everything an evaluation reports from its records file.
+    """Compute everything an evaluation reports from its records.
 
     Args:
         task: knows the metrics.
-        samples: those that were asked; the file must hold each of them.
-        records_path: written by `collect_records`.
+        samples: those that were asked; each must have a record.
+        log: as `collect_log` yields or `read_log` reads it, in any order.
         model: named in the result.
         data: named in the result.
         seed: of the bootstrap.
@@ -213,16 +218,16 @@ def summarise(
     Raises:
         DataError: a sample has no record.
     """
-    log = {logged.record.sample.id: logged for logged in read_log(records_path)}
-    missing = [sample.id for sample in samples if sample.id not in log]
+    by_id = {logged.record.sample.id: logged for logged in log}
+    missing = [sample.id for sample in samples if sample.id not in by_id]
     if missing:
         raise DataError(
-            f"{records_path} has no record of {len(missing)} of {len(samples)} samples, "
+            f"there is no record of {len(missing)} of {len(samples)} samples, "
             f"'{missing[0]}' first; run the evaluation again to finish it"
         )
-    kept = [log[sample.id] for sample in samples]
+    kept = [by_id[sample.id] for sample in samples]
     records = [logged.record for logged in kept]
-    timings = [r.completion.timing for r in records if r.completion.finish_reason != "context"]
+    timings = [r.completion.timing for r in records if r.completion.finish_reason not in ("context", "error")]
     return Evaluation(
         task=task.name,
         version=task.version,
@@ -258,6 +263,15 @@ def _subsets(task: Task, records: Sequence[Record], seed: int) -> dict[str, dict
     if len(groups) < 2:
         return {}
     return {name: _measure_all(task.measures(group), seed) for name, group in sorted(groups.items())}
+
+
+def measured(value: Any, *, seed: int = 0) -> Any:
+    """A value of JSON types, every metric in it replaced by its value and interval."""
+    if isinstance(value, Measure | Statistic):
+        return measure(value, seed=seed).to_json()
+    if isinstance(value, Mapping):
+        return {key: measured(item, seed=seed) for key, item in value.items()}
+    return [measured(item, seed=seed) for item in value] if isinstance(value, list) else value
 
 
 def _json(metrics: Mapping[str, Measured]) -> dict[str, dict[str, float | int | None]]:

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from smidgen.evaluation.formatting import ABSENT, rows_at, table_at
-from smidgen.evaluation.plots import Shade, shade_plot
+from smidgen.figures.formatting import ABSENT, rows_at, table_at
+from smidgen.figures.plots import Shade, shade_plot
 
 _BLOCK = re.compile(r"\.(\d+)\.")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

@@ -5,7 +5,6 @@ safetensors format: eight bytes with the length of a JSON header, the header wit
 and place, then the tensors (https://huggingface.co/docs/safetensors).
 """
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import fitting_graph, read_config, resolve
 from smidgen.models.lora import refuse_misfits
-from smidgen.models.weights import weight_files
+from smidgen.models.weights import read_header, weight_files
 
 DTYPES = {
     "F32": np.dtype("<f4"),
@@ -154,12 +153,9 @@ def open_checkpoint(source: str, adapter: Path | None = None) -> Iterator[Checkp
 
 def _header(descriptor: int) -> dict[str, Stored]:
     """Every tensor of a safetensors file."""
-    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-    header = json.loads(os.pread(descriptor, length, 8))
-    header.pop("__metadata__", None)
     return {
-        name: Stored(descriptor, 8 + length + entry["data_offsets"][0], entry["dtype"], tuple(entry["shape"]))
-        for name, entry in header.items()
+        name: Stored(descriptor, entry["data_offsets"][0], entry["dtype"], tuple(entry["shape"]))
+        for name, entry in read_header(descriptor).items()
     }
 
 

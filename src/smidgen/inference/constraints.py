@@ -21,12 +21,12 @@ from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 from numpy.typing import NDArray
-from referencing import Resource
-from referencing.jsonschema import DRAFT202012
 
+from smidgen.data.schemas import check_schema
 from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Constraint, Request
 from smidgen.errors import ConfigError, ModelError, did_you_mean
+from smidgen.inference.exact_numbers import ExactGrammar, read_exactly, rounded, schema_grammar, schemas_in
 
 NAMES = {"json_schema": "the schema", "regex": "the regular expression", "choices": "the choices"}
 KEPT_MATCHERS = 64
@@ -166,9 +166,12 @@ def grammar_of(constraint: Constraint) -> str:
     """
     name = NAMES[constraint.kind]
     try:
+        constraint.value.encode()
         grammar = READERS[constraint.kind](constraint.value)
     except RecursionError:
         raise ConfigError(f"{name} is nested too deeply; simplify it") from None
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{name} cannot be read ({error}); write whole characters") from None
     _, faults = LLMatcher.validate_grammar_with_warnings(grammar)
     if faults:
         raise ConfigError(f"{name} cannot be enforced: {_in_short(faults[0])}; mend it")
@@ -183,17 +186,16 @@ def _of_schema(value: str) -> str:
         raise ConfigError(f"the schema is {value.strip()[:60]}, expected a JSON object; {{}} allows any JSON")
     if not isinstance(schema.get("$schema", ""), str):
         raise ConfigError("the schema's $schema is no text; write the URL of its dialect or leave it out")
-    dialect = validator_for(schema, default=Draft202012Validator)
     try:
-        dialect.check_schema(schema)
+        dialect = check_schema(schema, with_patterns=False)  # llguidance reads them, and refuses some itself
     except SchemaError as error:
         raise ConfigError(f"the schema is no JSON schema: {error.message}") from None
     if dialect is Draft3Validator:
         raise ConfigError("the schema is in draft 3 of JSON Schema; write it in draft 4 or later")
-    return LLMatcher.grammar_from_json_schema(
-        value,
-        overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
-    )
+    exact = read_exactly(value)
+    if any(rounded(part) is not None for part in schemas_in(exact)):
+        return ExactGrammar(exact, dialect, ANNOTATIONS).text()
+    return schema_grammar(value)
 
 
 def _of_choices(value: str) -> str:
@@ -220,7 +222,11 @@ READERS: dict[str, Callable[[str], str]] = {
 
 def _json(value: str, kind: str, expected: str) -> Any:
     try:
-        return json.loads(value)
+        found = json.loads(value)
+        json.dumps(
+            found, allow_nan=False, ensure_ascii=False
+        ).encode()  # no numbers or characters beyond JSON
+        return found
     except ValueError as error:
         raise ConfigError(f"{NAMES[kind]} cannot be read ({error}); expected {expected}") from None
 
@@ -239,13 +245,7 @@ def _refuse_ignored(schema: Any) -> None:
     """
     dialect = validator_for(schema, default=Draft202012Validator)
     known = dialect.VALIDATORS.keys() | ANNOTATIONS
-    waiting = [Resource.from_contents(schema, default_specification=DRAFT202012)]
-    while waiting:
-        resource = waiting.pop()
-        waiting.extend(resource.subresources())
-        part = resource.contents
-        if not isinstance(part, dict):
-            continue
+    for part in schemas_in(schema):
         if strange := sorted(part.keys() - known):
             raise ConfigError(
                 f"the schema has the keyword '{strange[0]}', which asserts nothing."

@@ -2,8 +2,9 @@
 
 https://platform.openai.com/docs/api-reference/chat. Messages go out as they are and the server's own chat
 template renders them. Many requests are under way at once; one that fails for a reason that may pass (429,
-5xx, a timeout, a broken connection) is sent again after a while that doubles each time, or after what
-`Retry-After` says. However often it is sent, it is answered once.
+5xx, an error in a 200, a timeout, a broken connection) is sent again after a while that doubles each time, or
+after what `Retry-After` says. However often it is sent, it is answered once. `http_faults` tells one request
+that cannot be answered, which counts as wrong, from a server that does not work, which ends everything.
 
 The protocol has no place for some settings of sampling; those are refused rather than left out.
 """
@@ -12,8 +13,10 @@ import asyncio
 import json
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx2
@@ -21,11 +24,24 @@ import httpx2
 from smidgen.data.types import UNANSWERED, Completion, Request, Sample, Scored
 from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.inference.engine import Stream
-from smidgen.inference.http_protocol import is_about_length, read_answer, request_body
+from smidgen.inference.http_faults import Failures, RequestFailed
+from smidgen.inference.http_protocol import (
+    OTHER_LIMIT,
+    is_about_length,
+    read_answer,
+    request_body,
+    wants_other_limit,
+)
 from smidgen.inference.http_server import KEY_NAME, Answer, Patience, Server, excerpt
 
 Found = TypeVar("Found")
+NOT_OF_A_REQUEST = frozenset((401, 402, 403, 404, 405, 407, 429))
+"""Statuses that say nothing about one request: key, account, URL or model are not in order."""
 LISTING = "check that it runs and that the URL ends in /v1, or name the model with --model-name"
+
+
+class NotAnswered(UserWarning):
+    """A server that answers others has no answer to a request."""
 
 
 class HttpEngine:
@@ -60,20 +76,29 @@ class HttpEngine:
         self.url = self._server.url
         self._thinking = thinking
         self._batch_size = batch_size
+        self._limit_name = "max_tokens"
+        self._has_blamed = False
         self.model_name = model_name or _apart(self._only_model())
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Complete requests in finishing order; see `Engine.complete`.
 
-        If one fails for good, no more are sent; those under way are waited for and handed out first.
+        A request that has no answer while others have one ends with `error`, reported on stderr once. If the
+        server fails, no more are sent; those under way are waited for and handed out first.
 
         Raises:
-            ConfigError: the protocol has no place for a setting, or the server refuses a request.
-            WorkError: the server does not answer, or what it answers is no completion.
+            ConfigError: the protocol has no place for a setting, or the server refuses all requests.
+            WorkError: the server does not answer, or nothing it answers is a completion.
         """
+        return self._completed(requests, is_one=False)
+
+    def _completed(
+        self, requests: Iterable[Request], *, is_one: bool
+    ) -> Iterator[tuple[Request, Completion]]:
+        """Complete requests; of one alone, whoever asked for it is told why it failed."""
         answered: queue.Queue[tuple[Request, Completion] | Exception | None] = queue.Queue()
         loop = asyncio.new_event_loop()
-        task = loop.create_task(self._ask_all(iter(requests), answered.put))
+        task = loop.create_task(self._ask_all(iter(requests), answered.put, is_one=is_one))
 
         def work() -> None:
             try:
@@ -103,10 +128,11 @@ class HttpEngine:
 
         Raises:
             DataError: there is no answer, as when the prompt does not fit the model's context.
+            ConfigError, WorkError: the server refuses the request or answers what is no completion.
         """
 
         def pieces() -> Generator[str, None, Completion]:
-            ((_, completion),) = self.complete([request])
+            ((_, completion),) = self._completed([request], is_one=True)
             if completion.finish_reason in UNANSWERED:
                 why = UNANSWERED[completion.finish_reason]
                 raise DataError(f"{self.model_name} at {self.url} gave no answer: {why}; change the prompt")
@@ -131,49 +157,76 @@ class HttpEngine:
         """Do nothing: every call has connections of its own."""
 
     async def _ask_all(
-        self, requests: Iterator[Request], put: Callable[[tuple[Request, Completion]], None]
+        self, requests: Iterator[Request], put: Callable[[tuple[Request, Completion]], None], *, is_one: bool
     ) -> None:
         running: dict[asyncio.Task[Completion], Request] = {}
+        failures = Failures(put, self._blame)
         failure: BaseException | None = None
 
         async def wait() -> BaseException | None:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             failed = None
             for task in done:
-                request = running.pop(task)
-                if (error := task.exception()) is None:
+                request, error = running.pop(task), task.exception()
+                if error is None:
                     put((request, task.result()))
+                    failures.answered()
+                elif isinstance(error, RequestFailed) and not is_one:
+                    failures.keep(request, error)
                 else:
-                    failed = error
+                    failed = error.error if isinstance(error, RequestFailed) else error
             return failed
 
         async with self._server.connect(self._batch_size) as client:
+            ask = partial(self._complete, client)
             try:
                 while failure is None and (request := next(requests, None)) is not None:
-                    running[asyncio.create_task(self._complete(client, request))] = request
+                    running[asyncio.create_task(ask(request))] = request
                     if len(running) >= self._batch_size:
                         failure = await wait()
+                    while failures.are_many and running:
+                        failure = await wait() or failure
+                    if failures.are_many and failure is None:
+                        await failures.judge(ask)
                 while running:
                     failure = await wait() or failure
+                if failure is None:
+                    await failures.judge(ask)
             finally:
                 for task in running:
                     task.cancel()
         if failure is not None:
             raise failure
 
+    def _blame(self, failed: RequestFailed) -> None:
+        if not self._has_blamed:
+            self._has_blamed = True
+            warnings.warn(
+                f"{failed.what}; the server answers others, so this request is at fault and counts as wrong. "
+                "Any other like it does, too, without being reported",
+                NotAnswered,
+                stacklevel=1,
+            )
+
     async def _complete(self, client: httpx2.AsyncClient, request: Request) -> Completion:
         """Ask for one completion until it is there or there is no hope."""
-        body = request_body(request, self.model_name, thinking=self._thinking)
+        body = request_body(request, self.model_name, thinking=self._thinking, limit_name=self._limit_name)
         if self._server.is_openai:
             del body["chat_template_kwargs"]
         answer = await self._ask(client, body)
+        if "max_tokens" in body and wants_other_limit(answer):
+            body[OTHER_LIMIT] = body.pop("max_tokens")
+            answer = await self._ask(client, body)
+            if answer.status == 200:
+                self._limit_name = OTHER_LIMIT
         if answer.status == 200:
             return read_answer(request, answer.text, answer.seconds, self.url, thinking=self._thinking)
         if not is_about_length(answer):
             raise self._refusal(answer)
         # Servers tell in many ways, and some not at all, whether the prompt alone is too long. One token is
         # the least that can be asked for: what leaves no room for it does not fit.
-        least = await self._ask(client, body | {"max_tokens": 1})
+        limit = OTHER_LIMIT if OTHER_LIMIT in body else "max_tokens"
+        least = await self._ask(client, body | {limit: 1})
         if is_about_length(least):
             return Completion("", finish_reason="context")
         if least.status != 200:
@@ -187,22 +240,27 @@ class HttpEngine:
         advice = "what was finished is kept, so see to the server and start again"
         return await self._server.ask(client, "/chat/completions", body, advice=advice)
 
-    def _refusal(self, answer: Answer) -> ConfigError:
+    def _refusal(self, answer: Answer) -> ConfigError | RequestFailed:
         """What is to be said of a request that will never be answered."""
         advice = {
             401: f"set the key in {KEY_NAME}, or name its variable with --api-key-env",
             403: f"set the key in {KEY_NAME}, or name its variable with --api-key-env",
             404: "check the URL, which often ends in /v1, and the name given as --model-name",
         }.get(answer.status, "mend the request")
-        return ConfigError(
-            f"the server at {self.url} refuses a request with status {answer.status}: "
-            f"{excerpt(answer.text)}; {advice}"
+        what = (
+            f"the server at {self.url} refuses a request with status {answer.status}: {excerpt(answer.text)}"
         )
+        if answer.status < 400 or answer.status in NOT_OF_A_REQUEST:
+            return ConfigError(f"{what}; {advice}")
+        return RequestFailed(ConfigError, what, f"; {advice}")
 
     async def _only_model(self) -> str:
         """The name of the server's only model."""
         async with self._server.connect(1) as client:
-            answer = await self._server.ask(client, "/models", advice=LISTING)
+            try:
+                answer = await self._server.ask(client, "/models", advice=LISTING)
+            except RequestFailed as failed:
+                raise failed.error from None
         if answer.status in (401, 403):
             raise self._refusal(answer)
         try:

@@ -6,19 +6,24 @@ server answers is checked.
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
-import jsonschema
+from jsonschema.exceptions import SchemaError, ValidationError
 
-from smidgen.data.templates import TEXT
+from smidgen.data.control_tokens import defused
+from smidgen.data.schemas import check_schema, validate
+from smidgen.data.templates import REPLACEMENT, TEXT
 from smidgen.data.types import Completion, Constraint, Message, Request, Sampling, Timing
 from smidgen.errors import ConfigError, WorkError
 from smidgen.inference.constraints import check_constrained, grammar_of
+from smidgen.inference.http_faults import RequestFailed
 from smidgen.inference.http_server import Answer, excerpt
 from smidgen.inference.sampling import check_sampling
 from smidgen.inference.stopping import end_of
 
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 ABOUT_LENGTH = (
     "maximum context length",  # vLLM, SGLang, OpenAI
     "the model's context length",  # vLLM from 0.16, SGLang
@@ -30,10 +35,14 @@ ABOUT_LENGTH = (
     "max_tokens is too large",  # OpenAI: more than the model ever answers
 )
 """What servers say if prompt and answer do not fit. mlx_lm.server takes any length."""
+OTHER_LIMIT = "max_completion_tokens"
+"""What OpenAI's newer models want instead of `max_tokens`; some other servers ignore it."""
 
 
-def request_body(request: Request, model: str, *, thinking: bool) -> dict[str, Any]:
-    """Return what is sent for a request.
+def request_body(
+    request: Request, model: str, *, thinking: bool, limit_name: str = "max_tokens"
+) -> dict[str, Any]:
+    """Return what is sent for a request; `limit_name` is what the server calls the most tokens to answer.
 
     Raises:
         ConfigError: a setting is out of range or has no place in the protocol.
@@ -45,8 +54,8 @@ def request_body(request: Request, model: str, *, thinking: bool) -> dict[str, A
     check_constrained(request, thinking=thinking)
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": m.role, "content": m.content} for m in request.sample.messages],
-        "max_tokens": sampling.max_tokens,
+        "messages": [{"role": m.role, "content": defused(m.content)} for m in request.sample.messages],
+        limit_name: sampling.max_tokens,
         "temperature": sampling.temperature,
         "stream": False,
         "chat_template_kwargs": {"enable_thinking": thinking},  # vLLM, llama-server and mlx_lm.server read it
@@ -76,10 +85,10 @@ def _refuse_begun(messages: Sequence[Message]) -> None:
 
 
 def read_answer(request: Request, answer: str, seconds: float, url: str, *, thinking: bool) -> Completion:
-    """Read what a server answered in so many seconds.
+    """Read what a server answered in so many seconds; half a surrogate pair becomes U+FFFD.
 
     Raises:
-        WorkError: it is no completion, or does not keep to the constraint.
+        RequestFailed: it is no completion, or does not keep to the constraint.
     """
     try:
         content = json.loads(answer)
@@ -87,13 +96,15 @@ def read_answer(request: Request, answer: str, seconds: float, url: str, *, thin
         text, reason = choice["message"].get("content") or "", _reason(choice.get("finish_reason"))
         if not isinstance(text, str):
             raise TypeError("content must be a text")
-        text.encode()
-        timing = _timing(content.get("usage") or {}, seconds)
+        timing = _timing(content.get("usage"), seconds)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise WorkError(
+        raise RequestFailed(
+            WorkError,
             f"the server at {url} answered what is no completion ({type(error).__name__}: {error}): "
-            f"{excerpt(answer)}. Check that the URL is that of an OpenAI-compatible server"
+            f"{excerpt(answer)}",
+            ". Check that the URL is that of an OpenAI-compatible server",
         ) from None
+    text = HALF_CHARACTER.sub(REPLACEMENT, text)
     if request.constraint is not None and reason == "stop":
         text = _constrained(request.constraint, text, url)
     for stop in request.sampling.stop:
@@ -102,6 +113,11 @@ def read_answer(request: Request, answer: str, seconds: float, url: str, *, thin
     sampling = request.sampling
     text = text[: end_of(text, sampling.stop_after, boxed=sampling.stop_at_boxed, thinking=inside)]
     return Completion(text, finish_reason=reason, timing=timing)
+
+
+def wants_other_limit(answer: Answer) -> bool:
+    """Whether a server refuses a request because it names `max_tokens`."""
+    return answer.status in (400, 422) and OTHER_LIMIT in answer.text and not is_about_length(answer)
 
 
 def is_about_length(answer: Answer) -> bool:
@@ -118,25 +134,24 @@ def _reason(said: Any) -> str:
     return reason
 
 
-def _timing(usage: dict[str, Any], seconds: float) -> Timing | None:
-    """Token counts as the server bills them; None if it tells none."""
-    read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if read is None or written is None:
-        return None
-    if not all(type(number) is int and 0 <= number < 2**31 for number in (read, written)):
-        raise ValueError(f"the usage is {read} and {written} tokens")
-    return Timing(seconds, seconds, read, written)
+def _timing(usage: Any, seconds: float) -> Timing | None:
+    """Token counts as the server bills them; None if it tells none that can be read."""
+    counts = usage if isinstance(usage, dict) else {}
+    numbers = [counts.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    read, written = (n if type(n) is int and 0 <= n < 2**31 else None for n in numbers)
+    return None if read is None or written is None else Timing(seconds, seconds, read, written)
 
 
 def _constrained(constraint: Constraint, text: str, url: str) -> str:
     """The text that was asked for, if the server has kept to the constraint."""
     try:
         value = json.loads(text)
-        jsonschema.validate(value, _schema(constraint))
-    except (ValueError, RecursionError, jsonschema.ValidationError) as error:
-        raise WorkError(
-            f"the server at {url} does not keep to response_format ({str(error).splitlines()[0]}); "
-            "use a server that does, or leave the constraint out"
+        validate(value, _schema(constraint))
+    except (ValueError, RecursionError, ValidationError) as error:
+        raise RequestFailed(
+            WorkError,
+            f"the server at {url} does not keep to response_format ({str(error).splitlines()[0]})",
+            "; use a server that does, or leave the constraint out",
         ) from None
     return value if constraint.kind == "choices" else text
 
@@ -168,7 +183,16 @@ def _schema(constraint: Constraint) -> Any:
             "OpenAI's protocol has no regular expressions; give a schema or choices, or use another engine"
         )
     value = json.loads(constraint.value)
-    return {"type": "string", "enum": value} if constraint.kind == "choices" else value
+    if constraint.kind == "choices":
+        return {"type": "string", "enum": value}
+    try:
+        check_schema(value)
+    except SchemaError as error:
+        raise ConfigError(
+            f"what a server answers cannot be held against the schema: {error.message}; "
+            "write its regular expressions as Python reads them"
+        ) from None
+    return value
 
 
 def _seed(seed: int, sample_id: str) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import json
 import os
 import random
 import time
@@ -14,9 +15,14 @@ from typing import Any, NamedTuple
 import httpx2
 
 from smidgen.errors import ConfigError, WorkError
+from smidgen.inference.http_faults import RequestFailed
 
 PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 """Statuses that say nothing about the request: the same one may be answered later."""
+NEVER_REACHED = (
+    httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol,
+)  # fmt: skip
+"""Faults before the server has seen anything of a request."""
 LONGEST_WAIT = 120.0
 """Seconds; a server that asks for a longer wait before the next try is waited for this long."""
 KEY_NAME = "OPENAI_API_KEY"
@@ -93,33 +99,41 @@ class Server:
             body: what is sent as JSON.
             advice: what to do if there is no answer.
 
+        An error that comes with the status 200 counts as one with its own code.
+
         Raises:
-            WorkError: there is none, however often it is asked, or it cannot be decoded.
+            WorkError: the server cannot be reached, or asks for patience, however often it is asked.
+            RequestFailed: there is no answer, however often it is asked, or it cannot be decoded.
         """
         fault = detail = ""
+        is_server = False
         tries = self._patience.retries + 1
         for attempt in range(tries):
-            detail = ""
+            detail, is_server = "", False
             pause = self._patience.backoff * 2**attempt * random.uniform(0.5, 1.0)
             started = time.perf_counter()
             try:
                 async with asyncio.timeout(self._patience.timeout):
                     method = "GET" if body is None else "POST"
                     answer = await client.request(method, f"{self.url}{path}", json=body)
-            except (TimeoutError, httpx2.TimeoutException):
+            except (TimeoutError, httpx2.TimeoutException) as error:
+                is_server = isinstance(error, NEVER_REACHED)
                 fault = f"did not answer within {self._patience.timeout:g} seconds"
             except httpx2.TransportError as error:
                 fault = f"cannot be reached ({str(error) or type(error).__name__})"
+                is_server = isinstance(error, NEVER_REACHED)
             except httpx2.DecodingError as error:
-                raise WorkError(
-                    f"the server at {self.url} answered what cannot be decoded ({error}); "
-                    "check that the URL is that of an OpenAI-compatible server"
+                raise RequestFailed(
+                    WorkError,
+                    f"the server at {self.url} answered what cannot be decoded ({error})",
+                    "; check that the URL is that of an OpenAI-compatible server",
                 ) from None
             else:
                 text = answer.content.decode(errors="replace")  # JSON is UTF-8, whatever a header says
-                if answer.status_code not in PASSING:
-                    return Answer(answer.status_code, text, time.perf_counter() - started)
-                fault, detail = f"answered {answer.status_code}", f": {excerpt(text)}"
+                status = _status(answer.status_code, text)
+                if status not in PASSING:
+                    return Answer(status, text, time.perf_counter() - started)
+                fault, detail, is_server = f"answered {status}", f": {excerpt(text)}", status == 429
                 pause = _retry_after(answer.headers.get("retry-after"), pause)
             if attempt + 1 < tries:
                 # Without what differs by request, so that Python shows it once for all that are under way.
@@ -129,7 +143,10 @@ class Server:
                     stacklevel=1,
                 )
                 await asyncio.sleep(min(pause, LONGEST_WAIT))
-        raise WorkError(f"the server at {self.url} {fault}{detail}, {tries} times; {advice}")
+        failed = RequestFailed(
+            WorkError, f"the server at {self.url} {fault}{detail}, {tries} times", f"; {advice}"
+        )
+        raise failed.error if is_server else failed
 
     @property
     def _is_here(self) -> bool:
@@ -177,6 +194,20 @@ def _checked(url: str) -> str:
             f"{url} is no URL of a server ({error}); expected one such as http://localhost:8000/v1"
         ) from None
     return url.rstrip("/")
+
+
+def _status(status: int, text: str) -> int:
+    """The status of an answer; that of the error in it where one comes with the status 200."""
+    if status != 200 or '"error"' not in text:
+        return status
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return status
+    if not isinstance(content, dict) or not content.get("error") or content.get("choices"):
+        return status
+    code = content["error"].get("code") if isinstance(content["error"], dict) else None
+    return code if type(code) is int and 400 <= code < 600 else 500
 
 
 def _retry_after(value: str | None, pause: float) -> float:

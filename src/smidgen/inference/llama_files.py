@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as Codec
 
 from smidgen.backend import cache_dir
 from smidgen.data.templates import KNOWN_ENDS, Tokenizer, load_tokenizer
+from smidgen.data.token_ids import known_ids
 from smidgen.errors import ConfigError, ModelError
 from smidgen.export.gguf import write_gguf
 from smidgen.export.gguf.tokenizer import PRE_TOKENIZERS
@@ -164,7 +165,7 @@ def _tokenizer_of(file: Path, metadata: dict[str, Any]) -> Tokenizer:
         codec = _codec(file, content)
         with atomic_folder(folder) as partial:
             codec.save(str(partial / "tokenizer.json"))
-            _write_settings(partial, content)
+            _write_settings(partial, file, content)
     return load_tokenizer(folder)
 
 
@@ -199,24 +200,29 @@ def _codec(file: Path, content: dict[str, Any]) -> Codec:
         ]
     )
     codec.decoder = decoders.ByteLevel()
-    if content.get("tokenizer.ggml.add_bos_token"):
-        bos = tokens[content["tokenizer.ggml.bos_token_id"]]
+    if content.get("tokenizer.ggml.add_bos_token") and (bos := _special(file, content, "bos")) is not None:
         codec.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, content["tokenizer.ggml.bos_token_id"])]
+            single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
         )
     codec.add_tokens([AddedToken(tokens[i], special=types[i] == CONTROL, normalized=False) for i in added])
     return codec
 
 
-def _write_settings(folder: Path, content: dict[str, Any]) -> None:
+def _special(file: Path, content: dict[str, Any], kind: str) -> int | None:
+    """The id of a special token that a file names, if it has a token of that id."""
+    value = content.get(f"tokenizer.ggml.{kind}_token_id")
+    known = range(len(content["tokenizer.ggml.tokens"])).__contains__
+    return None if value is None else next(iter(known_ids([value], known, f"{kind} token", file)), None)
+
+
+def _write_settings(folder: Path, file: Path, content: dict[str, Any]) -> None:
     """Write beside `tokenizer.json` the chat template and what ends an answer."""
     tokens = content["tokenizer.ggml.tokens"]
-    named = {kind: content.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")}
-    ends = {i for i in named.values() if i is not None}
+    ends = {i for kind in ("eos", "eot", "eom") if (i := _special(file, content, kind)) is not None}
     ends |= {i for i, text in enumerate(tokens) if text in KNOWN_ENDS}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
     for kind, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-        if (token := content.get(f"tokenizer.ggml.{key}_token_id")) is not None:
+        if (token := _special(file, content, key)) is not None:
             settings[f"{kind}_token"] = tokens[token]
     write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "generation_config.json", {"eos_token_id": sorted(ends)})

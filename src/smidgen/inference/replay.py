@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from smidgen.data.fields import as_text
 from smidgen.data.rows import read_rows
 from smidgen.data.types import Completion, Request, Sample, Scored
 from smidgen.errors import ConfigError, DataError, first_few
@@ -85,15 +86,17 @@ def _read(path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
     rows_of: dict[str, int] = {}
     faults: list[str] = []
-    for number, row in enumerate(read_rows(path), start=1):
-        fault = _fault(row)
+    for number, given in enumerate(read_rows(path), start=1):
+        row = given.filled(["text"])
+        text = as_text(row.get("text"), row)
+        fault = _fault(row if text is None else {**row, "text": text})
         if fault:
             faults.append(f"row {number} {fault}")
             continue
         key = f"{row['id']}#{row['order']}" if "order" in row else str(row["id"])
         if key in texts:
             faults.append(f"row {number} answers {key} again, after row {rows_of[key]}")
-        texts[key], rows_of[key] = row["text"], number
+        texts[key], rows_of[key] = text or "", number
     if faults:
         raise DataError(
             f"{path}: {first_few(faults)}. Expected one row of id, text and, if any, order a sample"

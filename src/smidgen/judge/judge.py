@@ -14,11 +14,11 @@ from smidgen.inference import Engine, engine_identity, open_engine
 from smidgen.inference.sampling import check_sampling
 from smidgen.judge.rows import RowJudgements, Rows, ask_pairs
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
-from smidgen.tasks.forms import Case, Form, JudgeParseError, Verdict
 from smidgen.tasks.judge import JudgeTask
-from smidgen.tasks.judgements import ORDERS, Outcome, outcome, side
-from smidgen.tasks.ranking import Strength, rank
-from smidgen.tasks.templates import Rubric, find_form
+from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
+from smidgen.tasks.judge.judgements import ORDERS, Outcome, outcome, side
+from smidgen.tasks.judge.ranking import Strength, rank
+from smidgen.tasks.judge.templates import Rubric, find_form
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from smidgen.data.row_files import source_name
 from smidgen.data.rows import read_rows, select_rows
 from smidgen.data.types import Record, Sample, Sampling
 from smidgen.errors import ConfigError, DataError
@@ -15,7 +16,7 @@ from smidgen.files import write_jsonl
 from smidgen.inference import Engine
 from smidgen.options import RowOptions
 from smidgen.tasks.judge import JudgeTask
-from smidgen.tasks.judgements import Outcome, outcome, read_record
+from smidgen.tasks.judge.judgements import Outcome, outcome, read_record
 
 Rows = Path | str | Sequence[dict[str, Any]]
 """A file of rows, or the rows."""
@@ -61,7 +62,7 @@ def ask_pairs(task: JudgeTask, rows: Rows, selection: RowOptions, times: int) ->
             f"the template {task.form.name} grades one answer; judge with rubric, scores or verdict"
         )
     rejected: list[str] | None = [] if selection.skip_bad_rows else None
-    source = str(rows) if isinstance(rows, str | Path) else "rows"
+    source = source_name(rows) if isinstance(rows, str | Path) else "rows"
     read: Sequence[dict[str, Any]]
     read = read_rows(Path(rows), rejected=rejected) if isinstance(rows, str | Path) else rows
     if not read:

@@ -12,9 +12,10 @@ import numpy as np
 
 from smidgen.backend import mx, nn
 from smidgen.data.templates import load_tokenizer
+from smidgen.data.token_ids import unknown_in_configs
 from smidgen.errors import ModelError
 from smidgen.models.architectures import build_graph, unread_keys
-from smidgen.models.load import misfits, quantize_like
+from smidgen.models.load import HEAD, has_other_head, misfits, quantize_like
 from smidgen.models.mobilellm import mlp_variant
 from smidgen.models.save import declared_dtype
 from smidgen.models.weights import read_weights
@@ -92,26 +93,33 @@ def check_model(path: Path, config: dict[str, Any]) -> Check:
         ignored_keys=unread_keys(config),
         faults=faults,
     )
+    if model is not None and has_other_head(model, path, weights):
+        check.faults.append(
+            f"'{HEAD}' is left out, since config.json ties the head, but it is not the embedding"
+        )
     check.notes += _odd_dtypes(weights, declared_dtype(config))
     for tensor in _tensors(weights, model, read):
         check.tensors.append(tensor)
         check.faults += _faults(tensor)
         check.notes += _notes(tensor)
-    check.faults += _other_head(check)
     check.faults += _tokenizer_faults(path, config)
     return check
 
 
 def _tokenizer_faults(path: Path, config: dict[str, Any]) -> list[str]:
-    """Whether the tokenizer cannot be read, or has tokens that the embedding has no rows for."""
+    """Whether the tokenizer cannot be read, lacks tokens that are named, or has more than the embedding."""
     try:
-        greatest = max(load_tokenizer(path).vocabulary.values(), default=-1)
+        tokenizer = load_tokenizer(path)
     except ModelError as error:
         return [str(error)]
+    faults, greatest = (
+        unknown_in_configs(path, tokenizer.has_id),
+        max(tokenizer.vocabulary.values(), default=-1),
+    )
     size = config.get("vocab_size")
-    if not isinstance(size, int) or greatest < size:
-        return []
-    return [f"the tokenizer has a token {greatest}, and the model has only {size}, from 0 on"]
+    if isinstance(size, int) and greatest >= size:
+        faults.append(f"the tokenizer has a token {greatest}, and the model has only {size}, from 0 on")
+    return faults
 
 
 def _graph(
@@ -219,12 +227,3 @@ def _faults(tensor: Tensor) -> list[str]:
 def _notes(tensor: Tensor) -> list[str]:
     same = tensor.statistics.deviation == 0 and len(tensor.shape) > 1
     return [f"every value of '{tensor.name}' is {tensor.statistics.mean:g}"] if same else []
-
-
-def _other_head(check: Check) -> list[str]:
-    """Whether a head that is left out, since the embedding is the head, is not the embedding."""
-    found = {tensor.name: tensor for tensor in check.tensors}
-    head, embedding = found.get("lm_head.weight"), found.get("model.embed_tokens.weight")
-    if not check.tied_head or head is None or embedding is None or head.statistics == embedding.statistics:
-        return []
-    return ["'lm_head.weight' is left out, since config.json ties the head, but it is not the embedding"]

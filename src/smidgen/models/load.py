@@ -22,9 +22,10 @@ from smidgen.models.architectures import build_arguments, build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.licence import LICENCE_FILES, warn_of_licence
 from smidgen.models.lora import load_adapter
-from smidgen.models.weights import read_weights
+from smidgen.models.weights import is_same_tensor, read_weights
 
 BUNDLED = ("nano",)
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<subfolder>[\w./-]+))?")
 HUB_FILES: tuple[str, ...] = (
     "*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "README.md", *LICENCE_FILES,
@@ -143,16 +144,30 @@ def fitting_graph(path: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[s
 
     Raises:
         ModelError: the config cannot be honoured, a file is damaged, or tensors are missing, unexpected or
-            of the wrong shape.
+            of the wrong shape, or there is a head beside an embedding that is to be the head.
     """
     model = build_graph(config, str(path / "config.json"))
-    weights = model.sanitize(read_weights(path))
+    stored = read_weights(path)
+    if has_other_head(model, path, stored):
+        raise ModelError(
+            f"{path} holds a {HEAD} that differs from its embedding, and its config.json says that the "
+            'embedding is the head; set "tie_word_embeddings": false there if the head is meant to be used, '
+            f"or remove {HEAD} from the weights"
+        )
+    weights = model.sanitize(stored)
     quantize_like(model, config, weights, path)
     if faults := misfits(model, weights):
         raise ModelError(
             f"the weights in {path} do not fit its config.json: {first_few(faults)}. Fetch the model again"
         )
     return model, weights
+
+
+def has_other_head(model: nn.Module, path: Path, weights: dict[str, mx.array]) -> bool:
+    """Whether weights have a head that a graph leaves out for its embedding, and the two differ."""
+    if "lm_head" in model or not {HEAD, EMBEDDING} <= weights.keys():
+        return False
+    return not is_same_tensor(path, weights, HEAD, EMBEDDING)
 
 
 def build(path: Path, config: dict[str, Any]) -> nn.Module:

@@ -1,7 +1,7 @@
 """Quantisation: groups of weights become small numbers that share a scale.
 
-Which layer gets which width is a `Plan`. The folder that `save_model` writes of a quantised model is in
-mlx-lm's own format, with the settings of layers that differ from most under their names. A tied head is
+Which layer gets which width is a `QuantizationPlan`. The folder that `save_model` writes of a quantised model
+is in mlx-lm's own format, with the settings of layers that differ from most under their names. A tied head is
 quantised with the embedding.
 """
 
@@ -46,7 +46,7 @@ MODES = {
 MIXES = {"mixed_2_6": (2, 6), "mixed_3_4": (3, 4), "mixed_3_6": (3, 6), "mixed_4_6": (4, 6)}
 """The recipes of mlx-lm 0.32 (`mlx_lm.convert --quant-predicate`) and their two widths."""
 
-Plan = dict[str, Setting | None]
+QuantizationPlan = dict[str, Setting | None]
 """How each layer is stored, by its name; None leaves it as it is."""
 
 
@@ -68,7 +68,7 @@ def quantize(model: nn.Module, config: dict[str, Any], *, bits: int, group_size:
     return quantize_as(model, config, {name: setting for name in quantizable(model, config)})
 
 
-def quantize_as(model: nn.Module, config: dict[str, Any], plan: Plan) -> dict[str, Any]:
+def quantize_as(model: nn.Module, config: dict[str, Any], plan: QuantizationPlan) -> dict[str, Any]:
     """Quantise a model in place and return its `config.json` with the settings in it.
 
     Args:
@@ -116,7 +116,7 @@ def quantizable(model: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
     return {name: module for name, module in modules if hasattr(module, "to_quantized")}
 
 
-def make_plan(model: nn.Module, config: dict[str, Any], settings: QuantizeConfig) -> Plan:
+def make_plan(model: nn.Module, config: dict[str, Any], settings: QuantizeConfig) -> QuantizationPlan:
     """Return how each layer is stored; with `target_bits`, only of the layers with bits of their own.
 
     Raises:
@@ -125,7 +125,7 @@ def make_plan(model: nn.Module, config: dict[str, Any], settings: QuantizeConfig
     """
     layers = quantizable(model, config)
     group_size = settings.group_size or DEFAULT_GROUP_SIZE
-    plan: Plan = {}
+    plan: QuantizationPlan = {}
     if settings.recipe is not None:
         plan |= mixed(settings.recipe, layers, config["num_hidden_layers"], group_size)
     elif settings.target_bits is None:
@@ -140,7 +140,7 @@ def make_plan(model: nn.Module, config: dict[str, Any], settings: QuantizeConfig
     return plan
 
 
-def mixed(recipe: str, layers: dict[str, Any], num_layers: int, group_size: int) -> Plan:
+def mixed(recipe: str, layers: dict[str, Any], num_layers: int, group_size: int) -> QuantizationPlan:
     """Return the widths that mlx-lm's recipe of this name gives to each layer.
 
     The head and the value and down projections of the first and the last eighth of the blocks, and of every
@@ -160,7 +160,7 @@ def mixed(recipe: str, layers: dict[str, Any], num_layers: int, group_size: int)
     return {name: high if is_high(name) else low for name in layers}
 
 
-def check_widths(layers: dict[str, Any], plan: Plan) -> None:
+def check_widths(layers: dict[str, Any], plan: QuantizationPlan) -> None:
     """Refuse a plan in which a layer's width is no multiple of its group size.
 
     Raises:
@@ -182,7 +182,7 @@ def check_widths(layers: dict[str, Any], plan: Plan) -> None:
         )
 
 
-def size_of(model: nn.Module, dtype: mx.Dtype, plan: Plan | None = None) -> Size:
+def size_of(model: nn.Module, dtype: mx.Dtype, plan: QuantizationPlan | None = None) -> Size:
     """Return what an unquantised model takes once it is stored as `plan` says, without quantising it.
 
     Only shapes are read, so a graph whose weights were never computed will do.

@@ -21,7 +21,7 @@ from smidgen.config import DEFAULT_GROUP_SIZE, QuantizeConfig
 from smidgen.errors import ConfigError
 from smidgen.files import append_jsonl, read_jsonl
 from smidgen.models import graph
-from smidgen.models.quantize import Plan, Setting, size_of
+from smidgen.models.quantize import QuantizationPlan, Setting, size_of
 
 BATCH_TOKENS = 1024
 """Padded tokens of one forward pass."""
@@ -64,7 +64,7 @@ class Predictions:
         self._reference = [self._hidden(*batch) for batch in self._batches]
         mx.eval(self._reference)
 
-    def divergence(self, plan: Plan) -> float:
+    def divergence(self, plan: QuantizationPlan) -> float:
         """Return the divergence in nats a token when the layers of `plan` are stored as it says."""
         total, num_tokens = 0.0, 0
         with self._quantized(plan):
@@ -84,7 +84,7 @@ class Predictions:
         return hidden.reshape(-1, hidden.shape[-1])[places]
 
     @contextmanager
-    def _quantized(self, plan: Plan) -> Iterator[None]:
+    def _quantized(self, plan: QuantizationPlan) -> Iterator[None]:
         """Give layers the weights that their quantised selves would have, and their own back."""
         layers = dict(self._model.named_modules())
         kept = {name: layers[name].weight for name, setting in plan.items() if setting is not None}
@@ -137,7 +137,7 @@ def measure(
 
 
 def affordable(
-    model: nn.Module, settings: QuantizeConfig, fixed: Plan, dtype: mx.Dtype, names: Sequence[str]
+    model: nn.Module, settings: QuantizeConfig, fixed: QuantizationPlan, dtype: mx.Dtype, names: Sequence[str]
 ) -> tuple[Costs, int]:
     """Return what each layer costs at each candidate width, and what all may cost to meet `target_bits`.
 

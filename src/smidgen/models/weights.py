@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from smidgen.backend import mx
 from smidgen.errors import ModelError
 
+COMPARED_BYTES = 1 << 22
+"""How much of each of two tensors is in memory while they are compared."""
 INDEX = "model.safetensors.index.json"
 FOREIGN = (".bin", ".pth", ".gguf", ".npz")
 
@@ -71,6 +74,54 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
     for file in weight_files(folder):
         weights.update(read_safetensors(file))
     return weights
+
+
+def read_header(descriptor: int) -> dict[str, dict[str, Any]]:
+    """Return dtype, shape and `data_offsets` in the file of every tensor of an open safetensors file."""
+    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+    header = json.loads(os.pread(descriptor, length, 8))
+    header.pop("__metadata__", None)
+    begin = 8 + length
+    return {
+        name: entry | {"data_offsets": [begin + offset for offset in entry["data_offsets"]]}
+        for name, entry in header.items()
+    }
+
+
+def is_same_tensor(folder: Path, weights: Mapping[str, mx.array], first: str, second: str) -> bool:
+    """Return whether two tensors of a model folder are equal, a part of them at a time.
+
+    Args:
+        folder: the model folder.
+        weights: as `read_weights` returns them.
+        first: name of a tensor in it.
+        second: name of the other.
+    """
+    left, right = weights[first], weights[second]
+    if left.shape != right.shape:
+        return False
+    if left.dtype != right.dtype:
+        floats = all(mx.issubdtype(value.dtype, mx.floating) for value in (left, right))
+        return floats and bool(
+            mx.array_equal(left.astype(mx.float32), right.astype(mx.float32), equal_nan=True)
+        )
+    descriptors = [os.open(file, os.O_RDONLY) for file in weight_files(folder)]
+    try:
+        places = {
+            name: (descriptor, *entry["data_offsets"])
+            for descriptor in descriptors
+            for name, entry in read_header(descriptor).items()
+            if name in (first, second)
+        }
+        (one, begin, end), (other, other_begin, _) = places[first], places[second]
+        return all(
+            os.pread(one, min(COMPARED_BYTES, end - at), at)
+            == os.pread(other, min(COMPARED_BYTES, end - at), other_begin + at - begin)
+            for at in range(begin, end, COMPARED_BYTES)
+        )
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def count_weights(folder: Path, config: Mapping[str, Any]) -> int:

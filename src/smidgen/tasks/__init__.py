@@ -1,13 +1,15 @@
 """Tasks: what a specialist is asked, how its answer is read, and what that is worth."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
+from smidgen.config import parse_table
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.answers import Answers
 from smidgen.tasks.intent import Intent
-from smidgen.tasks.judge import JudgeTask
+from smidgen.tasks.judge import FORMS, JudgeTask, find_form
+from smidgen.tasks.own import OwnTask
 from smidgen.tasks.task import Measure, Metric, Statistic, Task
-from smidgen.tasks.templates import FORMS, Rubric, find_form
 
 __all__ = [
     "FORMS",
@@ -17,34 +19,44 @@ __all__ = [
     "JudgeTask",
     "Measure",
     "Metric",
+    "OwnTask",
     "Statistic",
     "Task",
     "find_form",
     "find_task",
+    "task_class",
 ]
 
-TASKS: dict[str, Callable[[], Task]] = {"judge": JudgeTask, "intent": Intent, "answers": Answers}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (JudgeTask, Intent, Answers, OwnTask)}
 
 
-def find_task(
-    name: str, *, template: str | None = None, reference: bool = False, rubric: str | None = None
-) -> Task:
+def find_task(name: str, settings: Mapping[str, Any] | None = None, *, source: str = "") -> Task:
     """The task of that name.
 
     Args:
         name: its key in `TASKS`.
-        template: of a judge, by name or as a TOML file.
-        reference: whether a judge is shown the right answer that rows hold.
-        rubric: what a judge grades by, in the template `grade`.
+        settings: the table `[settings]` of a recipe, or the options that stand for it.
+        source: names the settings in errors.
 
     Raises:
-        ConfigError: there is none, or the settings do not go with it.
+        ConfigError: there is no such task, or the settings are not the task's.
     """
     if name not in TASKS:
         raise ConfigError(f"there is no task '{name}'.{did_you_mean(name, TASKS)} Known: {', '.join(TASKS)}")
-    if name == JudgeTask.name:
-        return JudgeTask(find_form(template or Rubric.name, rubric=rubric), reference=reference)
-    settings = {"a template": template, "a rubric": rubric, "a reference": reference or None}
-    if given := next((words for words, value in settings.items() if value is not None), None):
-        raise ConfigError(f"{given} is for the task judge, not for {name}; leave it out")
-    return TASKS[name]()
+    task, given = TASKS[name], dict(settings or {})
+    table = task.settings_table
+    if strange := [key for key in given if key not in table.model_fields]:
+        owners = [other for other, known in TASKS.items() if strange[0] in known.settings_table.model_fields]
+        hint = f", which is for {', '.join(owners)}" if owners else ""
+        known = ", ".join(table.model_fields)
+        has = f"has the settings {known}" if known else "has no settings"
+        raise ConfigError(
+            f"{source or name}: the task {name} {has}, and not '{strange[0]}'{hint}; leave it out."
+            f"{did_you_mean(strange[0], table.model_fields)}"
+        )
+    return task.from_settings(parse_table(table, given, source or f"the settings of {name}"))
+
+
+def task_class(name: str) -> type[Task]:
+    """The class of the task of that name, or `Task` itself, whose words are general."""
+    return TASKS.get(name, Task)

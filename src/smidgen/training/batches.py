@@ -7,7 +7,7 @@ set, so buffers are reused. Padding stands on the right, where a causal model ca
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,16 +22,21 @@ WINDOW = 32
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainRow:
     """One training row.
 
     Attributes:
         token_ids: (L,) int32.
         loss_mask: (L,) bool; whether the token is learnt when it is predicted. The first cannot be.
+        weights: (L,) float32, what the loss of each token is multiplied by; 1 when None.
+        segment_ids: (L,) int32 from 0, which text each token belongs to where the row holds several; the
+            first token of a text is not learnt.
     """
 
     token_ids: np.ndarray
     loss_mask: np.ndarray
+    weights: np.ndarray | None = None
+    segment_ids: np.ndarray | None = None
 
     @property
     def trained_tokens(self) -> int:
@@ -40,7 +45,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainBatch:
     """Padded rows for one forward pass.
 
     Attributes:
@@ -49,6 +54,10 @@ class Batch:
         targets: (N,) int32 next tokens there.
         trained_tokens: how many of the N count; the rest fills N up to a multiple, so that sizes recur.
         tokens: unpadded input tokens.
+        weights: (N,) float32, what the loss of each target is multiplied by; 1 when None.
+        segment_ids: (B, L) int32, which text each input belongs to; None where a row is one text. A token
+            attends to its own text only.
+        position_ids: (B, L) int32 for the rotary embedding; None where they are the places in the row.
     """
 
     inputs: np.ndarray
@@ -56,14 +65,34 @@ class Batch:
     targets: np.ndarray
     trained_tokens: int
     tokens: int
+    weights: np.ndarray | None = None
+    segment_ids: np.ndarray | None = None
+    position_ids: np.ndarray | None = None
 
 
-class BatchSource(Protocol):
+class StepBatch(Protocol):
+    """What the training loop reads of a batch; everything else is between a source and an objective."""
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many tokens the loss counts."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """How many unpadded tokens go through the model."""
+        ...
+
+
+B_co = TypeVar("B_co", bound=StepBatch, covariant=True)
+
+
+class BatchSource(Protocol[B_co]):
     """Where the training loop takes its batches from."""
 
     num_steps: int
 
-    def next_step(self) -> list[Batch]:
+    def next_step(self) -> Sequence[B_co]:
         """Return the batches of the next optimiser step."""
         ...
 
@@ -88,7 +117,7 @@ class RowBatches:
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[TrainRow],
         *,
         batch_size: int,
         gradient_accumulation: int = 1,
@@ -106,7 +135,7 @@ class RowBatches:
         self._order: tuple[int, list[np.ndarray]] | None = None
         self.num_steps = max(1, round(epochs * self._steps_per_epoch))
 
-    def next_step(self) -> list[Batch]:
+    def next_step(self) -> list[TrainBatch]:
         """Return the batches of the next optimiser step."""
         epoch, index = divmod(self._step, self._steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
@@ -141,34 +170,80 @@ class RowBatches:
         return [steps[i] for i in generator.permutation(len(steps))]
 
 
-def fixed_batches(rows: Sequence[Row], batch_size: int) -> list[Batch]:
+def fixed_batches(rows: Sequence[TrainRow], batch_size: int) -> list[TrainBatch]:
     """Return every row once, sorted by length: the batches of a validation set."""
     ordered = sorted(rows, key=lambda row: len(row.token_ids))
     return [pad(ordered[i : i + batch_size]) for i in range(0, len(ordered), batch_size)]
 
 
-def pad(rows: Sequence[Row]) -> Batch:
+def pad(rows: Sequence[TrainRow]) -> TrainBatch:
     """Pad rows on the right to one length and find the positions whose next token is learnt."""
     longest = max(len(row.token_ids) for row in rows) - 1
-    length = math.ceil(longest / LENGTH_STEP) * LENGTH_STEP
-    inputs = np.zeros((len(rows), length), np.int32)
-    targets = np.zeros((len(rows), length), np.int32)
-    learnt = np.zeros((len(rows), length), bool)
+    shape = len(rows), math.ceil(longest / LENGTH_STEP) * LENGTH_STEP
+    inputs, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    learnt = np.zeros(shape, bool)
     for i, row in enumerate(rows):
         end = len(row.token_ids) - 1
         inputs[i, :end] = row.token_ids[:-1]
         targets[i, :end] = row.token_ids[1:]
         learnt[i, :end] = row.loss_mask[1:]
     tokens = sum(len(row.token_ids) - 1 for row in rows)
+    weights = _weights(rows, shape)
+    segment_ids, position_ids = _segments(rows, shape)
     if learnt.all():
-        return Batch(inputs, None, targets.reshape(-1), targets.size, tokens)
-    positions = np.flatnonzero(learnt).astype(np.int32)
-    filled = np.pad(positions, (0, -len(positions) % TARGET_STEP))
-    return Batch(inputs, filled, targets.reshape(-1)[filled], len(positions), tokens)
+        filled, count, targets = None, targets.size, targets.reshape(-1)
+    else:
+        positions = np.flatnonzero(learnt).astype(np.int32)
+        filled, count = np.pad(positions, (0, -len(positions) % TARGET_STEP)), len(positions)
+        targets = targets.reshape(-1)[filled]
+        weights = None if weights is None else weights[filled]
+    return TrainBatch(inputs, filled, targets, count, tokens, weights, segment_ids, position_ids)
+
+
+def join_rows(rows: Sequence[TrainRow]) -> TrainRow:
+    """Put several texts into one row, in which each keeps its own attention and positions."""
+    weighted = any(row.weights is not None for row in rows)
+    ones = [np.ones(len(row.token_ids), np.float32) for row in rows]
+    weights = [one if row.weights is None else row.weights for row, one in zip(rows, ones, strict=True)]
+    masks = [row.loss_mask.copy() for row in rows]
+    for mask in masks:
+        mask[0] = False
+    return TrainRow(
+        np.concatenate([row.token_ids for row in rows]),
+        np.concatenate(masks),
+        np.concatenate(weights) if weighted else None,
+        np.repeat(np.arange(len(rows), dtype=np.int32), [len(row.token_ids) for row in rows]),
+    )
+
+
+def _weights(rows: Sequence[TrainRow], shape: tuple[int, int]) -> np.ndarray | None:
+    """The weight of every target of a padded batch, flat; None where no row has any."""
+    if all(row.weights is None for row in rows):
+        return None
+    weights = np.ones(shape, np.float32)
+    for i, row in enumerate(rows):
+        if row.weights is not None:
+            weights[i, : len(row.weights) - 1] = row.weights[1:]
+    return weights.reshape(-1)
+
+
+def _segments(
+    rows: Sequence[TrainRow], shape: tuple[int, int]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Which text each input belongs to, -1 for padding, and its position in it; None where rows are texts."""
+    if all(row.segment_ids is None for row in rows):
+        return None, None
+    segments = np.full(shape, -1, np.int32)
+    for i, row in enumerate(rows):
+        segments[i, : len(row.token_ids) - 1] = 0 if row.segment_ids is None else row.segment_ids[:-1]
+    places = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+    begins = np.ones(shape, bool)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return segments, places - np.maximum.accumulate(np.where(begins, places, 0), axis=1)
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What a training run is going to do, known before it starts.
 
     Attributes:
@@ -188,13 +263,13 @@ class Plan:
     steps: int
 
 
-def plan(rows: Sequence[Row], batches: RowBatches) -> Plan:
+def plan_training(rows: Sequence[TrainRow], batches: RowBatches) -> TrainingPlan:
     """Walk through the steps of a run without training; `batches` is left where it was."""
     position = batches.state()
     drawn = [batch for _ in range(batches.num_steps) for batch in batches.next_step()]
     batches.restore(position)
     tokens = sum(batch.tokens for batch in drawn)
-    return Plan(
+    return TrainingPlan(
         rows=len(rows),
         longest=max(len(row.token_ids) for row in rows),
         tokens=tokens,

@@ -27,7 +27,7 @@ FREE_TO_CHANGE = frozenset({"checkpoint_every"})
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a run is, beside its arrays."""
 
     step: int = 0
@@ -44,7 +44,9 @@ class Checkpoints:
         self._dir = run_dir / "checkpoints"
         self._settings = {**config.model_dump(mode="json"), "steps": num_steps}
 
-    def save(self, progress: Progress, model: nn.Module, optimizer: AdamW, position: dict[str, Any]) -> None:
+    def save(
+        self, progress: TrainingProgress, model: nn.Module, optimizer: AdamW, position: dict[str, Any]
+    ) -> None:
         """Write one checkpoint atomically and drop the oldest."""
         state = {"progress": asdict(progress), "position": position, "settings": self._settings}
         with atomic_folder(self._dir / f"step-{progress.step:08d}", replace=True) as folder:
@@ -56,7 +58,7 @@ class Checkpoints:
         for old in self._all()[:-KEEP]:
             shutil.rmtree(old)
 
-    def restore(self, model: nn.Module, optimizer: AdamW) -> tuple[Progress, dict[str, Any] | None]:
+    def restore(self, model: nn.Module, optimizer: AdamW) -> tuple[TrainingProgress, dict[str, Any] | None]:
         """Load the newest checkpoint, if any; return its progress and its position in the data.
 
         `metrics.jsonl` loses the steps after it, which are about to be run again.
@@ -68,7 +70,7 @@ class Checkpoints:
         found = self._all()
         if not found:
             self._run.keep_jsonl("metrics.jsonl", lambda row: False)
-            return Progress(), None
+            return TrainingProgress(), None
         state = read_json(found[-1] / "state.json")
         fixed = {name: value for name, value in self._settings.items() if name not in FREE_TO_CHANGE}
         refuse_changes(self._run.folder, state["settings"], fixed)
@@ -77,7 +79,7 @@ class Checkpoints:
         model.update(tree_unflatten(list(weights.items())))
         optimizer.state = read_safetensors(found[-1] / "optimizer.safetensors")
         mx.eval(model.parameters(), optimizer.state)
-        progress = Progress(**state["progress"])
+        progress = TrainingProgress(**state["progress"])
         self._run.keep_jsonl("metrics.jsonl", lambda row: row["step"] <= progress.step)
         return progress, state["position"]
 

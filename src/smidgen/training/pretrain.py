@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from smidgen.config import TrainConfig
+from smidgen.config import PretrainConfig
+from smidgen.data.templates import plain
 from smidgen.errors import DataError, ModelError
-from smidgen.training.batches import Batch, Row, pad
+from smidgen.training.batches import TrainBatch, TrainRow, pad
 
 DOCUMENTS_AT_ONCE = 256
 """Documents encoded in one call, which the tokenizer spreads over the cores."""
@@ -87,12 +88,12 @@ class TokenStream:
 class PackedBatches:
     """Batches of full rows cut from a stream of documents."""
 
-    def __init__(self, documents: Documents, encode: Encode, separator: int, config: TrainConfig) -> None:
+    def __init__(self, documents: Documents, encode: Encode, separator: int, config: PretrainConfig) -> None:
         self._stream = TokenStream(documents, encode, separator)
         self._config = config
         self.num_steps = num_steps(config)
 
-    def next_step(self) -> list[Batch]:
+    def next_step(self) -> list[TrainBatch]:
         """Return the batches of the next optimiser step."""
         return [
             pad([self._row() for _ in range(self._config.batch_size)])
@@ -111,11 +112,11 @@ class PackedBatches:
         """Go back to a position that `state` returned."""
         self._stream.restore(state)
 
-    def _row(self) -> Row:
+    def _row(self) -> TrainRow:
         return _whole(self._stream.take(self._config.max_length + 1))
 
 
-def num_steps(config: TrainConfig) -> int:
+def num_steps(config: PretrainConfig) -> int:
     """Return the optimiser steps that see `total_tokens`."""
     return math.ceil(
         config.total_tokens / (config.batch_size * config.gradient_accumulation * config.max_length)
@@ -124,7 +125,7 @@ def num_steps(config: TrainConfig) -> int:
 
 def packed_rows(
     documents: Documents, encode: Encode, separator: int, *, count: int, max_length: int
-) -> list[Row]:
+) -> list[TrainRow]:
     """Return the first `count` rows of a stream: a validation set for pretraining."""
     stream = TokenStream(documents, encode, separator)
     return [_whole(stream.take(max_length + 1)) for _ in range(count)]
@@ -137,7 +138,7 @@ def fast_encoder(tokenizer_file: Path, separator: str = "<|endoftext|>") -> tupl
         ModelError: the file is missing or unreadable, or does not know the separator.
     """
     try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        tokenizer = plain(Tokenizer.from_file(str(tokenizer_file)))
     except Exception as error:  # tokenizers raises a bare Exception
         raise ModelError(f"{tokenizer_file} is not a readable tokenizer.json: {error}") from None
     separator_id = tokenizer.token_to_id(separator)
@@ -148,5 +149,5 @@ def fast_encoder(tokenizer_file: Path, separator: str = "<|endoftext|>") -> tupl
     ], separator_id
 
 
-def _whole(token_ids: np.ndarray) -> Row:
-    return Row(token_ids, np.ones(token_ids.shape, bool))
+def _whole(token_ids: np.ndarray) -> TrainRow:
+    return TrainRow(token_ids, np.ones(token_ids.shape, bool))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from smidgen.config import TrainConfig
+from smidgen.config import SftConfig
 from smidgen.data.templates import Tokenizer, fit
 from smidgen.data.types import Message, Sample
 from smidgen.errors import DataError, first_few
 from smidgen.models.load import LoadedModel
 from smidgen.models.lora import save_adapter
 from smidgen.models.save import save_model
-from smidgen.training.batches import Row
+from smidgen.training.batches import TrainRow
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class SftRows:
         cut_rows: how many lost context to fit.
     """
 
-    rows: list[Row]
+    rows: list[TrainRow]
     cut_rows: int
 
 
 def sft_rows(
-    samples: Sequence[Sample], tokenizer: Tokenizer, config: TrainConfig, *, thinking: bool = False
+    samples: Sequence[Sample], tokenizer: Tokenizer, config: SftConfig, *, thinking: bool = False
 ) -> SftRows:
     """Render samples with their targets as assistant turns, and cut what is longer than `config.max_length`.
 
@@ -56,7 +56,7 @@ def sft_rows(
     return SftRows(rows, cut_rows=sum(cut > 0 for cut in cuts))
 
 
-def saver(loaded: LoadedModel, config: TrainConfig) -> Callable[[Path], None]:
+def saver(loaded: LoadedModel, config: SftConfig) -> Callable[[Path], None]:
     """Return what writes a run's `best/`: the adapter where one is trained, else the whole model."""
     if config.lora is not None:
         lora = config.lora
@@ -64,14 +64,14 @@ def saver(loaded: LoadedModel, config: TrainConfig) -> Callable[[Path], None]:
     return lambda path: save_model(path, loaded.model, loaded.config, loaded.path)
 
 
-def _row(sample: Sample, tokenizer: Tokenizer, config: TrainConfig, thinking: bool) -> tuple[Row, int]:
+def _row(sample: Sample, tokenizer: Tokenizer, config: SftConfig, thinking: bool) -> tuple[TrainRow, int]:
     """One sample's row and how many tokens it lost."""
     if sample.target is None:
         raise DataError("it has no target, the answer to learn")
     conversation = [*sample.messages, Message("assistant", sample.target)]
     rendered = tokenizer.render_conversation(conversation, thinking=thinking, mask=config.mask)
     rendered, cut = fit(rendered, config.max_length)
-    row = Row(np.array(rendered.token_ids, np.int32), np.array(rendered.loss_mask, bool))
+    row = TrainRow(np.array(rendered.token_ids, np.int32), np.array(rendered.loss_mask, bool))
     if row.trained_tokens == 0:
         raise DataError("no token of it is learnt")
     return row, cut

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from gguf import GGUFWriter, TokenType
 
+from smidgen.data.token_ids import UnknownTokenId
 from smidgen.errors import ModelError
 from smidgen.export.gguf.tokenizer import add_vocabulary, read_vocabulary
 from smidgen.models.load import resolve
@@ -111,6 +112,35 @@ def test_more_end_tokens_than_a_file_can_name_are_refused(make_tokenizer_dir, tm
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0, 10, 11, 12]}))
     with pytest.raises(ModelError, match="can name two end tokens beside eos, and this model has"):
         add_vocabulary(GGUFWriter(tmp_path / "x.gguf", "qwen3"), read_vocabulary(folder, CONFIG))
+
+
+@pytest.mark.parametrize("kind", ["bos", "pad"])
+@pytest.mark.parametrize("unknown", [300, 10**9, -2])
+def test_special_tokens_beyond_the_vocabulary_are_left_out(make_tokenizer_dir, kind, unknown):
+    folder = make_tokenizer_dir()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop(f"{kind}_token", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.warns(UnknownTokenId, match=f"names the {kind} token {unknown}, which the vocabulary"):
+        vocabulary = read_vocabulary(folder, CONFIG | {f"{kind}_token_id": unknown})
+    assert getattr(vocabulary, kind) is None
+
+
+def test_no_padding_as_older_checkpoints_say_it_is_none(make_tokenizer_dir):
+    folder = make_tokenizer_dir()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("pad_token", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert read_vocabulary(folder, CONFIG | {"pad_token_id": -1}).pad is None
+
+
+def test_end_tokens_beyond_the_vocabulary_are_left_out_of_the_file(make_tokenizer_dir, tmp_path: Path):
+    folder = make_tokenizer_dir()
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 151645]}))
+    with pytest.warns(UnknownTokenId, match="names the end token 151645, which"):
+        vocabulary = read_vocabulary(folder, CONFIG)
+    assert set(vocabulary.eos) == {0, 2}
+    add_vocabulary(GGUFWriter(tmp_path / "x.gguf", "qwen3"), vocabulary)
 
 
 def test_a_tokenizer_without_any_end_is_refused(make_tokenizer_dir):

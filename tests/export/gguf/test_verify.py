@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFWriter
+from tokenizers import Tokenizer, processors
 
 pytest.importorskip("xllamacpp")
 
 from smidgen.backend import mx, nn
 from smidgen.config import LoraConfig
+from smidgen.data.templates import load_tokenizer
 from smidgen.data.tokenizer import QWEN2_PATTERN
+from smidgen.data.types import Message
 from smidgen.errors import ConfigError, ModelError
 from smidgen.export.checkpoint import open_checkpoint
 from smidgen.export.gguf import verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
@@ -22,6 +25,8 @@ from smidgen.export.gguf.blocks import FILE_TYPES
 from smidgen.export.gguf.forward import next_token_logits
 from smidgen.export.gguf.llama_cpp import LlamaCpp
 from smidgen.export.gguf.tokenizer import PRE_TOKENIZERS
+from smidgen.inference import llama_files
+from smidgen.inference.llama_files import llama_model
 from smidgen.models.load import load, read_config
 from smidgen.models.quantize import quantize
 from smidgen.models.save import save_model
@@ -170,8 +175,12 @@ def test_a_file_of_another_model_or_damaged_is_refused(make_model, tiny_model_di
     write_gguf(str(folder), out)
     with pytest.raises(ModelError, match=r"is a model of the family qwen2, and .* of qwen3"):
         verify_gguf(out, str(tiny_model_dir))
+    tied = changed(folder, vocab_size=320, tie_word_embeddings=True)
+    weights = mx.load(str(folder / "model.safetensors"))
+    del weights["lm_head.weight"]
+    mx.save_safetensors(str(Path(tied) / "model.safetensors"), weights)
     with pytest.raises(ModelError, match=r"does not hold the tensors of .*: output\.weight differ"):
-        verify_gguf(out, changed(folder, vocab_size=320, tie_word_embeddings=True))
+        verify_gguf(out, tied)
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(out.read_bytes()[:-50_000])
     with pytest.raises(ModelError, match=r"cut\.gguf is no whole GGUF file"):
@@ -199,3 +208,40 @@ def test_without_the_wheel_verifying_says_what_to_install(make_model, tmp_path: 
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(ConfigError, match="pip install xllamacpp"):
         LlamaCpp(tmp_path / "model.gguf")
+
+
+def begin_texts(folder: Path, *tokens: str) -> None:
+    """Have the tokenizer of a folder put tokens before every text."""
+    codec = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    put = [(token, codec.token_to_id(token)) for token in tokens]
+    codec.post_processor = processors.TemplateProcessing(" ".join([*tokens, "$A"]), None, put)
+    codec.save(str(folder / "tokenizer.json"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": tokens[0]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def test_an_exported_file_is_given_the_ids_of_its_source(
+    make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(llama_files, "cache_dir", lambda: tmp_path / "cache")
+    folder, out = make_model(), tmp_path / "alone" / "model.gguf"
+    begin_texts(folder, "<|endoftext|>")
+    out.parent.mkdir()
+    write_gguf(str(folder), out, dtype="F32")
+    assert verify_gguf(out, str(folder))["tokens"] > 0
+    ours, within = load_tokenizer(folder), llama_model(str(out)).tokenizer
+    turns = [Message("user", "the better<|im_end|>"), Message("assistant", "first"), Message("user", "why?")]
+    served = ours.render_prompt(turns)
+    assert served[0] == 0 and within.render_prompt(turns) == served
+    plain = ours.render_prompt(turns[2:])
+    rendered = ours.decode(plain, keep_special=True).removeprefix("<|endoftext|>")
+    assert LlamaCpp(out).tokenize(rendered, whole=True) == plain
+    begin_texts(folder, "<|im_start|>")
+    with pytest.raises(
+        ModelError, match=r"begins a prompt with the tokens \[0\], and the tokenizer in .* \[1\]"
+    ):
+        verify_gguf(out, str(folder))
+    begin_texts(folder, "<|im_start|>", "<|im_end|>")
+    with pytest.raises(ModelError, match="begins every text with 2 tokens, and a GGUF file can name one"):
+        write_gguf(str(folder), tmp_path / "other.gguf", dtype="F32")

@@ -52,9 +52,14 @@ class LlamaCpp:
                 f"llama.cpp cannot load {path} ({error}); it is no file of a model that it knows"
             ) from None
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text; special tokens spelt in it are recognised, none is added."""
-        question = {"content": text, "add_special": False, "parse_special": True}
+    def tokenize(self, text: str, *, whole: bool = False) -> list[int]:
+        """Token ids of a text; special tokens spelt in it are recognised.
+
+        Args:
+            text: what is split.
+            whole: whether it is a whole prompt, before which the file may have llama.cpp put a token.
+        """
+        question = {"content": text, "add_special": whole, "parse_special": True}
         request = urllib.request.Request(
             f"{self._server.listening_address}/tokenize",
             json.dumps(question).encode(),

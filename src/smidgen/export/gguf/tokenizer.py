@@ -15,6 +15,7 @@ from gguf import GGUFWriter, TokenType
 from tokenizers import Tokenizer as Codec
 
 from smidgen.data.templates import KNOWN_ENDS, Tokenizer, load_tokenizer
+from smidgen.data.token_ids import NO_PAD, known_ids
 from smidgen.data.tokenizer import QWEN2_PATTERN
 from smidgen.errors import ModelError
 
@@ -81,6 +82,11 @@ def read_vocabulary(path: Path, config: dict[str, Any]) -> Vocabulary:
     codec = Codec.from_file(str(path / "tokenizer.json"))
     tokens, types = _tokens(codec, size)
     prefix = tokenizer.opening
+    if len(prefix) > 1:
+        raise ModelError(
+            f"the tokenizer in {path} begins every text with {len(prefix)} tokens, "
+            "and a GGUF file can name one"
+        )
     settings = _settings(path)
     named = {kind: codec.token_to_id(text) for kind in ("bos", "pad") if (text := settings(f"{kind}_token"))}
     bos = prefix[0] if prefix else named.get("bos")
@@ -89,9 +95,9 @@ def read_vocabulary(path: Path, config: dict[str, Any]) -> Vocabulary:
         types=types,
         merges=[_merge(pair) for pair in content["model"]["merges"]],
         pre=_pre_tokenizer(content, path),
-        bos=bos if bos is not None else _optional_id(config.get("bos_token_id")),
+        bos=bos if bos is not None else _configured(config, "bos", tokenizer),
         eos=_end_tokens(tokenizer, codec, settings("eos_token")),
-        pad=named.get("pad", _optional_id(config.get("pad_token_id"))),
+        pad=named["pad"] if "pad" in named else _configured(config, "pad", tokenizer),
         add_bos=bool(prefix),
         chat_template=tokenizer.chat_template,
     )
@@ -212,5 +218,9 @@ def _settings(path: Path) -> Callable[[str], str | None]:
     return text
 
 
-def _optional_id(value: Any) -> int | None:
-    return value if type(value) is int else None
+def _configured(config: dict[str, Any], kind: str, tokenizer: Tokenizer) -> int | None:
+    """The id of a special token that config.json names, if the vocabulary has it."""
+    value = config.get(f"{kind}_token_id")
+    if type(value) is not int or (kind == "pad" and value == NO_PAD):
+        return None
+    return next(iter(known_ids([value], tokenizer.has_id, f"{kind} token", tokenizer.path)), None)

@@ -164,6 +164,12 @@ def compare_tokens(checkpoint: Checkpoint, llama: LlamaCpp) -> dict[str, Any]:
                 f"from token {at} on {theirs[at : at + 5]}, expected {ours[at : at + 5]}; "
                 "the file would be wrong, so do not use it"
             )
+    opening = llama.tokenize(TEXTS[0], whole=True)[: -len(tokenizer.encode(TEXTS[0]))]
+    if opening != tokenizer.opening:
+        raise ModelError(
+            f"llama.cpp begins a prompt with the tokens {opening}, and the tokenizer in {checkpoint.path} "
+            f"with {tokenizer.opening}; the file would be wrong, so do not use it"
+        )
     ends = sorted(tokenizer.eos_token_ids)
     if deaf := [token for token in ends if not llama.ends_at(token, tokenizer.encode(TEXTS[0]))]:
         raise ModelError(f"llama.cpp goes on after the end tokens {deaf}; the file would never stop there")

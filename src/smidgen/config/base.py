@@ -1,0 +1,187 @@
+"""What every table of settings is, how one is read from TOML, and how its faults are worded."""
+
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+from smidgen.errors import ConfigError, did_you_mean
+
+Table = TypeVar("Table", bound="Section")
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """Base of every table: frozen, no unknown keys, documented fields."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def changed(self) -> set[str]:
+        """Names of the fields that differ from their defaults."""
+        fields = type(self).model_fields.items()
+        return {name for name, field in fields if getattr(self, name) != field.default}
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Annotation of a field that holds one of several tables, which one of their own keys selects.
+
+    Each table declares the key as a `Literal` of the one value that selects it.
+
+    Attributes:
+        key: the selecting key.
+        default: its value where the table does not give it.
+        elsewhere: values that are known, but only to a recipe of another shape.
+    """
+
+    key: str
+    default: str
+    elsewhere: tuple[str, ...] = ()
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate against the selected table alone, so that its faults are the only ones."""
+        sections = sections_of(source)
+        choices = {self.value(section): handler.generate_schema(section) for section in sections}
+        return core_schema.tagged_union_schema(
+            choices, self._selected, custom_error_type="one_of", custom_error_message="unknown choice"
+        )
+
+    def value(self, section: type[Section]) -> str:
+        """The value of the key that selects a table."""
+        return get_args(section.model_fields[self.key].annotation)[0]
+
+    def _selected(self, table: Any) -> str:
+        given = table.get(self.key) if isinstance(table, dict) else getattr(table, self.key, None)
+        return self.default if given is None else str(given)
+
+
+def sections_of(annotation: Any) -> list[type[Section]]:
+    """The tables that a field may hold; none when it is a plain value."""
+    alternatives = get_args(annotation) or (annotation,)
+    return [a for a in alternatives if isinstance(a, type) and issubclass(a, Section)]
+
+
+def selector(field: FieldInfo) -> OneOf | None:
+    """What selects among the tables that a field may hold, where it says."""
+    return next((mark for mark in field.metadata if isinstance(mark, OneOf)), None)
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Read a TOML file; `what` names it in errors and, after "; ", where to look for an example.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML.
+    """
+    name, _, hint = what.partition("; ")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no {name} at {path}; {hint}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
+
+
+def parse_table(
+    model: type[Table],
+    table: dict[str, Any],
+    source: str,
+    *,
+    readers: Callable[[Sequence[str]], str] = lambda path: "",
+) -> Table:
+    """Turn a TOML table into the settings that it stands for.
+
+    Args:
+        model: the settings.
+        table: as it was read.
+        source: names it in errors.
+        readers: says of the path of an unknown key which other settings would read it; empty for none.
+
+    Raises:
+        ConfigError: it holds an unknown key or a bad value; every fault is named.
+    """
+    try:
+        return model.model_validate(_tuples(table))
+    except ValidationError as error:
+        described = dict.fromkeys(_describe(fault, model, readers) for fault in error.errors())
+        raise ConfigError(f"{source}: {'; '.join(described)}") from None
+
+
+def table_at(
+    model: type[Section], location: Sequence[int | str]
+) -> tuple[type[Section], FieldInfo | None, list[str]]:
+    """Follow the location of a fault from `model` on.
+
+    Returns:
+        The innermost table on the way, its field where the location ends in one, and the path as the keys of
+        a TOML file, without the marks that validation leaves for the alternatives it tried.
+    """
+    section, field, path = model, None, []
+    for part in location:
+        sections = sections_of(field.annotation) if field else []
+        chosen = selector(field) if field else None
+        if chosen and (named := [s for s in sections if chosen.value(s) == part]):
+            section, field = named[0], None
+        elif isinstance(part, int):
+            path.append(str(part))
+        elif sections or field is None:  # below a plain value stand only the alternatives that were tried
+            section = sections[0] if sections else section
+            path.append(part)
+            field = section.model_fields.get(part)
+    return section, field, path
+
+
+def _describe(fault: Any, model: type[Section], readers: Callable[[Sequence[str]], str]) -> str:
+    """One validation fault as a clause: where, what was given, what was expected."""
+    section, field, path = table_at(model, fault["loc"])
+    where = ".".join(path)
+    if fault["type"] == "value_error":
+        place = f"[{where}]: " if where else ""
+        return f"{place}{fault['ctx']['error']}"
+    if fault["type"] == "extra_forbidden":
+        if hint := readers(path):
+            return f"unknown key '{where}'. {hint}"
+        known = list(section.model_fields)
+        return f"unknown key '{where}'.{did_you_mean(path[-1], known)} Known: {', '.join(known)}"
+    if fault["type"] == "missing":
+        return _missing(path, field)
+    if fault["type"] == "one_of":
+        assert field is not None
+        return _unselected(where, field, fault["input"])
+    if fault["type"] == "model_type":
+        return f"'{where}' is {fault['input']!r}: input should be a table"
+    return f"'{where}' is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _unselected(where: str, field: FieldInfo, table: Any) -> str:
+    """What is wrong with the key that selects a table, and what it may be."""
+    chosen = selector(field)
+    assert chosen is not None
+    given = table[chosen.key]
+    values = [*(chosen.value(section) for section in sections_of(field.annotation)), *chosen.elsewhere]
+    hint = did_you_mean(str(given), values)
+    return f"'{where}.{chosen.key}' is {given!r}.{hint} Known: {', '.join(values)}"
+
+
+def _missing(path: list[str], field: FieldInfo | None) -> str:
+    """What has to be added: a key, or the innermost table that is required."""
+    sections = sections_of(field.annotation) if field else []
+    if not sections:
+        return f"'{'.'.join(path)}' is missing"
+    inner = {name: field for name, field in sections[0].model_fields.items() if field.is_required()}
+    return "; ".join(_missing([*path, name], field) for name, field in inner.items()) or (
+        f"the table [{'.'.join(path)}] is missing"
+    )
+
+
+def _tuples(value: Any) -> Any:
+    """A TOML value with tuples for its lists, which is what the models hold."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,324 @@
+"""Files of rows: JSONL, a JSON array, CSV, TSV, Parquet, a dataset of the hub, or standard input.
+
+Every file may be compressed by gzip and may begin with a byte order mark. Each row knows where it stands.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import re
+import sys
+import warnings
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smidgen.errors import DataError, first_few
+from smidgen.files import decode_text, sha256_file
+
+Row = Mapping[str, Any]
+
+STDIN = "-"
+"""The name by which standard input is asked for where a file of rows is."""
+TABLES = {".csv": ",", ".tsv": "\t"}
+"""Endings of files of a header and cells, and what separates these."""
+FILES = (".jsonl", ".json", ".parquet", ".gz", *TABLES)
+"""Endings of files, which no name of a dataset is taken to have."""
+_HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]*\w)(:(?P<split>\w+))?")
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+_GZIP = b"\x1f\x8b"
+_EXPECTED = "one JSON object a line (JSONL)"
+
+_stdin: list[tuple[object, bytes]] = []  # what was read from which stream
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """Where rows come from.
+
+    Attributes:
+        name: what errors call it.
+        unit: what is counted, `line` or `row`.
+        is_table: whether its cells are texts, since it has no other types.
+        said: what the user was told of it.
+    """
+
+    name: str
+    unit: str = "line"
+    is_table: bool = False
+    said: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    def say_once(self, sentence: str) -> None:
+        """Say something about the file on stderr, by a warning."""
+        if sentence not in self.said:
+            self.said.add(sentence)
+            warnings.warn(f"{self.name or 'a row'} {sentence}", stacklevel=2)
+
+
+class FileRow(dict[str, Any]):
+    """A row that knows where it stands, apart from its fields.
+
+    Attributes:
+        number: of its line, or of the row where the file has no lines; from 1.
+        unit: what is counted, `line` or `row`.
+        file: where it comes from; rows of one file have equal ones.
+        blank: columns of a table in which its cell is empty, which it does not have as fields.
+    """
+
+    def __init__(
+        self,
+        fields: Row,
+        number: int,
+        unit: str,
+        file: RowFile | None = None,
+        blank: frozenset[str] = frozenset(),
+    ):
+        super().__init__(fields)
+        self.number = number
+        self.unit = unit
+        self.file = file or RowFile("", unit)
+        self.blank = blank
+
+    def filled(self, fields: Iterable[str]) -> "FileRow":
+        """The row with empty texts for those of the fields whose cells are empty."""
+        empty = {name: "" for name in fields if name in self.blank}
+        return FileRow({**self, **empty}, self.number, self.unit, self.file) if empty else self
+
+
+class WrittenNumber(float):
+    """A number of a JSON file that also knows how it is written there."""
+
+    written: str
+
+    def __new__(cls, written: str) -> "WrittenNumber":
+        """The number, from its text."""
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
+
+
+def source_name(source: str | Path) -> str:
+    """What errors call a source of rows."""
+    return "standard input" if str(source) == STDIN else str(source)
+
+
+def fingerprint(source: str | Path) -> str | None:
+    """SHA-256 of the bytes of a file or of standard input; None for a dataset of the hub."""
+    if str(source) == STDIN:
+        return hashlib.sha256(_read_stdin()).hexdigest()
+    return sha256_file(Path(source)) if Path(source).is_file() else None
+
+
+def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[FileRow]:
+    """Read a file of rows, each with its place: by it a row is named in errors, and known if it has no `id`.
+
+    JSONL may have blank lines, which are skipped. A file named `.json` may hold one array of objects instead.
+    Files named `.csv` and `.tsv` begin with a header; their cells are texts, and an empty one is a field that
+    the row does not have. What `-`, standard input, holds is told by how it begins; it is read once. A
+    Parquet file and a dataset of the Hugging Face hub (`owner/name`, or `owner/name:split`) are read by the
+    package `datasets`.
+
+    Args:
+        path: the file, the hub id, or `-`.
+        rejected: takes what is wrong with each bad line, and the others are read; None refuses them all.
+
+    Raises:
+        DataError: the file is missing or empty, or a line is not a JSON object or does not fit the header.
+    """
+    if path.suffix == ".parquet" and path.is_file():
+        return _numbered(_datasets(str(path)).Dataset.from_parquet(str(path)), str(path))
+    is_file = str(path) == STDIN or path.exists() or path.suffix in FILES
+    if not is_file and (found := _HUB_ID.fullmatch(str(path))):
+        return _numbered(_from_hub(found["name"], found["split"]), str(path))
+    name, faults = source_name(path), list[str]()
+    text = _text(path, name)
+    kind = (
+        _told_by_content(text)
+        if str(path) == STDIN
+        else path.with_suffix("" if path.suffix == ".gz" else path.suffix).suffix
+    )
+    expected = "every line must be one JSON object"
+    if kind in TABLES:
+        rows = _of_table(text, RowFile(name, is_table=True), TABLES[kind], faults)
+        expected = "every line must have as many cells as the header"
+    elif kind == ".json" and text.lstrip().startswith("["):
+        rows = _of_array(text, RowFile(name, "row"), faults)
+        expected = "every row must be one JSON object"
+    else:
+        rows = _of_lines(text, RowFile(name), faults)
+    if rejected is None:
+        refuse(faults, name, expected)
+    else:
+        rejected += faults
+    if not rows:
+        what = "has no row that can be read" if faults else "is empty"
+        raise DataError(f"{name} {what}; expected {_EXPECTED}")
+    return rows
+
+
+def refuse(faults: Sequence[str], source: str, expected: str) -> None:
+    """Raise the first faults and how many more there are; nothing if there are none."""
+    if faults:
+        raise DataError(f"{source}: {first_few(faults)}. Expected: {expected}")
+
+
+def _text(path: Path, name: str) -> str:
+    """The text of a file or of standard input, without compression, byte order mark and carriage returns."""
+    try:
+        data = _read_stdin() if str(path) == STDIN else path.read_bytes()
+        return decode_text(gzip.decompress(data) if data.startswith(_GZIP) else data)
+    except FileNotFoundError:
+        raise DataError(f"there is no data file at {path}; expected {_EXPECTED}") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder; name a file of {_EXPECTED}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{name} is not a whole gzip file ({error}); make or fetch it again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{name} is not a readable UTF-8 file: {error}") from None
+
+
+def _read_stdin() -> bytes:
+    """What standard input holds; read once, since several readers ask for it."""
+    if not _stdin or _stdin[0][0] is not sys.stdin:
+        binary = getattr(sys.stdin, "buffer", None)
+        data = binary.read() if binary is not None else sys.stdin.read().encode()
+        _stdin[:] = [(sys.stdin, data)]
+    return _stdin[0][1]
+
+
+def _told_by_content(text: str) -> str:
+    """The ending that a file of this text would have."""
+    first = text.lstrip().partition("\n")[0]
+    if first.startswith(("{", "[")):
+        return ".json" if first.startswith("[") else ".jsonl"
+    return next((ending for ending, separator in reversed(TABLES.items()) if separator in first), ".jsonl")
+
+
+def _of_lines(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
+    """The rows of JSONL; what is wrong with the other lines goes to `faults`."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: strings may hold U+2028
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, parse_float=WrittenNumber)
+        except (ValueError, RecursionError) as error:
+            faults.append(f"line {number} is not JSON ({error})")
+            continue
+        if fault := _fault(row, is_suspect=_HALF_CHARACTER.search(line) is not None):
+            faults.append(f"line {number} {fault}")
+        else:
+            rows.append(FileRow(row, number, file.unit, file))
+    return rows
+
+
+def _of_array(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
+    """The rows of a JSON array; what is wrong with the other elements goes to `faults`."""
+    try:
+        found = json.loads(text, parse_float=WrittenNumber)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file.name} is not a JSON array of rows ({error})") from None
+    is_suspect = _HALF_CHARACTER.search(text) is not None
+    rows = []
+    for number, row in enumerate(found, start=1):
+        if fault := _fault(row, is_suspect=is_suspect):
+            faults.append(f"row {number} {fault}")
+        else:
+            rows.append(FileRow(row, number, file.unit, file))
+    return rows
+
+
+def _of_table(text: str, file: RowFile, separator: str, faults: list[str]) -> list[FileRow]:
+    """The rows below a header, known by the line on which each begins."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    header: list[str] = []
+    rows: list[FileRow] = []
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise DataError(
+                f"{file.name}: line {number} is not a line of cells ({error}); mend its quotes"
+            ) from None
+        if cells is None:
+            return rows
+        if not any(cells) and len(cells) < 2:
+            continue
+        if not header:
+            header = _header(cells, file)
+        elif len(cells) != len(header):
+            faults.append(f"line {number} has {len(cells)} cells, and the header {len(header)}")
+        else:
+            row = dict(zip(header, cells, strict=True))
+            fields = {name: cell for name, cell in row.items() if cell}
+            rows.append(FileRow(fields, number, file.unit, file, frozenset(row) - frozenset(fields)))
+
+
+def _header(cells: Sequence[str], file: RowFile) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None or "" in names:
+        what = f"names '{twice}' twice" if twice else "has a column without a name"
+        raise DataError(f"{file.name}: the header {what}; expected a different name for each column")
+    return names
+
+
+def _fault(row: Any, *, is_suspect: bool) -> str:
+    """Why a JSON value is no row, or nothing; `is_suspect` if it may hold half characters."""
+    if not isinstance(row, dict):
+        return f"is a JSON {type(row).__name__}, not an object"
+    if is_suspect and not _is_unicode(row):
+        return "holds half of a surrogate pair, which is no character"
+    return ""
+
+
+def _is_unicode(row: Row) -> bool:
+    """Whether the row's text can be written again as UTF-8; JSON's escapes can spell what cannot."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _numbered(dataset: Any, source: str) -> list[FileRow]:
+    """The rows of a dataset, with their numbers."""
+    file = RowFile(source, "row")
+    rows = [FileRow(row, number, file.unit, file) for number, row in enumerate(dataset.to_list(), start=1)]
+    if not rows:
+        raise DataError(f"{source} has no rows; expected at least one")
+    return rows
+
+
+def _from_hub(name: str, split: str | None) -> Any:
+    """One split of a dataset of the hub; the only one, if none is named."""
+    source = f"{name}:{split}" if split else name
+    datasets = _datasets(source)
+    try:
+        if split is None:
+            splits = datasets.get_dataset_split_names(name)
+            if len(splits) != 1:
+                raise DataError(f"{name} has the splits {', '.join(splits)}; name one, as {name}:{splits[0]}")
+            split = splits[0]
+        return datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"there is no file {source}, and the hub gives no such dataset: {reason}") from None
+
+
+def _datasets(source: str) -> Any:
+    """The package `datasets`, which JSONL does not need."""
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            f"reading {source} needs the package datasets; install it with `pip install 'smidgen[hub]'`"
+        ) from None
+    datasets.disable_progress_bars()
+    return datasets

@@ -1,0 +1,78 @@
+"""What a report shows of cost: each way of answering, what it is worth, and prices here and elsewhere."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from smidgen.evaluation.wording import headline_metric, words_of
+from smidgen.figures import formatting
+from smidgen.figures.columns import BY_LOGITS, numbers
+from smidgen.figures.formatting import dig, finite, rows_at, table_at
+
+QUALITY = ("accuracy_both_orders", "consistency", "unparsed_rate")
+"""Metrics that stand above the cost, after the most important one, where they were measured."""
+
+
+def ways(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Each way of answering with what it is worth and what it costs; None where no cost was counted."""
+    cost = table_at(report, "cost")
+    counted = table_at(cost, "ways")
+    if not counted:
+        return None
+    currency = formatting.text(cost.get("currency"))
+    rows: list[tuple[str, list[str]]] = []
+    words = words_of(report)
+    for name in (headline_metric(report), *QUALITY):
+        metrics = [table_at(report, key, "metrics", name) for key in counted]
+        if any(metrics):
+            rows.append((words.metric(name).label, [_value(metric) for metric in metrics]))
+    answer = words.claim.answer
+    for label, key, form in (
+        (f"Tokens read, each {answer}", "prompt_tokens", formatting.quantity),
+        (f"Tokens written, each {answer}", "completion_tokens", formatting.quantity),
+        (f"Time for 1,000 {answer}s", "seconds_per_1000", formatting.seconds),
+        ("Peak memory", "peak_memory_bytes", formatting.size),
+        (f"Price of 1,000 {answer}s, {currency}", "money_per_1000", formatting.money),
+    ):
+        rows.append((label, [form(way.get(key)) for way in counted.values()]))
+    return {
+        "labels": [_way(report, key) for key in counted],
+        "rows": rows,
+        "answer": answer,
+        "currency": currency,
+        "per_hour": formatting.money(cost.get("machine_per_hour")),
+        "making": _making(cost),
+        "apis": [
+            (
+                formatting.text(api.get("name")),
+                formatting.money(api.get("money_per_1000")),
+                _break_even(api, answer),
+            )
+            for api in rows_at(cost, "apis")
+        ],
+    }
+
+
+def _way(report: Mapping[str, Any], key: str) -> str:
+    """How the evaluation of that name was asked."""
+    by_logits = key == BY_LOGITS.key or dig(report, key, "method") == "logits"
+    return BY_LOGITS.label if by_logits else "Generated"
+
+
+def _value(metric: Mapping[str, Any]) -> str:
+    value, span = numbers(metric)
+    return f"{value} ({span})" if span else value
+
+
+def _making(cost: Mapping[str, Any]) -> str:
+    """What the model itself took, as a clause; nothing where it was not made here."""
+    seconds, money = (finite(dig(cost, "making", key)) for key in ("seconds", "money"))
+    if not seconds:
+        return ""
+    return f"{formatting.seconds(seconds)} of training, {formatting.money(money)} {cost.get('currency')}"
+
+
+def _break_even(api: Mapping[str, Any], answer: str) -> str:
+    number = finite(api.get("cheaper_here_after"))
+    if number is None:
+        return "never at these prices"
+    return f"from the first {answer}" if number == 0 else f"after {formatting.count(number)} {answer}s"

@@ -1,0 +1,8 @@
+"""A recipe from data to report: declared stages, done once, resumed when killed, followed by their events."""
+
+from smidgen.pipeline.context import RunContext
+from smidgen.pipeline.planning import RunPlan, plan_run
+from smidgen.pipeline.registry import stages_of
+from smidgen.pipeline.runner import run_recipe
+
+__all__ = ["RunContext", "RunPlan", "plan_run", "run_recipe", "stages_of"]

@@ -1,0 +1,204 @@
+"""The artefacts that other programs load: made from the trained model, and evaluated as they ship."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smidgen.config import AnyRecipe
+from smidgen.data.prompts import read_prompts
+from smidgen.export.fused import MAX_DRIFT, export_fused
+from smidgen.export.gguf import verify_gguf, write_gguf
+from smidgen.export.peft import export_peft
+from smidgen.files import read_json
+from smidgen.options import EngineOptions
+from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.evaluating import comparison, evaluation_of, evaluation_stage, of_task
+from smidgen.pipeline.events import MessageEvent, Work
+from smidgen.pipeline.probes import Probes
+from smidgen.pipeline.quantizing import quantized_name
+from smidgen.pipeline.stage import Estimate, Stage
+
+DRIFT_PROMPTS = 20
+"""Validation rows on which a fused model is held against the model with its adapter beside it."""
+VALIDATED = "prompts that the run validated on"
+WRITING = 50e6
+"""Bytes of weights a second that are written, read back and compared, at least."""
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One thing that other programs load.
+
+    Attributes:
+        name: its key in the report, and the name of its folders in the run.
+        format: `mlx`, `peft`, `fused` or `gguf`.
+        folder: where it stands in the run folder.
+        evaluation: the name of the evaluation that it was given.
+        make: writes it, and returns how far it is from the trained model where that is measured; None for
+            the quantised model, which has a stage of its own.
+        opened: how it is opened for its evaluation.
+        loads: how often weights are loaded while it is made, for the estimate.
+    """
+
+    name: str
+    format: str
+    folder: str
+    evaluation: str
+    make: Callable[[RunContext, Path], dict[str, Any]] | None
+    opened: Callable[[RunContext, Path], EngineOptions]
+    loads: int = 1
+
+
+def artefacts_of(recipe: AnyRecipe) -> list[Artefact]:
+    """What a recipe makes for other programs, in order, the quantised model among them."""
+    found = []
+    if recipe.quantize is not None:
+        name = quantized_name(recipe.quantize)
+        found.append(Artefact(name, "mlx", "quantized", "quantized", None, _as_model))
+    if recipe.export is not None:
+        gguf = f"gguf-{recipe.export.gguf_dtype.lower()}"
+        known = {
+            "peft": Artefact("peft", "peft", "exports/peft", "peft", _make_peft, _as_adapter),
+            "fused": Artefact("fused", "fused", "exports/fused", "fused", _make_fused, _as_model, loads=3),
+            "gguf": Artefact(gguf, "gguf", f"exports/{gguf}", gguf, _make_gguf, _as_gguf, loads=3),
+        }
+        found += [known[name] for name in recipe.export.formats]
+    return found
+
+
+def exporting_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
+    """For each artefact a stage that makes it, and one that evaluates it on every task."""
+    return [
+        stage
+        for artefact in artefacts_of(recipe)
+        if artefact.make is not None
+        for stage in _stages_of(artefact, tasks)
+    ]
+
+
+def export_entry(context: RunContext, artefact: Artefact) -> Mapping[str, Any]:
+    """One artefact in the report: where it is, its size, what it scores on every task, and the difference."""
+    content: dict[str, Any] = {}
+    facts = _facts(context, artefact)
+    for task in context.tasks:
+        evaluation = evaluation_of(context, task, artefact.evaluation)
+        compared = comparison(context, task, artefact.evaluation, "after")
+        scored = {
+            **facts,
+            "metrics": evaluation["metrics"],
+            "speed": evaluation["speed"],
+            "difference": compared["difference"],
+            "p_value": compared["p_value"],
+        }
+        if not task.name:
+            return {"exports": {artefact.name: scored}}
+        content |= of_task(task, {"exports": {artefact.name: scored}})["tasks"]
+    metrics = {
+        f"{name} {metric}": value
+        for name, evaluated in content.items()
+        for metric, value in evaluated["exports"][artefact.name]["metrics"].items()
+    }
+    return {"tasks": content, "exports": {artefact.name: {**facts, "metrics": metrics}}}
+
+
+def _facts(context: RunContext, artefact: Artefact) -> dict[str, Any]:
+    folder = context.run.path(artefact.folder)
+    made = {} if artefact.make is None else read_json(context.run.path(f"exports/{artefact.name}.json"))
+    return {**made, "path": artefact.folder, "format": artefact.format, "bytes": size_of(folder)}
+
+
+def _stages_of(artefact: Artefact, tasks: tuple[TaskContext, ...]) -> list[Stage]:
+    making, facts = f"export-{artefact.name}", f"exports/{artefact.name}.json"
+
+    def make(context: RunContext) -> Work[None]:
+        assert artefact.make is not None
+        made = artefact.make(context, context.run.path(artefact.folder))
+        context.run.write_json(facts, made)
+        for warning in made.get("warnings", ()):
+            yield MessageEvent(making, f"warning: {warning}")
+
+    def estimate(context: RunContext, probes: Probes) -> Estimate:
+        seconds = artefact.loads * (probes.load_seconds + probes.base_bytes / WRITING)
+        return Estimate(seconds / 60, probes.memory_bytes)
+
+    stage = Stage(
+        making,
+        make,
+        estimate,
+        needs=("data", "train"),
+        tables=("name", "model", "export"),
+        outputs=(artefact.folder, facts),
+    )
+    return [
+        stage,
+        *(
+            evaluation_stage(
+                artefact.evaluation,
+                task,
+                lambda context: artefact.opened(context, context.run.path(artefact.folder)),
+                needs=("data", making),
+                entry=lambda context: {},
+            )
+            for task in tasks
+        ),
+    ]
+
+
+def _as_model(context: RunContext, folder: Path) -> EngineOptions:
+    return context.engine(str(folder), kind="mlx")  # another would convert it and evaluate that
+
+
+def _as_adapter(context: RunContext, folder: Path) -> EngineOptions:
+    return context.engine(context.specialist.model.base, adapter=folder, kind="mlx")
+
+
+def _as_gguf(context: RunContext, folder: Path) -> EngineOptions:
+    return context.engine(str(_gguf_file(context, folder)), kind="llama")
+
+
+def _make_peft(context: RunContext, folder: Path) -> dict[str, Any]:
+    export_peft(context.best, context.specialist.model.base, folder)
+    return {}
+
+
+def _make_fused(context: RunContext, folder: Path) -> dict[str, Any]:
+    prompts = read_prompts(context.run.path("data/validation.jsonl"))[:DRIFT_PROMPTS]
+    model, adapter = context.trained
+    facts = export_fused(model, adapter, folder, prompts=prompts, asked=VALIDATED)
+    return {"drift": facts["drift"]}
+
+
+def _make_gguf(context: RunContext, folder: Path) -> dict[str, Any]:
+    assert context.recipe.export is not None
+    model, adapter = context.trained
+    path = _gguf_file(context, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_gguf(model, path, dtype=context.recipe.export.gguf_dtype, adapter=adapter)
+    verified = verify_gguf(path, model, adapter=adapter)
+    return gguf_drift(verified, context.recipe.export.gguf_dtype)
+
+
+def _gguf_file(context: RunContext, folder: Path) -> Path:
+    return folder / f"{context.recipe.name}-{folder.name.removeprefix('gguf-')}.gguf"
+
+
+def gguf_drift(verified: dict[str, Any] | None, dtype: str) -> dict[str, Any]:
+    """How far a verified GGUF file is from what it was made of: `drift`, and `warnings` where that is far."""
+    if verified is None:
+        return {}
+    mean_kl, prompts = verified["kl_from_source"], verified["prompts"]
+    drift = {"asked": "texts of smidgen's own", "mean_kl": max(mean_kl, 0.0), "prompts": prompts}
+    if mean_kl <= MAX_DRIFT:
+        return {"drift": drift, "warnings": []}
+    far = (
+        f"{dtype} changes the next-token distributions by {mean_kl:.3g} nats on average, and above "
+        f"{MAX_DRIFT:g} `smidgen export fused` keeps nothing; evaluate the model again on this file, or "
+        "choose a --dtype of more bits"
+    )
+    return {"drift": drift, "warnings": [far]}
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the weights of an artefact: safetensors, GGUF."""
+    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".gguf"))
