@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from smidgen.cli.bench import bench
-from smidgen.cli.generate import generate
-from smidgen.cli.judge import judge
+from smidgen.cli.app import COMMANDS
+from smidgen.cli.export import export
 from smidgen.data.types import Sampling
 from smidgen.errors import ConfigError
 from smidgen.options import DecodingOptions, EngineOptions, SamplingOptions, WorkloadOptions
@@ -56,6 +55,9 @@ def test_decoding_options_are_all_of_sampling_that_a_caller_sets():
     assert drawn == Sampling(max_tokens=3, seed=5, top_k=7, stop=("x",), stop_at_boxed=True)
 
 
-@pytest.mark.parametrize("command", [bench, generate, judge])
+SUBCOMMANDS = [export[name].default_command for name in export if not name.startswith("-")]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS], ids=lambda command: command.__name__)
 def test_no_command_lists_more_than_nine_parameters(command: Any):
     assert command.__code__.co_argcount + command.__code__.co_kwonlyargcount <= 9
