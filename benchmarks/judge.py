@@ -88,9 +88,9 @@ def smidgen(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
 def smidgen_logits(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
     """Our engine, judging by the probabilities of the answers."""
     from smidgen.data.types import Request
-    from smidgen.tasks.judge.by_logits import ByLogits
     from smidgen.inference import open_engine
     from smidgen.options import EngineOptions
+    from smidgen.tasks.judge.by_logits import ByLogits
     from smidgen.tasks.judge.templates import Rubric
 
     samples = samples_of(case, pairs)

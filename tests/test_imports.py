@@ -17,6 +17,7 @@ SOURCE = Path(smidgen.__file__).parent
 # array side:  backend ← models ← export;  models, data, export ← inference ← training
 #              data, inference ← serving
 # options (what commands and functions take together): data
+# benchmark: backend, models, inference, options
 # judge (the Python door): tasks, evaluation, inference, options
 # cli ← everything
 ANYWHERE = {"smidgen", "errors", "config", "files"}
@@ -38,6 +39,7 @@ ALLOWED = {
     "inference": {"backend", "cpu_kernels", "models", "data", "export", "options"},
     "training": {"backend", "cpu_kernels", "models", "data", "export", "inference", "runs"},
     "serving": {"data", "inference"},
+    "benchmark": {"backend", "models", "data", "inference", "options"},
     "judge": {"data", "tasks", "evaluation", "inference", "options"},
     "pipeline": {
         "backend", "data", "options", "figures", "tasks", "evaluation", "models", "export", "inference",

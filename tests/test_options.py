@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from smidgen.cli.bench import bench
-from smidgen.cli.generate import generate
-from smidgen.cli.judge import judge
+from smidgen.cli.app import COMMANDS
+from smidgen.cli.export import export
 from smidgen.data.types import Sampling
 from smidgen.errors import ConfigError
-from smidgen.options import DecodingOptions, EngineOptions, SamplingOptions
+from smidgen.options import DecodingOptions, EngineOptions, SamplingOptions, WorkloadOptions
 
 
 @pytest.mark.parametrize(
@@ -29,6 +28,21 @@ def test_values_that_mean_nothing_are_refused(settings: dict[str, Any], match: s
         EngineOptions(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"prompt_tokens": 0}, "prompt_tokens is 0; expected 1 or more"),
+        ({"repeats": -1}, "repeats is -1; expected 1 or more"),
+        ({"batch": ()}, r"batch is \(\); expected numbers of requests, each 1 or more"),
+        ({"batch": (1, 0)}, r"batch is \(1, 0\); expected numbers of requests"),
+        ({"max_tokens": 1}, "--max-tokens is 1, and decoding is measured after the first token; give 2 or"),
+    ],
+)
+def test_workloads_that_mean_nothing_are_refused(settings: dict[str, Any], match: str):
+    with pytest.raises(ConfigError, match=match):
+        WorkloadOptions(**settings)
+
+
 def test_an_adapter_may_be_named_by_text():
     assert EngineOptions(adapter="a/b").adapter == Path("a/b")
 
@@ -41,6 +55,9 @@ def test_decoding_options_are_all_of_sampling_that_a_caller_sets():
     assert drawn == Sampling(max_tokens=3, seed=5, top_k=7, stop=("x",), stop_at_boxed=True)
 
 
-@pytest.mark.parametrize("command", [bench, generate, judge])
+SUBCOMMANDS = [export[name].default_command for name in export if not name.startswith("-")]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS], ids=lambda command: command.__name__)
 def test_no_command_lists_more_than_nine_parameters(command: Any):
     assert command.__code__.co_argcount + command.__code__.co_kwonlyargcount <= 9

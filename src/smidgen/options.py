@@ -222,3 +222,43 @@ class RowOptions:
     skip_bad_rows: Annotated[
         bool, Parameter(show_default=False, help="Leave out rows that cannot be read, and count them.")
     ] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class WorkloadOptions:
+    """What a benchmark gives an engine to do.
+
+    Attributes:
+        prompt_tokens: length of each prompt, reached to within a few tokens.
+        max_tokens: longest answer.
+        batch: numbers of requests at once.
+        repeats: how often each thing is measured, after a warm-up.
+
+    Raises:
+        ConfigError: a value is outside of its range.
+    """
+
+    prompt_tokens: Annotated[
+        PositiveInt, Parameter(converter=whole, help="Length of each prompt, reached to within a few tokens.")
+    ] = 256
+    max_tokens: Annotated[PositiveInt, Parameter(converter=whole, help="Longest answer in tokens.")] = 64
+    batch: Annotated[
+        tuple[PositiveInt, ...], Parameter(help="Requests at once; may be given several times.")
+    ] = (1, 4, 16)
+    repeats: Annotated[
+        PositiveInt, Parameter(converter=whole, help="Times that each thing is measured, after a warm-up.")
+    ] = 5
+
+    def __post_init__(self):
+        """Refuse values that mean nothing."""
+        for name in ("prompt_tokens", "repeats"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if not self.batch or min(self.batch) < 1:
+            raise ConfigError(f"batch is {self.batch}; expected numbers of requests, each 1 or more")
+        if self.max_tokens < 2:
+            raise ConfigError(
+                f"--max-tokens is {self.max_tokens}, and decoding is measured after the first token; "
+                "give 2 or more"
+            )

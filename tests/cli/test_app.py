@@ -46,6 +46,7 @@ def failing(monkeypatch: pytest.MonkeyPatch):
         ("evaluate judge --limt 3", "Unknown option: --limt. Did you mean --limit?"),
         ("evaluate judge --engine mxl", 'Invalid value "mxl" for --engine.'),
         ("generate --prompt hi --temperature -0.5", 'Invalid value "-0.5" for --temperature. Must be >= 0.'),
+        ("generate --prompt hi --timeout inf", 'Invalid value "inf" for --timeout. Must be < inf.'),
         (
             "quantize nowhere --out out --bits 7",
             'Invalid value "7" for --bits. Choose from: 2, 3, 4, 5, 6, 8.',

@@ -8,7 +8,7 @@ import pytest
 
 from smidgen.backend import mx
 from smidgen.cli.app import exit_code
-from smidgen.cli.inspect import part_of, tokenizer_facts, weight_facts
+from smidgen.cli.inspect import tokenizer_facts, weight_facts
 from smidgen.data.templates import load_tokenizer
 from smidgen.models.load import resolve
 
@@ -50,22 +50,6 @@ def test_a_layer_of_its_own_bits_is_counted_so(tmp_path: Path):
     facts = weight_facts(tmp_path)
     assert facts["bits"] == {"4": 512, "8": 512}
     assert (facts["parameters"]["mlp"], facts["parameters"]["embedding"]) == (512, 512)
-
-
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [
-        ("model.embed_tokens.weight", "embedding"),
-        ("model.layers.0.self_attn.q_proj.weight", "attention"),
-        ("model.layers.0.self_attn.q_norm.weight", "norms"),
-        ("model.layers.0.feed_forward.w1.weight", "mlp"),
-        ("model.norm.weight", "norms"),
-        ("lm_head.weight", "head"),
-        ("model.rotary.inv_freq", "other"),
-    ],
-)
-def test_names_tell_the_part(name: str, part: str):
-    assert part_of(name) == part
 
 
 def test_the_tokenizer_says_how_it_ends_and_whether_it_thinks(make_tokenizer_dir: Callable[..., Path]):

@@ -11,13 +11,11 @@ from smidgen.cli.options import Json
 from smidgen.errors import ModelError, WorkError
 
 if TYPE_CHECKING:
-    from smidgen.backend import mx
     from smidgen.data.templates import Tokenizer
     from smidgen.models.check import Check
 
 WIDE = 160
 """Characters of a line in the table of tensors: a name that is folded cannot be searched for."""
-PARTS = ("embedding", "attention", "mlp", "norms", "head", "other")
 
 
 def inspect(
@@ -123,6 +121,7 @@ def weight_facts(path: Path) -> dict[str, Any]:
         ModelError: the configuration or the weights are missing or damaged.
     """
     from smidgen.models.load import fitting_graph, read_config
+    from smidgen.models.parts import PARTS, parameters_of, part_of
     from smidgen.models.weights import read_weights, weight_files
 
     config, weights = read_config(path), read_weights(path)
@@ -148,49 +147,6 @@ def weight_facts(path: Path) -> dict[str, Any]:
         "context": config.get("max_position_embeddings"),
         "tied_head": not any(name.startswith("lm_head.") for name in weights),
     }
-
-
-def parameters_of(weights: "dict[str, mx.array]", config: dict[str, Any]) -> list[tuple[str, int, int]]:
-    """Name, number of parameters and bits of each tensor; scales of quantised layers are no parameters."""
-    found = []
-    for name, value in weights.items():
-        module, _, leaf = name.rpartition(".")
-        scales = weights.get(f"{module}.scales")
-        if scales is None:
-            found.append((name, value.size, 8 * value.itemsize))
-        elif leaf == "weight":
-            num = scales.size * group_size_of(module, config)
-            found.append((name, num, 8 * value.nbytes // num))
-    return found
-
-
-def group_size_of(module: str, config: dict[str, Any]) -> int:
-    """How many weights of a quantised layer share a scale: its own setting, or the model's.
-
-    Raises:
-        ModelError: the configuration does not say.
-    """
-    quantization = config.get("quantization") or {}
-    own = quantization.get(module)
-    group_size = (own if isinstance(own, dict) else quantization).get("group_size")
-    if not group_size:
-        raise ModelError(
-            f"'{module}' is quantised, but config.json names no group_size for it; convert the model again"
-        )
-    return group_size
-
-
-def part_of(name: str) -> str:
-    """The part of a transformer that a tensor belongs to, by the names that checkpoints share."""
-    if "norm" in name:
-        return "norms"
-    if "embed_tokens" in name:
-        return "embedding"
-    if name.startswith("lm_head"):
-        return "head"
-    if "attn" in name:
-        return "attention"
-    return "mlp" if "mlp" in name or "feed_forward" in name else "other"
 
 
 def tokenizer_facts(tokenizer: "Tokenizer") -> dict[str, Any]:

@@ -7,13 +7,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import ArgumentCollection, Parameter, Token, UnknownOptionError
-from cyclopts.types import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from smidgen.errors import ConfigError
-from smidgen.options import whole
 
 Json = Annotated[
     bool, Parameter(name="--json", help="Print one JSON object to stdout, and nothing else there.")
@@ -66,60 +64,6 @@ def _evaluation_place(_: object, path: Path | None) -> None:
     if names and names.isdisjoint(("records.jsonl", "evaluation.json")):
         raise ValueError("It holds something else than an evaluation; name another folder.")
 
-
-Engine = Annotated[
-    Literal["auto", "mlx", "llama", "http", "replay"],
-    Parameter(
-        help="What runs the model: MLX, llama.cpp, a server, or replay, which reads recorded answers from "
-        "the file given as --model. Told from the model, its size and this machine if not given."
-    ),
-]
-
-ModelName = Annotated[str | None, Parameter(help="What a server calls the model, if it has several.")]
-
-ApiKeyEnv = Annotated[
-    str | None,
-    Parameter(
-        help="The environment variable of a server's key. If not given, the one in OPENAI_API_KEY is sent, "
-        "but only over https and to this machine."
-    ),
-]
-
-Timeout = Annotated[
-    PositiveFloat | None,
-    Parameter(help="Seconds that a server's answer may take before it is asked again; 600 if not given."),
-]
-
-KvBits = Annotated[
-    Literal[8, 4] | None,
-    Parameter(
-        help="Hold keys and values in so few bits: more or longer rows in the same memory, a bit less exact. "
-        "On a CPU this makes the engine mlx several times slower."
-    ),
-]
-
-Thinking = Annotated[bool, Parameter(show_default=False, help="Let the chat template open a thinking block.")]
-
-Template = Annotated[
-    str | None,
-    Parameter(
-        help="How a judge is asked and read: rubric, unless scores, single, verdict, grade or a TOML file."
-    ),
-]
-
-Reference = Annotated[
-    bool, Parameter(show_default=False, help="Show the judge the right answer that each row holds.")
-]
-
-SkipBadRows = Annotated[
-    bool, Parameter(show_default=False, help="Leave out rows that cannot be read, and count them.")
-]
-
-Limit = Annotated[PositiveInt | None, Parameter(converter=whole, help="Use at most so many items.")]
-
-MaxTokens = Annotated[PositiveInt, Parameter(converter=whole, help="Longest answer in tokens.")]
-
-Temperature = Annotated[NonNegativeFloat, Parameter(help="Sampling temperature; 0 is greedy.")]
 
 Out = Annotated[Path, Parameter(validator=_empty_place, help="The new folder to write.")]
 

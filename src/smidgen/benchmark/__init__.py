@@ -1,0 +1,22 @@
+"""How fast a model is on this machine, beside what the device could reach.
+
+work = Benchmark(EngineOptions("smidgen:nano"))
+for step in work:
+print(step.engine, step.done, work.total)
+print(work.result.engines["mlx"].prefill_tokens_per_second)
+"""
+
+from smidgen.benchmark.benchmark import Benchmark, BenchmarkResult, BenchmarkStep, Machine
+from smidgen.benchmark.measuring import BatchSpeed, EngineSpeed, Percentiles
+from smidgen.benchmark.roofline import Roofline
+
+__all__ = [
+    "BatchSpeed",
+    "Benchmark",
+    "BenchmarkResult",
+    "BenchmarkStep",
+    "EngineSpeed",
+    "Machine",
+    "Percentiles",
+    "Roofline",
+]
