@@ -7,14 +7,13 @@ import math
 import re
 from html.parser import HTMLParser
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
-from smidgen.evaluation import formatting, wording
+from smidgen.evaluation import wording
 from smidgen.evaluation.report import build_report, console_table
-from smidgen.figures.plots import CURVE_POINTS, Interval, interval_plot, loss_curve
+from smidgen.figures import formatting
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 THIN = "\N{NARROW NO-BREAK SPACE}"
@@ -366,28 +365,6 @@ def test_nothing_missing_is_an_error(report: dict[str, Any]) -> None:
     Page(build_report({}))
 
 
-def test_absent_numbers_are_dashes() -> None:
-    forms = (
-        formatting.percent, formatting.interval, formatting.points, formatting.points_interval,
-        formatting.p_value, formatting.count, formatting.quantity, formatting.seconds, formatting.size,
-        formatting.parameters, formatting.moment, formatting.text,
-    )  # fmt: skip
-    assert {form(None) for form in forms} == {"—"}
-    assert formatting.percent(float("nan")) == formatting.percent("12") == formatting.percent(True) == "—"
-
-
-def test_formats() -> None:
-    assert formatting.percent(0.9996) == f">99.9{THIN}%"
-    assert formatting.percent(0.0002) == f"<0.1{THIN}%"
-    assert formatting.points({"value": -0.0001}) == "0.0\N{NO-BREAK SPACE}points"
-    assert [formatting.p_value(p) for p in (0.0, 0.0123, 0.5)] == ["< 0.001", "0.012", "0.50"]
-    times = [formatting.seconds(t) for t in (0.0421, 8.06, 59.97, 734.2, 12_000)]
-    assert times == ["42.1 ms", "8.1 s", "1 min 0 s", "12 min 14 s", "3 h 20 min"]
-    assert [formatting.size(b) for b in (12, 9_650_000, 999_900_000)] == ["12 B", "9.65 MB", "1 GB"]
-    assert [formatting.parameters(p) for p in (12, 431_000, 8.03e9)] == ["12", "431 k", "8.03 B"]
-    assert formatting.moment("yesterday") == "yesterday"
-
-
 def test_console_table_has_every_metric(report: dict[str, Any]) -> None:
     console = Console(file=io.StringIO(), width=120)
     console.print(console_table(report))
@@ -403,50 +380,6 @@ def test_console_table_has_every_metric(report: dict[str, Any]) -> None:
         "—",
     ):
         assert shown in printed
-
-
-def test_interval_plot_places_values_as_shares() -> None:
-    drawn = interval_plot(
-        [Interval("after", "<here>", metric(0.25, 0.2, 1.7))], reference=0.5, description='"a"'
-    )
-    svg = ElementTree.fromstring(drawn)
-    assert svg.find(".//circle").attrib["cx"] == "25%"  # type: ignore[union-attr]
-    span = svg.find(".//line[@class='span']")
-    assert span is not None and (span.attrib["x1"], span.attrib["x2"]) == ("20%", "100%")
-    assert svg.findtext(".//title") == "<here>"
-    assert (
-        ElementTree.fromstring(interval_plot([Interval("after", "", {})], description="")).find(".//circle")
-        is None
-    )
-
-
-def test_loss_curve_keeps_the_extremes_of_a_long_run() -> None:
-    points = [(float(step), 1.0) for step in range(1, 20_001)]
-    points[7000] = (7001.0, 3.0)
-    curve = loss_curve(points, [(10_000.0, 1.1)], chosen_step=10_000.0)
-    assert curve is not None and not curve.logarithmic
-    svg = ElementTree.fromstring(curve.svg)
-    raw = svg.find(".//polyline[@class='raw']").attrib["points"].split()  # type: ignore[union-attr]
-    heights = [float(point.split(",")[1]) for point in raw]
-    assert len(raw) <= CURVE_POINTS and min(heights) < 100 < 800 < max(heights)
-    assert "kept: step 10,000" in curve.svg
-
-
-def test_loss_curve_turns_logarithmic_when_the_loss_falls_far() -> None:
-    curve = loss_curve([(float(step), 10.0 ** (1 - step / 10)) for step in range(31)])
-    assert curve is not None and curve.logarithmic
-    labels = re.findall(r'class="tick" x="0" y="[\d.-]+">([\d.]+)<', curve.svg)
-    assert {"0.01", "0.1", "1", "10"} <= set(labels)
-
-
-@pytest.mark.parametrize("points", [[], [(1.0, 2.0)]])
-def test_no_curve_from_less_than_two_points(points: list[tuple[float, float]]) -> None:
-    assert loss_curve(points) is None
-
-
-def test_flat_and_single_step_curves_are_drawn() -> None:
-    assert loss_curve([(1.0, 0.0), (2.0, 0.0)]) is not None
-    assert loss_curve([(1.0, 2.0)], [(1.0, 2.1)], chosen_step=1.0) is not None
 
 
 def test_too_few_rows_for_an_interval(report: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from smidgen.backend import mx
 from smidgen.data.types import Message, Request, Sample, Sampling
-from smidgen.data.world import items
+from smidgen.data.world_items import items
 from smidgen.inference import open_engine
 from smidgen.models.graph import body, logits
 from smidgen.models.load import load, resolve

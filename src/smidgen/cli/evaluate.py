@@ -77,7 +77,7 @@ class EvaluatedTask(JudgeOptions):
     def settings(self) -> dict[str, Any]:
         """The table of settings that the options stand for."""
         from smidgen.files import read_text
-        from smidgen.tasks.own import read_own_settings
+        from smidgen.tasks.own_settings import read_own_settings
 
         given = {
             "template": self.template,

@@ -13,8 +13,17 @@ trace them.
 
 from smidgen.cpu_kernels.head import linear_cross_entropy
 from smidgen.cpu_kernels.modules import FusedBlock, accelerate
-from smidgen.cpu_kernels.optimizer import adamw, global_norm
+from smidgen.cpu_kernels.optimizer import AdamWStep, adamw, global_norm
 from smidgen.cpu_kernels.packing import Packing
 from smidgen.cpu_kernels.team import usable
 
-__all__ = ["FusedBlock", "Packing", "accelerate", "adamw", "global_norm", "linear_cross_entropy", "usable"]
+__all__ = [
+    "AdamWStep",
+    "FusedBlock",
+    "Packing",
+    "accelerate",
+    "adamw",
+    "global_norm",
+    "linear_cross_entropy",
+    "usable",
+]

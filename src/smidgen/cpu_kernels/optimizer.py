@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,25 @@ from smidgen.cpu_kernels.team import new, scratch, team, view
 
 SPAN = 1 << 15
 """Numbers that are updated at a time: 128 KB each of value, gradient and moments."""
+
+
+@dataclass(frozen=True)
+class AdamWStep:
+    """The numbers of one step of AdamW.
+
+    Attributes:
+        number: 1 for the first.
+        learning_rate: of this step.
+        betas: decays of the two running means.
+        eps: added to the denominator.
+        scale: multiplies every gradient (clipping).
+    """
+
+    number: int
+    learning_rate: float
+    betas: tuple[float, float]
+    eps: float
+    scale: float = 1.0
 
 
 class Moved(NamedTuple):
@@ -43,12 +63,7 @@ def adamw(
     firsts: Sequence[mx.array],
     seconds: Sequence[mx.array],
     decays: Sequence[float],
-    *,
-    step: int,
-    learning_rate: float,
-    betas: tuple[float, float],
-    eps: float,
-    scale: float = 1.0,
+    step: AdamWStep,
 ) -> list[Moved]:
     """Move float32 parameters by one step of AdamW (https://arxiv.org/abs/1711.05101) with bias correction.
 
@@ -58,11 +73,7 @@ def adamw(
         firsts: running means of the gradients.
         seconds: running means of their squares.
         decays: decoupled weight decay of each parameter.
-        step: 1 for the first.
-        learning_rate: of this step.
-        betas: decays of the two means.
-        eps: added to the denominator.
-        scale: multiplies every gradient (clipping).
+        step: which step it is, and its numbers.
 
     Returns:
         New arrays; those given are left as they are.
@@ -74,27 +85,27 @@ def adamw(
     moved = [Moved(*(arrays[f"{i} {part}"] for part in parts)) for i in range(len(values))]
     fresh = [[view(array).reshape(-1) for array in each] for each in moved]
     spans = list(_spans(old[0]))
-    beta1, beta2 = betas
-    rate = learning_rate / (1 - beta1**step)
-    correction = 1 / math.sqrt(1 - beta2**step)
+    beta1, beta2 = step.betas
+    rate = step.learning_rate / (1 - beta1**step.number)
+    correction = 1 / math.sqrt(1 - beta2**step.number)
 
     def work(piece: int) -> None:
         index, span = spans[piece]
         value, gradient, first, second = (arrays[index][span] for arrays in old)
         new_value, new_first, new_second = (memory[span] for memory in fresh[index])
-        scaled = np.multiply(gradient, (1 - beta1) * scale, out=scratch("scaled", value.size))
+        scaled = np.multiply(gradient, (1 - beta1) * step.scale, out=scratch("scaled", value.size))
         np.multiply(first, beta1, out=new_first)
         new_first += scaled
         square = np.multiply(gradient, gradient, out=scaled)
-        square *= (1 - beta2) * scale**2
+        square *= (1 - beta2) * step.scale**2
         np.multiply(second, beta2, out=new_second)
         new_second += square
         deviation = np.sqrt(new_second, out=scaled)
         deviation *= correction
-        deviation += eps
+        deviation += step.eps
         np.divide(new_first, deviation, out=deviation)
         deviation *= rate
-        np.multiply(value, 1 - learning_rate * decays[index], out=new_value)
+        np.multiply(value, 1 - step.learning_rate * decays[index], out=new_value)
         new_value -= deviation
 
     team().run(work, len(spans))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from smidgen.data.world import Item, Split, World
+from smidgen.data.world_items import draw_item
 
 # Kinds and how often each is drawn.
 JUDGE_KINDS = {
@@ -41,7 +42,7 @@ def judge_rows(split: Split, number: int, seed: int) -> Iterator[dict[str, Any]]
     kinds, weights = list(JUDGE_KINDS), list(JUDGE_KINDS.values())
     seen: set[str] = set()
     while len(seen) < number:
-        item = world.item(world.rng.choices(kinds, weights))
+        item = draw_item(world, world.rng.choices(kinds, weights))
         if item.prompt not in seen:
             seen.add(item.prompt)
             yield _row(world, item, f"{split}-{seed}-{len(seen) - 1}")

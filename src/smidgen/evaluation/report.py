@@ -20,7 +20,8 @@ from smidgen.evaluation.cost_section import ways
 from smidgen.figures import formatting
 from smidgen.figures.columns import evaluated
 from smidgen.figures.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
-from smidgen.figures.plots import Curve, axis, loss_curve
+from smidgen.figures.loss_curve import Curve, loss_curve
+from smidgen.figures.plots import axis
 from smidgen.tasks import task_class
 
 

@@ -16,7 +16,8 @@ from smidgen.judge.rows import RowJudgements, Rows, ask_pairs
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
-from smidgen.tasks.judge.judgements import ORDERS, Outcome, outcome, side
+from smidgen.tasks.judge.judgements import ORDERS, side
+from smidgen.tasks.judge.outcome import Outcome, outcome
 from smidgen.tasks.judge.ranking import Strength, rank
 from smidgen.tasks.judge.templates import Rubric, find_form
 

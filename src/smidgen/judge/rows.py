@@ -16,7 +16,8 @@ from smidgen.files import write_jsonl
 from smidgen.inference import Engine
 from smidgen.options import RowOptions
 from smidgen.tasks.judge import JudgeTask
-from smidgen.tasks.judge.judgements import Outcome, outcome, read_record
+from smidgen.tasks.judge.judgements import read_record
+from smidgen.tasks.judge.outcome import Outcome, outcome
 
 Rows = Path | str | Sequence[dict[str, Any]]
 """A file of rows, or the rows."""

@@ -5,7 +5,8 @@ from typing import Any
 
 from smidgen.data.formats import questions
 from smidgen.data.types import Completion, Message, Record, Sample, Score
-from smidgen.data.world import WORLD_ROWS, Split, question_rows
+from smidgen.data.world import WORLD_ROWS, Split
+from smidgen.data.world_items import question_rows
 from smidgen.errors import ParseError
 from smidgen.tasks.task import Metric, Row, Task, accuracy, unparsed_rate
 

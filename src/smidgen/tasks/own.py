@@ -15,70 +15,36 @@ the column `gold` by the `metric`. See docs/configuration.md for every key and d
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import jinja2
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jsonschema.exceptions import SchemaError, ValidationError
-from pydantic import model_validator
 
-from smidgen.config import Section, read_toml
 from smidgen.data.fields import row_id, shown, text_of
 from smidgen.data.rows import Format, read_items
-from smidgen.data.schemas import Pattern, check_schema, compile_pattern, validate
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
 from smidgen.errors import ConfigError, DataError, ParseError, did_you_mean
 from smidgen.files import sha256_json
 from smidgen.tasks.classification import confusions, macro_f1_of, most_frequent, normalise
+from smidgen.tasks.own_answers import (
+    ANSWER,
+    answer_in_object,
+    answer_pattern,
+    answer_schema,
+    json_value,
+    last_number,
+    matched_answer,
+)
+from smidgen.tasks.own_settings import OWN, OwnSettings
 from smidgen.tasks.task import Metric, Row, Task, accuracy, unparsed_rate, unparsed_reasons
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
 
-ANSWER = "answer"
-"""The named group of a regex, or the property of a JSON object, that holds the answer."""
 FROM_ROWS = "rows"
 _SHOWN_CHARACTERS = 60
-_NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
-
-
-class OwnSettings(Section):
-    """A task described by its columns, its message and how its answer is read."""
-
-    message: str
-    """Jinja template of the user message, over the columns of a row: `"Classify: {{ text }}"`."""
-    system: str | None = None
-    """Jinja template of a system message."""
-    gold: str
-    """The column with the right answer."""
-    labels: tuple[str, ...] | Literal["rows"] | None = None
-    """The answers there are, or `rows` for all that the column `gold` holds; case and spaces do not count."""
-    regex: str | None = None
-    """Regular expression whose last match is the answer: its group `answer`, its first, or all of it."""
-    json_schema: dict[str, Any] | None = None
-    """JSON schema of the whole answer, an object whose property `answer` is compared."""
-    target: str | None = None
-    """Jinja template of the text to learn, over the columns and `gold`; needed with `regex`."""
-    metric: Literal["accuracy", "macro_f1", "exact", "numeric"] = "accuracy"
-    """`accuracy` compares without regard to case and spaces, `exact` to the letter, `numeric` as numbers;
-    `macro_f1` is the mean F1 of the labels, with the accuracy beside it."""
-    stop: tuple[str, ...] = ()
-    """Texts that end an answer and are cut off."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        readers = [name for name in ("labels", "regex", "json_schema") if getattr(self, name) is not None]
-        if len(readers) > 1:
-            raise ValueError(f"'{readers[0]}' and '{readers[1]}' each say how answers are read; give one")
-        if self.metric == "macro_f1" and self.labels is None:
-            raise ValueError("metric = 'macro_f1' needs 'labels', as labels = 'rows'")
-        if self.labels == ():
-            raise ValueError("'labels' is empty; list the answers there are, or set it to 'rows'")
-        return self
 
 
 @dataclass(frozen=True)
@@ -93,7 +59,7 @@ class OwnRow:
 class OwnTask(Task):
     """A task that a user described in a table of TOML."""
 
-    name = "own"
+    name = OWN
     settings_table = OwnSettings
     words = TaskWords(
         claim=ClaimWords("model", "answers right", "rows", "rows"),
@@ -124,8 +90,8 @@ class OwnTask(Task):
         texts = (settings.message, settings.system or "", settings.target or "")
         used = set().union(*(find_undeclared_variables(_JINJA.parse(text)) for text in texts))
         self._fields = tuple(sorted(used - {"gold"}))
-        self._regex = None if settings.regex is None else _pattern(settings.regex)
-        self._schema = None if settings.json_schema is None else _schema(settings.json_schema)
+        self._regex = None if settings.regex is None else answer_pattern(settings.regex)
+        self._schema = None if settings.json_schema is None else answer_schema(settings.json_schema)
         listed = labels if settings.labels in (None, FROM_ROWS) else settings.labels
         self._labels = _by_normal_form(listed or ())
 
@@ -175,7 +141,7 @@ class OwnTask(Task):
         if self._target is not None:
             text = _render("target", self._target, {**columns, "gold": gold})
         elif self._own.json_schema is not None:
-            text = json.dumps({ANSWER: _json_value(gold)}, ensure_ascii=False)
+            text = json.dumps({ANSWER: json_value(gold)}, ensure_ascii=False)
         else:
             text = gold
         try:
@@ -193,17 +159,17 @@ class OwnTask(Task):
         """The answer in a text; raises `ParseError`."""
         shown_text = text.strip()[:_SHOWN_CHARACTERS]
         if self._schema is not None:
-            return _from_object(text, self._schema)
+            return answer_in_object(text, self._schema)
         if self._regex is not None:
             if not (matches := list(self._regex.finditer(text))):
                 raise ParseError(f"the regex does not match '{shown_text}'")
-            return _matched(matches[-1])
+            return matched_answer(matches[-1])
         answer = super().parse(text)
         if self._own.labels is not None:
             if normalise(answer) not in self._labels:
                 raise ParseError(f"'{shown_text}' is none of the {len(self._labels)} labels")
             return self._labels[normalise(answer)]
-        if self._own.metric == "numeric" and _number(answer) is None:
+        if self._own.metric == "numeric" and last_number(answer) is None:
             raise ParseError(f"there is no number in '{shown_text}'")
         return answer
 
@@ -272,23 +238,9 @@ class OwnTask(Task):
         if self._own.metric == "exact":
             return said == gold
         if self._own.metric == "numeric":
-            numbers = _number(said), _number(gold)
+            numbers = last_number(said), last_number(gold)
             return None not in numbers and math.isclose(*numbers, rel_tol=1e-9, abs_tol=1e-9)  # type: ignore[arg-type]
         return normalise(said) == normalise(gold)
-
-
-def read_own_settings(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file: a recipe whose task is `own`, or its table `[settings]` alone.
-
-    Raises:
-        ConfigError: the file is missing or is not TOML, or is a recipe for another task.
-    """
-    table = read_toml(path, "description of a task; see docs/quickstart.md")
-    if "settings" in table and table.get("task", OwnTask.name) == OwnTask.name:
-        return table["settings"]
-    if "task" in table:
-        raise ConfigError(f'{path} is a recipe for {table["task"]}; expected one with task = "own"')
-    return table
 
 
 def _template(key: str, text: str) -> jinja2.Template:
@@ -305,24 +257,6 @@ def _render(key: str, template: jinja2.Template, columns: dict[str, str]) -> str
         raise ConfigError(f"'{key}' cannot be rendered: {type(error).__name__}: {error}") from None
 
 
-def _pattern(text: str) -> Pattern:
-    try:
-        return compile_pattern(text, re.DOTALL)
-    except re.error as error:
-        raise ConfigError(f"'regex' cannot be read: {error}") from None
-
-
-def _schema(table: dict[str, Any]) -> dict[str, Any]:
-    schema = json.loads(json.dumps(table))  # tables of settings hold tuples, and a schema lists
-    try:
-        check_schema(schema)
-    except (SchemaError, TypeError) as error:
-        raise ConfigError(f"'json_schema' is not a JSON schema: {getattr(error, 'message', error)}") from None
-    if ANSWER not in schema.get("properties", {}):
-        raise ConfigError(f"'json_schema' has no property '{ANSWER}', the one that is compared; add it")
-    return schema
-
-
 def _by_normal_form(labels: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for label in sorted(set(labels)):
@@ -331,43 +265,3 @@ def _by_normal_form(labels: Sequence[str]) -> dict[str, str]:
                 f"the labels '{other}' and '{label}' differ only in case, spaces or underscores; rename one"
             )
     return found
-
-
-def _matched(match: Any) -> str:
-    """The group `answer`, the first group, or the whole match."""
-    named = match.groupdict()
-    group = ANSWER if ANSWER in named else 1 if match.re.groups else 0
-    if match[group] is None:
-        raise ParseError("the regex matches without an answer in it")
-    return match[group].strip()
-
-
-def _from_object(text: str, schema: dict[str, Any]) -> str:
-    """The property `answer` of the JSON object that the whole text is."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ParseError("the answer is not JSON") from None
-    try:
-        validate(found, schema)
-    except ValidationError as error:
-        raise ParseError(f"the JSON does not fit the schema: {error.message}") from None
-    if not isinstance(found, dict) or ANSWER not in found:
-        raise ParseError(f"the JSON has no '{ANSWER}'")
-    value = found[ANSWER]
-    return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _json_value(gold: str) -> Any:
-    """A number where the text is one, else the text."""
-    try:
-        value = json.loads(gold)
-    except ValueError:
-        return gold
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else gold
-
-
-def _number(text: str) -> float | None:
-    """The last number of a text, thousands separators left out."""
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None

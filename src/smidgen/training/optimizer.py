@@ -66,9 +66,8 @@ class AdamW:
             [self.state[f"m.{name}"] for name in names],
             [self.state[f"v.{name}"] for name in names],
             [decay if parameters[name].ndim >= 2 else 0.0 for name in names],
-            step=step, learning_rate=learning_rate, scale=scale,
-            betas=self._config.betas, eps=self._config.eps,
-        )  # fmt: skip
+            cpu_kernels.AdamWStep(step, learning_rate, self._config.betas, self._config.eps, scale),
+        )
         for name, after in zip(names, moved, strict=True):
             self.state[f"m.{name}"], self.state[f"v.{name}"] = after.first, after.second
         model.update(tree_unflatten([(name, after.value) for name, after in zip(names, moved, strict=True)]))

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smidgen.errors import ConfigError
-from smidgen.tasks.judge import Judge
+from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.delimiters import Delimiter, free_number
 from smidgen.tasks.judge.forms import Case
 from smidgen.tasks.judge.own_form import OwnForm
@@ -56,7 +56,7 @@ def test_what_is_shown_is_read_back(name: str, prompt: str, first: str, second: 
 @given(texts, texts)
 def test_both_orders_have_the_same_delimiters(name: str, a: str, b: str):
     row = {"id": "p", "prompt": "what?", "a": a or "x", "b": b or "y", "better": "a"}
-    ab, ba = (sample.messages[1].content for sample in Judge(FORMS[name]()).samples([row]))
+    ab, ba = (sample.messages[1].content for sample in JudgeTask(FORMS[name]()).samples([row]))
     assert ab.partition("\n")[0] == ba.partition("\n")[0]
     assert sorted(ab) == sorted(ba)
 

@@ -15,7 +15,7 @@ from smidgen.tasks.judge.task import JudgeTask, gold_completion
 from smidgen.tasks.judge.templates import Rubric
 from smidgen.tasks.task import Measure
 
-LLMBAR = Path(__file__).parents[3] / "shared" / "data" / "judge" / "llmbar_a.jsonl"
+LLMBAR = Path(__file__).parents[4] / "shared" / "data" / "judge" / "llmbar_a.jsonl"
 GOLD = {
     "criteria": ["Right number", "Clear words"],
     "analysis": {"ab": "Response A is right.", "ba": "Response B is right."},

@@ -2,8 +2,7 @@
 
 from smidgen.data.formats import Pair
 from smidgen.data.types import Completion, Record
-from smidgen.evaluation import disagreements
-from smidgen.tasks.judge import JudgeTask
+from smidgen.tasks.judge import JudgeTask, disagreements
 from smidgen.tasks.judge.disagreements import find_disagreements
 from smidgen.tasks.judge.templates import FORMS
 
