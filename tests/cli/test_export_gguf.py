@@ -48,10 +48,11 @@ def test_a_folder_holds_the_file_and_its_card(hub: Any, tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize(("dtype", "is_far"), [("Q8_0", False), ("Q4_0", True)])
 def test_what_its_type_loses_is_said_and_stands_in_the_card(
-    dtype: str, is_far: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dtype: str, is_far: bool, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     pytest.importorskip("xllamacpp")
-    assert exit_code([*NANO, "--out", str(tmp_path / "judge"), "--dtype", dtype]) == 0
+    tiny = ["export", "gguf", "--model", str(tiny_model_dir), "--dtype", dtype]
+    assert exit_code([*tiny, "--out", str(tmp_path / "judge")]) == 0
     said = capsys.readouterr().err
     assert (f"warning: {dtype} changes the next-token distributions by" in said) == is_far
     assert ("evaluate the model again on this file" in said) == is_far
@@ -61,7 +62,7 @@ def test_what_its_type_loses_is_said_and_stands_in_the_card(
     figures = drift.partition(", ")[2]
     assert figures.startswith("on 2 texts of smidgen's own: ") and figures.endswith(" nats on average")
     assert figures in (tmp_path / "judge/README.md").read_text(encoding="utf-8")
-    assert exit_code([*NANO, "--out", str(tmp_path / "judge.gguf"), "--dtype", dtype]) == 0
+    assert exit_code([*tiny, "--out", str(tmp_path / "judge.gguf")]) == 0
     assert drift in capsys.readouterr().err.splitlines()
 
 
@@ -90,12 +91,16 @@ def test_wrong_options_are_refused(arguments: list[str], message: str, capsys: p
 
 
 def test_a_file_that_fails_its_proof_does_not_appear(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     pytest.importorskip("xllamacpp")
     from smidgen.export.gguf import verify
 
     monkeypatch.setattr(verify, "LOGIT_TOLERANCE", {"F32": 0.0})
-    assert exit_code([*NANO, "--out", str(tmp_path / "nano.gguf"), "--dtype", "F32"]) == 2
+    tiny = ["export", "gguf", "--model", str(tiny_model_dir), "--dtype", "F32"]
+    assert exit_code([*tiny, "--out", str(tmp_path / "tiny.gguf")]) == 2
     assert "llama.cpp predicts other tokens" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

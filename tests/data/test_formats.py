@@ -338,7 +338,7 @@ KNOWN = sorted({field for known in PAIR_FORMATS for field in known.fields} | {"s
 
 
 @pytest.mark.filterwarnings("ignore:a row holds numbers or booleans")
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.dictionaries(st.sampled_from(KNOWN), any_json, min_size=2, max_size=9), min_size=1, max_size=3

@@ -22,7 +22,7 @@ PRELOADED = [
 
 
 def start(function: Callable[..., object], *arguments: Any) -> BaseProcess:
-    """Run a function of a module in a process of its own, silent; it exits with what the function returns."""
+    """Run a function of a module in a process of its own, which exits with what the function returns."""
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
         context.set_forkserver_preload(PRELOADED)
@@ -32,18 +32,18 @@ def start(function: Callable[..., object], *arguments: Any) -> BaseProcess:
 
 
 def smidgen(arguments: Sequence[str]) -> BaseProcess:
-    """Start the command `smidgen`."""
+    """Start the command `smidgen`; what it says is lost."""
     return start(_command, list(arguments))
 
 
 def _command(arguments: list[str]) -> int:
     from smidgen.cli.app import exit_code
 
+    with open(os.devnull, "w") as nowhere:
+        for stream in (1, 2):
+            os.dup2(nowhere.fileno(), stream)
     return exit_code(arguments)
 
 
 def _run(function: Callable[..., object], arguments: Sequence[Any]) -> None:
-    with open(os.devnull, "w") as nowhere:
-        for stream in (1, 2):
-            os.dup2(nowhere.fileno(), stream)
     sys.exit(function(*arguments))
