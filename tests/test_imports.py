@@ -12,17 +12,19 @@ import smidgen
 
 SOURCE = Path(smidgen.__file__).parent
 
-# errors ← config, files, runs, backend, data         errors, config and files may be imported by any room
+# errors ← config, files, runs, backend, data
+# errors, config, cache and files may be imported by any room
 # text side:   data ← tasks ← evaluation (also runs)  never imports mlx
 # array side:  backend ← models ← export;  models, data, export ← inference ← training
 #              data, inference ← serving
 # judge (the Python door): tasks, inference
 # cli ← everything
-ANYWHERE = {"smidgen", "errors", "config", "files"}
+ANYWHERE = {"smidgen", "errors", "config", "cache", "files"}
 ALLOWED = {
     "smidgen": {"judge"},
     "errors": set(),
-    "files": {"errors"},
+    "cache": set(),
+    "files": {"errors", "cache"},
     "config": {"errors"},
     "runs": set(),
     "backend": set(),
@@ -37,7 +39,7 @@ ALLOWED = {
     "serving": {"data", "inference"},
     "judge": {"data", "tasks", "inference"},
 }
-TEXT_SIDE = ("errors", "files", "config", "runs", "data", "tasks", "evaluation")
+TEXT_SIDE = ("errors", "cache", "files", "config", "runs", "data", "tasks", "evaluation")
 ARRAY_LIBRARIES = {"mlx", "mlx_lm"}
 
 

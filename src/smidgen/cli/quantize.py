@@ -267,7 +267,7 @@ def _sized(of: "Size") -> dict[str, Any]:
 
 def _cached_record(loaded: "LoadedModel", rows: Sequence[Sequence[int]], settings: "QuantizeConfig") -> Path:
     """The file in the cache that keeps what was measured of these weights on these rows."""
-    from smidgen.backend import cache_dir
+    from smidgen.cache import cache_dir
     from smidgen.files import content_hash, sha256_json
 
     key = sha256_json([content_hash(loaded.path), rows, settings.group_size])
