@@ -159,14 +159,6 @@ def test_other_systems_bring_their_own(monkeypatch: pytest.MonkeyPatch):
     assert facts.fast and facts.name == "Accelerate" and library is None
 
 
-def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    monkeypatch.delenv("SMIDGEN_CACHE", raising=False)
-    assert backend.cache_dir() == Path("/x/smidgen")
-    monkeypatch.setenv("SMIDGEN_CACHE", "/y")
-    assert backend.cache_dir() == Path("/y")
-
-
 def test_the_device_and_its_memory():
     device = backend.device()
     assert device.kind in ("metal", "cuda", "cpu") and device.name and device.cores >= 1

@@ -12,7 +12,8 @@ import smidgen
 
 SOURCE = Path(smidgen.__file__).parent
 
-# errors ← config, files, runs, backend, data         errors, config and files may be imported by any room
+# errors ← config, files, runs, backend, data
+# errors, config, cache and files may be imported by any room
 # text side:   data ← tasks ← evaluation (also runs)  never imports mlx
 # array side:  backend ← models ← export;  models, data, export ← inference ← training
 #              data, inference ← serving
@@ -20,11 +21,12 @@ SOURCE = Path(smidgen.__file__).parent
 # benchmark: backend, models, inference, options
 # judge (the Python door): tasks, evaluation, inference, options
 # cli ← everything
-ANYWHERE = {"smidgen", "errors", "config", "files"}
+ANYWHERE = {"smidgen", "errors", "config", "cache", "files"}
 ALLOWED = {
     "smidgen": {"judge", "options"},
     "errors": set(),
-    "files": {"errors"},
+    "cache": set(),
+    "files": {"errors", "cache"},
     "config": {"errors"},
     "runs": set(),
     "backend": set(),
@@ -46,7 +48,18 @@ ALLOWED = {
         "training", "runs",
     },
 }  # fmt: skip
-TEXT_SIDE = ("errors", "files", "config", "options", "runs", "data", "figures", "tasks", "evaluation")
+TEXT_SIDE = (
+    "errors",
+    "cache",
+    "files",
+    "config",
+    "options",
+    "runs",
+    "data",
+    "figures",
+    "tasks",
+    "evaluation",
+)
 ARRAY_LIBRARIES = {"mlx", "mlx_lm"}
 
 

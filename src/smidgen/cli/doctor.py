@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ def examine() -> dict[str, Any]:
     """Measure the machine; takes about a second.
 
     Returns:
-        device, memory, blas (rates in 10⁹ operations a second), disk (bytes), versions and problems, each of
-        which says what to do.
+        device, memory, blas (rates in 10⁹ operations a second), disk (bytes), cache (of converted models,
+        bytes), versions and problems, each of which says what to do.
     """
     import psutil
 
     from smidgen import backend
+    from smidgen.cache import cache_dir
+    from smidgen.inference.llama_cache import cache_facts
     from smidgen.runs import cpu_name, versions
 
     device, blas, rates = backend.device(), backend.blas(), backend.measure_gflops(repeats=9)
@@ -49,6 +52,7 @@ def examine() -> dict[str, Any]:
             "numpy_gflops": rates.numpy,
         },
         "disk": {"folder": Path.cwd(), "free_bytes": shutil.disk_usage(Path.cwd()).free},
+        "cache": asdict(cache_facts(cache_dir() / "gguf")),
         "versions": versions(),
     }
     return facts | {"problems": problems(facts, blas.problem)}
@@ -87,6 +91,7 @@ def show(facts: dict[str, Any]) -> None:
         ("blas", blas["name"] + threads),
         ("", f"{count(blas['gflops'])} GFLOP/s; numpy on the same product {count(blas['numpy_gflops'])}"),
         ("disk", f"{size(facts['disk']['free_bytes'])} free in {facts['disk']['folder']}"),
+        ("cache", _cache(facts["cache"])),
         (
             "versions",
             ", ".join(f"{name} {version or 'missing'}" for name, version in facts["versions"].items()),
@@ -97,3 +102,8 @@ def show(facts: dict[str, Any]) -> None:
         say(f"problem: {problem}")
     if not facts["problems"]:
         say("nothing to mend")
+
+
+def _cache(facts: dict[str, Any]) -> str:
+    models = f"{facts['files']} converted model{'' if facts['files'] == 1 else 's'}"
+    return f"{models}, {size(facts['bytes'])} of at most {size(facts['bound_bytes'])} in {facts['folder']}"

@@ -12,13 +12,14 @@ from gguf import GGUFReader
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Codec
 
-from smidgen.backend import cache_dir
+from smidgen.cache import cache_dir
 from smidgen.data.templates import KNOWN_ENDS, Tokenizer, load_tokenizer
 from smidgen.data.token_ids import known_ids
 from smidgen.errors import ConfigError, ModelError
 from smidgen.export.gguf import write_gguf
 from smidgen.export.gguf.tokenizer import PRE_TOKENIZERS
 from smidgen.files import atomic_folder, content_hash, sha256_json, write_json
+from smidgen.inference.llama_cache import converted
 from smidgen.models.licence import warn_of_licence
 from smidgen.models.load import read_config, resolve
 
@@ -100,9 +101,7 @@ def _converted(name: str, path: Path, dtype: str, adapter: Path | None) -> Path:
     """The GGUF file of a folder, made if the cache has none."""
     parts = [FORMAT, content_hash(path), dtype, content_hash(adapter) if adapter else None]
     file = cache_dir() / "gguf" / f"{sha256_json(parts)[:32]}.gguf"
-    if not file.exists():
-        write_gguf(name, file, dtype=dtype, adapter=adapter)
-    return file
+    return converted(file, lambda: write_gguf(name, file, dtype=dtype, adapter=adapter))
 
 
 def _from_file(file: Path, adapter: Path | None) -> LlamaModel:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smidgen.backend import cache_dir, mx
+from smidgen.backend import mx
+from smidgen.cache import cache_dir
 from smidgen.config import DEFAULT_GROUP_SIZE, AnyRecipe, QuantizeConfig
 from smidgen.evaluation.sensitivity import markdown, page
 from smidgen.figures.formatting import size
