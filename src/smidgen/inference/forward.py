@@ -13,7 +13,7 @@ from smidgen.models import graph
 Cache = SlotCache | QuantisedSlotCache
 
 
-class Forward(Protocol):
+class ForwardPass(Protocol):
     """What a decoder needs of a model.
 
     Attributes:
@@ -35,7 +35,7 @@ class Forward(Protocol):
         ...
 
 
-def forward_of(model: nn.Module, *, kv_bits: int | None = None) -> Forward:
+def forward_of(model: nn.Module, *, kv_bits: int | None = None) -> ForwardPass:
     """Return the fastest forward pass that serves `model` on this machine.
 
     Args:
