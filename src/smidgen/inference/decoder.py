@@ -32,6 +32,10 @@ class Decoder:
         """The module of the scores' arrays, `numpy` or `mlx.core`."""
         return self._forward.xp
 
+    def runs(self, forward: ForwardPass) -> bool:
+        """Whether this is the forward pass that it runs."""
+        return self._forward is forward
+
     @property
     def bytes_per_token(self) -> int:
         """Memory that one token of one row takes."""

@@ -1,0 +1,144 @@
+"""A session of the engine `mlx`: requests that arrive over time are decoded together."""
+
+from collections.abc import Callable
+
+from smidgen.data.types import Request
+from smidgen.errors import SmidgenError
+from smidgen.inference.engine import Event
+from smidgen.inference.inbox import Inbox, Lanes, Submitted, adapter_key
+from smidgen.inference.lane import Lane
+from smidgen.inference.row import DecodeRow, RowBuilder
+
+READ_AHEAD = 1024
+"""Requests that are sorted together; also how late a fault in a later request may come up."""
+
+
+class MlxSession:
+    """A `Session` on weights in this process: every step is one forward pass of one adapter's rows.
+
+    Waiting requests are taken in windows: all that have arrived when the last window is empty.
+    """
+
+    def __init__(self, builder: RowBuilder, opened: Callable[[str | None], Lane]):
+        """Serve requests.
+
+        Args:
+            builder: makes rows of them.
+            opened: opens the lane of an adapter, given its key; raises `ModelError` if it does not fit.
+        """
+        self._builder = builder
+        self._inbox = Inbox()
+        self._lanes = Lanes(opened)
+        self._parked: list[Submitted] = []  # until a lane is free for their adapter
+        self._last: Lane | None = None
+
+    def submit(self, request: Request, *, stream: bool = False) -> int:
+        """Take a request; see `Session.submit`."""
+        return self._inbox.submit(request, stream)
+
+    def cancel(self, ticket: int) -> None:
+        """Give a request up; see `Session.cancel`."""
+        self._inbox.cancel(ticket)
+
+    def step(self, *, timeout: float | None = None) -> list[Event]:
+        """Take in what has arrived and run one pass; it never waits, so `timeout` changes nothing."""
+        events = self._deal()
+        for lane in self._lanes:
+            if lane.arrived and not lane.has_waiting:
+                events += self._admit(lane)
+        if not events and (lane := self._next_lane()) is not None:
+            events = [event for row in lane.step() if (event := self._event(row)) is not None]
+        return self._inbox.finish(events)
+
+    def close(self) -> None:
+        """Give up all requests, and their memory."""
+        self._inbox.close()
+        self._parked.clear()
+        self._last = None
+        self._lanes.close()
+
+    def reset(self) -> None:
+        """Forget all that was computed with the weights; nothing may be pending."""
+        assert self.is_idle
+        self._deal()
+        self._last = None
+        self._lanes.close()
+
+    @property
+    def pending(self) -> int:
+        """How many requests have an event to come."""
+        return self._inbox.pending
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is pending."""
+        return self.pending == 0
+
+    @property
+    def room(self) -> int:
+        """A whole window once none is waiting and there is a place to be had; until then nothing."""
+        if (
+            self._parked
+            or self._inbox.has_arrived
+            or any(lane.has_waiting or lane.arrived for lane in self._lanes)
+        ):
+            return 0
+        return 0 if all(lane.is_full for lane in self._lanes) and any(self._lanes) else READ_AHEAD
+
+    def _deal(self) -> list[Event]:
+        """Hand what has arrived to the lanes, and drop what was cancelled."""
+        arrived, gone = self._inbox.take()
+        if gone:
+            self._parked = [one for one in self._parked if one.ticket not in gone]
+            for lane in self._lanes:
+                lane.drop(gone)
+        if not arrived and not self._parked:
+            return []
+        arrived, self._parked, events = self._parked + arrived, [], []
+        for one in arrived:
+            try:
+                lane = self._lanes.get(adapter_key(one.request.adapter))
+            except SmidgenError as error:
+                events.append(one.event(error=error))
+                continue
+            (self._parked if lane is None else lane.arrived).append(one)
+        return events
+
+    def _admit(self, lane: Lane) -> list[Event]:
+        """Make rows of what a lane's next window holds; return the events of those that are over already."""
+        events, rows = [], []
+        for one in [lane.arrived.popleft() for _ in range(min(READ_AHEAD, len(lane.arrived)))]:
+            try:
+                row = self._builder.build(one)
+            except SmidgenError as error:
+                events.append(one.event(error=error))
+                continue
+            if (event := self._event(row)) is not None and event.is_last:
+                events.append(event)
+            else:
+                rows.append(row)
+        if rows:
+            lane.admit(rows, sum(other.reserved_bytes for other in self._lanes if other is not lane))
+        return events
+
+    def _next_lane(self) -> Lane | None:
+        """The lane whose turn it is."""
+        lanes = list(self._lanes)
+        if self._last in lanes:
+            at = 1 + lanes.index(self._last)
+            lanes = lanes[at:] + lanes[:at]
+        self._last = next((lane for lane in lanes if lane.rows or lane.has_waiting), None)
+        return self._last
+
+    def _event(self, row: DecodeRow) -> Event | None:
+        """What there is to say of a row after a step, if anything."""
+        one = row.submitted
+        if row.error is not None:
+            return one.event(error=row.error)
+        if row.finish_reason is not None:
+            completion = self._builder.completion(row)
+            piece = completion.text[row.given :] if one.stream else ""
+            return one.event(piece=piece, completion=completion)
+        if one.stream and (piece := row.take_piece()):
+            return one.event(piece=piece)
+        return None
