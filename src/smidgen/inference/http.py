@@ -10,19 +10,19 @@ The protocol has no place for some settings of sampling; those are refused rathe
 
 import asyncio
 import json
-import queue
-import threading
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import httpx2
 
 from smidgen.data.types import UNANSWERED, Completion, Request, Sample, Scored
-from smidgen.errors import ConfigError, DataError, WorkError
+from smidgen.errors import ConfigError, DataError, WorkError, did_you_mean
 from smidgen.inference.engine import Stream
 from smidgen.inference.http_protocol import is_about_length, read_answer, request_body
 from smidgen.inference.http_server import KEY_NAME, Answer, Patience, Server, excerpt
+from smidgen.inference.http_session import HttpSession
+from smidgen.inference.offline import completed, streamed
 
 Found = TypeVar("Found")
 LISTING = "check that it runs and that the URL ends in /v1, or name the model with --model-name"
@@ -60,7 +60,12 @@ class HttpEngine:
         self.url = self._server.url
         self._thinking = thinking
         self._batch_size = batch_size
+        self._listed: list[str] = []
         self.model_name = model_name or _apart(self._only_model())
+
+    def session(self) -> HttpSession:
+        """Open a session, for requests that arrive over time."""
+        return HttpSession(self._server.connect(self._batch_size), self._complete, self._batch_size)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Complete requests in finishing order; see `Engine.complete`.
@@ -71,32 +76,7 @@ class HttpEngine:
             ConfigError: the protocol has no place for a setting, or the server refuses a request.
             WorkError: the server does not answer, or what it answers is no completion.
         """
-        answered: queue.Queue[tuple[Request, Completion] | Exception | None] = queue.Queue()
-        loop = asyncio.new_event_loop()
-        task = loop.create_task(self._ask_all(iter(requests), answered.put))
-
-        def work() -> None:
-            try:
-                loop.run_until_complete(task)
-            except asyncio.CancelledError:
-                pass
-            except Exception as error:
-                answered.put(error)
-            finally:
-                loop.close()
-                answered.put(None)
-
-        thread = threading.Thread(target=work, name="smidgen-http")
-        thread.start()
-        try:
-            for found in iter(answered.get, None):
-                if isinstance(found, Exception):
-                    raise found
-                yield found
-        finally:
-            if thread.is_alive() and not loop.is_closed():
-                loop.call_soon_threadsafe(task.cancel)
-            thread.join()
+        yield from completed(self.session(), requests, in_background=True, finish_others=True)
 
     def stream(self, request: Request) -> Stream:
         """Complete one request, in one piece.
@@ -105,15 +85,13 @@ class HttpEngine:
             DataError: there is no answer, as when the prompt does not fit the model's context.
         """
 
-        def pieces() -> Generator[str, None, Completion]:
-            ((_, completion),) = self.complete([request])
-            if completion.finish_reason in UNANSWERED:
-                why = UNANSWERED[completion.finish_reason]
-                raise DataError(f"{self.model_name} at {self.url} gave no answer: {why}; change the prompt")
-            yield completion.text
-            return completion
+        def fault_of(completion: Completion) -> DataError | None:
+            if completion.finish_reason not in UNANSWERED:
+                return None
+            why = UNANSWERED[completion.finish_reason]
+            return DataError(f"{self.model_name} at {self.url} gave no answer: {why}; change the prompt")
 
-        return Stream(pieces())
+        return Stream(streamed(self.session(), request, fault_of))
 
     def score(
         self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
@@ -130,40 +108,12 @@ class HttpEngine:
     def close(self) -> None:
         """Do nothing: every call has connections of its own."""
 
-    async def _ask_all(
-        self, requests: Iterator[Request], put: Callable[[tuple[Request, Completion]], None]
-    ) -> None:
-        running: dict[asyncio.Task[Completion], Request] = {}
-        failure: BaseException | None = None
-
-        async def wait() -> BaseException | None:
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            failed = None
-            for task in done:
-                request = running.pop(task)
-                if (error := task.exception()) is None:
-                    put((request, task.result()))
-                else:
-                    failed = error
-            return failed
-
-        async with self._server.connect(self._batch_size) as client:
-            try:
-                while failure is None and (request := next(requests, None)) is not None:
-                    running[asyncio.create_task(self._complete(client, request))] = request
-                    if len(running) >= self._batch_size:
-                        failure = await wait()
-                while running:
-                    failure = await wait() or failure
-            finally:
-                for task in running:
-                    task.cancel()
-        if failure is not None:
-            raise failure
-
     async def _complete(self, client: httpx2.AsyncClient, request: Request) -> Completion:
         """Ask for one completion until it is there or there is no hope."""
-        body = request_body(request, self.model_name, thinking=self._thinking)
+        model = self.model_name
+        if request.adapter is not None:
+            model = await self._adapted_model(client, str(request.adapter))
+        body = request_body(request, model, thinking=self._thinking)
         if self._server.is_openai:
             del body["chat_template_kwargs"]
         answer = await self._ask(client, body)
@@ -199,10 +149,32 @@ class HttpEngine:
             f"{excerpt(answer.text)}; {advice}"
         )
 
+    async def _adapted_model(self, client: httpx2.AsyncClient, adapter: str) -> str:
+        """What the server calls the model with an adapter, as vLLM does with those that it has loaded."""
+        if adapter not in self._listed:
+            self._listed = await self._models(client)
+        if adapter not in self._listed:
+            shown = ", ".join(self._listed[:5]) or "none"
+            raise ConfigError(
+                f"the server at {self.url} lists no model '{adapter}' for the adapter of that name; it has "
+                f"{shown}.{did_you_mean(adapter, self._listed)} Load the adapter there, or leave it out"
+            )
+        return adapter
+
     async def _only_model(self) -> str:
         """The name of the server's only model."""
         async with self._server.connect(1) as client:
-            answer = await self._server.ask(client, "/models", advice=LISTING)
+            names = await self._models(client)
+        if len(names) != 1:
+            shown = ", ".join(names[:5]) or "none"
+            raise ConfigError(
+                f"the server at {self.url} has {len(names)} models ({shown}); name one with --model-name"
+            )
+        return names[0]
+
+    async def _models(self, client: httpx2.AsyncClient) -> list[str]:
+        """The names of the server's models."""
+        answer = await self._server.ask(client, "/models", advice=LISTING)
         if answer.status in (401, 403):
             raise self._refusal(answer)
         try:
@@ -213,12 +185,7 @@ class HttpEngine:
                 f"the server at {self.url} does not list its models (status {answer.status}, "
                 f"{type(error).__name__}: {excerpt(answer.text)}); {LISTING}"
             ) from None
-        if len(names) != 1:
-            shown = ", ".join(names[:5]) or "none"
-            raise ConfigError(
-                f"the server at {self.url} has {len(names)} models ({shown}); name one with --model-name"
-            )
-        return names[0]
+        return names
 
 
 def _apart(work: Coroutine[Any, Any, Found]) -> Found:
