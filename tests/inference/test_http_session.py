@@ -11,6 +11,7 @@ from smidgen.data.types import Request
 from smidgen.errors import ConfigError, WorkError
 from smidgen.inference import offline
 from smidgen.inference.engine import Event, Session
+from smidgen.inference.http_server import Patience
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def finish(session: Session) -> list[Event]:
 
 def test_arrivals_are_answered_while_others_are_under_way(server):
     server.script = [30.0]
-    session = engine_at(server, batch_size=3).session()
+    session = engine_at(server, batch_size=3, patience=Patience()).session()
     assert session.step() == [] and session.room == 3
     stuck = session.submit(ask("stuck"))
     for text in ("a", "b"):
@@ -78,7 +79,7 @@ def test_a_bad_request_ends_itself_alone(server):
 
 def test_a_waiting_step_ends_when_its_request_is_cancelled(server):
     server.script = [30.0]
-    session = engine_at(server).session()
+    session = engine_at(server, patience=Patience()).session()
     session.cancel(session.submit(ask("stuck")))
     assert finish(session) == [] and session.step() == []
     session.close()

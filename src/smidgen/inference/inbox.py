@@ -1,14 +1,14 @@
 """What sessions have in common: tickets, requests that have arrived, and a bounded number of adapters."""
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from smidgen.data.types import Completion, Request
-from smidgen.errors import WorkError
+from smidgen.errors import SmidgenError, WorkError
 from smidgen.inference.engine import Event
 
 MOST_ADAPTERS = 4
@@ -104,12 +104,27 @@ class Inbox:
             return bool(self._arrived)
 
 
-class Closable(Protocol):
-    """What serves the requests of one adapter."""
+class Waiting(Protocol):
+    """What serves the requests of one adapter.
+
+    Attributes:
+        arrived: requests that it has not looked at yet.
+    """
+
+    arrived: deque[Submitted]
 
     @property
     def is_idle(self) -> bool:
         """Whether it has nothing to do."""
+        ...
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether rows wait for a place, so that nothing that has arrived is looked at."""
+        ...
+
+    def drop(self, tickets: Collection[int]) -> None:
+        """Let requests go that were given up."""
         ...
 
     def close(self) -> None:
@@ -117,7 +132,7 @@ class Closable(Protocol):
         ...
 
 
-Served = TypeVar("Served", bound=Closable)
+Served = TypeVar("Served", bound=Waiting)
 
 
 class Lanes(Generic[Served]):
@@ -127,26 +142,49 @@ class Lanes(Generic[Served]):
         """Open lanes by calling `opened` with the key of an adapter."""
         self._opened = opened
         self._lanes: OrderedDict[str | None, Served] = OrderedDict()
+        self._parked: list[Submitted] = []  # until a lane is free for their adapter
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._lanes.values())
 
-    def get(self, key: str | None) -> Served | None:
-        """The lane of an adapter; None as long as all are taken and busy."""
-        if key not in self._lanes:
-            if len(self._lanes) > MOST_ADAPTERS:
-                idle = next((name for name, lane in self._lanes.items() if lane.is_idle), key)
-                if idle == key:
-                    return None
-                self._lanes.pop(idle).close()
-            self._lanes[key] = self._opened(key)
-        self._lanes.move_to_end(key)
-        return self._lanes[key]
+    @property
+    def has_waiting(self) -> bool:
+        """Whether requests wait for a place."""
+        return bool(self._parked) or any(lane.arrived or lane.has_waiting for lane in self)
+
+    def deal(self, arrived: Sequence[Submitted], gone: Collection[int]) -> list[Event]:
+        """Hand what has arrived to the lanes and drop what was cancelled; return the events of misfits."""
+        if gone:
+            self._parked = [one for one in self._parked if one.ticket not in gone]
+            for lane in self:
+                lane.drop(gone)
+        arrived, self._parked, events = [*self._parked, *arrived], [], []
+        for one in arrived:
+            try:
+                lane = self._get(adapter_key(one.request.adapter))
+            except SmidgenError as error:
+                events.append(one.event(error=error))
+                continue
+            (self._parked if lane is None else lane.arrived).append(one)
+        return events
 
     def close(self) -> None:
         """Close all of them."""
+        self._parked.clear()
         while self._lanes:
             self._lanes.popitem()[1].close()
+
+    def _get(self, key: str | None) -> Served | None:
+        """The lane of an adapter; None as long as all are taken and busy."""
+        if key not in self._lanes:
+            if len(self._lanes) > MOST_ADAPTERS:
+                idle = [name for name, lane in self._lanes.items() if lane.is_idle]
+                if not idle:
+                    return None
+                self._lanes.pop(idle[0]).close()
+            self._lanes[key] = self._opened(key)
+        self._lanes.move_to_end(key)
+        return self._lanes[key]
 
 
 def adapter_key(adapter: str | Path | None) -> str | None:

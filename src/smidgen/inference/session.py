@@ -5,7 +5,7 @@ from collections.abc import Callable
 from smidgen.data.types import Request
 from smidgen.errors import SmidgenError
 from smidgen.inference.engine import Event
-from smidgen.inference.inbox import Inbox, Lanes, Submitted, adapter_key
+from smidgen.inference.inbox import Inbox, Lanes
 from smidgen.inference.lane import Lane
 from smidgen.inference.row import DecodeRow, RowBuilder
 
@@ -29,7 +29,6 @@ class MlxSession:
         self._builder = builder
         self._inbox = Inbox()
         self._lanes = Lanes(opened)
-        self._parked: list[Submitted] = []  # until a lane is free for their adapter
         self._last: Lane | None = None
 
     def submit(self, request: Request, *, stream: bool = False) -> int:
@@ -42,7 +41,7 @@ class MlxSession:
 
     def step(self, *, timeout: float | None = None) -> list[Event]:
         """Take in what has arrived and run one pass; it never waits, so `timeout` changes nothing."""
-        events = self._deal()
+        events = self._lanes.deal(*self._inbox.take())
         for lane in self._lanes:
             if lane.arrived and not lane.has_waiting:
                 events += self._admit(lane)
@@ -53,14 +52,13 @@ class MlxSession:
     def close(self) -> None:
         """Give up all requests, and their memory."""
         self._inbox.close()
-        self._parked.clear()
         self._last = None
         self._lanes.close()
 
     def reset(self) -> None:
         """Forget all that was computed with the weights; nothing may be pending."""
         assert self.is_idle
-        self._deal()
+        self._lanes.deal(*self._inbox.take())
         self._last = None
         self._lanes.close()
 
@@ -77,32 +75,10 @@ class MlxSession:
     @property
     def room(self) -> int:
         """A whole window once none is waiting and there is a place to be had; until then nothing."""
-        if (
-            self._parked
-            or self._inbox.has_arrived
-            or any(lane.has_waiting or lane.arrived for lane in self._lanes)
-        ):
+        if self._inbox.has_arrived or self._lanes.has_waiting:
             return 0
-        return 0 if all(lane.is_full for lane in self._lanes) and any(self._lanes) else READ_AHEAD
-
-    def _deal(self) -> list[Event]:
-        """Hand what has arrived to the lanes, and drop what was cancelled."""
-        arrived, gone = self._inbox.take()
-        if gone:
-            self._parked = [one for one in self._parked if one.ticket not in gone]
-            for lane in self._lanes:
-                lane.drop(gone)
-        if not arrived and not self._parked:
-            return []
-        arrived, self._parked, events = self._parked + arrived, [], []
-        for one in arrived:
-            try:
-                lane = self._lanes.get(adapter_key(one.request.adapter))
-            except SmidgenError as error:
-                events.append(one.event(error=error))
-                continue
-            (self._parked if lane is None else lane.arrived).append(one)
-        return events
+        lanes = list(self._lanes)
+        return 0 if lanes and all(lane.is_full for lane in lanes) else READ_AHEAD
 
     def _admit(self, lane: Lane) -> list[Event]:
         """Make rows of what a lane's next window holds; return the events of those that are over already."""
