@@ -1,6 +1,8 @@
 """Adapters of requests, and weights that change under an engine."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,26 @@ def test_a_refreshed_engine_answers_as_one_that_is_opened_anew(own, folders):
         events += session.step()
     assert what({event.request.sample.id: event.completion for event in events}) == what(new)
     session.close()
+
+
+@pytest.mark.usefixtures("device")
+def test_any_thread_may_run_the_next_step(own):
+    engine = MlxEngine(own, batch_size=4)
+    requests = [ask(str(i), f"the better {i}", max_tokens=1 + i) for i in range(7)]
+    expected = answers(engine, requests)
+    session, events = engine.session(), []
+    with ThreadPoolExecutor(1) as left, ThreadPoolExecutor(1) as right:
+        for request in requests:
+            session.submit(request)
+        for pool in cycle((left, right)):
+            events += pool.submit(session.step).result()
+            if session.is_idle:
+                break
+        for pool in (left, right):
+            pool.submit(mx.clear_streams).result()
+    session.close()
+    assert what({event.request.sample.id: event.completion for event in events}) == what(expected)
+    assert what(answers(engine, requests)) == what(expected)
 
 
 def test_weights_do_not_change_under_requests(own):

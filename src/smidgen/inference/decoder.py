@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from smidgen.backend import mx
 from smidgen.inference.forward import ForwardPass
 from smidgen.inference.kv_cache import Pass
 from smidgen.inference.prefixes import common_prefix, levels, stem_of
@@ -148,6 +149,15 @@ class Decoder:
         self.forget()
         for cache in self._caches:
             cache.keep(1)
+        self.settle()
+
+    def settle(self) -> None:
+        """Compute what is left to compute, so that another thread may run the next pass.
+
+        MLX computes what a thread has put off in that thread alone.
+        """
+        if self.xp is mx:
+            mx.eval([cache.arrays for cache in self._caches])
 
     def fork(self, rows: Sequence[int], tails: Sequence[Sequence[int]]) -> Any:
         """Run tails behind copies of rows, which stay as they are; return the scores (T, V) behind each."""

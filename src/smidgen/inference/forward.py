@@ -45,6 +45,8 @@ def forward_of(model: nn.Module, *, kv_bits: int | None = None) -> ForwardPass:
     Raises:
         ConfigError: the model's heads have a width that cannot be held so.
     """
+    # Tables of rotary embeddings too, which are no parameters: passes may run in any thread.
+    mx.eval([part for module in model.modules() for part in module.values() if isinstance(part, mx.array)])
     if device().kind == "cpu" and kv_bits is None:
         try:
             return CpuForward(model)

@@ -152,6 +152,7 @@ class Lane:
         self._give_back(self._decoder)
 
     def _leave(self, goes: Callable[[DecodeRow], bool]) -> None:
+        before = len(self.rows)
         for i in reversed(range(len(self.rows))):
             if goes(self.rows[i]):
                 self._decoder.remove(i)
@@ -159,6 +160,8 @@ class Lane:
                 self.rows.pop()
         if self.is_idle:
             self._decoder.clear()
+        elif len(self.rows) < before:
+            self._decoder.settle()
 
     def _take_waiting(self) -> list[DecodeRow]:
         """Take the rows that are to join now: none, until enough of them can join at once."""

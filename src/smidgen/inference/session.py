@@ -16,7 +16,9 @@ READ_AHEAD = 1024
 class MlxSession:
     """A `Session` on weights in this process: every step is one forward pass of one adapter's rows.
 
-    Waiting requests are taken in windows: all that have arrived when the last window is empty.
+    Waiting requests are taken in windows: all that have arrived when the last window is empty. A thread that
+    steps, other than the main one, should call `mx.clear_streams()` before it ends: MLX may otherwise abort
+    the process as it exits.
     """
 
     def __init__(self, builder: RowBuilder, opened: Callable[[str | None], Lane]):
