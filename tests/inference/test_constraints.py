@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from smidgen.data.types import Completion, Constraint, Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, ModelError
-from smidgen.inference import mlx as mlx_module
+from smidgen.inference import lane as lane_module
 from smidgen.inference.constraints import Guides, check_constrained, grammar_of
 from smidgen.inference.forward import MlxForward
 from smidgen.inference.mlx import MlxEngine
@@ -215,7 +215,7 @@ def test_unicode_classes_of_patterns_are_enforced(engine, content, matching):
 
 
 def test_the_end_token_comes_only_where_the_answer_may_end(engine):
-    ends = engine._tokenizer.eos_token_ids
+    ends = engine._builder.tokenizer.eos_token_ids
     requests = [ask(str(i), regex("[ab]{3,40}"), temperature=3.0, seed=i) for i in range(40)]
     sizes = set()
     for completion in answers(engine, requests).values():
@@ -239,10 +239,10 @@ def test_unbounded_strings_may_be_cut_off(engine):
 # ---------------------------------------------------------------------------------------- how it is drawn
 
 
-@pytest.mark.parametrize("forced_scores", [mlx_module.FORCED_SCORES, 1, 5000])
+@pytest.mark.parametrize("forced_scores", [lane_module.FORCED_SCORES, 1, 5000])
 def test_fast_forward_changes_nothing(engine, slow, monkeypatch, forced_scores):
     expected = answers(slow, MIXED)
-    monkeypatch.setattr(mlx_module, "FORCED_SCORES", forced_scores)
+    monkeypatch.setattr(lane_module, "FORCED_SCORES", forced_scores)
     assert_same(answers(engine, MIXED), expected)
 
 
@@ -257,13 +257,13 @@ def test_company_changes_nothing(loaded, engine):
 @pytest.mark.parametrize("fast_forward", [True, False])
 def test_the_path_of_other_devices_gives_the_same(loaded, engine, fast_forward):
     other = MlxEngine(loaded, batch_size=3, fast_forward=fast_forward)
-    other._forward = MlxForward(loaded.model)
+    other._decoders.base = MlxForward(loaded.model)
     assert_same(answers(engine, MIXED), answers(other, MIXED))
 
 
 def test_forced_tokens_are_run_together(engine, slow, monkeypatch):
     passes: list[int] = []
-    hidden = engine._forward.hidden
+    hidden = engine._decoders.base.hidden
 
     def counted(rows, at, caches):
         passes.append(sum(map(len, rows)))
@@ -273,12 +273,12 @@ def test_forced_tokens_are_run_together(engine, slow, monkeypatch):
     few, many = [], []
     for with_it, counts in ((engine, few), (slow, many)):
         passes.clear()
-        monkeypatch.setattr(with_it._forward, "hidden", counted)
+        monkeypatch.setattr(with_it._decoders.base, "hidden", counted)
         completion = answers(with_it, [request])["a"]
         counts += passes
     text = '{"action": "SAVE", "category": "'
     assert completion.text.startswith(text)
-    assert len(few) <= len(many) - len(engine._tokenizer.encode(text)) + 1
+    assert len(few) <= len(many) - len(engine._builder.tokenizer.encode(text)) + 1
     assert len(many) >= len(completion.token_ids)
 
 
@@ -287,7 +287,10 @@ def test_logprobs_are_those_of_the_unmodified_distribution(engine, full_logits):
         if request.constraint is None:
             continue
         completion = answers(engine, [request])[request.sample.id]
-        prompt, tokens = engine._tokenizer.render_prompt(request.sample.messages), list(completion.token_ids)
+        prompt, tokens = (
+            engine._builder.tokenizer.render_prompt(request.sample.messages),
+            list(completion.token_ids),
+        )
         logits = full_logits(prompt + tokens)[len(prompt) - 1 : -1].astype(np.float64)
         expected = [row[token] - np.logaddexp.reduce(row) for row, token in zip(logits, tokens, strict=True)]
         assert completion.logprobs == pytest.approx(expected, abs=1e-4)
@@ -296,8 +299,8 @@ def test_logprobs_are_those_of_the_unmodified_distribution(engine, full_logits):
 
 def test_penalties_count_before_the_mask(engine, full_logits):
     request = ask("a", regex("(?:[xyz]){6}"), frequency_penalty=2.5, repetition_penalty=1.4)
-    prompt = engine._tokenizer.render_prompt(request.sample.messages)
-    allowed, tokens = [engine._tokenizer.encode(letter)[0] for letter in "xyz"], []
+    prompt = engine._builder.tokenizer.render_prompt(request.sample.messages)
+    allowed, tokens = [engine._builder.tokenizer.encode(letter)[0] for letter in "xyz"], []
     for _ in range(6):
         scores = full_logits(prompt + tokens)[-1]
         for token in set(prompt + tokens):
@@ -316,8 +319,8 @@ def test_the_temperature_counts_under_the_mask(engine, full_logits):
         for i in range(600)
     ]
     said = [completion.text for completion in answers(engine, requests).values()]
-    prompt = engine._tokenizer.render_prompt(requests[0].sample.messages)
-    scores = full_logits(prompt)[-1][[engine._tokenizer.encode(letter)[0] for letter in "abcdefgh"]]
+    prompt = engine._builder.tokenizer.render_prompt(requests[0].sample.messages)
+    scores = full_logits(prompt)[-1][[engine._builder.tokenizer.encode(letter)[0] for letter in "abcdefgh"]]
     weights = np.exp((scores - scores.max()) / 1.5)
     for letter, share in zip("abcdefgh", weights / weights.sum(), strict=True):
         error = 4 * math.sqrt(share * (1 - share) / 600) + 1e-3
@@ -422,7 +425,7 @@ def test_what_cannot_be_enforced_is_refused(constraint, fault):
 
 def test_nothing_is_decoded_before_constraints_are_checked(engine, monkeypatch):
     ran = []
-    monkeypatch.setattr(engine._forward, "hidden", lambda *rest: ran.append(rest))
+    monkeypatch.setattr(engine._decoders.base, "hidden", lambda *rest: ran.append(rest))
     requests = [*MIXED, ask("bad", schema({"uniqueItems": True}))]
     with pytest.raises(ConfigError, match="uniqueItems"):
         next(engine.complete(requests))

@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from smidgen.data.types import Completion, Constraint, Message, Request, Sample
-from smidgen.errors import ConfigError, DataError
+from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.inference.replay import ReplayEngine
 
 
@@ -103,3 +104,23 @@ def test_recordings_hold_no_probabilities(tmp_path):
         ConfigError, match="holds no probabilities, so it cannot score continuations; use a model"
     ):
         engine.score([Sample("a", (Message("user", "?"),))], ["yes"])
+
+
+def test_sessions_answer_what_has_arrived(tmp_path):
+    session = ReplayEngine(write(tmp_path, {"id": "a", "text": "first"}, {"id": "b", "text": ""})).session()
+    asked = dict(zip("abc", ask("a", "b", "c"), strict=True))
+    assert session.is_idle and session.room and session.step() == []
+    tickets = [session.submit(request, stream=True) for request in asked.values()]
+    tickets.append(session.submit(replace(asked["a"], adapter="x")))
+    session.cancel(tickets[1])
+    assert session.pending == 3
+    first, missing, adapted = session.step()
+    assert (first.ticket, first.piece, first.completion) == (tickets[0], "first", Completion("first"))
+    with pytest.raises(DataError, match="has no completion of c"):
+        raise missing.error
+    with pytest.raises(ConfigError, match="answers without weights, so the adapter x does not go with it"):
+        raise adapted.error
+    assert session.is_idle
+    session.close()
+    with pytest.raises(WorkError, match="the session is closed"):
+        session.submit(asked["a"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -78,12 +79,15 @@ class Request:
         constraint: what the answer has to be.
         logprobs: whether the completion is to tell the probabilities of its tokens, where its engine can. In
             llama.cpp they cost a sort of the whole vocabulary for every token.
+        adapter: the low-rank adapter to answer with: a folder (for llama.cpp also a `.gguf` file), or what a
+            server calls it; the engine's own, or none, if None.
     """
 
     sample: Sample
     sampling: Sampling = Sampling()
     constraint: Constraint | None = None
     logprobs: bool = True
+    adapter: str | Path | None = None
 
 
 @dataclass(frozen=True)

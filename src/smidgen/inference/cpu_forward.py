@@ -39,7 +39,10 @@ class CpuForward:
     xp = np
 
     def __init__(self, model: Any):
-        """Copy the weights of `model`; what becomes of them later changes nothing here.
+        """Take the weights of `model` as they are now; what becomes of them later changes nothing here.
+
+        The embedding is a view of MLX's own memory. All other matrices are copied once, transposed, and those
+        of the same input side by side.
 
         Raises:
             Unsupported: the model has a part that this module does not know, or is too large.
@@ -50,7 +53,7 @@ class CpuForward:
             raise Unsupported(f"{self._num_weights} weights")
         self._blocks = [_Block(layer) for layer in layers]
         self._embedding = _weight(model.model.embed_tokens)
-        self._head = np.array(head_weight(model).astype(mx.float32)).T.copy()
+        self._head = np.asarray(head_weight(model).astype(mx.float32)).T.copy()
         self._norm = _Norm(model.model.norm)
         first = next((layer for layer in layers if layer.self_attn.rope is not None), layers[0])
         self._rope, self._order = first.self_attn.rope, _order(first.self_attn, self._blocks[0].head_dim)
@@ -161,7 +164,8 @@ class _Linear:
         weights = [_weight(layer) for layer in layers]
         biases = [_base(layer).get("bias") for layer in layers]
         # Transposed: products of a few dozen rows are a quarter faster that way.
-        self._weight, self.size = np.concatenate(weights).T.copy(), sum(map(len, weights))
+        joined = np.concatenate(weights) if len(weights) > 1 else weights[0]
+        self._weight, self.size = joined.T.copy(), len(joined)
         self._bias = None
         if any(bias is not None for bias in biases):
             full = [
@@ -314,4 +318,5 @@ def _weight(layer: Any) -> np.ndarray:
         if type(layer).__name__ != "LoRALinear":
             raise Unsupported(type(layer).__name__)
         matrix = matrix + (layer.scale * layer.lora_b.T) @ layer.lora_a.T
-    return np.array(matrix.astype(mx.float32))
+    # A view, by a handle of its own: the layer's may be given another value in place.
+    return np.asarray(matrix.astype(mx.float32))

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from smidgen.inference.forward import Forward
+from smidgen.backend import mx
+from smidgen.inference.forward import ForwardPass
 from smidgen.inference.kv_cache import Pass
 from smidgen.inference.prefixes import common_prefix, levels, stem_of
 
@@ -16,15 +17,25 @@ PREFILL_TOKENS = 2048
 class Decoder:
     """A model and the rows it holds.
 
-    Slot 0 keeps a prefix that prompts have in common; it is computed once and copied into every row. The rows
-    stand from slot 1 on, without gaps.
+    Slot 0 is the prefix cache: what prompts have in common is computed there once and copied into every row.
+    The rows stand from slot 1 on, without gaps.
     """
 
-    def __init__(self, forward: Forward):
+    def __init__(self, forward: ForwardPass):
         self._forward = forward
         self._caches = forward.new_caches()
         self._prefix: list[int] = []
+        self._shared = 0  # tokens of the prefix that rows which join now begin with
         self._held: list[int] = []
+
+    @property
+    def xp(self) -> Any:
+        """The module of the scores' arrays, `numpy` or `mlx.core`."""
+        return self._forward.xp
+
+    def runs(self, forward: ForwardPass) -> bool:
+        """Whether this is the forward pass that it runs."""
+        return self._forward is forward
 
     @property
     def bytes_per_token(self) -> int:
@@ -36,27 +47,42 @@ class Decoder:
         """How many rows are being continued."""
         return len(self._held)
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How many tokens each row holds."""
+        return tuple(self._held)
+
     def share(self, prompts: Sequence[list[int]]) -> int:
-        """Make slot 0 hold what all prompts begin with, computing only what it does not hold yet.
+        """Make the prefix cache hold what all prompts begin with, computing only what it does not hold yet.
 
         Returns:
-            The number of shared tokens.
+            The number of shared tokens; rows that join from now on begin with them.
         """
         common = stem_of(prompts)
         held = len(common_prefix(self._prefix, common))
-        self._prefix = common[:held]
         if held < len(common):
+            self._prefix = common[:held]
             held, rest = self._run_leading(0, held, common[held:])
             self._run(0, held, [rest])
             self._prefix = common
-        return len(common)
+        self._shared = len(common)
+        return self._shared
+
+    def reuse(self, prompts: Sequence[list[int]]) -> int:
+        """As `share`, but run nothing: rows begin with what the prefix cache holds of all prompts."""
+        self._shared = len(common_prefix(self._prefix, stem_of(prompts)))
+        return self._shared
+
+    def num_cached(self, prompt: Sequence[int]) -> int:
+        """How many tokens of the prefix cache a prompt begins with."""
+        return len(common_prefix(self._prefix, prompt[:-1]))
 
     def add(self, prompts: Sequence[Sequence[int]], last: int | Sequence[int] = 1) -> Any:
         """Let rows join behind those that are there; equal prompts, and what some share, run once.
 
         Args:
-            prompts: token ids (B lists), each beginning with the prefix that `share` made and with `last`
-                tokens or more after it.
+            prompts: token ids (B lists), each beginning with the tokens that `share` or `reuse` found last
+                and with `last` tokens or more after them.
             last: tokens at the end of each prompt whose scores are wanted; one number, or one for each.
 
         Returns:
@@ -84,10 +110,28 @@ class Decoder:
         return self._forward.logits(hidden[self._forward.xp.array(np.concatenate(at))])
 
     def step(self, tokens: Sequence[Sequence[int]]) -> Any:
-        """Give every row its next tokens, one or more; return the scores (T, V) of what follows each."""
+        """Give every row its next block of tokens, all rows in one pass.
+
+        Args:
+            tokens: one block for each row, in the order of the rows; each has a token or more, and lengths
+                may differ.
+
+        Returns:
+            Scores (T, V) of what follows every token of every block, row after row.
+        """
+        assert len(tokens) == self.num_rows and all(len(block) > 0 for block in tokens)
         hidden = self._run(1, self._held, tokens)
         self._held = [held + len(new) for held, new in zip(self._held, tokens, strict=True)]
         return self._forward.logits(hidden)
+
+    def rollback(self, counts: Sequence[int]) -> None:
+        """Take back the last tokens of every row, `counts[i]` of row i: as if they had never been run.
+
+        The columns behind a row's end are hidden from it and overwritten by what it is given next.
+        """
+        assert len(counts) == self.num_rows
+        assert all(0 <= count <= held for count, held in zip(counts, self._held, strict=True))
+        self._held = [held - count for count, held in zip(counts, self._held, strict=True)]
 
     def remove(self, row: int) -> None:
         """Let a row leave; the last row takes its place."""
@@ -105,6 +149,15 @@ class Decoder:
         self.forget()
         for cache in self._caches:
             cache.keep(1)
+        self.settle()
+
+    def settle(self) -> None:
+        """Compute what is left to compute, so that another thread may run the next pass.
+
+        MLX computes what a thread has put off in that thread alone.
+        """
+        if self.xp is mx:
+            mx.eval([cache.arrays for cache in self._caches])
 
     def fork(self, rows: Sequence[int], tails: Sequence[Sequence[int]]) -> Any:
         """Run tails behind copies of rows, which stay as they are; return the scores (T, V) behind each."""
@@ -120,10 +173,10 @@ class Decoder:
             How many tokens the slot of each prompt holds then; at least its `last` are left of each prompt.
         """
         most = [len(prompt) - int(count) for prompt, count in zip(prompts, last, strict=True)]
-        held = [len(self._prefix)] * len(prompts)
+        held = [self._shared] * len(prompts)
         sources = list(range(first, first + len(prompts)))
         free = first  # a tree has fewer inner nodes than leaves, so that there is a slot for each
-        for level in levels(prompts, len(self._prefix), most):
+        for level in levels(prompts, self._shared, most):
             leaders = [family.members[0] for family in level]
             known = [held[i] for i in leaders]
             self._copy([sources[i] for i in leaders], free, max(known))
@@ -161,8 +214,8 @@ class Decoder:
             cache.reserve(slots, columns)
 
     def _copy_prefix(self, first: int, num_rows: int) -> None:
-        self._reserve(first + num_rows, len(self._prefix))
-        self._copy([0] * num_rows, first, len(self._prefix))
+        self._reserve(first + num_rows, self._shared)
+        self._copy([0] * num_rows, first, self._shared)
 
     def _copy(self, sources: Sequence[int], start: int, length: int) -> None:
         for cache in self._caches:

@@ -13,7 +13,7 @@ from smidgen.models import graph
 Cache = SlotCache | QuantisedSlotCache
 
 
-class Forward(Protocol):
+class ForwardPass(Protocol):
     """What a decoder needs of a model.
 
     Attributes:
@@ -35,7 +35,7 @@ class Forward(Protocol):
         ...
 
 
-def forward_of(model: nn.Module, *, kv_bits: int | None = None) -> Forward:
+def forward_of(model: nn.Module, *, kv_bits: int | None = None) -> ForwardPass:
     """Return the fastest forward pass that serves `model` on this machine.
 
     Args:
@@ -45,6 +45,8 @@ def forward_of(model: nn.Module, *, kv_bits: int | None = None) -> Forward:
     Raises:
         ConfigError: the model's heads have a width that cannot be held so.
     """
+    # Tables of rotary embeddings too, which are no parameters: passes may run in any thread.
+    mx.eval([part for module in model.modules() for part in module.values() if isinstance(part, mx.array)])
     if device().kind == "cpu" and kv_bits is None:
         try:
             return CpuForward(model)

@@ -2,29 +2,25 @@
 
 https://platform.openai.com/docs/api-reference/chat. Messages go out as they are and the server's own chat
 template renders them. Many requests are under way at once; one that fails for a reason that may pass (429,
-5xx, an error in a 200, a timeout, a broken connection) is sent again after a while that doubles each time, or
-after what `Retry-After` says. However often it is sent, it is answered once. `http_faults` tells one request
-that cannot be answered, which counts as wrong, from a server that does not work, which ends everything.
+5xx, a timeout, a broken connection) is sent again after a while that doubles each time, or after what
+`Retry-After` says. However often it is sent, it is answered once.
 
 The protocol has no place for some settings of sampling; those are refused rather than left out.
 """
 
 import asyncio
 import json
-import queue
-import threading
 import warnings
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, TypeVar
 
 import httpx2
 
 from smidgen.data.types import UNANSWERED, Completion, Request, Sample, Scored
-from smidgen.errors import ConfigError, DataError, WorkError
+from smidgen.errors import ConfigError, DataError, WorkError, did_you_mean
 from smidgen.inference.engine import Stream
-from smidgen.inference.http_faults import Failures, RequestFailed
+from smidgen.inference.http_faults import NotAnswered, RequestFailed, completed_despite_failures
 from smidgen.inference.http_protocol import (
     OTHER_LIMIT,
     is_about_length,
@@ -33,15 +29,13 @@ from smidgen.inference.http_protocol import (
     wants_other_limit,
 )
 from smidgen.inference.http_server import KEY_NAME, Answer, Patience, Server, excerpt
+from smidgen.inference.http_session import HttpSession
+from smidgen.inference.offline import streamed
 
 Found = TypeVar("Found")
 NOT_OF_A_REQUEST = frozenset((401, 402, 403, 404, 405, 407, 429))
 """Statuses that say nothing about one request: key, account, URL or model are not in order."""
 LISTING = "check that it runs and that the URL ends in /v1, or name the model with --model-name"
-
-
-class NotAnswered(UserWarning):
-    """A server that answers others has no answer to a request."""
 
 
 class HttpEngine:
@@ -78,7 +72,19 @@ class HttpEngine:
         self._batch_size = batch_size
         self._limit_name = "max_tokens"
         self._has_blamed = False
+        self._listed: list[str] = []
         self.model_name = model_name or _apart(self._only_model())
+
+    def session(self) -> HttpSession:
+        """Open a session, for requests that arrive over time."""
+
+        async def complete(client: httpx2.AsyncClient, request: Request) -> Completion:
+            try:
+                return await self._complete(client, request)
+            except RequestFailed as failed:  # whose fault it is only many requests can tell
+                raise failed.error from None
+
+        return HttpSession(self._server.connect(self._batch_size), complete, self._batch_size)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Complete requests in finishing order; see `Engine.complete`.
@@ -90,56 +96,23 @@ class HttpEngine:
             ConfigError: the protocol has no place for a setting, or the server refuses all requests.
             WorkError: the server does not answer, or nothing it answers is a completion.
         """
-        return self._completed(requests, is_one=False)
-
-    def _completed(
-        self, requests: Iterable[Request], *, is_one: bool
-    ) -> Iterator[tuple[Request, Completion]]:
-        """Complete requests; of one alone, whoever asked for it is told why it failed."""
-        answered: queue.Queue[tuple[Request, Completion] | Exception | None] = queue.Queue()
-        loop = asyncio.new_event_loop()
-        task = loop.create_task(self._ask_all(iter(requests), answered.put, is_one=is_one))
-
-        def work() -> None:
-            try:
-                loop.run_until_complete(task)
-            except asyncio.CancelledError:
-                pass
-            except Exception as error:
-                answered.put(error)
-            finally:
-                loop.close()
-                answered.put(None)
-
-        thread = threading.Thread(target=work, name="smidgen-http")
-        thread.start()
-        try:
-            for found in iter(answered.get, None):
-                if isinstance(found, Exception):
-                    raise found
-                yield found
-        finally:
-            if thread.is_alive() and not loop.is_closed():
-                loop.call_soon_threadsafe(task.cancel)
-            thread.join()
+        session = HttpSession(self._server.connect(self._batch_size), self._complete, self._batch_size)
+        yield from completed_despite_failures(session, requests, self._blame)
 
     def stream(self, request: Request) -> Stream:
         """Complete one request, in one piece.
 
         Raises:
             DataError: there is no answer, as when the prompt does not fit the model's context.
-            ConfigError, WorkError: the server refuses the request or answers what is no completion.
         """
 
-        def pieces() -> Generator[str, None, Completion]:
-            ((_, completion),) = self._completed([request], is_one=True)
-            if completion.finish_reason in UNANSWERED:
-                why = UNANSWERED[completion.finish_reason]
-                raise DataError(f"{self.model_name} at {self.url} gave no answer: {why}; change the prompt")
-            yield completion.text
-            return completion
+        def fault_of(completion: Completion) -> DataError | None:
+            if completion.finish_reason not in UNANSWERED:
+                return None
+            why = UNANSWERED[completion.finish_reason]
+            return DataError(f"{self.model_name} at {self.url} gave no answer: {why}; change the prompt")
 
-        return Stream(pieces())
+        return Stream(streamed(self.session(), request, fault_of))
 
     def score(
         self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
@@ -156,48 +129,6 @@ class HttpEngine:
     def close(self) -> None:
         """Do nothing: every call has connections of its own."""
 
-    async def _ask_all(
-        self, requests: Iterator[Request], put: Callable[[tuple[Request, Completion]], None], *, is_one: bool
-    ) -> None:
-        running: dict[asyncio.Task[Completion], Request] = {}
-        failures = Failures(put, self._blame)
-        failure: BaseException | None = None
-
-        async def wait() -> BaseException | None:
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            failed = None
-            for task in done:
-                request, error = running.pop(task), task.exception()
-                if error is None:
-                    put((request, task.result()))
-                    failures.answered()
-                elif isinstance(error, RequestFailed) and not is_one:
-                    failures.keep(request, error)
-                else:
-                    failed = error.error if isinstance(error, RequestFailed) else error
-            return failed
-
-        async with self._server.connect(self._batch_size) as client:
-            ask = partial(self._complete, client)
-            try:
-                while failure is None and (request := next(requests, None)) is not None:
-                    running[asyncio.create_task(ask(request))] = request
-                    if len(running) >= self._batch_size:
-                        failure = await wait()
-                    while failures.are_many and running:
-                        failure = await wait() or failure
-                    if failures.are_many and failure is None:
-                        await failures.judge(ask)
-                while running:
-                    failure = await wait() or failure
-                if failure is None:
-                    await failures.judge(ask)
-            finally:
-                for task in running:
-                    task.cancel()
-        if failure is not None:
-            raise failure
-
     def _blame(self, failed: RequestFailed) -> None:
         if not self._has_blamed:
             self._has_blamed = True
@@ -210,7 +141,10 @@ class HttpEngine:
 
     async def _complete(self, client: httpx2.AsyncClient, request: Request) -> Completion:
         """Ask for one completion until it is there or there is no hope."""
-        body = request_body(request, self.model_name, thinking=self._thinking, limit_name=self._limit_name)
+        model = self.model_name
+        if request.adapter is not None:
+            model = await self._adapted_model(client, str(request.adapter))
+        body = request_body(request, model, thinking=self._thinking, limit_name=self._limit_name)
         if self._server.is_openai:
             del body["chat_template_kwargs"]
         answer = await self._ask(client, body)
@@ -254,13 +188,35 @@ class HttpEngine:
             return ConfigError(f"{what}; {advice}")
         return RequestFailed(ConfigError, what, f"; {advice}")
 
+    async def _adapted_model(self, client: httpx2.AsyncClient, adapter: str) -> str:
+        """What the server calls the model with an adapter, as vLLM does with those that it has loaded."""
+        if adapter not in self._listed:
+            self._listed = await self._models(client)
+        if adapter not in self._listed:
+            shown = ", ".join(self._listed[:5]) or "none"
+            raise ConfigError(
+                f"the server at {self.url} lists no model '{adapter}' for the adapter of that name; it has "
+                f"{shown}.{did_you_mean(adapter, self._listed)} Load the adapter there, or leave it out"
+            )
+        return adapter
+
     async def _only_model(self) -> str:
         """The name of the server's only model."""
         async with self._server.connect(1) as client:
-            try:
-                answer = await self._server.ask(client, "/models", advice=LISTING)
-            except RequestFailed as failed:
-                raise failed.error from None
+            names = await self._models(client)
+        if len(names) != 1:
+            shown = ", ".join(names[:5]) or "none"
+            raise ConfigError(
+                f"the server at {self.url} has {len(names)} models ({shown}); name one with --model-name"
+            )
+        return names[0]
+
+    async def _models(self, client: httpx2.AsyncClient) -> list[str]:
+        """The names of the server's models."""
+        try:
+            answer = await self._server.ask(client, "/models", advice=LISTING)
+        except RequestFailed as failed:
+            raise failed.error from None
         if answer.status in (401, 403):
             raise self._refusal(answer)
         try:
@@ -271,12 +227,7 @@ class HttpEngine:
                 f"the server at {self.url} does not list its models (status {answer.status}, "
                 f"{type(error).__name__}: {excerpt(answer.text)}); {LISTING}"
             ) from None
-        if len(names) != 1:
-            shown = ", ".join(names[:5]) or "none"
-            raise ConfigError(
-                f"the server at {self.url} has {len(names)} models ({shown}); name one with --model-name"
-            )
-        return names[0]
+        return names
 
 
 def _apart(work: Coroutine[Any, Any, Found]) -> Found:

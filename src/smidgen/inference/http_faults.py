@@ -15,16 +15,22 @@ a 200, what is not JSON or not a completion. Such a failure is kept back until i
 What is raised was not completed, so a resumed evaluation asks for it again.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from smidgen.data.types import Completion, Request, Sample
 from smidgen.errors import SmidgenError
+from smidgen.inference.engine import Session
+from smidgen.inference.offline import Source
 
 MOST = 8
 """Failures in a row that are kept back; few enough that a broken server is not asked for long."""
 FAILED = "error"
 """The finish reason of a request that failed by itself; one of `smidgen.data.types.UNANSWERED`."""
+
+
+class NotAnswered(UserWarning):
+    """A server that answers others has no answer to a request."""
 
 
 class RequestFailed(Exception):
@@ -45,11 +51,8 @@ class RequestFailed(Exception):
 class Failures:
     """The failures since the last answer."""
 
-    def __init__(
-        self, put: Callable[[tuple[Request, Completion]], None], blame: Callable[[RequestFailed], None]
-    ):
-        """Hand completions of requests that failed by themselves to `put`, and why to `blame`."""
-        self._put = put
+    def __init__(self, blame: Callable[[RequestFailed], None]):
+        """Hand to `blame` why requests failed by themselves."""
         self._blame = blame
         self._kept: list[tuple[Request, RequestFailed]] = []
         self._has_answered = False
@@ -63,28 +66,79 @@ class Failures:
         """Take note of a request that failed."""
         self._kept.append((request, failed))
 
-    def answered(self) -> None:
-        """Take note that the server answers: what failed before is not its fault."""
+    def answered(self) -> list[tuple[Request, Completion]]:
+        """Take note that the server answers: what failed before is not its fault, and is completed so."""
         self._has_answered = True
-        for request, failed in self._kept:
+        kept, self._kept = self._kept, []
+        for _, failed in kept:
             self._blame(failed)
-            self._put((request, Completion("", finish_reason=FAILED)))
-        self._kept.clear()
+        return [(request, Completion("", finish_reason=FAILED)) for request, _ in kept]
 
-    async def judge(self, ask: Callable[[Request], Awaitable[Completion]]) -> None:
+    def judge(self, ask: Callable[[Request], Exception | None]) -> list[tuple[Request, Completion]]:
         """Find out whose fault the failures are, with nothing under way.
 
+        Args:
+            ask: sends a request, waits for its answer, and returns why there is none.
+
+        Returns:
+            The requests that failed by themselves.
+
         Raises:
-            SmidgenError: it is the server's.
+            SmidgenError: it is the server's fault.
         """
         if not self._kept:
-            return
+            return []
         request, first = self._kept[0]
         if self.are_many and not self._has_answered:
             raise first.error
         messages = tuple(replace(message, content="Hello") for message in request.sample.messages)
-        try:
-            await ask(replace(request, sample=Sample("smidgen-probe", messages)))
-        except RequestFailed:
-            raise first.error from None
-        self.answered()
+        error = ask(replace(request, sample=Sample("smidgen-probe", messages)))
+        if error is not None:
+            raise first.error if isinstance(error, RequestFailed) else error
+        return self.answered()
+
+
+def completed_despite_failures(
+    session: Session, requests: Iterable[Request], blame: Callable[[RequestFailed], None]
+) -> Iterator[tuple[Request, Completion]]:
+    """Complete requests in finishing order, those that fail by themselves too, then close the session.
+
+    Args:
+        session: without requests; its errors are `RequestFailed` where a request may be at fault.
+        requests: read no further ahead than the session has room for.
+        blame: takes why a request failed by itself.
+
+    Raises:
+        SmidgenError: the server is at fault; requests under way were waited for and handed out.
+    """
+    source, failures, failure = Source(requests), Failures(blame), None
+
+    def ask(request: Request) -> Exception | None:
+        session.submit(request)
+        events = [event for _ in iter(lambda: session.is_idle, True) for event in session.step()]
+        return next((event.error for event in events if event.error is not None), None)
+
+    try:
+        while True:
+            if failure is None and not failures.are_many and not source.is_over:
+                for request in source.read(session.room):
+                    session.submit(request)
+            if session.is_idle:
+                if failure is not None or not failures.are_many:
+                    break
+                yield from failures.judge(ask)
+                continue
+            reads_on = source.is_slow and not source.is_over and session.room > 0 and not failures.are_many
+            for event in session.step(timeout=0 if reads_on and failure is None else None):
+                if event.completion is not None:
+                    yield event.request, event.completion
+                    yield from failures.answered()
+                elif isinstance(event.error, RequestFailed):
+                    failures.keep(event.request, event.error)
+                else:
+                    failure = failure or event.error
+        if failure is not None:
+            raise failure
+        yield from failures.judge(ask)
+    finally:
+        session.close()

@@ -3,7 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Completion, Request, Timing
+from smidgen.errors import ConfigError
+from smidgen.inference.constraints import check_constrained, grammar_of
+from smidgen.inference.inbox import Submitted
+from smidgen.inference.sampling import check_sampling
 from smidgen.inference.stopping import Ending, GrowingText
 
 
@@ -15,16 +20,19 @@ class LlamaRow:
     the answer; then none of the answer's is known. In a stream it does not even name the former.
 
     Attributes:
+        submitted: the request.
         prompt: its token ids.
         max_tokens: longest answer.
         text, ending: what ends it besides an end token.
         token_ids, logprobs: the answer so far.
         hidden: how many of its tokens have no probability.
         streamed: the text that came with the tokens of a stream.
+        given: characters of the text that were handed out.
         finish_reason: why it is over, or None.
+        is_cancelled: whether nobody waits for it.
     """
 
-    request: Request
+    submitted: Submitted
     prompt: list[int]
     max_tokens: int
     text: GrowingText
@@ -35,7 +43,19 @@ class LlamaRow:
     streamed: str = ""
     time_to_first_token: float | None = None
     seconds: float = 0.0
+    given: int = 0
     finish_reason: str | None = None
+    is_cancelled: bool = False
+
+    @property
+    def request(self) -> Request:
+        """What was asked."""
+        return self.submitted.request
+
+    def take_piece(self) -> str:
+        """Take the text that was not handed out yet and stands for good."""
+        begin, self.given = self.given, max(self.given, self.text.settled)
+        return self.text.text[begin : self.given]
 
     def take(self, answer: dict[str, Any], ends: frozenset[int]) -> None:
         """Take what llama.cpp answered, up to where the request says that it ends."""
@@ -101,3 +121,36 @@ class LlamaRow:
             token_ids, count = (), count + self.hidden
         timing = Timing(self.time_to_first_token or 0.0, self.seconds, len(self.prompt), count)
         return Completion(text, token_ids, logprobs, self.finish_reason, timing)
+
+
+def llama_row(submitted: Submitted, tokenizer: Tokenizer, context: int, *, thinking: bool) -> LlamaRow:
+    """Make a row of a request; it is over already if its prompt leaves no room for a token.
+
+    Raises:
+        ConfigError: a sampling setting is out of range or llama.cpp has none like it, or a constraint cannot
+            be enforced.
+        DataError: there are no messages.
+        ModelError: the chat template does not take the messages.
+    """
+    request = submitted.request
+    sampling = request.sampling
+    check_sampling(sampling)
+    if sampling.frequency_penalty:
+        raise ConfigError(
+            "the engine llama has no frequency_penalty, since llama.cpp counts the tokens of the prompt "
+            "in it; leave it out or use the engine mlx"
+        )
+    check_constrained(request, thinking=thinking)
+    if request.constraint is not None:
+        grammar_of(request.constraint)
+    prompt = tokenizer.render_prompt(request.sample.messages, thinking=thinking)
+    ends, boxed = sampling.stop_after, sampling.stop_at_boxed
+    row = LlamaRow(
+        submitted,
+        prompt,
+        min(sampling.max_tokens, context - len(prompt)),
+        GrowingText(tokenizer.stream_decoder(), sampling.stop),
+        Ending(tokenizer, ends, boxed=boxed, thinking=thinking) if ends or boxed else None,
+    )
+    row.finish_reason = None if row.max_tokens > 0 else "context"
+    return row

@@ -8,8 +8,9 @@ from typing import Any
 from smidgen.data.fields import as_text
 from smidgen.data.rows import read_rows
 from smidgen.data.types import Completion, Request, Sample, Scored
-from smidgen.errors import ConfigError, DataError, first_few
-from smidgen.inference.engine import Stream
+from smidgen.errors import ConfigError, DataError, SmidgenError, first_few
+from smidgen.inference.engine import Event, Stream
+from smidgen.inference.inbox import Inbox, Submitted
 
 ORDERS = ("ab", "ba", "a", "b")
 FIELDS = {"id": ((str, int), "text or a whole number"), "order": (str, "text"), "text": (str, "text")}
@@ -36,12 +37,12 @@ class ReplayEngine:
         """Answer requests in their order; all of them, or none if an answer is missing.
 
         Raises:
-            ConfigError: an answer is to keep to a constraint.
+            ConfigError: an answer is to keep to a constraint, or to be given with an adapter.
             DataError: the recording has no answer to some samples.
         """
         requests = list(requests)
-        if any(request.constraint for request in requests):
-            raise ConfigError("a recording cannot be held to a constraint; leave it out or use a model")
+        for request in requests:
+            _refuse_settings(request)
         missing = [r.sample.id for r in requests if r.sample.id not in self._texts]
         if missing:
             raise DataError(
@@ -50,6 +51,10 @@ class ReplayEngine:
             )
         for request in requests:
             yield request, Completion(self._texts[request.sample.id])
+
+    def session(self) -> "ReplaySession":
+        """Open a session; every step answers all that has arrived."""
+        return ReplaySession(self)
 
     def unused(self, samples: Sequence[Sample]) -> list[str]:
         """What the recording answers that none of the samples asks."""
@@ -79,6 +84,63 @@ class ReplayEngine:
     def close(self) -> None:
         """Forget the recording."""
         self._texts = {}
+
+
+class ReplaySession:
+    """A `Session` on a recording."""
+
+    def __init__(self, engine: ReplayEngine):
+        """Answer from the recording of `engine`."""
+        self._engine = engine
+        self._inbox = Inbox()
+
+    def submit(self, request: Request, *, stream: bool = False) -> int:
+        """Take a request; see `Session.submit`."""
+        return self._inbox.submit(request, stream)
+
+    def step(self, *, timeout: float | None = None) -> list[Event]:
+        """Answer all that has arrived; it never waits, so `timeout` changes nothing."""
+        return self._inbox.finish([self._answer(one) for one in self._inbox.take()[0]])
+
+    def cancel(self, ticket: int) -> None:
+        """Give a request up; see `Session.cancel`."""
+        self._inbox.cancel(ticket)
+
+    def close(self) -> None:
+        """Give up all requests."""
+        self._inbox.close()
+
+    @property
+    def pending(self) -> int:
+        """How many requests have an event to come."""
+        return self._inbox.pending
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is pending."""
+        return self.pending == 0
+
+    @property
+    def room(self) -> int:
+        """There is always room for one more."""
+        return 1
+
+    def _answer(self, one: Submitted) -> Event:
+        try:
+            ((_, completion),) = self._engine.complete([one.request])
+        except SmidgenError as error:
+            return one.event(error=error)
+        return one.event(piece=completion.text if one.stream else "", completion=completion)
+
+
+def _refuse_settings(request: Request) -> None:
+    if request.constraint is not None:
+        raise ConfigError("a recording cannot be held to a constraint; leave it out or use a model")
+    if request.adapter is not None:
+        raise ConfigError(
+            f"a recording answers without weights, so the adapter {request.adapter} does not go with it; "
+            "leave it out or use a model"
+        )
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -1,19 +1,23 @@
-"""One request on its way: what was asked, what is answered so far, and whether that is all."""
+"""One request that is being decoded: what was asked, what is answered so far, and whether that is all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from smidgen.data.types import Request, Timing
-from smidgen.inference.constraints import Guide
-from smidgen.inference.sampling import RowState
+from smidgen.data.templates import Tokenizer
+from smidgen.data.types import Completion, Request, Sample, Sampling, Timing
+from smidgen.errors import SmidgenError
+from smidgen.inference.constraints import Guide, Guides, check_constrained
+from smidgen.inference.inbox import Submitted
+from smidgen.inference.sampling import RowState, check_sampling
 from smidgen.inference.stopping import Ending, GrowingText
 
 
 @dataclass(eq=False)
-class Row:
-    """One request on its way.
+class DecodeRow:
+    """One request that is being decoded.
 
     Attributes:
+        submitted: the request.
         prompt: its token ids.
         max_tokens: longest answer.
         state: what drawing has to know.
@@ -22,10 +26,12 @@ class Row:
         guide: what a constraint allows.
         token_ids, logprobs: the answer so far.
         ahead: tokens that the constraint leaves no choice about, to be run and scored by the next pass.
+        given: characters of the text that were handed out.
         finish_reason: why it is over, or None.
+        error: why it cannot go on, or None.
     """
 
-    request: Request
+    submitted: Submitted
     prompt: list[int]
     max_tokens: int
     state: RowState
@@ -38,7 +44,19 @@ class Row:
     started: float = 0.0
     first_token: float = 0.0
     last_token: float = 0.0
+    given: int = 0
     finish_reason: str | None = None
+    error: SmidgenError | None = None
+
+    @property
+    def request(self) -> Request:
+        """What was asked."""
+        return self.submitted.request
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to decode."""
+        return self.finish_reason is not None or self.error is not None
 
     @property
     def unrun(self) -> list[int]:
@@ -48,7 +66,24 @@ class Row:
     def look_ahead(self, most: int) -> None:
         """Find out which tokens, at most so many, have to come next."""
         if self.guide is not None:
-            self.ahead = self.guide.force(min(most, self.max_tokens - len(self.token_ids)))
+            try:
+                self.ahead = self.guide.force(min(most, self.max_tokens - len(self.token_ids)))
+            except SmidgenError as error:
+                self.error = error
+
+    def restrict(self) -> bool:
+        """Ask the constraint which tokens may come next; return whether the row can go on."""
+        try:
+            self.state.allowed = self.guide and self.guide.allowed()
+        except SmidgenError as error:
+            self.error = error
+        return self.error is None
+
+    def take_piece(self) -> str:
+        """Take the text that was not handed out yet and stands for good."""
+        assert self.text is not None
+        begin, self.given = self.given, max(self.given, self.text.settled)
+        return self.text.text[begin : self.given]
 
     def take_ahead(self, logprobs: Sequence[float], now: float) -> None:
         """Take the tokens that had to come."""
@@ -59,7 +94,11 @@ class Row:
     def take(self, token_id: int, logprob: float, *, is_end: bool, now: float) -> None:
         """Take a token that was drawn and note whether it is the last."""
         if self.guide is not None and not is_end:
-            self.guide.take(token_id)
+            try:
+                self.guide.take(token_id)
+            except SmidgenError as error:
+                self.error = error
+                return
         self._append([token_id], [logprob], now, is_end=is_end)
         self._finish(is_end=is_end)
 
@@ -93,3 +132,75 @@ class Row:
             self.finish_reason = "stop"
         elif len(self.token_ids) == self.max_tokens:
             self.finish_reason = "length"
+
+
+class RowBuilder:
+    """Makes rows of requests to one model, and completions of rows."""
+
+    def __init__(self, tokenizer: Tokenizer, context: int, *, thinking: bool):
+        """Prepare for a model.
+
+        Args:
+            tokenizer: of the model.
+            context: tokens of its longest row, answer included.
+            thinking: passed to the chat template.
+        """
+        self.tokenizer = tokenizer
+        self.context = context
+        self._thinking = thinking
+        self._endings: dict[tuple[tuple[str, ...], bool], Ending] = {}
+        self._guides = Guides(tokenizer)
+
+    def prompt(self, sample: Sample) -> list[int]:
+        """The token ids of a prompt."""
+        return self.tokenizer.render_prompt(sample.messages, thinking=self._thinking)
+
+    def build(self, submitted: Submitted) -> DecodeRow:
+        """Make a row; it is over already if its prompt leaves no room for a token.
+
+        Raises:
+            ConfigError: a sampling setting is out of range, or a constraint cannot be enforced.
+            DataError: there are no messages.
+            ModelError: the chat template does not take the messages.
+        """
+        request = submitted.request
+        check_sampling(request.sampling)
+        guide = self._guide(request)
+        prompt = self.prompt(request.sample)
+        text = None
+        if submitted.stream or request.sampling.stop:
+            text = GrowingText(self.tokenizer.stream_decoder(), request.sampling.stop)
+        max_tokens = min(request.sampling.max_tokens, self.context - len(prompt))
+        state = RowState.begin(request.sample.id, request.sampling, prompt)
+        row = DecodeRow(submitted, prompt, max_tokens, state, text, self._ending(request.sampling), guide)
+        row.finish_reason = None if max_tokens > 0 else "context"
+        return row
+
+    def completion(self, row: DecodeRow) -> Completion:
+        """The answer of a row that is over."""
+        assert row.finish_reason is not None
+        token_ids = row.token_ids
+        if not token_ids:
+            return Completion("", finish_reason=row.finish_reason)
+        if row.text is not None:
+            text = row.text.finish()
+        else:
+            ended = token_ids[-1] in self.tokenizer.eos_token_ids
+            text = self.tokenizer.decode(token_ids[:-1] if ended else token_ids)
+        if row.ending is not None:
+            text = row.ending.cut(text)
+        logprobs = tuple(row.logprobs) if row.request.logprobs else ()
+        return Completion(text, tuple(token_ids), logprobs, row.finish_reason, row.timing)
+
+    def _guide(self, request: Request) -> Guide | None:
+        """What keeps the answer to its constraint."""
+        check_constrained(request, thinking=self._thinking)
+        return self._guides.begin(request.constraint) if request.constraint else None
+
+    def _ending(self, sampling: Sampling) -> Ending | None:
+        """What watches for the answer's end; one for all rows, since it learns which tokens matter."""
+        watched = sampling.stop_after, sampling.stop_at_boxed
+        if any(watched) and watched not in self._endings:
+            ends, boxed = watched
+            self._endings[watched] = Ending(self.tokenizer, ends, boxed=boxed, thinking=self._thinking)
+        return self._endings.get(watched)

@@ -96,6 +96,18 @@ def load_adapter(model: nn.Module, path: Path, base: str | None = None) -> None:
     mx.eval(model.parameters())
 
 
+def with_adapter(model: nn.Module, path: Path, base: str | None = None) -> nn.Module:
+    """Return a model that shares this one's weights and has the adapter of a folder in place of its own.
+
+    Raises:
+        ModelError: as in `load_adapter`.
+    """
+    adapted = _sharing(model)
+    adapted.update_modules(tree_unflatten([(name, layer.linear) for name, layer in _adapted(adapted)]))
+    load_adapter(adapted, path, base)
+    return adapted
+
+
 def refuse_misfits(adapter: Adapter, model: nn.Module) -> None:
     """Refuse an adapter that is not one of this model; the weights of the model are not looked at.
 
@@ -160,6 +172,20 @@ def dequantize(model: nn.Module, dtype: mx.Dtype | None = None) -> None:
             replacements.append((name, plain))
     model.update_modules(tree_unflatten(replacements))
     mx.eval(model.parameters())
+
+
+def _sharing(part: Any) -> Any:
+    """A copy of a module, or of what modules consist of, with the same arrays."""
+    if isinstance(part, nn.Module):
+        copy = part.__class__.__new__(part.__class__)
+        # The names of frozen parameters are sets, changed in place.
+        copy.__dict__.update({k: set(v) if isinstance(v, set) else v for k, v in vars(part).items()})
+        for name, child in part.items():
+            dict.__setitem__(copy, name, _sharing(child))
+        return copy
+    if isinstance(part, dict):
+        return {name: _sharing(child) for name, child in part.items()}
+    return type(part)(map(_sharing, part)) if type(part) in (list, tuple) else part
 
 
 def _check_bare(model: nn.Module) -> None:

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from smidgen.data.types import Request, Sample, Scored
+from smidgen.errors import ConfigError
 from smidgen.tasks.judge.by_logits import ByLogits, distribution, extensions
 from smidgen.tasks.judge.forms import Case, Verdict
 from smidgen.tasks.judge.templates import FORMS
@@ -59,3 +60,9 @@ def test_a_text_that_begins_another_loses_what_is_the_others():
     assert shares == pytest.approx({"1": 1 / 6, "10": 4 / 6, "2": 1 / 6})
     tiny = distribution({"a": -2000.0, "b": -2000.0 + math.log(3)}, extensions(["a", "b"]))
     assert tiny == pytest.approx({"a": 0.25, "b": 0.75})
+
+
+def test_adapters_of_single_requests_are_refused():
+    judge = ByLogits(Certain({"[[A": 0.6}), FORMS["verdict"]())
+    with pytest.raises(ConfigError, match="takes no adapter of a single request, and lora is one; open the"):
+        next(judge.complete([Request(SAMPLE), Request(SAMPLE, adapter="lora")]))

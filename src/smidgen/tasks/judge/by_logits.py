@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from smidgen.data.types import Completion, Request, Sample, Scored
+from smidgen.errors import ConfigError
 from smidgen.tasks.judge.forms import Form
 
 LEAST_SHARE = 0.1
@@ -41,8 +42,17 @@ class ByLogits:
         self._longer = extensions(self._answers)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
-        """Judge requests, in any order; sampling settings do not matter."""
+        """Judge requests, in any order; sampling settings do not matter.
+
+        Raises:
+            ConfigError: a request is to be answered with an adapter of its own.
+        """
         asked = {request.sample.id: request for request in requests}
+        if given := [request.adapter for request in asked.values() if request.adapter is not None]:
+            raise ConfigError(
+                f"judging by logits takes no adapter of a single request, and {given[0]} is one; "
+                "open the engine with it"
+            )
         samples = (request.sample for request in asked.values())
         for sample, scored in self._engine.score(samples, self._answers, least_share=LEAST_SHARE):
             if scored.logprobs is None:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smidgen.inference.slots import Shares
+from smidgen.inference.llama_lane import Shares
 
 
 @given(st.integers(0, 40), st.integers(1, 6), st.data())
@@ -35,7 +35,8 @@ def test_every_item_is_taken_once_by_threads():
     assert sorted(taken) == list(range(2000))
 
 
-def test_nothing_is_left_once_it_is_cleared():
-    shares = Shares("abc", 2)
-    shares.clear()
-    assert shares.take(0) is None
+def test_what_is_drained_is_not_taken():
+    shares = Shares("abcde", 2)
+    assert (shares.take(1), list(shares), len(shares)) == ("c", list("abde"), 4)
+    assert shares.drain() == list("abde")
+    assert shares.take(0) is None and len(shares) == 0
