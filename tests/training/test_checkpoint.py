@@ -7,12 +7,8 @@ import pytest
 from tests.tools import processes
 
 from smidgen.backend import mx, nn
-<<<<<<< HEAD
 from smidgen.config import ArchitectureConfig, SftConfig
-=======
-from smidgen.config import ArchitectureConfig, TrainConfig
 from smidgen.data.types import StepResult
->>>>>>> tests
 from smidgen.errors import ConfigError, ModelError
 from smidgen.files import read_jsonl
 from smidgen.models.graph import create, named_arrays
@@ -20,59 +16,22 @@ from smidgen.training.batches import RowBatches, TrainRow, fixed_batches
 from smidgen.training.loop import train
 from smidgen.training.objectives.likelihood import Likelihood
 
-<<<<<<< HEAD
-RUN = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from smidgen.config import ArchitectureConfig, SftConfig
-from smidgen.models.graph import create
-from smidgen.training.batches import TrainRow, RowBatches, fixed_batches
-from smidgen.training.loop import train
-from smidgen.training.objectives.likelihood import Likelihood
-
-SHAPE = ArchitectureConfig(
-    hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
-    intermediate_size=64, vocab_size=97,
-)
-CONFIG = SftConfig(
-=======
 SHAPE = ArchitectureConfig(
     hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
     intermediate_size=64, vocab_size=97,
 )  # fmt: skip
-CONFIG = TrainConfig(
->>>>>>> tests
+CONFIG = SftConfig(
     batch_size=2, gradient_accumulation=2, learning_rate=1e-2, dropout=0.2, weight_decay=0.1, epochs=4,
     checkpoint_every=5, validate_every=3, seed=4,
 )  # fmt: skip
 NUM_STEPS = 24
 
 
-def make_rows(count: int, seed: int) -> list[Row]:
+def make_rows(count: int, seed: int) -> list[TrainRow]:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(4, 40, count)
     return [TrainRow(rng.integers(0, 97, n).astype(np.int32), np.arange(n) >= n // 2) for n in lengths]
 
-<<<<<<< HEAD
-def start(run_dir):
-    model = create(SHAPE, seed=0)[0]
-    batches = RowBatches(rows(23, 1), batch_size=2, gradient_accumulation=2, epochs=4, seed=4)
-    validation = fixed_batches(rows(6, 2), 4)
-    save = lambda path: (path.mkdir(exist_ok=True), model.save_weights(str(path / "w.safetensors")))
-    steps = train(
-        model, Likelihood(CONFIG.dropout), batches, CONFIG, run_dir=Path(run_dir), validation=validation,
-        save=save,
-    )
-    return model, steps
-"""
-SLOW = """
-for result in start(sys.argv[1])[1]:
-    time.sleep(0.05)
-"""
-NUM_STEPS = 24
-=======
->>>>>>> tests
 
 def start(run_dir: Path) -> tuple[nn.Module, Iterator[StepResult]]:
     model = create(SHAPE, seed=0)[0]
@@ -83,7 +42,9 @@ def start(run_dir: Path) -> tuple[nn.Module, Iterator[StepResult]]:
         model.save_weights(str(path / "w.safetensors"))
 
     validation = fixed_batches(make_rows(6, 2), 4)
-    return model, train(model, batches, CONFIG, run_dir=run_dir, validation=validation, save=save)
+    return model, train(
+        model, Likelihood(), batches, CONFIG, run_dir=run_dir, validation=validation, save=save
+    )
 
 
 def start_slowly(run_dir: Path) -> None:
@@ -136,17 +97,10 @@ def test_a_finished_run_keeps_two_checkpoints_and_does_nothing_more(tmp_path: Pa
     ]
 
 
-<<<<<<< HEAD
 def run(tmp_path: Path, rows: list[TrainRow], shape: ArchitectureConfig | None = None, **settings) -> list:
     config = SftConfig(**{"batch_size": 2, "checkpoint_every": 2, **settings})
-    model = create(shape or scope["SHAPE"], seed=0)[0]
-    return list(train(model, Likelihood(), RowBatches(rows, batch_size=2), config, run_dir=tmp_path))
-=======
-def run(tmp_path: Path, rows: list[Row], shape: ArchitectureConfig | None = None, **settings) -> list:
-    config = TrainConfig(**{"batch_size": 2, "checkpoint_every": 2, **settings})
     model = create(shape or SHAPE, seed=0)[0]
-    return list(train(model, RowBatches(rows, batch_size=2), config, run_dir=tmp_path))
->>>>>>> tests
+    return list(train(model, Likelihood(), RowBatches(rows, batch_size=2), config, run_dir=tmp_path))
 
 
 def test_metrics_of_a_run_without_a_checkpoint_start_anew(tmp_path: Path):
@@ -184,13 +138,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path):
 
 
 def test_an_early_stop_is_remembered(tmp_path: Path):
-<<<<<<< HEAD
-    rows = scope["rows"](8, 1)
-    config = SftConfig(
-=======
     rows = make_rows(8, 1)
-    config = TrainConfig(
->>>>>>> tests
+    config = SftConfig(
         batch_size=2, learning_rate=0.5, warmup=0, validate_every=1, patience=1, checkpoint_every=100
     )
 
