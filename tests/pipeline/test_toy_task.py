@@ -40,8 +40,8 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["word", "split"])
         writer.writeheader()
-        names = "tin oak silk glass stone wool iron straw clay brass".split()
-        writer.writerows({"word": word, "split": "test" if i > 6 else "train"} for i, word in enumerate(names))
+        for number, word in enumerate(names.split()):
+            writer.writerow({"word": word, "split": "test" if number > 6 else "train"})
     return path
 
 
@@ -56,7 +56,9 @@ def test_a_toy_task_goes_through_a_whole_run(words: Path, tmp_path: Path):
     table = {"name": "toy", "task": "shouting", "data": {"train": str(words), "test": str(words)}, **SHORT}
     context = context_of(table, tmp_path)
     events = list(run_recipe(context))
-    finished = [event.stage for event in events if isinstance(event, StageEvent) and event.state == "finished"]
+    finished = [
+        event.stage for event in events if isinstance(event, StageEvent) and event.state == "finished"
+    ]
     assert finished == ["data", "before", "train", "after", "report"] == [s.name for s in stages_of(context)]
     assert [set(event.metrics) for event in events if isinstance(event, MetricEvent)] == [
         {"accuracy", "unparsed_rate"}
