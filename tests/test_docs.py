@@ -46,7 +46,9 @@ def test_every_key_of_a_recipe_is_explained(method: str):
         heading = heading.replace("[tasks]", "[[tasks]]")
         table = part.partition(heading)[2].partition("\n## ")[0]
         own = page.partition(f'## `[train]` with `method = "{method}"`\n')[2].partition("\n## ")[0]
-        keys = [key for key in section.model_fields if f"[{f'{name}.{key}'.strip('.')}]" not in headings(page)]
+        keys = [
+            key for key in section.model_fields if f"[{f'{name}.{key}'.strip('.')}]" not in headings(page)
+        ]
         keys = [key for key in keys if (name, key) != ("tasks", "data")]
         explained = table + own if section is train else table
         assert all(f"| `{key}` |" in explained for key in keys), name

@@ -38,6 +38,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(TASKS, Shouting.name, Shouting)
     path = tmp_path / "words.csv"
     with path.open("w", newline="") as file:
+        names = "tin oak silk glass stone wool iron straw clay brass"
         writer = csv.DictWriter(file, ["word", "split"])
         writer.writeheader()
         for number, word in enumerate(names.split()):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from smidgen.backend import reset_peak_memory
 from smidgen.data.types import Record, Sampling
 from smidgen.errors import ConfigError, first_few
-from smidgen.evaluation import collect_log, compare, measured, read_records, summarise
+from smidgen.evaluation import collect_log, compare, measured, read_log, read_records, summarise
 from smidgen.evaluation.records import LoggedRecord
 from smidgen.files import read_json, write_json
 from smidgen.inference import engine_identity, open_engine
@@ -69,6 +69,8 @@ def run_evaluation(
             f"the task {task.name} cannot be evaluated with --method {method}; leave it out, or use "
             f"{', '.join(task.methods)}"
         )
+    if (folder / RECORDS).exists():
+        read_log(folder / RECORDS)  # a damaged file is refused before a model is loaded
     reset_peak_memory()
     opened = open_engine(engine, scores=method != "generate")
     try:

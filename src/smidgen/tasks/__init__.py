@@ -48,11 +48,10 @@ def find_task(name: str, settings: Mapping[str, Any] | None = None, *, source: s
     if strange := [key for key in given if key not in table.model_fields]:
         owners = [other for other, known in TASKS.items() if strange[0] in known.settings_table.model_fields]
         hint = f", which is for {', '.join(owners)}" if owners else ""
-        known = ", ".join(table.model_fields)
-        has = f"has the settings {known}" if known else "has no settings"
+        known = f" Known: {', '.join(table.model_fields)}" if table.model_fields else ""
         raise ConfigError(
-            f"{source or name}: the task {name} {has}, and not '{strange[0]}'{hint}; leave it out."
-            f"{did_you_mean(strange[0], table.model_fields)}"
+            f"{f'{source}: ' if source else ''}the task {name} has no setting '{strange[0]}'{hint}; leave it "
+            f"out.{did_you_mean(strange[0], table.model_fields)}{known}"
         )
     return task.from_settings(parse_table(table, given, source or f"the settings of {name}"))
 
