@@ -19,7 +19,8 @@ from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
 from smidgen.tasks.judge.judgements import ORDERS, side
 from smidgen.tasks.judge.outcome import Outcome, outcome
 from smidgen.tasks.judge.ranking import Strength, rank
-from smidgen.tasks.judge.templates import Rubric, find_form
+from smidgen.tasks.judge.rubric import Rubric
+from smidgen.tasks.templates import find_form
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from smidgen.config import parse_table
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.answers import Answers
 from smidgen.tasks.intent import Intent
-from smidgen.tasks.judge import FORMS, JudgeTask, find_form
+from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.own import OwnTask
 from smidgen.tasks.task import Measure, Metric, Statistic, Task
+from smidgen.tasks.templates import FORMS, find_form
 
 __all__ = [
     "FORMS",

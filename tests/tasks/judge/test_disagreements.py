@@ -7,7 +7,7 @@ from smidgen.data.types import Completion, Record
 from smidgen.tasks.judge import JudgeTask, disagreements
 from smidgen.tasks.judge.disagreements import find_disagreements
 from smidgen.tasks.judge.judgements import judgements
-from smidgen.tasks.judge.templates import FORMS
+from smidgen.tasks.templates import FORMS
 
 FORM = FORMS["verdict"]()
 TASK = JudgeTask(FORM)

@@ -27,10 +27,11 @@ from smidgen.tasks.judge.disagreements import find_disagreements
 from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, judgements, measures
 from smidgen.tasks.judge.published import as_published, score_tables
+from smidgen.tasks.judge.rubric import Rubric
 from smidgen.tasks.judge.sections import judge_sections
-from smidgen.tasks.judge.templates import Rubric, find_form
 from smidgen.tasks.judge.words import USAGE, WORDS, asked_in_words, lean_in_words
 from smidgen.tasks.task import Analyses, Answerer, Completer, Measure, Metric, Row, ScoreTable, Task
+from smidgen.tasks.templates import find_form
 
 WITH_REFERENCE = " with reference"
 """Ends the variant of a judge that is shown right answers."""
