@@ -92,6 +92,7 @@ def _usage_sentence(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"Unexpected argument '{error.unused_tokens[0]}'. See `{words} --help`."
     if isinstance(error, UnknownOptionError) and not error.argument_collection:
+        # `file_or_stdin` raises it without the options that cyclopts searches for similar names.
         command = reduce(getitem, error.command_chain or (), app)
         error.argument_collection = command.assemble_argument_collection()
     return f"{error} See `{words} --help`."

@@ -47,6 +47,7 @@ def print_table(
         name = headers[index] if headers else ""
         table.add_column(name, justify="right" if headers and index else "left", overflow="fold")
     for row in rows:
+        # as Text, since rich would interpret brackets in a string as markup
         table.add_row(*(Text(cell) for cell in row))
     Console(width=width).print(table)
 
@@ -205,7 +206,7 @@ def follow(work: "Work[Result]", *, stages: bool = True) -> "Result":
                     progress = Progress(event.stage, event.total).__enter__()
                 if not event.is_new:
                     progress.begin_at(event.step)
-                elif progress.is_unused:
+                elif progress.is_unused:  # a resumed stage begins at a later step than 1
                     progress.begin_at(event.step - 1)
                 progress.update(event.step, tokens=event.tokens, **event.values)
                 continue

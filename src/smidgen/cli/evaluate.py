@@ -107,7 +107,7 @@ def evaluate(
     *,
     engine: EvaluatedEngine = EvaluatedEngine(),
     rows: EvaluatedRows = EvaluatedRows(),
-    asked: EvaluatedTask = EvaluatedTask(),
+    task_options: EvaluatedTask = EvaluatedTask(),
     sampling: SamplingOptions = SamplingOptions(),
     output: EvaluationOutput = EvaluationOutput(),
 ) -> None:
@@ -119,13 +119,13 @@ def evaluate(
     from smidgen.tasks import find_task
 
     tracking.check_tracker(output.track)
-    found = find_task(task, asked.settings())
+    found = find_task(task, task_options.settings())
     prices = read_prices(output.prices)
     if rows.split and rows.data == "world":
         raise ConfigError(
             "--split does not apply to generated rows (--data world); remove it, or give a file as --data"
         )
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch:  # for the records, if they are not kept
         read = EvaluationRows.read(
             found,
             rows.data,
@@ -141,8 +141,8 @@ def evaluate(
                 sampling.sampling(),
                 output.out or Path(scratch),
                 engine,
-                method=asked.method,
-                constrained=asked.constrained,
+                method=task_options.method,
+                constrained=task_options.constrained,
                 prices=prices,
                 keep=output.out is not None,
             )

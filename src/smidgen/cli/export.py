@@ -21,7 +21,7 @@ export = App(
 AdapterFolder = Annotated[Path, Parameter(help="LoRA adapter folder: smidgen, mlx-lm or PEFT format.")]
 
 
-def _new(_: object, path: Path) -> None:
+def _check_new_path(_: object, path: Path) -> None:
     """Check that nothing exists at the path, before any work is done."""
     if path.exists():
         raise ValueError("It already exists; give another name or remove it first.")
@@ -34,7 +34,7 @@ def gguf(
     out: Annotated[
         Path,
         Parameter(
-            validator=_new,
+            validator=_check_new_path,
             help="New file, FILE.gguf; any other name is a new folder for the file and a model card.",
         ),
     ],
@@ -79,7 +79,7 @@ def gguf(
         shipped = shipping.publish(
             lambda folder: make(folder / name), out, source, f"gguf-{kind.lower()}", publication
         )
-        facts = _placed(shipped, out / name)
+        facts = _with_final_path(shipped, out / name)
     if json:
         print_json(facts)
         return
@@ -117,11 +117,11 @@ def _make_gguf(
     if text is not None:
         write_text(recipe, text)
         facts["modelfile"] = recipe
-    return _placed(facts, out) | {"format": "gguf"}
+    return _with_final_path(facts, out) | {"format": "gguf"}
 
 
-def _placed(facts: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the facts of a file with its final path."""
+def _with_final_path(facts: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the facts of a file with its final path instead of the temporary one."""
     verified = facts["verified"] and {**facts["verified"], "path": path}
     beside = {"modelfile": path.with_suffix(".Modelfile")} if "modelfile" in facts else {}
     return {**facts, "path": path, "verified": verified, **beside}

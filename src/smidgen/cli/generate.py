@@ -34,7 +34,7 @@ class PromptOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class ShownOptions:
+class OutputOptions:
     """The part of the answer to print."""
 
     final_only: Annotated[
@@ -52,11 +52,11 @@ class ShownOptions:
 
 def generate(
     *,
-    shown: PromptOptions,
+    prompting: PromptOptions,
     engine: EngineOptions = EngineOptions(),
     decoding: DecodingOptions = DecodingOptions(),
     constraint: ConstraintOptions = ConstraintOptions(),
-    printed: ShownOptions = ShownOptions(),
+    output: OutputOptions = OutputOptions(),
     json: Json = False,
 ) -> None:
     """Answer one prompt, streamed to stdout.
@@ -67,51 +67,51 @@ def generate(
     from smidgen.inference import open_engine
     from smidgen.inference.constraints import check_constrained
 
-    if shown.no_chat_template and (shown.system or engine.thinking):
-        given = "--system" if shown.system else "--thinking"
+    if prompting.no_chat_template and (prompting.system or engine.thinking):
+        given = "--system" if prompting.system else "--thinking"
         raise ConfigError(f"{given} requires the chat template; remove it or --no-chat-template")
-    messages = messages_of(shown.prompt, shown.system, shown.no_chat_template)
-    kept_to = read_constraint(constraint)
-    request = Request(Sample("prompt", messages), decoding.sampling(), kept_to)
+    messages = messages_of(prompting.prompt, prompting.system, prompting.no_chat_template)
+    output_constraint = read_constraint(constraint)
+    request = Request(Sample("prompt", messages), decoding.sampling(), output_constraint)
     check_constrained(request, thinking=engine.thinking)
-    if printed.extract_boxed:
-        check_boxed(kept_to)
+    if output.extract_boxed:
+        check_boxed(output_constraint)
     opened = open_engine(replace(engine, batch_size=1))
     stream = opened.stream(request)
     for piece in stream:
-        if printed.whole and not json:
+        if output.whole and not json:
             print(piece, end="", flush=True)
     completion = stream.completion
     opened.close()
     assert completion is not None
-    _print_end(completion, engine, printed, json=json)
-    if kept_to is not None and completion.finish_reason == "length":
+    _print_end(completion, engine, output, json=json)
+    if output_constraint is not None and completion.finish_reason == "length":
         raise WorkError(
             "the answer was cut off at --max-tokens and may not match its constraint; "
             "raise --max-tokens, or ask for a shorter answer"
         )
 
 
-def _print_end(completion: "Completion", engine: EngineOptions, printed: ShownOptions, *, json: bool) -> None:
+def _print_end(completion: "Completion", engine: EngineOptions, output: OutputOptions, *, json: bool) -> None:
     """Print what was not streamed.
 
     Raises:
         WorkError: the answer does not contain the requested part.
     """
-    boxed = printed.extract_boxed
-    answer = None if printed.whole else answer_in(completion.text, thinking=engine.thinking, boxed=boxed)
+    boxed = output.extract_boxed
+    answer = None if output.whole else answer_in(completion.text, thinking=engine.thinking, boxed=boxed)
     if json:
         facts = facts_of(completion, completion.timing)
-        print_json({"model": engine.model, **facts, **({} if printed.whole else {"answer": answer})})
+        print_json({"model": engine.model, **facts, **({} if output.whole else {"answer": answer})})
     else:
         print(answer or "")
         say_speed(completion.timing, is_cut=completion.finish_reason == "length")
-    if not printed.whole and answer is None:
+    if not output.whole and answer is None:
         part = "no closed \\boxed{…}" if boxed else "an unclosed thinking block"
         raise WorkError(f"the answer has {part}; raise --max-tokens, or print the whole answer")
 
 
-def messages_of(prompt: str, system: str | None, as_it_stands: bool) -> "tuple[Message, ...]":
+def messages_of(prompt: str, system: str | None, is_raw: bool) -> "tuple[Message, ...]":
     """Return the messages of a prompt; `-` reads it from stdin.
 
     Raises:
@@ -119,8 +119,10 @@ def messages_of(prompt: str, system: str | None, as_it_stands: bool) -> "tuple[M
     """
     from smidgen.data.types import Message
 
+    # Some tools on Windows put a byte order mark before text that they pipe.
     text = sys.stdin.read().removeprefix("\ufeff") if prompt == "-" else prompt
     try:
+        # Invalid bytes in arguments arrive as lone surrogates, which cannot be encoded.
         (text + (system or "")).encode()
     except UnicodeEncodeError:
         raise DataError(
@@ -128,7 +130,7 @@ def messages_of(prompt: str, system: str | None, as_it_stands: bool) -> "tuple[M
         ) from None
     if not text.strip():
         raise DataError("the prompt is empty; give it text, for example --prompt 'Which answer is better?'")
-    if as_it_stands:
+    if is_raw:
         return (Message("text", text),)
     return (*([Message("system", system)] if system else []), Message("user", text))
 

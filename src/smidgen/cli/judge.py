@@ -42,7 +42,7 @@ class JudgeEngine(EngineOptions):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Judging(JudgeOptions):
+class JudgingOptions(JudgeOptions):
     """The judge options of `smidgen judge`."""
 
     samples: Annotated[
@@ -67,7 +67,7 @@ def judge(
         Parameter(help="Output file, JSONL with one judgement per line; resumes if it exists."),
     ] = None,
     engine: JudgeEngine = JudgeEngine(),
-    judging: Judging = Judging(),
+    judging: JudgingOptions = JudgingOptions(),
     sampling: SamplingOptions = SamplingOptions(),
     rows: RowOptions = RowOptions(),
     prices: PricesFile = None,

@@ -48,13 +48,13 @@ PricesFile = Annotated[
 ]
 
 
-def _empty_place(_: object, path: Path) -> None:
+def _check_new_folder(_: object, path: Path) -> None:
     """Check that a folder is new or empty, before any work is done."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError("It already exists; give another folder or remove it first.")
 
 
-def _evaluation_place(_: object, path: Path | None) -> None:
+def _check_evaluation_folder(_: object, path: Path | None) -> None:
     """Check that a folder is new, empty or an evaluation to resume, before any work is done."""
     if path is None or not path.exists():
         return
@@ -65,12 +65,12 @@ def _evaluation_place(_: object, path: Path | None) -> None:
         raise ValueError("It is not empty and not an evaluation; give another folder.")
 
 
-Out = Annotated[Path, Parameter(validator=_empty_place, help="New folder to write.")]
+Out = Annotated[Path, Parameter(validator=_check_new_folder, help="New folder to write.")]
 
 EvaluationOut = Annotated[
     Path | None,
     Parameter(
-        validator=_evaluation_place,
+        validator=_check_evaluation_folder,
         help="Output folder for the records and the result; resumes an unfinished evaluation.",
     ),
 ]

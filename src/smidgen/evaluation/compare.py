@@ -63,7 +63,7 @@ def compare(
         DataError: the evaluations have different samples.
     """
     by_id = {record.sample.id: record for record in second}
-    _refuse_different_rows(first, by_id, same_words=other is None or other.variant == task.variant)
+    _check_same_rows(first, by_id, same_words=other is None or other.variant == task.variant)
     others = (other or task).measures([by_id[record.sample.id] for record in first])
     return {
         name: Comparison(
@@ -77,9 +77,7 @@ def compare(
     }
 
 
-def _refuse_different_rows(
-    first: Sequence[Record], second: Mapping[str, Record], *, same_words: bool
-) -> None:
+def _check_same_rows(first: Sequence[Record], second: Mapping[str, Record], *, same_words: bool) -> None:
     ids = {record.sample.id for record in first}
     if ids != set(second):
         odd = min(ids ^ set(second))

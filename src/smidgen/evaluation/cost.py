@@ -29,22 +29,22 @@ def cost_table(
         `ways`: tokens, seconds and cost of each evaluation; `apis`: the cost of each API, and the number of
         answers from which this machine is cheaper, or None if it never is.
     """
-    ways = {name: _way(evaluation, prices) for name, evaluation in evaluations.items()}
+    ways = {name: _evaluation_cost(evaluation, prices) for name, evaluation in evaluations.items()}
     ways = {name: way for name, way in ways.items() if way is not None}
     if not ways:
         return None
     first = next(iter(ways.values()))
-    making = training_seconds / 3600 * prices.machine_per_hour
+    training_money = training_seconds / 3600 * prices.machine_per_hour
     return {
         "currency": prices.currency,
         "machine_per_hour": prices.machine_per_hour,
-        "making": {"seconds": training_seconds, "money": making},
+        "making": {"seconds": training_seconds, "money": training_money},
         "ways": ways,
-        "apis": [_elsewhere(api, first, making) for api in prices.api],
+        "apis": [_api_cost(api, first, training_money) for api in prices.api],
     }
 
 
-def _way(evaluation: Mapping[str, Any], prices: Prices) -> dict[str, Any] | None:
+def _evaluation_cost(evaluation: Mapping[str, Any], prices: Prices) -> dict[str, Any] | None:
     asked = finite(evaluation.get("n"))
     read, written, seconds, peak = (
         finite(dig(evaluation, "speed", name))
@@ -63,12 +63,12 @@ def _way(evaluation: Mapping[str, Any], prices: Prices) -> dict[str, Any] | None
     }
 
 
-def _elsewhere(api: ApiPrice, way: Mapping[str, Any], making: float) -> dict[str, Any]:
+def _api_cost(api: ApiPrice, way: Mapping[str, Any], training_money: float) -> dict[str, Any]:
     tokens = way["prompt_tokens"] * api.input_per_million + way["completion_tokens"] * api.output_per_million
     price = BATCH * tokens / 1e6
     saved = (price - way["money_per_1000"]) / BATCH
     return {
         "name": api.name,
         "money_per_1000": price,
-        "cheaper_here_after": math.ceil(making / saved) if saved > 0 else None,
+        "cheaper_here_after": math.ceil(training_money / saved) if saved > 0 else None,
     }

@@ -35,12 +35,12 @@ def ways(report: Mapping[str, Any]) -> dict[str, Any] | None:
     ):
         rows.append((label, [form(way.get(key)) for way in counted.values()]))
     return {
-        "labels": [_way(report, key) for key in counted],
+        "labels": [_method_label(report, key) for key in counted],
         "rows": rows,
         "answer": answer,
         "currency": currency,
         "per_hour": formatting.money(cost.get("machine_per_hour")),
-        "making": _making(cost),
+        "making": _training_cost(cost),
         "apis": [
             (
                 formatting.text(api.get("name")),
@@ -52,7 +52,7 @@ def ways(report: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _way(report: Mapping[str, Any], key: str) -> str:
+def _method_label(report: Mapping[str, Any], key: str) -> str:
     """Return the label of an evaluation's answering method."""
     by_logits = key == BY_LOGITS.key or dig(report, key, "method") == "logits"
     return BY_LOGITS.label if by_logits else "Generated"
@@ -63,7 +63,7 @@ def _value(metric: Mapping[str, Any]) -> str:
     return f"{value} ({span})" if span else value
 
 
-def _making(cost: Mapping[str, Any]) -> str:
+def _training_cost(cost: Mapping[str, Any]) -> str:
     """Describe the cost of training; empty if the model was not trained in this run."""
     seconds, money = (finite(dig(cost, "making", key)) for key in ("seconds", "money"))
     if not seconds:

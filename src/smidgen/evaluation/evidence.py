@@ -97,7 +97,7 @@ def _row(
         return MetricRow(name, words, Markup(""), [Cell(stage, *plain(metric)) for stage, metric in metrics])
     cells = [Cell(stage, *numbers(metric)) for stage, metric in metrics]
     intervals = [
-        Interval(cell.stage.key, _hover(cell, metric), metric)
+        Interval(cell.stage.key, _tooltip(cell, metric), metric)
         for cell, (_, metric) in zip(cells, metrics, strict=True)
     ]
     values = "; ".join(f"{cell.stage.long} {with_interval(cell)}" for cell in cells)
@@ -110,7 +110,7 @@ def with_interval(cell: Cell) -> str:
     return f"{cell.value} ({cell.interval.removesuffix(formatting.PERCENT)})" if cell.interval else cell.value
 
 
-def _hover(cell: Cell, metric: Mapping[str, Any]) -> str:
+def _tooltip(cell: Cell, metric: Mapping[str, Any]) -> str:
     """Return the tooltip of a mark, with the number of rows or pairs."""
     return f"{cell.stage.label}: {with_interval(cell)}, n = {formatting.count(metric.get('n'))}"
 

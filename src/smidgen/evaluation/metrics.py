@@ -18,7 +18,7 @@ from smidgen.tasks.task import Measure, Metric
 RESAMPLES = 2000  # the bounds of a 95 % interval move by less than a tenth of its width from seed to seed
 CONFIDENCE = 0.95
 
-_DRAWS_AT_ONCE = 2_000_000
+_MAX_DRAWS = 2_000_000  # clusters drawn per step of resampling, to bound memory
 
 Estimator = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -78,7 +78,7 @@ def measure(metric: Metric, *, seed: int = 0) -> Measured:
         seed: seed of the bootstrap.
     """
     if isinstance(metric, Measure) and metric.absolute:
-        return _folded(measure(replace(metric, absolute=False), seed=seed))
+        return _absolute(measure(replace(metric, absolute=False), seed=seed))
     n, clusters = len(metric.clusters), sorted(set(metric.clusters))
     if n == 0:
         return Measured(None, None, None, 0)
@@ -88,7 +88,7 @@ def measure(metric: Metric, *, seed: int = 0) -> Measured:
     estimate = _estimator(metric, clusters)
     value = float(estimate(np.ones((1, len(clusters))))[0])
     replicates = _replicates([estimate], len(clusters), seed)[0]
-    return _measured(value, replicates, len(clusters), n)
+    return _bootstrap_interval(value, replicates, len(clusters), n)
 
 
 def paired_difference(first: Metric, second: Metric, *, seed: int = 0) -> Measured:
@@ -106,7 +106,7 @@ def paired_difference(first: Metric, second: Metric, *, seed: int = 0) -> Measur
     everything = np.ones((1, len(clusters)))
     value = float(estimates[0](everything)[0] - estimates[1](everything)[0])
     replicates = _replicates(estimates, len(clusters), seed)
-    return _measured(value, replicates[0] - replicates[1], len(clusters), len(clusters))
+    return _bootstrap_interval(value, replicates[0] - replicates[1], len(clusters), len(clusters))
 
 
 def mcnemar(first: Sequence[float], second: Sequence[float]) -> McNemar:
@@ -125,7 +125,7 @@ def mcnemar(first: Sequence[float], second: Sequence[float]) -> McNemar:
     return McNemar(only_first, only_second, p_value)
 
 
-def _folded(signed: Measured) -> Measured:
+def _absolute(signed: Measured) -> Measured:
     """Return the absolute value of a signed metric; an interval across zero gets the lower bound zero.
 
     The absolute value itself cannot be resampled: near zero, the resamples are almost never below the value.
@@ -165,11 +165,12 @@ def _estimator(metric: Metric, clusters: Sequence[str]) -> Estimator:
 def _replicates(estimates: Sequence[Estimator], num_clusters: int, seed: int) -> list[NDArray[np.float64]]:
     """Return the values of each estimator on the same `RESAMPLES` draws of clusters with replacement."""
     random = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // num_clusters)
+    at_once = max(1, _MAX_DRAWS // num_clusters)
     parts: list[list[NDArray[np.float64]]] = [[] for _ in estimates]
     for start in range(0, RESAMPLES, at_once):
         rows = min(at_once, RESAMPLES - start)
         drawn = random.integers(0, num_clusters, size=(rows, num_clusters))
+        # Each resample gets its own range of cluster numbers, so that one bincount counts all of them.
         drawn += np.arange(rows)[:, None] * num_clusters
         counts = np.bincount(drawn.ravel(), minlength=rows * num_clusters)
         multiplicities = counts.reshape(rows, num_clusters).astype(np.float64)
@@ -178,7 +179,7 @@ def _replicates(estimates: Sequence[Estimator], num_clusters: int, seed: int) ->
     return [np.concatenate(part) for part in parts]
 
 
-def _measured(value: float, replicates: NDArray[np.float64], num_clusters: int, n: int) -> Measured:
+def _bootstrap_interval(value: float, replicates: NDArray[np.float64], num_clusters: int, n: int) -> Measured:
     """Return the bias-corrected percentile interval (Efron 1981) of the replicates.
 
     The macro F1 of resampled rows is biased downwards, since resampling loses rows of rare classes; a plain
@@ -190,6 +191,7 @@ def _measured(value: float, replicates: NDArray[np.float64], num_clusters: int, 
     if num_clusters < 2 or not replicates.size:
         return Measured(value, None, None, n)
     below = (np.mean(replicates < value) + np.mean(replicates <= value)) / 2
+    # Clipped, since ndtri is infinite at 0 and 1.
     bias = ndtri(np.clip(below, 1 / replicates.size, 1 - 1 / replicates.size))
     tail = ndtri((1 - CONFIDENCE) / 2)
     low, high = np.quantile(replicates, ndtr([2 * bias + tail, 2 * bias - tail]))

@@ -99,16 +99,16 @@ def resume_log(path: Path, expected: Mapping[str, str]) -> list[LoggedRecord]:
         DataError: the file contains a row of another evaluation.
     """
     found = read_log(path) if path.exists() else []
-    if strange := _strange(found, expected):
+    if mismatch := _mismatch(found, expected):
         raise DataError(
-            f"{path} contains the records of another evaluation ({strange}); "
+            f"{path} contains the records of another evaluation ({mismatch}); "
             "give another --out, delete the file to start over, or score its answers with "
             f"--engine replay --model {path}"
         )
     return found
 
 
-def _strange(found: Iterable[LoggedRecord], expected: Mapping[str, str]) -> str:
+def _mismatch(found: Iterable[LoggedRecord], expected: Mapping[str, str]) -> str:
     """Describe the first row of another evaluation; empty if there is none."""
     seen: set[str] = set()
     for logged in found:

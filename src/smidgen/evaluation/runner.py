@@ -141,12 +141,13 @@ def collect_log(
         for sample in samples
     }
     assert len(expected) == len(samples), "two samples share an id"
+    # Records do not store log-probabilities, so engines need not compute them.
     requests = [Request(sample, sampling, constraint, logprobs=False) for sample in samples]
     with exclusive(records_path):
-        yield from _collected(task, requests, engine, records_path, expected)
+        yield from _collect(task, requests, engine, records_path, expected)
 
 
-def _collected(
+def _collect(
     task: Task,
     requests: Sequence[Request],
     engine: Completer,
@@ -226,6 +227,7 @@ def summarise(
         )
     kept = [by_id[sample.id] for sample in samples]
     records = [logged.record for logged in kept]
+    # Failed requests have no timing, and a missing timing would leave the throughput unknown.
     timings = [r.completion.timing for r in records if r.completion.finish_reason not in ("context", "error")]
     return Evaluation(
         task=task.name,

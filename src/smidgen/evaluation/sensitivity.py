@@ -91,14 +91,14 @@ def _cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         [
             layer["name"],
             f"{layer['parameters']:,}",
-            *(_small(layer["divergence"].get(str(bits))) for bits in widths),
+            *(_divergence(layer["divergence"].get(str(bits))) for bits in widths),
             "kept" if layer["bits"] is None else str(layer["bits"]),
         ]
         for layer in layers
     ]
 
 
-def _small(value: float | None) -> str:
+def _divergence(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.2e}"
 
 
@@ -113,15 +113,15 @@ def _figure(table: Mapping[str, Any]) -> str:
         name, effect = layer["name"], worst[layer["name"]]
         depth = (math.log(effect) - low) / max(high - low, 1e-9) if effect > 0 else 0.0
         found = _BLOCK.search(name)
-        label = f"{name}: at most {_small(effect)} nats per token"
+        label = f"{name}: at most {_divergence(effect)} nats per token"
         bits = "kept" if layer["bits"] is None else str(layer["bits"])
         row = f"block {found[1]}" if found else "outside"
         shades.append(Shade(row, name.rsplit(".", 1)[-1], depth, bits, label))
-    order = {row: index for index, row in enumerate(sorted({s.row for s in shades}, key=_depth))}
+    order = {row: index for index, row in enumerate(sorted({s.row for s in shades}, key=_row_order))}
     shades.sort(key=lambda shade: order[shade.row])
     return shade_plot(shades, description="Bits of each layer; darker layers have more effect")
 
 
-def _depth(row: str) -> tuple[bool, int]:
+def _row_order(row: str) -> tuple[bool, int]:
     """Return the sort key of a row: layers outside of blocks first, then the blocks in order."""
     return row != "outside", int(row.removeprefix("block ")) if row != "outside" else 0

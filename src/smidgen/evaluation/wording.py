@@ -39,13 +39,13 @@ def headline(report: Mapping[str, Any]) -> str:
     accuracy = table_at(report, "after", "metrics", headline_metric(report))
     value = finite(accuracy.get("value"))
     if value is None:
-        return _untested(report)
+        return _headline_without_evaluation(report)
     chance, words = words_of(report).chance, words_of(report).claim
     subject = f"The trained {words.noun}" if "training" in report else f"The {words.noun}"
     result = f"{words.does} {percent(value)} of {words.things}"
     if (name := headline_metric(report)) != "accuracy":
         result = f"reaches {percent(value)} {words_of(report).metric(name).label}"
-    span, asked, base = interval(accuracy), _asked(report), _base_model(report)
+    span, asked, base = interval(accuracy), _evaluated_rows(report), _base_model(report)
     unparsed = finite(dig(report, "after", "metrics", "unparsed_rate", "value")) or 0.0
     if unparsed >= MOSTLY_UNREADABLE:
         answers = f"{percent(unparsed)} of its answers are unreadable and count as wrong"
@@ -64,7 +64,7 @@ def headline(report: Mapping[str, Any]) -> str:
     return f"{claim}; {base}." if base else f"{claim}."
 
 
-def _untested(report: Mapping[str, Any]) -> str:
+def _headline_without_evaluation(report: Mapping[str, Any]) -> str:
     """Return the headline of a report without an evaluation."""
     steps = finite(dig(report, "training", "steps"))
     if steps is None:
@@ -72,7 +72,7 @@ def _untested(report: Mapping[str, Any]) -> str:
     return f"Trained for {count(steps)} steps; the trained model was not evaluated."
 
 
-def _asked(report: Mapping[str, Any]) -> str:
+def _evaluated_rows(report: Mapping[str, Any]) -> str:
     """Describe the evaluated rows: `240 held-out pairs asked in both orders`."""
     if (words := task_class(str(report.get("task"))).asked(report)) is not None:
         return words
@@ -96,7 +96,7 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
     if finite(dig(report, "after", "metrics", headline_metric(report), "value")) is None:
         return []
     own = task_class(str(report.get("task"))).remarks(report)
-    found = [_gain(report), *_beaten(report), *own, _unreadable(report), _quantised(report)]
+    found = [_gain(report), *_unbeaten_baselines(report), *own, _unreadable(report), _quantised(report)]
     return [sentence for sentence in found if sentence]
 
 
@@ -115,7 +115,7 @@ def _gain(report: Mapping[str, Any]) -> str:
     )
 
 
-def _beaten(report: Mapping[str, Any]) -> Iterator[str]:
+def _unbeaten_baselines(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield a sentence for every baseline that is not below the interval of the accuracy."""
     words = words_of(report)
     low = finite(dig(report, "after", "metrics", "accuracy", "low"))

@@ -131,7 +131,7 @@ def size(value: Any) -> str:
     if number is None:
         return ABSENT
     for unit in ("B", "kB", "MB", "GB"):
-        if number < 999.5:
+        if number < 999.5:  # from there on, three digits would round to 1000
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:,.3g} TB"

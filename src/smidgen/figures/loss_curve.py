@@ -56,7 +56,7 @@ def loss_curve(
     first = min(step for step, _ in (*training, *validation))
     last = max(step for step, _ in (*training, *validation))
     scale = _Scale(first, max(last, first + 1), *_bounds(losses, logarithmic), logarithmic)
-    window = max(1, len(training) // SMOOTHED_SHARE) | 1
+    window = max(1, len(training) // SMOOTHED_SHARE) | 1  # odd, so that it can be centred on a step
     svg = figure(CURVE_HEIGHT + 20, "Loss against training step")
     _grid(svg, scale)
     plot = mark(svg, "svg", "", width="100%", height=CURVE_HEIGHT, viewBox="0 0 1000 1000")

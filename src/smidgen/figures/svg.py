@@ -38,4 +38,4 @@ def percentage(share: float) -> str:
 
 def coordinate(value: float) -> str:
     """Format a coordinate with at most two decimals."""
-    return f"{round(value, 2) + 0.0:g}"
+    return f"{round(value, 2) + 0.0:g}"  # + 0.0 turns -0.0 into 0.0

@@ -75,9 +75,12 @@ def position_bias(
             continue
         value, span = numbers(rate)
         span = span or "no verdicts"
-        spoken = f"{stage.label} chose the first answer in {value} of its verdicts ({span})"
+        description = f"{stage.label} chose the first answer in {value} of its verdicts ({span})"
         figure = interval_plot(
-            [Interval(stage.key, spoken, rate)], reference=0.5, row_height=TALL_ROW, description=spoken
+            [Interval(stage.key, description, rate)],
+            reference=0.5,
+            row_height=TALL_ROW,
+            description=description,
         )
         rows.append((stage, figure, value, span))
     return rows
@@ -92,10 +95,10 @@ def reliability(report: Mapping[str, Any]) -> dict[str, Any] | None:
     brier, ece = found.get("brier"), finite(found.get("ece"))
     value, span = plain(brier if isinstance(brier, Mapping) else {})
     error = ABSENT if ece is None else f"{ece:.3f}"
-    spoken = f"Reliability of the {stage.long}: expected calibration error {error}, Brier score {value}"
+    description = f"Reliability of the {stage.long}: expected calibration error {error}, Brier score {value}"
     return {
         "stage": stage,
-        "figure": reliability_plot(rows_at(found, "bins"), spoken),
+        "figure": reliability_plot(rows_at(found, "bins"), description),
         "ece": error,
         "brier": value,
         "interval": span,
@@ -112,9 +115,14 @@ def length_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> di
             if finite(rate.get("value")) is None:
                 continue
             value, span = numbers(rate)
-            spoken = f"{stage.label}, {words}: {value} right ({span}), n = {formatting.count(rate.get('n'))}"
+            description = (
+                f"{stage.label}, {words}: {value} right ({span}), n = {formatting.count(rate.get('n'))}"
+            )
             figure = interval_plot(
-                [Interval(stage.key, spoken, rate)], reference=0.5, row_height=TALL_ROW, description=spoken
+                [Interval(stage.key, description, rate)],
+                reference=0.5,
+                row_height=TALL_ROW,
+                description=description,
             )
             rows.append((stage, words, figure, value, span))
     if not rows:

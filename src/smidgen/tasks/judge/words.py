@@ -11,7 +11,7 @@ WORDS = TaskWords(
     claim=ClaimWords("judge", "picks the better answer in", "judgements", "pairs", "judgement"),
     metrics={
         "accuracy": MetricWords("Accuracy", "judgements that pick the better answer", "↑"),
-        "accuracy_both_orders": MetricWords("Right in both orders", "pairs right whichever answer is first", "↑"),
+        "accuracy_both_orders": MetricWords("Right in both orders", "right whichever answer is first", "↑"),
         "consistency": MetricWords("Swap consistency", "same verdict after swapping the answers", "↑"),
         "prefer_first_rate": MetricWords("Prefers the first", "unbiased judge: 50" + PERCENT),
         "prefer_second_rate": MetricWords("Prefers the second", "unbiased judge: 50" + PERCENT),
