@@ -155,7 +155,8 @@ class DecodingOptions(SamplingOptions):
     """All sampling options and stop conditions."""
 
     top_p: Annotated[
-        NormFloat, Parameter(help="Nucleus sampling: keep the most probable tokens up to this total.")
+        NormFloat,
+        Parameter(help="Nucleus sampling: keep the most probable tokens up to this total probability."),
     ] = Sampling.top_p
     top_k: Annotated[
         NonNegativeInt,
