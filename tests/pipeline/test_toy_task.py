@@ -73,7 +73,7 @@ def test_a_toy_task_goes_through_a_whole_run(words: Path, tmp_path: Path):
     assert report.task == "shouting" and report.after is not None and report.after.n == 3
     assert report.limits[0] == "Only short words were tried."
     page = context.run.path("report.html").read_text()
-    assert "shouts" in page and "Held-out words with what each model answered" in page
+    assert "shouts" in page and "Held-out words with the answer of each model" in page
     logged = [row["kind"] for row in context.run.read_jsonl("events.jsonl")]
     assert {"stage", "step", "metric", "message"} == set(logged)
 
