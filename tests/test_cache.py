@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from smidgen import cache
-from smidgen.cache import CACHED_BYTES, MOST_HASHES, cache_dir, sha256_of
+from smidgen.cache import CACHED_BYTES, MAX_HASHES, cache_dir, sha256_of
 from smidgen.files import content_hash, sha256_file
 
 LATER = 10.0
@@ -158,8 +158,8 @@ def test_a_damaged_entry_is_ignored(tmp_path: Path, own_cache: Path, wrong: obje
 def test_the_oldest_entries_go(
     tmp_path: Path, own_cache: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(cache, "MOST_HASHES", 2)
-    assert MOST_HASHES > 2
+    monkeypatch.setattr(cache, "MAX_HASHES", 2)
+    assert MAX_HASHES > 2
     files = [large(tmp_path, name) for name in "abc"]
     for file in files:
         sha256_of(file)

@@ -1,9 +1,8 @@
-"""The folder for what can be made again, and the hashes of large files that are kept in it.
+"""The cache folder, and the hashes of large files that are stored in it.
 
-Hashing the weights of a model takes as long as reading them. A hash is therefore kept with what the file
-system says of the file (size, times, inode), and used as long as that is the same. Times have a granularity:
-a file that was changed within the last two seconds may change once more without a trace, so its hash is not
-kept.
+Hashing the weights of a model takes as long as reading them. A hash is therefore stored with the file's
+metadata (size, times, inode) and reused while that is unchanged. Timestamps have a limited resolution: a file
+that changed within the last two seconds may change again under the same timestamp, so its hash is not stored.
 """
 
 import hashlib
@@ -14,21 +13,21 @@ from contextlib import suppress
 from pathlib import Path
 
 CACHED_BYTES = 1 << 20
-"""Smaller files are hashed each time; that takes a millisecond."""
-MOST_HASHES = 1024
+"""Smaller files are hashed every time; that takes about a millisecond."""
+MAX_HASHES = 1024
 GRANULARITY = 2.0
-"""Seconds; FAT counts in these, other file systems are finer."""
+"""Seconds: the timestamp resolution of FAT; other file systems have a finer one."""
 
 
 def cache_dir() -> Path:
-    """Return the folder for what can be made again: `SMIDGEN_CACHE`, else `smidgen` in the user's cache."""
+    """Return the cache folder: `SMIDGEN_CACHE` if set, else `smidgen` in the user's cache folder."""
     if given := os.environ.get("SMIDGEN_CACHE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smidgen"
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal, without reading a large file that is known."""
+    """Return the SHA-256 of a file's bytes in hexadecimal; the hash of a large unchanged file is cached."""
     before = os.stat(path)
     if before.st_size < CACHED_BYTES:
         return _hashed(path)
@@ -59,7 +58,7 @@ def _facts(stat: os.stat_result) -> list[int]:
 
 
 def _read(file: Path) -> dict[str, list[int | str]]:
-    """The whole entries of a file of hashes; none if it is not there or damaged."""
+    """Read the valid entries of a file of hashes; none if it is missing or damaged."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         return {key: entry for key, entry in found.items() if _is_entry(entry)}
@@ -76,15 +75,15 @@ def _is_entry(entry: object) -> bool:
 
 
 def _keep(key: str, entry: list[int | str]) -> None:
-    """Add an entry as the newest; the oldest beyond `MOST_HASHES` go.
+    """Add an entry as the newest; the oldest beyond `MAX_HASHES` are dropped.
 
-    Of two processes that write at once one may lose its entry, which is then made again.
+    If two processes write at once, one entry may be lost and is recomputed later.
     """
     file = _file()
     found = _read(file)
     found.pop(key, None)
     found[key] = entry
-    kept = dict(list(found.items())[-MOST_HASHES:])
+    kept = dict(list(found.items())[-MAX_HASHES:])
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.{time.monotonic_ns()}.partial")
     try:

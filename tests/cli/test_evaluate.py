@@ -79,7 +79,7 @@ def test_wrong_uses(arguments: list[str], said: str, tmp_path: Path, capsys: pyt
     assert said in capsys.readouterr().err
     unlabelled = write(tmp_path / "bare.jsonl", [{"prompt": "q", "a": "x", "b": "y"}])
     assert exit_code(["evaluate", "judge", "--data", unlabelled]) == 2
-    assert "ask for verdicts with `smidgen judge`" in capsys.readouterr().err
+    assert "get verdicts with `smidgen judge`" in capsys.readouterr().err
     assert exit_code(["evaluate", "intent", "--template", "rubric"]) == 2
     assert (
         "the task intent has no setting 'template', which is for judge; leave it out"
@@ -283,7 +283,7 @@ def test_bad_rows_without_a_reference(tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads(out)["rejected_rows"] == 1 and "line 2: 'p1' has no reference answer" in err
     write(tmp_path / "pairs.jsonl", [PAIRS[0] | {"a": None}])
     assert exit_code([*arguments, "--skip-bad-rows"]) == 2
-    assert "nothing is left of 1 rows to judge: line 1: 'a' is null" in capsys.readouterr().err
+    assert "none of 1 rows can be judged: line 1: 'a' is null" in capsys.readouterr().err
 
 
 def test_unlabelled_rows_of_a_benchmark_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

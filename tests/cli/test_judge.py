@@ -77,7 +77,7 @@ def test_a_file_is_judged_once_and_goes_on(
     assert [row["id"] for row in verdicts] == [f"p{n}" for n in range(5)]
     capsys.readouterr()
     assert exit_code(["evaluate", "judge", "--engine", "replay", "--model", str(out), "--data", file]) == 2
-    assert "ask for verdicts with `smidgen judge`" in capsys.readouterr().err
+    assert "get verdicts with `smidgen judge`" in capsys.readouterr().err
     assert exit_code([*arguments, "--template", "scores"]) == 2
     assert "holds the records of another evaluation" in capsys.readouterr().err
 

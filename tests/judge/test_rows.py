@@ -128,7 +128,7 @@ def test_what_cannot_be_judged_is_refused_before_a_model_is_loaded(
         judge.judge_rows([], out)
     with pytest.raises(DataError, match=r"there is no data file at .*none\.jsonl"):
         judge.judge_rows(tmp_path / "none.jsonl", out)
-    with pytest.raises(DataError, match="rows: row 1 has the fields id, prompt, a, which fit no known"):
+    with pytest.raises(DataError, match="rows: row 1 has the fields id, prompt, a, which match no known"):
         judge.judge_rows([{"id": "s", "prompt": "How long?", "a": "x"}], out)
     assert not out.exists()
 
