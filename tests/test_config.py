@@ -157,7 +157,7 @@ def test_a_wrong_type_is_refused(table: dict[str, Any], match: str):
             {"quantize": {"bits": 4, "target_bits": 4.0}},
             r"'bits' and 'target_bits' each set .*; keep only one of them",
         ),
-        ({"quantize": {"mode": "mxfp4", "bits": 4}}, r"'mode' is mxfp4, which fixes the bits .*; leave 'bits' out"),
+        ({"quantize": {"mode": "mxfp4", "bits": 4}}, r"'mode' is mxfp4, which fixes .*; leave 'bits' out"),
         ({"quantize": {"mode": "nvfp4", "group_size": 32}}, r"'mode' is nvfp4, .*; leave 'group_size' out"),
         (
             {"quantize": {"mode": "mxfp8", "target_bits": 8.5}},

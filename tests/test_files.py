@@ -79,9 +79,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(tmp_path: Path, mon
     path = tmp_path / "report.json"
     path.write_text("old")
     monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(
-        WorkError, match=r"report\.json could not be written: no space left.*free some space"
-    ):
+    with pytest.raises(WorkError, match=r"report\.json could not be written: no space left.*free some space"):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["report.json"]

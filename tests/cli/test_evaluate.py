@@ -194,7 +194,7 @@ def test_a_rubric_is_read_from_a_file(
     assert "Is it short?" in (tmp_path / "out/records.jsonl").read_text()
     capsys.readouterr()
     assert exit_code(arguments) == 2
-    assert "a rubric is for the template grade, not for rubric" in capsys.readouterr().err
+    assert "only the template grade takes a rubric, not rubric" in capsys.readouterr().err
     rubric.unlink()
     assert exit_code(arguments) == 2
     assert "there is no rubric at" in capsys.readouterr().err

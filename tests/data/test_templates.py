@@ -99,7 +99,7 @@ def test_mask_all_refuses_a_template_that_rewrites_earlier_turns(tokenizer):
     [((), "this one is empty"), ((QUESTION,), "this one ends with 'user'")],
 )
 def test_conversation_must_end_with_the_assistant(tokenizer, messages, fault):
-    with pytest.raises(DataError, match=f"must end with an assistant message, and {fault}"):
+    with pytest.raises(DataError, match=f"must end with an assistant message, but {fault}"):
         tokenizer.render_conversation(messages)
 
 

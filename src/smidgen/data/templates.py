@@ -323,8 +323,8 @@ def fit(rendered: Rendered, max_length: int) -> tuple[Rendered, int]:
     answer = len(rendered.token_ids) - start
     if answer + 1 > max_length:
         raise DataError(
-            f"a completion has {answer} tokens, but max_length allows {max_length}, prompt included; "
-            f"raise max_length to at least {answer + 1}, or remove the row"
+            f"a completion has {answer} tokens and max_length allows {max_length}, prompt included; "
+            f"raise max_length to {answer + 1} or more, or remove the row"
         )
     return Rendered(rendered.token_ids[cut:], rendered.loss_mask[cut:]), cut
 

@@ -258,7 +258,7 @@ def test_what_is_no_number_is_no_score():
 def test_a_rubric_of_ones_own():
     form = find_form("grade", rubric="Is it short?\n1: no. 5: yes.")
     assert "Is it short?" in form.messages(CASE)[1].content
-    with pytest.raises(ConfigError, match="a rubric is for the template grade, not for scores"):
+    with pytest.raises(ConfigError, match="only the template grade takes a rubric, not scores"):
         find_form("scores", rubric="x")
     with pytest.raises(ConfigError, match="the rubric is empty"):
         find_form("grade", rubric=" ")
