@@ -260,7 +260,7 @@ def test_rewardbench_2_needs_grades(tmp_path: Path, capsys: pytest.CaptureFixtur
     said = [{"id": f"Factuality0/0-{n}", "order": o, "text": "[[A]]"} for n in range(3) for o in ("ab", "ba")]
     write(tmp_path / "said.jsonl", said)
     assert exit_code(arguments) == 0
-    assert "need answers graded alone; ask with --template grade" in capsys.readouterr().err
+    assert "need answers graded alone; use --template grade" in capsys.readouterr().err
 
 
 def test_sections_of_rewardbench_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

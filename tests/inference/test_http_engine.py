@@ -493,7 +493,7 @@ def test_what_is_withheld_is_no_answer(server, tmp_path, said, reason, why):
         list(engine.stream(ask()))
     with (
         Judge(EngineOptions(server.url)) as judge,
-        pytest.raises(DataError, match=f"there is no judgement: .*{why}"),
+        pytest.raises(DataError, match=f"no judgement: .*{why}"),
     ):
         judge.compare("q", "a", "b")
 

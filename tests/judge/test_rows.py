@@ -122,7 +122,7 @@ def test_what_cannot_be_judged_is_refused_before_a_model_is_loaded(
 
     monkeypatch.setattr("smidgen.judge.judge.open_engine", load)
     out = tmp_path / "said.jsonl"
-    with pytest.raises(ConfigError, match="the template grade grades one answer; judge with rubric, scores"):
+    with pytest.raises(ConfigError, match="the template grade grades single answers; use rubric, scores"):
         Judge(model, JudgeOptions(template="grade", reference=True)).judge_rows(ROWS, out)
     with pytest.raises(DataError, match="rows: there is no row to judge; expected pairs"):
         judge.judge_rows([], out)

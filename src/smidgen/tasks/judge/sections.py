@@ -1,4 +1,4 @@
-"""The sections of a report that only a judge has: order, contradictions, length, calibration."""
+"""The judge's sections of a report: position bias, disagreements, length bias, calibration."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,10 +15,10 @@ from smidgen.figures.plots import Interval, axis, interval_plot, reliability_plo
 from smidgen.tasks.judge.disagreements import KINDS
 
 KIND_WORDS = {
-    "first": "the first both times",
-    "second": "the second both times",
-    "tie": "a tie once",
-    "unreadable": "what cannot be read",
+    "first": "first answer in both orders",
+    "second": "second answer in both orders",
+    "tie": "a tie in one order",
+    "unreadable": "unparsed",
 }
 _LENGTH = {
     "accuracy_longer_better": "the longer answer is better",
@@ -27,7 +27,7 @@ _LENGTH = {
 
 
 class Disagreement(NamedTuple):
-    """One pair whose orders disagree, for reading."""
+    """One pair whose orders disagree, formatted for display."""
 
     id: str
     subset: str
@@ -39,7 +39,7 @@ class Disagreement(NamedTuple):
 
 
 def judge_sections(report: Mapping[str, Any]) -> list[str]:
-    """The sections as HTML; those that the report has nothing for are left out."""
+    """Render the sections as HTML; sections without data are left out."""
     columns = evaluated(report)
     page = _template().render(
         bias=position_bias(report, columns),
@@ -67,7 +67,7 @@ def _template() -> jinja2.Template:
 def position_bias(
     report: Mapping[str, Any], stages: Sequence[ReportColumn]
 ) -> list[tuple[ReportColumn, Markup, str, str]]:
-    """The prefer-first rate of every stage that has one, each with its figure."""
+    """Return the prefer-first rate of every stage that has one, with its figure."""
     rows = []
     for stage in stages:
         rate = table_at(report, stage.key, "metrics", "prefer_first_rate")
@@ -84,7 +84,7 @@ def position_bias(
 
 
 def reliability(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The calibration of the model that ships or was evaluated last, with its diagram."""
+    """Return the calibration of the last evaluated stage, with a reliability diagram."""
     stage = next((s for s in reversed(evaluated(report)) if table_at(report, s.key, "calibration")), None)
     if stage is None:
         return None
@@ -104,7 +104,7 @@ def reliability(report: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def length_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> dict[str, Any] | None:
-    """Accuracy where the better answer is the longer and where it is the shorter one, for every stage."""
+    """Return the accuracy of every stage if the better answer is the longer or the shorter one."""
     rows = []
     for stage in stages:
         for name, words in _LENGTH.items():
@@ -112,7 +112,8 @@ def length_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> di
             if finite(rate.get("value")) is None:
                 continue
             value, span = numbers(rate)
-            spoken = f"{stage.label}, {words}: {value} right ({span}), n = {formatting.count(rate.get('n'))}"
+            number = formatting.count(rate.get("n"))
+            spoken = f"{stage.label}, {words}: {value} correct ({span}), n = {number}"
             figure = interval_plot(
                 [Interval(stage.key, spoken, rate)], reference=0.5, row_height=TALL_ROW, description=spoken
             )
@@ -129,7 +130,7 @@ def length_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> di
 
 
 def disagreements(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The pairs on which the two orders of the judge that was evaluated last do not agree."""
+    """Return the pairs whose two orders disagree, from the last evaluated stage."""
     stage = next((s for s in reversed(evaluated(report)) if table_at(report, s.key, "disagreements")), None)
     if stage is None:
         return None
