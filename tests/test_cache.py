@@ -33,13 +33,13 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were read to be hashed."""
-    found, hashed = [], cache._hashed
+    found, hashed = [], cache._hash
 
     def note(path: Path) -> str:
         found.append(path)
         return hashed(path)
 
-    monkeypatch.setattr(cache, "_hashed", note)
+    monkeypatch.setattr(cache, "_hash", note)
     return found
 
 
@@ -115,14 +115,14 @@ def test_a_file_that_may_change_without_a_trace_is_not_kept(
 def test_a_file_that_changes_while_it_is_read_is_not_kept(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    file, hashed = large(tmp_path), cache._hashed
+    file, hashed = large(tmp_path), cache._hash
 
     def interrupted(path: Path) -> str:
         found = hashed(path)
         longer(path)
         return found
 
-    monkeypatch.setattr(cache, "_hashed", interrupted)
+    monkeypatch.setattr(cache, "_hash", interrupted)
     sha256_of(file)
     assert not own_cache.exists()
 

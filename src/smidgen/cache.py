@@ -30,34 +30,34 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal; the hash of a large unchanged file is cached."""
     before = os.stat(path)
     if before.st_size < CACHED_BYTES:
-        return _hashed(path)
-    key, facts = os.path.realpath(path), _facts(before)
-    known = _read(_file()).get(key)
+        return _hash(path)
+    key, facts = os.path.realpath(path), _metadata(before)
+    known = _read_entries(_hashes_file()).get(key)
     if known is not None and known[:-1] == facts:
         return str(known[-1])
-    digest = _hashed(path)
+    digest = _hash(path)
     after = os.stat(path)
     newest = max(after.st_mtime, after.st_ctime)
-    if _facts(after) == facts and newest + GRANULARITY < time.time():
+    if _metadata(after) == facts and newest + GRANULARITY < time.time():
         with suppress(OSError):  # the cache folder may be read-only or full
-            _keep(key, [*facts, digest])
+            _store(key, [*facts, digest])
     return digest
 
 
-def _hashed(path: Path) -> str:
+def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _file() -> Path:
+def _hashes_file() -> Path:
     return cache_dir() / "hashes.json"
 
 
-def _facts(stat: os.stat_result) -> list[int]:
+def _metadata(stat: os.stat_result) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
 
 
-def _read(file: Path) -> dict[str, list[int | str]]:
+def _read_entries(file: Path) -> dict[str, list[int | str]]:
     """Read the valid entries of a file of hashes; none if it is missing or damaged."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -74,13 +74,13 @@ def _is_entry(entry: object) -> bool:
     return is_digest and all(type(fact) is int for fact in facts)
 
 
-def _keep(key: str, entry: list[int | str]) -> None:
+def _store(key: str, entry: list[int | str]) -> None:
     """Add an entry as the newest; the oldest beyond `MAX_HASHES` are dropped.
 
     If two processes write at once, one entry may be lost and is recomputed later.
     """
-    file = _file()
-    found = _read(file)
+    file = _hashes_file()
+    found = _read_entries(file)
     found.pop(key, None)
     found[key] = entry
     kept = dict(list(found.items())[-MAX_HASHES:])

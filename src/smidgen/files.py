@@ -23,8 +23,8 @@ from smidgen.errors import ConfigError, DataError, SmidgenError, WorkError
 
 # Native writers report a full disk without an errno; with fewer free bytes than this, it is assumed full.
 _FULL_BELOW = 1 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_OF_WRITING = (*_FULL, errno.EFBIG, errno.EIO)
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+_WRITE_ERRNOS = (*_FULL_ERRNOS, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
@@ -34,9 +34,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         WorkError: the disk is full or `path` is not writable; nothing is left behind.
     """
-    partial = _beside(path, "partial")
+    partial = _temporary_path(path, "partial")
     try:
-        with _plain_write_errors(path, partial):
+        with _as_work_errors(path, partial):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             _flush(partial)
@@ -60,9 +60,9 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if not replace and path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ConfigError(f"{path} already exists and is not empty; name another folder or remove it first")
-    partial, old = _beside(path, "partial"), _beside(path, "old")
+    partial, old = _temporary_path(path, "partial"), _temporary_path(path, "old")
     try:
-        with _plain_write_errors(path, partial):
+        with _as_work_errors(path, partial):
             partial.mkdir(parents=True)
             yield partial
             for file in partial.rglob("*"):
@@ -126,7 +126,7 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
         WorkError: the line could not be written, for example on a full disk; the file is unchanged.
     """
     line = json.dumps(jsonable(row), ensure_ascii=False).encode() + b"\n"
-    with _plain_write_errors(path, path):
+    with _as_work_errors(path, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
@@ -143,7 +143,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    whole, _, _ = path.read_bytes().rpartition(b"\n")  # what follows the last newline is incomplete
     rows = []
     for number, line in enumerate(whole.split(b"\n"), start=1):
         try:
@@ -249,7 +249,7 @@ def content_hash(path: Path) -> str:
     return sha256_json([[file.relative_to(path).as_posix(), sha256_file(file)] for file in files])
 
 
-def _beside(path: Path, ending: str) -> Path:
+def _temporary_path(path: Path, ending: str) -> Path:
     """Return a hidden name next to `path` that no other process uses."""
     whole = Path(os.path.abspath(path))  # `.` and `..` have no file name of their own
     return whole.with_name(f".{whole.name}.{os.getpid()}.{ending}")
@@ -281,7 +281,7 @@ def _append_whole(descriptor: int, line: bytes) -> None:
     """Append a line after the last complete one; on failure, leave only complete lines in the file."""
     size = _cut_torn_line(descriptor)
     try:
-        if os.write(descriptor, line) < len(line):
+        if os.write(descriptor, line) < len(line):  # a disk that fills up accepts part of a write
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError:
         os.ftruncate(descriptor, size)
@@ -299,25 +299,25 @@ def _cut_torn_line(descriptor: int) -> int:
 
 
 @contextmanager
-def _plain_write_errors(path: Path, partial: Path) -> Iterator[None]:
+def _as_work_errors(path: Path, partial: Path) -> Iterator[None]:
     """Turn errors raised while `path` is written through `partial` into a `WorkError` of one sentence."""
     try:
         yield
     except SmidgenError:
         raise
     except OSError as error:
-        if not _concerns(error, path, partial):
+        if not _is_about(error, path, partial):
             raise
-        raise WorkError(_write_sentence(path, error)) from error
+        raise WorkError(_describe_write_error(path, error)) from error
     except Exception as error:
         if not _disk_is_full(path):
             raise
-        raise WorkError(_write_sentence(path, OSError(errno.ENOSPC, str(error)))) from error
+        raise WorkError(_describe_write_error(path, OSError(errno.ENOSPC, str(error)))) from error
 
 
-def _concerns(error: OSError, path: Path, partial: Path) -> bool:
+def _is_about(error: OSError, path: Path, partial: Path) -> bool:
     """Whether an error is about the file being written, not about one that was read in the meantime."""
-    if error.errno in _OF_WRITING:
+    if error.errno in _WRITE_ERRNOS:
         return True
     named = str(error.filename or "")
     return partial.name in named or Path(named) in (path, *path.parents)
@@ -329,9 +329,9 @@ def _disk_is_full(path: Path) -> bool:
     return shutil.disk_usage(parent).free < _FULL_BELOW
 
 
-def _write_sentence(path: Path, error: OSError) -> str:
+def _describe_write_error(path: Path, error: OSError) -> str:
     """Describe an error of the operating system and what to do about it."""
-    if error.errno in _FULL:
+    if error.errno in _FULL_ERRNOS:
         return f"{path} could not be written: no space left on the disk; free some space and run again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{path} could not be written: permission denied; choose a writable folder"

@@ -92,7 +92,7 @@ class Run:
             WorkError: another process has locked the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.path(".lock").open("a+") as file:
+        with self.path(".lock").open("a+") as file:  # not "w": the owner's name must survive until we own it
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

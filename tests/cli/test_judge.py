@@ -123,7 +123,10 @@ def test_kills_lose_and_double_nothing(tiny_model_dir: Path, tmp_path: Path):
         (["pairs.jsonl"], "name the file for the judgements of pairs.jsonl with --out"),
         (["pairs.jsonl", *ONE], "but not both"),
         (["pairs.jsonl", "--out", "x.jsonl"], "there is no data file at pairs.jsonl"),
-        (["pairs.jsonl", "--out", "x.jsonl", "--template", "grade"], "the template grade grades single answers"),
+        (
+            ["pairs.jsonl", "--out", "x.jsonl", "--template", "grade"],
+            "the template grade grades single answers",
+        ),
         (["--prompt", " ", "--a", "x", "--b", "y"], "the prompt is empty"),
     ],
 )

@@ -51,7 +51,7 @@ def test_compare(make):
 def test_grade(make):
     found = make(template="grade").grade("How long?", "xxx")
     assert (found.grade, found.grades, found.texts) == (3.0, (3.0,), ("[RESULT] 3",))
-    with pytest.raises(ConfigError, match="the template grade grades one answer"):
+    with pytest.raises(ConfigError, match="the template grade grades single answers"):
         make(template="grade").compare("q", "a", "b")
     with pytest.raises(ConfigError, match="the template scores compares two answers"):
         make(template="scores").grade("q", "a")

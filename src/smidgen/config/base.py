@@ -107,7 +107,7 @@ def parse_table(
         ConfigError: it contains an unknown key or an invalid value; every fault is listed.
     """
     try:
-        return model.model_validate(_tuples(table))
+        return model.model_validate(_lists_to_tuples(table))
     except ValidationError as error:
         described = dict.fromkeys(_describe(fault, model, readers) for fault in error.errors())
         raise ConfigError(f"{source}: {'; '.join(described)}") from None
@@ -150,16 +150,16 @@ def _describe(fault: Any, model: type[Section], readers: Callable[[Sequence[str]
         known = list(section.model_fields)
         return f"unknown key '{where}'.{did_you_mean(path[-1], known)} Known: {', '.join(known)}"
     if fault["type"] == "missing":
-        return _missing(path, field)
+        return _describe_missing(path, field)
     if fault["type"] == "one_of":
         assert field is not None
-        return _unselected(where, field, fault["input"])
+        return _describe_choice(where, field, fault["input"])
     if fault["type"] == "model_type":
         return f"'{where}' is {fault['input']!r}: input should be a table"
     return f"'{where}' is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
-def _unselected(where: str, field: FieldInfo, table: Any) -> str:
+def _describe_choice(where: str, field: FieldInfo, table: Any) -> str:
     """Describe an invalid value of the key that selects a table."""
     chosen = selector(field)
     assert chosen is not None
@@ -169,19 +169,19 @@ def _unselected(where: str, field: FieldInfo, table: Any) -> str:
     return f"'{where}.{chosen.key}' is {given!r}.{hint} Known: {', '.join(values)}"
 
 
-def _missing(path: list[str], field: FieldInfo | None) -> str:
+def _describe_missing(path: list[str], field: FieldInfo | None) -> str:
     """Describe what is missing: a key, or the innermost required table."""
     sections = sections_of(field.annotation) if field else []
     if not sections:
         return f"'{'.'.join(path)}' is missing"
     inner = {name: field for name, field in sections[0].model_fields.items() if field.is_required()}
-    return "; ".join(_missing([*path, name], field) for name, field in inner.items()) or (
+    return "; ".join(_describe_missing([*path, name], field) for name, field in inner.items()) or (
         f"the table [{'.'.join(path)}] is missing"
     )
 
 
-def _tuples(value: Any) -> Any:
+def _lists_to_tuples(value: Any) -> Any:
     """Convert the lists of a TOML value to tuples, the type that the models declare."""
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+        return {key: _lists_to_tuples(item) for key, item in value.items()}
+    return tuple(_lists_to_tuples(item) for item in value) if isinstance(value, list) else value

@@ -152,7 +152,7 @@ def parse_recipe(table: dict[str, Any], *, source: str) -> AnyRecipe:
     train = table.get("train")
     method = train.get("method", DEFAULT_METHOD) if isinstance(train, dict) else DEFAULT_METHOD
     shape = methods().get(str(method), methods()[DEFAULT_METHOD])
-    return parse_table(shape.recipe, table, source, readers=_readers)
+    return parse_table(shape.recipe, table, source, readers=_methods_using)
 
 
 def resolved_toml(recipe: AnyRecipe) -> str:
@@ -164,19 +164,23 @@ def resolved_toml(recipe: AnyRecipe) -> str:
     return tomli_w.dumps(table)
 
 
-def _readers(path: Sequence[str]) -> str:
+def _methods_using(path: Sequence[str]) -> str:
     """Say which methods use the key at a path, or return an empty string."""
     found = [
         f'"{name}"'
         for name, shape in methods().items()
-        if (_knows(shape.train, path[1:]) if path[0] == "train" and path[1:] else _knows(shape.recipe, path))
+        if (
+            _has_key(shape.train, path[1:])
+            if path[0] == "train" and path[1:]
+            else _has_key(shape.recipe, path)
+        )
     ]
     return f"Only method = {' or '.join(found)} uses it; leave it out or change the method" if found else ""
 
 
-def _knows(section: type[Section], path: Sequence[str]) -> bool:
+def _has_key(section: type[Section], path: Sequence[str]) -> bool:
     """Whether a table has a key at a path."""
     field = section.model_fields.get(path[0])
     if field is None or not path[1:]:
         return field is not None
-    return any(_knows(inner, path[1:]) for inner in sections_of(field.annotation))
+    return any(_has_key(inner, path[1:]) for inner in sections_of(field.annotation))

@@ -108,20 +108,20 @@ def _judgelm_pair(row: Row, number: int) -> list[Pair]:
             prompt=text_of(row, "question_body"),
             a=text_of(row, "answer1_body", empty=True),
             b=text_of(row, "answer2_body", empty=True),
-            better=_judged(row, "score", "text"),
-            better_beside_reference=_judged(row, "score_w_reference", "text_w_reference"),
+            better=_label_from_scores(row, "score", "text"),
+            better_beside_reference=_label_from_scores(row, "score_w_reference", "text_w_reference"),
             subset=subset_of(row),
             reference=reference_of(row),
         )
     ]
 
 
-def _judged(row: Row, scores: str, text: str) -> Label | None:
+def _label_from_scores(row: Row, scores: str, text: str) -> Label | None:
     """Return the side with the higher score; None if the row has no readable scores."""
     found = scores_of(row, scores)
     if found is None and row.get(text) is not None:
         found = _two_numbers(text_of(row, text, empty=True).partition("\n")[0].split())
-    return _higher(*found) if found else None
+    return _label_of(*found) if found else None
 
 
 def _two_numbers(words: Sequence[str]) -> tuple[float, float] | None:
@@ -132,7 +132,7 @@ def _two_numbers(words: Sequence[str]) -> tuple[float, float] | None:
     return (first, second) if is_finite(first) and is_finite(second) else None
 
 
-def _higher(first: float, second: float) -> Label:
+def _label_of(first: float, second: float) -> Label:
     if first == second:
         return "tie"
     return "a" if first > second else "b"

@@ -42,9 +42,9 @@ class Finding:
 
 def examine_pairs(pairs: Sequence[Pair]) -> list[Finding]:
     """Find problems of labelled pairs, errors first."""
-    equal = [pair.id for pair in pairs if _squeeze(pair.a) == _squeeze(pair.b)]
-    keys = [(_squeeze(pair.prompt), frozenset({_squeeze(pair.a), _squeeze(pair.b)})) for pair in pairs]
-    labels = [_squeeze(pair.a if pair.better == "a" else pair.b) for pair in pairs]
+    equal = [pair.id for pair in pairs if _normalise(pair.a) == _normalise(pair.b)]
+    keys = [(_normalise(pair.prompt), frozenset({_normalise(pair.a), _normalise(pair.b)})) for pair in pairs]
+    labels = [_normalise(pair.a if pair.better == "a" else pair.b) for pair in pairs]
     return [
         *_finding(
             "same answers", "error", equal, "the two answers are identical, so no label is right; remove"
@@ -57,7 +57,7 @@ def examine_pairs(pairs: Sequence[Pair]) -> list[Finding]:
 
 def examine_queries(queries: Sequence[Query]) -> list[Finding]:
     """Find problems of labelled utterances, errors first."""
-    keys = [_squeeze(query.text) for query in queries]
+    keys = [_normalise(query.text) for query in queries]
     return _examine_labels(
         "utterance", [query.id for query in queries], keys, [query.intent for query in queries]
     )
@@ -80,7 +80,7 @@ def examine_samples(train: Sequence[Sample], test: Sequence[Sample]) -> list[str
     """Find problems of samples with targets of any task: duplicates, contradictions, leaks."""
 
     def look(samples: Sequence[Sample]) -> list[Finding]:
-        keys = [_squeeze("\n".join(message.content for message in sample.messages)) for sample in samples]
+        keys = [_normalise("\n".join(message.content for message in sample.messages)) for sample in samples]
         ids = [sample.id for sample in samples]
         return _examine_labels("prompt", ids, keys, [sample.target or "" for sample in samples])
 
@@ -140,9 +140,9 @@ def _finding(kind: str, severity: Severity, ids: Iterable[str], advice: str) -> 
 
 
 def _question(row: Pair | Query) -> str:
-    return _squeeze(row.prompt if isinstance(row, Pair) else row.text)
+    return _normalise(row.prompt if isinstance(row, Pair) else row.text)
 
 
-def _squeeze(text: str) -> str:
+def _normalise(text: str) -> str:
     """Normalise case and spacing, which do not make two texts different."""
     return " ".join(text.split()).casefold()

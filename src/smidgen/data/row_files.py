@@ -130,12 +130,12 @@ def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[FileRow]
         DataError: the file is missing or empty, or a line is not a JSON object or does not match the header.
     """
     if path.suffix == ".parquet" and path.is_file():
-        return _numbered(_datasets(str(path)).Dataset.from_parquet(str(path)), str(path))
+        return _dataset_rows(_datasets(str(path)).Dataset.from_parquet(str(path)), str(path))
     is_file = str(path) == STDIN or path.exists() or path.suffix in FILES
     if not is_file and (found := _HUB_ID.fullmatch(str(path))):
-        return _numbered(_from_hub(found["name"], found["split"]), str(path))
+        return _dataset_rows(_from_hub(found["name"], found["split"]), str(path))
     name, faults = source_name(path), list[str]()
-    text = _text(path, name)
+    text = _read_text(path, name)
     kind = (
         _detect_format(text)
         if str(path) == STDIN
@@ -143,13 +143,13 @@ def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[FileRow]
     )
     expected = "every line must be one JSON object"
     if kind in TABLES:
-        rows = _of_table(text, RowFile(name, is_table=True), TABLES[kind], faults)
+        rows = _parse_table(text, RowFile(name, is_table=True), TABLES[kind], faults)
         expected = "every line must have as many cells as the header"
     elif kind == ".json" and text.lstrip().startswith("["):
-        rows = _of_array(text, RowFile(name, "row"), faults)
+        rows = _parse_array(text, RowFile(name, "row"), faults)
         expected = "every row must be one JSON object"
     else:
-        rows = _of_lines(text, RowFile(name), faults)
+        rows = _parse_lines(text, RowFile(name), faults)
     if rejected is None:
         refuse(faults, name, expected)
     else:
@@ -166,7 +166,7 @@ def refuse(faults: Sequence[str], source: str, expected: str) -> None:
         raise DataError(f"{source}: {first_few(faults)}. Expected: {expected}")
 
 
-def _text(path: Path, name: str) -> str:
+def _read_text(path: Path, name: str) -> str:
     """Read a file or standard input, decompressed, without byte order mark and carriage returns."""
     try:
         data = _read_stdin() if str(path) == STDIN else path.read_bytes()
@@ -198,7 +198,7 @@ def _detect_format(text: str) -> str:
     return next((ending for ending, separator in reversed(TABLES.items()) if separator in first), ".jsonl")
 
 
-def _of_lines(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
+def _parse_lines(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
     """Parse JSONL; faults of bad lines are appended to `faults`."""
     rows = []
     # Not splitlines(), which would also split at U+2028 inside strings.
@@ -217,7 +217,7 @@ def _of_lines(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
     return rows
 
 
-def _of_array(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
+def _parse_array(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
     """Parse a JSON array of rows; faults of bad elements are appended to `faults`."""
     try:
         found = json.loads(text, parse_float=WrittenNumber)
@@ -233,7 +233,7 @@ def _of_array(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
     return rows
 
 
-def _of_table(text: str, file: RowFile, separator: str, faults: list[str]) -> list[FileRow]:
+def _parse_table(text: str, file: RowFile, separator: str, faults: list[str]) -> list[FileRow]:
     """Parse a table with a header; a row's number is the line on which it starts."""
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -288,7 +288,7 @@ def _is_unicode(row: Row) -> bool:
     return True
 
 
-def _numbered(dataset: Any, source: str) -> list[FileRow]:
+def _dataset_rows(dataset: Any, source: str) -> list[FileRow]:
     """Return the rows of a dataset, numbered from 1."""
     file = RowFile(source, "row")
     rows = [FileRow(row, number, file.unit, file) for number, row in enumerate(dataset.to_list(), start=1)]

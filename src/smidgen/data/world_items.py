@@ -267,7 +267,7 @@ def items(split: Split, count: int, seed: int, kinds: Sequence[str] | None = Non
     """
     world = World(split, seed)
     seen: set[str] = set()
-    for _ in range(20 * count):
+    for _ in range(20 * count):  # draws repeat more and more often as the split is used up
         item = draw_item(world, kinds)
         if item.prompt not in seen:
             seen.add(item.prompt)

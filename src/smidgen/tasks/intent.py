@@ -83,9 +83,9 @@ class Intent(Task):
 
     def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
         """Duplicates, utterances with two intents, and test utterances that are in the training rows."""
-        learnt, held_out = queries(train), queries(test)
+        trained, held_out = queries(train), queries(test)
         return examine_rows(
-            examine_queries(learnt), examine_queries(held_out), examine_overlap(learnt, held_out)
+            examine_queries(trained), examine_queries(held_out), examine_overlap(trained, held_out)
         )
 
     def show(self, row: Row) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def _cross_fitted(
 ) -> NDArray[np.float64] | None:
     """Predict the probability that the first is better from the other folds; None if a fold has one class."""
     predicted = np.empty(len(gaps))
+    # Folds are made of whole prompts: the two orders of a pair must not be in both parts.
     for train, test in GroupKFold(FOLDS).split(gaps, groups=clusters):
         if len(set(better[train].tolist())) < 2:
             return None

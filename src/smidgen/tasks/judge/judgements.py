@@ -68,7 +68,7 @@ class Judgement:
 
 def read_judgements(records: Sequence[Record], form: Form) -> list[Judgement]:
     """Parse the judgements in records."""
-    return list(_of_grades(records, form) if form.singly else _of_verdicts(records, form))
+    return list(_from_grades(records, form) if form.singly else _from_verdicts(records, form))
 
 
 def side(verdict: Verdict, order: str) -> Label:
@@ -77,7 +77,7 @@ def side(verdict: Verdict, order: str) -> Label:
     return {"first": first, "second": second, "tie": "tie"}[verdict.preferred]  # type: ignore[return-value]
 
 
-def _of_verdicts(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
+def _from_verdicts(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
     for record in records:
         order = record.sample.metadata["order"]
         strict, lenient = (read_record(parse, record) for parse in (form.parse, form.parse_leniently))
@@ -93,7 +93,7 @@ def _of_verdicts(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
         )
 
 
-def _of_grades(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
+def _from_grades(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
     """Judgements of pairs whose answers were both graded: the higher grade is preferred."""
     grades = [
         [read_record(parse, record) for record in records] for parse in (form.parse, form.parse_leniently)

@@ -33,7 +33,7 @@ def outcome(verdicts: Sequence[tuple[str, Verdict | None]]) -> Outcome:
     """Aggregate the verdicts on one pair, each with the order in which the pair was shown."""
     parsed = [(order, verdict) for order, verdict in verdicts if verdict is not None]
     sides = [side(verdict, order) for order, verdict in parsed]
-    lead = sides.count("a") - sides.count("b")
+    lead = sides.count("a") - sides.count("b")  # ties only matter where neither side leads
     scores = [
         (verdict.first, verdict.second) if order == "ab" else (verdict.second, verdict.first)
         for order, verdict in parsed

@@ -84,11 +84,7 @@ class JudgeTask(Task):
     settings_table = JudgeSettings
 
     def __init__(self, form: Form | None = None, *, reference: bool = False):
-        """Create a judge task.
-
-        Args:
-            form: the template; default: `rubric`.
-            reference: show the judge a reference answer, which every row must then have.
+        """Judge with the template `form`; `reference` shows the reference answer that each row then needs.
 
         Raises:
             ConfigError: the template requires a reference and `reference` is false.
@@ -134,9 +130,8 @@ class JudgeTask(Task):
     def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
         """Duplicates, identical answers, leaks, and labels that follow from length or side."""
         trained, held_out = pairs(train), pairs(test)
-        return examine_rows(
-            examine_pairs(trained), examine_pairs(held_out), examine_overlap(trained, held_out)
-        )
+        overlap = examine_overlap(trained, held_out)
+        return examine_rows(examine_pairs(trained), examine_pairs(held_out), overlap)
 
     def show(self, row: Row) -> dict[str, Any]:
         """The question with both answers."""
@@ -163,14 +158,14 @@ class JudgeTask(Task):
         prompts: dict[str, str] = {}
         clusters = [prompts.setdefault(pair.prompt, pair.id) for pair in items]
         if self.form.singly:
-            return self._answers(items, clusters)
+            return self._answer_samples(items, clusters)
         return [
             self._sample(pair, shown, cluster)
             for pair, cluster in zip(items, clusters, strict=True)
             for shown in ORDERS
         ]
 
-    def _answers(self, items: Sequence[Pair], clusters: Sequence[str]) -> list[Sample]:
+    def _answer_samples(self, items: Sequence[Pair], clusters: Sequence[str]) -> list[Sample]:
         """Every answer once, with the pairs that it is part of."""
         parts: dict[str, list[tuple[Pair, str, str]]] = {}
         for pair, cluster in zip(items, clusters, strict=True):
@@ -187,13 +182,7 @@ class JudgeTask(Task):
             samples.append(replace(sample, id=name, metadata=metadata))
         return samples
 
-    def training_samples(
-        self,
-        rows: Sequence[Row],
-        *,
-        source: str = "rows",
-        seed: int = 0,
-    ) -> list[Sample]:
+    def training_samples(self, rows: Sequence[Row], *, source: str = "rows", seed: int = 0) -> list[Sample]:
         """Samples with targets, from rows with gold judgements: `criteria`, `analysis` and `scores`.
 
         Args:
@@ -219,7 +208,10 @@ class JudgeTask(Task):
             )
         return [
             self._sample(
-                pair, order, pair.id, target=_target(pair, row, order, f"{source}: {place_of(row, number)}")
+                pair,
+                order,
+                pair.id,
+                target=_gold_target(pair, row, order, f"{source}: {place_of(row, number)}"),
             )
             for number, (pair, row) in enumerate(zip(found, rows, strict=True), start=1)
             for order in ORDERS
@@ -251,12 +243,12 @@ class JudgeTask(Task):
         if self.form.singly:
             asked = [facts for facts, _, _ in graded_pairs(samples)]
         decided = [facts for facts in asked if facts["label"] != "tie"]
-        found: dict[str, Metric] = {"longer": _each(asked, _longer_is_right)}
+        found: dict[str, Metric] = {"longer": _baseline(asked, _longer_is_right)}
         if len(decided) < len(asked):
-            found["longer_without_ties"] = _each(decided, _longer_is_right)
+            found["longer_without_ties"] = _baseline(decided, _longer_is_right)
         if not self.form.singly:
-            found["first"] = _each(asked, lambda facts: float(facts["better"] == "first"))
-        return found | {"random": _each(asked, lambda facts: 0.5 * (facts["label"] != "tie"))}
+            found["first"] = _baseline(asked, lambda facts: float(facts["better"] == "first"))
+        return found | {"random": _baseline(asked, lambda facts: 0.5 * (facts["label"] != "tie"))}
 
     def analyses(self, records: Sequence[Record], rows: Sequence[Row], *, model: str) -> Analyses:
         """Calibration, disagreements between orders, and published benchmark scores."""
@@ -309,22 +301,22 @@ class JudgeTask(Task):
         else:
             first, second = SHOWN[shown]
             case = Case(pair.prompt, texts[first], texts[second], reference)
-            metadata |= {"order": shown, "better": _place(pair.better, shown)}
+            metadata |= {"order": shown, "better": _better_position(pair.better, shown)}
         return Sample(f"{pair.id}#{shown}", self.form.messages(case), target, metadata)
 
 
-def _place(label: Label | None, order: str) -> str | None:
+def _better_position(label: Label | None, order: str) -> str | None:
     """Return the position of the better answer in the given order."""
     if label in ("a", "b"):
         return "first" if order[0] == label else "second"
     return label
 
 
-def _each(asked: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]) -> Measure:
+def _baseline(asked: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]) -> Measure:
     return Measure([value(facts) for facts in asked], [facts["cluster"] for facts in asked])
 
 
-def _target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> str:
+def _gold_target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> str:
     """Return the target completion of a row for one order."""
     criteria, analysis, scores = (structured(row, name) for name in ("criteria", "analysis", "scores"))
     if not isinstance(criteria, list) or not criteria or not all(isinstance(item, str) for item in criteria):
