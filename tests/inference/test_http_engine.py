@@ -477,8 +477,8 @@ def test_a_fault_of_our_own_comes_after_what_the_others_answered(server, monkeyp
     ("said", "reason", "why"),
     [
         ("content_filter", "content_filter", "the server's content filter withheld the answer"),
-        ("tool_calls", "tool_calls", "called a tool instead of answering"),
-        ("function_call", "tool_calls", "called a tool instead of answering"),
+        ("tool_calls", "tool_calls", "called a tool instead of answering, although none was offered"),
+        ("function_call", "tool_calls", "called a tool instead of answering, although none was offered"),
     ],
 )
 def test_what_is_withheld_is_no_answer(server, tmp_path, said, reason, why):

@@ -121,7 +121,9 @@ def test_special_tokens_beyond_the_vocabulary_are_left_out(make_tokenizer_dir, k
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings.pop(f"{kind}_token", None)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.warns(UnknownTokenId, match=f"names the {kind} token {unknown}, which the vocabulary"):
+    with pytest.warns(
+        UnknownTokenId, match=f"has the {kind} token {unknown}, which is not in the vocabulary"
+    ):
         vocabulary = read_vocabulary(folder, CONFIG | {f"{kind}_token_id": unknown})
     assert getattr(vocabulary, kind) is None
 
