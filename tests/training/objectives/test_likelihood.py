@@ -167,5 +167,5 @@ def test_positions_that_are_given_are_used(
 
 def test_an_architecture_that_cannot_keep_texts_apart_is_refused(sharp: nn.Module, make_rows: Rows):
     sharp.model_type = "llama4_text"
-    with pytest.raises(ModelError, match=r"llama4_text cannot learn rows that hold several texts; .* qwen3"):
+    with pytest.raises(ModelError, match=r"llama4_text cannot be trained on packed rows; .* qwen3"):
         Likelihood().loss(sharp, pad([join_rows(make_rows(2))]))
