@@ -18,13 +18,13 @@ from smidgen.cpu_kernels.team import Array, new, product, scratch, team, view
 
 
 class Backward(Block):
-    """The gradient of a block. Attention probabilities are computed again; nothing of size L² is kept."""
+    """The gradient of a block. Attention probabilities are recomputed; nothing of size L² is stored."""
 
     def run(self, kept: dict[str, mx.array], dy: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
-        """Compute the gradients of `x` and of the arrays that learn.
+        """Return the gradients of `x` and of the trainable arrays.
 
         Args:
-            kept: what `Forward` returned.
+            kept: the outputs of `Forward.run`.
             dy: the gradient of its `y`.
         """
         mx.eval(dy, kept)
@@ -45,13 +45,13 @@ class Backward(Block):
         return out.reshape(self.batch, self.length, width), gradients
 
     def _allocate(self) -> None:
-        """Take memory for what passes from one step of the work to the next; the next block reuses it."""
+        """Allocate the intermediate arrays; the next block reuses the memory."""
         plan, tokens, width, leaving = self.plan, self.tokens, self.width, self.leaving
         queries = plan.heads * plan.head_dim
         self.normed = scratch("all normed", tokens, width)
         self.normed_middle = scratch("all normed_middle", leaving, width)
         self.dmiddle = scratch("all dmiddle", leaving, width)
-        # What reaches the down projection, and what passes the block by.
+        # Gradients of the down projection's output, and of the path around the dropped block.
         self.ddown = scratch("all ddown", leaving, width) if plan.dropout else self.dy
         self.straight = scratch("all straight", leaving, width) if plan.dropout else None
         self.act = scratch("all act", leaving, self.inner)
@@ -61,7 +61,7 @@ class Backward(Block):
         self.dattended = scratch("all dattended", queries, self.pitch)
         self.dot = scratch("all dot", plan.heads, self.pitch)
         self.dqkv = scratch("all dqkv", self.features, self.pitch)
-        if plan.chosen:  # the others' queries have no gradient
+        if plan.chosen:  # queries of other tokens have no gradient
             self.dattended.fill(0)
             self.dot.fill(0)
             self.dqkv.fill(0)
@@ -102,7 +102,7 @@ class Backward(Block):
         self.dot[:, origin] = dattended.reshape(self.plan.heads, -1, dattended.shape[1]).sum(axis=1)
 
     def _unswiglu(self, tile: slice, ddown: Array) -> tuple[Array, Array]:
-        """Gradients of the gate and of what it gates; their value again, for the down projection."""
+        """Return the gradients of gate and up projection; also recompute the down projection's input."""
         gate, up = self.kept["gate"][tile], self.kept["up"][tile]
         dgate, dup = self.dgate[tile], self.dup[tile]
         dact = product(ddown, self.w["down_proj.weight"], scratch("dact", *gate.shape))
@@ -121,7 +121,7 @@ class Backward(Block):
     def _unattend(self, row: int, head: int) -> None:
         """The gradient of `Forward._attend` for every query of one key head."""
         scale, qkv = self.plan.scale, self.kept["qkv"]
-        # The last queries come first and see every key, so that they may overwrite what was there.
+        # The last queries come first and see every key, so they can overwrite the old contents.
         beta = float(self.plan.chosen)
         for piece in self.attention_pieces(row, head):
             keys, values = piece.keys(qkv), piece.values(qkv)
@@ -161,7 +161,7 @@ class Backward(Block):
         self.norms["input_layernorm"][piece] = normalize_back(dnormed, x, inverse, weight, dx)
 
     def _past_attention(self, tile: slice) -> Array:
-        """What reaches `x` otherwise than through the attention."""
+        """Return the gradient of `x` through the residual connections, without the attention."""
         return self.dmiddle[tile] if self.straight is None else self.dmiddle[tile] + self.straight[tile]
 
     def _norm_gradients(self) -> dict[str, mx.array]:
@@ -173,7 +173,7 @@ class Backward(Block):
         return {name: mx.array(value) for name, value in sums.items()}
 
     def _weight_gradients(self) -> dict[str, mx.array]:
-        """Gradients of the linear layers, each a sum over all tokens."""
+        """Return the gradients of the linear layers, each a sum over all tokens."""
         t = slice(0, self.tokens)
         inputs_and_gradients = {
             **{name: (self.normed, self.dqkv[rows, t].T) for name, rows in self.rows.items()},
@@ -182,12 +182,12 @@ class Backward(Block):
             "up_proj": (self.normed_middle, self.dup),
             "down_proj": (self.act, self.ddown),
         }
-        learning = [
+        trainable = [
             f"{name}.{part}"
             for name, linear in self.plan.linears
             for part in ([] if linear.frozen else ["weight"]) + (["lora_a", "lora_b"] if linear.rank else [])
         ]
-        gradients = new({name: self.w[name].shape for name in learning})
+        gradients = new({name: self.w[name].shape for name in trainable})
         jobs: list[Callable[[], object]] = []
         for name, linear in self.plan.linears:
             x, dy = inputs_and_gradients[name]
@@ -206,7 +206,7 @@ class Backward(Block):
         return gradients
 
     def _low_rank(self, name: str, x: Array, dy: Array, gradients: dict[str, mx.array]) -> None:
-        """The gradients of an update: dA = s xᵀ(dy Bᵀ) and dB = s (x A)ᵀ dy."""
+        """Write the gradients of a low-rank update: dA = s xᵀ(dy Bᵀ) and dB = s (x A)ᵀ dy."""
         a, b, scale = self.w[f"{name}.lora_a"], self.w[f"{name}.lora_b"], self.linears[name].scale
         inner = product(dy, b.T, scratch("low_rank", x.shape[0], a.shape[1]))
         product(x.T, inner, view(gradients[f"{name}.lora_a"]), alpha=scale)
