@@ -27,7 +27,7 @@ def test_an_artefact_is_opened_by_the_engine_that_reads_its_format(tmp_path: Pat
         export={"formats": ("peft", "fused", "gguf")},
     )
     opened = {
-        artefact.name: artefact.opened(context, tmp_path / artefact.folder).engine
+        artefact.name: artefact.engine(context, tmp_path / artefact.folder).engine
         for artefact in artefacts_of(context.recipe)
     }
     assert opened == {"mlx-4bit": "mlx", "peft": "mlx", "fused": "mlx", "gguf-q8_0": "llama"}

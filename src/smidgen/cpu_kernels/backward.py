@@ -28,36 +28,36 @@ class Backward(Block):
             dy: the gradient of its `y`.
         """
         mx.eval(dy, kept)
-        plan, tokens, width, leaving = self.plan, self.tokens, self.width, self.leaving
-        self.dy = view(dy).reshape(leaving, width)
+        plan, tokens, width, num_outputs = self.plan, self.tokens, self.width, self.num_outputs
+        self.dy = view(dy).reshape(num_outputs, width)
         self.kept = {name: view(array) for name, array in kept.items()}
         out = new({"x": (tokens, width)})["x"]
         self.dx = view(out)
         self._allocate()
         crew = team()
-        crew.run(self._unfinish, self.tiles(leaving))
+        crew.run(self._finish_back, self.tiles(num_outputs))
         heads = self.heads()
-        crew.run(lambda piece: self._unattend(*heads[piece]), len(heads))
+        crew.run(lambda piece: self._attend_back(*heads[piece]), len(heads))
         if plan.chosen:
-            self.dx[self.w["chosen"]] = self._past_attention(slice(None))
-        crew.run(self._unproject, self.tiles(tokens))
+            self.dx[self.w["chosen"]] = self._residual_gradient(slice(None))
+        crew.run(self._project_back, self.tiles(tokens))
         gradients = self._norm_gradients() | self._weight_gradients()
         return out.reshape(self.batch, self.length, width), gradients
 
     def _allocate(self) -> None:
         """Allocate the intermediate arrays; the next block reuses the memory."""
-        plan, tokens, width, leaving = self.plan, self.tokens, self.width, self.leaving
+        plan, tokens, width, num_outputs = self.plan, self.tokens, self.width, self.num_outputs
         queries = plan.heads * plan.head_dim
         self.normed = scratch("all normed", tokens, width)
-        self.normed_middle = scratch("all normed_middle", leaving, width)
-        self.dmiddle = scratch("all dmiddle", leaving, width)
+        self.normed_middle = scratch("all normed_middle", num_outputs, width)
+        self.dmiddle = scratch("all dmiddle", num_outputs, width)
         # Gradients of the down projection's output, and of the path around the dropped block.
-        self.ddown = scratch("all ddown", leaving, width) if plan.dropout else self.dy
-        self.straight = scratch("all straight", leaving, width) if plan.dropout else None
-        self.act = scratch("all act", leaving, self.inner)
-        self.dgate = scratch("all dgate", leaving, self.inner)
-        self.dup = scratch("all dup", leaving, self.inner)
-        self.attended = scratch("all chosen", queries, leaving) if plan.chosen else self.kept["attended"]
+        self.ddown = scratch("all ddown", num_outputs, width) if plan.dropout else self.dy
+        self.bypass = scratch("all bypass", num_outputs, width) if plan.dropout else None
+        self.act = scratch("all act", num_outputs, self.inner)
+        self.dgate = scratch("all dgate", num_outputs, self.inner)
+        self.dup = scratch("all dup", num_outputs, self.inner)
+        self.attended = scratch("all chosen", queries, num_outputs) if plan.chosen else self.kept["attended"]
         self.dattended = scratch("all dattended", queries, self.pitch)
         self.dot = scratch("all dot", plan.heads, self.pitch)
         self.dqkv = scratch("all dqkv", self.features, self.pitch)
@@ -67,24 +67,24 @@ class Backward(Block):
             self.dqkv.fill(0)
         self.norms: dict[str, Array] = {
             "input_layernorm": np.zeros((self.tiles(tokens), width), np.float32),
-            "post_attention_layernorm": np.zeros((self.tiles(leaving), width), np.float32),
+            "post_attention_layernorm": np.zeros((self.tiles(num_outputs), width), np.float32),
         }
         if plan.head_norms:
             self.norms["heads"] = np.zeros(
                 (self.tiles(tokens), plan.heads + plan.kv_heads, plan.head_dim), np.float32
             )
 
-    def _unfinish(self, piece: int) -> None:
+    def _finish_back(self, piece: int) -> None:
         """The gradient of `Forward._finish`."""
-        tile, w = self.tile(piece, self.leaving), self.w
+        tile, w = self.tile(piece, self.num_outputs), self.w
         ddown, middle = self.ddown[tile], self.kept["middle"][tile]
-        if self.straight is not None:
+        if self.bypass is not None:
             np.copyto(ddown, self.dy[tile])
             drop(ddown, self.plan.dropout, int(w["seed"][0]), piece)
-            np.subtract(self.dy[tile], ddown, out=self.straight[tile])
+            np.subtract(self.dy[tile], ddown, out=self.bypass[tile])
         normed, weight = self.normed_middle[tile], w["post_attention_layernorm"]
         inverse = normalize(middle, weight, self.plan.eps[1], normed)
-        dgate, dup = self._unswiglu(tile, ddown)
+        dgate, dup = self._swiglu_back(tile, ddown)
         dnormed = product(dgate, w["gate_proj.weight"], scratch("dnormed", *middle.shape))
         product(dup, w["up_proj.weight"], dnormed, beta=1.0)
         dmiddle = self.dmiddle[tile]
@@ -101,7 +101,7 @@ class Backward(Block):
         dattended *= attended
         self.dot[:, origin] = dattended.reshape(self.plan.heads, -1, dattended.shape[1]).sum(axis=1)
 
-    def _unswiglu(self, tile: slice, ddown: Array) -> tuple[Array, Array]:
+    def _swiglu_back(self, tile: slice, ddown: Array) -> tuple[Array, Array]:
         """Return the gradients of gate and up projection; also recompute the down projection's input."""
         gate, up = self.kept["gate"][tile], self.kept["up"][tile]
         dgate, dup = self.dgate[tile], self.dup[tile]
@@ -118,7 +118,7 @@ class Backward(Block):
         dgate *= dact
         return dgate, dup
 
-    def _unattend(self, row: int, head: int) -> None:
+    def _attend_back(self, row: int, head: int) -> None:
         """The gradient of `Forward._attend` for every query of one key head."""
         scale, qkv = self.plan.scale, self.kept["qkv"]
         # The last queries come first and see every key, so they can overwrite the old contents.
@@ -139,7 +139,7 @@ class Backward(Block):
             product(queries, dscores, piece.keys(self.dqkv), alpha=scale, beta=beta)
             beta = 1.0
 
-    def _unproject(self, piece: int) -> None:
+    def _project_back(self, piece: int) -> None:
         """The gradient of `Forward._project`."""
         tile, plan = self.tile(piece, self.tokens), self.plan
         x, dx, weight = self.x[tile], self.dx[tile], self.w["input_layernorm"]
@@ -157,12 +157,12 @@ class Backward(Block):
             product(self.dqkv[self.rows[name], tile].T, self.w[f"{name}.weight"], dnormed, beta=beta)
             beta = 1.0
         if not plan.chosen:
-            np.copyto(dx, self._past_attention(tile))
+            np.copyto(dx, self._residual_gradient(tile))
         self.norms["input_layernorm"][piece] = normalize_back(dnormed, x, inverse, weight, dx)
 
-    def _past_attention(self, tile: slice) -> Array:
+    def _residual_gradient(self, tile: slice) -> Array:
         """Return the gradient of `x` through the residual connections, without the attention."""
-        return self.dmiddle[tile] if self.straight is None else self.dmiddle[tile] + self.straight[tile]
+        return self.dmiddle[tile] if self.bypass is None else self.dmiddle[tile] + self.bypass[tile]
 
     def _norm_gradients(self) -> dict[str, mx.array]:
         sums = {name: part.sum(axis=0) for name, part in self.norms.items()}
@@ -177,7 +177,7 @@ class Backward(Block):
         t = slice(0, self.tokens)
         inputs_and_gradients = {
             **{name: (self.normed, self.dqkv[rows, t].T) for name, rows in self.rows.items()},
-            "o_proj": (self.attended[:, : self.leaving].T, self.dmiddle),
+            "o_proj": (self.attended[:, : self.num_outputs].T, self.dmiddle),
             "gate_proj": (self.normed_middle, self.dgate),
             "up_proj": (self.normed_middle, self.dup),
             "down_proj": (self.act, self.ddown),

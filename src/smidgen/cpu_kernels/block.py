@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from smidgen.backend import mx
-from smidgen.cpu_kernels.pieces import later
+from smidgen.cpu_kernels.pieces import causal_mask
 from smidgen.cpu_kernels.team import Array, product, scratch, team, view
 
 TILE = 256
@@ -101,12 +101,12 @@ class Block:
             "k_proj": slice(queries, queries + keys),
             "v_proj": slice(queries + keys, queries + 2 * keys),
         }
-        self.turned = slice(0, queries + keys)
+        self.rotary = slice(0, queries + keys)
         self.features = queries + 2 * keys
         self.inner = self.w["gate_proj.weight"].shape[0]
-        self.leaving = self.tokens
+        self.num_outputs = self.tokens
         if plan.chosen:
-            self.leaving = self.w["chosen"].size
+            self.num_outputs = self.w["chosen"].size
             self.is_chosen = np.zeros(self.tokens, np.bool_)
             self.is_chosen[self.w["chosen"]] = True
         # An odd number of cache lines, because rows a power of two apart compete for a few cache sets.
@@ -141,7 +141,7 @@ class Block:
 
     def by_head(self, array: Array, tile: slice) -> Array:
         """Return queries and keys of a tile, (heads + kv_heads, head_dim, tokens)."""
-        return array[self.turned, tile].reshape(-1, self.plan.head_dim, tile.stop - tile.start)
+        return array[self.rotary, tile].reshape(-1, self.plan.head_dim, tile.stop - tile.start)
 
     def attention_pieces(self, row: int, head: int) -> Iterator["HeadView"]:
         """Yield the query tiles of one row of the batch and one key head, the longest first.
@@ -175,7 +175,7 @@ class HeadView:
         self.query_heads = slice(head * self.group, (head + 1) * self.group)
         self.first, self.last = first, min(first + QUERY_TILE, block.length)
         self.columns = slice(start + first, start + self.last)
-        self.seen = slice(start, start + self.last)
+        self.visible = slice(start, start + self.last)
 
     def _queries(self, array: Array) -> Array:
         """Return a view (head_dim, group, queries) of a feature-major array with the query heads first."""
@@ -197,11 +197,11 @@ class HeadView:
 
     def keys(self, qkv: Array) -> Array:
         """Return the keys that the last query attends to, (head_dim, keys)."""
-        return qkv[self._rows("k_proj"), self.seen]
+        return qkv[self._rows("k_proj"), self.visible]
 
     def values(self, qkv: Array) -> Array:
         """Return the values of these keys, (head_dim, keys)."""
-        return qkv[self._rows("v_proj"), self.seen]
+        return qkv[self._rows("v_proj"), self.visible]
 
     def _rows(self, name: str) -> slice:
         size, start = self.block.plan.head_dim, self.block.rows[name].start
@@ -213,8 +213,8 @@ class HeadView:
         product(queries.T, keys, out, alpha=self.block.plan.scale)
         size = self.last - self.first
         by_query = out.reshape(self.group, size, -1)
-        by_query[:, :, self.first :] += later(size)
+        by_query[:, :, self.first :] += causal_mask(size)
         if (segments := self.block.w.get("segments")) is not None:
-            apart = segments[self.columns][:, None] != segments[self.seen]
+            apart = segments[self.columns][:, None] != segments[self.visible]
             np.copyto(by_query, -np.inf, where=apart)
         return out

@@ -24,15 +24,15 @@ class Forward(Block):
         plan, queries = self.plan, self.plan.heads * self.plan.head_dim
         shapes = {
             "qkv": (self.features, self.pitch),
-            "raw": (self.turned.stop if plan.head_norms else 0, self.pitch),
+            "raw": (self.rotary.stop if plan.head_norms else 0, self.pitch),
             "inverse": (plan.heads + plan.kv_heads, self.pitch),
             "attended": (queries, self.pitch),
             "logsumexp": (plan.heads, self.pitch),
-            "middle": (self.leaving, self.width),
-            "gate": (self.leaving, self.inner),
-            "up": (self.leaving, self.inner),
+            "middle": (self.num_outputs, self.width),
+            "gate": (self.num_outputs, self.inner),
+            "up": (self.num_outputs, self.inner),
         }
-        kept = new({"y": (self.leaving, self.width)} | (shapes if plan.keeps else {}))
+        kept = new({"y": (self.num_outputs, self.width)} | (shapes if plan.keeps else {}))
         memory = {name: view(array) for name, array in kept.items()}
         if not plan.keeps:  # the other arrays are not shared between tiles, so each tile uses its own scratch
             memory |= {name: scratch(f"all {name}", *shapes[name]) for name in list(shapes)[:5]}
@@ -46,7 +46,7 @@ class Forward(Block):
         crew.run(self._project, self.tiles(self.tokens))
         pieces = [piece for row, head in self.heads() for piece in self.attention_pieces(row, head)]
         crew.run(lambda piece: self._attend(pieces[piece]), len(pieces))
-        crew.run(self._finish, self.tiles(self.leaving))
+        crew.run(self._finish, self.tiles(self.num_outputs))
         if not plan.chosen:
             kept["y"] = kept["y"].reshape(self.batch, self.length, self.width)
         return kept
@@ -85,7 +85,7 @@ class Forward(Block):
 
     def _finish(self, piece: int) -> None:
         """Compute output projection, residual, norm, SwiGLU and residual for one tile of output tokens."""
-        tile, plan = self.tile(piece, self.leaving), self.plan
+        tile, plan = self.tile(piece, self.num_outputs), self.plan
         origin = self.origin(tile)
         x, y = self.x[origin], self.y[tile]
         middle = self.middle[tile] if plan.keeps else scratch("middle", *x.shape)

@@ -101,7 +101,7 @@ def sigmoid(x: Array, out: Array) -> Array:
 
 
 @lru_cache(8)
-def later(size: int) -> Array:
+def causal_mask(size: int) -> Array:
     """Return the additive causal mask (size, size): 0 up to the diagonal and -inf after it."""
     return np.triu(np.full((size, size), -np.inf, np.float32), 1)
 

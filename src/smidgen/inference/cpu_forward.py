@@ -72,7 +72,7 @@ class CpuForward:
             self._angles = _rotations(self._rope, self._order, 2 * at.width)
 
         def share(rows: slice) -> np.ndarray:
-            part = Pass(at.start + rows.start, at.held[rows], at.counts[rows])
+            part = Pass(at.start + rows.start, at.cached[rows], at.counts[rows])
             return self._share(np.concatenate([np.asarray(row) for row in tokens[rows]]), part, caches)
 
         return self._in_shares(share, len(tokens), int(at.counts.sum()))
@@ -214,8 +214,8 @@ def _attend_step(queries: np.ndarray, at: Pass, cache: SlotCache, chunk: int) ->
     keys, values = cache.read(at)
     B, K, W, D = keys.shape
     scores = queries.reshape(B, K, -1, D) @ keys.swapaxes(-1, -2)
-    held, columns = at.held[:, None], np.arange(W)
-    hidden = (columns > held) | (columns < held // chunk * chunk)
+    cached, columns = at.cached[:, None], np.arange(W)
+    hidden = (columns > cached) | (columns < cached // chunk * chunk)
     scores += np.where(hidden, np.float32(-np.inf), np.float32(0))[:, None, None]
     return _weighted(scores, values).reshape(queries.shape)
 
@@ -229,13 +229,13 @@ def _attend_rows(queries: np.ndarray, at: Pass, cache: SlotCache, chunk: int) ->
     outputs = np.empty((T, H, D), np.float32)
     keys, values = cache.read(at)
     end = 0
-    for i, (held, count) in enumerate(zip(at.held.tolist(), at.counts.tolist(), strict=True)):
-        begin, end, width = end, end + count, held + count
+    for i, (cached, count) in enumerate(zip(at.cached.tolist(), at.counts.tolist(), strict=True)):
+        begin, end, width = end, end + count, cached + count
         row = queries[begin:end].swapaxes(0, 1).reshape(keys.shape[1], -1, D)  # (K, H/K · L, D)
         scores = (row @ keys[i, :, :width].swapaxes(-1, -2)).reshape(H, count, width)
-        scores[:, :, held:] += _later(1 << count.bit_length())[:count, :count]
+        scores[:, :, cached:] += _causal_mask(1 << count.bit_length())[:count, :count]
         if width > chunk:
-            begins = np.arange(held, width)[:, None] // chunk * chunk
+            begins = np.arange(cached, width)[:, None] // chunk * chunk
             scores[:, np.arange(width) < begins] = -np.inf
         scores = scores.reshape(keys.shape[1], -1, width)
         outputs[begin:end] = _weighted(scores, values[i, :, :width]).reshape(H, count, D).swapaxes(0, 1)
@@ -252,7 +252,7 @@ def _weighted(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(16)
-def _later(size: int) -> np.ndarray:
+def _causal_mask(size: int) -> np.ndarray:
     """Return the additive causal mask (size, size): 0 up to the diagonal and −∞ after it."""
     return np.triu(np.full((size, size), -np.inf, np.float32), 1)
 

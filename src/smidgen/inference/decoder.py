@@ -59,11 +59,11 @@ class Decoder:
             The number of shared tokens; rows added from now on start from them.
         """
         common = stem_of(prompts)
-        held = len(common_prefix(self._prefix, common))
-        if held < len(common):
-            self._prefix = common[:held]
-            held, rest = self._run_leading(0, held, common[held:])
-            self._run(0, held, [rest])
+        cached = len(common_prefix(self._prefix, common))
+        if cached < len(common):
+            self._prefix = common[:cached]
+            cached, rest = self._run_leading(0, cached, common[cached:])
+            self._run(0, cached, [rest])
             self._prefix = common
         self._shared = len(common)
         return self._shared
@@ -98,12 +98,12 @@ class Decoder:
         first = 1 + self.num_rows
         self._copy_prefix(first, len(unique))
         self._reserve(first + len(prompts), 0)
-        held = self._run_families(first, unique, wanted)
-        rows: list[Sequence[int]] = [prompt[size:] for prompt, size in zip(unique, held, strict=True)]
+        cached = self._run_families(first, unique, wanted)
+        rows: list[Sequence[int]] = [prompt[size:] for prompt, size in zip(unique, cached, strict=True)]
         if len(rows) == 1:
-            held[0], rows[0] = self._run_leading(first, held[0], rows[0], int(wanted[0]))
+            cached[0], rows[0] = self._run_leading(first, cached[0], rows[0], int(wanted[0]))
         ends = np.cumsum([len(row) for row in rows])
-        hidden = self._run(first, held, rows)
+        hidden = self._run(first, cached, rows)
         if len(unique) < len(prompts):
             self._copy([first + source for source in sources], first, max(map(len, prompts)))
         self._lengths += map(len, prompts)
@@ -121,7 +121,7 @@ class Decoder:
         """
         assert len(tokens) == self.num_rows and all(len(block) > 0 for block in tokens)
         hidden = self._run(1, self._lengths, tokens)
-        self._lengths = [held + len(new) for held, new in zip(self._lengths, tokens, strict=True)]
+        self._lengths = [cached + len(new) for cached, new in zip(self._lengths, tokens, strict=True)]
         return self._forward.logits(hidden)
 
     def rollback(self, counts: Sequence[int]) -> None:
@@ -130,15 +130,15 @@ class Decoder:
         Columns past a row's end are masked and overwritten by its next tokens.
         """
         assert len(counts) == self.num_rows
-        assert all(0 <= count <= held for count, held in zip(counts, self._lengths, strict=True))
-        self._lengths = [held - count for count, held in zip(counts, self._lengths, strict=True)]
+        assert all(0 <= count <= cached for count, cached in zip(counts, self._lengths, strict=True))
+        self._lengths = [cached - count for count, cached in zip(counts, self._lengths, strict=True)]
 
     def remove(self, row: int) -> None:
         """Remove a row; the last row takes its place."""
-        held = self._lengths.pop()
+        cached = self._lengths.pop()
         if row < self.num_rows:
-            self._copy([1 + self.num_rows], 1 + row, held)
-            self._lengths[row] = held
+            self._copy([1 + self.num_rows], 1 + row, cached)
+            self._lengths[row] = cached
 
     def forget(self) -> None:
         """Remove all rows; their memory stays allocated."""
@@ -161,10 +161,10 @@ class Decoder:
 
     def fork(self, rows: Sequence[int], tails: Sequence[Sequence[int]]) -> Any:
         """Run tails after copies of rows, which do not change; return the logits (T, V) after each token."""
-        first, held = 1 + self.num_rows, [self._lengths[row] for row in rows]
+        first, cached = 1 + self.num_rows, [self._lengths[row] for row in rows]
         self._reserve(first + len(rows), 0)
-        self._copy([1 + row for row in rows], first, max(held))
-        return self._forward.logits(self._run(first, held, tails))
+        self._copy([1 + row for row in rows], first, max(cached))
+        return self._forward.logits(self._run(first, cached, tails))
 
     def _run_families(self, first: int, prompts: Sequence[Sequence[int]], last: np.ndarray) -> list[int]:
         """Prefill prefixes that only some prompts share, once each, into the slots of these prompts.
@@ -173,12 +173,12 @@ class Decoder:
             The number of cached tokens in each prompt's slot; at least `last` tokens of each prompt are left.
         """
         most = [len(prompt) - int(count) for prompt, count in zip(prompts, last, strict=True)]
-        held = [self._shared] * len(prompts)
+        cached = [self._shared] * len(prompts)
         sources = list(range(first, first + len(prompts)))
         free = first  # a tree has fewer inner nodes than leaves, so there is a slot for each
         for level in levels(prompts, self._shared, most):
             leaders = [family.members[0] for family in level]
-            known = [held[i] for i in leaders]
+            known = [cached[i] for i in leaders]
             self._copy([sources[i] for i in leaders], free, max(known))
             rows = [
                 prompts[i][size : family.shared]
@@ -187,25 +187,25 @@ class Decoder:
             self._run(free, known, rows)
             for family in level:
                 for i in family.members:
-                    held[i], sources[i] = family.shared, free
+                    cached[i], sources[i] = family.shared, free
                 free += 1
         if free > first:
-            self._copy(sources, first, max(held))
-        return held
+            self._copy(sources, first, max(cached))
+        return cached
 
     def _run_leading(
-        self, slot: int, held: int, row: Sequence[int], last: int = 1
+        self, slot: int, cached: int, row: Sequence[int], last: int = 1
     ) -> tuple[int, Sequence[int]]:
         """Prefill a long row in parts, except its end; return the number of cached tokens and the rest."""
         while len(row) > max(PREFILL_TOKENS, last):
             part = min(PREFILL_TOKENS, len(row) - last)
-            self._run(slot, held, [row[:part]])
-            held, row = held + part, row[part:]
-        return held, row
+            self._run(slot, cached, [row[:part]])
+            cached, row = cached + part, row[part:]
+        return cached, row
 
-    def _run(self, first: int, held: int | Sequence[int], rows: Sequence[Sequence[int]]) -> Any:
+    def _run(self, first: int, cached: int | Sequence[int], rows: Sequence[Sequence[int]]) -> Any:
         """Run new tokens of the slots from `first` on; return hidden states (T, D)."""
-        at = Pass(first, np.broadcast_to(held, len(rows)), [len(row) for row in rows])
+        at = Pass(first, np.broadcast_to(cached, len(rows)), [len(row) for row in rows])
         self._reserve(at.stop, at.width)
         return self._forward.hidden(rows, at, self._caches)
 

@@ -189,7 +189,7 @@ class ExactGrammar:
         return f'"[" {some} "]"' if least else f'"[" ({some})? "]"'
 
     def _named(self, body: str) -> str:
-        """A rule for what is used more than once, so that the grammar grows only with the schema."""
+        """Return a named rule for a body that is used twice, so that the grammar grows linearly."""
         if not body.strip() or body.isidentifier():
             return body
         name = f"part{len(self._rules)}"

@@ -100,7 +100,7 @@ class _LayerView:
     def __init__(self, slots: Cache, at: Pass):
         self._slots = slots
         self._at = at
-        self.offset = mx.array(at.held)
+        self.offset = mx.array(at.cached)
         if isinstance(slots, QuantisedSlotCache):  # mlx-lm's attention detects a quantised cache by `bits`
             self.bits, self.group_size = slots.bits, slots.group_size
 

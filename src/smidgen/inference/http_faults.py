@@ -120,7 +120,7 @@ def completed_despite_failures(
 
     try:
         while True:
-            if failure is None and not failures.are_many and not source.is_over:
+            if failure is None and not failures.are_many and not source.is_exhausted:
                 for request in source.read(session.room):
                     session.submit(request)
             if session.is_idle:
@@ -128,7 +128,9 @@ def completed_despite_failures(
                     break
                 yield from failures.judge(ask)
                 continue
-            reads_on = source.is_slow and not source.is_over and session.room > 0 and not failures.are_many
+            reads_on = (
+                source.is_slow and not source.is_exhausted and session.room > 0 and not failures.are_many
+            )
             for event in session.step(timeout=0 if reads_on and failure is None else None):
                 if event.completion is not None:
                     yield event.request, event.completion

@@ -138,9 +138,9 @@ Served = TypeVar("Served", bound=Waiting)
 class Lanes(Generic[Served]):
     """The lanes of all adapters in use; the least recently used idle one is closed for a new adapter."""
 
-    def __init__(self, opened: Callable[[str | None], Served]):
-        """Open lanes by calling `opened` with the key of an adapter."""
-        self._opened = opened
+    def __init__(self, open_lane: Callable[[str | None], Served]):
+        """Open lanes by calling `open_lane` with the key of an adapter."""
+        self._open_lane = open_lane
         self._lanes: OrderedDict[str | None, Served] = OrderedDict()
         self._parked: list[Submitted] = []  # requests whose adapter has no lane yet
 
@@ -182,7 +182,7 @@ class Lanes(Generic[Served]):
                 if not idle:
                     return None
                 self._lanes.pop(idle[0]).close()
-            self._lanes[key] = self._opened(key)
+            self._lanes[key] = self._open_lane(key)
         self._lanes.move_to_end(key)
         return self._lanes[key]
 

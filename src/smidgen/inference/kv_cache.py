@@ -24,16 +24,16 @@ class Pass:
 
     Attributes:
         start, stop: slot range of the B rows.
-        held: number of cached tokens per row (B,).
+        cached: number of cached tokens per row (B,).
         counts: number of new tokens per row (B,), with sum T and maximum L.
         width: columns in use after the pass, W.
     """
 
-    def __init__(self, start: int, held: Sequence[int] | np.ndarray, counts: Sequence[int] | np.ndarray):
-        self.start, self.stop = start, start + len(held)
-        self.held = np.asarray(held, np.int32)
+    def __init__(self, start: int, cached: Sequence[int] | np.ndarray, counts: Sequence[int] | np.ndarray):
+        self.start, self.stop = start, start + len(cached)
+        self.cached = np.asarray(cached, np.int32)
         self.counts = np.asarray(counts, np.int32)
-        self.width = int((self.held + self.counts).max())
+        self.width = int((self.cached + self.counts).max())
 
     @cached_property
     def is_padding(self) -> np.ndarray:
@@ -48,7 +48,7 @@ class Pass:
     @cached_property
     def columns(self) -> np.ndarray:
         """Position of every new token (T,)."""
-        padded = self.held[:, None] + np.arange(self.counts.max())
+        padded = self.cached[:, None] + np.arange(self.counts.max())
         return padded[~self.is_padding]
 
 

@@ -99,11 +99,11 @@ class Lane:
         """
         assert not self._windows
         rows = [rows[i] for i in by_family([row.prompt for row in rows])]
-        held = [self._decoder.num_cached(row.prompt) for row in rows] if self.rows else []
-        most = max(held, default=0)
-        if most >= FAMILY_TOKENS and min(held) < most:
+        cached = [self._decoder.num_cached(row.prompt) for row in rows] if self.rows else []
+        most = max(cached, default=0)
+        if most >= FAMILY_TOKENS and min(cached) < most:
             parts = [
-                [row for row, n in zip(rows, held, strict=True) if (n == most) == first]
+                [row for row, n in zip(rows, cached, strict=True) if (n == most) == first]
                 for first in (True, False)
             ]
         else:
@@ -120,16 +120,16 @@ class Lane:
         taking = joining or list(self.rows)
         if not taking:
             return []
-        most = self._most_ahead(len(taking))
+        most = self._most_forced(len(taking))
         for row in taking:
-            row.look_ahead(most)
-        unrun = [row.unrun for row in taking]
+            row.plan_forced(most)
+        next_tokens = [row.next_tokens for row in taking]
         if joining:
-            logits = self._decoder.add(unrun, last=[1 + len(row.ahead) for row in taking])
+            logits = self._decoder.add(next_tokens, last=[1 + len(row.forced) for row in taking])
         else:
-            logits = self._decoder.step(unrun)
+            logits = self._decoder.step(next_tokens)
         self._advance(taking, logits)
-        self._leave(lambda row: row.is_over)
+        self._leave(lambda row: row.is_finished)
         return taking
 
     def drop(self, tickets: Collection[int]) -> None:
@@ -213,19 +213,19 @@ class Lane:
             logits: logits (T, V) after each row's last token and its forced tokens, row by row.
         """
         xp, now = self._decoder.xp, time.perf_counter
-        stops = list(accumulate(1 + len(row.ahead) for row in rows))
-        scored = [range(stop - 1 - len(row.ahead), stop - 1) for row, stop in zip(rows, stops, strict=True)]
-        ahead = [token for row in rows for token in row.ahead]
-        logprobs = iter(logprobs_of(ahead, logits, xp, rows=list(chain(*scored))))
+        stops = list(accumulate(1 + len(row.forced) for row in rows))
+        scored = [range(stop - 1 - len(row.forced), stop - 1) for row, stop in zip(rows, stops, strict=True)]
+        forced = [token for row in rows for token in row.forced]
+        logprobs = iter(logprobs_of(forced, logits, xp, rows=list(chain(*scored))))
         for row in rows:
-            if row.ahead:
-                found = list(islice(logprobs, len(row.ahead)))
+            if row.forced:
+                found = list(islice(logprobs, len(row.forced)))
                 if self._are_numbers(row, found):
-                    row.take_ahead(found, now())
+                    row.take_forced(found, now())
         going = [
             (row, stop - 1)
             for row, stop in zip(rows, stops, strict=True)
-            if not row.is_over and row.restrict()
+            if not row.is_finished and row.restrict()
         ]
         if not going:
             return
@@ -245,7 +245,7 @@ class Lane:
             )
         return row.error is None
 
-    def _most_ahead(self, num_rows: int) -> int:
+    def _most_forced(self, num_rows: int) -> int:
         """Return the maximum number of forced tokens per row in one pass of `num_rows`."""
         if not self._settings.fast_forward:
             return 0

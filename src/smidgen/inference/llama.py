@@ -108,10 +108,10 @@ class LlamaEngine:
             self._hosts.popitem()[1].close()
 
     def _session(self, *, arriving: bool) -> LlamaSession:
-        def opened(adapter: str | None, put: Callable[[Event | None], None]) -> LlamaLane:
+        def open_lane(adapter: str | None, put: Callable[[Event | None], None]) -> LlamaLane:
             return LlamaLane(self._host(adapter), put, thinking=self._thinking, arriving=arriving)
 
-        return LlamaSession(opened, self._reserved, thinking=self._thinking)
+        return LlamaSession(open_lane, self._reserved, thinking=self._thinking)
 
     def _host(self, adapter: str | None) -> LlamaHost:
         """Return the host of the model with an adapter; an unused one is unloaded if there are too many."""

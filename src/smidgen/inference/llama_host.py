@@ -9,7 +9,7 @@ from smidgen.inference.llama_row import LlamaRow
 from smidgen.inference.llama_server import LlamaServer
 
 MOST_SLOTS = 16
-"""Maximum number of rows decoded together. On a CPU more rows do not raise throughput."""
+"""Maximum number of rows decoded together. On a CPU more rows only slow each other down."""
 CACHE_SHARE = 0.25
 """Maximum share of the device's memory for the KV cache of all slots."""
 CONTEXT_STEP = 256
@@ -49,8 +49,8 @@ class LlamaHost:
     @property
     def cache_bytes(self) -> int:
         """KV-cache bytes of all slots."""
-        held = self._server
-        return 0 if held is None else held.num_slots * held.context * self.model.bytes_per_token
+        server = self._server
+        return 0 if server is None else server.num_slots * server.context * self.model.bytes_per_token
 
     def lease(self, rows: Sequence[LlamaRow], *, arriving: bool, reserved: int = 0) -> LlamaServer | None:
         """Return the loaded model, with room for the longest of these rows and as many slots as useful.
@@ -69,12 +69,12 @@ class LlamaHost:
         """
         with self._lock:
             slots, context = self._wanted(rows, arriving=arriving, reserved=reserved)
-            held = self._server
-            if held is None or held.context < context or held.num_slots < slots:
+            server = self._server
+            if server is None or server.context < context or server.num_slots < slots:
                 if self._num_leases:
                     return None
                 self._unload()
-                held = self._server = LlamaServer(
+                server = self._server = LlamaServer(
                     self.model.file,
                     num_slots=slots,
                     context=context,
@@ -83,7 +83,7 @@ class LlamaHost:
                     kv_bits=self._kv_bits,
                 )
             self._num_leases += 1
-            return held
+            return server
 
     def retain(self) -> None:
         """Add a lease of the model, which is already leased."""

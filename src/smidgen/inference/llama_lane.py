@@ -247,5 +247,5 @@ class LlamaLane:
 
 def _last_event(row: LlamaRow) -> Event:
     completion = row.completion()
-    piece = completion.text[row.given :] if row.submitted.stream else ""
+    piece = completion.text[row.num_streamed :] if row.submitted.stream else ""
     return row.submitted.event(piece=piece, completion=completion)

@@ -27,7 +27,7 @@ class LlamaRow:
         token_ids, logprobs: the answer so far.
         hidden: number of its tokens without a log-probability.
         streamed: the text that came with the tokens of a stream.
-        given: number of characters already streamed out.
+        num_streamed: number of characters already streamed out.
         finish_reason: why it is finished, or None.
         is_cancelled: whether the request was cancelled.
     """
@@ -43,7 +43,7 @@ class LlamaRow:
     streamed: str = ""
     time_to_first_token: float | None = None
     seconds: float = 0.0
-    given: int = 0
+    num_streamed: int = 0
     finish_reason: str | None = None
     is_cancelled: bool = False
 
@@ -54,8 +54,8 @@ class LlamaRow:
 
     def take_piece(self) -> str:
         """Return the settled text that has not been streamed out yet."""
-        begin, self.given = self.given, max(self.given, self.text.settled)
-        return self.text.text[begin : self.given]
+        begin, self.num_streamed = self.num_streamed, max(self.num_streamed, self.text.settled)
+        return self.text.text[begin : self.num_streamed]
 
     def take(self, answer: dict[str, Any], ends: frozenset[int]) -> None:
         """Append an answer of llama.cpp, up to the request's own stop conditions."""

@@ -21,7 +21,7 @@ class LlamaSession:
 
     def __init__(
         self,
-        opened: Callable[[str | None, Callable[[Event | None], None]], LlamaLane],
+        open_lane: Callable[[str | None, Callable[[Event | None], None]], LlamaLane],
         reserved: Callable[[LlamaLane], int],
         *,
         thinking: bool,
@@ -29,13 +29,13 @@ class LlamaSession:
         """Serve requests.
 
         Args:
-            opened: opens the lane of an adapter, given its key and the receiver of its events.
+            open_lane: opens the lane of an adapter, given its key and the receiver of its events.
             reserved: returns the bytes of memory that are used by other models than a lane's.
             thinking: passed to the chat template.
         """
         self._inbox = Inbox()
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._lanes = Lanes(lambda key: opened(key, self._events.put))
+        self._lanes = Lanes(lambda key: open_lane(key, self._events.put))
         self._reserved = reserved
         self._thinking = thinking
 

@@ -15,13 +15,13 @@ class Source:
 
     Attributes:
         is_slow: whether the last request took longer than `SLOW`.
-        is_over: whether the source is exhausted.
+        is_exhausted: whether the source is exhausted.
     """
 
     def __init__(self, requests: Iterable[Request]):
         self._requests = iter(requests)
         self._is_collection = isinstance(requests, Sized)  # then reading does not depend on the clock
-        self.is_slow = self.is_over = False
+        self.is_slow = self.is_exhausted = False
 
     def read(self, most: int) -> Iterator[Request]:
         """Read at most `most` requests."""
@@ -30,7 +30,7 @@ class Source:
             try:
                 request = next(self._requests)
             except StopIteration:
-                self.is_over = True
+                self.is_exhausted = True
                 return
             self.is_slow = not self._is_collection and time.perf_counter() - started > SLOW
             yield request
@@ -52,12 +52,12 @@ def completed(
     source = Source(requests)
     try:
         while True:
-            if not source.is_over and (in_background or session.is_idle or not source.is_slow):
+            if not source.is_exhausted and (in_background or session.is_idle or not source.is_slow):
                 for request in source.read(session.room):
                     session.submit(request)
             if session.is_idle:
                 break
-            reads_on = in_background and source.is_slow and not source.is_over and session.room > 0
+            reads_on = in_background and source.is_slow and not source.is_exhausted and session.room > 0
             for event in session.step(timeout=0 if reads_on else None):
                 if event.completion is not None:
                     yield event.request, event.completion

@@ -25,9 +25,9 @@ class DecodeRow:
         ending: detects strings that end the answer and belong to it.
         guide: state of the constraint.
         token_ids, logprobs: the answer so far.
-        ahead: tokens forced by the constraint, to be run and scored in the next pass.
+        forced: tokens forced by the constraint, to be run and scored in the next pass.
         started, first_token, last_token: times in seconds, from `time.perf_counter`.
-        given: number of characters already streamed out.
+        num_streamed: number of characters already streamed out.
         finish_reason: why it is finished, or None.
         error: why it failed, or None.
     """
@@ -41,11 +41,11 @@ class DecodeRow:
     guide: Guide | None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    ahead: list[int] = field(default_factory=list)
+    forced: list[int] = field(default_factory=list)
     started: float = 0.0
     first_token: float = 0.0
     last_token: float = 0.0
-    given: int = 0
+    num_streamed: int = 0
     finish_reason: str | None = None
     error: SmidgenError | None = None
 
@@ -55,20 +55,20 @@ class DecodeRow:
         return self.submitted.request
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether the row is finished or failed."""
         return self.finish_reason is not None or self.error is not None
 
     @property
-    def unrun(self) -> list[int]:
+    def next_tokens(self) -> list[int]:
         """The tokens of the next pass: the prompt or the last sampled token, then the forced ones."""
-        return (self.token_ids[-1:] or self.prompt) + self.ahead
+        return (self.token_ids[-1:] or self.prompt) + self.forced
 
-    def look_ahead(self, most: int) -> None:
-        """Set `ahead` to at most `most` forced tokens."""
+    def plan_forced(self, most: int) -> None:
+        """Set `forced` to at most `most` forced tokens."""
         if self.guide is not None:
             try:
-                self.ahead = self.guide.force(min(most, self.max_tokens - len(self.token_ids)))
+                self.forced = self.guide.force(min(most, self.max_tokens - len(self.token_ids)))
             except SmidgenError as error:
                 self.error = error
 
@@ -83,13 +83,13 @@ class DecodeRow:
     def take_piece(self) -> str:
         """Return the settled text that has not been streamed out yet."""
         assert self.text is not None
-        begin, self.given = self.given, max(self.given, self.text.settled)
-        return self.text.text[begin : self.given]
+        begin, self.num_streamed = self.num_streamed, max(self.num_streamed, self.text.settled)
+        return self.text.text[begin : self.num_streamed]
 
-    def take_ahead(self, logprobs: Sequence[float], now: float) -> None:
+    def take_forced(self, logprobs: Sequence[float], now: float) -> None:
         """Append the forced tokens with their log-probabilities."""
-        self._append(self.ahead, logprobs, now)
-        self.ahead = []
+        self._append(self.forced, logprobs, now)
+        self.forced = []
         self._finish()
 
     def take(self, token_id: int, logprob: float, *, is_end: bool, now: float) -> None:

@@ -21,16 +21,16 @@ class MlxSession:
     MLX may otherwise abort the process at exit.
     """
 
-    def __init__(self, builder: RowBuilder, opened: Callable[[str | None], Lane]):
+    def __init__(self, builder: RowBuilder, open_lane: Callable[[str | None], Lane]):
         """Serve requests.
 
         Args:
             builder: builds their rows.
-            opened: opens the lane of an adapter, given its key; raises `ModelError` if it does not fit.
+            open_lane: opens the lane of an adapter, given its key; raises `ModelError` if it does not fit.
         """
         self._builder = builder
         self._inbox = Inbox()
-        self._lanes = Lanes(opened)
+        self._lanes = Lanes(open_lane)
         self._last: Lane | None = None
 
     def submit(self, request: Request, *, stream: bool = False) -> int:
@@ -115,7 +115,7 @@ class MlxSession:
             return one.event(error=row.error)
         if row.finish_reason is not None:
             completion = self._builder.completion(row)
-            piece = completion.text[row.given :] if one.stream else ""
+            piece = completion.text[row.num_streamed :] if one.stream else ""
             return one.event(piece=piece, completion=completion)
         if one.stream and (piece := row.take_piece()):
             return one.event(piece=piece)

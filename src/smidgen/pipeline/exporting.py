@@ -54,7 +54,7 @@ class Artefact:
         folder: its folder, relative to the run folder.
         evaluation: name of its evaluation.
         make: writes the artefact; None for the quantised model, which has a stage of its own.
-        opened: returns the engine options for its evaluation.
+        engine: returns the engine options for its evaluation.
         loads: how often weights are loaded while it is made, for the estimate.
     """
 
@@ -63,16 +63,16 @@ class Artefact:
     folder: str
     evaluation: str
     make: Callable[[RunContext, Path], ExportFacts] | None
-    opened: Callable[[RunContext, Path], EngineOptions]
+    engine: Callable[[RunContext, Path], EngineOptions]
     loads: int = 1
 
 
 def artefacts_of(recipe: AnyRecipe) -> list[Artefact]:
     """Return the exports of a recipe in order, the quantised model included."""
-    found = []
+    artefacts = []
     if recipe.quantize is not None:
         name = quantized_name(recipe.quantize)
-        found.append(Artefact(name, "mlx", "quantized", "quantized", None, _as_model))
+        artefacts.append(Artefact(name, "mlx", "quantized", "quantized", None, _as_model))
     if recipe.export is not None:
         gguf = f"gguf-{recipe.export.gguf_dtype.lower()}"
         known = {
@@ -80,8 +80,8 @@ def artefacts_of(recipe: AnyRecipe) -> list[Artefact]:
             "fused": Artefact("fused", "fused", "exports/fused", "fused", _make_fused, _as_model, loads=3),
             "gguf": Artefact(gguf, "gguf", f"exports/{gguf}", gguf, _make_gguf, _as_gguf, loads=3),
         }
-        found += [known[name] for name in recipe.export.formats]
-    return found
+        artefacts += [known[name] for name in recipe.export.formats]
+    return artefacts
 
 
 def exporting_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
@@ -153,7 +153,7 @@ def _stages_of(artefact: Artefact, tasks: tuple[TaskContext, ...]) -> list[Stage
             evaluation_stage(
                 artefact.evaluation,
                 task,
-                lambda context: artefact.opened(context, context.run.path(artefact.folder)),
+                lambda context: artefact.engine(context, context.run.path(artefact.folder)),
                 needs=("data", making),
                 entry=lambda context: {},
             )

@@ -86,14 +86,14 @@ def inputs_hash(context: RunContext, stage: Stage) -> str:
 
 
 def _run_stages(context: RunContext, stages: Sequence[Stage]) -> Iterator[Event]:
-    run, begun = context.run, False
+    run, has_started = context.run, False
     for stage in stages:
         inputs = inputs_hash(context, stage)
         if run.stage_is_done(stage.name, inputs):
             yield StageEvent(stage.name, "skipped")
             continue
-        if not begun:
-            begun = True
+        if not has_started:
+            has_started = True
             _start(context)
         if _begin(run, stage, inputs):
             yield MessageEvent(stage.name, "its settings or inputs changed, so it starts over")
@@ -103,7 +103,7 @@ def _run_stages(context: RunContext, stages: Sequence[Stage]) -> Iterator[Event]
         seconds = time.monotonic() - started
         run.finish_stage(stage.name, inputs, stage.outputs, seconds)
         yield StageEvent(stage.name, "finished", seconds)
-    if begun:
+    if has_started:
         run.finish()
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints from which a killed run resumes with bit-identical results.
+"""Checkpoints, from which a killed run resumes as if it had not been interrupted.
 
 A checkpoint contains the trainable weights, the optimiser state and, as JSON, the step, the position in the
 data and the best validation loss so far. There is no random state to save: dropout is seeded by the step.

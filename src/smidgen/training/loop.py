@@ -70,9 +70,9 @@ def train(
         started = time.perf_counter()
         progress.step += 1
         rate = learning_rate_at(progress.step, batches.num_steps, config)
-        drawn = batches.next_step()
+        step_batches = batches.next_step()
         done = optimizer_step(
-            model, objective, optimizer, drawn, config, step=progress.step, learning_rate=rate
+            model, objective, optimizer, step_batches, config, step=progress.step, learning_rate=rate
         )
         seconds = time.perf_counter() - started
         validation_loss, metrics, is_best = None, done.metrics, False
@@ -87,8 +87,8 @@ def train(
             step=progress.step,
             epoch=batches.epoch(),
             loss=done.loss,
-            trained_tokens=sum(batch.trained_tokens for batch in drawn),
-            tokens=sum(batch.tokens for batch in drawn),
+            trained_tokens=sum(batch.trained_tokens for batch in step_batches),
+            tokens=sum(batch.tokens for batch in step_batches),
             learning_rate=rate,
             grad_norm=done.grad_norm,
             seconds=seconds,

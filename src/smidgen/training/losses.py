@@ -28,7 +28,7 @@ def trained_token_losses(model: nn.Module, batch: TrainBatch, dropout: float = 0
     """
     targets, chosen = batch.targets, None
     if batch.positions is not None:
-        # On a GPU, recurring sizes (no recompilation, reused buffers) are worth a few padded positions.
+        # On a GPU, recurring sizes (reused buffers) are worth a few padded positions.
         count = batch.trained_tokens if device().kind == "cpu" else len(targets)
         targets, chosen = targets[:count], mx.array(batch.positions[:count])
     hidden = hidden_states(model, mx.array(batch.inputs), dropout, chosen, packing_of(batch))
