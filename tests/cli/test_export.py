@@ -86,7 +86,7 @@ def test_a_run_of_something_else_is_refused(
 ):
     options = ("--model", tiny_model_dir, "--out", tmp_path / "out", "--run")
     code, _, err = call(capsys, "fused", *options, run_folder)
-    assert code == 2 and f"{run_folder} trained something else than {tiny_model_dir}" in err
+    assert code == 2 and f"{run_folder} did not train {tiny_model_dir}" in err
     code, _, err = call(capsys, "fused", *options, tmp_path / "none")
     assert code == 2 and "there is no file" in err
     assert not (tmp_path / "out").exists()
@@ -146,11 +146,12 @@ def test_what_becomes_of_quantised_weights_is_to_be_said(
         return code, err
 
     code, err = fused(tmp_path / "quantized")
-    assert code == 2 and "is quantised: give --bits 4 to quantise the sum again, or --dequantize" in err
+    assert code == 2
+    assert "is quantised: give --bits 4 to quantise the fused weights again, or --dequantize" in err
     code, err = fused(tmp_path / "quantized", "--dequantize", "--bits", "4")
-    assert code == 2 and "--dequantize writes plain weights and --bits quantised ones; give one" in err
+    assert code == 2 and "--dequantize writes plain weights and --bits quantised ones; give only one" in err
     code, err = fused(tiny_model_dir, "--dequantize")
-    assert code == 2 and "is not quantised, so there is nothing to undo" in err
+    assert code == 2 and "is not quantised, so --dequantize does nothing" in err
     assert not (tmp_path / "out").exists()
     assert fused(tmp_path / "quantized", "--dequantize")[0] == 0
 
@@ -222,5 +223,5 @@ def test_an_upload_that_cannot_be_is_refused_before_the_work(
     code, _, err = call(capsys, "peft", *options, "--push", "judge")
     assert code == 2 and "'judge' is no repository of the hub" in err
     code, _, err = call(capsys, "peft", *options, "--private")
-    assert code == 2 and "--private is for --push owner/name; give both" in err
+    assert code == 2 and "--private needs --push owner/name; give both" in err
     assert not (tmp_path / "out").exists()

@@ -103,8 +103,8 @@ def test_measured_bits_meet_the_target_and_their_table_is_written(
 @pytest.mark.parametrize(
     ("row", "match"),
     [
-        ({"messages": "hello"}, "line 1: 'messages' is no list of {role, content}; mend that row"),
-        ({"text": None}, "line 1: 'text' is no text; mend that row"),
+        ({"messages": "hello"}, "line 1: 'messages' is not a list of {role, content}; fix that row"),
+        ({"text": None}, "line 1: 'text' is not a text; fix that row"),
         ({"prompt": "p"}, "prompt"),
     ],
 )

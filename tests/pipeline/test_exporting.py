@@ -27,7 +27,7 @@ def test_an_artefact_is_opened_by_the_engine_that_reads_its_format(tmp_path: Pat
         export={"formats": ("peft", "fused", "gguf")},
     )
     opened = {
-        artefact.name: artefact.opened(context, tmp_path / artefact.folder).engine
+        artefact.name: artefact.engine(context, tmp_path / artefact.folder).engine
         for artefact in artefacts_of(context.recipe)
     }
     assert opened == {"mlx-4bit": "mlx", "peft": "mlx", "fused": "mlx", "gguf-q8_0": "llama"}
@@ -54,12 +54,13 @@ def test_the_drift_of_an_artefact_comes_into_the_report(tmp_path: Path, monkeypa
 
 def test_a_file_that_drifts_far_is_warned_of():
     verified = {"kl_from_source": 0.5, "prompts": 3}
-    (warning,) = gguf_drift(verified, "Q4_0")["warnings"]
+    (warning,) = gguf_drift(verified, "Q4_0").to_json()["warnings"]
     assert warning.startswith(
-        "Q4_0 changes the next-token distributions by 0.5 nats on average, and above 0.1"
+        "Q4_0 changes the next-token distributions by 0.5 nats on average; `smidgen export fused` refuses a "
+        "model above 0.1"
     )
-    assert gguf_drift(verified | {"kl_from_source": 0.01}, "Q8_0")["warnings"] == []
-    assert gguf_drift(None, "Q8_0") == {}
+    assert gguf_drift(verified | {"kl_from_source": 0.01}, "Q8_0").to_json()["warnings"] == []
+    assert gguf_drift(None, "Q8_0").to_json() == {}
 
 
 def test_work_without_an_audience_gives_its_result():

@@ -111,7 +111,7 @@ def _make_gguf(
         else:
             facts = write_gguf(model, file, dtype=dtype, adapter=adapter)
             facts["verified"] = verify_gguf(file, model, adapter=adapter) if verify else None
-            facts |= gguf_drift(facts["verified"], dtype)
+            facts |= gguf_drift(facts["verified"], dtype).to_json()
         if options.modelfile:
             text = modelfile_text(out.name, resolve(model), facts["licence"])
     if text is not None:

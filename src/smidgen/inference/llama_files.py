@@ -1,7 +1,7 @@
-"""The GGUF file of a model, and the tokenizer that goes with it.
+"""The GGUF file of a model and its tokenizer.
 
-A model folder is converted once; the file is kept in the cache folder under a fingerprint of the weights, so
-that what runs is always what the folder holds.
+A model folder is converted once; the file is kept in the cache folder under a hash of the weights, so a
+changed folder is always converted again.
 """
 
 from dataclasses import dataclass
@@ -24,25 +24,25 @@ from smidgen.models.licence import warn_of_licence
 from smidgen.models.load import read_config, resolve
 
 FORMAT = 3
-"""Counts changes of what a conversion writes; older files of the cache are then no longer used."""
+"""Version of the converted files; increment it when the conversion changes, to invalidate the cache."""
 DTYPE, DTYPE_OF_QUANTISED = "F16", "Q8_0"
-"""What folders are converted to: nothing that changes an answer but by rounding."""
+"""Target dtypes of conversions: precise enough that answers change only by rounding."""
 CONTROL, USER_DEFINED = 3, 4  # token types, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 
 @dataclass(frozen=True)
 class LlamaModel:
-    """What llama.cpp runs, and what smidgen has to know of it.
+    """A GGUF model for llama.cpp with its tokenizer and dimensions.
 
     Attributes:
         file: the GGUF file.
-        adapter: a GGUF adapter to put on it.
-        tokenizer: of the model, with its chat template.
-        context: longest row in tokens, answer included.
-        bytes_per_token: of the keys and values of one position.
-        head_dim: width of one head's keys.
-        is_exact: whether keys and values are float32, as the weights are, and not float16.
-        name: as the user named it.
+        adapter: a GGUF adapter to apply.
+        tokenizer: the model's tokenizer, with its chat template.
+        context: maximum tokens of a row, answer included.
+        bytes_per_token: KV-cache bytes per token.
+        head_dim: width of one key head.
+        name: the model as given by the user.
+        is_exact: whether weights and KV cache are float32 instead of float16.
     """
 
     file: Path
@@ -60,18 +60,18 @@ def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = N
 
     Args:
         name: a `.gguf` file, or a model as `smidgen.models.load.load` takes it.
-        adapter: a folder, which is added to the weights as they are converted, or a `.gguf` adapter.
-        dtype: what a folder is converted to; float16, or Q8_0 if its weights are quantised, unless given.
+        adapter: an adapter folder, merged into the weights during conversion, or a `.gguf` adapter.
+        dtype: target dtype of a conversion; default: F16, or Q8_0 if the weights are quantised.
 
     Raises:
-        ConfigError: a folder of an adapter was given for a GGUF file.
-        ModelError: there is no such model, or llama.cpp has none of its kind.
+        ConfigError: an adapter folder was given for a GGUF file.
+        ModelError: there is no such model, or llama.cpp does not support its architecture.
     """
     if name.endswith(".gguf"):
         if adapter is not None and adapter.suffix != ".gguf":
             raise ConfigError(
                 f"the adapter {adapter} is a folder and {name} a GGUF file; "
-                "give a GGUF adapter, or the folder of the model that the adapter was made for"
+                "give a GGUF adapter, or the model folder that the adapter was trained on"
             )
         return _from_file(Path(name).expanduser(), adapter)
     path = resolve(name)
@@ -98,7 +98,7 @@ def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = N
 
 
 def _converted(name: str, path: Path, dtype: str, adapter: Path | None) -> Path:
-    """The GGUF file of a folder, made if the cache has none."""
+    """Return the GGUF file of a folder, converting it if it is not in the cache."""
     parts = [FORMAT, content_hash(path), dtype, content_hash(adapter) if adapter else None]
     file = cache_dir() / "gguf" / f"{sha256_json(parts)[:32]}.gguf"
     return converted(file, lambda: write_gguf(name, file, dtype=dtype, adapter=adapter))
@@ -111,7 +111,7 @@ def _from_file(file: Path, adapter: Path | None) -> LlamaModel:
     def number(key: str, default: int | None = None) -> int:
         value = metadata.get(f"{family}.{key}", default)
         if value is None:
-            raise ModelError(f"{file} has no {family}.{key}; it is no file of a language model")
+            raise ModelError(f"{file} has no {family}.{key}; expected a GGUF file of a language model")
         return int(max(value) if isinstance(value, list) else value)
 
     heads = number("attention.head_count")
@@ -139,22 +139,24 @@ def _read_metadata(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelError(f"there is no file {file}; check the path") from None
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise ModelError(f"{file} is no whole GGUF file ({error}); make or fetch it again") from None
+        raise ModelError(
+            f"{file} is not a complete GGUF file ({error}); convert or download it again"
+        ) from None
 
 
 def _tokenizer_of(file: Path, metadata: dict[str, Any]) -> Tokenizer:
-    """The tokenizer beside a GGUF file, or else the one within it, written out in the cache folder.
+    """Return the tokenizer next to a GGUF file, or else the embedded one, written to the cache folder.
 
     Raises:
-        ModelError: the one beside it has other tokens, or the one within is of an unknown kind.
+        ModelError: the tokenizer next to it has other tokens, or the embedded one is of an unsupported kind.
     """
     tokens, template = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.chat_template")
     if (file.parent / "tokenizer.json").is_file():
         beside = load_tokenizer(file.parent)
         if tokens and any(i >= len(tokens) or tokens[i] != text for text, i in beside.vocabulary.items()):
             raise ModelError(
-                f"the tokenizer.json beside {file} has other tokens than the file; move the file to a folder "
-                "of its own, or put its own tokenizer there"
+                f"the tokenizer.json next to {file} has other tokens than the file; move the file to a "
+                "separate folder, or put its own tokenizer there"
             )
         if beside.has_template or not template:
             return beside
@@ -169,17 +171,17 @@ def _tokenizer_of(file: Path, metadata: dict[str, Any]) -> Tokenizer:
 
 
 def _codec(file: Path, content: dict[str, Any]) -> Codec:
-    """The byte-level BPE that a file's metadata describe."""
+    """Return the byte-level BPE tokenizer described by a file's metadata."""
     kind, pre = content.get("tokenizer.ggml.model"), content.get("tokenizer.ggml.pre")
     known = {
         name: (steps[1], whole) for (steps, whole), name in PRE_TOKENIZERS.items() if steps[0] == "split"
     }
     if "tokenizer.ggml.merges" not in content and kind == "gpt2":
-        raise ModelError(f"{file} names no merges of its tokenizer; it is damaged, so make or fetch it again")
+        raise ModelError(f"{file} has no tokenizer merges; it is damaged, so convert or download it again")
     if kind != "gpt2" or pre not in known:
         raise ModelError(
             f"the tokenizer in {file} is of the kind {kind} {pre}; expected gpt2 with one of "
-            f"{', '.join(known)}, or the model's tokenizer.json and tokenizer_config.json beside the file"
+            f"{', '.join(known)}, or the model's tokenizer.json and tokenizer_config.json next to the file"
         )
     pattern, ignore_merges = known[pre]
     tokens, types = content["tokenizer.ggml.tokens"], content["tokenizer.ggml.token_type"]
@@ -208,14 +210,14 @@ def _codec(file: Path, content: dict[str, Any]) -> Codec:
 
 
 def _special(file: Path, content: dict[str, Any], kind: str) -> int | None:
-    """The id of a special token that a file names, if it has a token of that id."""
+    """Return the id of a special token from a file's metadata, if it is a valid token id."""
     value = content.get(f"tokenizer.ggml.{kind}_token_id")
     known = range(len(content["tokenizer.ggml.tokens"])).__contains__
     return None if value is None else next(iter(known_ids([value], known, f"{kind} token", file)), None)
 
 
 def _write_settings(folder: Path, file: Path, content: dict[str, Any]) -> None:
-    """Write beside `tokenizer.json` the chat template and what ends an answer."""
+    """Write the special tokens, end tokens and chat template next to `tokenizer.json`."""
     tokens = content["tokenizer.ggml.tokens"]
     ends = {i for kind in ("eos", "eot", "eom") if (i := _special(file, content, kind)) is not None}
     ends |= {i for i, text in enumerate(tokens) if text in KNOWN_ENDS}
