@@ -145,7 +145,7 @@ def verify(file: Path, model: Path) -> dict[str, Any]:
     """What running the file in llama.cpp says of it."""
     from smidgen.export.gguf import verify_gguf
 
-    return {key: value for key, value in verify_gguf(file, str(model)).items() if key != "path"}
+    return {key: value for key, value in verify_gguf(file, str(model)).to_json().items() if key != "path"}
 
 
 if __name__ == "__main__":

@@ -160,12 +160,19 @@ def test_only_programs_that_load_it_are_named(folder: Path, format: str):
     assert programs(text) == PROGRAMS[format]
 
 
+USAGE = {
+    "command": "judge",
+    "arguments": ("--prompt", "What is 23 + 48?", "--a", "71", "--b", "61"),
+    "note": "Give the whole prompt elsewhere.",
+}
+
+
 @pytest.mark.parametrize("format", PROGRAMS)
-def test_a_judge_is_shown_judging_first(folder: Path, format: str):
-    text = card_text(folder, report(recipe=None), artefact="x", format=format)
+def test_a_specialist_with_a_command_of_its_own_is_shown_in_it_first(folder: Path, format: str):
+    text = card_text(folder, report(recipe=None, usage=USAGE), artefact="x", format=format)
     assert programs(text) == ["smidgen", *PROGRAMS[format][:-1]]
-    assert " --prompt 'What is 23 + 48?' --a 71 --b 61\n" in text and "smidgen generate" not in text
-    assert "Other programs have to be given that whole prompt" in text
+    assert "smidgen judge --model " in text and " --prompt 'What is 23 + 48?' --a 71 --b 61\n" in text
+    assert "smidgen generate" not in text and "Give the whole prompt elsewhere." in text
 
 
 def test_drift_stands_in_the_card_as_far_as_it_was_measured(folder: Path):
@@ -267,7 +274,7 @@ def test_what_is_on_the_hub_is_named_so(folder: Path, peft_dir: Path):
 
 def test_a_gguf_file_is_named_as_it_stands(folder: Path):
     (folder / "model.safetensors").rename(folder / "my judge.gguf")
-    text = card_text(folder, report(), artefact="gguf-q8_0", format="gguf")
+    text = card_text(folder, report(usage=USAGE), artefact="gguf-q8_0", format="gguf")
     assert "llama-server -m 'my judge.gguf'" in text and "smidgen judge --model 'my judge.gguf'" in text
     assert "printf 'FROM ./%s\\n' 'my judge.gguf' > Modelfile" in text
     (folder / "my judge.Modelfile").touch()
@@ -277,7 +284,8 @@ def test_a_gguf_file_is_named_as_it_stands(folder: Path):
 
 def test_what_stands_in_data_stays_text(folder: Path):
     evil = '"]: x\n---\n# own\n| a | `b` <script>alert(1)</script> [c](http://d.e) ```'
-    changed = report(name=evil, description=evil, limits=[evil], recipe=evil, task=evil)
+    usage = {"command": evil, "arguments": [evil], "note": evil}
+    changed = report(name=evil, description=evil, limits=[evil], recipe=evil, task=evil, usage=usage)
     changed["model"]["method"] = evil
     changed["provenance"]["data"]["test"]["path"] = evil
     changed["exports"]["fused"]["metrics"] = {evil: metric(0.5)}

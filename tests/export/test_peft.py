@@ -70,7 +70,7 @@ def test_names_shapes_and_settings_are_those_of_peft(adapter: Path, tiny_model_d
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.1)
     assert (config["target_modules"], config["layers_to_transform"]) == (["down_proj", "q_proj"], [1])
     assert config["base_model_name_or_path"] == str(tiny_model_dir)
-    assert (facts["parameters"], facts["layers"], facts["warnings"]) == (4 * (32 + 32 + 64 + 32), 2, [])
+    assert (facts.parameters, facts.layers, facts.warnings) == (4 * (32 + 32 + 64 + 32), 2, [])
 
 
 def test_there_and_back_is_exact(adapter: Path, peft_dir: Path, tiny_model_dir: Path, tmp_path: Path):

@@ -1,8 +1,9 @@
 """`smidgen export`: a model in the formats of other programs, one command a format."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
@@ -11,6 +12,11 @@ from smidgen.cli.export_options import FuseOptions, GgufOptions, Private, Publis
 from smidgen.cli.options import Json, Out, naming_options
 from smidgen.errors import ConfigError
 from smidgen.options import Adapter, Model
+
+if TYPE_CHECKING:
+    from smidgen.export.facts import Export
+    from smidgen.export.gguf.facts import GgufExport
+    from smidgen.pipeline.shipping import Published
 
 export = App(
     name="export",
@@ -57,38 +63,39 @@ def gguf(
         raise ConfigError("--modelfile is for a whole model; leave it out with --adapter-only")
     kind = options.dtype or ("F32" if adapter_only else "Q8_0")
 
-    def make(file: Path) -> dict[str, Any]:
+    def make(file: Path) -> "GgufExport":
         return _make_gguf(file, model, adapter, kind, options)
 
+    published = None
     if out.suffix == ".gguf":
         if publish != PublishOptions():
             raise ConfigError(f"a model card needs a folder, and {out} is a file; name a folder as --out")
-        facts = make(out)
+        made = make(out)
     elif adapter_only:
         raise ConfigError(f"--adapter-only writes one file, and {out} does not end in .gguf; name a file")
     else:
         publication = publish.publication()
         source = shipping.card_source(model, adapter, publication)
         name = f"{out.resolve().name}-{kind.lower()}.gguf"
-        shipped = shipping.publish(
+        published = shipping.publish(
             lambda folder: make(folder / name), out, source, f"gguf-{kind.lower()}", publication
         )
-        facts = _placed(shipped, out / name)
+        made = published.export.at(out / name)
+        published = replace(published, export=made)
     if json:
-        print_json(facts)
+        print_json((published or made).to_json())
         return
-    if "out" in facts:
-        show_export(facts, json)
+    if published is not None:
+        show_published(published)
     else:
-        show_drift(facts)
-    _say_gguf(facts)
+        show_drift(made)
+    _say_gguf(made)
 
 
-def _make_gguf(
-    out: Path, model: str, adapter: Path | None, dtype: str, options: GgufOptions
-) -> dict[str, Any]:
+def _make_gguf(out: Path, model: str, adapter: Path | None, dtype: str, options: GgufOptions) -> "GgufExport":
     """Write a file, which appears when it was held against the model, and its Modelfile beside it."""
     from smidgen.export.gguf import verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
+    from smidgen.export.gguf.facts import GgufExport
     from smidgen.export.gguf.modelfile import modelfile as modelfile_text
     from smidgen.files import atomic_file, write_text
     from smidgen.models.load import resolve
@@ -100,43 +107,42 @@ def _make_gguf(
         raise ConfigError(f"{recipe} is there already; remove it, or name another file as --out")
     with atomic_file(out) as file:
         if options.adapter_only and adapter is not None:
-            facts = write_gguf_adapter(model, adapter, file, dtype=dtype)
-            facts["verified"] = verify_gguf_adapter(file, model, adapter) if verify else None
+            written = write_gguf_adapter(model, adapter, file, dtype=dtype)
+            verified = verify_gguf_adapter(file, model, adapter) if verify else None
+            made = GgufExport(written=written, verified=verified)
         else:
-            facts = write_gguf(model, file, dtype=dtype, adapter=adapter)
-            facts["verified"] = verify_gguf(file, model, adapter=adapter) if verify else None
-            facts |= gguf_drift(facts["verified"], dtype)
-        if options.modelfile:
-            text = modelfile_text(out.name, resolve(model), facts["licence"])
+            written = write_gguf(model, file, dtype=dtype, adapter=adapter)
+            verified = verify_gguf(file, model, adapter=adapter) if verify else None
+            measured = gguf_drift(verified, dtype)
+            made = GgufExport(
+                written=written, verified=verified, drift=measured.drift, warnings=measured.warnings or []
+            )
+            if options.modelfile:
+                text = modelfile_text(out.name, resolve(model), written.licence)
     if text is not None:
         write_text(recipe, text)
-        facts["modelfile"] = recipe
-    return _placed(facts, out) | {"format": "gguf"}
+        made = replace(made, modelfile=recipe)
+    return made.at(out)
 
 
-def _placed(facts: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The facts of a file that now stands at `path`."""
-    verified = facts["verified"] and {**facts["verified"], "path": path}
-    beside = {"modelfile": path.with_suffix(".Modelfile")} if "modelfile" in facts else {}
-    return {**facts, "path": path, "verified": verified, **beside}
-
-
-def _say_gguf(facts: dict[str, Any]) -> None:
+def _say_gguf(made: "GgufExport") -> None:
     """Say what was written and what was proven."""
-    say(f"{facts['path']}: {size(facts['bytes'])}, {facts['tensors']} tensors, {facts['seconds']:.1f} s")
-    if facts.get("licence"):
-        say(f"licence of the model: {facts['licence']}")
-    if facts.get("unblocked"):
-        say(f"kept in F16, their rows being no whole blocks: {', '.join(facts['unblocked'])}")
-    if verified := facts["verified"]:
+    from smidgen.export.gguf.facts import WrittenModel
+
+    written = made.written
+    say(f"{written.path}: {size(written.bytes)}, {written.tensors} tensors, {written.seconds:.1f} s")
+    if isinstance(written, WrittenModel) and written.licence:
+        say(f"licence of the model: {written.licence}")
+    if isinstance(written, WrittenModel) and written.unblocked:
+        say(f"kept in F16, their rows being no whole blocks: {', '.join(written.unblocked)}")
+    if verified := made.verified:
         say(
             f"llama.cpp predicts from the file what our own graph does: logits differ by "
-            f"{verified['logit_error']:.2g} of their spread, and its arithmetic explains "
-            f"{verified['tolerance']:g}"
+            f"{verified.logit_error:.2g} of their spread, and its arithmetic explains {verified.tolerance:g}"
         )
     else:
         say("not verified")
-    if file := facts.get("modelfile"):
+    if file := made.modelfile:
         say(f"{file}: ollama create NAME -f {file}")
 
 
@@ -168,9 +174,9 @@ def mlx(
     json: Json = False,
 ) -> None:
     """Write an adapter for mlx-lm; it may be PEFT's, or ours, which is mlx-lm's already."""
-    from smidgen.export.peft import export_mlx_adapter
+    from smidgen.export.peft import AdapterExport, export_mlx_adapter
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> AdapterExport:
         return export_mlx_adapter(adapter, model, folder)
 
     _export(make, model, adapter, out, "mlx-adapter", publish, json)
@@ -194,7 +200,7 @@ def fused(
     kept, and the exit code is 1.
     """
     from smidgen.data.prompts import read_prompts
-    from smidgen.export.fused import export_fused
+    from smidgen.export.fused import FusedExport, export_fused
     from smidgen.pipeline.exporting import VALIDATED
     from smidgen.pipeline.shipping import check_quantization
 
@@ -202,7 +208,7 @@ def fused(
     check_quantization(model, bits, options.dequantize)
     source = prompts or (run and run / "data/validation.jsonl")
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> FusedExport:
         questions = read_prompts(source) if source else None
         return export_fused(
             model,
@@ -221,7 +227,7 @@ def fused(
 
 
 def _export(
-    make: Callable[[Path], dict[str, Any]],
+    make: "Callable[[Path], Export]",
     model: str,
     adapter: Path | None,
     out: Path,
@@ -234,30 +240,31 @@ def _export(
 
     publication = publish.publication()
     source = shipping.card_source(model, adapter, publication)
-    show_export(shipping.publish(make, out, source, artefact, publication), json)
-
-
-def show_export(facts: dict[str, Any], json: bool) -> None:
-    """Say what was made."""
+    published = shipping.publish(make, out, source, artefact, publication)
     if json:
-        print_json(facts)
-        return
-    say(f"{facts['out']}: {size(facts['bytes'])} of weights and a model card")
-    show_drift(facts)
-    if url := facts.get("url"):
-        say(f"uploaded to {url}")
+        print_json(published.to_json())
+    else:
+        show_published(published)
 
 
-def show_drift(facts: dict[str, Any]) -> None:
+def show_published(published: "Published[Export]") -> None:
+    """Say what was made."""
+    say(f"{published.out}: {size(published.export.bytes)} of weights and a model card")
+    show_drift(published.export)
+    if published.url is not None:
+        say(f"uploaded to {published.url}")
+
+
+def show_drift(export: "Export") -> None:
     """Say how far an export is from what it was made of, and what to know of it."""
     from smidgen.export.drift import in_words
 
-    for warning in facts.get("warnings", ()):
+    for warning in export.warnings:
         say(f"warning: {warning}")
-    if drift := facts.get("drift"):
-        effect = facts.get("adapter_effect")
-        beside = f"; the adapter itself changes it by {effect['mean_kl']:.3g}" if effect else ""
-        say(f"drift from the model that it was made from, {in_words(drift)}{beside}")
+    if drift := export.drift:
+        effect = export.adapter_effect
+        beside = f"; the adapter itself changes it by {effect.mean_kl:.3g}" if effect else ""
+        say(f"drift from the model that it was made from, {in_words(drift.to_json())}{beside}")
 
 
 @export.command

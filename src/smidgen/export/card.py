@@ -95,7 +95,7 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, 
     weights = sorted(file for file in folder.glob("*") if file.suffix in (".safetensors", ".gguf"))
     shipped = _at(report, "exports", artefact) or {}
     thinking = _thinking(report, folder, base_folder)
-    subject = Subject(format, folder, place, base, config.get("model_type"), thinking, report.get("task"))
+    subject = Subject(format, folder, place, base, config.get("model_type"), thinking, report.get("usage"))
     return {
         "name": f"{report.get('name') or subject.name} ({artefact})",
         "description": report.get("description"),

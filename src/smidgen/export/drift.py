@@ -16,6 +16,7 @@ from smidgen.backend import mx, nn
 from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import DataError
+from smidgen.export.facts import DriftFacts
 from smidgen.models.graph import body, logits
 
 MAX_PROMPTS = 32
@@ -113,25 +114,25 @@ def compare(before: Sequence[np.ndarray], after: Iterator[np.ndarray]) -> Drift:
     return Drift(divergence / positions, difference, same / positions, len(before), positions)
 
 
-def describe(drift: Drift, asked: str = OWN_PROMPTS) -> dict[str, Any]:
-    """Return a comparison in JSON's types, a divergence that is below zero by rounding as zero.
+def describe(drift: Drift, asked: str = OWN_PROMPTS) -> DriftFacts:
+    """Return a comparison as facts to report; a divergence that rounding made negative becomes zero.
 
     Args:
         drift: the comparison.
-        asked: what the prompts are, as goes on from a number: `prompts of smidgen's own`.
+        asked: what the prompts are, as it follows their number: `prompts of smidgen's own`.
     """
-    return {
-        "asked": asked,
-        "mean_kl": max(drift.mean_kl, 0.0),
-        "max_logit_difference": drift.max_logit_difference,
-        "same_top": drift.same_top,
-        "prompts": drift.prompts,
-        "positions": drift.positions,
-    }
+    return DriftFacts(
+        asked=asked,
+        mean_kl=max(drift.mean_kl, 0.0),
+        max_logit_difference=drift.max_logit_difference,
+        same_top=drift.same_top,
+        prompts=drift.prompts,
+        positions=drift.positions,
+    )
 
 
 def in_words(drift: Mapping[str, Any]) -> str:
-    """Return what `describe` returned as a clause; what it does not hold is left out."""
+    """Return the JSON of `DriftFacts` as a clause; missing values are left out."""
     clauses = [f"{drift['mean_kl']:.2g} nats on average"]
     if "max_logit_difference" in drift:
         clauses.append(f"logits by {drift['max_logit_difference']:.2g} at most")

@@ -8,6 +8,7 @@ compared with the model and adapter it was made from, and too great a drift leav
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from smidgen.backend import mx
 from smidgen.data.types import Message
 from smidgen.errors import ConfigError, WorkError
 from smidgen.export.drift import OWN_PROMPTS, Drift, compare, describe, last_logits, token_rows
+from smidgen.export.facts import DriftFacts
 from smidgen.files import atomic_folder
 from smidgen.models.licence import LicenceNotice
 from smidgen.models.load import build, load, read_config
@@ -32,6 +34,38 @@ MAX_DRIFT = 0.1
 GROUP_SIZE = 64
 
 
+@dataclass(frozen=True, kw_only=True)
+class FusedExport:
+    """A fused model that was written.
+
+    Attributes:
+        out: the folder.
+        format: `mlx` if quantised, else `fused`.
+        bits: bits per quantised weight; None for plain weights.
+        group_size: weights that share a scale; None for plain weights.
+        dtype: dtype of the floating-point weights, as `config.json` names it.
+        bytes: size of the weight files.
+        drift: from the model with its adapter, unfused.
+        adapter_effect: the drift between the base and the base with its adapter; None without an adapter.
+        warnings: what a user should know before relying on it.
+    """
+
+    out: Path
+    format: str
+    bits: int | None
+    group_size: int | None
+    dtype: str
+    bytes: int
+    drift: DriftFacts
+    adapter_effect: DriftFacts | None
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields in their order."""
+        effect = self.adapter_effect and self.adapter_effect.to_json()
+        return {**vars(self), "drift": self.drift.to_json(), "adapter_effect": effect}
+
+
 def export_fused(
     model: str,
     adapter: Path | None,
@@ -43,8 +77,8 @@ def export_fused(
     asked: str = "prompts that were given",
     max_drift: float = MAX_DRIFT,
     force: bool = False,
-) -> dict[str, Any]:
-    """Write a model with its adapter in it; a folder that stands at `out` is replaced.
+) -> FusedExport:
+    """Write a model with its adapter merged into the weights; an existing folder at `out` is replaced.
 
     Args:
         model: a model as `smidgen.models.load.load` takes it.
@@ -56,11 +90,6 @@ def export_fused(
         asked: what those are, for the description of the drift.
         max_drift: the greatest mean KL divergence, in nats, that is let pass.
         force: keep the folder whatever the drift.
-
-    Returns:
-        Of what was written: `out`, `format` (`mlx` if quantised, else `fused`), `bits`, `group_size`,
-        `dtype`, `bytes` of the weights, `drift` as `smidgen.export.drift.describe` gives it, and
-        `adapter_effect`, the same between the base and the base with its adapter, or None; and `warnings`.
 
     Raises:
         ConfigError: `group_size` without `bits`, or a `max_drift` below 0.
@@ -83,17 +112,17 @@ def export_fused(
         drift = compare(reference, last_logits(written, rows))
         if not (force or drift.mean_kl <= max_drift):
             raise WorkError(_refusal(drift, asked, effect, max_drift, bits))
-    return {
-        "out": out,
-        "format": "mlx" if bits else "fused",
-        "bits": bits,
-        "group_size": (group_size or GROUP_SIZE) if bits else None,
-        "dtype": config["torch_dtype"],
-        "bytes": sum(file.stat().st_size for file in weight_files(out)),
-        "drift": describe(drift, asked),
-        "adapter_effect": effect and describe(effect, asked),
-        "warnings": _warnings(drift, effect),
-    }
+    return FusedExport(
+        out=out,
+        format="mlx" if bits else "fused",
+        bits=bits,
+        group_size=(group_size or GROUP_SIZE) if bits else None,
+        dtype=config["torch_dtype"],
+        bytes=sum(file.stat().st_size for file in weight_files(out)),
+        drift=describe(drift, asked),
+        adapter_effect=effect and describe(effect, asked),
+        warnings=_warnings(drift, effect),
+    )
 
 
 def _write(

@@ -4,10 +4,12 @@ PEFT computes `α / r · B A x` from the transposes of what mlx-lm stores: α is
 Nothing is rounded: reading back what was written gives the same tensors, in the same dtype, and scales.
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from smidgen.backend import mx
+from smidgen.export.facts import DriftFacts
 from smidgen.files import atomic_folder, write_json
 from smidgen.models.adapter import (
     CONFIG,
@@ -31,18 +33,45 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 VLLM_DEFAULT_RANK = 16
 
 
-def export_peft(adapter: Path, base: str, out: Path) -> dict[str, Any]:
-    """Write an adapter as PEFT has it; a folder that stands at `out` is replaced.
+@dataclass(frozen=True, kw_only=True)
+class AdapterExport:
+    """An adapter that was written.
+
+    Attributes:
+        out: the folder.
+        format: `peft` or `mlx-adapter`.
+        rank: the rank that most layers have.
+        alpha: the α that most layers have; the scale of the update is α / rank.
+        layers: number of adapted layers.
+        parameters: number of values in all matrices.
+        bytes: size of the weight file.
+        warnings: what vLLM does not support in it.
+    """
+
+    out: Path
+    format: str
+    rank: int
+    alpha: float
+    layers: int
+    parameters: int
+    bytes: int
+    warnings: list[str]
+    drift: DriftFacts | None = field(default=None, init=False)
+    adapter_effect: DriftFacts | None = field(default=None, init=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields in their order."""
+        return dict(vars(self))
+
+
+def export_peft(adapter: Path, base: str, out: Path) -> AdapterExport:
+    """Write an adapter in PEFT's format; an existing folder at `out` is replaced.
 
     Args:
         adapter: folder of an adapter, ours, mlx-lm's or PEFT's.
         base: the model it belongs to, as `smidgen.models.load.load` takes it, and as the file will name it.
             Where its folder is on this machine, every shape is held against it.
         out: the folder to write.
-
-    Returns:
-        Of what was written: `out`, `format`, `rank`, `alpha`, `layers` and `parameters` as numbers, `bytes`
-        of the weights, and `warnings`, what vLLM will not take.
 
     Raises:
         ModelError: the adapter cannot be read, the base is neither a folder nor a hub id, or they do not fit.
@@ -60,35 +89,35 @@ def export_peft(adapter: Path, base: str, out: Path) -> dict[str, Any]:
         # torch's loader refuses a file whose metadata does not name a format that it knows
         mx.save_safetensors(str(folder / PEFT_WEIGHTS), weights, metadata={"format": "pt"})
         write_json(folder / CONFIG, config)
-    return {
-        "out": out,
-        "format": "peft",
-        "rank": config["r"],
-        "alpha": config["lora_alpha"],
-        "layers": len(found.layers),
-        "parameters": found.num_parameters,
-        "bytes": (out / PEFT_WEIGHTS).stat().st_size,
-        "warnings": vllm_warnings(found),
-    }
+    return AdapterExport(
+        out=out,
+        format="peft",
+        rank=config["r"],
+        alpha=config["lora_alpha"],
+        layers=len(found.layers),
+        parameters=found.num_parameters,
+        bytes=(out / PEFT_WEIGHTS).stat().st_size,
+        warnings=vllm_warnings(found),
+    )
 
 
-def export_mlx_adapter(adapter: Path, base: str, out: Path) -> dict[str, Any]:
-    """Write an adapter as mlx-lm has it; arguments, results and errors are those of `export_peft`."""
+def export_mlx_adapter(adapter: Path, base: str, out: Path) -> AdapterExport:
+    """Write an adapter in mlx-lm's format; arguments, results and errors are those of `export_peft`."""
     found = read_adapter(adapter)
     num_blocks = _check(found, base)
     write_adapter(out, found, num_blocks=num_blocks)
     written = read_adapter(out)
     layer = written.layers[0]
-    return {
-        "out": out,
-        "format": "mlx-adapter",
-        "rank": written.ranks[layer],
-        "alpha": _alpha(written.scales[layer], written.ranks[layer]),
-        "layers": len(written.layers),
-        "parameters": written.num_parameters,
-        "bytes": (out / WEIGHTS).stat().st_size,
-        "warnings": [],
-    }
+    return AdapterExport(
+        out=out,
+        format="mlx-adapter",
+        rank=written.ranks[layer],
+        alpha=_alpha(written.scales[layer], written.ranks[layer]),
+        layers=len(written.layers),
+        parameters=written.num_parameters,
+        bytes=(out / WEIGHTS).stat().st_size,
+        warnings=[],
+    )
 
 
 def peft_config(adapter: Adapter, base: str, num_blocks: int | None = None) -> dict[str, Any]:

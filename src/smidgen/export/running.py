@@ -1,21 +1,15 @@
 """How each kind of artefact is run in each program that loads it, as a model card says it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from smidgen.export.markdown import Markdown, argument, code
 from smidgen.export.peft import VLLM_DEFAULT_RANK, VLLM_RANKS, vllm_warnings
 from smidgen.models.adapter import read_adapter
 
 QUESTION = "Which answer is better?"
-PAIR = ("What is 23 + 48?", "71", "61")
-"""A question and two answers to it, for a judge."""
-JUDGING = (
-    "A judge reads a question and two answers in the prompt that it was trained on, which smidgen renders. "
-    "Other programs have to be given that whole prompt; a bare question, as below, only shows that it runs."
-)
 ELSEWHERE = ("llama", "qwen2", "qwen3")
 """Model types that transformers and vLLM run as we do."""
 
@@ -38,7 +32,8 @@ class Subject(NamedTuple):
         base: the model that an adapter goes on.
         model_type: of the model, as in `config.json`.
         thinking: whether the chat template is to let the model think; None where it has no switch for that.
-        task: what it was trained for, if that is known.
+        usage: the report's `usage`: `command`, `arguments` and `note` with which smidgen runs the task; None
+            for a plain prompt.
     """
 
     format: str
@@ -47,7 +42,7 @@ class Subject(NamedTuple):
     base: str
     model_type: str | None
     thinking: bool | None
-    task: str | None = None
+    usage: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -77,10 +72,10 @@ class Subject(NamedTuple):
 
 def ways(subject: Subject) -> Iterator[Way]:
     """Yield the ways to run an artefact, what it was trained for first."""
-    if subject.task == "judge":
-        question, a, b = map(argument, PAIR)
-        asked = f"--prompt {question} --a {a} --b {b}"
-        yield Way("smidgen", _shell(_smidgen(subject, "judge", asked)), (JUDGING,))
+    if usage := subject.usage:
+        command, note = argument(usage["command"]), usage.get("note")
+        options = " ".join(map(argument, usage["arguments"]))
+        yield Way("smidgen", _shell(_smidgen(subject, command, options)), (note,) if note else ())
     if subject.format == "peft":
         yield from _peft(subject)
     elif subject.format == "mlx-adapter":
@@ -91,7 +86,7 @@ def ways(subject: Subject) -> Iterator[Way]:
         yield from _gguf(subject)
     else:
         yield from _model(subject)
-    if subject.task != "judge":
+    if not subject.usage:
         yield Way("smidgen", _shell(_smidgen(subject, "generate", f"--prompt {argument(QUESTION)}")))
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from smidgen.config import AnyRecipe
 from smidgen.data.prompts import read_prompts
+from smidgen.export.facts import DriftFacts
 from smidgen.export.fused import MAX_DRIFT, export_fused
 from smidgen.export.gguf import verify_gguf, write_gguf
+from smidgen.export.gguf.facts import Verification
 from smidgen.export.peft import export_peft
 from smidgen.files import read_json
 from smidgen.options import EngineOptions
@@ -24,6 +26,24 @@ DRIFT_PROMPTS = 20
 VALIDATED = "prompts that the run validated on"
 WRITING = 50e6
 """Bytes of weights a second that are written, read back and compared, at least."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured while an artefact was made; None for what is not measured for its format.
+
+    Attributes:
+        drift: from the model that it was made from.
+        warnings: what a user should know before relying on it; None where nothing is looked for.
+    """
+
+    drift: DriftFacts | None = None
+    warnings: list[str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was measured."""
+        drift = {} if self.drift is None else {"drift": self.drift.to_json()}
+        return drift if self.warnings is None else {**drift, "warnings": self.warnings}
 
 
 @dataclass(frozen=True)
@@ -45,7 +65,7 @@ class Artefact:
     format: str
     folder: str
     evaluation: str
-    make: Callable[[RunContext, Path], dict[str, Any]] | None
+    make: Callable[[RunContext, Path], Measured] | None
     opened: Callable[[RunContext, Path], EngineOptions]
     loads: int = 1
 
@@ -114,8 +134,8 @@ def _stages_of(artefact: Artefact, tasks: tuple[TaskContext, ...]) -> list[Stage
     def make(context: RunContext) -> Work[None]:
         assert artefact.make is not None
         made = artefact.make(context, context.run.path(artefact.folder))
-        context.run.write_json(facts, made)
-        for warning in made.get("warnings", ()):
+        context.run.write_json(facts, made.to_json())
+        for warning in made.warnings or ():
             yield MessageEvent(making, f"warning: {warning}")
 
     def estimate(context: RunContext, probes: Probes) -> Estimate:
@@ -157,19 +177,19 @@ def _as_gguf(context: RunContext, folder: Path) -> EngineOptions:
     return context.engine(str(_gguf_file(context, folder)), kind="llama")
 
 
-def _make_peft(context: RunContext, folder: Path) -> dict[str, Any]:
+def _make_peft(context: RunContext, folder: Path) -> Measured:
     export_peft(context.best, context.specialist.model.base, folder)
-    return {}
+    return Measured()
 
 
-def _make_fused(context: RunContext, folder: Path) -> dict[str, Any]:
+def _make_fused(context: RunContext, folder: Path) -> Measured:
     prompts = read_prompts(context.run.path("data/validation.jsonl"))[:DRIFT_PROMPTS]
     model, adapter = context.trained
-    facts = export_fused(model, adapter, folder, prompts=prompts, asked=VALIDATED)
-    return {"drift": facts["drift"]}
+    export = export_fused(model, adapter, folder, prompts=prompts, asked=VALIDATED)
+    return Measured(export.drift)
 
 
-def _make_gguf(context: RunContext, folder: Path) -> dict[str, Any]:
+def _make_gguf(context: RunContext, folder: Path) -> Measured:
     assert context.recipe.export is not None
     model, adapter = context.trained
     path = _gguf_file(context, folder)
@@ -183,20 +203,20 @@ def _gguf_file(context: RunContext, folder: Path) -> Path:
     return folder / f"{context.recipe.name}-{folder.name.removeprefix('gguf-')}.gguf"
 
 
-def gguf_drift(verified: dict[str, Any] | None, dtype: str) -> dict[str, Any]:
+def gguf_drift(verified: Verification | None, dtype: str) -> Measured:
     """How far a verified GGUF file is from what it was made of: `drift`, and `warnings` where that is far."""
     if verified is None:
-        return {}
-    mean_kl, prompts = verified["kl_from_source"], verified["prompts"]
-    drift = {"asked": "texts of smidgen's own", "mean_kl": max(mean_kl, 0.0), "prompts": prompts}
+        return Measured()
+    mean_kl = verified.kl_from_source
+    drift = DriftFacts(asked="texts of smidgen's own", mean_kl=max(mean_kl, 0.0), prompts=verified.prompts)
     if mean_kl <= MAX_DRIFT:
-        return {"drift": drift, "warnings": []}
+        return Measured(drift, [])
     far = (
         f"{dtype} changes the next-token distributions by {mean_kl:.3g} nats on average, and above "
         f"{MAX_DRIFT:g} `smidgen export fused` keeps nothing; evaluate the model again on this file, or "
         "choose a --dtype of more bits"
     )
-    return {"drift": drift, "warnings": [far]}
+    return Measured(drift, [far])
 
 
 def size_of(folder: Path) -> int:

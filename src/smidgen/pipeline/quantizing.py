@@ -1,6 +1,7 @@
 """Quantising: a loaded model made smaller, what was measured of its layers, and the stages that do it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from smidgen.backend import mx
 from smidgen.cache import cache_dir
 from smidgen.config import DEFAULT_GROUP_SIZE, AnyRecipe, QuantizeConfig
 from smidgen.evaluation.sensitivity import markdown, page
+from smidgen.export.facts import DriftFacts
 from smidgen.figures.formatting import size
 from smidgen.files import content_hash, read_json, sha256_json, write_json, write_text
 from smidgen.models.load import LoadedModel, load, resolve
@@ -28,7 +30,7 @@ from smidgen.pipeline.context import RunContext, TaskContext, source_hash
 from smidgen.pipeline.evaluating import evaluation_stage
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
-from smidgen.pipeline.shipping import Publication, card_source, publish
+from smidgen.pipeline.shipping import Publication, Published, card_source, publish
 from smidgen.pipeline.sources import WORLD
 from smidgen.pipeline.stage import Estimate, Stage
 
@@ -126,12 +128,28 @@ def _quantize(context: RunContext) -> Work[None]:
     context.run.write_json(SUMMARY, done.facts())
 
 
-def quantize_model(name: str, out: Path, settings: QuantizeConfig) -> Work[dict[str, Any]]:
-    """Write a quantised copy of a model with its card; they appear together.
+@dataclass(frozen=True)
+class QuantizedExport:
+    """A quantised copy; `facts` are those of `Shrunk`."""
 
-    Returns:
-        Sizes and settings of the copy.
-    """
+    facts: Mapping[str, Any]
+    format: str = field(default="mlx", init=False)
+    drift: DriftFacts | None = field(default=None, init=False)
+    adapter_effect: DriftFacts | None = field(default=None, init=False)
+    warnings: Sequence[str] = field(default=(), init=False)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights."""
+        return self.facts["bytes"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the format with the sizes and settings."""
+        return {"format": self.format, **self.facts}
+
+
+def quantize_model(name: str, out: Path, settings: QuantizeConfig) -> Work[Published[QuantizedExport]]:
+    """Write a quantised copy of a model with its card; they appear together."""
     loaded = load(name)
 
     def rows() -> list[list[int]]:
@@ -141,10 +159,10 @@ def quantize_model(name: str, out: Path, settings: QuantizeConfig) -> Work[dict[
     dtype = stored_dtype(loaded.path)
     done = yield from shrink(loaded, settings, rows, dtype=dtype, record=None)
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> QuantizedExport:
         save_model(folder, loaded.model, done.config, loaded.path, dtype=dtype)
         write_sensitivity(folder, done)
-        return {"format": "mlx", **done.facts()}
+        return QuantizedExport(done.facts())
 
     nowhere = Publication()
     return publish(make, out, card_source(name, None, nowhere), quantized_name(settings), nowhere)

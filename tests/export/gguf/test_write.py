@@ -30,7 +30,7 @@ def fields(file: Path) -> dict:
 def test_the_file_says_what_the_model_is(tmp_path: Path):
     facts = write_gguf("smidgen:nano", tmp_path / "nano.gguf")
     found = fields(tmp_path / "nano.gguf")
-    assert facts["dtype"] == "Q8_0" and facts["licence"] == "apache-2.0" and facts["tensors"] == 57
+    assert facts.dtype == "Q8_0" and facts.licence == "apache-2.0" and facts.tensors == 57
     wanted = {
         "general.architecture": "qwen3", "general.name": "smidgen:nano", "general.license": "apache-2.0",
         "general.file_type": 7, "qwen3.block_count": 5, "qwen3.context_length": 2048,
@@ -67,7 +67,7 @@ def test_the_licence_stands_in_the_file(
     found = fields(tmp_path / "model.gguf")
     keys = ("general.license", "general.license.name", "general.license.link")
     assert tuple(found.get(key) for key in keys) == wanted
-    assert facts["licence"] == named
+    assert facts.licence == named
 
 
 def test_the_size_of_the_parts_does_not_change_the_file(make_model, tmp_path: Path, monkeypatch):
@@ -80,7 +80,7 @@ def test_the_size_of_the_parts_does_not_change_the_file(make_model, tmp_path: Pa
 
 def test_rows_that_are_no_whole_blocks_stay_f16(make_model, tmp_path: Path):
     facts = write_gguf(str(make_model("qwen3", intermediate_size=80)), tmp_path / "model.gguf")
-    assert facts["unblocked"] == ["blk.0.ffn_down.weight", "blk.1.ffn_down.weight"]
+    assert facts.unblocked == ["blk.0.ffn_down.weight", "blk.1.ffn_down.weight"]
     types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "model.gguf").tensors}
     assert types["blk.0.ffn_down.weight"] == "F16" and types["blk.0.ffn_up.weight"] == "Q8_0"
     assert types["blk.0.attn_q_norm.weight"] == "F32"

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType
@@ -24,6 +23,13 @@ from smidgen.data.templates import load_tokenizer
 from smidgen.errors import ModelError
 from smidgen.export.checkpoint import Checkpoint, open_checkpoint
 from smidgen.export.gguf.blocks import BLOCK
+from smidgen.export.gguf.facts import (
+    AdapterVerification,
+    LogitComparison,
+    TensorComparison,
+    TokenComparison,
+    Verification,
+)
 from smidgen.export.gguf.forward import next_token_logits
 from smidgen.export.gguf.llama_cpp import LlamaCpp
 from smidgen.export.gguf.metadata import head_dimension
@@ -60,18 +66,13 @@ _RELATIVE = {GGMLQuantizationType.F16: 2.0**-11, GGMLQuantizationType.BF16: 2.0*
 _SMALLEST = 2.0**-24  # of float16, subnormal
 
 
-def verify_gguf(path: Path, source: str, *, adapter: Path | None = None) -> dict[str, Any]:
+def verify_gguf(path: Path, source: str, *, adapter: Path | None = None) -> Verification:
     """Compare a GGUF file with the model that it was made from, and run it in llama.cpp.
 
     Args:
         path: the file.
         source: the model, as it was given to `write_gguf`.
         adapter: the adapter that was given there.
-
-    Returns:
-        `tensors` and `numbers` compared, `largest_error` and `rms_error` of the numbers; `tokens` compared
-        and `end_tokens`; `prompts`, `logit_error` and its `tolerance`; `kl_from_source` (nats, mean over the
-        prompts: what storing the weights in this type changed); and `seconds`.
 
     Raises:
         ConfigError: xllamacpp is not installed.
@@ -83,16 +84,19 @@ def verify_gguf(path: Path, source: str, *, adapter: Path | None = None) -> dict
         llama = LlamaCpp(path, context=2 * LONGEST_PROMPT)
         tokens = compare_tokens(checkpoint, llama)
         logits = compare_logits(checkpoint, file, llama)
-    return {"path": str(path), **tensors, **tokens, **logits, "seconds": time.perf_counter() - start}
+    return Verification(
+        path=str(path),
+        **tensors._asdict(),
+        **tokens._asdict(),
+        **logits._asdict(),
+        seconds=time.perf_counter() - start,
+    )
 
 
-def verify_gguf_adapter(path: Path, source: str, adapter: Path) -> dict[str, Any]:
+def verify_gguf_adapter(path: Path, source: str, adapter: Path) -> AdapterVerification:
     """Run an adapter's GGUF file in llama.cpp on its base model, and compare with our fused weights.
 
     The base is written as F16 beside the adapter for the time being, and needs that much room on the disk.
-
-    Returns:
-        `prompts`, `logit_error`, `tolerance` and `seconds`, as in `verify_gguf`.
 
     Raises:
         ConfigError: xllamacpp is not installed.
@@ -107,16 +111,16 @@ def verify_gguf_adapter(path: Path, source: str, adapter: Path) -> dict[str, Any
             prompts, theirs = _predictions(checkpoint, llama)
             ours = next_token_logits(checkpoint.graph, checkpoint.rows, prompts)
     error = _refuse_other_logits(ours, theirs, BLOCK_TOLERANCE)
-    return {
-        "path": str(path),
-        "prompts": len(prompts),
-        "logit_error": error,
-        "tolerance": BLOCK_TOLERANCE,
-        "seconds": time.perf_counter() - start,
-    }
+    return AdapterVerification(
+        path=str(path),
+        prompts=len(prompts),
+        logit_error=error,
+        tolerance=BLOCK_TOLERANCE,
+        seconds=time.perf_counter() - start,
+    )
 
 
-def compare_tensors(checkpoint: Checkpoint, file: GgufFile, path: Path) -> dict[str, Any]:
+def compare_tensors(checkpoint: Checkpoint, file: GgufFile, path: Path) -> TensorComparison:
     """Compare every number of the file with the source's.
 
     Raises:
@@ -138,15 +142,15 @@ def compare_tensors(checkpoint: Checkpoint, file: GgufFile, path: Path) -> dict[
     with ThreadPoolExecutor(device().cores) as pool:
         errors = list(pool.map(lambda job: _error(file, *job), jobs))
     largest, square, count = (np.array(column) for column in zip(*errors, strict=True))
-    return {
-        "tensors": len(plan),
-        "numbers": int(count.sum()),
-        "largest_error": float(largest.max()),
-        "rms_error": float(np.sqrt(square.sum() / count.sum())),
-    }
+    return TensorComparison(
+        tensors=len(plan),
+        numbers=int(count.sum()),
+        largest_error=float(largest.max()),
+        rms_error=float(np.sqrt(square.sum() / count.sum())),
+    )
 
 
-def compare_tokens(checkpoint: Checkpoint, llama: LlamaCpp) -> dict[str, Any]:
+def compare_tokens(checkpoint: Checkpoint, llama: LlamaCpp) -> TokenComparison:
     """Compare how our tokenizer and llama.cpp's split `TEXTS`, and ask whether every end token ends.
 
     Raises:
@@ -173,10 +177,10 @@ def compare_tokens(checkpoint: Checkpoint, llama: LlamaCpp) -> dict[str, Any]:
     ends = sorted(tokenizer.eos_token_ids)
     if deaf := [token for token in ends if not llama.ends_at(token, tokenizer.encode(TEXTS[0]))]:
         raise ModelError(f"llama.cpp goes on after the end tokens {deaf}; the file would never stop there")
-    return {"tokens": total, "end_tokens": ends}
+    return TokenComparison(total, ends)
 
 
-def compare_logits(checkpoint: Checkpoint, file: GgufFile, llama: LlamaCpp) -> dict[str, Any]:
+def compare_logits(checkpoint: Checkpoint, file: GgufFile, llama: LlamaCpp) -> LogitComparison:
     """Compare llama.cpp's next-token distribution after the first of `TEXTS` and after all with our graph's.
 
     Raises:
@@ -189,12 +193,12 @@ def compare_logits(checkpoint: Checkpoint, file: GgufFile, llama: LlamaCpp) -> d
     tolerance = max(LOGIT_TOLERANCE.get(kind, BLOCK_TOLERANCE) for kind in kinds)
     error = _refuse_other_logits(stored, theirs, tolerance)
     p, q = log_softmax(exact.astype(np.float64), axis=1), log_softmax(stored.astype(np.float64), axis=1)
-    return {
-        "prompts": len(prompts),
-        "logit_error": error,
-        "tolerance": tolerance,
-        "kl_from_source": float((np.exp(p) * (p - q)).sum(axis=1).mean()),
-    }
+    return LogitComparison(
+        prompts=len(prompts),
+        logit_error=error,
+        tolerance=tolerance,
+        kl_from_source=float((np.exp(p) * (p - q)).sum(axis=1).mean()),
+    )
 
 
 def _predictions(checkpoint: Checkpoint, llama: LlamaCpp) -> tuple[list[list[int]], np.ndarray]:

@@ -20,6 +20,7 @@ from smidgen.backend import device, peak_memory_bytes
 from smidgen.errors import ConfigError, ModelError, did_you_mean
 from smidgen.export.checkpoint import Checkpoint, open_checkpoint
 from smidgen.export.gguf.blocks import FILE_TYPES, encode, is_finite
+from smidgen.export.gguf.facts import WrittenAdapter, WrittenModel
 from smidgen.export.gguf.metadata import (
     add_general,
     add_hyperparameters,
@@ -68,7 +69,7 @@ class Planned:
         return self.shape[0] * self.row_bytes
 
 
-def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | None = None) -> dict[str, Any]:
+def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | None = None) -> WrittenModel:
     """Write a model as a GGUF file, which appears whole or not at all.
 
     Matrices are stored as `dtype`, vectors as F32. A matrix whose rows are no whole blocks stays F16.
@@ -78,10 +79,6 @@ def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | N
         out: the file.
         dtype: one of `FILE_TYPES`.
         adapter: folder of a low-rank adapter that is added to the weights, in float32.
-
-    Returns:
-        `path`, `bytes`, `tensors`, `dtype`, `unblocked` (names of matrices that stayed F16), `licence`,
-        `seconds`, and `peak_memory_bytes` of this process so far.
 
     Raises:
         ConfigError: there is no such dtype.
@@ -102,14 +99,15 @@ def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | N
             write_tensors(writer, partial_file, plan)
         unblocked = [t.name for t in plan if len(t.shape) == 2 and t.kind != kind]
         licence = licence_of(checkpoint.path, checkpoint.config)
-    return _facts(out, plan, start) | {
-        "dtype": dtype,
-        "unblocked": unblocked,
-        "licence": licence.name if licence else None,
-    }
+    return WrittenModel(
+        **_facts(out, plan, start),
+        dtype=dtype,
+        unblocked=unblocked,
+        licence=licence.name if licence else None,
+    )
 
 
-def write_gguf_adapter(source: str, adapter: Path, out: Path, *, dtype: str = "F32") -> dict[str, Any]:
+def write_gguf_adapter(source: str, adapter: Path, out: Path, *, dtype: str = "F32") -> WrittenAdapter:
     """Write a low-rank adapter by itself, for llama.cpp to put on the GGUF file of its base model.
 
     llama.cpp multiplies an update by alpha / rank, so `alpha` is the scale times the largest rank.
@@ -137,7 +135,7 @@ def write_gguf_adapter(source: str, adapter: Path, out: Path, *, dtype: str = "F
             writer.add_float32("adapter.lora.alpha", alpha)
             writer.add_file_type(FILE_TYPES[dtype])
             write_tensors(writer, partial_file, plan)
-    return _facts(out, plan, start) | {"dtype": dtype, "alpha": alpha}
+    return WrittenAdapter(**_facts(out, plan, start), dtype=dtype, alpha=alpha)
 
 
 def plan_tensors(checkpoint: Checkpoint, kind: GGMLQuantizationType) -> Iterator[Planned]:
@@ -255,6 +253,7 @@ def _model_name(checkpoint: Checkpoint, source: str) -> str:
 
 
 def _facts(out: Path, plan: list[Planned], start: float) -> dict[str, Any]:
+    """The fields that `WrittenModel` and `WrittenAdapter` share."""
     return {
         "path": str(out),
         "bytes": out.stat().st_size,
