@@ -92,7 +92,7 @@ def test_too_great_a_drift_leaves_nothing_unless_it_is_wanted(
         WorkError,
         match=r"nothing was written: .* differ from the unfused model's by [\d.e+-]+ nats on average, above "
         r"--max-drift 0\.001; the adapter itself changes it by [\d.]+\. It was measured on 12 prompts of "
-        r"smidgen's own; --prompts FILE .* Use more bits, or none, raise",
+        r"smidgen's own; --prompts FILE .* Use more bits, or no quantisation, raise",
     ):
         export_fused(str(tiny_model_dir), adapter, tmp_path / "out", bits=2, group_size=32, max_drift=0.001)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "out"]
@@ -111,7 +111,7 @@ def test_an_adapter_that_is_rounded_away_is_told(
     coarse = export_fused(str(tiny_model_dir), faint, tmp_path / "coarse", bits=2, **options)
     assert coarse.drift.mean_kl > coarse.adapter_effect.mean_kl
     assert coarse.warnings == [
-        "the drift is as great as what the adapter does, which may have been rounded away; evaluate it"
+        "the drift is as large as the adapter's effect, which may have been rounded away; evaluate it"
     ]
     assert export_fused(str(tiny_model_dir), faint, tmp_path / "plain").warnings == []
 
@@ -130,11 +130,11 @@ def test_the_licence_goes_with_the_weights(tiny_model_dir: Path, tmp_path: Path)
 
 def test_settings_that_do_not_go_together(adapter: Path, tiny_model_dir: Path, tmp_path: Path):
     name = str(tiny_model_dir)
-    with pytest.raises(ConfigError, match=r"group_size is 32, but plain weights have no groups; give bits"):
+    with pytest.raises(ConfigError, match=r"group_size is 32, but plain weights have no groups; set bits"):
         export_fused(name, adapter, tmp_path / "out", group_size=32)
     with pytest.raises(ConfigError, match=r"max_drift is -1; expected 0 or more nats"):
         export_fused(name, adapter, tmp_path / "out", max_drift=-1)
-    with pytest.raises(ConfigError, match=r"'group_size' is 128, which does not divide layers of the width"):
+    with pytest.raises(ConfigError, match=r"'group_size' is 128, which does not divide layers of width"):
         export_fused(name, adapter, tmp_path / "out", bits=4, group_size=128)
     with pytest.raises(ModelError, match=r"the adapter in .* does not fit the model"):
         export_fused("smidgen:nano", adapter, tmp_path / "out")

@@ -1,7 +1,7 @@
-"""Adapters in the formats of others: PEFT's, which transformers and vLLM load, and mlx-lm's.
+"""Export adapters in PEFT's format, which transformers and vLLM load, and in mlx-lm's.
 
-PEFT computes `α / r · B A x` from the transposes of what mlx-lm stores: α is the rank times mlx-lm's scale.
-Nothing is rounded: reading back what was written gives the same tensors, in the same dtype, and scales.
+PEFT computes `α / r · B A x` from the transposes of mlx-lm's matrices: α is the rank times mlx-lm's scale.
+Nothing is rounded: reading the written files gives the same tensors, dtypes and scales.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ from smidgen.models.peft import PREFIX
 from smidgen.models.peft import WEIGHTS as PEFT_WEIGHTS
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's `--max-lora-rank` may be (`MaxLoRARanks` in vllm/config/lora.py)."""
+"""The values that vLLM's `--max-lora-rank` accepts (`MaxLoRARanks` in vllm/config/lora.py)."""
 VLLM_DEFAULT_RANK = 16
 
 
@@ -68,14 +68,14 @@ def export_peft(adapter: Path, base: str, out: Path) -> AdapterExport:
     """Write an adapter in PEFT's format; an existing folder at `out` is replaced.
 
     Args:
-        adapter: folder of an adapter, ours, mlx-lm's or PEFT's.
-        base: the model it belongs to, as `smidgen.models.load.load` takes it, and as the file will name it.
-            Where its folder is on this machine, every shape is held against it.
+        adapter: adapter folder in mlx-lm's or PEFT's format.
+        base: name of the model that it belongs to, as for `smidgen.models.load.load`; the file names it. If
+            its folder is on this machine, every shape is checked against it.
         out: the folder to write.
 
     Raises:
         ModelError: the adapter cannot be read, the base is neither a folder nor a hub id, or they do not fit.
-        WorkError: the disk is full or the place cannot be written.
+        WorkError: the disk is full or the folder is not writable.
     """
     found = read_adapter(adapter)
     num_blocks = _check(found, base)
@@ -86,7 +86,7 @@ def export_peft(adapter: Path, base: str, out: Path) -> AdapterExport:
             value = found.weights[f"{layer}.{part.lower()}"]
             weights[f"{PREFIX}{layer}.{part}.weight"] = mx.contiguous(value.T)
     with atomic_folder(out, replace=True) as folder:
-        # torch's loader refuses a file whose metadata does not name a format that it knows
+        # torch's loader refuses files whose metadata does not name a known format
         mx.save_safetensors(str(folder / PEFT_WEIGHTS), weights, metadata={"format": "pt"})
         write_json(folder / CONFIG, config)
     return AdapterExport(
@@ -121,15 +121,15 @@ def export_mlx_adapter(adapter: Path, base: str, out: Path) -> AdapterExport:
 
 
 def peft_config(adapter: Adapter, base: str, num_blocks: int | None = None) -> dict[str, Any]:
-    """Return PEFT's `adapter_config.json` for an adapter without faults.
+    """Return PEFT's `adapter_config.json` for an adapter that `refuse_faults` accepts.
 
-    The rank and α that most layers have stand at the top; `rank_pattern` and `alpha_pattern` hold the others.
-    Layers are named by their kind where every adapted block has the same, else by their whole names.
+    The most common rank and α are the defaults; `rank_pattern` and `alpha_pattern` contain the others. Layers
+    are named by their kind if every adapted block has the same kinds, else by their full names.
 
     Args:
-        adapter: what is to be described.
-        base: the model's name.
-        num_blocks: how many blocks the model has; where all are adapted none is listed.
+        adapter: the adapter.
+        base: the base model's name.
+        num_blocks: number of blocks of the model; if all are adapted, `layers_to_transform` is null.
     """
     ranks = adapter.ranks
     alphas = {layer: _alpha(adapter.scales[layer], ranks[layer]) for layer in adapter.layers}
@@ -158,7 +158,7 @@ def peft_config(adapter: Adapter, base: str, num_blocks: int | None = None) -> d
 
 
 def vllm_warnings(adapter: Adapter) -> list[str]:
-    """Return what vLLM will not take of an adapter, or not without an option; empty for nothing."""
+    """Return what vLLM does not support in an adapter, or only with an option."""
     warnings = []
     rank = max(adapter.ranks.values())
     if rank > VLLM_RANKS[-1]:
@@ -166,8 +166,8 @@ def vllm_warnings(adapter: Adapter) -> list[str]:
     elif rank > VLLM_DEFAULT_RANK:
         needed = next(allowed for allowed in VLLM_RANKS if allowed >= rank)
         warnings.append(
-            f"vLLM serves adapters up to rank {VLLM_DEFAULT_RANK} unless it is told otherwise, and this one "
-            f"has {rank}: start it with --max-lora-rank {needed}"
+            f"vLLM serves adapters up to rank {VLLM_DEFAULT_RANK} by default, and this one has {rank}: start "
+            f"it with --max-lora-rank {needed}"
         )
     if outside := [layer for layer in adapter.layers if not layer.startswith("model.layers.")]:
         warnings.append(f"vLLM refuses or ignores updates outside of the blocks: {', '.join(outside)}")
@@ -180,15 +180,15 @@ def vllm_warnings(adapter: Adapter) -> list[str]:
 
 
 def _check(adapter: Adapter, base: str) -> int | None:
-    """Refuse an adapter that is broken or not the base's; return the number of the base's blocks if known.
+    """Refuse an adapter that is broken or does not fit the base; return the base's number of blocks if known.
 
-    Warns of the base's licence as loading it would.
+    Warns about the base's licence as loading it would.
     """
     refuse_faults(adapter)
     warn_of_another_base(adapter, base)
     path = local_folder(base)
     if path is None:
-        return None  # a hub id: the weights need not be fetched to convert an adapter
+        return None  # a hub id: converting an adapter does not require the base's weights
     config = read_config(path)
     model = build_graph(config, str(path / "config.json"))  # its weights are never computed
     refuse_misfits(adapter, model)
@@ -197,7 +197,7 @@ def _check(adapter: Adapter, base: str) -> int | None:
 
 
 def _alpha(scale: float, rank: int) -> float:
-    """α such that α / rank is the scale, without the noise of a product of floats."""
+    """Return α such that α / rank is the scale, without rounding noise if possible."""
     exact = scale * rank
     tidy = round(exact, 9)
     alpha = tidy if tidy / rank == scale else exact
@@ -209,5 +209,5 @@ def _most_common(values: list[Any]) -> Any:
 
 
 def _exactly(layer: str) -> str:
-    """A layer's name as the pattern that PEFT takes for it."""
+    """Escape a layer's name for PEFT's patterns, which are regular expressions."""
     return layer.replace(".", r"\.")

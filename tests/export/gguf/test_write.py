@@ -108,7 +108,7 @@ def damage(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("cut", "is cut short or damaged"),
+        ("cut", "is truncated or damaged"),
         ("missing", r"missing 'model\.norm\.weight' \(32,\)"),
         ("shape", r"'model\.norm\.weight' has shape \(7,\), expected \(32,\)"),
         ("unexpected", r"unexpected 'model\.extra\.weight' \(7,\)"),
