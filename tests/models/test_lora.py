@@ -236,7 +236,7 @@ def test_folders_that_are_no_adapter_of_ours(adapter: Path, tmp_path: Path, tiny
     with pytest.raises(ModelError, match=r"adapter_config.json is not readable JSON"):
         load_adapter(bare, adapter)
     (adapter / "adapter_config.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(ModelError, match=r"adapter_config.json holds a list; expected a JSON object"):
+    with pytest.raises(ModelError, match=r"adapter_config.json contains a list; expected a JSON object"):
         load_adapter(bare, adapter)
 
 

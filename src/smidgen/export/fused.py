@@ -30,7 +30,7 @@ from smidgen.models.weights import weight_files
 
 MAX_DRIFT = 0.1
 """Nats. The bundled judge in 4 bits drifts by 0.002 on prompts like its training prompts, and by 0.16 on
-those of `smidgen.export.drift`, which it does not understand; in 2 bits by 0.7, where its answers are useless."""
+those of `smidgen.export.drift`, which it does not understand; in 2 bits by 0.7, where it is useless."""
 GROUP_SIZE = 64
 
 

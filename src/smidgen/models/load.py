@@ -63,9 +63,8 @@ def load(name: str, *, adapter: Path | None = None) -> LoadedModel:
     """
     path = resolve(name)
     config = read_config(path)
-    build_arguments(
-        config, str(path / "config.json")
-    )  # checked first, because transformers reads it with the tokenizer
+    # transformers reads config.json with the tokenizer and would fail with an error of its own
+    build_arguments(config, str(path / "config.json"))
     tokenizer = load_tokenizer(path)
     model = build(path, config)
     if tokenizer.vocab_size > config["vocab_size"]:

@@ -113,7 +113,7 @@ def damage(folder: Path, how: str) -> None:
         ("shape", r"'model\.norm\.weight' has shape \(7,\), expected \(32,\)"),
         ("unexpected", r"unexpected 'model\.extra\.weight' \(7,\)"),
         ("dtype", r"'model\.norm\.weight' is stored as int16, expected float32"),
-        ("large", r"the tensor 'blk\.0\.ffn_up\.weight' holds numbers that are not finite as F16"),
+        ("large", r"the tensor 'blk\.0\.ffn_up\.weight' has values that are not finite as F16"),
     ],
 )
 def test_damaged_weights_are_refused_and_leave_nothing(
@@ -163,7 +163,7 @@ def test_what_cannot_be_written_is_refused(tiny_model_dir: Path, make_model, ada
         write_gguf(str(tiny_model_dir), out, dtype="q8_0")
     with pytest.raises(ModelError, match="is a dense llama4_text model, which"):
         write_gguf(str(copied(make_model("llama"), model_type="llama4_text")), out)
-    with pytest.raises(ConfigError, match="an adapter by itself cannot be stored as Q8_0"):
+    with pytest.raises(ConfigError, match="an adapter alone cannot be stored as Q8_0"):
         write_gguf_adapter(str(tiny_model_dir), adapter, out, dtype="Q8_0")
     with pytest.raises(ModelError, match="does not fit the model"):
         write_gguf("smidgen:nano", out, adapter=adapter)
