@@ -70,7 +70,7 @@ class LlamaCpp:
             return json.load(answer)["tokens"]
 
     def logprobs(self, token_ids: Sequence[int], vocab_size: int) -> np.ndarray:
-        """Return log-probabilities (V,), float64, of the token after a prompt; -inf if llama.cpp omits one."""
+        """Return log-probabilities (V,), float64, of the token after a prompt; -inf for omitted tokens."""
         # llama.cpp reports no log-probabilities if the sampled token ends the completion or is part of a
         # character. The bias forces a harmless token; it affects sampling but not the reported values.
         forced = [[self.tokenize("a")[0], 1000.0]]
