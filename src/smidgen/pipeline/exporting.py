@@ -29,7 +29,7 @@ WRITING = 50e6
 
 
 @dataclass(frozen=True)
-class Measured:
+class ExportMeasurement:
     """What was measured while an artefact was made; None for what is not measured for its format.
 
     Attributes:
@@ -65,7 +65,7 @@ class Artefact:
     format: str
     folder: str
     evaluation: str
-    make: Callable[[RunContext, Path], Measured] | None
+    make: Callable[[RunContext, Path], ExportMeasurement] | None
     opened: Callable[[RunContext, Path], EngineOptions]
     loads: int = 1
 
@@ -177,19 +177,19 @@ def _as_gguf(context: RunContext, folder: Path) -> EngineOptions:
     return context.engine(str(_gguf_file(context, folder)), kind="llama")
 
 
-def _make_peft(context: RunContext, folder: Path) -> Measured:
+def _make_peft(context: RunContext, folder: Path) -> ExportMeasurement:
     export_peft(context.best, context.specialist.model.base, folder)
-    return Measured()
+    return ExportMeasurement()
 
 
-def _make_fused(context: RunContext, folder: Path) -> Measured:
+def _make_fused(context: RunContext, folder: Path) -> ExportMeasurement:
     prompts = read_prompts(context.run.path("data/validation.jsonl"))[:DRIFT_PROMPTS]
     model, adapter = context.trained
     export = export_fused(model, adapter, folder, prompts=prompts, asked=VALIDATED)
-    return Measured(export.drift)
+    return ExportMeasurement(export.drift)
 
 
-def _make_gguf(context: RunContext, folder: Path) -> Measured:
+def _make_gguf(context: RunContext, folder: Path) -> ExportMeasurement:
     assert context.recipe.export is not None
     model, adapter = context.trained
     path = _gguf_file(context, folder)
@@ -203,20 +203,20 @@ def _gguf_file(context: RunContext, folder: Path) -> Path:
     return folder / f"{context.recipe.name}-{folder.name.removeprefix('gguf-')}.gguf"
 
 
-def gguf_drift(verified: Verification | None, dtype: str) -> Measured:
+def gguf_drift(verified: Verification | None, dtype: str) -> ExportMeasurement:
     """How far a verified GGUF file is from what it was made of: `drift`, and `warnings` where that is far."""
     if verified is None:
-        return Measured()
+        return ExportMeasurement()
     mean_kl = verified.kl_from_source
     drift = DriftFacts(asked="texts of smidgen's own", mean_kl=max(mean_kl, 0.0), prompts=verified.prompts)
     if mean_kl <= MAX_DRIFT:
-        return Measured(drift, [])
+        return ExportMeasurement(drift, [])
     far = (
         f"{dtype} changes the next-token distributions by {mean_kl:.3g} nats on average, and above "
         f"{MAX_DRIFT:g} `smidgen export fused` keeps nothing; evaluate the model again on this file, or "
         "choose a --dtype of more bits"
     )
-    return Measured(drift, [far])
+    return ExportMeasurement(drift, [far])
 
 
 def size_of(folder: Path) -> int:
