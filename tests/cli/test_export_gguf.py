@@ -100,5 +100,5 @@ def test_a_file_that_fails_its_proof_does_not_appear(
     monkeypatch.setattr(verify, "LOGIT_TOLERANCE", {"F32": 0.0})
     tiny = ["export", "gguf", "--model", str(tiny_model_dir), "--dtype", "F32"]
     assert exit_code([*tiny, "--out", str(tmp_path / "tiny.gguf")]) == 2
-    assert "llama.cpp predicts other tokens" in capsys.readouterr().err
+    assert "llama.cpp's predictions from the file differ" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

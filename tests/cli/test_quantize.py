@@ -137,7 +137,7 @@ def test_settings_that_contradict_each_other_are_refused(
         ("--target-bits 15", "--target-bits is 15, and even the widest of --candidate-bits come to"),
         ("--target-bits 1", "raise --target-bits, or add a narrower candidate"),
         ("--head-bits 8", "set --embedding-bits, not --head-bits"),
-        ("--group-size 128", "--group-size is 128, which does not divide layers of the width"),
+        ("--group-size 128", "--group-size is 128, which does not divide layers of width"),
     ],
 )
 def test_errors_name_the_options_and_nothing_is_measured(

@@ -194,7 +194,7 @@ def test_a_plan_names_rows_tokens_steps_time_and_memory_and_writes_nothing(
         (("", ""), ["--data", "nothing.jsonl"], r"there is no .*nothing\.jsonl"),
         (("", ""), ["--from", "trian"], r"there is no stage 'trian'\. Did you mean 'train'\?"),
         (("smidgen:nano", "./no-such-model"), [], r"no-such-model"),
-        (("bits = 4", "target_bits = 1.0"), [], r"'target_bits' is 1, .* come to 3\.013 bits per weight"),
+        (("bits = 4", "target_bits = 1.0"), [], r"'target_bits' is 1, .* take 3\.013 bits per weight"),
         (("group_size = 32", "group_size = 128"), [], r"'group_size' is 128, .* 192, 448; choose 32 or 64"),
         (("rank = 4", 'rank = 4\ntarget_modules = ["x_proj"]'), [], r"x_proj"),
         (("max_length = 384", "max_length = 4096"), [], r"max_length is 4096, but the context of .* 2048"),

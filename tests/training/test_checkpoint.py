@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path):
     run(tmp_path, rows)
     file = tmp_path / "checkpoints" / "step-00000003" / "optimizer.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ModelError, match=r"step-00000003/optimizer\.safetensors is cut short or damaged"):
+    with pytest.raises(ModelError, match=r"step-00000003/optimizer\.safetensors is truncated or damaged"):
         run(tmp_path, rows)
 
 

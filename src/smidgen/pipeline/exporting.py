@@ -1,14 +1,16 @@
 """Exported artefacts: made from the trained model, and each re-evaluated in its target runtime."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smidgen.config import AnyRecipe
 from smidgen.data.prompts import read_prompts
+from smidgen.export.facts import DriftFacts
 from smidgen.export.fused import MAX_DRIFT, export_fused
 from smidgen.export.gguf import verify_gguf, write_gguf
+from smidgen.export.gguf.facts import Verification
 from smidgen.export.peft import export_peft
 from smidgen.files import read_json
 from smidgen.options import EngineOptions
@@ -27,7 +29,7 @@ WRITING = 50e6
 
 
 @dataclass(frozen=True)
-class ExportFacts:
+class ExportMeasurement:
     """What was measured while an artefact was made.
 
     Attributes:
@@ -35,13 +37,13 @@ class ExportFacts:
         warnings: sentences about a large drift; None if the drift is not judged.
     """
 
-    drift: Mapping[str, Any] | None = None
-    warnings: Sequence[str] | None = None
+    drift: DriftFacts | None = None
+    warnings: list[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what was measured, as JSON values."""
-        found = {"drift": self.drift, "warnings": self.warnings}
-        return {name: value for name, value in found.items() if value is not None}
+        drift = {} if self.drift is None else {"drift": self.drift.to_json()}
+        return drift if self.warnings is None else {**drift, "warnings": self.warnings}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Artefact:
     format: str
     folder: str
     evaluation: str
-    make: Callable[[RunContext, Path], ExportFacts] | None
+    make: Callable[[RunContext, Path], ExportMeasurement] | None
     engine: Callable[[RunContext, Path], EngineOptions]
     loads: int = 1
 
@@ -174,19 +176,19 @@ def _as_gguf(context: RunContext, folder: Path) -> EngineOptions:
     return context.engine(str(_gguf_file(context, folder)), kind="llama")
 
 
-def _make_peft(context: RunContext, folder: Path) -> ExportFacts:
+def _make_peft(context: RunContext, folder: Path) -> ExportMeasurement:
     export_peft(context.best, context.specialist.model.base, folder)
-    return ExportFacts()
+    return ExportMeasurement()
 
 
-def _make_fused(context: RunContext, folder: Path) -> ExportFacts:
+def _make_fused(context: RunContext, folder: Path) -> ExportMeasurement:
     prompts = read_prompts(context.run.path("data/validation.jsonl"))[:DRIFT_PROMPTS]
     model, adapter = context.trained
-    facts = export_fused(model, adapter, folder, prompts=prompts, asked=VALIDATED)
-    return ExportFacts(facts["drift"])
+    export = export_fused(model, adapter, folder, prompts=prompts, asked=VALIDATED)
+    return ExportMeasurement(export.drift)
 
 
-def _make_gguf(context: RunContext, folder: Path) -> ExportFacts:
+def _make_gguf(context: RunContext, folder: Path) -> ExportMeasurement:
     assert context.recipe.export is not None
     model, adapter = context.trained
     path = _gguf_file(context, folder)
@@ -200,7 +202,7 @@ def _gguf_file(context: RunContext, folder: Path) -> Path:
     return folder / f"{context.recipe.name}-{folder.name.removeprefix('gguf-')}.gguf"
 
 
-def gguf_drift(verified: Mapping[str, Any] | None, dtype: str) -> ExportFacts:
+def gguf_drift(verified: Verification | None, dtype: str) -> ExportMeasurement:
     """Return the drift of a verified GGUF file from its source model, with a warning if it is large.
 
     Args:
@@ -208,17 +210,17 @@ def gguf_drift(verified: Mapping[str, Any] | None, dtype: str) -> ExportFacts:
         dtype: of the file's weights.
     """
     if verified is None:
-        return ExportFacts()
-    mean_kl, prompts = verified["kl_from_source"], verified["prompts"]
-    drift = {"asked": "texts of smidgen's own", "mean_kl": max(mean_kl, 0.0), "prompts": prompts}
+        return ExportMeasurement()
+    mean_kl = verified.kl_from_source
+    drift = DriftFacts(asked="texts of smidgen's own", mean_kl=max(mean_kl, 0.0), prompts=verified.prompts)
     if mean_kl <= MAX_DRIFT:
-        return ExportFacts(drift, [])
+        return ExportMeasurement(drift, [])
     warning = (
         f"{dtype} changes the next-token distributions by {mean_kl:.3g} nats on average; "
         f"`smidgen export fused` refuses a model above {MAX_DRIFT:g}. Evaluate this file before you use it, "
         "or choose a --dtype with more bits"
     )
-    return ExportFacts(drift, [warning])
+    return ExportMeasurement(drift, [warning])
 
 
 def size_of(folder: Path) -> int:

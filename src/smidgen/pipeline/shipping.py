@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from smidgen.errors import ConfigError
 from smidgen.export.card import write_card
+from smidgen.export.facts import Export
 from smidgen.export.push import check_push, push_folder, refuse_private
 from smidgen.files import atomic_folder, read_json, sha256_file
 from smidgen.models.load import read_config, resolve
+
+AnyExport = TypeVar("AnyExport", bound=Export, covariant=True)
 
 
 def check_quantization(model: str, bits: int | None, dequantize: bool) -> None:
@@ -65,40 +68,55 @@ def card_source(model: str, adapter: Path | None, publication: Publication) -> d
     return {**report, "folder": run}
 
 
+@dataclass(frozen=True)
+class Published(Generic[AnyExport]):
+    """An export that was written with its card.
+
+    Attributes:
+        export: what the format's own exporter returned.
+        out: the folder.
+        url: where it was uploaded; None if it was not.
+    """
+
+    export: AnyExport
+    out: Path
+    url: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts of the export with `out`, and with `url` if it was uploaded."""
+        facts = {**self.export.to_json(), "out": self.out}
+        return facts if self.url is None else {**facts, "url": self.url}
+
+
 def publish(
-    make: Callable[[Path], dict[str, Any]],
+    make: Callable[[Path], AnyExport],
     out: Path,
     source: dict[str, Any],
     artefact: str,
     publication: Publication,
-) -> dict[str, Any]:
+) -> Published[AnyExport]:
     """Write an export and its model card atomically, and upload them if requested.
 
     Args:
-        make: writes the export into a folder and returns its facts, which include `format`.
+        make: writes the export into a folder and returns its facts.
         out: destination folder.
         source: as `card_source` returns it.
         artefact: name of such an export in a run.
         publication: upload target.
-
-    Returns:
-        The facts from `make` plus `out`, and `url` if the folder was uploaded.
     """
     push = publication.push
     with atomic_folder(out) as folder:
-        facts = {**make(folder), "out": out}
+        export = make(folder)
         made = source.get("exports", {}).get(artefact, {})
         if made and _weights(source["folder"] / made["path"]) != _weights(folder):
             made = {}  # the run evaluated other weights, so its figures do not apply
-        report = {**source, "exports": {artefact: {**made, "drift": facts.get("drift")}}}
-        write_card(
-            folder, report, artefact=artefact, format=facts["format"], place=push or out.resolve().name
-        )
+        drift = export.drift and export.drift.to_json()
+        report = {**source, "exports": {artefact: {**made, "drift": drift}}}
+        write_card(folder, report, artefact=artefact, format=export.format, place=push or out.resolve().name)
         if push is not None:
             refuse_private(folder)
-    if push is not None:
-        facts["url"] = push_folder(out, push, private=publication.private)
-    return facts
+    url = None if push is None else push_folder(out, push, private=publication.private)
+    return Published(export, out, url)
 
 
 def _weights(folder: Path) -> list[str]:
