@@ -134,7 +134,7 @@ def test_settings_that_contradict_each_other_are_refused(
     [
         ("--target-bits 20", "--target-bits is 20.0: input should be less than 16"),
         ("--target-bits 4.5 --bits 4", "--bits and --target-bits each set the bits of every layer"),
-        ("--target-bits 15", "--target-bits is 15, and even the widest of --candidate-bits come to"),
+        ("--target-bits 15", "--target-bits is 15, but even the widest of --candidate-bits take only"),
         ("--target-bits 1", "raise --target-bits, or add a narrower candidate"),
         ("--head-bits 8", "set --embedding-bits, not --head-bits"),
         ("--group-size 128", "--group-size is 128, which does not divide layers of width"),

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smidgen.cli.app import exit_code
 from smidgen.data.formats import pairs, queries, questions
 from smidgen.data.prompts import read_prompts
 from smidgen.data.row_files import STDIN, FileRow, fingerprint, read_rows
@@ -263,19 +264,25 @@ def test_a_row_that_is_filled_keeps_its_place() -> None:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_the_commands_read_standard_input(name: str, tmp_path: Path) -> None:
+def test_the_commands_read_standard_input(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = [{"id": str(i), "order": order, "text": "[[A]]"} for i in (1, 2) for order in ("ab", "ba")]
     recording = tmp_path / "said.jsonl"
     recording.write_text("".join(json.dumps(row) + "\n" for row in said), encoding="utf-8")
     replayed = ["--engine", "replay", "--model", str(recording), "--template", "verdict", "--json"]
     for command in (["judge", "-", "--out", str(tmp_path / "o.jsonl")], ["evaluate", "judge", "--data", "-"]):
-        result = subprocess.run(
-            [sys.executable, "-m", "smidgen", *command, *replayed],
-            input=FORMS[name].encode(),
-            capture_output=True,
-            check=True,
-            env={**os.environ, "COLUMNS": "80"},
-        )
-        assert json.loads(result.stdout)
+        feed(monkeypatch, FORMS[name].encode())
+        assert exit_code([*command, *replayed]) == 0
+        assert json.loads(capsys.readouterr().out)
     verdicts = (tmp_path / "o.pairs.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["id"] for line in verdicts] == ["1", "2"]
+
+
+def test_a_pipe_is_standard_input() -> None:
+    command = [sys.executable, "-m", "smidgen", "judge", "-", "--out", "o.jsonl"]
+    result = subprocess.run(
+        command, input=b"{}", capture_output=True, check=False, env={**os.environ, "COLUMNS": "80"}
+    )
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert b"standard input: line 1" in result.stderr

@@ -157,5 +157,5 @@ def test_settings_are_read_from_a_recipe_or_alone(tmp_path: Path):
     assert read_own_settings(tmp_path / "recipe.toml") == settings
     with pytest.raises(ConfigError, match=r"judge\.toml is a recipe for the task judge; expected"):
         read_own_settings(tmp_path / "judge.toml")
-    with pytest.raises(ConfigError, match=r"there is no description of a task at .*none\.toml"):
+    with pytest.raises(ConfigError, match=r"there is no task file at .*none\.toml"):
         read_own_settings(tmp_path / "none.toml")

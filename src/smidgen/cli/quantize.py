@@ -86,7 +86,7 @@ def quantize(
     with naming_options(QuantizeConfig.model_fields):
         # fail before the slow imports
         settings = parse_table(QuantizeConfig, options.table(), "smidgen quantize")
-        from smidgen.pipeline.quantizing import quantize_model
+        from smidgen.pipeline.quantized_copy import quantize_model
 
         copy = follow(quantize_model(model, out, settings))
     if json:

@@ -1,7 +1,7 @@
 """Quantisation of a loaded model in place, with the measured effect of every layer; and as stages."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,6 @@ from smidgen.backend import mx
 from smidgen.cache import cache_dir
 from smidgen.config import DEFAULT_GROUP_SIZE, AnyRecipe, QuantizeConfig
 from smidgen.evaluation.sensitivity import markdown, page
-from smidgen.export.facts import DriftFacts
 from smidgen.figures.formatting import size
 from smidgen.files import content_hash, read_json, sha256_json, write_json, write_text
 from smidgen.models.load import LoadedModel, load, resolve
@@ -30,8 +29,6 @@ from smidgen.pipeline.context import RunContext, TaskContext, source_hash
 from smidgen.pipeline.evaluating import evaluation_stage
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
-from smidgen.pipeline.shipping import Publication, Published, card_source, publish
-from smidgen.pipeline.sources import WORLD
 from smidgen.pipeline.stage import Estimate, Stage
 
 SUMMARY, FOLDER, RECORD = "quantize.json", "quantized", "sensitivity.jsonl"
@@ -151,46 +148,6 @@ class QuantizationFacts:
     bytes: int
     bits_per_weight_before: float
     bits_per_weight: float
-
-
-@dataclass(frozen=True)
-class QuantizedExport:
-    """A quantised copy of a model."""
-
-    facts: QuantizationFacts
-    format: str = field(default="mlx", init=False)
-    drift: DriftFacts | None = field(default=None, init=False)
-    adapter_effect: DriftFacts | None = field(default=None, init=False)
-    warnings: Sequence[str] = field(default=(), init=False)
-
-    @property
-    def bytes(self) -> int:
-        """Size of the weights."""
-        return self.facts.bytes
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the format with the sizes and settings."""
-        return {"format": self.format, **asdict(self.facts)}
-
-
-def quantize_model(name: str, out: Path, settings: QuantizeConfig) -> Work[Published[QuantizedExport]]:
-    """Write a quantised copy of a model and its model card atomically."""
-    loaded = load(name)
-
-    def rows() -> list[list[int]]:
-        source = settings.calibration or WORLD
-        return calibration_rows(source, loaded.tokenizer, settings.calibration_tokens)
-
-    dtype = stored_dtype(loaded.path)
-    done = yield from shrink(loaded, settings, rows, dtype=dtype, record=None)
-
-    def make(folder: Path) -> QuantizedExport:
-        save_model(folder, loaded.model, done.config, loaded.path, dtype=dtype)
-        write_sensitivity(folder, done)
-        return QuantizedExport(done.facts())
-
-    nowhere = Publication()
-    return publish(make, out, card_source(name, None, nowhere), quantized_name(settings), nowhere)
 
 
 def quantized_name(settings: QuantizeConfig) -> str:
