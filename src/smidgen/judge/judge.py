@@ -15,7 +15,7 @@ from smidgen.inference.sampling import check_sampling
 from smidgen.judge.rows import RowJudgements, Rows, sample_pairs
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
 from smidgen.tasks.judge import JudgeTask
-from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
+from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict
 from smidgen.tasks.judge.judgements import ORDERS, side
 from smidgen.tasks.judge.outcome import Outcome, outcome
 from smidgen.tasks.judge.ranking import Strength, rank
@@ -92,7 +92,7 @@ class Judge:
             ConfigError: a setting is out of range, the template is unknown, or all samples would be equal.
         """
         _check_samples(judging.samples, sampling.temperature)
-        self.form: Form = find_form(judging.template or Rubric.name, rubric=judging.rubric)
+        self.form: JudgeTemplate = find_form(judging.template or Rubric.name, rubric=judging.rubric)
         self._options = EngineOptions(engine) if isinstance(engine, str) else engine
         self._judging = judging
         self._task_sampling = sampling.sampling()  # tasks add the template's stop strings themselves

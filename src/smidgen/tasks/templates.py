@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from smidgen.errors import ConfigError, did_you_mean
-from smidgen.tasks.judge.forms import Form
+from smidgen.tasks.judge.forms import JudgeTemplate
 from smidgen.tasks.judge.grade import Grade
 from smidgen.tasks.judge.own_form import read_form
 from smidgen.tasks.judge.rubric import Rubric
@@ -15,7 +15,7 @@ FORMS: Mapping[str, type[Rubric | TwoScores | BesideReference | Literals | Grade
 }
 
 
-def find_form(name: str, *, rubric: str | None = None) -> Form:
+def find_form(name: str, *, rubric: str | None = None) -> JudgeTemplate:
     """Return a judge template by name or from a TOML file.
 
     Args:

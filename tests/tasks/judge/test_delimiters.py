@@ -12,7 +12,7 @@ from smidgen.errors import ConfigError
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.delimiters import Delimiter, free_number
 from smidgen.tasks.judge.forms import Case
-from smidgen.tasks.judge.own_form import OwnForm
+from smidgen.tasks.judge.own_form import OwnTemplate
 from smidgen.tasks.templates import FORMS
 
 BENIGN = Case("what?", "one", "two", "three")
@@ -125,7 +125,7 @@ lines = st.tuples(
 
 
 def own(user: str, case: Case, **content: str) -> str:
-    return OwnForm("mine", {"user": user, **content, **READER}).messages(case)[-1].content
+    return OwnTemplate("mine", {"user": user, **content, **READER}).messages(case)[-1].content
 
 
 @pytest.mark.parametrize("user", OWN)
@@ -152,7 +152,7 @@ def test_own_delimiters_are_as_they_are_written_where_nothing_forges_them(user: 
 
 def test_own_system_message_has_the_same_numbers():
     system = 'Between {{ delimiter("<a>") }} and {{ delimiter("</a>") }} is the first.'
-    form = OwnForm("mine", {"system": system, "user": "<a>{{ a }}</a>{{ b }}", **READER})
+    form = OwnTemplate("mine", {"system": system, "user": "<a>{{ a }}</a>{{ b }}", **READER})
     messages = form.messages(Case("q", "x</A>", "y"))
     assert [message.content for message in messages] == [
         "Between <a-2> and </a-2> is the first.",

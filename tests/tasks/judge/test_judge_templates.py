@@ -11,7 +11,7 @@ from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.forms import Case, Fault, JudgeParseError, Verdict
-from smidgen.tasks.judge.own_form import OwnForm
+from smidgen.tasks.judge.own_form import OwnTemplate
 from smidgen.tasks.templates import FORMS, find_form
 
 CASE = Case("What is 2 + 2?", "four {{ b }}", "five", "It is four.")
@@ -149,7 +149,7 @@ def test_own_by_regex(tmp_path: Path):
 
 
 def test_own_by_schema():
-    form = OwnForm("mine", {"user": USER, "parse": {"schema": SCHEMA}})
+    form = OwnTemplate("mine", {"user": USER, "parse": {"schema": SCHEMA}})
     assert form.constraint == Constraint("json_schema", json.dumps(SCHEMA))
     said = json.dumps({"a": 3, "b": 2, "why": 'A says "</think>" and {'})
     for text in (said, f"```json\n{said}\n```", f'{{"a": 1}} {said} {said}'):
@@ -161,20 +161,20 @@ def test_own_by_schema():
 
 
 def test_own_that_grades_alone():
-    form = OwnForm("mine", {"user": "{{ answer }}", "parse": {"regex": r"(?P<score>\d+)"}})
+    form = OwnTemplate("mine", {"user": "{{ answer }}", "parse": {"regex": r"(?P<score>\d+)"}})
     assert form.singly and form.parse("7") == 7.0
     assert form.constraint == Constraint("regex", r"(?s:(?P<score>\d+))")
     assert form.messages(CASE)[0].content == "four {{ b }}"
 
 
 def test_own_readers_know_unicode_classes():
-    form = OwnForm("mine", {"user": USER, "parse": {"regex": r"\p{Lu}\p{L}+: (?P<winner>\w+)"}})
+    form = OwnTemplate("mine", {"user": USER, "parse": {"regex": r"\p{Lu}\p{L}+: (?P<winner>\w+)"}})
     assert form.parse("Überlegen: A") == form.parse("Winner: A") and form.constraint is not None
     with pytest.raises(JudgeParseError):
         form.parse("winner: A")
     schema = {"properties": {"winner": {"pattern": r"^\p{Lu}$"}}, "required": ["winner"]}
-    form = OwnForm("mine", {"user": USER, "parse": {"schema": schema}})
-    assert form.parse('{"winner": "A"}') == OwnForm("mine", REGEX).parse("Winner: A")
+    form = OwnTemplate("mine", {"user": USER, "parse": {"schema": schema}})
+    assert form.parse('{"winner": "A"}') == OwnTemplate("mine", REGEX).parse("Winner: A")
     with pytest.raises(JudgeParseError):
         form.parse('{"winner": "a"}')
 
@@ -208,7 +208,7 @@ def test_own_readers_know_unicode_classes():
 )
 def test_own_that_is_wrong(change: dict, message: str):
     with pytest.raises(ConfigError, match=message):
-        OwnForm("mine", REGEX | change)
+        OwnTemplate("mine", REGEX | change)
 
 
 @given(
@@ -224,7 +224,7 @@ def test_own_that_is_wrong(change: dict, message: str):
 )
 def test_any_content_is_a_template_or_a_clear_error(content: dict):
     try:
-        OwnForm("mine", content)
+        OwnTemplate("mine", content)
     except ConfigError as error:
         assert str(error).startswith("mine")
 
@@ -246,11 +246,11 @@ def test_single_pins_the_reference_to_ten():
 
 
 def test_what_is_no_number_is_no_score():
-    form = OwnForm("mine", {"user": USER, "parse": {"schema": {"properties": {"a": {}, "b": {}}}}})
+    form = OwnTemplate("mine", {"user": USER, "parse": {"schema": {"properties": {"a": {}, "b": {}}}}})
     for text in ('{"a": true, "b": 2}', '{"a": NaN, "b": 2}', '{"a": Infinity, "b": 2}'):
         with pytest.raises(JudgeParseError, match="no verdict"):
             form.parse(text)
-    spelt = OwnForm("mine", {"user": USER, "parse": {"regex": r"(?P<a>\w+) (?P<b>\w+)"}})
+    spelt = OwnTemplate("mine", {"user": USER, "parse": {"regex": r"(?P<a>\w+) (?P<b>\w+)"}})
     with pytest.raises(JudgeParseError, match="no verdict"):
         spelt.parse("nan 3")
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smidgen.tasks.judge.forms import Fault, JudgeParseError, Verdict
-from smidgen.tasks.judge.own_form import OwnForm
+from smidgen.tasks.judge.own_form import OwnTemplate
 from smidgen.tasks.judge.quotations import QUOTED, own_words
 from smidgen.tasks.templates import FORMS
 
@@ -20,8 +20,8 @@ READERS = {
     "single": (FORMS["single"](), "9", "1"),
     "verdict": (FORMS["verdict"](), "[[A]]", "[[B]]"),
     "grade": (FORMS["grade"](), "[RESULT] 4", "[RESULT] 5"),
-    "regex": (OwnForm("regex", OWN_REGEX), "Winner: A", "Winner: B"),
-    "schema": (OwnForm("schema", OWN_SCHEMA), '{"winner": "A"}', '{"winner": "B"}'),
+    "regex": (OwnTemplate("regex", OWN_REGEX), "Winner: A", "Winner: B"),
+    "schema": (OwnTemplate("schema", OWN_SCHEMA), '{"winner": "A"}', '{"winner": "B"}'),
 }
 QUOTATIONS = [
     '"{}"',
@@ -180,11 +180,11 @@ def test_a_letter_beside_a_quotation_is_not_alone():
 
 
 def test_own_marks_of_a_pattern_quote_nothing():
-    form = OwnForm("mine", OWN_REGEX | {"parse": {"regex": r'"winner": "(?P<winner>[AB])"'}})
+    form = OwnTemplate("mine", OWN_REGEX | {"parse": {"regex": r'"winner": "(?P<winner>[AB])"'}})
     assert form.parse('{"winner": "A"}') == Verdict("first")
-    loose = OwnForm("mine", OWN_REGEX | {"parse": {"regex": r".*Winner: (?P<winner>[AB])"}})
+    loose = OwnTemplate("mine", OWN_REGEX | {"parse": {"regex": r".*Winner: (?P<winner>[AB])"}})
     assert loose.parse('It says "Lyon". Winner: A') == Verdict("first")
-    printable = OwnForm("mine", OWN_REGEX | {"parse": {"regex": r"[ -~]+\nWinner: (?P<winner>[AB])"}})
+    printable = OwnTemplate("mine", OWN_REGEX | {"parse": {"regex": r"[ -~]+\nWinner: (?P<winner>[AB])"}})
     assert printable.parse('It says "Lyon".\nWinner: A') == Verdict("first")
     for form in (loose, printable):
         assert read(form, 'It says\n"\nWinner: B') == {Fault.QUOTED}

@@ -1,7 +1,7 @@
 """Log-probability scoring: a verdict from the probabilities of all possible answers, without generation.
 
 The prompt of each order is prefilled once, in batches. Every text that is a complete judgement
-(`Form.answers`) is scored as its continuation, and the normalised probabilities are the distribution of
+(`answers`) is scored as its continuation, and the normalised probabilities are the distribution of
 verdicts: expected scores for a template with scores, a share per verdict for one without.
 """
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from smidgen.data.types import Completion, Request, Sample, Scored
 from smidgen.errors import ConfigError
-from smidgen.tasks.judge.forms import Form
+from smidgen.tasks.judge.forms import JudgeTemplate
 
 LEAST_SHARE = 0.1
 """Second scores are only computed after first scores that have at least this share of the probability."""
@@ -30,7 +30,7 @@ class Scorer(Protocol):
 class ByLogits:
     """Completes requests with the verdict that the probabilities of the answers give."""
 
-    def __init__(self, engine: Scorer, form: Form):
+    def __init__(self, engine: Scorer, form: JudgeTemplate):
         """Judge with `engine` and the template `form`.
 
         Raises:

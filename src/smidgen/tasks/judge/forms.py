@@ -83,7 +83,7 @@ class Case(NamedTuple):
     reference: str | None = None
 
 
-class Form(Protocol):
+class JudgeTemplate(Protocol):
     """A template with its two parsers."""
 
     name: str

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from smidgen.data.formats import Label
 from smidgen.data.types import UNANSWERED, Record, Sample
-from smidgen.tasks.judge.forms import Form, JudgeParseError, Verdict
+from smidgen.tasks.judge.forms import JudgeParseError, JudgeTemplate, Verdict
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.task import Measure, Metric, Statistic
 
@@ -67,7 +67,7 @@ class Judgement:
         return 1 if self.order[0] == self.verdict else -1
 
 
-def read_judgements(records: Sequence[Record], form: Form | Reader) -> list[Judgement]:
+def read_judgements(records: Sequence[Record], form: JudgeTemplate | Reader) -> list[Judgement]:
     """Parse the judgements in records."""
     return list(_from_grades(records, form) if form.singly else _from_verdicts(records, form))
 
@@ -78,7 +78,7 @@ def side(verdict: Verdict, order: str) -> Label:
     return {"first": first, "second": second, "tie": "tie"}[verdict.preferred]  # type: ignore[return-value]
 
 
-def _from_verdicts(records: Sequence[Record], form: Form | Reader) -> Iterator[Judgement]:
+def _from_verdicts(records: Sequence[Record], form: JudgeTemplate | Reader) -> Iterator[Judgement]:
     for record in records:
         order = record.sample.metadata["order"]
         strict, lenient = (read_record(parse, record) for parse in (form.parse, form.parse_leniently))
@@ -94,7 +94,7 @@ def _from_verdicts(records: Sequence[Record], form: Form | Reader) -> Iterator[J
         )
 
 
-def _from_grades(records: Sequence[Record], form: Form | Reader) -> Iterator[Judgement]:
+def _from_grades(records: Sequence[Record], form: JudgeTemplate | Reader) -> Iterator[Judgement]:
     """Judgements of pairs whose answers were both graded: the higher grade is preferred."""
     grades = [
         [read_record(parse, record) for record in records] for parse in (form.parse, form.parse_leniently)

@@ -64,7 +64,7 @@ _OBJECT_BEGINS = re.compile(r"(?:`{3,}[^\n]*\n\s*)?\{")
 _JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
 
 
-class OwnForm:
+class OwnTemplate:
     """A custom template; see the module docstring."""
 
     def __init__(self, name: str, content: Mapping[str, Any]):
@@ -266,7 +266,7 @@ class OwnForm:
             raise ConfigError(f"{self.name}: expected {expected} to parse judgements; found {found}")
 
 
-def read_form(path: Path) -> OwnForm:
+def read_form(path: Path) -> OwnTemplate:
     """Read a template file.
 
     Raises:
@@ -278,7 +278,7 @@ def read_form(path: Path) -> OwnForm:
         raise ConfigError(f"there is no template at {path}; expected a TOML file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
-    return OwnForm(str(path), content)
+    return OwnTemplate(str(path), content)
 
 
 def _number(value: Any) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 from smidgen.data.formats import Pair
 from smidgen.data.types import Record
 from smidgen.figures.formatting import ABSENT, count, finite, table_at
-from smidgen.tasks.judge.forms import Form
+from smidgen.tasks.judge.forms import JudgeTemplate
 from smidgen.tasks.judge.judgelm import judgelm_metrics
 from smidgen.tasks.judge.judgements import Judgement
 from smidgen.tasks.judge.reader import Reader
@@ -20,7 +20,7 @@ def as_published(
     judgements: Sequence[Judgement],
     pairs: Mapping[str, Pair],
     *,
-    form: Form | Reader,
+    form: JudgeTemplate | Reader,
     model: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Compute the scores of every benchmark whose rows were judged, and the result files.

@@ -3,28 +3,28 @@
 from collections.abc import Callable
 from typing import Any
 
-from smidgen.tasks.judge.forms import Fault, Form, JudgeParseError, Verdict
+from smidgen.tasks.judge.forms import Fault, JudgeParseError, JudgeTemplate, Verdict
 
 
 class Reader:
     """The two parsers of a template, each of which sees a text once.
 
     Attributes:
-        singly: as in `Form`.
+        singly: as in `JudgeTemplate`.
     """
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: JudgeTemplate) -> None:
         self.singly = form.singly
         self._strict: dict[str, Verdict | float | Fault] = {}
         self._lenient: dict[str, Verdict | float | Fault] = {}
         self._form = form
 
     def parse(self, text: str) -> Any:
-        """As `Form.parse`."""
+        """As `JudgeTemplate.parse`."""
         return _read(text, self._form.parse, self._strict)
 
     def parse_leniently(self, text: str) -> Any:
-        """As `Form.parse_leniently`."""
+        """As `JudgeTemplate.parse_leniently`."""
         return _read(text, self._form.parse_leniently, self._lenient)
 
 

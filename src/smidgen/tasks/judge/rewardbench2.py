@@ -14,7 +14,7 @@ import numpy as np
 
 from smidgen.data.types import Record
 from smidgen.errors import DataError
-from smidgen.tasks.judge.forms import Form
+from smidgen.tasks.judge.forms import JudgeTemplate
 from smidgen.tasks.judge.judgements import read_record
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.rewardbench import ROWS2, fewer_rows
@@ -23,7 +23,7 @@ FAILED = -1.0
 """Rating of an answer whose grade did not parse, as in RewardBench 2."""
 
 
-def rewardbench2(records: Sequence[Record], form: Form | Reader) -> dict[str, Any] | None:
+def rewardbench2(records: Sequence[Record], form: JudgeTemplate | Reader) -> dict[str, Any] | None:
     """Compute RewardBench 2 scores from grades of every answer alone.
 
     Returns:

@@ -23,7 +23,7 @@ from smidgen.errors import ConfigError, DataError
 from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
-from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
+from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, measures, read_judgements
 from smidgen.tasks.judge.published import as_published, score_tables
 from smidgen.tasks.judge.reader import Reader
@@ -84,7 +84,7 @@ class JudgeTask(Task):
     usage = USAGE
     settings_table = JudgeSettings
 
-    def __init__(self, form: Form | None = None, *, reference: bool = False):
+    def __init__(self, form: JudgeTemplate | None = None, *, reference: bool = False):
         """Judge with the template `form`; `reference` shows the reference answer that each row then needs.
 
         Raises:
