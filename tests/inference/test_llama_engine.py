@@ -354,7 +354,7 @@ def test_files_that_cannot_be_used(tmp_path):
     with pytest.raises(ModelError, match=r"text\.gguf is no whole GGUF file"):
         llama_model(str(tmp_path / "text.gguf"))
     write_foreign(tmp_path / "foreign.gguf")
-    with pytest.raises(ModelError, match=r"tokenizer in .*foreign\.gguf is of the kind None None; expected"):
+    with pytest.raises(ModelError, match=r"tokenizer in .*foreign\.gguf is of the kind None; expected"):
         llama_model(str(tmp_path / "foreign.gguf"))
     with pytest.raises(ModelError, match=r"llama\.cpp cannot load .*foreign\.gguf; it is damaged, of"):
         LlamaServer(tmp_path / "foreign.gguf", num_slots=1, context=64)

@@ -188,14 +188,18 @@ def test_an_unreadable_config_is_refused(edited: Callable[..., Path], tmp_path: 
 def test_names_that_lead_nowhere(tmp_path: Path):
     for name in ("./nowhere", "/no/where", "nowhere", "a/b/c"):
         with pytest.raises(
-            ModelError, match=rf"there is no folder {name}; expected a model's folder, smidgen:n"
+            ModelError,
+            match=rf"there is no folder {name}; expected a model's folder, a .gguf file, smidgen:n",
         ):
             resolve(name)
-    (tmp_path / "file.gguf").touch()
-    with pytest.raises(ModelError, match=r"file\.gguf is a file; expected a model's folder"):
+    (tmp_path / "file.bin").touch()
+    with pytest.raises(ModelError, match=r"file\.bin is a file; expected a \.gguf file, or a model's folder"):
+        resolve(str(tmp_path / "file.bin"))
+    (tmp_path / "file.gguf").write_text("no model" * 100)
+    with pytest.raises(ModelError, match=r"file\.gguf is no whole GGUF file"):
         resolve(str(tmp_path / "file.gguf"))
-    with pytest.raises(ModelError, match=r"in it; GGUF files run with --engine llama or no --engine, and"):
-        resolve(str(tmp_path / "file.gguf"))
+    with pytest.raises(ModelError, match=r"there is no file .*none\.gguf; check the path"):
+        resolve(str(tmp_path / "none.gguf"))
     with pytest.raises(ModelError, match=r"there is no folder http:.*, and not the URL of a server$"):
         resolve("http://localhost:1/v1")
     (tmp_path / "run/best").mkdir(parents=True)

@@ -153,7 +153,7 @@ def _front_matter(report: Mapping[str, Any], facts: Mapping[str, Any], format: s
 def _base_folder(base: str) -> Path | None:
     """Where the base stands on this machine, if it does; nothing is fetched."""
     try:
-        if base.startswith("smidgen:") or Path(base).expanduser().is_dir():
+        if base.startswith("smidgen:") or Path(base).expanduser().exists():
             return resolve(base)
         if matched := HUB_ID.fullmatch(base):
             found = Path(snapshot_download(matched["repo"], local_files_only=True))

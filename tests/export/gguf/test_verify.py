@@ -24,7 +24,7 @@ from smidgen.export.gguf import verify_gguf, verify_gguf_adapter, write_gguf, wr
 from smidgen.export.gguf.blocks import FILE_TYPES
 from smidgen.export.gguf.forward import next_token_logits
 from smidgen.export.gguf.llama_cpp import LlamaCpp
-from smidgen.export.gguf.tokenizer import PRE_TOKENIZERS
+from smidgen.gguf.pre_tokenizers import WRITTEN
 from smidgen.inference import llama_files
 from smidgen.inference.llama_files import llama_model
 from smidgen.models.load import load, read_config
@@ -155,7 +155,7 @@ def test_a_file_that_rotates_otherwise_is_refused(make_model, tmp_path: Path):
 
 
 def test_a_file_whose_tokens_are_split_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(PRE_TOKENIZERS, (("split", QWEN2_PATTERN), False), "gpt-2")
+    monkeypatch.setitem(WRITTEN, ((QWEN2_PATTERN,), False), "gpt-2")
     write_gguf("smidgen:nano", tmp_path / "model.gguf")
     with pytest.raises(ModelError, match=r"llama\.cpp splits .* into other tokens"):
         verify_gguf(tmp_path / "model.gguf", "smidgen:nano")

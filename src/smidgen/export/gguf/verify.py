@@ -8,7 +8,7 @@ changed is reported beside it.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,9 @@ from smidgen.export.gguf.blocks import BLOCK
 from smidgen.export.gguf.forward import next_token_logits
 from smidgen.export.gguf.llama_cpp import LlamaCpp
 from smidgen.export.gguf.metadata import head_dimension
-from smidgen.export.gguf.names import gguf_name, rotated_head, unpair_rows
-from smidgen.export.gguf.read import GgufFile, open_gguf
 from smidgen.export.gguf.write import CHUNK, Planned, plan_tensors, write_gguf
+from smidgen.gguf.names import gguf_name, rotated_head, unpair_rows
+from smidgen.gguf.read import GgufFile, open_gguf
 
 TEXTS = (
     "Which of the two answers is better? I'd say it's the 2nd: 3.14159 > 2,718, isn't it?\n\n\tYES, it'S!",
@@ -146,15 +146,15 @@ def compare_tensors(checkpoint: Checkpoint, file: GgufFile, path: Path) -> dict[
     }
 
 
-def compare_tokens(checkpoint: Checkpoint, llama: LlamaCpp) -> dict[str, Any]:
-    """Compare how our tokenizer and llama.cpp's split `TEXTS`, and ask whether every end token ends.
+def compare_tokens(checkpoint: Checkpoint, llama: LlamaCpp, texts: Sequence[str] = TEXTS) -> dict[str, Any]:
+    """Compare how our tokenizer and llama.cpp's split texts, and ask whether every end token ends.
 
     Raises:
         ModelError: they differ, or llama.cpp goes on after an end token.
     """
     tokenizer = load_tokenizer(checkpoint.path)
     total = 0
-    for text in TEXTS:
+    for text in texts:
         ours, theirs = tokenizer.encode(text), llama.tokenize(text)
         total += len(ours)
         if ours != theirs:
