@@ -38,10 +38,9 @@ Answers = dict[str, list[int] | str]
 
 def samples_of(count: int) -> list[Any]:
     """Prompts of a judge, both orders of each pair."""
-    from smidgen.pipeline.sources import test_rows
-    from smidgen.tasks import find_task
+    from smidgen.tasks import JudgeTask, find_task
 
-    rows = test_rows("judge", "world", splits=(), limit=PROMPTS // 2, seed=0)
+    rows = JudgeTask().world_rows("test", PROMPTS // 2, seed=0)
     return list(find_task("judge").samples(rows, source="world"))[:count]
 
 

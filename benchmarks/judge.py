@@ -61,10 +61,9 @@ PACKAGES = ("mlx", "mlx-lm", "numpy", "scipy-openblas32", "xllamacpp")
 
 def samples_of(case: Case, pairs: int) -> Any:
     """The first pairs of the world, in both orders."""
-    from smidgen.pipeline.sources import test_rows
-    from smidgen.tasks import find_task
+    from smidgen.tasks import JudgeTask, find_task
 
-    rows = test_rows("judge", "world", splits=(), limit=case.pairs, seed=0)
+    rows = JudgeTask().world_rows("test", case.pairs, seed=0)
     return find_task("judge").samples(rows[:pairs], source="world")
 
 

@@ -13,6 +13,7 @@ from smidgen.config import (
     Recipe,
     Section,
     SftConfig,
+    TaskConfig,
     TrainConfig,
     methods,
     parse_recipe,
@@ -44,7 +45,11 @@ FULL = {
 
 def wrong(table: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        parse_recipe({"name": "a"} | table, source="recipe.toml")
+        pretrains = (
+            "architecture" in table.get("model", {}) if isinstance(table.get("model"), dict) else False
+        )
+        base = {"name": "a"} if pretrains else {"name": "a", "task": "judge"}
+        parse_recipe(base | table, source="recipe.toml")
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -57,7 +62,9 @@ def test_every_table_and_field_is_documented(section: type[Section]):
 
 
 @pytest.mark.parametrize(
-    "table", [{"name": "a"}, FULL, {"name": "a"} | PRETRAIN], ids=["least", "full", "pretraining"]
+    "table",
+    [{"name": "a", "task": "judge"}, FULL, {"name": "a"} | PRETRAIN],
+    ids=["least", "full", "pretraining"],
 )
 def test_a_resolved_recipe_is_the_same_recipe(table: dict[str, Any], tmp_path: Path):
     recipe = parse_recipe(table, source="recipe.toml")
@@ -71,7 +78,9 @@ def test_a_resolved_recipe_names_every_default():
         text = resolved_toml(parse_recipe(table, source="recipe.toml"))
         for _, section, _ in tables(root):
             missing = [name for name in section.model_fields if name not in text]
-            assert all(section.model_fields[name].default is None for name in missing)  # absent unless given
+            fields = [section.model_fields[name] for name in missing]  # absent unless given
+            defaults = [field.get_default(call_default_factory=True) for field in fields]
+            assert all(default in (None, {}, ()) for default in defaults if section is not TaskConfig)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -82,13 +91,13 @@ def test_a_recipe_of_the_project_loads_and_opens_with_its_command(path: Path):
 
 def test_a_recipe_cannot_be_changed():
     with pytest.raises(Exception, match="frozen"):
-        parse_recipe({"name": "a"}, source="recipe.toml").name = "b"  # pyright: ignore
+        parse_recipe({"name": "a", "task": "judge"}, source="recipe.toml").name = "b"  # pyright: ignore
 
 
 @pytest.mark.parametrize(
     ("table", "match"),
     [
-        ({"taks": "judge"}, r"unknown key 'taks'\. Did you mean 'task'\? Known: name, description"),
+        ({"tsak": "judge"}, r"unknown key 'tsak'\. Did you mean 'task'\? Known: name, description"),
         (
             {"train": {"lerning_rate": 1}},
             r"unknown key 'train\.lerning_rate'\. Did you mean 'learning_rate'\?",
@@ -122,7 +131,19 @@ def test_a_wrong_type_is_refused(table: dict[str, Any], match: str):
 @pytest.mark.parametrize(
     ("table", "match"),
     [
-        ({"task": "jugde"}, r"'task' is 'jugde': input should be 'judge'"),
+        (
+            {"task": None},
+            r"there is neither 'task' nor \[\[tasks\]\]; say what the model is to do once, as task",
+        ),
+        ({"tasks": [{"name": "a", "task": "judge"}]}, r"there is both 'task' and \[\[tasks\]\]; say what"),
+        (
+            {"task": None, "tasks": [{"name": "a", "task": "judge"}] * 2},
+            r"two of \[\[tasks\]\] have the name 'a'; give each its own",
+        ),
+        (
+            {"task": None, "tasks": [{"name": "a", "task": "judge"}], "data": {}},
+            r"\[data\] belongs to one task; put it under each of \[\[tasks\]\]",
+        ),
         ({"train": {"batch_size": 0}}, r"'train\.batch_size' is 0: input should be greater than 0"),
         ({"train": {"warmup": 1.5}}, r"'train\.warmup' is 1\.5: input should be less than or equal to 1"),
         ({"train": {"learning_rate": float("nan")}}, r"'train\.learning_rate' is nan"),
@@ -163,7 +184,7 @@ def test_every_fault_is_named_at_once():
 
 def test_a_name_is_required():
     with pytest.raises(ConfigError, match=r"^recipe\.toml: 'name' is missing$"):
-        parse_recipe({}, source="recipe.toml")
+        parse_recipe({"task": "judge"}, source="recipe.toml")
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
@@ -186,9 +207,12 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"model": {"architecture": {}}}, r"'model\.architecture'\. Only method = \"pretrain\" reads it"),
         (
-            {"train": {"method": "pretrain", "total_tokens": 9}},
+            {"task": "judge", "model": {"architecture": {}}},
+            r"'model\.architecture'\. Only method = \"pretrain\" reads it",
+        ),
+        (
+            {"task": None, "train": {"method": "pretrain", "total_tokens": 9}},
             r"the table \[model\.architecture\] is missing",
         ),
         (PRETRAIN | {"train": {"method": "pretrain"}}, r"'train\.total_tokens' is missing"),
@@ -232,7 +256,9 @@ def test_the_method_decides_the_shape_of_a_recipe():
         "sft": SftConfig,
     }
     for name, (recipe, train) in methods().items():
-        table = {"name": "a"} | (PRETRAIN if name == "pretrain" else {"train": {"method": name}})
+        table = {"name": "a"} | (
+            PRETRAIN if name == "pretrain" else {"task": "judge", "train": {"method": name}}
+        )
         read = parse_recipe(table, source="recipe.toml")
         assert (type(read), type(read.train), read.train.method) == (recipe, train, name)
 

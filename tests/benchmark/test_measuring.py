@@ -100,9 +100,9 @@ def test_what_prompts_share_is_no_prefill(monkeypatch: pytest.MonkeyPatch):
 def test_an_engine_runs_all_that_is_counted(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch):
     engine = MlxEngine(load(str(tiny_model_dir)))
     ran: list[int] = []
-    hidden = engine._forward.hidden
+    hidden = engine._decoders.base.hidden
     monkeypatch.setattr(
-        engine._forward,
+        engine._decoders.base,
         "hidden",
         lambda rows, *rest: (ran.append(sum(map(len, rows))), hidden(rows, *rest))[1],
     )

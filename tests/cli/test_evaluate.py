@@ -7,8 +7,8 @@ import pytest
 
 from smidgen.cli.app import exit_code
 from smidgen.evaluation import read_records
+from smidgen.evaluation.cost_section import ways
 from smidgen.tasks.judge.rewardbench import ROWS
-from smidgen.tasks.judge.sections import ways
 
 PAIRS = [{"id": f"p{n}", "prompt": f"{n}?", "a": "x", "b": "yy", "better": "ab"[n % 2]} for n in range(4)]
 
@@ -81,7 +81,10 @@ def test_wrong_uses(arguments: list[str], said: str, tmp_path: Path, capsys: pyt
     assert exit_code(["evaluate", "judge", "--data", unlabelled]) == 2
     assert "ask for verdicts with `smidgen judge`" in capsys.readouterr().err
     assert exit_code(["evaluate", "intent", "--template", "rubric"]) == 2
-    assert "a template is for the task judge" in capsys.readouterr().err
+    assert (
+        "the task intent has no setting 'template', which is for judge; leave it out"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -301,14 +304,17 @@ def test_by_logits(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert exit_code([arguments[0], "judge", *arguments[1:], "--template", "verdict", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     shown = ways({"after": found, "cost": found["cost"]})
-    assert shown is not None and shown["labels"] == ["By probabilities"]
+    assert shown is not None and shown["labels"] == ["By log-probability"]
     assert found["metrics"]["unparsed_rate"]["value"] == 0.0 and found["speed"]["completion_tokens"] == 0
     path = tmp_path / "own.toml"
     path.write_text("user = '{{ a }} {{ b }}'\n[parse]\nregex = '(?P<winner>[AB])'")
     assert exit_code([arguments[0], "judge", *arguments[1:], "--template", str(path)]) == 2
-    assert "cannot judge by logits" in capsys.readouterr().err
+    assert (
+        "the task judge cannot be evaluated with --method logits; leave it out, or use generate"
+        in capsys.readouterr().err
+    )
     assert exit_code([arguments[0], "answers", *arguments[1:3], "--method", "logits"]) == 2
-    assert "--method logits is for the task judge" in capsys.readouterr().err
+    assert "the task answers cannot be evaluated with --method logits" in capsys.readouterr().err
     recording = write(tmp_path / "said.jsonl", [{"id": "p0", "order": "ab", "text": "[[A]]"}])
     assert exit_code(["evaluate", "judge", "--model", recording, "--data", data, "--method", "logits"]) == 2
     assert "the engine replay tells no probabilities of given continuations" in capsys.readouterr().err

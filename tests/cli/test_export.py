@@ -169,7 +169,7 @@ def test_without_its_card_nothing_is_left(
 
     options = ("--model", tiny_model_dir, "--adapter", run_folder / "best", "--out", tmp_path / "out")
     with monkeypatch.context() as changed:
-        changed.setattr("smidgen.export.card.write_card", refuse)
+        changed.setattr("smidgen.pipeline.shipping.write_card", refuse)
         code, _, err = call(capsys, kind, *options)
     assert code == 2 and "there is no card" in err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

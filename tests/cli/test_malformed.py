@@ -13,7 +13,7 @@ from smidgen.data.formats import pairs
 from smidgen.data.rows import read_rows
 from smidgen.errors import ConfigError, DataError
 from smidgen.tasks.judge.forms import Case
-from smidgen.tasks.judge.templates import find_form
+from smidgen.tasks.templates import find_form
 
 ASKED, SAID = {"role": "user", "content": "q"}, {"role": "assistant", "content": "x"}
 NO_TEXT = [None, ["x"], {"k": 1}, float("nan")]

@@ -104,7 +104,7 @@ def test_measured_bits_meet_the_target_and_their_table_is_written(
     ("row", "match"),
     [
         ({"messages": "hello"}, "line 1: 'messages' is no list of {role, content}; mend that row"),
-        ({"text": 3}, "line 1: 'text' is no text; mend that row"),
+        ({"text": None}, "line 1: 'text' is no text; mend that row"),
         ({"prompt": "p"}, "prompt"),
     ],
 )

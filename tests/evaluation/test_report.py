@@ -187,10 +187,11 @@ def intents(report: dict[str, Any]) -> dict[str, Any]:
             oos_recall=metric(0.13, 0.078, 0.21, 100),
             unparsed_rate=metric(0.0, 0.0, 0.001, 3100),
         ) | {"n": 3100, "baselines": {"most_frequent": metric(0.032, 0.027, 0.039)}}
-    changed["confusions"] = [
+    confusions = [
         {"true": "fly", "predicted": "walk", "count": 9},
         {"true": "fly", "predicted": None, "count": 3},
     ]
+    changed["after"]["details"] = {"confusions": confusions}
     return changed
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from smidgen.data.types import Completion, Constraint, Request, Sample, Sampling, Timing
 from smidgen.errors import ConfigError, DataError, WorkError
-from smidgen.evaluation import collect_records, compare, evaluate, read_records, summarise
+from smidgen.evaluation import collect_records, compare, evaluate, read_log, read_records, summarise
 from smidgen.files import exclusive
 from smidgen.tasks import Intent, JudgeTask
 
@@ -184,9 +184,9 @@ def test_unanswered_samples_fail_the_run_and_keep_the_rest(tmp_path: Path) -> No
         run(path, Forgetful())
     assert len(read_records(path)) == 10
     with pytest.raises(
-        DataError, match=r"has no record of 2 of 12 samples, 'p0#ab' first; run the evaluation again"
+        DataError, match=r"there is no record of 2 of 12 samples, 'p0#ab' first; run the evaluation again"
     ):
-        summarise(TASK, SAMPLES, path, model="scripted")
+        summarise(TASK, SAMPLES, read_log(path), model="scripted")
 
 
 def test_what_is_not_a_records_file_is_refused(tmp_path: Path) -> None:
@@ -208,14 +208,14 @@ def test_the_stop_strings_of_a_task_are_asked_for(tmp_path: Path) -> None:
 
 def test_the_constraint_of_a_task_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:
     task, engine = JudgeTask(), Scripted()
-    task.constraint = Constraint("regex", "a|b")
+    task.form.constraint = Constraint("regex", "a|b")
     for name, constrained in (("free", False), ("held", True)):
         run(tmp_path / f"{name}.jsonl", engine, task=task, constrained=constrained)
     assert [request.constraint for request in engine.requests] == [None] * 12 + [task.constraint] * 12
     for name, constrained in (("free", True), ("held", False)):
         with pytest.raises(DataError, match="with other messages, labels, sampling, constraint, model"):
             run(tmp_path / f"{name}.jsonl", engine, task=task, constrained=constrained)
-    task.constraint = Constraint("regex", "a")
+    task.form.constraint = Constraint("regex", "a")
     with pytest.raises(DataError, match="with other messages, labels, sampling, constraint, model"):
         run(tmp_path / "held.jsonl", engine, task=task, constrained=True)
     with pytest.raises(ConfigError, match="the task judge in the template rubric has no constraint to hold"):

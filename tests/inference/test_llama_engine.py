@@ -20,8 +20,7 @@ from smidgen.inference.mlx import MlxEngine
 from smidgen.models.load import load, resolve
 from smidgen.models.lora import save_adapter
 from smidgen.options import EngineOptions
-from smidgen.pipeline.sources import test_rows as world_rows
-from smidgen.tasks import find_task
+from smidgen.tasks import JudgeTask, find_task
 
 PROMPTS = 50
 
@@ -48,7 +47,7 @@ def llama():
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    rows = world_rows("judge", "world", splits=(), limit=PROMPTS // 2, seed=0)
+    rows = JudgeTask().world_rows("test", PROMPTS // 2, seed=0)
     return list(find_task("judge").samples(rows, source="world"))
 
 

@@ -115,7 +115,8 @@ def evaluate(
     """Ask a model every item of a dataset and score its answers, with 95 % intervals and baselines."""
     from smidgen.config import read_prices
     from smidgen.evaluation import tracking
-    from smidgen.pipeline.one_evaluation import EvaluationRows, evaluate_rows
+    from smidgen.pipeline.one_evaluation import evaluate_rows
+    from smidgen.pipeline.sources import EvaluationRows
     from smidgen.tasks import find_task
 
     tracking.check_tracker(output.track)

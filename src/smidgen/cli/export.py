@@ -201,9 +201,9 @@ def fused(
     bits, prompts, run = options.bits, options.prompts, publish.run
     check_quantization(model, bits, options.dequantize)
     source = prompts or (run and run / "data/validation.jsonl")
-    questions = read_prompts(source) if source else None
 
     def make(folder: Path) -> dict[str, Any]:
+        questions = read_prompts(source) if source else None
         return export_fused(
             model,
             adapter,

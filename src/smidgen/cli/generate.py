@@ -121,7 +121,7 @@ def messages_of(prompt: str, system: str | None, as_it_stands: bool) -> "tuple[M
     """
     from smidgen.data.types import Message
 
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.read().removeprefix("\ufeff") if prompt == "-" else prompt
     try:
         (text + (system or "")).encode()
     except UnicodeEncodeError:

@@ -12,8 +12,18 @@ import tomli_w
 from pydantic.fields import FieldInfo
 
 from smidgen.cli.app import app
-from smidgen.config import PretrainRecipe, Prices, Recipe, Section, TrainConfig, methods, sections_of
+from smidgen.config import (
+    PretrainRecipe,
+    Prices,
+    Recipe,
+    Section,
+    TaskConfig,
+    TrainConfig,
+    methods,
+    sections_of,
+)
 from smidgen.files import write_text
+from smidgen.tasks import TASKS
 
 MADE = "<!-- Made by `make docs`; change the code, not this page. -->\n\n"
 # What pydantic calls a bound, as a reader would write it.
@@ -42,7 +52,7 @@ def configuration_page() -> str:
     parts = [
         "# Recipes\n",
         "A recipe is one TOML file that describes how one specialist is made and evaluated: `smidgen run "
-        "recipe.toml`. Only `name` has to be there. An unknown key is an error.\n",
+        "recipe.toml`. It needs a `name`, and a `task` or several `[[tasks]]`. An unknown key is an error.\n",
         *_tables(Recipe, "## Top of the file", "The specialist and its task."),
         "# Pretraining recipes\n",
         'A recipe with `method = "pretrain"` in `[train]` makes a model from nothing: `smidgen train '
@@ -50,6 +60,9 @@ def configuration_page() -> str:
         *_tables(PretrainRecipe, "## Top of the file of a pretraining recipe", PretrainRecipe.__doc__ or ""),
         "# Training\n",
         *_training(),
+        "# Tasks\n",
+        "What `[settings]` may hold for each task; `answers` and `intent` have no settings.\n",
+        *_settings(),
         "# Prices\n\n"
         "What the cost table of a report reckons with. `--prices FILE` reads them from a TOML file of your "
         "own; every key may be left out.\n",
@@ -75,12 +88,21 @@ def _training() -> Iterator[str]:
         yield from _table(what, table.model_fields)
 
 
+def _settings() -> Iterator[str]:
+    """The table `[settings]` of every task that has settings."""
+    for name, task in TASKS.items():
+        if task.settings_table.model_fields:
+            yield f'## `[settings]` with `task = "{name}"`\n'
+            yield from _table(task.settings_table.__doc__ or "", task.settings_table.model_fields)
+
+
 def _tables(section: type[Section], heading: str, meaning: str, brackets: str = "[{}]") -> Iterator[str]:
     """Every table of a file of settings but `[train]`, each under its heading."""
     for name, inner, what in tables(section, meaning=meaning):
-        if issubclass(inner, TrainConfig) or name.startswith("train."):
+        if issubclass(inner, TrainConfig) or name.startswith(("train.", "tasks.")):
             continue
-        title = f"## `{brackets.format(name)}`" if name else heading
+        marks = "[[{}]]" if issubclass(inner, TaskConfig) else brackets
+        title = f"## `{marks.format(name)}`" if name else heading
         yield from [f"{title}\n"] if title else []
         yield from _table(what, inner.model_fields)
 
@@ -106,7 +128,8 @@ def tables(
 
 
 def _row(key: str, field: FieldInfo) -> str:
-    default = "required" if field.is_required() else _literal(field.default)
+    given = field.get_default(call_default_factory=True)
+    default = "required" if field.is_required() else _literal(given if given != {} else None)
     meaning = " ".join((field.description or "").split())
     return f"| `{key}` | {_type_name(field.annotation)}{_bounds(field)} | {default} | {meaning} |"
 
@@ -118,6 +141,8 @@ def _type_name(annotation: Any) -> str:
         return ", ".join(_literal(value) for value in arguments)
     if origin in (Union, UnionType):
         return " or ".join(_type_name(argument) for argument in arguments if argument is not NoneType)
+    if origin is dict:
+        return "a table"
     if origin is tuple:
         many = "list of" if Ellipsis in arguments else f"list of {len(arguments)}"
         return f"{many} {_type_name(arguments[0])}s"

@@ -52,7 +52,7 @@ class LoggedRecord:
             "explanation": score.explanation,
             "fingerprint": self.fingerprint,
             "session": self.session,
-            "elapsed": round(self.elapsed, 6),
+            "elapsed": self.elapsed,
         }
 
 

@@ -167,7 +167,7 @@ def _collected(
     ):
         sample = request.sample
         record = Record(sample, completion, _score(task, sample, completion))
-        elapsed = time.perf_counter() - started
+        elapsed = round(time.perf_counter() - started, 6)
         logged = LoggedRecord(record, expected[sample.id], session, elapsed, is_new=True)
         append_jsonl(records_path, logged.to_json())
         waiting.remove(sample.id)

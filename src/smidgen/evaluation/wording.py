@@ -56,9 +56,8 @@ def headline(report: Mapping[str, Any]) -> str:
     elif chance is not None and (finite(accuracy.get("low")) or 0.0) <= chance:
         worse = (finite(accuracy.get("high")) or 1.0) < chance
         verdict = "does worse than guessing" if worse else "cannot be told from guessing"
-        reason = (
-            f"the 95{PERCENT} interval, {span}, {'lies below' if worse else 'contains'} {percent(chance)}"
-        )
+        relation = "lies below" if worse else "contains"
+        reason = f"the 95{PERCENT} interval, {span}, {relation} {100 * chance:g}{PERCENT}"
         claim = f"{subject} {verdict}: on {asked} it {result}, and {reason}"
     else:
         claim = f"{subject} {result} (95{PERCENT} interval {span}) on {asked}"

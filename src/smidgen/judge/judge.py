@@ -19,7 +19,8 @@ from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
 from smidgen.tasks.judge.judgements import ORDERS, side
 from smidgen.tasks.judge.outcome import Outcome, outcome
 from smidgen.tasks.judge.ranking import Strength, rank
-from smidgen.tasks.judge.templates import Rubric, find_form
+from smidgen.tasks.judge.rubric import Rubric
+from smidgen.tasks.templates import find_form
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,14 @@ class Judge:
 
     def __init__(
         self,
-        engine: EngineOptions = EngineOptions(),
+        engine: EngineOptions | str = EngineOptions(),
         judging: JudgeOptions = JudgeOptions(),
         sampling: SamplingOptions = SamplingOptions(),
     ):
         """Prepare a judge; its model is loaded when it is first asked.
 
         Args:
-            engine: the model, and what runs it.
+            engine: the model, and what runs it; a text is the name of the model.
             judging: the template, what it grades by, and how often every order is asked.
             sampling: how long a judgement may be, and how it is drawn.
 
@@ -93,7 +94,8 @@ class Judge:
         """
         _check_samples(judging.samples, sampling.temperature)
         self.form: Form = find_form(judging.template or Rubric.name, rubric=judging.rubric)
-        self._options, self._judging, self._drawn = engine, judging, sampling.sampling()
+        self._options = EngineOptions(engine) if isinstance(engine, str) else engine
+        self._judging, self._drawn = judging, sampling.sampling()
         self._sampling = replace(
             self._drawn,
             stop=(*self._drawn.stop, *self.form.stop),

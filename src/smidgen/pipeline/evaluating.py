@@ -1,13 +1,13 @@
 """A model under evaluation: from an engine's options and a task to an evaluation with its records."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from smidgen.backend import reset_peak_memory
-from smidgen.data.types import Record, Sample, Sampling
+from smidgen.data.types import Record, Sampling
 from smidgen.errors import ConfigError, first_few
-from smidgen.evaluation import collect_log, compare, measured, read_records, summarise
+from smidgen.evaluation import collect_log, compare, measured, read_log, read_records, summarise
 from smidgen.evaluation.records import LoggedRecord
 from smidgen.files import read_json, write_json
 from smidgen.inference import engine_identity, open_engine
@@ -16,9 +16,9 @@ from smidgen.options import EngineOptions
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, MetricEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
+from smidgen.pipeline.sources import EvaluationRows
 from smidgen.pipeline.stage import Estimate, Stage
 from smidgen.tasks import Task
-from smidgen.tasks.task import Row
 
 RECORDS, RESULT = "records.jsonl", "evaluation.json"
 TABLES = ("model", "evaluate")
@@ -39,14 +39,11 @@ class Evaluated(NamedTuple):
 
 
 def run_evaluation(
-    task: Task,
-    rows: Sequence[Row],
-    samples: Sequence[Sample],
+    rows: EvaluationRows,
     sampling: Sampling,
     folder: Path,
     engine: EngineOptions,
     *,
-    data: str = "",
     stage: str = "evaluate",
     method: str | None = None,
     constrained: bool = False,
@@ -54,13 +51,10 @@ def run_evaluation(
     """Evaluate a model, resuming the records that are in `folder`.
 
     Args:
-        task: knows the metrics.
-        rows: those that were read, for what the task shows of them.
-        samples: what is asked.
+        rows: what is asked, and the task that knows the metrics.
         sampling: how answers are drawn; its seed is also that of the bootstrap.
         folder: where `records.jsonl` goes.
         engine: what answers.
-        data: the rows as the user named them.
         stage: names the events.
         method: one of the task's; its first if None.
         constrained: whether answers are held to the task's constraint.
@@ -68,12 +62,15 @@ def run_evaluation(
     Raises:
         ConfigError: the task cannot be evaluated by that method.
     """
+    task, samples = rows.task, rows.samples
     method = method or task.methods[0]
     if method not in task.methods:
         raise ConfigError(
-            f"the task {task.name} cannot be evaluated with --method {method}; leave it out, or use one of "
+            f"the task {task.name} cannot be evaluated with --method {method}; leave it out, or use "
             f"{', '.join(task.methods)}"
         )
+    if (folder / RECORDS).exists():
+        read_log(folder / RECORDS)  # a damaged file is refused before a model is loaded
     reset_peak_memory()
     opened = open_engine(engine, scores=method != "generate")
     try:
@@ -102,9 +99,11 @@ def run_evaluation(
             stage, f"{len(unused):,} rows of {engine.model} answer nothing that is asked: {shown}"
         )
     name = f"{engine.model} + {engine.adapter}" if engine.adapter else engine.model
-    found = summarise(task, samples, log, model=name, data=data, seed=sampling.seed, peak_memory_bytes=peak)
+    found = summarise(
+        task, samples, log, model=name, data=rows.source, seed=sampling.seed, peak_memory_bytes=peak
+    )
     records = [logged.record for logged in log]
-    analyses = task.analyses(records, rows, model=engine.model)
+    analyses = task.analyses(records, rows.rows, model=engine.model)
     result = found.to_json() | {
         "settings": task.settings.model_dump(mode="json", exclude_none=True),
         "method": method,
@@ -158,13 +157,10 @@ def evaluation_stage(
 
     def work(context: RunContext) -> Work[None]:
         evaluated = yield from run_evaluation(
-            task.task,
-            task.test_rows,
-            task.test_samples,
+            EvaluationRows(task.task, task.config.data.test, task.test_rows, task.test_samples),
             context.sampling,
             context.run.path(place),
             engine(context),
-            data=task.config.data.test,
             stage=task.named(name),
             method=method,
         )

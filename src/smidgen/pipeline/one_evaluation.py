@@ -1,13 +1,10 @@
 """One evaluation by itself: the rows of a source, a model as it was found, and the report of that."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from smidgen.config import Prices
-from smidgen.data.row_files import source_name
-from smidgen.data.types import Sample, Sampling
+from smidgen.data.types import Sampling
 from smidgen.evaluation.report import build_report
 from smidgen.evaluation.runner import constraint_of
 from smidgen.files import write_json, write_text
@@ -16,53 +13,7 @@ from smidgen.options import EngineOptions
 from smidgen.pipeline.evaluating import RESULT, run_evaluation
 from smidgen.pipeline.events import Work
 from smidgen.pipeline.reporting import evaluation_report
-from smidgen.pipeline.sources import all_rows, test_rows
-from smidgen.tasks import Task
-from smidgen.tasks.task import Row
-
-
-@dataclass(frozen=True)
-class EvaluationRows:
-    """The rows that a model is evaluated on.
-
-    Attributes:
-        task: knows what rows tell it, such as its labels.
-        source: a file, or `world`.
-        rows: those that are wanted.
-        samples: what is asked.
-        rejected: what is wrong with each row that was left out.
-    """
-
-    task: Task
-    source: str
-    rows: Sequence[Row]
-    samples: Sequence[Sample]
-    rejected: Sequence[str]
-
-    @classmethod
-    def read(
-        cls,
-        task: Task,
-        source: str,
-        *,
-        splits: Sequence[str] = (),
-        limit: int | None = None,
-        seed: int = 0,
-        skip_bad_rows: bool = False,
-    ) -> Self:
-        """Read rows and make samples of them.
-
-        Raises:
-            DataError: the source cannot be read, or a row is bad and bad rows are not skipped.
-        """
-        rejected: list[str] | None = [] if skip_bad_rows else None
-        rows = test_rows(task, source, splits=splits, limit=limit, seed=seed, rejected=rejected)
-        # Labels are learnt from every row; what is wrong with bad ones was noted above.
-        everything = all_rows(source, rejected=None if rejected is None else [])
-        name = source_name(source)
-        prepared = task.prepare(everything or rows, source=name)
-        samples = prepared.samples(rows, source=name, rejected=rejected)
-        return cls(prepared, source, rows, samples, rejected or [])
+from smidgen.pipeline.sources import EvaluationRows
 
 
 def evaluate_rows(
@@ -97,13 +48,10 @@ def evaluate_rows(
     if constrained:
         grammar_of(constraint_of(rows.task))  # before a model is loaded for what cannot be kept to
     evaluated = yield from run_evaluation(
-        rows.task,
-        rows.rows,
-        rows.samples,
+        rows,
         sampling,
         folder,
         engine,
-        data=rows.source,
         method=method,
         constrained=constrained,
     )

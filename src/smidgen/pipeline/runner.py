@@ -17,7 +17,7 @@ from smidgen.files import content_hash, read_json, sha256_json
 from smidgen.inference.sampling import check_sampling
 from smidgen.models.load import resolve
 from smidgen.pipeline.context import RunContext
-from smidgen.pipeline.events import Event, EventLog, StageEvent, Work
+from smidgen.pipeline.events import Event, EventLog, MessageEvent, StageEvent, Work
 from smidgen.pipeline.jobs import prepare_training
 from smidgen.pipeline.quantizing import check_quantizing
 from smidgen.pipeline.registry import stages_of
@@ -95,7 +95,8 @@ def _go_through(context: RunContext, stages: Sequence[Stage]) -> Iterator[Event]
         if not begun:
             begun = True
             _start(context)
-        _begin(run, stage, inputs)
+        if _begin(run, stage, inputs):
+            yield MessageEvent(stage.name, "its settings or inputs changed, so it begins anew")
         yield StageEvent(stage.name, "started")
         started = time.monotonic()
         yield from stage.work(context)
@@ -115,17 +116,22 @@ def _start(context: RunContext) -> None:
     context.run.start(seeds=context.recipe.seeds, data=hashes, device=device().name)
 
 
-def _begin(run: Run, stage: Stage, inputs: str) -> None:
+def _begin(run: Run, stage: Stage, inputs: str) -> bool:
     """Keep what a killed attempt on the same inputs left; throw away what any other left.
 
     A stage that finished and is due again has lost something that it wrote, so all of it is made again.
+
+    Returns:
+        Whether what an attempt on other inputs left was thrown away.
     """
     marker = f"stages/{stage.name}.begun.json"
     path = run.path(marker)
     killed = path.exists() and run.stage_record(stage.name) is None
-    if not killed or read_json(path)["inputs"] != inputs:
+    has_changed = path.exists() and read_json(path)["inputs"] != inputs
+    if not killed or has_changed:
         _forget(run, stage)
         run.write_json(marker, {"inputs": inputs})
+    return has_changed
 
 
 def _forget(run: Run, stage: Stage) -> None:

@@ -1,12 +1,14 @@
 """Where rows come from: a file, or the generated world."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from smidgen.config import DataConfig
 from smidgen.data.row_files import fingerprint, source_name
 from smidgen.data.rows import read_rows, select_rows
+from smidgen.data.types import Sample
 from smidgen.errors import ConfigError, DataError
 from smidgen.files import sha256_json
 from smidgen.tasks.task import Row, Task
@@ -70,6 +72,50 @@ def data_facts(source: str, rows: Sequence[Row]) -> dict[str, Any]:
     """What provenance says of a dataset."""
     found = None if source == WORLD else fingerprint(source)
     return {"path": source, "sha256": found or sha256_json(list(rows)), "rows": len(rows)}
+
+
+@dataclass(frozen=True)
+class EvaluationRows:
+    """The rows that a model is evaluated on.
+
+    Attributes:
+        task: knows what rows tell it, such as its labels.
+        source: a file, or `world`.
+        rows: those that are wanted.
+        samples: what is asked.
+        rejected: what is wrong with each row that was left out.
+    """
+
+    task: Task
+    source: str
+    rows: Sequence[Row]
+    samples: Sequence[Sample]
+    rejected: Sequence[str] = ()
+
+    @classmethod
+    def read(
+        cls,
+        task: Task,
+        source: str,
+        *,
+        splits: Sequence[str] = (),
+        limit: int | None = None,
+        seed: int = 0,
+        skip_bad_rows: bool = False,
+    ) -> Self:
+        """Read rows and make samples of them.
+
+        Raises:
+            DataError: the source cannot be read, or a row is bad and bad rows are not skipped.
+        """
+        rejected: list[str] | None = [] if skip_bad_rows else None
+        rows = test_rows(task, source, splits=splits, limit=limit, seed=seed, rejected=rejected)
+        # Labels are learnt from every row; what is wrong with bad ones was noted above.
+        everything = all_rows(source, rejected=None if rejected is None else [])
+        name = source_name(source)
+        prepared = task.prepare(everything or rows, source=name)
+        samples = prepared.samples(rows, source=name, rejected=rejected)
+        return cls(prepared, source, rows, samples, rejected or [])
 
 
 def _held_out_splits(rows: Sequence[Row], source: str) -> list[str]:

@@ -7,9 +7,10 @@ from smidgen.config import parse_table
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.answers import Answers
 from smidgen.tasks.intent import Intent
-from smidgen.tasks.judge import FORMS, JudgeTask, find_form
+from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.own import OwnTask
 from smidgen.tasks.task import Measure, Metric, Statistic, Task
+from smidgen.tasks.templates import FORMS, find_form
 
 __all__ = [
     "FORMS",
@@ -48,11 +49,10 @@ def find_task(name: str, settings: Mapping[str, Any] | None = None, *, source: s
     if strange := [key for key in given if key not in table.model_fields]:
         owners = [other for other, known in TASKS.items() if strange[0] in known.settings_table.model_fields]
         hint = f", which is for {', '.join(owners)}" if owners else ""
-        known = ", ".join(table.model_fields)
-        has = f"has the settings {known}" if known else "has no settings"
+        known = f" Known: {', '.join(table.model_fields)}" if table.model_fields else ""
         raise ConfigError(
-            f"{source or name}: the task {name} {has}, and not '{strange[0]}'{hint}; leave it out."
-            f"{did_you_mean(strange[0], table.model_fields)}"
+            f"{f'{source}: ' if source else ''}the task {name} has no setting '{strange[0]}'{hint}; leave it "
+            f"out.{did_you_mean(strange[0], table.model_fields)}{known}"
         )
     return task.from_settings(parse_table(table, given, source or f"the settings of {name}"))
 

@@ -8,7 +8,7 @@ from smidgen.data.types import Request, Sample, Scored
 from smidgen.errors import ConfigError
 from smidgen.tasks.judge.by_logits import ByLogits, distribution, extensions
 from smidgen.tasks.judge.forms import Case, Verdict
-from smidgen.tasks.judge.templates import FORMS
+from smidgen.tasks.templates import FORMS
 
 SAMPLE = Sample("p#ab", FORMS["verdict"]().messages(Case("q", "x", "y")))
 

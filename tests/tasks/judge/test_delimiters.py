@@ -13,7 +13,7 @@ from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.delimiters import Delimiter, free_number
 from smidgen.tasks.judge.forms import Case
 from smidgen.tasks.judge.own_form import OwnForm
-from smidgen.tasks.judge.templates import FORMS
+from smidgen.tasks.templates import FORMS
 
 BENIGN = Case("what?", "one", "two", "three")
 FORGED = [

@@ -1,10 +1,13 @@
 """The pairs on which the two orders of a judge disagree."""
 
+from typing import Any
+
 from smidgen.data.formats import Pair
 from smidgen.data.types import Completion, Record
 from smidgen.tasks.judge import JudgeTask, disagreements
 from smidgen.tasks.judge.disagreements import find_disagreements
-from smidgen.tasks.judge.templates import FORMS
+from smidgen.tasks.judge.judgements import judgements
+from smidgen.tasks.templates import FORMS
 
 FORM = FORMS["verdict"]()
 TASK = JudgeTask(FORM)
@@ -32,8 +35,12 @@ def records() -> list[Record]:
 PAIRS = {row["id"]: Pair(row["id"], row["prompt"], "x", "y", "a", "s") for row in ROWS}
 
 
+def found_in(records: list[Record]) -> dict[str, Any]:
+    return find_disagreements(records, judgements(records, FORM), PAIRS)
+
+
 def test_every_kind_of_contradiction_is_found():
-    found = find_disagreements(records(), FORM, PAIRS)
+    found = found_in(records())
     assert (found["total"], found["pairs"]) == (4, 6)
     assert found["kinds"] == {"first": 1, "second": 1, "tie": 1, "unreadable": 1}
     assert {row["id"]: row["kind"] for row in found["rows"]} == {
@@ -54,9 +61,9 @@ def test_every_kind_of_contradiction_is_found():
 
 def test_a_page_keeps_only_so_many(monkeypatch):
     monkeypatch.setattr(disagreements, "SHOWN", 2)
-    found = find_disagreements(records(), FORM, PAIRS)
+    found = found_in(records())
     assert found["total"] == 4 and len(found["rows"]) == 2
 
 
 def test_a_pair_that_was_asked_once_does_not_disagree():
-    assert find_disagreements(records()[2:3], FORM, PAIRS)["total"] == 0
+    assert found_in(records()[2:3])["total"] == 0

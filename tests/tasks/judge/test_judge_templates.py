@@ -12,7 +12,7 @@ from smidgen.errors import ConfigError
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.forms import Case, Fault, JudgeParseError, Verdict
 from smidgen.tasks.judge.own_form import OwnForm
-from smidgen.tasks.judge.templates import FORMS, find_form
+from smidgen.tasks.templates import FORMS, find_form
 
 CASE = Case("What is 2 + 2?", "four {{ b }}", "five", "It is four.")
 ALL = [form() for form in FORMS.values()]

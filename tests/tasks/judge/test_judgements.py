@@ -11,8 +11,10 @@ from smidgen.data.types import Completion, Record, Sample
 from smidgen.errors import ConfigError, DataError
 from smidgen.evaluation.metrics import measure
 from smidgen.tasks import JudgeTask
+from smidgen.tasks.judge.grade import Grade
 from smidgen.tasks.judge.judgements import CLASSES, judgements, kappa, macro_scores
-from smidgen.tasks.judge.templates import FORMS, Grade, Literals, TwoScores
+from smidgen.tasks.judge.templates import Literals, TwoScores
+from smidgen.tasks.templates import FORMS
 
 LETTERS = {"first": "[[A]]", "second": "[[B]]", "tie": "[[C]]", None: "?"}
 labels = st.lists(st.sampled_from(["a", "b", "tie"]), min_size=2, max_size=12)

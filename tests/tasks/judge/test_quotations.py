@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from smidgen.tasks.judge.forms import Fault, JudgeParseError, Verdict
 from smidgen.tasks.judge.own_form import OwnForm
 from smidgen.tasks.judge.quotations import QUOTED, own_words
-from smidgen.tasks.judge.templates import FORMS
+from smidgen.tasks.templates import FORMS
 
 OWN_REGEX = {"user": "{{ a }} {{ b }}", "parse": {"regex": r"Winner: (?P<winner>\w+)"}}
 OWN_SCHEMA = {

@@ -27,7 +27,7 @@ from smidgen.tasks.judge.rewardbench import (
     style_matrix,
 )
 from smidgen.tasks.judge.rewardbench2 import ROWS2, best_of, rewardbench2, ties_score
-from smidgen.tasks.judge.templates import FORMS
+from smidgen.tasks.templates import FORMS
 
 EXAMPLE = Path(__file__).parents[4] / "shared/data/judge/rewardbench_example_metrics.json"
 PERFECT = dict.fromkeys(ROWS, 1.0)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from smidgen.data.formats import Label
 from smidgen.data.types import UNANSWERED, Record, Sample
 from smidgen.tasks.judge.forms import Form, JudgeParseError, Verdict
+from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.task import Measure, Metric, Statistic
 
 CLASSES: Mapping[Label | None, int] = {"a": 0, "b": 1, "tie": 2, None: 3}
@@ -66,7 +67,7 @@ class Judgement:
         return 1 if self.order[0] == self.said else -1
 
 
-def judgements(records: Sequence[Record], form: Form) -> list[Judgement]:
+def judgements(records: Sequence[Record], form: Form | Reader) -> list[Judgement]:
     """What the records say, in their order."""
     return list(_of_grades(records, form) if form.singly else _of_verdicts(records, form))
 
@@ -77,7 +78,7 @@ def side(verdict: Verdict, order: str) -> Label:
     return {"first": first, "second": second, "tie": "tie"}[verdict.preferred]  # type: ignore[return-value]
 
 
-def _of_verdicts(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
+def _of_verdicts(records: Sequence[Record], form: Form | Reader) -> Iterator[Judgement]:
     for record in records:
         order = record.sample.metadata["order"]
         strict, lenient = (read_record(parse, record) for parse in (form.parse, form.parse_leniently))
@@ -93,7 +94,7 @@ def _of_verdicts(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
         )
 
 
-def _of_grades(records: Sequence[Record], form: Form) -> Iterator[Judgement]:
+def _of_grades(records: Sequence[Record], form: Form | Reader) -> Iterator[Judgement]:
     """Pairs whose two answers were both graded: the higher grade is preferred."""
     grades = [
         [read_record(parse, record) for record in records] for parse in (form.parse, form.parse_leniently)

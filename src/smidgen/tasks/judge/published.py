@@ -9,6 +9,7 @@ from smidgen.figures.formatting import ABSENT, count, finite, table_at
 from smidgen.tasks.judge.forms import Form
 from smidgen.tasks.judge.judgelm import judgelm_metrics
 from smidgen.tasks.judge.judgements import Judgement
+from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.rewardbench import result_file, rewardbench, row_file, style_matrix
 from smidgen.tasks.judge.rewardbench2 import rewardbench2
 from smidgen.tasks.task import ScoreTable
@@ -19,7 +20,7 @@ def as_published(
     found: Sequence[Judgement],
     pairs: Mapping[str, Pair],
     *,
-    form: Form,
+    form: Form | Reader,
     model: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The scores of every benchmark whose rows were judged, by its name, and their files.

@@ -15,13 +15,14 @@ from smidgen.data.types import Record
 from smidgen.errors import DataError
 from smidgen.tasks.judge.forms import Form
 from smidgen.tasks.judge.judgements import read_record
+from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.rewardbench import ROWS2, fewer_rows
 
 FAILED = -1.0
 """The rating of an answer whose grade could not be read, as in RewardBench 2."""
 
 
-def rewardbench2(records: Sequence[Record], form: Form) -> dict[str, Any] | None:
+def rewardbench2(records: Sequence[Record], form: Form | Reader) -> dict[str, Any] | None:
     """RewardBench 2 from grades: every answer of a row was graded alone.
 
     Returns:

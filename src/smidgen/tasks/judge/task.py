@@ -27,10 +27,12 @@ from smidgen.tasks.judge.disagreements import find_disagreements
 from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, judgements, measures
 from smidgen.tasks.judge.published import as_published, score_tables
+from smidgen.tasks.judge.reader import Reader
+from smidgen.tasks.judge.rubric import Rubric
 from smidgen.tasks.judge.sections import judge_sections
-from smidgen.tasks.judge.templates import Rubric, find_form
 from smidgen.tasks.judge.words import USAGE, WORDS, asked_in_words, lean_in_words
 from smidgen.tasks.task import Analyses, Answerer, Completer, Measure, Metric, Row, ScoreTable, Task
+from smidgen.tasks.templates import find_form
 
 WITH_REFERENCE = " with reference"
 """Ends the variant of a judge that is shown right answers."""
@@ -90,6 +92,7 @@ class JudgeTask(Task):
             ConfigError: the template judges beside a right answer only, and is to be shown none.
         """
         self.form = form or Rubric()
+        self._reader = Reader(self.form)
         self.reference = reference
         if self.form.needs_reference and not reference:
             raise ConfigError(
@@ -220,7 +223,7 @@ class JudgeTask(Task):
 
     def parse(self, text: str) -> Verdict | float:
         """What a completion says; raises `JudgeParseError`."""
-        return self.form.parse(text)
+        return self._reader.parse(text)
 
     def score(self, sample: Sample, completion: Completion) -> Score:
         """1 if the verdict is the label's in the order of this sample; a grade is neither right nor wrong."""
@@ -236,7 +239,7 @@ class JudgeTask(Task):
 
     def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
         """Accuracy over orders first; the rates of everything that can go wrong beside it."""
-        return measures(judgements(records, self.form))
+        return measures(judgements(records, self._reader))
 
     def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
         """The accuracy of the longer answer, of the first, and of a coin, which never say tie."""
@@ -253,12 +256,12 @@ class JudgeTask(Task):
 
     def analyses(self, records: Sequence[Record], rows: Sequence[Row], *, model: str) -> Analyses:
         """Calibration, the pairs whose orders disagree, and scores as benchmarks publish theirs."""
-        found = judgements(records, self.form)
+        found = judgements(records, self._reader)
         by_id = {pair.id: pair for pair in pairs(rows, with_reference=self.reference, rejected=[])}
         facts: dict[str, Any] = {"calibration": calibration(found)}
         if not self.form.singly:
             facts["disagreements"] = find_disagreements(records, found, by_id)
-        published, files = as_published(records, found, by_id, form=self.form, model=model)
+        published, files = as_published(records, found, by_id, form=self._reader, model=model)
         return Analyses({**facts, "published": published}, files)
 
     @classmethod

@@ -21,17 +21,14 @@ templates alike (`smidgen.tasks.judge.delimiters`).
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from smidgen.data.types import Constraint, Message
-from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.judge.delimiters import Delimiter, free_number
 from smidgen.tasks.judge.forms import (
     NUMBER,
     Case,
     Choice,
     Fault,
-    Form,
     JudgeParseError,
     Verdict,
     agreed,
@@ -40,10 +37,7 @@ from smidgen.tasks.judge.forms import (
     in_range,
     stated,
 )
-from smidgen.tasks.judge.grade import Grade
-from smidgen.tasks.judge.own_form import read_form
 from smidgen.tasks.judge.quotations import QUOTED, own_words
-from smidgen.tasks.judge.rubric import Rubric
 from smidgen.tasks.thinking import without_thinking
 
 
@@ -269,34 +263,3 @@ class Literals:
         best = max(shares, key=lambda text: shares[text])
         parts = ", ".join(f"{text.lstrip('[')} {share:.4f}" for text, share in shares.items())
         return f"{parts}: {best}]]"
-
-
-FORMS: Mapping[str, type[Rubric | TwoScores | BesideReference | Literals | Grade]] = {
-    form.name: form for form in (Rubric, TwoScores, BesideReference, Literals, Grade)
-}
-
-
-def find_form(name: str, *, rubric: str | None = None) -> Form:
-    """The template of that name, or of that TOML file.
-
-    Args:
-        name: of the template, or the path of a file that ends in .toml.
-        rubric: what `grade` grades by: a question, and what each grade means.
-
-    Raises:
-        ConfigError: there is none, the file is not a template, or the template takes no rubric.
-    """
-    if rubric is not None:
-        if name != Grade.name:
-            raise ConfigError(f"a rubric is for the template {Grade.name}, not for {name}; leave it out")
-        if not rubric.strip():
-            raise ConfigError("the rubric is empty; expected a question, and what each grade means")
-        return Grade(rubric.strip())
-    if name.endswith(".toml"):
-        return read_form(Path(name))
-    if name not in FORMS:
-        raise ConfigError(
-            f"there is no template '{name}'.{did_you_mean(name, FORMS)} Known: {', '.join(FORMS)}, or a "
-            ".toml file"
-        )
-    return FORMS[name]()
