@@ -13,6 +13,7 @@ from smidgen.config import LoraConfig
 from smidgen.errors import ModelError
 from smidgen.export.gguf import write_gguf
 from smidgen.models import load as load_module
+from smidgen.models import packaged
 from smidgen.models import weights as weights_module
 from smidgen.models.check import check_model
 from smidgen.models.graph import named_arrays
@@ -210,7 +211,7 @@ def test_names_that_lead_nowhere(tmp_path: Path):
 
 
 def test_the_bundled_model_is_looked_for_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(load_module, "files", lambda package: tmp_path)
+    monkeypatch.setattr(packaged, "files", lambda package: tmp_path)
     with pytest.raises(ModelError, match=r"smidgen:nano is missing from this installation"):
         resolve("smidgen:nano")
     (tmp_path / "nano").mkdir()
