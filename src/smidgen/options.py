@@ -37,8 +37,8 @@ def whole(type_: type, tokens: Sequence[Token]) -> int:
 Model = Annotated[
     str,
     Parameter(
-        help="A folder, a hub id (owner/repo or owner/repo:subfolder) or smidgen:nano; to ask it something, "
-        "also a .gguf file or the URL of a server (http://host:port/v1)."
+        help="A folder, a .gguf file, a hub id (owner/repo or owner/repo:subfolder), smidgen:nano or "
+        "smidgen:smollm2; to ask it something, also the URL of a server (http://host:port/v1)."
     ),
 ]
 

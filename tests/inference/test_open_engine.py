@@ -146,6 +146,8 @@ def test_fingerprints_stay_what_records_name(tmp_path: Path):
     }
     assert {name: engine_identity(options) for name, options in named.items()} == PINNED
     assert engine_identity(EngineOptions(model), scores=True) == PINNED["mlx"]
+    scored = engine_identity(named["gguf"], scores=True)
+    assert scored == engine_identity(EngineOptions(named["gguf"].model, engine="mlx")) != PINNED["gguf"]
     slow = EngineOptions(server, timeout=9.0, api_key_env="KEY", batch_size=3)
     assert engine_identity(slow) == PINNED["server"], "what changes no answer is not part of it"
 

@@ -66,7 +66,9 @@ class QuantizeOptions:
 
 
 def quantize(
-    model: Annotated[str, Parameter(help="A folder, a hub id or smidgen:nano.")],
+    model: Annotated[
+        str, Parameter(help="A folder, a .gguf file, a hub id, smidgen:nano or smidgen:smollm2.")
+    ],
     /,
     *,
     out: Out,

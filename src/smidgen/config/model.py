@@ -55,7 +55,8 @@ class ModelConfig(Section):
     """The model a recipe starts from."""
 
     base: str = "smidgen:nano"
-    """A folder, a hub id (`owner/repo` or `owner/repo:subfolder`) or `smidgen:nano`."""
+    """A folder, a `.gguf` file, a hub id (`owner/repo` or `owner/repo:subfolder`), `smidgen:nano` or
+    `smidgen:smollm2`."""
     thinking: bool = False
     """Whether the chat template opens a thinking block; refused if the template has no such switch."""
 

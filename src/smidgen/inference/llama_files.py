@@ -10,7 +10,7 @@ from typing import Any
 
 from smidgen.cache import cache_dir
 from smidgen.data.templates import Tokenizer, load_tokenizer
-from smidgen.errors import ConfigError, ModelError
+from smidgen.errors import ModelError
 from smidgen.export.gguf import write_gguf
 from smidgen.files import atomic_folder, content_hash, sha256_json
 from smidgen.gguf.read import read_metadata
@@ -56,19 +56,14 @@ def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = N
 
     Args:
         name: a `.gguf` file, or a model as `smidgen.models.load.load` takes it.
-        adapter: a folder, which is added to the weights as they are converted, or a `.gguf` adapter.
+        adapter: a folder, which is added to the weights as they are converted (a `.gguf` file is imported for
+            that), or a `.gguf` adapter.
         dtype: what a folder is converted to; float16, or Q8_0 if its weights are quantised, unless given.
 
     Raises:
-        ConfigError: a folder of an adapter was given for a GGUF file.
         ModelError: there is no such model, or llama.cpp has none of its kind.
     """
-    if name.endswith(".gguf"):
-        if adapter is not None and adapter.suffix != ".gguf":
-            raise ConfigError(
-                f"the adapter {adapter} is a folder and {name} a GGUF file; "
-                "give a GGUF adapter, or the folder of the model that the adapter was made for"
-            )
+    if name.endswith(".gguf") and (adapter is None or adapter.suffix == ".gguf"):
         return _from_file(Path(name).expanduser(), adapter)
     path = resolve(name)
     config = read_config(path)

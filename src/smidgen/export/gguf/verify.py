@@ -104,9 +104,9 @@ def verify_gguf_adapter(path: Path, source: str, adapter: Path) -> dict[str, Any
         write_gguf(source, base, dtype="F16")
         with open_checkpoint(source, adapter) as checkpoint:
             llama = LlamaCpp(base, adapter=path, context=2 * LONGEST_PROMPT)
-            prompts, theirs = _predictions(checkpoint, llama)
+            prompts, theirs = predictions(checkpoint, llama)
             ours = next_token_logits(checkpoint.graph, checkpoint.rows, prompts)
-    error = _refuse_other_logits(ours, theirs, BLOCK_TOLERANCE)
+    error = refuse_other_logits(ours, theirs, BLOCK_TOLERANCE)
     return {
         "path": str(path),
         "prompts": len(prompts),
@@ -182,12 +182,11 @@ def compare_logits(checkpoint: Checkpoint, file: GgufFile, llama: LlamaCpp) -> d
     Raises:
         ModelError: they differ by more than the arithmetic of the file's types explains.
     """
-    prompts, theirs = _predictions(checkpoint, llama)
+    prompts, theirs = predictions(checkpoint, llama)
     stored = next_token_logits(checkpoint.graph, partial(_graph_rows, checkpoint, file), prompts)
     exact = next_token_logits(checkpoint.graph, checkpoint.rows, prompts)
-    kinds = {placed.kind.name for placed in file.tensors.values()}
-    tolerance = max(LOGIT_TOLERANCE.get(kind, BLOCK_TOLERANCE) for kind in kinds)
-    error = _refuse_other_logits(stored, theirs, tolerance)
+    tolerance = tolerance_of(file)
+    error = refuse_other_logits(stored, theirs, tolerance)
     p, q = log_softmax(exact.astype(np.float64), axis=1), log_softmax(stored.astype(np.float64), axis=1)
     return {
         "prompts": len(prompts),
@@ -197,7 +196,13 @@ def compare_logits(checkpoint: Checkpoint, file: GgufFile, llama: LlamaCpp) -> d
     }
 
 
-def _predictions(checkpoint: Checkpoint, llama: LlamaCpp) -> tuple[list[list[int]], np.ndarray]:
+def tolerance_of(file: GgufFile) -> float:
+    """How far llama.cpp's logits may be from ours by the arithmetic of a file's types."""
+    kinds = {placed.kind.name for placed in file.tensors.values()}
+    return max(LOGIT_TOLERANCE.get(kind, BLOCK_TOLERANCE) for kind in kinds)
+
+
+def predictions(checkpoint: Checkpoint, llama: LlamaCpp) -> tuple[list[list[int]], np.ndarray]:
     """Prompts, and llama.cpp's log-probabilities (P, V) of the token after each."""
     tokenizer, arguments = load_tokenizer(checkpoint.path), checkpoint.graph.args
     limit = min(LONGEST_PROMPT, arguments.max_position_embeddings)
@@ -205,10 +210,13 @@ def _predictions(checkpoint: Checkpoint, llama: LlamaCpp) -> tuple[list[list[int
     return prompts, np.stack([llama.logprobs(prompt, arguments.vocab_size) for prompt in prompts])
 
 
-def _refuse_other_logits(logits: np.ndarray, logprobs: np.ndarray, tolerance: float) -> float:
+def refuse_other_logits(logits: np.ndarray, logprobs: np.ndarray, tolerance: float) -> float:
     """The largest deviation of log-probabilities (P, V) from logits, as a share of the logits' deviation.
 
     Log-probabilities are logits up to a constant of each prompt, which the standard deviation leaves out.
+
+    Raises:
+        ModelError: it is above `tolerance`.
     """
     error = float((np.std(logprobs - logits, axis=1) / np.std(logits, axis=1)).max())
     if not error <= tolerance:  # nor if it is no number

@@ -14,9 +14,17 @@ from gguf import GGMLQuantizationType
 
 from smidgen.errors import ModelError
 from smidgen.export.checkpoint import Checkpoint, open_checkpoint
+from smidgen.export.gguf.forward import next_token_logits
 from smidgen.export.gguf.llama_cpp import LlamaCpp
 from smidgen.export.gguf.texts import varied_texts
-from smidgen.export.gguf.verify import LONGEST_PROMPT, TEXTS, compare_logits, compare_tokens
+from smidgen.export.gguf.verify import (
+    LONGEST_PROMPT,
+    TEXTS,
+    compare_tokens,
+    predictions,
+    refuse_other_logits,
+    tolerance_of,
+)
 from smidgen.export.gguf.write import CHUNK, plan_tensors
 from smidgen.gguf.names import ROPE_DIVISORS
 from smidgen.gguf.read import GgufFile, open_gguf
@@ -74,7 +82,10 @@ def verify_import(file: Path, folder: Path) -> VerifiedImport:
         llama = LlamaCpp(file, context=2 * LONGEST_PROMPT)
         texts = (*TEXTS, *varied_texts(VARIED))
         tokens = compare_tokens(checkpoint, llama, texts)
-        logits = compare_logits(checkpoint, opened, llama)
+        prompts, theirs = predictions(checkpoint, llama)
+        ours = next_token_logits(checkpoint.graph, checkpoint.rows, prompts)
+        tolerance = tolerance_of(opened)
+        error = refuse_other_logits(ours, theirs, tolerance)
     return VerifiedImport(
         tensors=tensors,
         numbers=numbers,
@@ -82,8 +93,8 @@ def verify_import(file: Path, folder: Path) -> VerifiedImport:
         texts=len(texts),
         tokens=tokens["tokens"],
         end_tokens=tokens["end_tokens"],
-        logit_error=logits["logit_error"],
-        tolerance=logits["tolerance"],
+        logit_error=error,
+        tolerance=tolerance,
         seconds=time.perf_counter() - start,
     )
 
