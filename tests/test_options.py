@@ -33,9 +33,9 @@ def test_values_that_mean_nothing_are_refused(settings: dict[str, Any], match: s
     [
         ({"prompt_tokens": 0}, "prompt_tokens is 0; expected 1 or more"),
         ({"repeats": -1}, "repeats is -1; expected 1 or more"),
-        ({"batch": ()}, r"batch is \(\); expected numbers of requests, each 1 or more"),
-        ({"batch": (1, 0)}, r"batch is \(1, 0\); expected numbers of requests"),
-        ({"max_tokens": 1}, "--max-tokens is 1, and decoding is measured after the first token; give 2 or"),
+        ({"batch": ()}, r"batch is \(\); expected one or more batch sizes, each 1 or more"),
+        ({"batch": (1, 0)}, r"batch is \(1, 0\); expected one or more batch sizes"),
+        ({"max_tokens": 1}, "--max-tokens is 1; expected 2 or more"),
     ],
 )
 def test_workloads_that_mean_nothing_are_refused(settings: dict[str, Any], match: str):

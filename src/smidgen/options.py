@@ -1,10 +1,10 @@
-"""The settings that several commands and library functions share, declared once.
+"""Options shared by several commands and library functions, each declared once.
 
     open_engine(EngineOptions("smidgen:nano", adapter="runs/nano-judge/best"))
 
-Each group is a frozen dataclass. A command that takes one has its fields as options, whose names, types,
-defaults and help are declared here. A field that only some commands offer has `parse=False`; such a command
-extends the dataclass and declares the field again, with its own help.
+Each group is a frozen dataclass. A command that takes a group gets its fields as options, with the names,
+types, defaults and help texts declared here. A field that only some commands offer has `parse=False`; such a
+command subclasses the dataclass and declares the field again with its own help text.
 """
 
 import math
@@ -27,85 +27,84 @@ KV_BITS: tuple[KvBits, ...] = get_args(KvBits)
 
 
 def whole(type_: type, tokens: Sequence[Token]) -> int:
-    """Read a whole number; anything else is refused, not rounded."""
+    """Convert a token to an integer; anything else is an error and is not rounded."""
     try:
         return int(tokens[0].value)
     except ValueError:
-        raise ValueError(f"{tokens[0].value} is no whole number.") from None
+        raise ValueError(f"{tokens[0].value} is not a whole number.") from None
 
 
 Model = Annotated[
     str,
     Parameter(
-        help="A folder, a .gguf file, a hub id (owner/repo or owner/repo:subfolder), smidgen:nano or "
-        "smidgen:smollm2; to ask it something, also the URL of a server (http://host:port/v1)."
+        help="Model folder, .gguf file, hub id (owner/repo or owner/repo:subfolder), smidgen:nano or "
+        "smidgen:smollm2; for inference also a server URL (http://host:port/v1)."
     ),
 ]
 
 Adapter = Annotated[
-    Path | None, Parameter(help="Folder of a LoRA adapter to put on the model: ours, mlx-lm's or PEFT's.")
+    Path | None, Parameter(help="LoRA adapter folder to apply to the model: smidgen, mlx-lm or PEFT format.")
 ]
 
 KvCacheBits = Annotated[
     KvBits | None,
     Parameter(
-        help="Hold keys and values in so few bits: more or longer rows in the same memory, a bit less exact. "
-        "On a CPU this makes the engine mlx several times slower."
+        help="KV cache precision in bits; saves memory, slightly less exact. On a CPU, the mlx engine runs "
+        "several times slower with it."
     ),
 ]
 
-Seed = Annotated[
-    NonNegativeInt, Parameter(converter=whole, help="Seed of everything that is drawn at random.")
-]
+Seed = Annotated[NonNegativeInt, Parameter(converter=whole, help="Random seed.")]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EngineOptions:
-    """A model, and what runs it; `smidgen.inference.open_engine` opens it.
+    """A model and the engine that runs it; see `smidgen.inference.open_engine`.
 
     Attributes:
-        model: a model as `smidgen.models.load.load` takes it, a `.gguf` file, the URL of a server, or the
-            file of a recording.
-        engine: `mlx` and `llama` (llama.cpp) run the model here, `http` asks a server, `replay` answers from
-            a recording; `auto` goes by the model.
-        model_name: what a server calls the model, if it has several.
-        api_key_env: the environment variable of a server's key, if it is not `OPENAI_API_KEY`, which goes
-            only to servers on this machine or behind https.
-        timeout: seconds that one answer of a server may take before it is asked again; 600 if None.
-        adapter: folder of a low-rank adapter to put on the model.
-        kv_bits: how many bits `mlx` and `llama` hold a number of the keys and values in, 8 or 4: longer or
-            more rows in the same memory, for a little precision. As the model computes if None.
+        model: a model as `smidgen.models.load.load` takes it, a `.gguf` file, a server URL, or a file of
+            recorded answers.
+        engine: `mlx` and `llama` (llama.cpp) run the model in this process, `http` sends requests to a
+            server, `replay` returns recorded answers; `auto` chooses by the model.
+        model_name: the model's name on a server that has several.
+        api_key_env: the environment variable that contains the server's API key. By default
+            `OPENAI_API_KEY`, which is sent only to this machine or over https.
+        timeout: seconds to wait for an answer of a server before retrying; 600 if None.
+        adapter: folder of a LoRA adapter to apply to the model.
+        kv_bits: precision of the KV cache in bits, 8 or 4, for `mlx` and `llama`: less memory, slightly less
+            exact. The model's own precision if None.
         thinking: whether the chat template opens a thinking block.
-        batch_size: rows decoded together, or requests under way, at most.
+        batch_size: maximum number of rows decoded together, or of concurrent requests.
 
     Raises:
-        ConfigError: a value is outside of its range, or the engine is unknown.
+        ConfigError: a value is out of range, or the engine is unknown.
     """
 
     model: Model = "smidgen:nano"
     engine: Annotated[
         EngineName,
         Parameter(
-            help="What runs the model: MLX, llama.cpp, a server, or replay, which reads recorded answers "
-            "from the file given as --model. Told from the model, its size and this machine if not given."
+            help="Engine that runs the model: MLX, llama.cpp, a server (http), or replay, which reads "
+            "recorded answers from the file given as --model. By default chosen by the model, its size and "
+            "this machine."
         ),
     ] = "auto"
-    model_name: Annotated[str | None, Parameter(help="What a server calls the model, if it has several.")] = (
-        None
-    )
+    model_name: Annotated[
+        str | None, Parameter(help="Name of the model on the server, if it has several.")
+    ] = None
     api_key_env: Annotated[
         str | None,
         Parameter(
-            help="The environment variable of a server's key. If not given, the one in OPENAI_API_KEY is "
-            "sent, but only over https and to this machine."
+            help="Environment variable that contains the server's API key. By default OPENAI_API_KEY, sent "
+            "only over https or to this machine."
         ),
     ] = None
     timeout: Annotated[
         float | None,
         Parameter(
             validator=Number(gt=0, lt=math.inf),
-            help="Seconds that a server's answer may take before it is asked again; 600 if not given.",
+            help="Seconds to wait for an answer of a server before retrying; default: 600.",
         ),
     ] = None
     adapter: Adapter = None
@@ -116,7 +115,7 @@ class EngineOptions:
     batch_size: Annotated[PositiveInt, Parameter(parse=False)] = 64
 
     def __post_init__(self):
-        """Refuse values that mean nothing."""
+        """Validate the values."""
         if isinstance(self.adapter, str):
             object.__setattr__(self, "adapter", Path(self.adapter))
         if self.engine not in ENGINES:
@@ -135,74 +134,75 @@ class EngineOptions:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How long an answer may be, and how its tokens are drawn; see `smidgen.data.types.Sampling`."""
+    """Basic sampling options; see `smidgen.data.types.Sampling`."""
 
-    max_tokens: Annotated[PositiveInt, Parameter(converter=whole, help="Longest answer in tokens.")] = (
-        Sampling.max_tokens
-    )
+    max_tokens: Annotated[
+        PositiveInt, Parameter(converter=whole, help="Maximum answer length in tokens.")
+    ] = Sampling.max_tokens
     temperature: Annotated[NonNegativeFloat, Parameter(help="Sampling temperature; 0 is greedy.")] = (
         Sampling.temperature
     )
     seed: Seed = Sampling.seed
 
     def sampling(self) -> Sampling:
-        """What an engine takes."""
+        """Return the sampling parameters that an engine takes."""
         return Sampling(**vars(self))
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class DecodingOptions(SamplingOptions):
-    """All that can be set of how tokens are drawn, and of what ends an answer."""
+    """All sampling options and stop conditions."""
 
     top_p: Annotated[
-        NormFloat, Parameter(help="Sample from the most probable tokens that add up to this probability.")
+        NormFloat,
+        Parameter(help="Nucleus sampling: keep the most probable tokens up to this total probability."),
     ] = Sampling.top_p
     top_k: Annotated[
         NonNegativeInt,
-        Parameter(converter=whole, help="Sample from so many most probable tokens; 0 from all."),
+        Parameter(converter=whole, help="Sample from the K most probable tokens; 0 disables it."),
     ] = Sampling.top_k
     min_p: Annotated[
         NormFloat,
-        Parameter(help="Leave out tokens below this share of the most probable one's probability."),
+        Parameter(help="Drop tokens below this fraction of the highest token probability."),
     ] = Sampling.min_p
     repetition_penalty: Annotated[
-        PositiveFloat, Parameter(help="Divide the logits of tokens that occurred by this; 1 does nothing.")
+        PositiveFloat, Parameter(help="Penalty for tokens that occurred before; 1 disables it.")
     ] = Sampling.repetition_penalty
     frequency_penalty: Annotated[
         float,
-        Parameter(help="Take this from a token's logit for every time that it occurred; 0 does nothing."),
+        Parameter(help="Amount subtracted from a token's logit per occurrence; 0 disables it."),
     ] = Sampling.frequency_penalty
-    stop: Annotated[
-        tuple[str, ...], Parameter(help="End the answer before this text; may be given several times.")
-    ] = Sampling.stop
+    stop: Annotated[tuple[str, ...], Parameter(help="Stop the answer before this text; repeatable.")] = (
+        Sampling.stop
+    )
     stop_at_boxed: Annotated[
-        bool, Parameter(show_default=False, help="End the answer with the first \\boxed{…}, braces balanced.")
+        bool, Parameter(show_default=False, help="Stop after the first \\boxed{…} with balanced braces.")
     ] = Sampling.stop_at_boxed
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class JudgeOptions:
-    """How a judge is asked and read.
+    """How a judge is prompted and parsed.
 
     Attributes:
         template: `rubric`, `scores`, `single`, `verdict`, `grade` or a TOML file; `rubric` if None.
-        reference: whether rows hold a right answer, which is shown.
-        rubric: what the template `grade` grades by: a question, and what each grade from 1 to 5 means; a
-            general one if None.
-        samples: judgements of each order, or of each answer; more than one needs a temperature.
+        reference: whether to show the judge the reference answer of each row.
+        rubric: grading criteria for the template `grade`: a question, and the meaning of each grade from 1
+            to 5; a general rubric if None.
+        samples: judgements per order, or per answer; more than one requires a temperature above 0.
     """
 
     template: Annotated[
         str | None,
         Parameter(
-            help="How a judge is asked and read: rubric, unless scores, single, verdict, grade or a TOML "
-            "file."
+            help="Prompt and parser of the judge: rubric (default), scores, single, verdict, grade, or a "
+            "TOML file."
         ),
     ] = None
     reference: Annotated[
-        bool, Parameter(show_default=False, help="Show the judge the right answer that each row holds.")
+        bool, Parameter(show_default=False, help="Show the judge the reference answer of each row.")
     ] = False
     rubric: Annotated[str | None, Parameter(parse=False)] = None
     samples: Annotated[PositiveInt, Parameter(parse=False)] = 1
@@ -211,54 +211,58 @@ class JudgeOptions:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class RowOptions:
-    """Which rows of a file are used.
+    """Selection of the rows of a file.
 
     Attributes:
-        limit: at most so many items.
-        skip_bad_rows: whether rows that cannot be read are left out and counted, rather than an error.
+        limit: maximum number of items; all if None.
+        skip_bad_rows: whether to skip and count malformed rows, instead of raising an error.
     """
 
-    limit: Annotated[PositiveInt | None, Parameter(converter=whole, help="Use at most so many items.")] = None
+    limit: Annotated[
+        PositiveInt | None, Parameter(converter=whole, help="Maximum number of items to use.")
+    ] = None
     skip_bad_rows: Annotated[
-        bool, Parameter(show_default=False, help="Leave out rows that cannot be read, and count them.")
+        bool, Parameter(show_default=False, help="Skip and count malformed rows instead of failing.")
     ] = False
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class WorkloadOptions:
-    """What a benchmark gives an engine to do.
+    """The workload of a benchmark.
 
     Attributes:
-        prompt_tokens: length of each prompt, reached to within a few tokens.
-        max_tokens: longest answer.
-        batch: numbers of requests at once.
-        repeats: how often each thing is measured, after a warm-up.
+        prompt_tokens: length of each prompt, to within a few tokens.
+        max_tokens: maximum answer length in tokens.
+        batch: batch sizes, as numbers of concurrent requests.
+        repeats: repetitions of each measurement, after a warm-up.
 
     Raises:
-        ConfigError: a value is outside of its range.
+        ConfigError: a value is out of range.
     """
 
     prompt_tokens: Annotated[
-        PositiveInt, Parameter(converter=whole, help="Length of each prompt, reached to within a few tokens.")
+        PositiveInt, Parameter(converter=whole, help="Prompt length in tokens, to within a few.")
     ] = 256
-    max_tokens: Annotated[PositiveInt, Parameter(converter=whole, help="Longest answer in tokens.")] = 64
+    max_tokens: Annotated[
+        PositiveInt, Parameter(converter=whole, help="Maximum answer length in tokens.")
+    ] = 64
     batch: Annotated[
-        tuple[PositiveInt, ...], Parameter(help="Requests at once; may be given several times.")
+        tuple[PositiveInt, ...], Parameter(help="Number of concurrent requests; repeatable.")
     ] = (1, 4, 16)
     repeats: Annotated[
-        PositiveInt, Parameter(converter=whole, help="Times that each thing is measured, after a warm-up.")
+        PositiveInt, Parameter(converter=whole, help="Repetitions of each measurement, after a warm-up.")
     ] = 5
 
     def __post_init__(self):
-        """Refuse values that mean nothing."""
+        """Validate the values."""
         for name in ("prompt_tokens", "repeats"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more")
         if not self.batch or min(self.batch) < 1:
-            raise ConfigError(f"batch is {self.batch}; expected numbers of requests, each 1 or more")
+            raise ConfigError(f"batch is {self.batch}; expected one or more batch sizes, each 1 or more")
         if self.max_tokens < 2:
             raise ConfigError(
-                f"--max-tokens is {self.max_tokens}, and decoding is measured after the first token; "
-                "give 2 or more"
+                f"--max-tokens is {self.max_tokens}; expected 2 or more, since decoding is measured from the "
+                "second token on"
             )

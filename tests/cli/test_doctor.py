@@ -39,10 +39,10 @@ def test_a_sound_machine_has_no_problem():
     [
         (
             changed("blas", gflops=20.0),
-            "MLX multiplies at 20 GFLOP/s where numpy reaches 160; close other programs",
+            "MLX multiplies at 20 GFLOP/s and numpy at 160; close other programs",
         ),
         (changed("versions", mlx=None), "not installed: mlx; install with `pip install mlx`"),
-        (changed("disk", free_bytes=1e9), "only 1.0 GB are free in"),
+        (changed("disk", free_bytes=1e9), "only 1.0 GB of disk space free in"),
     ],
 )
 def test_a_problem_says_what_mends_it(facts: dict, problem: str):

@@ -37,7 +37,7 @@ def test_a_recording_in_a_template(tmp_path: Path, capsys: pytest.CaptureFixture
     assert found["rejected_rows"] == 0
     assert "The judge" in (tmp_path / "out/report.html").read_text()
     assert exit_code([*arguments, "--template", "scores", "--out", str(tmp_path / "out")]) == 2
-    assert "holds the records of another evaluation" in capsys.readouterr().err
+    assert "contains the records of another evaluation" in capsys.readouterr().err
     (tmp_path / "out/records.jsonl").unlink()
     assert exit_code([*arguments, "--template", "verdict", "--out", str(tmp_path / "out")]) == 0
 
@@ -62,7 +62,7 @@ def test_bad_rows_are_left_out_and_counted(tmp_path: Path, capsys: pytest.Captur
     assert exit_code([*arguments, "--skip-bad-rows"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["rejected_rows"] == 2 and json.loads(out)["n"] == 8
-    assert "2 rows left out: line 5 is not JSON" in err and "line 6: 'a' is [3], expected text" in err
+    assert "2 rows skipped: line 5 is not JSON" in err and "line 6: 'a' is [3], expected text" in err
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_a_place_of_something_else_is_refused_before_the_model_is_opened(
     evaluation = ["evaluate", "judge", "--data", data, "--model", "./nowhere", "--out", str(place)]
     place.write_text("")
     assert exit_code(evaluation) == 2
-    assert "It is a file; name a folder" in capsys.readouterr().err
+    assert "It is a file; give a folder" in capsys.readouterr().err
     place.unlink()
     place.mkdir()
     (place / "config.json").write_text("{}")
     assert exit_code(evaluation) == 2
-    assert "It holds something else than an evaluation; name another" in capsys.readouterr().err
+    assert "It is not empty and not an evaluation; give another" in capsys.readouterr().err
     assert [file.name for file in place.iterdir()] == ["config.json"]
     (place / "records.jsonl").write_text('{"id": "p0"}\n')
     assert exit_code(evaluation) == 2
@@ -140,10 +140,10 @@ def test_two_evaluations_of_the_same_rows(tmp_path: Path, capsys: pytest.Capture
     assert exit_code(["compare", good, str(tmp_path / "other/out")]) == 2
     assert "answered different rows (8 and 2" in capsys.readouterr().err
     assert exit_code(["compare", good, str(tmp_path)]) == 2
-    assert "holds no evaluation.json" in capsys.readouterr().err
+    assert "contains no evaluation.json" in capsys.readouterr().err
     (tmp_path / "evaluation.json").write_text("[1]")
     assert exit_code(["compare", good, str(tmp_path)]) == 2
-    assert "is not the result of an evaluation" in capsys.readouterr().err
+    assert "is not an evaluation result; run the evaluation again" in capsys.readouterr().err
 
 
 def test_evaluations_with_other_labels_are_not_compared_and_not_gone_on_with(
@@ -157,7 +157,10 @@ def test_evaluations_with_other_labels_are_not_compared_and_not_gone_on_with(
     assert exit_code([*arguments, *out, str(tmp_path / "second")]) == 0
     capsys.readouterr()
     assert exit_code(["compare", str(tmp_path / "first"), str(tmp_path / "second")]) == 2
-    assert "with other labels or answers; compare runs on the same data" in capsys.readouterr().err
+    assert (
+        "have different labels or answers for 'p0#ab'; compare runs on the same data"
+        in capsys.readouterr().err
+    )
     assert exit_code([*arguments, *out, str(tmp_path / "first")]) == 2
     said = capsys.readouterr().err
     assert "was asked with other messages, labels," in said and "--engine replay --model" in said
@@ -250,9 +253,9 @@ def test_a_part_of_rewardbench_2(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "19 pairs with each answer graded alone" in err
     assert "RewardBench 2" in out and "Factuality" in out
     page = (tmp_path / "out/report.html").read_text()
-    for said in ("As the benchmarks publish it", "0 is only ref or only tied", "Math 3 of 183", "Precise IF"):
+    for said in ("Benchmark scores", "0 is only ref or only tied", "Math 3 of 183", "Precise IF"):
         assert said in page
-        assert said in err or said == "As the benchmarks publish it"
+        assert said in err or said == "Benchmark scores"
 
 
 def test_rewardbench_2_needs_grades(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -349,7 +352,7 @@ def test_constraints_that_no_one_can_keep_to_are_refused(tmp_path: Path, capsys:
     recorded = [*judged(tmp_path, letter), "--constrained"]
     for method in ("generate", "logits"):
         assert exit_code([*recorded, "--template", "verdict", "--method", method]) == 2
-        assert "the task judge in the template verdict has no constraint" in capsys.readouterr().err
+        assert "the task judge in the template verdict has no output constraint" in capsys.readouterr().err
     template = tmp_path / "own.toml"
     for regex, fault in (
         ("(?P<winner>[AB])", "a recording cannot be held to a constraint"),

@@ -18,14 +18,14 @@ def test_a_file_is_written_and_proven(tmp_path: Path, capsys: pytest.CaptureFixt
     assert facts["verified"]["end_tokens"] == [3067, 3069] and facts["verified"]["tensors"] == 57
     assert (tmp_path / "nano.Modelfile").read_text().startswith("FROM ./nano.gguf\n")
     assert exit_code([*NANO, "--out", str(out)]) == 2
-    assert "Something is there already; give another name" in capsys.readouterr().err
+    assert "It already exists; give another name" in capsys.readouterr().err
 
 
 def test_a_modelfile_that_stands_there_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "nano.Modelfile").write_text("FROM ./mine\n")
     arguments = [*NANO, "--out", str(tmp_path / "nano.gguf"), "--modelfile", "--no-verify"]
     assert exit_code(arguments) == 2
-    assert "nano.Modelfile is there already; remove it, or name another file" in capsys.readouterr().err
+    assert "nano.Modelfile already exists; remove it, or give another file" in capsys.readouterr().err
     assert [file.read_text() for file in tmp_path.iterdir()] == ["FROM ./mine\n"]
 
 
@@ -56,9 +56,7 @@ def test_what_its_type_loses_is_said_and_stands_in_the_card(
     said = capsys.readouterr().err
     assert (f"warning: {dtype} changes the next-token distributions by" in said) == is_far
     assert ("evaluate the model again on this file" in said) == is_far
-    (drift,) = (
-        line for line in said.splitlines() if line.startswith("drift from the model that it was made")
-    )
+    (drift,) = (line for line in said.splitlines() if line.startswith("drift from the original model, "))
     figures = drift.partition(", ")[2]
     assert figures.startswith("on 2 texts of smidgen's own: ") and figures.endswith(" nats on average")
     assert figures in (tmp_path / "judge/README.md").read_text(encoding="utf-8")
@@ -69,18 +67,18 @@ def test_what_its_type_loses_is_said_and_stands_in_the_card(
 def test_what_was_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert exit_code([*NANO, "--out", str(tmp_path / "nano.gguf"), "--no-verify"]) == 0
     said = capsys.readouterr().err
-    assert "57 tensors" in said and "licence of the model: apache-2.0" in said and "not verified" in said
+    assert "57 tensors" in said and "model licence: apache-2.0" in said and "not verified" in said
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--out", "x.gguf", "--push", "me/judge"], "a model card needs a folder, and x.gguf is a file"),
-        (["--out", "x.bin", "--adapter", ".", "--adapter-only"], "x.bin does not end in .gguf; name a file"),
-        (["--out", "x.gguf", "--adapter-only"], "--adapter-only writes an adapter by itself; name one"),
+        (["--out", "x.bin", "--adapter", ".", "--adapter-only"], "x.bin does not end in .gguf; give FILE"),
+        (["--out", "x.gguf", "--adapter-only"], "--adapter-only exports an adapter without its model; give"),
         (
             ["--out", "x.gguf", "--adapter", ".", "--adapter-only", "--modelfile"],
-            "--modelfile is for a whole",
+            "--modelfile requires a whole model",
         ),
         (["--out", "x.gguf", "--dtype", "Q2_K"], "Q2_K"),
     ],

@@ -89,7 +89,7 @@ def test_weights_that_are_no_numbers_are_said(
             "frequency_penalty is nan, expected a finite number",
         ),
         (["--prompt", "hi", "--temperature", "inf"], "temperature is inf"),
-        (["--prompt", "hi", "--seed", "1.5"], "1.5 is no whole number"),
+        (["--prompt", "hi", "--seed", "1.5"], "1.5 is not a whole number"),
     ],
 )
 def test_prompts_and_settings_that_mean_nothing(
@@ -134,7 +134,7 @@ def test_a_constrained_answer_that_is_cut_off_is_printed_and_is_a_failure(
     assert generate(tiny_model_dir, "--prompt", "which", "--regex", "x{1000}") == 1
     out, err = capsys.readouterr()
     assert re.fullmatch("x+\n", out)
-    assert "error: the answer was cut off at --max-tokens, so that it need not keep to its constraint" in err
+    assert "error: the answer was cut off at --max-tokens and may not match its constraint" in err
     assert generate(tiny_model_dir, "--prompt", "which", "--regex", "x{1000}", "--json") == 1
     assert json.loads(capsys.readouterr().out)["finish_reason"] == "length"
 
@@ -142,16 +142,19 @@ def test_a_constrained_answer_that_is_cut_off_is_printed_and_is_a_failure(
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["--regex", "a", "--choice", "b"], "--regex and --choice are given, and an answer keeps to one"),
+        (
+            ["--regex", "a", "--choice", "b"],
+            "--regex and --choice are given; expected at most one constraint",
+        ),
         (["--regex", "(?=a)"], "the regular expression cannot be enforced: look-around"),
-        (["--schema", "none.json"], "the schema none.json cannot be read (No such file or directory)"),
+        (["--schema", "none.json"], "cannot read the schema none.json (No such file or directory)"),
         (["--choice", "a", "--stop", "b"], "strings that end an answer (--stop, --stop-at-boxed"),
         (["--choice", "a", "--thinking"], "no place for thinking (--thinking); leave one of them out"),
         (["--choice", ""], "one of the choices is empty"),
         (["--regex", ""], "the regular expression is empty"),
         (
             ["--choice", r"\boxed{a}", "--choice", "b", "--extract-boxed"],
-            "--choice leaves no place for the box",
+            "which --choice does not guarantee; remove one",
         ),
     ],
 )
@@ -178,7 +181,7 @@ def test_what_goes_through_the_template_needs_it(
     option: str, value: list[str], tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert generate(tiny_model_dir, "--prompt", "a", "--no-chat-template", option, *value) == 2
-    assert f"{option} goes through the chat template; leave it or" in capsys.readouterr().err
+    assert f"{option} requires the chat template; remove it or" in capsys.readouterr().err
 
 
 THOUGHT = r"<think>\boxed{0}?</think> It is \boxed{\frac{1}{2}}, I say. "
@@ -193,8 +196,8 @@ THOUGHT = r"<think>\boxed{0}?</think> It is \boxed{\frac{1}{2}}, I say. "
         (THOUGHT, ["--extract-boxed", "--final-only", "--thinking"], r"\frac{1}{2}", None),
         (r"<think>\boxed{0}</think> no", ["--extract-boxed"], "", r"no closed \boxed{…}"),
         (r"It is \boxed{1", ["--extract-boxed"], "", r"no closed \boxed{…}"),
-        ("<think>on and on", ["--final-only"], "", "no end of what was thought"),
-        ("on and on", ["--final-only", "--thinking"], "", "no end of what was thought"),
+        ("<think>on and on", ["--final-only"], "", "an unclosed thinking block"),
+        ("on and on", ["--final-only", "--thinking"], "", "an unclosed thinking block"),
         ("plain", ["--final-only"], "plain", None),
     ],
 )

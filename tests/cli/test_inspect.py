@@ -103,7 +103,7 @@ def test_a_model_that_cannot_be_run_is_shown_with_the_reason(
     assert exit_code(["inspect", str(folder), "--json"]) == 0
     assert "unknown key 'use_magic'" in json.loads(capsys.readouterr().out)["refused"]
     assert exit_code(["inspect", str(folder)]) == 0
-    assert "It cannot be run: " in capsys.readouterr().err
+    assert "this model cannot be run: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_a_check_says_what_is_wrong_and_fails(
     assert exit_code(["inspect", str(folder), "--check"]) == 1
     err = capsys.readouterr().err
     assert "note: weights are stored in float32, by config.json in float16" in err
-    assert "wrong: unexpected 'model.layers.1.mlp.up_proj.weight' (64, 32)" in err
-    assert err.endswith(f"error: 11 things are wrong with {folder}; fetch or convert it again\n")
+    assert "problem: unexpected 'model.layers.1.mlp.up_proj.weight' (64, 32)" in err
+    assert err.endswith(f"error: {folder} has 11 problems; download or convert it again\n")
     assert exit_code(["inspect", str(folder), "--check", "--json"]) == 1
     facts = json.loads(capsys.readouterr().out)
     assert len(facts["faults"]) == 11 and len(facts["tensors"]) == 24

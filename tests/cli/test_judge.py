@@ -35,7 +35,7 @@ def test_one_pair(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("said", "headline"),
     [
-        ("AA", "the judgements contradict each other, so neither is taken as better"),
+        ("AA", "the judgements contradict each other, so neither counts as better"),
         ("AB", "A is better"),
         ("CC", "neither is better"),
     ],
@@ -79,7 +79,7 @@ def test_a_file_is_judged_once_and_goes_on(
     assert exit_code(["evaluate", "judge", "--engine", "replay", "--model", str(out), "--data", file]) == 2
     assert "ask for verdicts with `smidgen judge`" in capsys.readouterr().err
     assert exit_code([*arguments, "--template", "scores"]) == 2
-    assert "holds the records of another evaluation" in capsys.readouterr().err
+    assert "contains the records of another evaluation" in capsys.readouterr().err
 
 
 def test_several_samples_of_each_order(tiny_model_dir: Path, tmp_path: Path):
@@ -116,12 +116,12 @@ def test_kills_lose_and_double_nothing(tiny_model_dir: Path, tmp_path: Path):
     [
         ([], "give --prompt, --a and --b to judge one pair, or a file of pairs"),
         (ONE[:4], "give --prompt, --a and --b to judge one pair"),
-        ([*ONE, "--out", "x.jsonl"], "--out is for a file of pairs"),
-        ([*ONE, "--reference"], "--reference is for a file of pairs"),
+        ([*ONE, "--out", "x.jsonl"], "--out applies only to a file of pairs"),
+        ([*ONE, "--reference"], "--reference applies only to a file of pairs"),
         ([*ONE, "--samples", "2"], "2 samples at temperature 0 would all say the same"),
         ([*ONE, "--template", "grade"], "the template grade grades one answer"),
-        (["pairs.jsonl"], "name the file for the judgements of pairs.jsonl with --out"),
-        (["pairs.jsonl", *ONE], "but not both"),
+        (["pairs.jsonl"], "no output file is given for the judgements of pairs.jsonl; give one, as --out"),
+        (["pairs.jsonl", *ONE], "both a file of pairs and one pair are given"),
         (["pairs.jsonl", "--out", "x.jsonl"], "there is no data file at pairs.jsonl"),
         (["pairs.jsonl", "--out", "x.jsonl", "--template", "grade"], "the template grade grades one answer"),
         (["--prompt", " ", "--a", "x", "--b", "y"], "the prompt is empty"),

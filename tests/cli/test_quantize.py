@@ -48,7 +48,7 @@ def test_a_folder_of_the_user_is_not_written_over(
 ):
     (tmp_path / "thesis.txt").write_text("years of work")
     assert exit_code(["quantize", str(tiny_model_dir), "--out", str(tmp_path)]) == 2
-    assert "Something is there already; name another folder" in capsys.readouterr().err
+    assert "It already exists; give another folder" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 

@@ -101,7 +101,7 @@ def test_best_loads_as_an_adapter(finished: Path, capsys: pytest.CaptureFixture[
 def test_a_second_run_does_nothing_again(recipe: Path, finished: Path, capsys: pytest.CaptureFixture[str]):
     before = (finished / "tiny/report.json").read_bytes()
     assert exit_code(["run", str(recipe), "--runs", str(finished)]) == 0
-    assert capsys.readouterr().err.count("done before, skipped") == len(STAGES)
+    assert capsys.readouterr().err.count("already done, skipped") == len(STAGES)
     assert (finished / "tiny/report.json").read_bytes() == before
 
 
@@ -122,7 +122,7 @@ def test_from_a_stage_does_it_and_those_after_it_again(
     shutil.copytree(finished, tmp_path / "runs")
     assert exit_code(["run", str(recipe), "--runs", str(tmp_path / "runs"), "--from", "quantize"]) == 0
     said = capsys.readouterr().err
-    assert said.count("done before, skipped") == 5 and "quantize: finished" in said
+    assert said.count("already done, skipped") == 5 and "quantize: finished" in said
     assert report_of(tmp_path / "runs") == report_of(finished)
 
 
@@ -135,7 +135,7 @@ def test_a_changed_setting_does_again_only_what_reads_it(
     changed.write_text(recipe.read_text().replace("bits = 4", measured))
     assert exit_code(["run", str(changed), "--runs", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().err
-    assert [stage for stage in STAGES if f"{stage}: done before" in said] == STAGES[:5]
+    assert [stage for stage in STAGES if f"{stage}: already done" in said] == STAGES[:5]
     table = read_json(tmp_path / "runs/tiny/quantized/sensitivity.json")
     assert {layer["bits"] for layer in table["layers"]} == {3, 6} and table["calibration"]["tokens"] == 64
     quantize = report_of(tmp_path / "runs")["quantize"]
@@ -198,7 +198,7 @@ def test_a_plan_names_rows_tokens_steps_time_and_memory_and_writes_nothing(
         (("group_size = 32", "group_size = 128"), [], r"'group_size' is 128, .* 192, 448; choose 32 or 64"),
         (("rank = 4", 'rank = 4\ntarget_modules = ["x_proj"]'), [], r"x_proj"),
         (("max_length = 384", "max_length = 4096"), [], r"max_length is 4096, and the context of .* 2048"),
-        (("", ""), ["--dry-run", "--from", "train"], r"--from does not go with it"),
+        (("", ""), ["--dry-run", "--from", "train"], r"does not support --from; remove"),
         (("max_tokens = 12", "temperature = 0.001"), [], r"temperature"),
     ],
 )
@@ -251,7 +251,7 @@ def test_rows_are_not_both_trained_on_and_evaluated(tmp_path: Path, capsys: pyte
     assert exit_code(["evaluate", "intent", "--data", str(data)]) == 2
     assert "has only rows to train on (split train)" in capsys.readouterr().err
     assert exit_code(["evaluate", "judge", "--split", "test"]) == 2
-    assert "the world is generated and has no --split" in capsys.readouterr().err
+    assert "--split does not apply to generated rows" in capsys.readouterr().err
 
 
 def test_answers_of_other_weights_are_not_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -265,7 +265,7 @@ def test_answers_of_other_weights_are_not_taken_over(tmp_path: Path, capsys: pyt
     weights.write_bytes(weights.read_bytes()[:-2] + b"\x01\x02")
     capsys.readouterr()
     assert exit_code(arguments) == 2
-    assert "holds the records of another evaluation" in capsys.readouterr().err
+    assert "contains the records of another evaluation" in capsys.readouterr().err
 
 
 def test_train_alone_does_the_first_half(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -277,16 +277,18 @@ def test_headline_of_a_judge_that_works(report: dict[str, Any]) -> None:
 
 def test_headline_of_a_judge_that_may_be_guessing(report: dict[str, Any]) -> None:
     guessing = wording.headline(with_accuracy(report, 0.513, 0.462, 0.563))
-    assert guessing.startswith("The trained judge cannot be told from guessing: on 240 held-out pairs")
+    assert guessing.startswith(
+        "The trained judge is not distinguishable from guessing: on 240 held-out pairs"
+    )
     assert f"the 95{THIN}% interval, 46.2–56.3{THIN}%, contains 50{THIN}%" in guessing
     assert "guessing" not in wording.headline(with_accuracy(report, 0.55, 0.501, 0.6))
     worse = wording.headline(with_accuracy(report, 0.40, 0.35, 0.45))
-    assert "does worse than guessing" in worse and "lies below" in worse
+    assert "is worse than guessing" in worse and "lies below" in worse
 
 
 def test_headline_of_a_judge_that_cannot_be_read(report: dict[str, Any]) -> None:
     unread = wording.headline(with_accuracy(report, 0.013, 0.002, 0.03, unparsed=0.975))
-    assert unread.startswith("The trained judge does not answer in the form it was asked for: 97.5")
+    assert unread.startswith("The trained judge does not follow the answer format: 97.5")
     assert f"1.3{THIN}% of judgements (0.2–3.0{THIN}%)" in unread
 
 
@@ -298,34 +300,38 @@ def test_an_evaluation_without_training(report: dict[str, Any]) -> None:
         "accuracy_decided": metric(0.444, 0.391, 0.502, 225),
     }
     page = build_report(found)
-    assert "The judge does worse than guessing: on 240 pairs" in page
-    assert "Of the verdicts it gives, 44.4" in page
-    assert "cannot be told from guessing" in page
-    assert "rained" not in page and "held-out" not in page and "Size of the weights" not in page
+    assert "The judge is worse than guessing: on 240 pairs" in page
+    assert "Of its other verdicts, 44.4" in page
+    assert "not distinguishable from guessing" in page
+    assert "rained" not in page and "held-out" not in page and "Weight size" not in page
     found["task"] = "answers"
-    assert wording.headline(found).startswith("The model answers right 23.7\u202f% of questions")
+    assert wording.headline(found).startswith("The model correctly answers 23.7\u202f% of questions")
 
 
 def test_headline_without_evidence() -> None:
-    assert wording.headline({}) == "Nothing was evaluated, so nothing is shown."
+    assert wording.headline({}) == "Nothing was evaluated."
     assert wording.headline({"training": {"steps": 3}}).startswith(
-        "Trained for 3 steps; nothing was evaluated"
+        "Trained for 3 steps; the trained model was not evaluated"
     )
 
 
 def test_remarks_name_what_is_not_shown(report: dict[str, Any]) -> None:
     good = " ".join(wording.remarks(report))
     assert "+91.2\N{NO-BREAK SPACE}points" in good and "Quantised to 4 bits, it scores 89.8" in good
-    assert "cannot be told from chance" in good and "not shown to beat" not in good and "leans" not in good
+    assert "difference from the full-precision model is not significant" in good
+    assert "not significantly better" not in good and "biased" not in good
     weak = with_accuracy(report, 0.6, 0.55, 0.65, unparsed=0.1)
     weak["comparisons"]["after_vs_before"]["p_value"] = 0.3
     weak["comparisons"]["quantized_vs_after"]["p_value"] = 0.01
     weak["after"]["metrics"]["prefer_first_rate"] = metric(0.3, 0.25, 0.35)
     said = " ".join(wording.remarks(weak))
-    assert "made no difference that can be told from chance (p = 0.30)" in said
-    assert f"not shown to beat “always the longer answer”, which scores 61.3{THIN}%" in said
-    assert f"leans towards the answer shown second: 70.0{THIN}%" in said
-    assert f"10.0{THIN}% of its answers cannot be read" in said
+    assert "training did not change the accuracy significantly (p = 0.30)" in said
+    assert (
+        f"not significantly better than the baseline “always the longer answer”, which scores 61.3{THIN}%"
+        in said
+    )
+    assert f"is biased towards the answer shown second: 70.0{THIN}%" in said
+    assert f"10.0{THIN}% of its answers are unreadable and count as wrong" in said
     assert "quantising cost 1.5 points" in said
 
 
@@ -334,7 +340,7 @@ def test_intent_report(report: dict[str, Any]) -> None:
     for words in ("Macro F1", "Out-of-scope recall", "In-scope accuracy", "fly → walk", "fly → unreadable"):
         assert words in page.text
     assert "names the right intent for 82.3" in page.text and "on 3,100 held-out queries" in page.text
-    assert "sway" not in page.text
+    assert "Position bias" not in page.text and "Length bias" not in page.text
 
 
 def paths(table: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -395,10 +401,10 @@ def test_a_correlation_is_no_rate(report: dict[str, Any]) -> None:
 
 
 def test_the_reliability_of_the_last_model_is_drawn(report: dict[str, Any]) -> None:
-    assert "score gap worth" not in build_report(report)
+    assert "<h2>Calibration</h2>" not in build_report(report)
     bins = [{"low": 0.8, "high": 0.9, "n": 250, "predicted": 0.85, "observed": 0.9}]
     brier = metric(0.103, 0.078, 0.134, 480)
     report["quantized"]["calibration"] = {"n": 480, "ece": 0.017, "brier": brier, "bins": bins}
     page = build_report(report)
-    assert "What is a score gap worth?" in page and "85% predicted, 90% so, n = 250" in page
+    assert "<h2>Calibration</h2>" in page and "85% predicted, 90% observed, n = 250" in page
     assert "0.017" in page and "0.08 to 0.13" in page and "quantised model is calibrated" in page

@@ -62,4 +62,4 @@ def test_a_tracker_that_is_missing_or_fails(
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     assert exit_code([*COMMAND, "--model", str(tiny_model_dir), "--track", "wandb"]) == 1
-    assert "wandb did not take the metrics: OSError: no key" in capsys.readouterr().err
+    assert "logging to wandb failed: OSError: no key" in capsys.readouterr().err

@@ -125,10 +125,14 @@ def quantised(tmp_path_factory) -> MlxForward:
 
 
 @pytest.fixture(scope="module", params=["plain", "8 bits"])
-def any_cache(request) -> ForwardPass:
+def any_cache(request) -> tuple[ForwardPass, float]:
+    """A forward pass, and how far its logits may be from those of other blocks.
+
+    A key that falls on the other side of a rounding to 8 bits moves logits by up to 0.03, another token by 2.
+    """
     if request.param == "8 bits":
-        return request.getfixturevalue("quantised")
-    return MlxForward(request.getfixturevalue("loaded").model)
+        return request.getfixturevalue("quantised"), 0.1
+    return MlxForward(request.getfixturevalue("loaded").model), 1e-3
 
 
 @given(data=st.data())
@@ -137,7 +141,8 @@ def test_blocks_and_rollback_leave_no_trace(any_cache, data):
     """Rows that step in blocks, some of them taken back, end as rows that step token by token."""
     size = data.draw(st.integers(1, 4))
     prompts = [[5 + row, 6, 7] for row in range(size)]
-    in_blocks, one_by_one = Decoder(any_cache), Decoder(any_cache)
+    forward, tolerance = any_cache
+    in_blocks, one_by_one = Decoder(forward), Decoder(forward)
     for decoder in (in_blocks, one_by_one):
         decoder.add(prompts)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -153,7 +158,7 @@ def test_blocks_and_rollback_leave_no_trace(any_cache, data):
                 one_by_one.rollback([int(other != row) for other in range(size)])
                 alone.append(step[row])
             start = ends[row] - len(block) - len(tried[row])
-            assert logits[start : start + len(block)] == pytest.approx(np.array(alone), abs=2e-3)
+            assert logits[start : start + len(block)] == pytest.approx(np.array(alone), abs=tolerance)
         assert in_blocks.lengths == one_by_one.lengths
 
 

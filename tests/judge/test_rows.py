@@ -136,5 +136,5 @@ def test_what_cannot_be_judged_is_refused_before_a_model_is_loaded(
 def test_no_file_mixes_two_judges(judge: Judge, model: EngineOptions, tmp_path: Path):
     judge.judge_rows(ROWS, tmp_path / "said.jsonl").verdicts()
     other = Judge(model, JudgeOptions(template="verdict"))
-    with pytest.raises(DataError, match="holds the records of another evaluation"):
+    with pytest.raises(DataError, match="contains the records of another evaluation"):
         other.judge_rows(ROWS, tmp_path / "said.jsonl").verdicts()

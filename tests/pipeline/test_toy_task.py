@@ -1,6 +1,7 @@
 """A new task is one file: here a toy one goes through a whole run, from rows to report, without any other."""
 
 import csv
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,10 @@ def context_of(table: dict, folder: Path) -> RunContext:
     return RunContext(parse_recipe(table, source="test"), Run(folder / table["name"]))
 
 
+REVIEWS = [
+    ("good", "positive", "train"), ("bad", "negative", "train"), ("fine", "positive", "train"),
+    ("dull", "negative", "train"), ("great", "positive", "test"), ("awful", "negative", "test"),
+]  # fmt: skip
 SHORT = {"train": {"epochs": 1.0, "batch_size": 4, "max_length": 64}, "evaluate": {"max_tokens": 4}}
 
 
@@ -68,7 +73,7 @@ def test_a_toy_task_goes_through_a_whole_run(words: Path, tmp_path: Path):
     assert report.task == "shouting" and report.after is not None and report.after.n == 3
     assert report.limits[0] == "Only short words were tried."
     page = context.run.path("report.html").read_text()
-    assert "shouts" in page and "Held-out words with what each model answered" in page
+    assert "shouts" in page and "Held-out words with the answer of each model" in page
     logged = [row["kind"] for row in context.run.read_jsonl("events.jsonl")]
     assert {"stage", "step", "metric", "message"} == set(logged)
 
@@ -96,3 +101,24 @@ def test_several_tasks_are_learnt_together_and_reported_each(words: Path, tmp_pa
     assert "One model for 2 tasks." in page and ">loud</h2>" in page and ">which</h2>" in page
     again = [event.state for event in run_recipe(context) if isinstance(event, StageEvent)]
     assert again == ["skipped"] * len(names)
+
+
+def test_the_worked_example_of_the_guide_is_a_whole_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = guide.partition("```python\n")[2].partition("```")[0]
+    assert len(code.splitlines()) <= 60
+    (tmp_path / "sentiment.py").write_text(code)
+    spec = importlib.util.spec_from_file_location("sentiment", tmp_path / "sentiment.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(TASKS, "sentiment", module.Sentiment)
+    rows = tmp_path / "reviews.tsv"
+    lines = [f"{word} film\t{label}\t{split}" for word, label, split in REVIEWS]
+    rows.write_text("\n".join(["review\tlabel\tsplit", *lines]))
+    table = {"name": "mood", "task": "sentiment", "data": {"train": str(rows), "test": str(rows)}, **SHORT}
+    context = context_of(table, tmp_path)
+    result_of(run_recipe(context))
+    report = Report.model_validate(read_json(context.run.path("report.json")))
+    assert report.after is not None and set(report.after.metrics) == {"accuracy", "macro_f1", "unparsed_rate"}
+    assert report.after.baselines["most_frequent"].value == 0.5

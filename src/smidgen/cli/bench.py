@@ -1,4 +1,4 @@
-"""`smidgen bench`: how fast a model is on this machine, and how fast it could be."""
+"""`smidgen bench`: the speed of a model on this machine, and the device's upper bound."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -20,22 +20,20 @@ def bench(
     *,
     engine: Annotated[
         tuple[Literal["mlx", "llama", "http"], ...],
-        Parameter(
-            help="An engine to measure; may be given several times. All that run such a model when absent."
-        ),
+        Parameter(help="Engine to measure; repeatable. Default: every engine that can run the model."),
     ] = (),
     adapter: Adapter = None,
     kv_bits: KvCacheBits = None,
     workload: WorkloadOptions = WorkloadOptions(),
     json: Json = False,
 ) -> None:
-    """Measure prefill, decoding, latency and memory of a model, beside what this device could reach.
+    """Measure prefill, decoding, latency and memory of a model, with the upper bound of this device.
 
-    Every time is wall-clock from handing requests to an engine until it hands them back, queueing included,
-    and no two prompts begin alike, so that no cache of prompts helps: they go without the chat template, but
-    to servers, whose template's tokens are not counted as prefill. Rates are medians over the repeats,
-    latencies percentiles over all requests; decoding that is lost in what the repeats differ by is a dash.
-    Memory on a CPU is that of the whole process.
+    Times are wall-clock from submitting the requests to receiving the answers, queueing included. No two
+    prompts share a prefix, so that prefix caches do not help. Prompts are sent without the chat template; a
+    server applies its own, whose tokens do not count as prefill. Rates are medians over the repeats and
+    latencies are percentiles over all requests. A dash is a decoding rate that is lost in the noise between
+    repeats. On a CPU, memory is that of the whole process.
     """
     from smidgen.benchmark import Benchmark
 
@@ -52,26 +50,26 @@ def bench(
 
 
 def _show(found: "BenchmarkResult") -> None:
-    """Print what was measured, a column for each engine and one for the device's bounds."""
+    """Print the results, with a column per engine and one for the device's upper bound."""
     roofline = found.roofline
-    headers = [found.model, *found.engines, *(["device's bound"] if roofline else [])]
+    headers = [found.model, *found.engines, *(["upper bound"] if roofline else [])]
     width = len(headers)
     print_table([row[:width] for row in _rows(found)], headers=headers)
     machine = f"{found.device.name}, {found.device.cores} cores"
     say(f"medians of {found.repeats} repeats, prompts of {found.prompt_tokens} tokens, on {machine}")
     if roofline:
         say(
-            f"the bound: {count(roofline.flops_per_second / 1e9)} GFLOP/s in {roofline.dtype}, "
+            f"upper bound: {count(roofline.flops_per_second / 1e9)} GFLOP/s in {roofline.dtype}, "
             f"{count(roofline.bytes_per_second / 1e9)} GB/s, {size(roofline.step_bytes)} of weights as "
-            "stored for each step; keys, values and attention are left out, and weights that fit into a "
+            "stored read per step; it ignores the KV cache and attention, and weights that fit into a CPU "
             "cache may be read faster"
         )
     for name, reason in found.skipped.items():
-        say(f"{name} left out: {reason}")
+        say(f"{name} skipped: {reason}")
 
 
 def _rows(found: "BenchmarkResult") -> Iterator[list[str]]:
-    """The lines of the table; the last cell is the device's bound."""
+    """Yield the lines of the table; the last cell is the upper bound."""
     engines, roofline = list(found.engines.values()), found.roofline
     sizes = list(engines[0].batches)
     decode = roofline.decode_tokens_per_second if roofline else {}
@@ -79,13 +77,13 @@ def _rows(found: "BenchmarkResult") -> Iterator[list[str]]:
     yield ["prefill, tokens/s", *prefill, _rate(roofline and roofline.prefill_tokens_per_second)]
     for number in sizes:
         rates = (_rate(one.batches[number].decode_tokens_per_second) for one in engines)
-        yield [f"decode, {number} at once, tokens/s", *rates, _rate(decode.get(number))]
+        yield [f"decode, batch of {number}, tokens/s", *rates, _rate(decode.get(number))]
     yield ["time to first token, p50 / p95", *(_pair(one.time_to_first_token) for one in engines), ""]
     for number in sizes:
         latencies = (_pair(one.batches[number].latency) for one in engines)
-        yield [f"latency, {number} at once, p50 / p95", *latencies, ""]
+        yield [f"latency, batch of {number}, p50 / p95", *latencies, ""]
     written = [[batch.completion_tokens for batch in one.batches.values()] for one in engines]
-    yield ["tokens of an answer, mean", *(count(sum(means) / len(means)) for means in written), ""]
+    yield ["tokens per answer, mean", *(count(sum(means) / len(means)) for means in written), ""]
     memory = [one.peak_memory_bytes for one in engines]
     yield ["peak memory", *("–" if peak is None else size(peak) for peak in memory), ""]
 

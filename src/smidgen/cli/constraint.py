@@ -1,4 +1,4 @@
-"""What `--schema`, `--regex` and `--choice` ask of an answer."""
+"""Output constraints from `--schema`, `--regex` and `--choice`."""
 
 import json
 from dataclasses import dataclass
@@ -17,29 +17,25 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ConstraintOptions:
-    """What an answer keeps to; at most one of them."""
+    """The output constraint; at most one of these."""
 
-    schema: Annotated[Path | None, Parameter(help="A file of a JSON schema, which the answer keeps to.")] = (
-        None
-    )
+    schema: Annotated[Path | None, Parameter(help="File with a JSON schema for the answer.")] = None
     regex: Annotated[
         str | None,
-        Parameter(allow_leading_hyphen=True, help="A regular expression that the whole answer matches."),
+        Parameter(allow_leading_hyphen=True, help="Regular expression for the whole answer."),
     ] = None
     choice: Annotated[
         tuple[str, ...],
-        Parameter(
-            allow_leading_hyphen=True, help="A text that may be the answer; give it once for each of them."
-        ),
+        Parameter(allow_leading_hyphen=True, help="Allowed answer; give it once for each."),
     ] = ()
 
 
 def read_constraint(options: ConstraintOptions) -> "Constraint | None":
-    """Return the constraint that one of the options gives, if any is given.
+    """Return the constraint given by the options, or None.
 
     Raises:
-        ConfigError: there is more than one, or it cannot be enforced.
-        DataError: the file of the schema cannot be read.
+        ConfigError: more than one is given, or it cannot be enforced.
+        DataError: the schema file cannot be read.
     """
     from smidgen.data.types import Constraint
     from smidgen.inference.constraints import grammar_of
@@ -48,7 +44,7 @@ def read_constraint(options: ConstraintOptions) -> "Constraint | None":
     given = {"--schema": schema is not None, "--regex": regex is not None, "--choice": bool(choice)}
     if sum(given.values()) > 1:
         both = " and ".join(name for name, is_given in given.items() if is_given)
-        raise ConfigError(f"{both} are given, and an answer keeps to one of them; leave the other out")
+        raise ConfigError(f"{both} are given; expected at most one constraint, remove the others")
     if schema is not None:
         constraint = Constraint("json_schema", _text_of(schema))
     elif regex is not None:
@@ -62,12 +58,12 @@ def read_constraint(options: ConstraintOptions) -> "Constraint | None":
 
 
 def check_boxed(constraint: "Constraint | None") -> None:
-    """Refuse a constraint under which answers have no box to take anything out of.
+    """Check that answers under a constraint can contain a box for `--extract-boxed`.
 
-    A regular expression may ask for one.
+    Regular expressions are not checked.
 
     Raises:
-        ConfigError: it is a schema, or a choice has no closed box.
+        ConfigError: the constraint is a schema, or a choice has no closed box.
     """
     from smidgen.data.boxed import last_boxed
 
@@ -76,7 +72,9 @@ def check_boxed(constraint: "Constraint | None") -> None:
     if constraint.kind == "choices" and all(last_boxed(text) for text in json.loads(constraint.value)):
         return
     option = {"json_schema": "--schema", "choices": "--choice"}[constraint.kind]
-    raise ConfigError(f"{option} leaves no place for the box of --extract-boxed; leave one of them out")
+    raise ConfigError(
+        f"--extract-boxed needs a \\boxed{{…}}, which {option} does not guarantee; remove one of the two"
+    )
 
 
 def _text_of(path: Path) -> str:
@@ -84,4 +82,4 @@ def _text_of(path: Path) -> str:
         return decode_text(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"the schema {path} cannot be read ({reason}); expected a JSON file") from None
+        raise DataError(f"cannot read the schema {path} ({reason}); expected a JSON file") from None

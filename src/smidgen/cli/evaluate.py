@@ -1,4 +1,4 @@
-"""`smidgen evaluate`: what a model is worth on a task, with intervals and baselines."""
+"""`smidgen evaluate`: a model's metrics on a task, with intervals and baselines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,64 +18,63 @@ from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOpt
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EvaluatedEngine(EngineOptions):
-    """The engine of an evaluation, which decodes many rows together."""
+    """The engine of an evaluation, which decodes rows in batches."""
 
-    batch_size: Annotated[PositiveInt, Parameter(help="Rows decoded together.")] = 64
+    batch_size: Annotated[PositiveInt, Parameter(help="Number of rows decoded together.")] = 64
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EvaluatedRows(RowOptions):
-    """Which rows a model is evaluated on."""
+    """The rows of an evaluation."""
 
     data: Annotated[
         str,
         Parameter(
             allow_leading_hyphen=True,
-            help="A file of rows, - for standard input, or world for generated ones.",
+            help="File of rows, - for standard input, or world for generated rows.",
         ),
     ] = "world"
     split: Annotated[
         tuple[str, ...],
-        Parameter(
-            help="Only rows of this split; may be given several times. All but the training splits if not."
-        ),
+        Parameter(help="Split to use; repeatable. Default: all except training splits."),
     ] = ()
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EvaluatedTask(JudgeOptions):
-    """How the task is asked and read."""
+    """How the task is prompted and parsed."""
 
     rubric_file: Annotated[
         Path | None,
         Parameter(
             name="--rubric",
-            help="A text file with what the template grade is to grade by; a general rubric if not.",
+            help="Text file with the rubric of the template grade; default: a general rubric.",
         ),
     ] = None
     form: Annotated[
         Path | None,
-        Parameter(help="The recipe, or a TOML file of its [settings], that describes the task own."),
+        Parameter(help="Recipe, or a TOML file with its [settings], that defines the task own."),
     ] = None
     method: Annotated[
         Literal["generate", "logits"] | None,
         Parameter(
-            help="How answers are found: generated, or by log-probability scoring of every possible one, "
-            "which needs the engine mlx. The task's own default if not given."
+            help="How answers are obtained: generate, or logits for log-probability scoring of every "
+            "possible answer, which requires the mlx engine. Default: decided by the task."
         ),
     ] = None
     constrained: Annotated[
         bool,
         Parameter(
             show_default=False,
-            help="Hold answers to their form: the labels of intent, the schema or regex of a template file.",
+            help="Constrain answers to their format: the labels of intent, or the schema or regex of a "
+            "template file.",
         ),
     ] = False
 
     def settings(self) -> dict[str, Any]:
-        """The table of settings that the options stand for."""
+        """Return the options as a table of task settings."""
         from smidgen.files import read_text
         from smidgen.tasks.own_settings import read_own_settings
 
@@ -91,28 +90,28 @@ class EvaluatedTask(JudgeOptions):
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EvaluationOutput:
-    """Where an evaluation goes."""
+    """Output of an evaluation."""
 
     prices: PricesFile = None
     out: EvaluationOut = None
     track: Annotated[
         Literal["wandb", "mlflow"] | None,
-        Parameter(help="Log the metrics to Weights & Biases or to MLflow too."),
+        Parameter(help="Also log the metrics to Weights & Biases or MLflow."),
     ] = None
     json: Json = False
 
 
 def evaluate(
-    task: Annotated[str, Parameter(help="What the model is to do: judge, intent, answers or own.")],
+    task: Annotated[str, Parameter(help="Task to evaluate: judge, intent, answers or own.")],
     /,
     *,
     engine: EvaluatedEngine = EvaluatedEngine(),
     rows: EvaluatedRows = EvaluatedRows(),
-    asked: EvaluatedTask = EvaluatedTask(),
+    task_options: EvaluatedTask = EvaluatedTask(),
     sampling: SamplingOptions = SamplingOptions(),
     output: EvaluationOutput = EvaluationOutput(),
 ) -> None:
-    """Ask a model every item of a dataset and score its answers, with 95 % intervals and baselines."""
+    """Evaluate a model on a dataset, with 95 % intervals and baselines."""
     from smidgen.config import read_prices
     from smidgen.evaluation import tracking
     from smidgen.pipeline.one_evaluation import evaluate_rows
@@ -120,13 +119,13 @@ def evaluate(
     from smidgen.tasks import find_task
 
     tracking.check_tracker(output.track)
-    found = find_task(task, asked.settings())
+    found = find_task(task, task_options.settings())
     prices = read_prices(output.prices)
     if rows.split and rows.data == "world":
         raise ConfigError(
-            "the world is generated and has no --split; leave it out, or name a file with --data"
+            "--split does not apply to generated rows (--data world); remove it, or give a file as --data"
         )
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch:  # for the records, if they are not kept
         read = EvaluationRows.read(
             found,
             rows.data,
@@ -142,8 +141,8 @@ def evaluate(
                 sampling.sampling(),
                 output.out or Path(scratch),
                 engine,
-                method=asked.method,
-                constrained=asked.constrained,
+                method=task_options.method,
+                constrained=task_options.constrained,
                 prices=prices,
                 keep=output.out is not None,
             )
@@ -154,7 +153,7 @@ def evaluate(
 
 
 def show(report: Mapping[str, Any]) -> None:
-    """Print an evaluation as a table, and in words what it shows."""
+    """Print an evaluation as a table, followed by its headline and remarks."""
     from smidgen.evaluation.wording import headline, remarks
     from smidgen.tasks import task_class
 
@@ -178,7 +177,7 @@ def show(report: Mapping[str, Any]) -> None:
         for note in scores.notes:
             say(f"{scores.title}: {note}")
     for reason, count in result["details"].get("unparsed", {}).items():
-        say(f"not read: {reason} ({count:,})")
+        say(f"unparsed: {reason} ({count:,})")
     for sentence in (headline(report), *remarks(report)):
         say(sentence)
     say_cost(report["cost"])

@@ -1,4 +1,4 @@
-"""`smidgen export`: a model in the formats of other programs, one command a format."""
+"""`smidgen export`: models in the formats of other programs, one command per format."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +14,17 @@ from smidgen.options import Adapter, Model
 
 export = App(
     name="export",
-    help="Write a model in the format of another program, and prove it there.",
+    help="Export a model to the format of another program, and verify the result.",
     default_parameter=Parameter(negative=()),
 )
 
-AdapterFolder = Annotated[Path, Parameter(help="Folder of a LoRA adapter: ours, mlx-lm's or PEFT's.")]
+AdapterFolder = Annotated[Path, Parameter(help="LoRA adapter folder: smidgen, mlx-lm or PEFT format.")]
 
 
-def _new(_: object, path: Path) -> None:
-    """Refuse a name that is taken, before any work is done for it."""
+def _check_new_path(_: object, path: Path) -> None:
+    """Check that nothing exists at the path, before any work is done."""
     if path.exists():
-        raise ValueError("Something is there already; give another name or remove it first.")
+        raise ValueError("It already exists; give another name or remove it first.")
 
 
 @export.command
@@ -34,8 +34,8 @@ def gguf(
     out: Annotated[
         Path,
         Parameter(
-            validator=_new,
-            help="The new file, FILE.gguf; any other name is that of a folder for it and a model card.",
+            validator=_check_new_path,
+            help="New file, FILE.gguf; any other name is a new folder for the file and a model card.",
         ),
     ],
     adapter: Adapter = None,
@@ -45,16 +45,20 @@ def gguf(
 ) -> None:
     """Write a GGUF file for llama.cpp, Ollama and LM Studio.
 
-    An adapter is added to the weights in float32. The file is compared with the model before it appears:
-    every number, the tokens of a text in many scripts, the end tokens and the next-token probabilities.
+    An adapter is merged into the weights in float32. The file is verified against the model before it is put
+    in place: every weight, the tokens of a text in many scripts, the end tokens and next-token probabilities.
     """
     from smidgen.pipeline import shipping
 
     adapter_only = options.adapter_only
     if adapter_only and adapter is None:
-        raise ConfigError("--adapter-only writes an adapter by itself; name one with --adapter")
+        raise ConfigError(
+            "--adapter-only exports an adapter without its model; give the adapter with --adapter"
+        )
     if adapter_only and options.modelfile:
-        raise ConfigError("--modelfile is for a whole model; leave it out with --adapter-only")
+        raise ConfigError(
+            "--modelfile requires a whole model and does not apply to --adapter-only; remove one of the two"
+        )
     kind = options.dtype or ("F32" if adapter_only else "Q8_0")
 
     def make(file: Path) -> dict[str, Any]:
@@ -62,10 +66,12 @@ def gguf(
 
     if out.suffix == ".gguf":
         if publish != PublishOptions():
-            raise ConfigError(f"a model card needs a folder, and {out} is a file; name a folder as --out")
+            raise ConfigError(f"a model card needs a folder, and {out} is a file; give a folder as --out")
         facts = make(out)
     elif adapter_only:
-        raise ConfigError(f"--adapter-only writes one file, and {out} does not end in .gguf; name a file")
+        raise ConfigError(
+            f"--adapter-only writes one file, and {out} does not end in .gguf; give FILE.gguf as --out"
+        )
     else:
         publication = publish.publication()
         source = shipping.card_source(model, adapter, publication)
@@ -73,7 +79,7 @@ def gguf(
         shipped = shipping.publish(
             lambda folder: make(folder / name), out, source, f"gguf-{kind.lower()}", publication
         )
-        facts = _placed(shipped, out / name)
+        facts = _with_final_path(shipped, out / name)
     if json:
         print_json(facts)
         return
@@ -87,7 +93,7 @@ def gguf(
 def _make_gguf(
     out: Path, model: str, adapter: Path | None, dtype: str, options: GgufOptions
 ) -> dict[str, Any]:
-    """Write a file, which appears when it was held against the model, and its Modelfile beside it."""
+    """Write a GGUF file and its Modelfile; they are put in place only after verification."""
     from smidgen.export.gguf import verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
     from smidgen.export.gguf.modelfile import modelfile as modelfile_text
     from smidgen.files import atomic_file, write_text
@@ -97,7 +103,7 @@ def _make_gguf(
     verify = not options.no_verify
     recipe, text = out.with_suffix(".Modelfile"), None
     if options.modelfile and recipe.exists():
-        raise ConfigError(f"{recipe} is there already; remove it, or name another file as --out")
+        raise ConfigError(f"{recipe} already exists; remove it, or give another file as --out")
     with atomic_file(out) as file:
         if options.adapter_only and adapter is not None:
             facts = write_gguf_adapter(model, adapter, file, dtype=dtype)
@@ -111,28 +117,28 @@ def _make_gguf(
     if text is not None:
         write_text(recipe, text)
         facts["modelfile"] = recipe
-    return _placed(facts, out) | {"format": "gguf"}
+    return _with_final_path(facts, out) | {"format": "gguf"}
 
 
-def _placed(facts: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The facts of a file that now stands at `path`."""
+def _with_final_path(facts: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the facts of a file with its final path instead of the temporary one."""
     verified = facts["verified"] and {**facts["verified"], "path": path}
     beside = {"modelfile": path.with_suffix(".Modelfile")} if "modelfile" in facts else {}
     return {**facts, "path": path, "verified": verified, **beside}
 
 
 def _say_gguf(facts: dict[str, Any]) -> None:
-    """Say what was written and what was proven."""
+    """Print what was written and verified."""
     say(f"{facts['path']}: {size(facts['bytes'])}, {facts['tensors']} tensors, {facts['seconds']:.1f} s")
     if facts.get("licence"):
-        say(f"licence of the model: {facts['licence']}")
+        say(f"model licence: {facts['licence']}")
     if facts.get("unblocked"):
-        say(f"kept in F16, their rows being no whole blocks: {', '.join(facts['unblocked'])}")
+        names = ", ".join(facts["unblocked"])
+        say(f"kept in F16, since their row lengths are not multiples of the block size: {names}")
     if verified := facts["verified"]:
         say(
-            f"llama.cpp predicts from the file what our own graph does: logits differ by "
-            f"{verified['logit_error']:.2g} of their spread, and its arithmetic explains "
-            f"{verified['tolerance']:g}"
+            f"verified: the logits of llama.cpp differ from the model's by {verified['logit_error']:.2g} of "
+            f"their standard deviation (tolerance: {verified['tolerance']:g})"
         )
     else:
         say("not verified")
@@ -149,9 +155,10 @@ def peft(
     publish: PublishOptions = PublishOptions(),
     json: Json = False,
 ) -> None:
-    """Write an adapter for PEFT: for transformers, and for vLLM to put on its base.
+    """Write an adapter in PEFT format, for transformers and vLLM.
 
-    The adapter may be ours or mlx-lm's. Nothing is rounded. What vLLM would not take of it is told.
+    The source may be a smidgen or mlx-lm adapter. Nothing is rounded. Parts that vLLM does not support are
+    reported.
     """
     from smidgen.export.peft import export_peft
 
@@ -167,7 +174,7 @@ def mlx(
     publish: PublishOptions = PublishOptions(),
     json: Json = False,
 ) -> None:
-    """Write an adapter for mlx-lm; it may be PEFT's, or ours, which is mlx-lm's already."""
+    """Write an adapter for mlx-lm, from a PEFT or smidgen adapter."""
     from smidgen.export.peft import export_mlx_adapter
 
     def make(folder: Path) -> dict[str, Any]:
@@ -186,12 +193,12 @@ def fused(
     publish: PublishOptions = PublishOptions(),
     json: Json = False,
 ) -> None:
-    """Write one model with the adapter in it, for mlx-lm, transformers and vLLM; for MLX alone with --bits.
+    """Merge an adapter into its model, for mlx-lm, transformers and vLLM; with --bits for MLX only.
 
-    What was written is loaded again, and its next-token distributions are compared with those of the model
-    and adapter it was made from. Without --prompts, those are rows that the --run validated on, or a dozen
-    that smidgen has; the same model drifts by another figure on each. If they drift too far apart nothing is
-    kept, and the exit code is 1.
+    The result is loaded again, and its next-token distributions are compared with those of the original model
+    and adapter. Without --prompts, the comparison uses the validation rows of --run, or a dozen built-in
+    prompts; the drift depends on the prompts. If it exceeds --max-drift, nothing is kept and the exit code
+    is 1.
     """
     from smidgen.data.prompts import read_prompts
     from smidgen.export.fused import export_fused
@@ -229,7 +236,7 @@ def _export(
     publish: PublishOptions,
     json: bool,
 ) -> None:
-    """Write an export with its card, upload it if asked to, and show what was made."""
+    """Write an export with its model card, upload it if requested, and print a summary."""
     from smidgen.pipeline import shipping
 
     publication = publish.publication()
@@ -238,7 +245,7 @@ def _export(
 
 
 def show_export(facts: dict[str, Any], json: bool) -> None:
-    """Say what was made."""
+    """Print a summary of an export."""
     if json:
         print_json(facts)
         return
@@ -249,31 +256,31 @@ def show_export(facts: dict[str, Any], json: bool) -> None:
 
 
 def show_drift(facts: dict[str, Any]) -> None:
-    """Say how far an export is from what it was made of, and what to know of it."""
+    """Print the warnings of an export and its drift from the original model."""
     from smidgen.export.drift import in_words
 
     for warning in facts.get("warnings", ()):
         say(f"warning: {warning}")
     if drift := facts.get("drift"):
         effect = facts.get("adapter_effect")
-        beside = f"; the adapter itself changes it by {effect['mean_kl']:.3g}" if effect else ""
-        say(f"drift from the model that it was made from, {in_words(drift)}{beside}")
+        beside = f"; effect of the adapter itself: {effect['mean_kl']:.3g}" if effect else ""
+        say(f"drift from the original model, {in_words(drift)}{beside}")
 
 
 @export.command
 def push(
-    folder: Annotated[Path, Parameter(help="A folder that was exported, such as one of a run.")],
+    folder: Annotated[Path, Parameter(help="Exported folder, such as one in a run folder.")],
     /,
     *,
-    to: Annotated[str, Parameter(help="The repository of the Hugging Face hub, owner/name.")],
+    to: Annotated[str, Parameter(help="Repository on the Hugging Face hub, owner/name.")],
     private: Private = False,
     json: Json = False,
 ) -> None:
-    """Upload a folder as it stands to the Hugging Face hub, or to the server that HF_ENDPOINT names."""
+    """Upload a folder unchanged to the Hugging Face hub, or to the server given by HF_ENDPOINT."""
     from smidgen.export.push import push_folder
 
     url = push_folder(folder, to, private=private)
     if json:
         print_json({"folder": folder, "url": url})
     else:
-        say(f"{folder} is at {url}")
+        say(f"uploaded {folder} to {url}")

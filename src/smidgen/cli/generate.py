@@ -1,4 +1,4 @@
-"""`smidgen generate`: try a model on one prompt."""
+"""`smidgen generate`: the answer of a model to one prompt."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -19,127 +19,129 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class PromptOptions:
-    """What the model is shown."""
+    """The prompt."""
 
-    prompt: Annotated[
-        str, Parameter(allow_leading_hyphen=True, help="What the user says; - reads it from stdin.")
-    ]
-    system: Annotated[str | None, Parameter(help="What the model is told first.")] = None
+    prompt: Annotated[str, Parameter(allow_leading_hyphen=True, help="User message; - reads it from stdin.")]
+    system: Annotated[str | None, Parameter(help="System message.")] = None
     no_chat_template: Annotated[
         bool,
         Parameter(
             show_default=False,
-            help="Continue the prompt literally, as a base model does; control tokens spelt in it count.",
+            help="Continue the prompt as raw text; special tokens in it are parsed.",
         ),
     ] = False
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class ShownOptions:
-    """What is printed of an answer."""
+class OutputOptions:
+    """The part of the answer to print."""
 
     final_only: Annotated[
-        bool, Parameter(show_default=False, help="Print the answer without what was thought.")
+        bool, Parameter(show_default=False, help="Print the answer without its thinking block.")
     ] = False
     extract_boxed: Annotated[
-        bool, Parameter(show_default=False, help="Print only what the answer's last \\boxed{…} holds.")
+        bool, Parameter(show_default=False, help="Print only the content of the last \\boxed{…}.")
     ] = False
 
     @property
     def whole(self) -> bool:
-        """Whether that is all of it, as it comes."""
+        """Whether the whole answer is printed, as a stream."""
         return not self.final_only and not self.extract_boxed
 
 
 def generate(
     *,
-    shown: PromptOptions,
+    prompting: PromptOptions,
     engine: EngineOptions = EngineOptions(),
     decoding: DecodingOptions = DecodingOptions(),
     constraint: ConstraintOptions = ConstraintOptions(),
-    printed: ShownOptions = ShownOptions(),
+    output: OutputOptions = OutputOptions(),
     json: Json = False,
 ) -> None:
-    """Answer one prompt, on stdout and as it comes.
+    """Answer one prompt, streamed to stdout.
 
-    With --final-only or --extract-boxed the wanted part comes when the answer is whole.
+    With --final-only or --extract-boxed, the requested part is printed once the answer is complete.
     """
     from smidgen.data.types import Request, Sample
     from smidgen.inference import open_engine
     from smidgen.inference.constraints import check_constrained
 
-    if shown.no_chat_template and (shown.system or engine.thinking):
-        given = "--system" if shown.system else "--thinking"
-        raise ConfigError(f"{given} goes through the chat template; leave it or --no-chat-template out")
-    messages = messages_of(shown.prompt, shown.system, shown.no_chat_template)
-    kept_to = read_constraint(constraint)
-    request = Request(Sample("prompt", messages), decoding.sampling(), kept_to)
+    if prompting.no_chat_template and (prompting.system or engine.thinking):
+        given = "--system" if prompting.system else "--thinking"
+        raise ConfigError(f"{given} requires the chat template; remove it or --no-chat-template")
+    messages = messages_of(prompting.prompt, prompting.system, prompting.no_chat_template)
+    output_constraint = read_constraint(constraint)
+    request = Request(Sample("prompt", messages), decoding.sampling(), output_constraint)
     check_constrained(request, thinking=engine.thinking)
-    if printed.extract_boxed:
-        check_boxed(kept_to)
+    if output.extract_boxed:
+        check_boxed(output_constraint)
     opened = open_engine(replace(engine, batch_size=1))
     stream = opened.stream(request)
     for piece in stream:
-        if printed.whole and not json:
+        if output.whole and not json:
             print(piece, end="", flush=True)
     completion = stream.completion
     opened.close()
     assert completion is not None
-    _print_end(completion, engine, printed, json=json)
-    if kept_to is not None and completion.finish_reason == "length":
+    _print_end(completion, engine, output, json=json)
+    if output_constraint is not None and completion.finish_reason == "length":
         raise WorkError(
-            "the answer was cut off at --max-tokens, so that it need not keep to its constraint; "
-            "raise --max-tokens, or ask for something shorter"
+            "the answer was cut off at --max-tokens and may not match its constraint; "
+            "raise --max-tokens, or ask for a shorter answer"
         )
 
 
-def _print_end(completion: "Completion", engine: EngineOptions, printed: ShownOptions, *, json: bool) -> None:
-    """Print what did not come before the answer was whole.
+def _print_end(completion: "Completion", engine: EngineOptions, output: OutputOptions, *, json: bool) -> None:
+    """Print what was not streamed.
 
     Raises:
-        WorkError: the answer lacks the part that was asked for.
+        WorkError: the answer does not contain the requested part.
     """
-    boxed = printed.extract_boxed
-    answer = None if printed.whole else answer_in(completion.text, thinking=engine.thinking, boxed=boxed)
+    boxed = output.extract_boxed
+    answer = None if output.whole else answer_in(completion.text, thinking=engine.thinking, boxed=boxed)
     if json:
         facts = facts_of(completion, completion.timing)
-        print_json({"model": engine.model, **facts, **({} if printed.whole else {"answer": answer})})
+        print_json({"model": engine.model, **facts, **({} if output.whole else {"answer": answer})})
     else:
         print(answer or "")
         say_speed(completion.timing, is_cut=completion.finish_reason == "length")
-    if not printed.whole and answer is None:
-        part = "no closed \\boxed{…}" if boxed else "no end of what was thought"
-        raise WorkError(f"the answer has {part}; raise --max-tokens, or look at all of it")
+    if not output.whole and answer is None:
+        part = "no closed \\boxed{…}" if boxed else "an unclosed thinking block"
+        raise WorkError(f"the answer has {part}; raise --max-tokens, or print the whole answer")
 
 
-def messages_of(prompt: str, system: str | None, as_it_stands: bool) -> "tuple[Message, ...]":
-    """What the model is shown; `-` stands for what comes from stdin.
+def messages_of(prompt: str, system: str | None, is_raw: bool) -> "tuple[Message, ...]":
+    """Return the messages of a prompt; `-` reads it from stdin.
 
     Raises:
-        DataError: the prompt is empty or no text.
+        DataError: the prompt is empty or is not UTF-8 text.
     """
     from smidgen.data.types import Message
 
+    # Some tools on Windows put a byte order mark before text that they pipe.
     text = sys.stdin.read().removeprefix("\ufeff") if prompt == "-" else prompt
     try:
+        # Invalid bytes in arguments arrive as lone surrogates, which cannot be encoded.
         (text + (system or "")).encode()
     except UnicodeEncodeError:
-        raise DataError("the prompt is not UTF-8 text; convert it first, as with `iconv -t utf-8`") from None
+        raise DataError(
+            "the prompt is not UTF-8 text; convert it first, for example with `iconv -t utf-8`"
+        ) from None
     if not text.strip():
-        raise DataError("the prompt is empty; give it text, as --prompt 'Which answer is better?'")
-    if as_it_stands:
+        raise DataError("the prompt is empty; give it text, for example --prompt 'Which answer is better?'")
+    if is_raw:
         return (Message("text", text),)
     return (*([Message("system", system)] if system else []), Message("user", text))
 
 
 def answer_in(text: str, *, thinking: bool, boxed: bool) -> str | None:
-    """The answer behind what was thought, or what its last box holds; None if it never comes.
+    """Return the answer after the thinking block, or the content of its last box; None if absent.
 
     Args:
-        text: all that the model wrote.
+        text: the generated text.
         thinking: whether the prompt may have opened a thinking block.
-        boxed: whether only the box is wanted.
+        boxed: whether to return only the content of the box.
     """
     from smidgen.data.boxed import last_boxed
     from smidgen.tasks.thinking import without_thinking
@@ -154,7 +156,7 @@ def answer_in(text: str, *, thinking: bool, boxed: bool) -> str | None:
 
 
 def say_speed(timing: "Timing | None", *, is_cut: bool) -> None:
-    """Say how many tokens came how fast, where that is known."""
+    """Print the number of tokens and the speed, if known."""
     if timing is None:
         return
     rate = count(timing.completion_tokens / timing.seconds)
@@ -163,7 +165,7 @@ def say_speed(timing: "Timing | None", *, is_cut: bool) -> None:
 
 
 def facts_of(completion: "Completion", timing: "Timing | None") -> dict[str, Any]:
-    """An answer with its token counts and times, where they are known."""
+    """Return an answer with its token counts and times, if known."""
     answer = {"text": completion.text, "finish_reason": completion.finish_reason}
     if timing is None:
         return answer

@@ -23,10 +23,10 @@ class PairOptions:
     """One pair of answers."""
 
     prompt: Annotated[
-        str | None, Parameter(allow_leading_hyphen=True, help="What was asked, to judge one pair.")
+        str | None, Parameter(allow_leading_hyphen=True, help="Question, to judge one pair.")
     ] = None
-    a: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="One answer.")] = None
-    b: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="The other answer.")] = None
+    a: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="First answer.")] = None
+    b: Annotated[str | None, Parameter(allow_leading_hyphen=True, help="Second answer.")] = None
 
 
 @Parameter(name="*")
@@ -35,17 +35,18 @@ class JudgeEngine(EngineOptions):
     """The engine of `smidgen judge`."""
 
     batch_size: Annotated[
-        PositiveInt, Parameter(name="--concurrency", converter=whole, help="Judgements decoded together.")
+        PositiveInt,
+        Parameter(name="--concurrency", converter=whole, help="Number of judgements decoded together."),
     ] = EngineOptions.batch_size
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Judging(JudgeOptions):
-    """How `smidgen judge` asks."""
+class JudgingOptions(JudgeOptions):
+    """The judge options of `smidgen judge`."""
 
     samples: Annotated[
-        PositiveInt, Parameter(converter=whole, help="Judgements in each order; the majority decides.")
+        PositiveInt, Parameter(converter=whole, help="Number of judgements per order; the majority decides.")
     ] = JudgeOptions.samples
 
 
@@ -55,7 +56,7 @@ def judge(
         Parameter(
             allow_leading_hyphen=True,
             converter=file_or_stdin,
-            help="A file of pairs in any known format, - for standard input; labels are not needed.",
+            help="File of pairs in any supported format, or - for standard input; labels are optional.",
         ),
     ] = None,
     /,
@@ -63,16 +64,16 @@ def judge(
     pair: PairOptions = PairOptions(),
     out: Annotated[
         Path | None,
-        Parameter(help="The file of judgements, one a line as they are given; an unfinished one goes on."),
+        Parameter(help="Output file, JSONL with one judgement per line; resumes if it exists."),
     ] = None,
     engine: JudgeEngine = JudgeEngine(),
-    judging: Judging = Judging(),
+    judging: JudgingOptions = JudgingOptions(),
     sampling: SamplingOptions = SamplingOptions(),
     rows: RowOptions = RowOptions(),
     prices: PricesFile = None,
     json: Json = False,
 ) -> None:
-    """Say which of two answers is better, asked in both orders."""
+    """Judge which of two answers is better, asking in both orders."""
     from smidgen.config import read_prices
     from smidgen.judge import Judge
 
@@ -89,20 +90,24 @@ def judge(
 
 
 def _check_use(file: Path | None, pair: PairOptions, out: Path | None) -> None:
-    """Refuse anything but a file with a place for its judgements, or one whole pair."""
+    """Check that either a file with --out or one complete pair is given."""
     parts = (pair.prompt, pair.a, pair.b)
     if file is None:
         if any(part is None for part in parts):
             raise ConfigError("give --prompt, --a and --b to judge one pair, or a file of pairs")
         return
     if any(part is not None for part in parts):
-        raise ConfigError("give a file of pairs, or --prompt, --a and --b for one pair, but not both")
+        raise ConfigError(
+            "both a file of pairs and one pair are given; give the file, or --prompt, --a and --b"
+        )
     if out is None:
-        raise ConfigError(f"name the file for the judgements of {file} with --out, as --out verdicts.jsonl")
+        raise ConfigError(
+            f"no output file is given for the judgements of {file}; give one, as --out verdicts.jsonl"
+        )
 
 
 def _check_one(out: Path | None, judging: JudgeOptions, rows: RowOptions, prices: Path | None) -> None:
-    """Refuse what does nothing for one pair."""
+    """Check that no option that needs a file of pairs is given."""
     for_files = {
         "--out": out is not None,
         "--limit": rows.limit is not None,
@@ -111,7 +116,7 @@ def _check_one(out: Path | None, judging: JudgeOptions, rows: RowOptions, prices
         "--reference": judging.reference,
     }
     if given := [name for name, is_given in for_files.items() if is_given]:
-        raise ConfigError(f"{given[0]} is for a file of pairs; leave it out")
+        raise ConfigError(f"{given[0]} applies only to a file of pairs; remove it")
 
 
 def _judge_one(judge: "Judge", pair: PairOptions, *, json: bool) -> None:
@@ -121,19 +126,19 @@ def _judge_one(judge: "Judge", pair: PairOptions, *, json: bool) -> None:
         return
     verdicts = {"a": "A is better", "b": "B is better", "tie": "neither is better", None: "no verdict"}
     contradicted = found.verdict == "tie" and {"a", "b"} <= {said.verdict for said in found.said}
-    contradiction = "the judgements contradict each other, so neither is taken as better"
+    contradiction = "the judgements contradict each other, so neither counts as better"
     print(contradiction if contradicted else verdicts[found.verdict])
     for said in found.said:
         scores = f", scores {said.scores[0]:g} for A and {said.scores[1]:g} for B" if said.scores else ""
         fault = f": {said.fault}" if said.fault else ""
         say(f"\n{said.order[0].upper()} shown first: {verdicts[said.verdict]}{scores}{fault}")
         say(said.text)
-    agreed = "all say the same" if found.consistent else "they do not all say the same"
+    agreed = "all agree" if found.consistent else "not all agree"
     say(f"\n{found.judgements} judgements, {agreed}; {found.tokens:,} tokens in {found.seconds:.1f} s")
 
 
 def judge_file(judge: "Judge", file: Path, out: Path, rows: RowOptions, prices: "Prices") -> dict[str, Any]:
-    """Judge every pair of a file under a bar, going on with the judgements that are there."""
+    """Judge every pair of a file, resuming an unfinished output file and showing progress."""
     from smidgen.evaluation.cost import cost_table
 
     found = judge.judge_rows(file, out, rows)
@@ -164,13 +169,13 @@ def judge_file(judge: "Judge", file: Path, out: Path, rows: RowOptions, prices: 
 
 def _show_file(result: dict[str, Any]) -> None:
     verdicts, number = result["verdicts"], result["pairs"]
-    names = {"a": "A is better", "b": "B is better", "tie": "neither", "None": "unreadable"}
+    names = {"a": "A is better", "b": "B is better", "tie": "neither", "None": "unparsed"}
     print_table([(name, f"{verdicts[side]:,}") for side, name in names.items()], headers=("verdict", "pairs"))
     say(
-        f"{number:,} pairs, {result['judgements']:,} judgements: both orders agree on "
-        f"{result['consistent']:,}; {result['unparsed']:,} judgements could not be read"
+        f"{number:,} pairs, {result['judgements']:,} judgements; both orders agree on "
+        f"{result['consistent']:,} pairs; {result['unparsed']:,} judgements unparsed"
     )
     say_cost(result["cost"])
     if result["labelled"]:
-        say("The file has labels; `smidgen evaluate judge` says how good these verdicts are.")
+        say("the file has labels; `smidgen evaluate judge` measures the accuracy of the verdicts")
     say(f"judgements: {result['out']}")

@@ -16,50 +16,52 @@ Bits = Literal[2, 3, 4, 5, 6, 8]
 @Parameter(name="*")
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """How the copy is stored; see `smidgen.config.QuantizeConfig`."""
+    """Format of the quantised copy; see `smidgen.config.QuantizeConfig`."""
 
-    bits: Annotated[Bits | None, Parameter(help="Bits of a weight; 4 unless something else decides.")] = None
+    bits: Annotated[
+        Bits | None,
+        Parameter(help="Bits per weight; default: 4, without --recipe, --target-bits or another --mode."),
+    ] = None
     group_size: Annotated[
-        Literal[32, 64, 128] | None, Parameter(help="Weights that share a scale and a bias; 32 unless given.")
+        Literal[32, 64, 128] | None,
+        Parameter(help="Number of weights that share a scale and a bias; default: 32."),
     ] = None
     mode: Annotated[
         Literal["affine", "mxfp4", "mxfp8", "nvfp4"],
-        Parameter(help="Integers with a scale and a bias a group, or one of three floating-point formats."),
+        Parameter(help="Affine integers with a scale and a bias per group, or a floating-point format."),
     ] = "affine"
     recipe: Annotated[
         Literal["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"] | None,
-        Parameter(help="A fixed mix of two widths, as mlx-lm has them."),
+        Parameter(help="Fixed mix of two bit widths, as in mlx-lm."),
     ] = None
     target_bits: Annotated[
         PositiveFloat | None,
-        Parameter(
-            help="Bits per weight in all; each layer gets the width that its measured effect asks for."
-        ),
+        Parameter(help="Average bits per weight; each layer's width is chosen by its measured effect."),
     ] = None
     candidate_bits: Annotated[
-        tuple[Bits, ...] | None, Parameter(help="Widths that a layer may get, with --target-bits.")
+        tuple[Bits, ...] | None, Parameter(help="Allowed bit widths of a layer, with --target-bits.")
     ] = None
     calibration: Annotated[
         str | None,
         Parameter(
-            help="What to measure on: world (unless given), or a JSONL file of rows with text, messages or "
-            "pairs of answers."
+            help="Calibration data: world (default), or a JSONL file of rows with text, messages or pairs of "
+            "answers."
         ),
     ] = None
     calibration_tokens: Annotated[
-        PositiveInt | None, Parameter(converter=whole, help="Tokens of it that are read; 2048 unless given.")
+        PositiveInt | None, Parameter(converter=whole, help="Number of calibration tokens; default: 2048.")
     ] = None
     embedding_bits: Annotated[
         Literal["2", "3", "4", "5", "6", "8", "keep"] | None,
-        Parameter(help="Bits of the embedding, and of a head that is tied to it; keep leaves it as it is."),
+        Parameter(help="Bits of the embedding and of a tied output head; keep leaves them unquantised."),
     ] = None
     head_bits: Annotated[
         Literal["2", "3", "4", "5", "6", "8", "keep"] | None,
-        Parameter(help="Bits of a head of its own; keep leaves it as it is."),
+        Parameter(help="Bits of an untied output head; keep leaves it unquantised."),
     ] = None
 
     def table(self) -> dict[str, Any]:
-        """The table of a recipe that the options stand for."""
+        """Return the options as a table of a recipe."""
         table = {name: value for name, value in vars(self).items() if value is not None}
         widths = {name: _number(table[name]) for name in ("embedding_bits", "head_bits") if name in table}
         return table | widths
@@ -67,7 +69,7 @@ class QuantizeOptions:
 
 def quantize(
     model: Annotated[
-        str, Parameter(help="A folder, a .gguf file, a hub id, smidgen:nano or smidgen:smollm2.")
+        str, Parameter(help="Model folder, .gguf file, hub id, smidgen:nano or smidgen:smollm2.")
     ],
     /,
     *,
@@ -75,16 +77,16 @@ def quantize(
     options: QuantizeOptions = QuantizeOptions(),
     json: Json = False,
 ) -> None:
-    """Write a copy of a model whose linear layers and embedding take fewer bits.
+    """Write a copy of a model with its linear layers and embedding quantised.
 
-    Evaluate the copy before you use it: the fewer the bits, the more it may have forgotten. With
-    --target-bits the measured effect of every layer stands in the copy's sensitivity.json, .md and .html;
-    what was measured is kept in the cache, so another target is chosen at once.
+    Evaluate the copy before you use it: the fewer the bits, the more quality it may lose. With --target-bits,
+    the measured effect of every layer is written to sensitivity.json, .md and .html in the copy. Measurements
+    are cached, so that another target needs no new ones.
     """
     from smidgen.config import QuantizeConfig, parse_table
 
     with naming_options(QuantizeConfig.model_fields):
-        # before what takes long to import
+        # fail before the slow imports
         settings = parse_table(QuantizeConfig, options.table(), "smidgen quantize")
         from smidgen.pipeline.quantizing import quantize_model
 

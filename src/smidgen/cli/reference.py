@@ -1,6 +1,6 @@
-"""The pages that are made from the code: `docs/cli.md` and `docs/configuration.md`.
+"""The pages generated from the code: `docs/cli.md` and `docs/configuration.md`.
 
-`make docs` writes them; a test refuses pages that it would write otherwise.
+`make docs` writes them; a test fails if they are out of date.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,53 +26,53 @@ from smidgen.files import write_text
 from smidgen.tasks import TASKS
 
 MADE = "<!-- Made by `make docs`; change the code, not this page. -->\n\n"
-# What pydantic calls a bound, as a reader would write it.
+# pydantic's names of bounds, and how the page shows them.
 BOUNDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "multiple_of": "a multiple of {}"}
 TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
 
 def pages() -> dict[str, str]:
-    """Every made page, by its name in `docs/`."""
+    """Return the generated pages by their name in `docs/`."""
     return {"cli.md": cli_page(), "configuration.md": configuration_page()}
 
 
 def write_pages(folder: Path) -> None:
-    """Write every made page into a folder."""
+    """Write the generated pages to a folder."""
     for name, text in pages().items():
         write_text(folder / name, text)
 
 
 def cli_page() -> str:
-    """The commands and their options, as `--help` shows them."""
+    """Return the page of commands and options, as `--help` shows them."""
     return MADE + app.generate_docs().strip() + "\n"
 
 
 def configuration_page() -> str:
-    """The tables of a recipe and their keys: what each means, takes and is when it is absent."""
+    """Return the page of the tables and keys of recipes: meaning, type and default of each."""
     parts = [
         "# Recipes\n",
-        "A recipe is one TOML file that describes how one specialist is made and evaluated: `smidgen run "
+        "A recipe is a TOML file that describes how to train and evaluate one specialist: `smidgen run "
         "recipe.toml`. It needs a `name`, and a `task` or several `[[tasks]]`. An unknown key is an error.\n",
         *_tables(Recipe, "## Top of the file", "The specialist and its task."),
         "# Pretraining recipes\n",
-        'A recipe with `method = "pretrain"` in `[train]` makes a model from nothing: `smidgen train '
+        'A recipe with `method = "pretrain"` in `[train]` trains a model from scratch: `smidgen train '
         "recipe.toml`. It has these tables instead.\n",
         *_tables(PretrainRecipe, "## Top of the file of a pretraining recipe", PretrainRecipe.__doc__ or ""),
         "# Training\n",
         *_training(),
         "# Tasks\n",
-        "What `[settings]` may hold for each task; `answers` and `intent` have no settings.\n",
+        "The keys of `[settings]` for each task; `answers` and `intent` have none.\n",
         *_settings(),
         "# Prices\n\n"
-        "What the cost table of a report reckons with. `--prices FILE` reads them from a TOML file of your "
-        "own; every key may be left out.\n",
+        "The prices used in the cost table of a report. `--prices FILE` reads them from a TOML file; every "
+        "key is optional.\n",
         *_tables(Prices, "", Prices.__doc__ or "", brackets="[[{}]]"),
     ]
     return MADE + "\n".join(parts).strip() + "\n"
 
 
 def _training() -> Iterator[str]:
-    """The table `[train]`: the keys that every method reads, then those of each, then the tables inside."""
+    """Yield the table `[train]`: keys common to all methods, keys of each method, then nested tables."""
     yield "## `[train]`\n"
     yield from _table(TrainConfig.__doc__ or "", TrainConfig.model_fields)
     inner = {}
@@ -89,7 +89,7 @@ def _training() -> Iterator[str]:
 
 
 def _settings() -> Iterator[str]:
-    """The table `[settings]` of every task that has settings."""
+    """Yield the table `[settings]` of every task that has settings."""
     for name, task in TASKS.items():
         if task.settings_table.model_fields:
             yield f'## `[settings]` with `task = "{name}"`\n'
@@ -97,7 +97,7 @@ def _settings() -> Iterator[str]:
 
 
 def _tables(section: type[Section], heading: str, meaning: str, brackets: str = "[{}]") -> Iterator[str]:
-    """Every table of a file of settings but `[train]`, each under its heading."""
+    """Yield every table of a settings file except `[train]`, each under its heading."""
     for name, inner, what in tables(section, meaning=meaning):
         if issubclass(inner, TrainConfig) or name.startswith(("train.", "tasks.")):
             continue
@@ -108,7 +108,7 @@ def _tables(section: type[Section], heading: str, meaning: str, brackets: str = 
 
 
 def _table(meaning: str, fields: Mapping[str, FieldInfo]) -> list[str]:
-    """What a table means, and its keys."""
+    """Return the description of a table, and its keys."""
     keys = [_row(key, field) for key, field in fields.items() if not sections_of(field.annotation)]
     if not keys:
         return [f"{meaning}\n"]
@@ -118,11 +118,11 @@ def _table(meaning: str, fields: Mapping[str, FieldInfo]) -> list[str]:
 def tables(
     section: type[Section], name: str = "", meaning: str = ""
 ) -> Iterator[tuple[str, type[Section], str]]:
-    """Every table under a table with its dotted name and what it means, the outer before the inner."""
+    """Yield a table and the tables nested in it with their dotted names and descriptions."""
     yield name, section, meaning
     for key, field in section.model_fields.items():
         for inner in sections_of(field.annotation):
-            # A table that may be absent is described by when it is there; what it is, its docstring says.
+            # The description of an optional table says only when to use it; its docstring says what it is.
             what = f"{inner.__doc__} {field.description}" if field.default is None else field.description
             yield from tables(inner, f"{name}.{key}" if name else key, what or "")
 
@@ -135,7 +135,7 @@ def _row(key: str, field: FieldInfo) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    """A type in the words of somebody who writes TOML."""
+    """Return the name of a type for readers who write TOML."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return ", ".join(_literal(value) for value in arguments)
@@ -150,7 +150,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _bounds(field: FieldInfo) -> str:
-    """The bounds on a value, each after a comma."""
+    """Return the bounds of a value, each preceded by a comma."""
     return "".join(
         f", {words.format(f'{getattr(bound, kind):g}')}"
         for bound in field.metadata
@@ -160,7 +160,7 @@ def _bounds(field: FieldInfo) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A value as it stands in a TOML file."""
+    """Return a value in TOML syntax."""
     if value is None:
         return "absent"
     text = tomli_w.dumps({"value": list(value) if isinstance(value, tuple) else value})

@@ -1,4 +1,4 @@
-"""`smidgen run`: everything that a recipe says, from data to report."""
+"""`smidgen run`: all stages of a recipe, from data to report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,18 +21,19 @@ def run(
     runs: RunsFolder = Path("runs"),
     data: Annotated[
         str | None,
-        Parameter(help="A file of rows that takes the place of the recipe's data.train and data.test."),
+        Parameter(help="File of rows to use instead of the recipe's data.train and data.test."),
     ] = None,
     from_stage: Annotated[
-        str | None, Parameter(name="--from", help="Do this stage and those after it again, even if done.")
+        str | None, Parameter(name="--from", help="Repeat this stage and all later ones, even if done.")
     ] = None,
     prices: PricesFile = None,
     dry_run: Annotated[
-        bool, Parameter(help="Print the plan, measured on a few steps and answers, and do nothing.")
+        bool,
+        Parameter(help="Print the plan with estimates from a few steps and answers, without running it."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Evaluate, train, evaluate again, quantise, export, evaluate the exports, report."""
+    """Run a recipe: evaluate, train, evaluate again, quantise, export, evaluate the exports, report."""
     from smidgen.config import read_prices, read_recipe
     from smidgen.evaluation.report import console_tables
     from smidgen.files import read_json
@@ -43,7 +44,9 @@ def run(
     context = RunContext(settings, Run(runs / settings.name), read_prices(prices))
     if dry_run:
         if from_stage is not None:
-            raise ConfigError("--dry-run plans every stage, so --from does not go with it; leave one out")
+            raise ConfigError(
+                "--dry-run plans every stage and does not support --from; remove one of the two"
+            )
         plan = plan_run(context)
         print_json(plan) if json else show_plan(plan)
         return
@@ -60,26 +63,26 @@ def run(
 
 
 def with_data(recipe: "AnyRecipe", data: str | None) -> "AnyRecipe":
-    """The recipe with another file of rows.
+    """Return the recipe with its rows replaced by a file.
 
     Raises:
-        ConfigError: it reads no file, or several tasks have rows of their own.
+        ConfigError: the recipe does not have exactly one task.
     """
     if data is None:
         return recipe
     if len(recipe.all_tasks) != 1:
-        raise ConfigError("--data is for a recipe with one task; name the files of each task in the recipe")
+        raise ConfigError("--data requires a recipe with one task; set the files of each task in the recipe")
     sources = recipe.data.model_copy(update={"train": data, "test": data})
     return recipe.model_copy(update={"data": sources})
 
 
 def show_plan(plan: "RunPlan") -> None:
     """Print a plan as two tables."""
-    say(f"{plan.recipe}: the plan; nothing was started")
+    say(f"{plan.recipe}: plan only, nothing was run")
     print_table([(name, value) for name, value in _training_facts(plan) if value])
     rows = [(stage.name, duration(60 * stage.minutes), size(stage.memory_bytes)) for stage in plan.stages]
-    all_of_it = ("all", duration(60 * plan.minutes), size(plan.peak_memory_bytes))
-    print_table([*rows, all_of_it], headers=("stage", "time", "memory"))
+    total = ("total", duration(60 * plan.minutes), size(plan.peak_memory_bytes))
+    print_table([*rows, total], headers=("stage", "time", "memory"))
 
 
 def _training_facts(plan: "RunPlan") -> list[tuple[str, str]]:
@@ -88,13 +91,13 @@ def _training_facts(plan: "RunPlan") -> list[tuple[str, str]]:
     def number(name: str) -> str:
         return count(training[name]) if name in training else ""
 
-    learnt: Any = training.get("trained_tokens")
-    answers = f"{count(evaluation['rows'])}, {count(evaluation['answers'])} answers a stage"
+    trained: Any = training.get("trained_tokens")
+    answers = f"{count(evaluation['rows'])}, {count(evaluation['answers'])} answers per stage"
     return [
         ("training rows", number("rows")),
-        ("tokens", number("tokens") + (f", {count(learnt)} of them learnt" if learnt else "")),
+        ("tokens", number("tokens") + (f", {count(trained)} of them trained on" if trained else "")),
         ("steps", number("steps")),
         ("padding", f"{training['padding']:.0%}" if "padding" in training else ""),
-        ("cut rows", number("cut_rows")),
+        ("truncated rows", number("cut_rows")),
         ("test rows", answers if evaluation["rows"] else ""),
     ]

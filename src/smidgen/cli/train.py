@@ -1,4 +1,4 @@
-"""`smidgen train`: the training of a recipe by itself, resumable at any moment."""
+"""`smidgen train`: only the training of a recipe, resumable at any time."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from smidgen.cli.options import Json, RecipeFile, RunsFolder
 
 
 def train(recipe: RecipeFile, /, *, runs: RunsFolder = Path("runs"), json: Json = False) -> None:
-    """Train as a recipe says, resuming from the last checkpoint of its run folder."""
+    """Train the model of a recipe, resuming from the last checkpoint in its run folder."""
     from smidgen.config import read_recipe
     from smidgen.files import read_json
     from smidgen.pipeline import RunContext, run_recipe
@@ -20,4 +20,4 @@ def train(recipe: RecipeFile, /, *, runs: RunsFolder = Path("runs"), json: Json 
     if json:
         print_json(summary)
     else:
-        say(f"{context.best}: best of {summary['steps']} steps, {duration(summary['seconds'])}")
+        say(f"{context.best}: best checkpoint of {summary['steps']} steps, {duration(summary['seconds'])}")

@@ -1,4 +1,4 @@
-"""Evaluation: an engine and a task become evidence, with intervals, on rows that two models can share."""
+"""Evaluation of models on tasks: metrics with intervals, paired comparisons and reports."""
 
 from smidgen.evaluation.compare import Comparison, compare
 from smidgen.evaluation.metrics import McNemar, Measured, mcnemar, measure, paired_difference, wilson

@@ -1,4 +1,4 @@
-"""Two models on the same rows: what changed, and whether it is more than chance."""
+"""Paired comparison of two models on the same rows."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ from smidgen.tasks.task import Measure, Metric, Task
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of two models.
+    """One metric of two models, compared.
 
     Attributes:
-        first: of the first model.
-        second: of the second.
+        first: the metric of the first model.
+        second: the metric of the second model.
         difference: first - second with its paired interval; `n` is the number of clusters.
-        test: whether the models differ in what they get right, prompt by prompt; None where they were not
-            measured on the same units, or the metric is no mean.
+        test: McNemar's test over clusters; None if the models were not measured on the same units, or the
+            metric is not a mean.
     """
 
     first: Measured
@@ -35,7 +35,7 @@ class Comparison:
     test: McNemar | None
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison as a flat JSON object."""
+        """Return the comparison as a JSON object."""
         return {
             "first": self.first.to_json(),
             "second": self.second.to_json(),
@@ -50,20 +50,20 @@ class Comparison:
 def compare(
     task: Task, first: Sequence[Record], second: Sequence[Record], *, other: Task | None = None, seed: int = 0
 ) -> dict[str, Comparison]:
-    """Compare two evaluations in every metric that both have; a trained model comes first, its base second.
+    """Compare two evaluations in every metric that both have, such as a trained model and its base.
 
     Args:
-        task: the task of both.
-        first: records of one model.
-        second: records of the other, in any order.
-        other: the task of the second, where it was asked in another template.
-        seed: of the bootstrap.
+        task: the task of both evaluations.
+        first: records of the first model.
+        second: records of the second model, in any order.
+        other: the task of the second evaluation, if it used another template.
+        seed: seed of the bootstrap.
 
     Raises:
-        DataError: the two did not answer the same samples.
+        DataError: the evaluations have different samples.
     """
     by_id = {record.sample.id: record for record in second}
-    _refuse_different_rows(first, by_id, same_words=other is None or other.variant == task.variant)
+    _check_same_rows(first, by_id, same_words=other is None or other.variant == task.variant)
     others = (other or task).measures([by_id[record.sample.id] for record in first])
     return {
         name: Comparison(
@@ -77,9 +77,7 @@ def compare(
     }
 
 
-def _refuse_different_rows(
-    first: Sequence[Record], second: Mapping[str, Record], *, same_words: bool
-) -> None:
+def _check_same_rows(first: Sequence[Record], second: Mapping[str, Record], *, same_words: bool) -> None:
     ids = {record.sample.id for record in first}
     if ids != set(second):
         odd = min(ids ^ set(second))
@@ -91,18 +89,18 @@ def _refuse_different_rows(
         sample, other = record.sample, second[record.sample.id].sample
         if (sample.metadata, sample.target) != (other.metadata, other.target):
             raise DataError(
-                f"the two evaluations hold '{sample.id}' with other labels or answers; "
+                f"the two evaluations have different labels or answers for '{sample.id}'; "
                 "compare runs on the same data"
             )
         if same_words and sample.messages != other.messages:
             raise DataError(
-                f"the two evaluations asked '{record.sample.id}' in different words; "
-                "compare runs of one task version on the same data"
+                f"the two evaluations have different prompts for '{record.sample.id}'; "
+                "compare runs of the same task version on the same data"
             )
 
 
 def _test(first: Metric, second: Metric) -> McNemar | None:
-    """The paired test over clusters, where both models were measured on the same units."""
+    """Return the paired test over clusters, if both models were measured on the same units."""
     if not (isinstance(first, Measure) and isinstance(second, Measure)):
         return None
     if Counter(first.clusters) != Counter(second.clusters):

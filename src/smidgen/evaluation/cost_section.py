@@ -1,4 +1,4 @@
-"""What a report shows of cost: each way of answering, what it is worth, and prices here and elsewhere."""
+"""The cost section of a report: quality, tokens, time and price, on this machine and from APIs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +9,11 @@ from smidgen.figures.columns import BY_LOGITS, numbers
 from smidgen.figures.formatting import dig, finite, rows_at, table_at
 
 QUALITY = ("accuracy_both_orders", "consistency", "unparsed_rate")
-"""Metrics that stand above the cost, after the most important one, where they were measured."""
+"""Metrics shown above the cost, after the headline metric, if measured."""
 
 
 def ways(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Each way of answering with what it is worth and what it costs; None where no cost was counted."""
+    """Return the quality and cost of each answering method; None without a cost table."""
     cost = table_at(report, "cost")
     counted = table_at(cost, "ways")
     if not counted:
@@ -27,20 +27,20 @@ def ways(report: Mapping[str, Any]) -> dict[str, Any] | None:
             rows.append((words.metric(name).label, [_value(metric) for metric in metrics]))
     answer = words.claim.answer
     for label, key, form in (
-        (f"Tokens read, each {answer}", "prompt_tokens", formatting.quantity),
-        (f"Tokens written, each {answer}", "completion_tokens", formatting.quantity),
-        (f"Time for 1,000 {answer}s", "seconds_per_1000", formatting.seconds),
+        (f"Prompt tokens per {answer}", "prompt_tokens", formatting.quantity),
+        (f"Completion tokens per {answer}", "completion_tokens", formatting.quantity),
+        (f"Time per 1,000 {answer}s", "seconds_per_1000", formatting.seconds),
         ("Peak memory", "peak_memory_bytes", formatting.size),
-        (f"Price of 1,000 {answer}s, {currency}", "money_per_1000", formatting.money),
+        (f"Cost per 1,000 {answer}s, {currency}", "money_per_1000", formatting.money),
     ):
         rows.append((label, [form(way.get(key)) for way in counted.values()]))
     return {
-        "labels": [_way(report, key) for key in counted],
+        "labels": [_method_label(report, key) for key in counted],
         "rows": rows,
         "answer": answer,
         "currency": currency,
         "per_hour": formatting.money(cost.get("machine_per_hour")),
-        "making": _making(cost),
+        "making": _training_cost(cost),
         "apis": [
             (
                 formatting.text(api.get("name")),
@@ -52,8 +52,8 @@ def ways(report: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _way(report: Mapping[str, Any], key: str) -> str:
-    """How the evaluation of that name was asked."""
+def _method_label(report: Mapping[str, Any], key: str) -> str:
+    """Return the label of an evaluation's answering method."""
     by_logits = key == BY_LOGITS.key or dig(report, key, "method") == "logits"
     return BY_LOGITS.label if by_logits else "Generated"
 
@@ -63,8 +63,8 @@ def _value(metric: Mapping[str, Any]) -> str:
     return f"{value} ({span})" if span else value
 
 
-def _making(cost: Mapping[str, Any]) -> str:
-    """What the model itself took, as a clause; nothing where it was not made here."""
+def _training_cost(cost: Mapping[str, Any]) -> str:
+    """Describe the cost of training; empty if the model was not trained in this run."""
     seconds, money = (finite(dig(cost, "making", key)) for key in ("seconds", "money"))
     if not seconds:
         return ""

@@ -1,4 +1,4 @@
-"""What a report shows of metrics, comparisons, position bias, samples, confusions and speed, formatted."""
+"""Formatted rows of a report: metrics, comparisons, exports, examples, confusions and speed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ from smidgen.figures.plots import Interval, interval_plot
 from smidgen.tasks.words import MetricWords
 
 SHOWN_CONFUSIONS = 15
-"""At most so many confusions are drawn; the rest is in the records."""
+"""Maximum number of confusions shown; all of them are in the records."""
 
 
 class Cell(NamedTuple):
-    """A number of one stage with its interval."""
+    """A value of one stage with its interval."""
 
     stage: ReportColumn
     value: str
@@ -25,7 +25,7 @@ class Cell(NamedTuple):
 
 
 class MetricRow(NamedTuple):
-    """A metric: its name, its words, its figure, and a cell for every stage."""
+    """A metric: its name, label, figure, and a cell for every stage."""
 
     name: str
     words: MetricWords
@@ -34,7 +34,7 @@ class MetricRow(NamedTuple):
 
 
 class ExampleAnswer(NamedTuple):
-    """What one model said about a sample pair; `mark` is `right`, `wrong` or `unreadable`."""
+    """The answer of one model to an example; `mark` is `right`, `wrong` or `unreadable`."""
 
     stage: ReportColumn
     mark: str
@@ -43,17 +43,17 @@ class ExampleAnswer(NamedTuple):
 
 
 def task_of(report: Mapping[str, Any]) -> str:
-    """The name of the task, empty where there is none."""
+    """Return the name of the task, empty if there is none."""
     return str(report.get("task") or "")
 
 
 def baselines(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The baselines; they see the rows only, so every evaluation of the same rows has the same ones."""
+    """Return the baselines, which depend on the rows only and are equal in every evaluation."""
     return table_at(report, "after", "baselines") or table_at(report, "before", "baselines")
 
 
 def results(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[MetricRow]:
-    """A row for every metric that any stage has, the described ones first and in their order."""
+    """Return a row per metric that any stage has, those with a description first and in its order."""
     words = wording.words_of(report)
     measured = [name for stage in stages for name in table_at(report, stage.key, "metrics")]
     described = [name for name in words.metrics if name in measured]
@@ -70,7 +70,7 @@ def results(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[M
 
 
 def subsets(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[MetricRow]:
-    """The accuracy on every kind of row that the data name."""
+    """Return the headline metric of every subset of the data."""
     names = [name for stage in stages for name in table_at(report, stage.key, "subsets")]
     reference = wording.words_of(report).chance
     rows = []
@@ -92,46 +92,48 @@ def _row(
     reference: float | None,
     is_rate: bool = True,
 ) -> MetricRow:
-    """One metric of every stage, as figure and as numbers."""
+    """Return one metric of every stage, as figure and as numbers."""
     if not is_rate:
         return MetricRow(name, words, Markup(""), [Cell(stage, *plain(metric)) for stage, metric in metrics])
     cells = [Cell(stage, *numbers(metric)) for stage, metric in metrics]
     intervals = [
-        Interval(cell.stage.key, _hover(cell, metric), metric)
+        Interval(cell.stage.key, _tooltip(cell, metric), metric)
         for cell, (_, metric) in zip(cells, metrics, strict=True)
     ]
-    spoken = "; ".join(f"{cell.stage.long} {with_interval(cell)}" for cell in cells)
-    figure = interval_plot(intervals, reference=reference, description=f"{words.label}: {spoken}")
+    values = "; ".join(f"{cell.stage.long} {with_interval(cell)}" for cell in cells)
+    figure = interval_plot(intervals, reference=reference, description=f"{words.label}: {values}")
     return MetricRow(name, words, figure, cells)
 
 
 def with_interval(cell: Cell) -> str:
-    """`91.2 % (88.1–94.0)`."""
+    """Format a value with its interval: `91.2 % (88.1–94.0)`."""
     return f"{cell.value} ({cell.interval.removesuffix(formatting.PERCENT)})" if cell.interval else cell.value
 
 
-def _hover(cell: Cell, metric: Mapping[str, Any]) -> str:
-    """What hovering over a mark says; it has room for the number of rows or pairs."""
+def _tooltip(cell: Cell, metric: Mapping[str, Any]) -> str:
+    """Return the tooltip of a mark, with the number of rows or pairs."""
     return f"{cell.stage.label}: {with_interval(cell)}, n = {formatting.count(metric.get('n'))}"
 
 
 def baseline_rows(report: Mapping[str, Any]) -> list[tuple[str, Markup, str, str]]:
-    """Label, figure, value and interval of what needs no model, on the same rows."""
+    """Return label, figure, value and interval of each baseline."""
     reference = wording.words_of(report).chance
     rows = []
     for name, baseline in baselines(report).items():
         label = wording.words_of(report).baseline(name)
         value, span = numbers(baseline)
-        spoken = f"{label}: {value} ({span})"
+        description = f"{label}: {value} ({span})"
         figure = interval_plot(
-            [Interval("baseline", spoken, baseline)], reference=reference, description=f"Baseline, {spoken}"
+            [Interval("baseline", description, baseline)],
+            reference=reference,
+            description=f"Baseline, {description}",
         )
         rows.append((label, figure, value, span))
     return rows
 
 
 def comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Paired differences; `x_vs_y` is the accuracy of x less that of y on the same rows."""
+    """Yield the paired differences; `x_vs_y` is the accuracy of x minus that of y on the same rows."""
     labels = {stage.key: stage.label for stage in (*COLUMNS, BY_LOGITS)}
     for key, comparison in table_at(report, "comparisons").items():
         first, _, second = key.partition("_vs_")
@@ -140,14 +142,14 @@ def comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         value, span = formatting.points(difference), formatting.points_interval(difference)
         kind = next((stage.key for stage in COLUMNS if stage.label == first), "after")
         yield {
-            "label": f"{first} against {second.lower()}",
+            "label": f"{first} vs. {second.lower()}",
             "figure": interval_plot(
                 [Interval(kind, f"{value} ({span})", difference)],
                 domain=(-1.0, 1.0),
                 ticks=(-1.0, -0.5, 0.5, 1.0),
                 reference=0.0,
                 row_height=TALL_ROW,
-                description=f"{first} less {second.lower()}: {value} ({span})",
+                description=f"{first} minus {second.lower()}: {value} ({span})",
             ),
             "value": value,
             "interval": span,
@@ -159,7 +161,7 @@ def comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def exports(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Every artefact with its size, what it scores, and the paired difference from the trained model."""
+    """Return every export with its size, score, and paired difference from the trained model."""
     return [
         {
             "name": name,
@@ -180,7 +182,7 @@ def _score(metric: Any) -> dict[str, str]:
 
 
 def example(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One sample judgement with the verdict of every stage that gave one."""
+    """Return one example with the answer of every stage that has one."""
     given = [stage for stage in COLUMNS if isinstance(row.get(stage.key), Mapping)]
     return {
         "id": formatting.text(row.get("id")),
@@ -196,11 +198,11 @@ def example(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _verdict(row: Mapping[str, Any], stage: ReportColumn) -> ExampleAnswer:
-    """Right or wrong; `first` and `second` are read in the order that was asked, `ab` if not said."""
+    """Return a stage's answer; `first` and `second` refer to the order of the row, by default `ab`."""
     answer = dig(row, stage.key, "answer")
     order = "ba" if row.get("order") == "ba" else "ab"
-    said = str(answer).lower()
-    choice = {"first": order[0], "second": order[1]}.get(said, said)
+    name = str(answer).lower()
+    choice = {"first": order[0], "second": order[1]}.get(name, name)
     text = formatting.text(dig(row, stage.key, "text"))
     if not answer:
         return ExampleAnswer(stage, "unreadable", "unreadable", text)
@@ -209,7 +211,7 @@ def _verdict(row: Mapping[str, Any], stage: ReportColumn) -> ExampleAnswer:
 
 
 def confusions(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The most frequent confusions with the width of their bars in percent."""
+    """Return the most frequent confusions with the width of their bars in percent."""
     found = rows_at(report, "after", "details", "confusions")
     counted = [row for row in found if finite(row.get("count"))]
     counted = sorted(counted, key=lambda row: -row["count"])[:SHOWN_CONFUSIONS]
@@ -225,18 +227,18 @@ def confusions(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def speed(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[tuple[str, list[Cell]]]:
-    """Speed and size of every stage; a speed counts the tokens of answers."""
+    """Return speed and size of every stage; speeds count completion tokens."""
     if not stages:
         return []
     rows = []
     for label, key, form in (
         ("Tokens per second", "tokens_per_second", formatting.quantity),
-        ("Time to an answer, median", "latency_p50", formatting.seconds),
-        ("Time to an answer, 95th percentile", "latency_p95", formatting.seconds),
+        ("Latency, median", "latency_p50", formatting.seconds),
+        ("Latency, 95th percentile", "latency_p95", formatting.seconds),
         ("Peak memory", "peak_memory_bytes", formatting.size),
     ):
         rows.append((label, [Cell(stage, form(dig(report, stage.key, "speed", key))) for stage in stages]))
     if sizes := table_at(report, "sizes"):
         cells = [Cell(stage, formatting.size(sizes.get(stage.key))) for stage in stages]
-        rows.append(("Size of the weights", cells))
+        rows.append(("Weight size", cells))
     return rows

@@ -1,8 +1,8 @@
-"""The evidence of one specialist for reading: `report.html`, and the short table at the end of a run.
+"""Rendering of a report: the page `report.html`, and the summary table at the end of a run.
 
-Both are made from the dictionary of `report.json` alone. The page is one file without scripts and without
-anything fetched: its own content policy forbids both, since it shows text that a model wrote. What a run did
-not measure is a dash, never an error.
+Both are rendered from the dictionary of `report.json` alone. The page is a single file without scripts or
+external resources. Its content security policy forbids both, since it shows generated text. Missing values
+are shown as a dash and are never an error.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ from smidgen.tasks import task_class
 
 
 class Fact(NamedTuple):
-    """A term, its value, and a smaller note."""
+    """A term, its value, and a note in small print."""
 
     term: str
     value: str
@@ -34,21 +34,21 @@ class Fact(NamedTuple):
 
 
 def build_report(report: Mapping[str, Any]) -> str:
-    """The HTML page for a report dictionary; equal dictionaries give equal pages.
+    """Render the HTML page of a report; equal dictionaries give equal pages.
 
     Args:
-        report: the content of `report.json`. Every key is optional; text in it is escaped.
+        report: the content of `report.json`. Every key is optional; text is escaped.
     """
     return _template("report.html.jinja").render(_page(report))
 
 
 def console_tables(report: Mapping[str, Any]) -> list[Table]:
-    """The metrics of every stage with their intervals, a table a task, for the end of a run in a terminal."""
+    """Return the summary tables for the terminal: metrics of every stage with intervals, one per task."""
     return [console_table(view) for view in task_views(report)]
 
 
 def console_table(report: Mapping[str, Any]) -> Table:
-    """The table of one task."""
+    """Return the summary table of one task."""
     stages, words = evaluated(report), wording.words_of(report)
     table = Table(title=wording.headline(report), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     table.add_column("")
@@ -80,7 +80,7 @@ def _template(name: str) -> jinja2.Template:
 
 
 def task_views(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The report of each of its tasks by itself; one task's report is its own view."""
+    """Split a report into one per task; a report with one task is returned as it is."""
     tasks = table_at(report, "tasks")
     if not tasks:
         return [report]
@@ -89,7 +89,7 @@ def task_views(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _page(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything the page shows, formatted."""
+    """Return the formatted content of the page."""
     views = task_views(report)
     alone = len(views) == 1
     evidences = [_template("evidence.html.jinja").render(_evidence(view)) for view in views]
@@ -115,7 +115,7 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _evidence(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that is shown of one task, formatted."""
+    """Return the formatted content of one task's sections."""
     columns, task = evaluated(report), task_class(evidence.task_of(report))
     return {
         "title": report.get("title"),
@@ -144,11 +144,11 @@ def _evidence(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _origin(report: Mapping[str, Any]) -> list[Fact]:
-    """What was made from what."""
+    """Return facts on the base model, the training and the quantisation."""
     model, data, quantize = (table_at(report, key) for key in ("model", "data", "quantize"))
     total, trained = finite(model.get("parameters")), finite(model.get("trained_parameters"))
     share = f", {formatting.percent(trained / total)} of them" if total and trained else ""
-    learnt, read = finite(data.get("trained_tokens")), finite(data.get("train_tokens"))
+    trained_tokens, tokens = finite(data.get("trained_tokens")), finite(data.get("train_tokens"))
     facts = [
         Fact(
             "Base model",
@@ -161,24 +161,26 @@ def _origin(report: Mapping[str, Any]) -> list[Fact]:
             f"{formatting.parameters(trained)} trained{share}" if trained else "",
         ),
         Fact(
-            "Learnt from",
+            "Training data",
             f"{formatting.count(data['train_rows'])} rows" if "train_rows" in data else ABSENT,
-            f"{formatting.count(learnt)} of {formatting.count(read)} tokens" if learnt and read else "",
+            f"{formatting.count(trained_tokens)} of {formatting.count(tokens)} tokens"
+            if trained_tokens and tokens
+            else "",
         ),
-        Fact("Training took", formatting.seconds(dig(report, "training", "seconds")), _machine(report)),
+        Fact("Training time", formatting.seconds(dig(report, "training", "seconds")), _machine(report)),
     ]
     if quantize:
         before, after = (formatting.size(dig(report, "sizes", key)) for key in ("after", "quantized"))
         exact = finite(quantize.get("bits_per_weight"))
         widths = f"{exact:.2f} bits per weight; " if exact else ""
         facts.append(
-            Fact("Quantised to", formatting.text(quantize.get("summary")), f"{widths}{before} → {after}")
+            Fact("Quantisation", formatting.text(quantize.get("summary")), f"{widths}{before} → {after}")
         )
     return [fact for fact in facts if fact.value != ABSENT]
 
 
 def _machine(report: Mapping[str, Any]) -> str:
-    """The machine in a line."""
+    """Describe the machine in one line."""
     machine = table_at(report, "machine")
     cores, memory = finite(machine.get("cores")), finite(machine.get("memory_bytes"))
     parts = [
@@ -191,7 +193,7 @@ def _machine(report: Mapping[str, Any]) -> str:
 
 
 def _points(report: Mapping[str, Any], name: str) -> list[tuple[float, float]]:
-    """The finite (step, loss) points of a curve, in order of steps."""
+    """Return the finite (step, loss) points of a curve, sorted by step."""
     pairs = [(finite(row.get("step")), finite(row.get("loss"))) for row in rows_at(report, "training", name)]
     return sorted((step, loss) for step, loss in pairs if step is not None and loss is not None)
 
@@ -211,14 +213,14 @@ def _training(report: Mapping[str, Any]) -> list[Fact]:
             formatting.count(training.get("steps")),
             f"{formatting.quantity(training.get('epochs'))} epochs",
         ),
-        Fact("Kept", ABSENT if chosen is None else f"step {formatting.count(chosen)}", kept),
+        Fact("Checkpoint kept", ABSENT if chosen is None else f"step {formatting.count(chosen)}", kept),
         Fact("Speed", f"{formatting.quantity(training.get('tokens_per_second'))} tokens/s"),
         Fact("Time", formatting.seconds(training.get("seconds"))),
     ]
 
 
 def _durations(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The stages of the run with the width of their bars in percent."""
+    """Return the stages of the run with the width of their bars in percent."""
     timed = [
         (formatting.text(row.get("name")), finite(row.get("seconds")) or 0.0)
         for row in rows_at(report, "stages")
@@ -248,15 +250,15 @@ def _data_facts(report: Mapping[str, Any]) -> list[Fact]:
         return []
     return [
         Fact("Training rows", formatting.count(data.get("train_rows"))),
-        Fact("Tokens read", formatting.count(data.get("train_tokens"))),
-        Fact("Tokens learnt", formatting.count(data.get("trained_tokens")), "those the loss counted"),
-        Fact("Rows cut", formatting.count(data.get("cut_rows")), "prompts shortened from the left"),
+        Fact("Training tokens", formatting.count(data.get("train_tokens"))),
+        Fact("Trained tokens", formatting.count(data.get("trained_tokens")), "in the loss mask"),
+        Fact("Truncated rows", formatting.count(data.get("cut_rows")), "prompts cut from the left"),
         Fact("Test rows", formatting.count(data.get("test_rows"))),
     ]
 
 
 def _provenance(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Groups of names and values: the machine, the model, and everything the run recorded."""
+    """Return groups of names and values: machine, model and recorded provenance."""
     groups: list[tuple[str, list[tuple[str, str]]]] = []
     loose: list[tuple[str, str]] = []
     made = {"machine": report.get("machine"), "trained model": report.get("model")}
@@ -274,7 +276,7 @@ def _limits(report: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Names and values of a nested table, in its order."""
+    """Yield the names and values of a nested table, in order."""
     for key, value in table.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):

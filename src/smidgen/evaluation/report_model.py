@@ -1,7 +1,7 @@
-"""What `report.json` holds, as types: the content of a run's report and of the report of one evaluation.
+"""Schema of `report.json`, for the report of a run and of a single evaluation.
 
-Every key is optional but the few that each report has; a reader may rely on the types of those that are
-there. A task may add entries of its own to an evaluation (`Task.analyses`), so there unknown keys are kept.
+Fields with a default are optional. Unknown keys are kept in evaluations, comparisons and exports, since tasks
+may add their own entries (`Task.analyses`).
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ class _Part(BaseModel):
 
 
 class _Open(BaseModel):
-    """A part to which tasks, methods and exports add entries of their own."""
+    """A part that may have additional keys, added by tasks, methods and exports."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -31,7 +31,7 @@ class MetricFacts(_Part):
 
 
 class EvaluationFacts(_Open):
-    """One evaluation: what `evaluation.json` holds."""
+    """One evaluation: the content of `evaluation.json`."""
 
     task: str
     version: int
@@ -50,7 +50,7 @@ class EvaluationFacts(_Open):
 
 
 class ComparisonFacts(_Open):
-    """The paired difference of two evaluations in the metric that is named, and in every other."""
+    """The paired difference of two evaluations in their headline metric, and in every other metric."""
 
     metric: str
     difference: MetricFacts
@@ -59,7 +59,7 @@ class ComparisonFacts(_Open):
 
 
 class ExportFacts(_Open):
-    """One artefact: where it is, its size, and what it scores."""
+    """One export: path, format, size and metrics."""
 
     path: str
     format: str
@@ -68,7 +68,7 @@ class ExportFacts(_Open):
 
 
 class TaskEvidence(_Part):
-    """What was found of one task."""
+    """The results of one task."""
 
     task: str = ""
     before: EvaluationFacts | None = None
@@ -83,7 +83,7 @@ class TaskEvidence(_Part):
 
 
 class Provenance(_Part):
-    """Versions, seeds and fingerprints of what the figures come from."""
+    """Versions, seeds and fingerprints of the inputs of a run."""
 
     versions: dict[str, str | None]
     git_revision: dict[str, Any] | None
@@ -93,7 +93,7 @@ class Provenance(_Part):
 
 
 class ModelFacts(_Part):
-    """The base, and how it was trained."""
+    """The base model and its training method."""
 
     base: str
     thinking: bool
@@ -111,7 +111,7 @@ class CurvePoint(_Part):
 
 
 class TrainingFacts(_Part):
-    """The training: how long, how fast, and its loss curve."""
+    """Duration, speed and loss curve of the training."""
 
     steps: int
     epochs: float
@@ -123,7 +123,7 @@ class TrainingFacts(_Part):
 
 
 class Report(TaskEvidence):
-    """The whole of `report.json`; a recipe of one task has its evidence at the top level."""
+    """The content of `report.json`; a recipe with one task has its results at the top level."""
 
     name: str
     description: str = ""
@@ -142,5 +142,5 @@ class Report(TaskEvidence):
     tasks: dict[str, TaskEvidence] = {}
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `report.json`, without what was not measured."""
+        """Return the content of `report.json`, without fields that were not set."""
         return self.model_dump(mode="json", exclude_unset=True)

@@ -1,9 +1,8 @@
-"""An engine answers a task's samples, and the answers become evidence.
+"""Run an evaluation: collect an engine's answers to a task's samples, and compute the metrics.
 
-`collect_log` is a generator that the caller drives: it yields each record once it is on disk, first those
-that an earlier, killed run left. `summarise` computes every metric from them, so a resumed evaluation and an
-uninterrupted one give the same numbers. No answer is ever asked for twice because it did
-not parse.
+`collect_log` is a generator driven by the caller: it yields each record once it is on disk, beginning with
+those of an earlier, interrupted run. `summarise` computes every metric from the records, so that a resumed
+evaluation and an uninterrupted one give the same numbers. Unparsed answers are never retried.
 """
 
 import time
@@ -23,20 +22,20 @@ from smidgen.tasks.task import Completer, Measure, Metric, Statistic, Task
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model is worth on a task.
+    """The result of evaluating a model on a task.
 
     Attributes:
         task: name of the task.
         version: version of the task.
-        variant: what else decides prompt and parser, such as a template.
+        variant: whatever else determines prompt and parser, such as a template.
         model: the model, as the user named it.
         data: the rows, as the user named them.
-        n: how many samples were answered; a judge answers two for each pair.
+        n: number of samples; a judge has two per pair.
         metrics: by name, the most important first.
-        baselines: what strategies without judgement score on the same samples.
-        subsets: the metrics of each subset, where the rows name more than one.
+        baselines: metrics of trivial strategies on the same samples.
+        subsets: the metrics of each subset, if the rows have more than one.
         details: counts that explain the metrics.
-        speed: what it took.
+        speed: throughput, latency and memory.
     """
 
     task: str
@@ -52,7 +51,7 @@ class Evaluation:
     speed: Speed
 
     def to_json(self) -> dict[str, Any]:
-        """The evaluation as a JSON object."""
+        """Return the evaluation as a JSON object."""
         return {
             "task": self.task,
             "version": self.version,
@@ -80,7 +79,7 @@ def evaluate(
     seed: int = 0,
     constrained: bool = False,
 ) -> Evaluation:
-    """Answer every sample and sum up; see `collect_records` and `summarise`."""
+    """Evaluate an engine on all samples; see `collect_log` and `summarise`."""
     log = collect_log(task, samples, engine, sampling, records_path, model=model, constrained=constrained)
     return summarise(task, samples, list(log), model=model, data=data, seed=seed)
 
@@ -95,7 +94,7 @@ def collect_records(
     model: str,
     constrained: bool = False,
 ) -> Iterator[Record]:
-    """As `collect_log`, without what is logged beside each record."""
+    """Collect records as `collect_log`, without the metadata logged for each."""
     log = collect_log(task, samples, engine, sampling, records_path, model=model, constrained=constrained)
     yield from (logged.record for logged in log)
 
@@ -110,25 +109,25 @@ def collect_log(
     model: str,
     constrained: bool = False,
 ) -> Iterator[LoggedRecord]:
-    """Ask for what the file does not hold yet, and write each record as it is finished.
+    """Request the answers missing from the records file, and append each as it is finished.
 
     Args:
         task: scores the completions.
-        samples: what to ask; their ids are distinct.
-        engine: answers, in any order.
-        sampling: how; the task's stop strings are added.
-        records_path: the records file, made or resumed.
-        model: identifies whatever answers, weights and all, so that no file mixes the answers of two.
-        constrained: whether answers are held to the task's constraint.
+        samples: samples with distinct ids.
+        engine: completes the requests, in any order.
+        sampling: sampling parameters; the task's stop strings are added.
+        records_path: the records file, new or to be resumed.
+        model: identifies the model including its weights, so that no file mixes the answers of two models.
+        constrained: whether to enforce the task's output constraint.
 
     Yields:
-        The records that were there already, then each new one. `is_new` tells them apart.
+        The records in the file, then each new one, as told by `is_new`.
 
     Raises:
-        ConfigError: answers are to be held to a constraint, and the task has none.
-        DataError: the file holds the records of another evaluation.
-        WorkError: the engine left requests unanswered, the disk is full, or another process writes to the
-            file; what was finished is kept.
+        ConfigError: `constrained` is set and the task has no constraint.
+        DataError: the file contains the records of another evaluation.
+        WorkError: the engine left requests unanswered, the disk is full, or another process is writing to
+            the file; finished records are kept.
     """
     sampling = replace(
         sampling,
@@ -142,19 +141,20 @@ def collect_log(
         for sample in samples
     }
     assert len(expected) == len(samples), "two samples share an id"
+    # Records do not store log-probabilities, so engines need not compute them.
     requests = [Request(sample, sampling, constraint, logprobs=False) for sample in samples]
     with exclusive(records_path):
-        yield from _collected(task, requests, engine, records_path, expected)
+        yield from _collect(task, requests, engine, records_path, expected)
 
 
-def _collected(
+def _collect(
     task: Task,
     requests: Sequence[Request],
     engine: Completer,
     records_path: Path,
     expected: Mapping[str, str],
 ) -> Iterator[LoggedRecord]:
-    """What the file holds, then what it lacks; the file is this process's alone."""
+    """Yield the records in the file, then the missing ones; requires the lock on the file."""
     found = resume_log(records_path, expected)
     yield from found
     waiting = expected.keys() - {logged.record.sample.id for logged in found}
@@ -175,21 +175,21 @@ def _collected(
     if waiting:
         raise WorkError(
             f"the engine left {len(waiting)} of {len(requests)} samples unanswered, "
-            f"'{min(waiting)}' among them; what it answered is kept, run the evaluation again to finish it"
+            f"including '{min(waiting)}'; its answers are kept, run the evaluation again to finish it"
         )
 
 
 def constraint_of(task: Task) -> Constraint:
-    """What the whole of every answer has to be.
+    """Return the output constraint of a task.
 
     Raises:
-        ConfigError: the task cannot say.
+        ConfigError: the task has none.
     """
     if task.constraint is None:
         name = f"{task.name} in the template {task.variant}" if task.variant else task.name
         raise ConfigError(
-            f"the task {name} has no constraint to hold answers to; "
-            "leave constrained out, or use intent or a judge's template of your own"
+            f"the task {name} has no output constraint; "
+            "turn constrained off, or use the task intent or a judge template file with a schema or regex"
         )
     return task.constraint
 
@@ -204,16 +204,16 @@ def summarise(
     seed: int = 0,
     peak_memory_bytes: int | None = None,
 ) -> Evaluation:
-    """Compute everything an evaluation reports from its records.
+    """Compute the result of an evaluation from its records.
 
     Args:
-        task: knows the metrics.
-        samples: those that were asked; each must have a record.
-        log: as `collect_log` yields or `read_log` reads it, in any order.
-        model: named in the result.
-        data: named in the result.
-        seed: of the bootstrap.
-        peak_memory_bytes: as the backend counted it.
+        task: computes the metrics.
+        samples: all samples; each must have a record.
+        log: records from `collect_log` or `read_log`, in any order.
+        model: name of the model in the result.
+        data: name of the rows in the result.
+        seed: seed of the bootstrap.
+        peak_memory_bytes: as measured by the backend.
 
     Raises:
         DataError: a sample has no record.
@@ -222,11 +222,12 @@ def summarise(
     missing = [sample.id for sample in samples if sample.id not in by_id]
     if missing:
         raise DataError(
-            f"there is no record of {len(missing)} of {len(samples)} samples, "
-            f"'{missing[0]}' first; run the evaluation again to finish it"
+            f"{len(missing)} of {len(samples)} samples have no record, beginning with '{missing[0]}'; "
+            "run the evaluation again to finish it"
         )
     kept = [by_id[sample.id] for sample in samples]
     records = [logged.record for logged in kept]
+    # Failed requests have no timing, and a missing timing would leave the throughput unknown.
     timings = [r.completion.timing for r in records if r.completion.finish_reason not in ("context", "error")]
     return Evaluation(
         task=task.name,
@@ -244,7 +245,7 @@ def summarise(
 
 
 def _score(task: Task, sample: Sample, completion: Completion) -> Score:
-    """The task's score; what was not answered is wrong, as what does not parse is."""
+    """Return the task's score; unanswered samples count as wrong, like unparsed ones."""
     if why := UNANSWERED.get(completion.finish_reason):
         return Score(0.0, None, parsed=False, explanation=why)
     return task.score(sample, completion)
@@ -255,7 +256,7 @@ def _measure_all(metrics: Mapping[str, Metric], seed: int) -> dict[str, Measured
 
 
 def _subsets(task: Task, records: Sequence[Record], seed: int) -> dict[str, dict[str, Measured]]:
-    """The metrics of every subset that the rows name; nothing if it is only one."""
+    """Return the metrics of every subset; empty if there are fewer than two."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         if (subset := record.sample.metadata.get("subset")) is not None:
@@ -266,7 +267,7 @@ def _subsets(task: Task, records: Sequence[Record], seed: int) -> dict[str, dict
 
 
 def measured(value: Any, *, seed: int = 0) -> Any:
-    """A value of JSON types, every metric in it replaced by its value and interval."""
+    """Return a nested value with every metric in it replaced by its value and interval."""
     if isinstance(value, Measure | Statistic):
         return measure(value, seed=seed).to_json()
     if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
-"""The effect of quantising each layer, for reading: a table in Markdown, and a page with a figure.
+"""Reports on the quantisation sensitivity of each layer: Markdown, and an HTML page with a figure.
 
-Both are made from the dictionary of `sensitivity.json` alone.
+Both are rendered from the dictionary of `sensitivity.json` alone.
 """
 
 import html
@@ -31,9 +31,9 @@ td:first-child, th:first-child { text-align: left; }
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """The measured effects as a page of Markdown."""
+    """Render the measured effects in Markdown."""
     head, rows = _cells(table)
-    lines = [f"# Which layers can spare bits: {table.get('model', 'model')}", "", _sentence(table), ""]
+    lines = [f"# Quantisation sensitivity: {table.get('model', 'model')}", "", _sentence(table), ""]
     for names, cells in (_uniform(table), (head, rows)):
         lines += [f"| {' | '.join(names)} |", f"|---|{'---:|' * (len(names) - 1)}"]
         lines += [f"| {' | '.join(row)} |" for row in cells]
@@ -42,15 +42,15 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 
 def page(table: Mapping[str, Any]) -> str:
-    """The same as one HTML page, with a figure of the chosen bits; nothing is fetched and no script runs."""
-    title = html.escape(f"Which layers can spare bits: {table.get('model', 'model')}")
+    """Render a self-contained HTML page without scripts, with a figure of the chosen bits."""
+    title = html.escape(f"Quantisation sensitivity: {table.get('model', 'model')}")
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>",
         f"<p>{html.escape(_sentence(table))}</p>",
-        f"<figure>{_figure(table)}<figcaption>The chosen bits. The darker a layer, the more its narrowest "
-        "width moves the predictions, on a logarithmic scale.</figcaption></figure>",
+        f"<figure>{_figure(table)}<figcaption>Chosen bits. Darker layers have a larger effect at their "
+        "narrowest width, on a logarithmic scale.</figcaption></figure>",
     ]
     for names, rows in (_uniform(table), _cells(table)):
         parts.append("<table><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in names) + "</tr>")
@@ -62,18 +62,18 @@ def page(table: Mapping[str, Any]) -> str:
 def _sentence(table: Mapping[str, Any]) -> str:
     calibration, chosen = table_at(table, "calibration"), table_at(table, "chosen")
     return (
-        f"Each layer was quantised alone, in groups of {table['group_size']}, and the divergence of the "
-        f"next-token distribution from the unquantised model's measured in nats a token, on "
-        f"{calibration['tokens']:,} tokens of {calibration['rows']:,} rows. The chosen bits come to "
-        f"{chosen['bits_per_weight']:.3f} bits per weight ({chosen['bytes']:,} bytes) where "
-        f"{table['target_bits']:g} were asked for. All layers together: {chosen['divergence']:.4g} measured, "
-        f"{chosen['sum_of_divergences']:.4g} as the sum of the layers'."
+        f"Each layer was quantised separately, in groups of {table['group_size']}, and the divergence of the "
+        f"next-token distribution from the unquantised model was measured in nats per token, on "
+        f"{calibration['tokens']:,} tokens of {calibration['rows']:,} rows. The chosen bits average "
+        f"{chosen['bits_per_weight']:.3f} bits per weight ({chosen['bytes']:,} bytes), for a target of "
+        f"{table['target_bits']:g}. Divergence with all layers quantised: {chosen['divergence']:.4g}; sum of "
+        f"the divergences of single layers: {chosen['sum_of_divergences']:.4g}."
     )
 
 
 def _uniform(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The chosen mix beside one width for all."""
-    found = {"chosen for each layer": table_at(table, "chosen")}
+    """Return the chosen widths next to uniform ones."""
+    found = {"chosen per layer": table_at(table, "chosen")}
     found |= {f"all {bits} bits": row for bits, row in table_at(table, "uniform").items()}
     rows = [
         [name, f"{row['bits_per_weight']:.3f}", f"{row['bytes']:,}", f"{row['divergence']:.4g}"]
@@ -83,7 +83,7 @@ def _uniform(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Names of the columns and the cells of every layer."""
+    """Return the column names, and the cells of every layer."""
     layers = rows_at(table, "layers")
     widths = sorted({int(bits) for layer in layers for bits in layer["divergence"]})
     head = ["layer", "parameters", *(f"{bits} bits" for bits in widths), "chosen"]
@@ -91,19 +91,19 @@ def _cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         [
             layer["name"],
             f"{layer['parameters']:,}",
-            *(_small(layer["divergence"].get(str(bits))) for bits in widths),
+            *(_divergence(layer["divergence"].get(str(bits))) for bits in widths),
             "kept" if layer["bits"] is None else str(layer["bits"]),
         ]
         for layer in layers
     ]
 
 
-def _small(value: float | None) -> str:
+def _divergence(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.2e}"
 
 
 def _figure(table: Mapping[str, Any]) -> str:
-    """Blocks from top to bottom, kinds of layers from left to right; the darker, the more a layer matters."""
+    """Draw blocks from top to bottom and kinds of layers from left to right; darker has more effect."""
     layers = rows_at(table, "layers")
     worst = {layer["name"]: max(layer["divergence"].values(), default=0.0) for layer in layers}
     positive = [math.log(value) for value in worst.values() if value > 0]
@@ -113,15 +113,15 @@ def _figure(table: Mapping[str, Any]) -> str:
         name, effect = layer["name"], worst[layer["name"]]
         depth = (math.log(effect) - low) / max(high - low, 1e-9) if effect > 0 else 0.0
         found = _BLOCK.search(name)
-        label = f"{name}: at most {_small(effect)} nats a token"
+        label = f"{name}: at most {_divergence(effect)} nats per token"
         bits = "kept" if layer["bits"] is None else str(layer["bits"])
         row = f"block {found[1]}" if found else "outside"
         shades.append(Shade(row, name.rsplit(".", 1)[-1], depth, bits, label))
-    order = {row: index for index, row in enumerate(sorted({s.row for s in shades}, key=_depth))}
+    order = {row: index for index, row in enumerate(sorted({s.row for s in shades}, key=_row_order))}
     shades.sort(key=lambda shade: order[shade.row])
-    return shade_plot(shades, description="The bits of each layer; darker layers matter more")
+    return shade_plot(shades, description="Bits of each layer; darker layers have more effect")
 
 
-def _depth(row: str) -> tuple[bool, int]:
-    """Blocks in their order, what stands outside of them first."""
+def _row_order(row: str) -> tuple[bool, int]:
+    """Return the sort key of a row: layers outside of blocks first, then the blocks in order."""
     return row != "outside", int(row.removeprefix("block ")) if row != "outside" else 0

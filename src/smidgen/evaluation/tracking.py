@@ -1,6 +1,6 @@
-"""Metrics for an experiment tracker that a team already has: Weights & Biases or MLflow.
+"""Logging of metrics to an experiment tracker: Weights & Biases or MLflow.
 
-Both are optional. Where they write is their own setting (`WANDB_MODE`, `MLFLOW_TRACKING_URI`).
+Both are optional dependencies with their own settings (`WANDB_MODE`, `MLFLOW_TRACKING_URI`).
 """
 
 from collections.abc import Mapping
@@ -14,21 +14,21 @@ PROJECT = "smidgen"
 
 
 def check_tracker(tracker: Tracker | None) -> None:
-    """Refuse a tracker that is not installed, before any work is done."""
+    """Check that a tracker is installed, before any work is done."""
     if tracker is not None:
         _client(tracker)
 
 
 def track(tracker: Tracker, evaluation: Mapping[str, Any]) -> None:
-    """Log one evaluation as one run: what was evaluated, and each metric with its interval.
+    """Log one evaluation as one run: its parameters, and each metric with its interval.
 
     Args:
-        tracker: where to.
-        evaluation: as JSON.
+        tracker: the tracker to log to.
+        evaluation: the evaluation as JSON.
 
     Raises:
         ConfigError: the tracker is not installed.
-        WorkError: it failed; the evaluation itself is not touched.
+        WorkError: the tracker failed.
     """
     client = _client(tracker)
     facts = {name: evaluation[name] for name in ("task", "version", "variant", "model", "data", "n")}
@@ -47,8 +47,8 @@ def track(tracker: Tracker, evaluation: Mapping[str, Any]) -> None:
             with client.start_run():
                 client.log_params(facts)
                 client.log_metrics(numbers)
-    except Exception as error:  # each tracker has a tree of errors of its own
-        raise WorkError(f"{tracker} did not take the metrics: {type(error).__name__}: {error}") from error
+    except Exception as error:  # each tracker raises its own classes of errors
+        raise WorkError(f"logging to {tracker} failed: {type(error).__name__}: {error}") from error
 
 
 def _client(tracker: Tracker) -> Any:

@@ -1,1 +1,1 @@
-"""Numbers as text and as SVG: what reports, model cards and the page of a task's own draw with."""
+"""Formatting of numbers, and SVG figures, for reports and model cards."""

@@ -1,4 +1,4 @@
-"""The columns of a report's tables, one for each evaluated model, and metrics as the text of their cells."""
+"""Columns of a report's tables, one per evaluated model, and the text of their cells."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from smidgen.figures import formatting
 from smidgen.figures.formatting import ABSENT, dig, finite, table_at
 
 TALL_ROW = 42
-"""Height in pixels of an interval that stands beside two lines of numbers."""
+"""Height in pixels of an interval next to two lines of numbers."""
 
 
 class ReportColumn(NamedTuple):
@@ -24,11 +24,11 @@ COLUMNS = (
     ReportColumn("quantized", "Quantised", "quantised model"),
 )
 BY_LOGITS = ReportColumn("logits", "By log-probability", "trained model, scored by log-probability")
-"""The trained model again, with its answers scored instead of generated."""
+"""The trained model with log-probability scoring instead of generation."""
 
 
 def evaluated(report: Mapping[str, Any]) -> list[ReportColumn]:
-    """The columns that have metrics; a report without training has one, for the model as it was found."""
+    """Return the columns that have metrics; a report without training has one, the evaluated model."""
     if "training" not in report and "before" not in report:
         found = table_at(report, "after", "metrics")
         return [ReportColumn("after", "Model", "model")] if found else []
@@ -36,7 +36,7 @@ def evaluated(report: Mapping[str, Any]) -> list[ReportColumn]:
 
 
 def plain(metric: Mapping[str, Any]) -> tuple[str, str]:
-    """The value and the interval of a number that is not a rate."""
+    """Format the value and the interval of a metric that is not a rate."""
     value, low, high = (finite(metric.get(name)) for name in ("value", "low", "high"))
     if value is None:
         return ABSENT, ""
@@ -44,6 +44,6 @@ def plain(metric: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def numbers(metric: Any) -> tuple[str, str]:
-    """A rate and its interval; without a rate there is no interval."""
+    """Format a rate and its interval; the interval is empty without a rate."""
     value = formatting.percent(dig(metric, "value"))
     return value, "" if value == ABSENT else formatting.interval(metric)

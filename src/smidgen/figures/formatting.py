@@ -1,7 +1,7 @@
-"""The numbers of a report as text, and safe ways into its dictionary.
+"""Formatting of a report's numbers, and safe access to its dictionary.
 
-A report is read from JSON that may lack any part of itself, so every format takes whatever `dig` found and
-answers with a dash where there is no number.
+Any part of a report may be missing, so every formatter accepts whatever `dig` returns, and returns a dash for
+anything that is not a number.
 """
 
 import math
@@ -14,7 +14,7 @@ PERCENT = "\N{NARROW NO-BREAK SPACE}%"
 
 
 def dig(table: Any, *keys: str) -> Any:
-    """The value under nested keys, or None where any of them is missing."""
+    """Return the value under nested keys, or None if any of them is missing."""
     for key in keys:
         if not isinstance(table, Mapping):
             return None
@@ -23,26 +23,26 @@ def dig(table: Any, *keys: str) -> Any:
 
 
 def table_at(table: Any, *keys: str) -> Mapping[str, Any]:
-    """The mapping under nested keys, or an empty one."""
+    """Return the mapping under nested keys, or an empty one."""
     found = dig(table, *keys)
     return found if isinstance(found, Mapping) else {}
 
 
 def rows_at(table: Any, *keys: str) -> list[Mapping[str, Any]]:
-    """The mappings in the list under nested keys, or an empty list."""
+    """Return the mappings in the list under nested keys, or an empty list."""
     found = dig(table, *keys)
     return [row for row in found if isinstance(row, Mapping)] if isinstance(found, list | tuple) else []
 
 
 def finite(value: Any) -> float | None:
-    """`value` as a float, or None where it is no finite number."""
+    """Return `value` as a float, or None if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def _figures(value: float) -> str:
-    """A share in percent to one decimal, never as 0 or 100 unless it is exactly that."""
+    """Format a fraction in percent with one decimal; 0 and 100 only if exact."""
     text = f"{100 * value:.1f}"
     if text == "100.0" and value < 1:
         return ">99.9"
@@ -50,13 +50,13 @@ def _figures(value: float) -> str:
 
 
 def percent(value: Any) -> str:
-    """A share as a percentage: 0.9125 → `91.2 %`."""
+    """Format a fraction as a percentage: 0.9125 → `91.2 %`."""
     share = finite(value)
     return ABSENT if share is None else _figures(share) + PERCENT
 
 
 def interval(metric: Any) -> str:
-    """The 95 % interval of a metric: `88.1–94.0 %`."""
+    """Format the 95 % interval of a metric: `88.1–94.0 %`."""
     low, high = finite(dig(metric, "low")), finite(dig(metric, "high"))
     return ABSENT if low is None or high is None else f"{_figures(low)}–{_figures(high)}{PERCENT}"
 
@@ -66,19 +66,19 @@ def _signed(share: float) -> str:
 
 
 def points(difference: Any) -> str:
-    """A difference of two shares in percentage points: 0.031 → `+3.1 points`."""
+    """Format a difference of two fractions in percentage points: 0.031 → `+3.1 points`."""
     value = finite(dig(difference, "value"))
     return ABSENT if value is None else f"{_signed(value)}\N{NO-BREAK SPACE}points"
 
 
 def points_interval(difference: Any) -> str:
-    """The 95 % interval of a difference: `+1.2 to +5.0`."""
+    """Format the 95 % interval of a difference: `+1.2 to +5.0`."""
     low, high = finite(dig(difference, "low")), finite(dig(difference, "high"))
     return ABSENT if low is None or high is None else f"{_signed(low)} to {_signed(high)}"
 
 
 def p_value(value: Any) -> str:
-    """A p-value to the precision that means something."""
+    """Format a p-value with a sensible precision."""
     p = finite(value)
     if p is None:
         return ABSENT
@@ -86,13 +86,13 @@ def p_value(value: Any) -> str:
 
 
 def count(value: Any) -> str:
-    """A whole number with thousands separated: 1500 → `1,500`."""
+    """Format an integer with thousands separators: 1500 → `1,500`."""
     number = finite(value)
     return ABSENT if number is None else f"{number:,.0f}"
 
 
 def quantity(value: Any) -> str:
-    """A measured number to three figures: 0.0312, 4.71, 1,240."""
+    """Format a measured number with three significant digits: 0.0312, 4.71, 1,240."""
     number = finite(value)
     if number is None:
         return ABSENT
@@ -100,7 +100,7 @@ def quantity(value: Any) -> str:
 
 
 def seconds(value: Any) -> str:
-    """A duration in the two units that suit it: `42 ms`, `8.1 s`, `12 min 5 s`, `3 h 20 min`."""
+    """Format a duration in suitable units: `42 ms`, `8.1 s`, `12 min 5 s`, `3 h 20 min`."""
     duration = finite(value)
     if duration is None:
         return ABSENT
@@ -126,19 +126,19 @@ def money(value: Any) -> str:
 
 
 def size(value: Any) -> str:
-    """Bytes in decimal units: 12_300_000 → `12.3 MB`."""
+    """Format a number of bytes in decimal units: 12_300_000 → `12.3 MB`."""
     number = finite(value)
     if number is None:
         return ABSENT
     for unit in ("B", "kB", "MB", "GB"):
-        if number < 999.5:
+        if number < 999.5:  # from there on, three digits would round to 1000
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:,.3g} TB"
 
 
 def parameters(value: Any) -> str:
-    """A number of parameters: 3_412_000 → `3.41 M`."""
+    """Format a number of parameters: 3_412_000 → `3.41 M`."""
     number = finite(value)
     if number is None:
         return ABSENT
@@ -150,7 +150,7 @@ def parameters(value: Any) -> str:
 
 
 def moment(value: Any) -> str:
-    """An ISO time for reading: `21 November 2026, 14:03 UTC`; what is no time is left as it is."""
+    """Format an ISO time: `21 November 2026, 14:03 UTC`; other values are returned as text."""
     try:
         time = datetime.fromisoformat(value)
     except (TypeError, ValueError):
@@ -159,5 +159,5 @@ def moment(value: Any) -> str:
 
 
 def text(value: Any) -> str:
-    """Anything as text; nothing is a dash."""
+    """Format any value as text; a dash if empty."""
     return ABSENT if value is None or value == "" else str(value)

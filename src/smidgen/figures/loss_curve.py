@@ -1,4 +1,4 @@
-"""The loss curve of a training, drawn as `smidgen.figures.svg` describes."""
+"""The loss curve of a training run as an SVG figure; see `smidgen.figures.svg`."""
 
 import math
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from smidgen.figures.svg import coordinate, figure, mark, markup, percentage
 CURVE_HEIGHT = 260
 """Height of the loss curve in pixels, without its axis."""
 CURVE_POINTS = 1200
-"""A curve is drawn with at most so many points: the lowest and the highest of each stretch."""
+"""Maximum number of points of a drawn curve: the lowest and the highest of each segment."""
 LOG_FROM = 12.0
-"""A loss that falls by this factor is drawn on a logarithmic axis, or its end would be a flat line."""
+"""Ratio of highest to lowest loss from which the axis is logarithmic; else its end would be flat."""
 SMOOTHED_SHARE = 25
 """The running mean spans one 25th of the steps."""
 
 
 class Curve(NamedTuple):
-    """A loss curve and what its caption must say about it.
+    """A loss curve with facts for its caption.
 
     Attributes:
         svg: the figure.
-        window: steps in the running mean; 1 where the line is the loss itself.
-        logarithmic: whether the vertical axis is.
+        window: number of steps in the running mean; 1 if the line is not smoothed.
+        logarithmic: whether the vertical axis is logarithmic.
     """
 
     svg: Markup
@@ -39,15 +39,15 @@ def loss_curve(
     validation: Sequence[tuple[float, float]] = (),
     chosen_step: float | None = None,
 ) -> Curve | None:
-    """Training loss (every step faint, running mean strong), validation points, and the step that was kept.
+    """Draw training loss (raw and running mean), validation points, and the kept checkpoint.
 
     Args:
         training: (step, loss in nats) in order.
         validation: (step, loss in nats) in order.
-        chosen_step: the step whose weights were kept.
+        chosen_step: the step of the kept checkpoint.
 
     Returns:
-        None where there are fewer than two points to draw.
+        The curve, or None if there are fewer than two points.
     """
     if len(training) + len(validation) < 2:
         return None
@@ -56,7 +56,7 @@ def loss_curve(
     first = min(step for step, _ in (*training, *validation))
     last = max(step for step, _ in (*training, *validation))
     scale = _Scale(first, max(last, first + 1), *_bounds(losses, logarithmic), logarithmic)
-    window = max(1, len(training) // SMOOTHED_SHARE) | 1
+    window = max(1, len(training) // SMOOTHED_SHARE) | 1  # odd, so that it can be centred on a step
     svg = figure(CURVE_HEIGHT + 20, "Loss against training step")
     _grid(svg, scale)
     plot = mark(svg, "svg", "", width="100%", height=CURVE_HEIGHT, viewBox="0 0 1000 1000")
@@ -74,7 +74,7 @@ def loss_curve(
 
 
 class _Scale(NamedTuple):
-    """Steps and losses to places in a loss curve."""
+    """Mapping of steps and losses to positions in the figure."""
 
     first: float
     last: float
@@ -83,11 +83,11 @@ class _Scale(NamedTuple):
     logarithmic: bool
 
     def across(self, step: float) -> float:
-        """A step as a share of the width."""
+        """Return the horizontal position of a step as a fraction of the width."""
         return (step - self.first) / (self.last - self.first)
 
     def down(self, loss: float) -> float:
-        """A loss as a share of the height, from the top."""
+        """Return the vertical position of a loss as a fraction of the height, from the top."""
         low, high, loss = map(math.log if self.logarithmic else float, (self.low, self.high, loss))
         return (high - loss) / (high - low)
 
@@ -99,7 +99,7 @@ class _Scale(NamedTuple):
 
 
 def _bounds(losses: Sequence[float], logarithmic: bool) -> tuple[float, float]:
-    """The lowest and the highest loss of the axis, with a little air."""
+    """Return the lowest and the highest loss of the axis, with a margin."""
     low, high = min(losses), max(losses)
     if logarithmic:
         return low / 1.15, high * 1.15
@@ -108,7 +108,7 @@ def _bounds(losses: Sequence[float], logarithmic: bool) -> tuple[float, float]:
 
 
 def _grid(svg: ElementTree.Element, scale: _Scale) -> None:
-    """Horizontal lines with the loss standing on them, and the steps underneath."""
+    """Draw horizontal grid lines labelled with the loss, and the steps below."""
     for loss in _round_values(scale.low, scale.high, scale.logarithmic):
         y = scale.y(loss)
         mark(svg, "line", "grid", x1=0, x2="100%", y1=y, y2=y)
@@ -125,7 +125,7 @@ def _grid(svg: ElementTree.Element, scale: _Scale) -> None:
 def _chosen(
     svg: ElementTree.Element, scale: _Scale, step: float, validation: Sequence[tuple[float, float]]
 ) -> None:
-    """A line at the step that was kept, and a ring round its validation point."""
+    """Draw a line at the kept step, and a ring around its validation point."""
     x, right = scale.x(step), scale.across(step) < 0.6
     group = mark(svg, "g", "chosen")
     mark(group, "line", "", x1=x, x2=x, y1=0, y2=CURVE_HEIGHT)
@@ -137,7 +137,7 @@ def _chosen(
 
 
 def _round_values(low: float, high: float, logarithmic: bool) -> list[float]:
-    """Round numbers between two bounds: about five of them, or 1, 2, 5 times the powers of ten."""
+    """Return round numbers between two bounds: about five, or 1, 2, 5 times powers of ten."""
     if logarithmic:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         multiples = (1, 2, 5) if high / low < 300 else (1,)
@@ -149,10 +149,10 @@ def _round_values(low: float, high: float, logarithmic: bool) -> list[float]:
 
 
 def _running_mean(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
-    """The mean over `window` steps centred on each.
+    """Return the mean over `window` steps centred on each step.
 
-    At the start, where the loss falls fast, it narrows so that it lags on neither side; at the end it
-    reaches over what there is, or the last point would be as noisy as one step.
+    At the start, where the loss falls fast, the window narrows to stay symmetric. At the end it is truncated
+    on the right only; a symmetric one would make the last point as noisy as a single step.
     """
     losses = np.concatenate([[0.0], np.cumsum([loss for _, loss in points])])
     smooth = []
@@ -164,7 +164,7 @@ def _running_mean(points: Sequence[tuple[float, float]], window: int) -> list[tu
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
-    """At most `CURVE_POINTS` of the points, keeping the extremes of each stretch in their order."""
+    """Return at most `CURVE_POINTS` of the points, keeping the extremes of each segment in order."""
     if len(points) <= CURVE_POINTS:
         return points
     kept: list[tuple[float, float]] = []
@@ -179,7 +179,7 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, flo
 
 
 def _line(plot: ElementTree.Element, kind: str, points: Sequence[tuple[float, float]], scale: _Scale) -> None:
-    """A polyline in the stretched viewport; its width stays in pixels."""
+    """Draw a polyline in the stretched viewport; its width stays in pixels."""
     if len(points) < 2:
         return
     places = (f"{coordinate(1000 * scale.across(x))},{coordinate(1000 * scale.down(y))}" for x, y in points)

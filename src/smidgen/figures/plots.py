@@ -1,4 +1,4 @@
-"""Plots of intervals, reliability diagrams and shaded tables, drawn as `smidgen.figures.svg` describes."""
+"""Interval plots, reliability diagrams and heat maps as SVG figures; see `smidgen.figures.svg`."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ from smidgen.figures.svg import figure, mark, markup, percentage
 ROW = 22
 """Height of one interval in pixels."""
 OVERHANG = 7
-"""Pixels by which grid lines reach out of a plot, to meet those of the row above."""
+"""Pixels by which grid lines extend beyond a plot, to meet those of the row above."""
 SQUARE = 260
-"""Height of a reliability diagram in pixels; the page makes it as wide."""
+"""Height of a reliability diagram in pixels; the page makes it square."""
 
 
 class Interval(NamedTuple):
@@ -22,7 +22,7 @@ class Interval(NamedTuple):
 
     Attributes:
         kind: CSS class and shape, one of `before`, `after`, `quantized`, `baseline`.
-        label: what hovering says.
+        label: tooltip.
         metric: a table with `value`, `low` and `high`; anything missing leaves the row empty.
     """
 
@@ -32,14 +32,14 @@ class Interval(NamedTuple):
 
 
 class Shade(NamedTuple):
-    """One cell of a shaded table.
+    """One cell of a heat map.
 
     Attributes:
-        row: its row's name.
-        column: its column's name.
-        depth: how dark it is, from 0 to 1.
-        text: what stands in it.
-        label: what hovering says.
+        row: name of its row.
+        column: name of its column.
+        depth: opacity, from 0 to 1.
+        text: text in the cell.
+        label: tooltip.
     """
 
     row: str
@@ -58,15 +58,15 @@ def interval_plot(
     row_height: int = ROW,
     description: str,
 ) -> Markup:
-    """Dots with their intervals, one row each, over faint grid lines.
+    """Draw dots with their intervals, one per row, over grid lines.
 
     Args:
         rows: from top to bottom.
-        domain: the values at the left and the right edge.
-        ticks: values with a grid line.
-        reference: the value to compare with, such as chance; a dashed line.
+        domain: values at the left and the right edge.
+        ticks: values of the grid lines.
+        reference: value of a dashed line to compare with, such as chance.
         row_height: in pixels.
-        description: the figure in words, for those who cannot see it.
+        description: text alternative for screen readers.
     """
 
     def place(value: float) -> str:
@@ -91,11 +91,11 @@ def interval_plot(
 
 
 def reliability_plot(bins: Sequence[Any], description: str) -> Markup:
-    """How often what was predicted with each probability was so; a calibrated judge lies on the diagonal.
+    """Draw observed frequency against predicted probability; a calibrated judge lies on the diagonal.
 
     Args:
         bins: tables with `predicted`, `observed` and `n`.
-        description: the figure in words.
+        description: text alternative for screen readers.
     """
     svg = figure(SQUARE, description)
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -108,13 +108,15 @@ def reliability_plot(bins: Sequence[Any], description: str) -> Markup:
         if predicted is None or observed is None:
             continue
         group = mark(svg, "g", "after")
-        mark(group, "title").text = f"{predicted:.0%} predicted, {observed:.0%} so, n = {dig(entry, 'n')}"
+        mark(
+            group, "title"
+        ).text = f"{predicted:.0%} predicted, {observed:.0%} observed, n = {dig(entry, 'n')}"
         _dot(group, "after", percentage(predicted), round(SQUARE * (1 - observed)))
     return markup(svg)
 
 
 def axis(labels: Sequence[tuple[float, str]]) -> Markup:
-    """Labels for the grid lines of interval plots; each comes with its place, from 0 to 1."""
+    """Draw labels for the grid lines of interval plots, each with its position from 0 to 1."""
     svg = figure(16, "")
     for share, label in labels:
         anchor = "start" if share == 0 else "end" if share == 1 else "middle"
@@ -123,11 +125,11 @@ def axis(labels: Sequence[tuple[float, str]]) -> Markup:
 
 
 def shade_plot(cells: Sequence[Shade], *, description: str) -> Markup:
-    """A table of shaded cells, rows and columns in the order in which they first come.
+    """Draw a heat map with rows and columns in order of first occurrence.
 
     Args:
-        cells: one at most for each row and column.
-        description: the figure in words.
+        cells: at most one per row and column.
+        description: text alternative for screen readers.
     """
     rows, columns = (
         list(dict.fromkeys(names)) for names in zip(*((c.row, c.column) for c in cells), strict=True)
@@ -151,7 +153,7 @@ def shade_plot(cells: Sequence[Shade], *, description: str) -> Markup:
 
 
 def _dot(group: ElementTree.Element, kind: str, x: str, y: int) -> None:
-    """The mark of a stage; shapes differ, so that it survives a grey printer and colour-blind eyes."""
+    """Draw the mark of a stage; shapes differ so that stages are distinct without colour."""
     if kind == "quantized":
         corner = mark(group, "svg", "", x=x, y=y, overflow="visible")
         mark(corner, "rect", "dot", x=-4, y=-4, width=8, height=8)

@@ -1,8 +1,8 @@
-"""Figures as inline SVG that keep their type size at every width.
+"""Inline SVG figures with a fixed font size at every width.
 
-Horizontal places are percentages of the figure, vertical places are pixels, and curves stretch inside a
-nested viewport, so a phone and a printed page get the same lettering as a wide screen. Colours come from CSS
-classes, which is how one figure serves light, dark and paper. Equal data give equal bytes.
+Horizontal positions are percentages of the figure, vertical positions are pixels, and curves stretch inside a
+nested viewport, so that text has the same size on phones, in print and on wide screens. Colours come from CSS
+classes, so that one figure works in light and dark mode and in print. Equal data give equal bytes.
 """
 
 from xml.etree import ElementTree
@@ -11,14 +11,14 @@ from markupsafe import Markup
 
 
 def figure(height: float, description: str) -> ElementTree.Element:
-    """A figure as wide as its place, with words for those who cannot see it."""
+    """Create a figure of full width, with a text alternative for screen readers."""
     svg = ElementTree.Element("svg", {"class": "figure", "width": "100%", "height": coordinate(height)})
     svg.attrib |= {"role": "img", "aria-label": description} if description else {"aria-hidden": "true"}
     return svg
 
 
 def mark(parent: ElementTree.Element, tag: str, kind: str = "", **places: float | str) -> ElementTree.Element:
-    """Add an element of a CSS class; underscores of attribute names become hyphens."""
+    """Add an element with a CSS class; underscores in attribute names become hyphens."""
     attributes = {
         name.replace("_", "-"): value if isinstance(value, str) else coordinate(value)
         for name, value in places.items()
@@ -27,15 +27,15 @@ def mark(parent: ElementTree.Element, tag: str, kind: str = "", **places: float 
 
 
 def markup(svg: ElementTree.Element) -> Markup:
-    """The element as text that a template may include: the serialiser has escaped what needs it."""
+    """Serialise the element for inclusion in a template; text is already escaped."""
     return Markup(ElementTree.tostring(svg, encoding="unicode"))
 
 
 def percentage(share: float) -> str:
-    """A horizontal place or width, as a share of the figure's."""
+    """Format a horizontal position or width, given as a fraction of the figure's width."""
     return coordinate(100 * share) + "%"
 
 
 def coordinate(value: float) -> str:
-    """A coordinate to a hundredth, without trailing zeros."""
-    return f"{round(value, 2) + 0.0:g}"
+    """Format a coordinate with at most two decimals."""
+    return f"{round(value, 2) + 0.0:g}"  # + 0.0 turns -0.0 into 0.0

@@ -1,4 +1,4 @@
-"""The words in which reports, model cards and the terminal speak of a task."""
+"""Texts about a task for reports, model cards and the terminal."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class MetricWords(NamedTuple):
-    """How a metric is named and explained in a line; the arrow points to where it is better."""
+    """Label and one-line explanation of a metric; the arrow shows which direction is better."""
 
     label: str
     meaning: str = ""
@@ -14,10 +14,18 @@ class MetricWords(NamedTuple):
 
 
 class ClaimWords(NamedTuple):
-    """`The {noun} {does} 87 % of {things}`; `asked` are the rows, `answer` is one of what was counted."""
+    """Parts of the headline `The {noun} {does} 87 % of {things}`.
+
+    Attributes:
+        noun: name of the model.
+        does: verb phrase.
+        things: the unit of the accuracy, in the plural.
+        asked: the unit of the rows, in the plural.
+        answer: one answer of the model, in the singular.
+    """
 
     noun: str = "model"
-    does: str = "answers right"
+    does: str = "correctly answers"
     things: str = "questions"
     asked: str = "questions"
     answer: str = "answer"
@@ -25,24 +33,24 @@ class ClaimWords(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskWords:
-    """Everything that is said about a task.
+    """All texts about a task.
 
     Attributes:
-        claim: the nouns and verbs of the headline.
-        metrics: words for the metrics, in the order of the report's table.
-        baselines: what each baseline does.
-        limits: one sentence on what the figures do not show.
-        chance: the accuracy of guessing, where a model that does no better shows nothing.
-        compared_with_chance: metrics that are drawn with a reference line at `chance`.
-        plain: beginnings of the names of metrics that are not rates.
-        details: metrics that only the page shows, not the table in the terminal.
-        pairing: added to the note on paired comparisons.
+        claim: nouns and verbs of the headline.
+        metrics: texts for the metrics, in the order of the report's table.
+        baselines: description of each baseline.
+        limits: a sentence on the limitations of the results.
+        chance: accuracy of guessing, if the headline is to compare with it.
+        compared_with_chance: metrics drawn with a reference line at `chance`.
+        plain: prefixes of the names of metrics that are not rates.
+        details: metrics shown on the page only, not in the terminal.
+        pairing: addition to the note on paired comparisons.
     """
 
     claim: ClaimWords = field(default_factory=ClaimWords)
     metrics: Mapping[str, MetricWords] = field(default_factory=dict)
     baselines: Mapping[str, str] = field(default_factory=dict)
-    limits: str = "The figures hold for rows like those it was evaluated on."
+    limits: str = "The results hold for rows like those of the evaluation."
     chance: float | None = None
     compared_with_chance: frozenset[str] = frozenset()
     plain: tuple[str, ...] = ()
@@ -50,14 +58,14 @@ class TaskWords:
     pairing: str = ""
 
     def metric(self, name: str) -> MetricWords:
-        """The words for a metric; a name without words is spelt out."""
+        """Return the texts for a metric; by default its name with spaces."""
         return self.metrics.get(name) or MetricWords(spelt_out(name).capitalize())
 
     def baseline(self, name: str) -> str:
-        """What a baseline does."""
+        """Return the description of a baseline; by default its name with spaces."""
         return self.baselines.get(name) or spelt_out(name)
 
 
 def spelt_out(name: str) -> str:
-    """A name with spaces for underscores."""
+    """Return a name with spaces for underscores."""
     return name.replace("_", " ").strip()

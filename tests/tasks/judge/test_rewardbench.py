@@ -70,7 +70,7 @@ def test_a_perfect_judge_scores_one(tmp_path: Path, capsys: pytest.CaptureFixtur
         (PERFECT | {"hep-cp": 1}, "no subset 'hep-cp' in RewardBench. Did you mean 'hep-cpp'?"),
         (PERFECT | {"hep-cpp": 3}, "'hep-cpp' is 3, expected a share from 0 to 1"),
         (PERFECT | {"hep-cpp": "x"}, "'hep-cpp' is 'x', expected a share"),
-        ([], "is no JSON object"),
+        ([], "is not a JSON object"),
     ],
 )
 def test_results_that_cannot_be_scored(
@@ -81,7 +81,7 @@ def test_results_that_cannot_be_scored(
     assert exit_code(["rewardbench", str(path)]) == 2
     assert said in capsys.readouterr().err
     assert exit_code(["rewardbench", str(tmp_path / "none.json")]) == 2
-    assert "there is no result file" in capsys.readouterr().err
+    assert "none.json not found; expected" in capsys.readouterr().err
 
 
 def test_a_result_file_is_flat_and_sorted():

@@ -1,4 +1,4 @@
-"""The sections of a report that only a judge has: order, contradictions, length, calibration."""
+"""Report sections specific to judges: position bias, disagreements, length bias, calibration."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,10 +15,10 @@ from smidgen.figures.plots import Interval, axis, interval_plot, reliability_plo
 from smidgen.tasks.judge.disagreements import KINDS
 
 KIND_WORDS = {
-    "first": "the first both times",
-    "second": "the second both times",
-    "tie": "a tie once",
-    "unreadable": "what cannot be read",
+    "first": "first in both orders",
+    "second": "second in both orders",
+    "tie": "tie in one order",
+    "unreadable": "unreadable",
 }
 _LENGTH = {
     "accuracy_longer_better": "the longer answer is better",
@@ -27,7 +27,7 @@ _LENGTH = {
 
 
 class Disagreement(NamedTuple):
-    """One pair whose orders disagree, for reading."""
+    """One pair whose orders disagree, formatted."""
 
     id: str
     subset: str
@@ -39,7 +39,7 @@ class Disagreement(NamedTuple):
 
 
 def judge_sections(report: Mapping[str, Any]) -> list[str]:
-    """The sections as HTML; those that the report has nothing for are left out."""
+    """Render the sections as HTML; sections without data are omitted."""
     columns = evaluated(report)
     page = _template().render(
         bias=position_bias(report, columns),
@@ -67,7 +67,7 @@ def _template() -> jinja2.Template:
 def position_bias(
     report: Mapping[str, Any], stages: Sequence[ReportColumn]
 ) -> list[tuple[ReportColumn, Markup, str, str]]:
-    """The prefer-first rate of every stage that has one, each with its figure."""
+    """Return the prefer-first rate of every stage that has one, with its figure."""
     rows = []
     for stage in stages:
         rate = table_at(report, stage.key, "metrics", "prefer_first_rate")
@@ -75,16 +75,19 @@ def position_bias(
             continue
         value, span = numbers(rate)
         span = span or "no verdicts"
-        spoken = f"{stage.label} chose the first answer in {value} of its verdicts ({span})"
+        description = f"{stage.label} chose the first answer in {value} of its verdicts ({span})"
         figure = interval_plot(
-            [Interval(stage.key, spoken, rate)], reference=0.5, row_height=TALL_ROW, description=spoken
+            [Interval(stage.key, description, rate)],
+            reference=0.5,
+            row_height=TALL_ROW,
+            description=description,
         )
         rows.append((stage, figure, value, span))
     return rows
 
 
 def reliability(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The calibration of the model that ships or was evaluated last, with its diagram."""
+    """Return the calibration of the last evaluated model, with its reliability diagram."""
     stage = next((s for s in reversed(evaluated(report)) if table_at(report, s.key, "calibration")), None)
     if stage is None:
         return None
@@ -92,10 +95,10 @@ def reliability(report: Mapping[str, Any]) -> dict[str, Any] | None:
     brier, ece = found.get("brier"), finite(found.get("ece"))
     value, span = plain(brier if isinstance(brier, Mapping) else {})
     error = ABSENT if ece is None else f"{ece:.3f}"
-    spoken = f"Reliability of the {stage.long}: expected calibration error {error}, Brier score {value}"
+    description = f"Reliability of the {stage.long}: expected calibration error {error}, Brier score {value}"
     return {
         "stage": stage,
-        "figure": reliability_plot(rows_at(found, "bins"), spoken),
+        "figure": reliability_plot(rows_at(found, "bins"), description),
         "ece": error,
         "brier": value,
         "interval": span,
@@ -104,7 +107,7 @@ def reliability(report: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def length_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> dict[str, Any] | None:
-    """Accuracy where the better answer is the longer and where it is the shorter one, for every stage."""
+    """Return the accuracy by whether the better answer is longer or shorter, for every stage."""
     rows = []
     for stage in stages:
         for name, words in _LENGTH.items():
@@ -112,9 +115,14 @@ def length_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> di
             if finite(rate.get("value")) is None:
                 continue
             value, span = numbers(rate)
-            spoken = f"{stage.label}, {words}: {value} right ({span}), n = {formatting.count(rate.get('n'))}"
+            description = (
+                f"{stage.label}, {words}: {value} right ({span}), n = {formatting.count(rate.get('n'))}"
+            )
             figure = interval_plot(
-                [Interval(stage.key, spoken, rate)], reference=0.5, row_height=TALL_ROW, description=spoken
+                [Interval(stage.key, description, rate)],
+                reference=0.5,
+                row_height=TALL_ROW,
+                description=description,
             )
             rows.append((stage, words, figure, value, span))
     if not rows:
@@ -129,7 +137,7 @@ def length_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> di
 
 
 def disagreements(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The pairs on which the two orders of the judge that was evaluated last do not agree."""
+    """Return the pairs on which the two orders of the last evaluated model disagree."""
     stage = next((s for s in reversed(evaluated(report)) if table_at(report, s.key, "disagreements")), None)
     if stage is None:
         return None

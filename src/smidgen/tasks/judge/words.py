@@ -1,4 +1,4 @@
-"""The words in which reports speak of a judge."""
+"""Texts about a judge for reports and model cards."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,29 +10,29 @@ from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
 WORDS = TaskWords(
     claim=ClaimWords("judge", "picks the better answer in", "judgements", "pairs", "judgement"),
     metrics={
-        "accuracy": MetricWords("Accuracy", "better answer picked, over all judgements", "↑"),
-        "accuracy_both_orders": MetricWords("Right in both orders", "whichever answer came first", "↑"),
+        "accuracy": MetricWords("Accuracy", "judgements that pick the better answer", "↑"),
+        "accuracy_both_orders": MetricWords("Right in both orders", "right whichever answer is first", "↑"),
         "consistency": MetricWords("Swap consistency", "same verdict after swapping the answers", "↑"),
-        "prefer_first_rate": MetricWords("Prefers the first", "an unbiased judge: 50" + PERCENT),
-        "prefer_second_rate": MetricWords("Prefers the second", "an unbiased judge: 50" + PERCENT),
-        "delta_bias": MetricWords("Position bias, net", "pairs leaning to one place more often", "↓"),
-        "total_bias": MetricWords("Position bias, total", "pairs leaning to either place", "↓"),
+        "prefer_first_rate": MetricWords("Prefers the first", "unbiased judge: 50" + PERCENT),
+        "prefer_second_rate": MetricWords("Prefers the second", "unbiased judge: 50" + PERCENT),
+        "delta_bias": MetricWords("Position bias, net", "excess of pairs that favour one position", "↓"),
+        "total_bias": MetricWords("Position bias, total", "pairs that favour either position", "↓"),
         "tie_rate": MetricWords("Ties", "neither answer chosen"),
         "unparsed_rate": MetricWords("Unreadable", "did not parse; counted as wrong", "↓"),
-        "unparsed_rate_lenient": MetricWords("Unreadable, form forgiven", "nothing like a verdict", "↓"),
-        "accuracy_lenient": MetricWords("Accuracy, form forgiven", "read even where the form is broken", "↑"),
+        "unparsed_rate_lenient": MetricWords("Unreadable, lenient", "no verdict in any format", "↓"),
+        "accuracy_lenient": MetricWords("Accuracy, lenient", "parser that tolerates format errors", "↑"),
         "accuracy_longer_better": MetricWords(
-            "Accuracy, longer is better", "the better answer has more text", "↑"
+            "Accuracy, longer is better", "the better answer is the longer one", "↑"
         ),
         "accuracy_shorter_better": MetricWords(
-            "Accuracy, shorter is better", "the better answer has less", "↑"
+            "Accuracy, shorter is better", "the better answer is the shorter one", "↑"
         ),
         "length_correlation": MetricWords(
-            "Score gap with length gap", "correlation; an unbiased judge: near 0"
+            "Score–length correlation", "score gap with length gap; unbiased judge: near 0"
         ),
-        "macro_precision": MetricWords("Macro precision", "a, b and tie weigh the same", "↑"),
-        "macro_recall": MetricWords("Macro recall", "a, b and tie weigh the same", "↑"),
-        "macro_f1": MetricWords("Macro F1", "a, b and tie weigh the same", "↑"),
+        "macro_precision": MetricWords("Macro precision", "classes a, b and tie weighted equally", "↑"),
+        "macro_recall": MetricWords("Macro recall", "classes a, b and tie weighted equally", "↑"),
+        "macro_f1": MetricWords("Macro F1", "classes a, b and tie weighted equally", "↑"),
         "kappa": MetricWords("Cohen's κ", "agreement with the label beyond chance", "↑"),
         "accuracy_decided": MetricWords(
             "Accuracy, where decided", "of the verdicts that choose an answer", "↑"
@@ -40,11 +40,11 @@ WORDS = TaskWords(
     },
     baselines={
         "longer": "always the longer answer",
-        "longer_without_ties": "always the longer answer, ties left out",
+        "longer_without_ties": "always the longer answer, without ties",
         "first": "always the first answer",
-        "random": "a coin",
+        "random": "random guessing",
     },
-    limits="The figures hold for pairs like those it was evaluated on, not for questions from elsewhere.",
+    limits="The results hold for pairs like those of the evaluation, not for other questions.",
     chance=0.5,
     compared_with_chance=frozenset(
         {"accuracy", "prefer_first_rate", "prefer_second_rate", "accuracy_decided"}
@@ -62,13 +62,13 @@ WORDS = TaskWords(
 USAGE = Usage(
     "judge",
     ("--prompt", "What is 23 + 48?", "--a", "71", "--b", "61"),
-    "A judge reads a question and two answers in the prompt that it was trained on, which smidgen renders. "
-    "Other programs have to be given that whole prompt; a bare question, as below, only shows that it runs.",
+    "A judge expects a question and two answers in the prompt format of its training, which smidgen renders. "
+    "Other programs need the whole prompt; a bare question, as below, only shows that the model runs.",
 )
 
 
 def asked_in_words(report: Mapping[str, Any]) -> str:
-    """What the accuracy was measured on: `240 held-out pairs asked in both orders`."""
+    """Describe the evaluated rows: `240 held-out pairs asked in both orders`."""
     asked = dig(report, "after", "n")
     held_out = f"held-out {WORDS.claim.asked}" if "training" in report else WORDS.claim.asked
     if dig(report, "after", "graded_alone"):
@@ -81,7 +81,7 @@ def asked_in_words(report: Mapping[str, Any]) -> str:
 
 
 def lean_in_words(report: Mapping[str, Any]) -> str:
-    """The position bias of the trained judge, where its interval leaves out 50 %; else an empty text."""
+    """Describe the position bias of the judge if its interval excludes 50 %; otherwise empty."""
     rate = table_at(report, "after", "metrics", "prefer_first_rate")
     low, high = finite(rate.get("low")), finite(rate.get("high"))
     if low is None or high is None or low <= 0.5 <= high:
@@ -89,4 +89,4 @@ def lean_in_words(report: Mapping[str, Any]) -> str:
     where = "first" if low > 0.5 else "second"
     share = finite(rate.get("value")) or 0.0
     share = share if where == "first" else 1 - share
-    return f"It leans towards the answer shown {where}: {percent(share)} of its verdicts."
+    return f"It is biased towards the answer shown {where}: {percent(share)} of its verdicts."
