@@ -136,6 +136,20 @@ def test_a_file_is_imported_once_for_its_content(tmp_path: Path, monkeypatch: py
         cached_import(tmp_path / "none.gguf")
 
 
+def test_a_folder_that_another_process_made_meanwhile_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SMIDGEN_CACHE", str(tmp_path / "cache"))
+    file = write_file(tmp_path / "model.gguf").path
+
+    def overtaken(file: Path, out: Path) -> None:
+        import_gguf(file, out)
+        import_gguf(file, out)
+
+    monkeypatch.setattr(folder, "import_gguf", overtaken)
+    assert (cached_import(file) / "config.json").exists()
+
+
 @pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
 @pytest.mark.parametrize("settings", [(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192), (4.0, 1.0, 8.0, 64)])
 def test_divisors_become_the_settings_that_they_were_made_of(settings: tuple, theta: float, tmp_path: Path):

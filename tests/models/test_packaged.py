@@ -55,3 +55,8 @@ def test_a_name_that_is_nearly_right_gets_the_right_one():
         ModelError, match=r"'smidgen:smolm2'; expected smidgen:nano or smidgen:smollm2\. Did you mean 'smid"
     ):
         resolve("smidgen:smolm2")
+
+
+def test_the_version_that_is_named_is_the_one_that_was_tested():
+    pins = (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert {model.requirement for model in packaged.PACKAGED.values()} <= set(pins)

@@ -10,13 +10,17 @@ from typing import Any
 from huggingface_hub import metadata_save
 
 from smidgen.cache import cache_dir
-from smidgen.errors import ModelError, first_few
+from smidgen.errors import ConfigError, ModelError, first_few
 from smidgen.files import atomic_folder, sha256_file, sha256_json, write_json
 from smidgen.gguf.config import config_of, expected_shapes
 from smidgen.gguf.names import ROPE_DIVISORS, graph_name
 from smidgen.gguf.read import GgufFile, can_dequantize, open_gguf
-from smidgen.gguf.tokenizer import FORMAT, end_tokens, special_token, write_tokenizer
+from smidgen.gguf.tokenizer import FORMAT as TOKENIZER_FORMAT
+from smidgen.gguf.tokenizer import end_tokens, special_token, write_tokenizer
 from smidgen.gguf.weights import DTYPES, plan_weights, write_weights
+
+FORMAT = 1
+"""Counts changes of what an import writes beside the tokenizer; older folders are then no longer used."""
 
 _LICENCE_KEYS = {
     "general.license": "license",
@@ -110,9 +114,14 @@ def cached_import(file: Path) -> Path:
     """
     if not file.is_file():
         raise ModelError(f"there is no file {file}; check the path")
-    folder = cache_dir() / "imported" / sha256_json([FORMAT, sha256_file(file)])[:32]
+    name = sha256_json([FORMAT, TOKENIZER_FORMAT, sha256_file(file)])[:32]
+    folder = cache_dir() / "imported" / name
     if not folder.exists():
-        import_gguf(file, folder)
+        try:
+            import_gguf(file, folder)
+        except ConfigError:  # another process may have made it meanwhile
+            if not folder.exists():
+                raise
     return folder
 
 

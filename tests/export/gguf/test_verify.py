@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import dequantize
 from tokenizers import Tokenizer, processors
 
 pytest.importorskip("xllamacpp")
@@ -20,8 +21,8 @@ from smidgen.data.tokenizer import QWEN2_PATTERN
 from smidgen.data.types import Message
 from smidgen.errors import ConfigError, ModelError
 from smidgen.export.checkpoint import open_checkpoint
-from smidgen.export.gguf import verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
-from smidgen.export.gguf.blocks import FILE_TYPES
+from smidgen.export.gguf import verify, verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
+from smidgen.export.gguf.blocks import FILE_TYPES, encode
 from smidgen.export.gguf.forward import next_token_logits
 from smidgen.export.gguf.llama_cpp import LlamaCpp
 from smidgen.gguf.pre_tokenizers import WRITTEN
@@ -245,3 +246,11 @@ def test_an_exported_file_is_given_the_ids_of_its_source(
     begin_texts(folder, "<|im_start|>", "<|im_end|>")
     with pytest.raises(ModelError, match="begins every text with 2 tokens, and a GGUF file can name one"):
         write_gguf(str(folder), tmp_path / "other.gguf", dtype="F32")
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])
+@pytest.mark.parametrize("size", [1e-5, 1e-4, 1e-3, 1e-2])
+def test_scales_that_float16_holds_coarsely_are_allowed_for(kind: str, size: float):
+    type_ = GGMLQuantizationType[kind]
+    rows = np.random.default_rng(0).uniform(-size, size, (2048, 64)).astype(np.float32)
+    assert (np.abs(dequantize(encode(rows, type_), type_) - rows) <= verify._bound(rows, type_)).all()

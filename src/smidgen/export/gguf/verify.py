@@ -276,5 +276,6 @@ def _bound(values: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
     largest = np.maximum(np.abs(low), np.abs(high))
     step = share * (largest if of == "largest" else high - low)
     whole = 1.0 if kind in (GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q5_0) else 0.5
-    bound = whole * step + largest * 2.0**-10 + 32 * _SMALLEST
+    # a scale below 2⁻¹⁴ is rounded by up to half of `_SMALLEST`, and is taken up to 127 times
+    bound = whole * step + largest * 2.0**-10 + 64 * _SMALLEST
     return np.broadcast_to(bound, blocks.shape).reshape(values.shape)
