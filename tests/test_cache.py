@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from smidgen import cache
-from smidgen.cache import CACHED_BYTES, MOST_HASHES, cache_dir, sha256_of
+from smidgen.cache import CACHED_BYTES, MAX_HASHES, cache_dir, sha256_of
 from smidgen.files import content_hash, sha256_file
 
 LATER = 10.0
@@ -33,13 +33,13 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were read to be hashed."""
-    found, hashed = [], cache._hashed
+    found, hashed = [], cache._hash
 
     def note(path: Path) -> str:
         found.append(path)
         return hashed(path)
 
-    monkeypatch.setattr(cache, "_hashed", note)
+    monkeypatch.setattr(cache, "_hash", note)
     return found
 
 
@@ -115,14 +115,14 @@ def test_a_file_that_may_change_without_a_trace_is_not_kept(
 def test_a_file_that_changes_while_it_is_read_is_not_kept(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    file, hashed = large(tmp_path), cache._hashed
+    file, hashed = large(tmp_path), cache._hash
 
     def interrupted(path: Path) -> str:
         found = hashed(path)
         longer(path)
         return found
 
-    monkeypatch.setattr(cache, "_hashed", interrupted)
+    monkeypatch.setattr(cache, "_hash", interrupted)
     sha256_of(file)
     assert not own_cache.exists()
 
@@ -158,8 +158,8 @@ def test_a_damaged_entry_is_ignored(tmp_path: Path, own_cache: Path, wrong: obje
 def test_the_oldest_entries_go(
     tmp_path: Path, own_cache: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(cache, "MOST_HASHES", 2)
-    assert MOST_HASHES > 2
+    monkeypatch.setattr(cache, "MAX_HASHES", 2)
+    assert MAX_HASHES > 2
     files = [large(tmp_path, name) for name in "abc"]
     for file in files:
         sha256_of(file)

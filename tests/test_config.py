@@ -133,16 +133,16 @@ def test_a_wrong_type_is_refused(table: dict[str, Any], match: str):
     [
         (
             {"task": None},
-            r"there is neither 'task' nor \[\[tasks\]\]; say what the model is to do once, as task",
+            r"there is neither 'task' nor \[\[tasks\]\]; expected exactly one of them, such as task",
         ),
-        ({"tasks": [{"name": "a", "task": "judge"}]}, r"there is both 'task' and \[\[tasks\]\]; say what"),
+        ({"tasks": [{"name": "a", "task": "judge"}]}, r"there is both 'task' and \[\[tasks\]\]; expected"),
         (
             {"task": None, "tasks": [{"name": "a", "task": "judge"}] * 2},
-            r"two of \[\[tasks\]\] have the name 'a'; give each its own",
+            r"two of \[\[tasks\]\] have the name 'a'; names must be unique",
         ),
         (
             {"task": None, "tasks": [{"name": "a", "task": "judge"}], "data": {}},
-            r"\[data\] belongs to one task; put it under each of \[\[tasks\]\]",
+            r"\[data\] belongs to a single task; move it into each of \[\[tasks\]\]",
         ),
         ({"train": {"batch_size": 0}}, r"'train\.batch_size' is 0: input should be greater than 0"),
         ({"train": {"warmup": 1.5}}, r"'train\.warmup' is 1\.5: input should be less than or equal to 1"),
@@ -151,20 +151,20 @@ def test_a_wrong_type_is_refused(table: dict[str, Any], match: str):
         ({"train": {"seed": -1}}, r"'train\.seed' is -1: input should be greater than or equal to 0"),
         (
             {"quantize": {"bits": 4, "recipe": "mixed_3_6"}},
-            r"'bits' and 'recipe' each decide the bits of every",
+            r"'bits' and 'recipe' each set the bits of every",
         ),
         (
             {"quantize": {"bits": 4, "target_bits": 4.0}},
-            r"'bits' and 'target_bits' each decide .*; leave one out",
+            r"'bits' and 'target_bits' each set .*; keep only one of them",
         ),
-        ({"quantize": {"mode": "mxfp4", "bits": 4}}, r"'mode' is mxfp4, which has bits .*; leave 'bits' out"),
+        ({"quantize": {"mode": "mxfp4", "bits": 4}}, r"'mode' is mxfp4, which fixes .*; leave 'bits' out"),
         ({"quantize": {"mode": "nvfp4", "group_size": 32}}, r"'mode' is nvfp4, .*; leave 'group_size' out"),
         (
             {"quantize": {"mode": "mxfp8", "target_bits": 8.5}},
             r"'mode' is mxfp8, .*; leave 'target_bits' out",
         ),
-        ({"quantize": {"calibration": "a.jsonl"}}, r"'calibration' is read with 'target_bits' only"),
-        ({"quantize": {"candidate_bits": [4]}}, r"'candidate_bits' is read with 'target_bits' only"),
+        ({"quantize": {"calibration": "a.jsonl"}}, r"'calibration' is only used with 'target_bits'"),
+        ({"quantize": {"candidate_bits": [4]}}, r"'candidate_bits' is only used with 'target_bits'"),
         (
             {"quantize": {"target_bits": 4.0, "candidate_bits": [4, 7]}},
             r"'candidate_bits' is \[4, 7\]; expected some of 2, 3, 4, 5, 6, 8",
@@ -209,7 +209,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
     [
         (
             {"task": "judge", "model": {"architecture": {}}},
-            r"'model\.architecture'\. Only method = \"pretrain\" reads it",
+            r"'model\.architecture'\. Only method = \"pretrain\" uses it",
         ),
         (
             {"task": None, "train": {"method": "pretrain", "total_tokens": 9}},
@@ -222,7 +222,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"epochs": 2}},
-            r"'train\.epochs'\. Only method = \"sft\" reads it; leave it out or change the method",
+            r"'train\.epochs'\. Only method = \"sft\" uses it; leave it out or change the method",
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"lora": {"rank": 2}}},
@@ -230,14 +230,14 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"max_length": 4096}},
-            "train.max_length is 4096, more than the 2048",
+            r"train.max_length is 4096, more than max_position_embeddings \(2048\); lower it",
         ),
         (PRETRAIN | {"task": "judge", "quantize": {}}, r"'task'\. Only .*; unknown key 'quantize'\. Only"),
         (PRETRAIN | {"data": {"train": "a.jsonl"}}, r"'data\.train' is 'a\.jsonl': input should be 'world'"),
         (PRETRAIN | {"data": {"train_limit": 9}}, r"unknown key 'data\.train_limit'\. Only"),
-        ({"train": {"total_tokens": 9}}, r"'train\.total_tokens'\. Only method = \"pretrain\" reads it"),
+        ({"train": {"total_tokens": 9}}, r"'train\.total_tokens'\. Only method = \"pretrain\" uses it"),
         ({"train": {"dropout": 0.1, "lora": {}}}, r"\[train\]: .* with lora, set lora.dropout"),
-        ({"export": {}}, r'export.formats has "peft", and without \[train.lora\] there is no adapter'),
+        ({"export": {}}, r'export.formats contains "peft", but without \[train.lora\] there is no adapter'),
         (
             {"train": {"method": "pretrian"}},
             r"'pretrian'\. Did you mean 'pretrain'\? Known: sft, pretrain",

@@ -1,9 +1,8 @@
-"""The folder for what can be made again, and the hashes of large files that are kept in it.
+"""The cache folder, and the hashes of large files that are stored in it.
 
-Hashing the weights of a model takes as long as reading them. A hash is therefore kept with what the file
-system says of the file (size, times, inode), and used as long as that is the same. Times have a granularity:
-a file that was changed within the last two seconds may change once more without a trace, so its hash is not
-kept.
+Hashing the weights of a model takes as long as reading them. A hash is therefore stored with the file's
+metadata (size, times, inode) and reused while that is unchanged. Timestamps have a limited resolution: a file
+that changed within the last two seconds may change again under the same timestamp, so its hash is not stored.
 """
 
 import hashlib
@@ -14,52 +13,52 @@ from contextlib import suppress
 from pathlib import Path
 
 CACHED_BYTES = 1 << 20
-"""Smaller files are hashed each time; that takes a millisecond."""
-MOST_HASHES = 1024
+"""Smaller files are hashed every time; that takes about a millisecond."""
+MAX_HASHES = 1024
 GRANULARITY = 2.0
-"""Seconds; FAT counts in these, other file systems are finer."""
+"""Seconds: the timestamp resolution of FAT; other file systems have a finer one."""
 
 
 def cache_dir() -> Path:
-    """Return the folder for what can be made again: `SMIDGEN_CACHE`, else `smidgen` in the user's cache."""
+    """Return the cache folder: `SMIDGEN_CACHE` if set, else `smidgen` in the user's cache folder."""
     if given := os.environ.get("SMIDGEN_CACHE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smidgen"
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal, without reading a large file that is known."""
+    """Return the SHA-256 of a file's bytes in hexadecimal; the hash of a large unchanged file is cached."""
     before = os.stat(path)
     if before.st_size < CACHED_BYTES:
-        return _hashed(path)
-    key, facts = os.path.realpath(path), _facts(before)
-    known = _read(_file()).get(key)
+        return _hash(path)
+    key, facts = os.path.realpath(path), _metadata(before)
+    known = _read_entries(_hashes_file()).get(key)
     if known is not None and known[:-1] == facts:
         return str(known[-1])
-    digest = _hashed(path)
+    digest = _hash(path)
     after = os.stat(path)
     newest = max(after.st_mtime, after.st_ctime)
-    if _facts(after) == facts and newest + GRANULARITY < time.time():
+    if _metadata(after) == facts and newest + GRANULARITY < time.time():
         with suppress(OSError):  # the cache folder may be read-only or full
-            _keep(key, [*facts, digest])
+            _store(key, [*facts, digest])
     return digest
 
 
-def _hashed(path: Path) -> str:
+def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _file() -> Path:
+def _hashes_file() -> Path:
     return cache_dir() / "hashes.json"
 
 
-def _facts(stat: os.stat_result) -> list[int]:
+def _metadata(stat: os.stat_result) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
 
 
-def _read(file: Path) -> dict[str, list[int | str]]:
-    """The whole entries of a file of hashes; none if it is not there or damaged."""
+def _read_entries(file: Path) -> dict[str, list[int | str]]:
+    """Read the valid entries of a file of hashes; none if it is missing or damaged."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         return {key: entry for key, entry in found.items() if _is_entry(entry)}
@@ -75,16 +74,16 @@ def _is_entry(entry: object) -> bool:
     return is_digest and all(type(fact) is int for fact in facts)
 
 
-def _keep(key: str, entry: list[int | str]) -> None:
-    """Add an entry as the newest; the oldest beyond `MOST_HASHES` go.
+def _store(key: str, entry: list[int | str]) -> None:
+    """Add an entry as the newest; the oldest beyond `MAX_HASHES` are dropped.
 
-    Of two processes that write at once one may lose its entry, which is then made again.
+    If two processes write at once, one entry may be lost and is recomputed later.
     """
-    file = _file()
-    found = _read(file)
+    file = _hashes_file()
+    found = _read_entries(file)
     found.pop(key, None)
     found[key] = entry
-    kept = dict(list(found.items())[-MOST_HASHES:])
+    kept = dict(list(found.items())[-MAX_HASHES:])
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.{time.monotonic_ns()}.partial")
     try:

@@ -121,7 +121,7 @@ def test_answers_of_one_token_have_no_decoding_rate(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_engine_that_counts_no_tokens_is_refused():
-    with pytest.raises(DataError, match=r"does not count tokens, so nothing can be measured; use another"):
+    with pytest.raises(DataError, match=r"does not count tokens, so it cannot be measured; use another"):
         Prompts(5, is_chat=False).fit(Clocked(counts=False), 64)  # type: ignore[arg-type]
 
 
@@ -131,7 +131,7 @@ def test_a_length_that_no_prompt_can_have_is_refused():
             return 100 + super()._length(request)
 
     with pytest.raises(
-        DataError, match=r"--prompt-tokens is 64, and the shortest prompt has 1\d\d; raise it"
+        DataError, match=r"--prompt-tokens is 64, but the shortest prompt has 1\d\d; raise it"
     ):
         Prompts(5, is_chat=False).fit(Talkative(), 64)  # type: ignore[arg-type]
 
@@ -141,5 +141,5 @@ def test_an_engine_for_which_all_prompts_are_as_long_is_refused():
         def _length(self, request: Request) -> int:
             return 8
 
-    with pytest.raises(DataError, match=r"does not count the tokens of a prompt; use another one"):
+    with pytest.raises(DataError, match=r"does not count prompt tokens; use another engine"):
         Prompts(5, is_chat=False).fit(Cutting(), 64)  # type: ignore[arg-type]

@@ -79,7 +79,7 @@ def test_wrong_uses(arguments: list[str], said: str, tmp_path: Path, capsys: pyt
     assert said in capsys.readouterr().err
     unlabelled = write(tmp_path / "bare.jsonl", [{"prompt": "q", "a": "x", "b": "y"}])
     assert exit_code(["evaluate", "judge", "--data", unlabelled]) == 2
-    assert "ask for verdicts with `smidgen judge`" in capsys.readouterr().err
+    assert "get verdicts with `smidgen judge`" in capsys.readouterr().err
     assert exit_code(["evaluate", "intent", "--template", "rubric"]) == 2
     assert (
         "the task intent has no setting 'template', which is for judge; leave it out"
@@ -197,7 +197,7 @@ def test_a_rubric_is_read_from_a_file(
     assert "Is it short?" in (tmp_path / "out/records.jsonl").read_text()
     capsys.readouterr()
     assert exit_code(arguments) == 2
-    assert "a rubric is for the template grade, not for rubric" in capsys.readouterr().err
+    assert "only the template grade takes a rubric, not rubric" in capsys.readouterr().err
     rubric.unlink()
     assert exit_code(arguments) == 2
     assert "there is no rubric at" in capsys.readouterr().err
@@ -263,7 +263,7 @@ def test_rewardbench_2_needs_grades(tmp_path: Path, capsys: pytest.CaptureFixtur
     said = [{"id": f"Factuality0/0-{n}", "order": o, "text": "[[A]]"} for n in range(3) for o in ("ab", "ba")]
     write(tmp_path / "said.jsonl", said)
     assert exit_code(arguments) == 0
-    assert "need answers graded alone; ask with --template grade" in capsys.readouterr().err
+    assert "need answers graded alone; use --template grade" in capsys.readouterr().err
 
 
 def test_sections_of_rewardbench_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -286,7 +286,7 @@ def test_bad_rows_without_a_reference(tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads(out)["rejected_rows"] == 1 and "line 2: 'p1' has no reference answer" in err
     write(tmp_path / "pairs.jsonl", [PAIRS[0] | {"a": None}])
     assert exit_code([*arguments, "--skip-bad-rows"]) == 2
-    assert "nothing is left of 1 rows to judge: line 1: 'a' is null" in capsys.readouterr().err
+    assert "none of 1 rows can be judged: line 1: 'a' is null" in capsys.readouterr().err
 
 
 def test_unlabelled_rows_of_a_benchmark_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -77,7 +77,7 @@ def test_a_file_is_judged_once_and_goes_on(
     assert [row["id"] for row in verdicts] == [f"p{n}" for n in range(5)]
     capsys.readouterr()
     assert exit_code(["evaluate", "judge", "--engine", "replay", "--model", str(out), "--data", file]) == 2
-    assert "ask for verdicts with `smidgen judge`" in capsys.readouterr().err
+    assert "get verdicts with `smidgen judge`" in capsys.readouterr().err
     assert exit_code([*arguments, "--template", "scores"]) == 2
     assert "contains the records of another evaluation" in capsys.readouterr().err
 
@@ -118,12 +118,15 @@ def test_kills_lose_and_double_nothing(tiny_model_dir: Path, tmp_path: Path):
         (ONE[:4], "give --prompt, --a and --b to judge one pair"),
         ([*ONE, "--out", "x.jsonl"], "--out applies only to a file of pairs"),
         ([*ONE, "--reference"], "--reference applies only to a file of pairs"),
-        ([*ONE, "--samples", "2"], "2 samples at temperature 0 would all say the same"),
-        ([*ONE, "--template", "grade"], "the template grade grades one answer"),
+        ([*ONE, "--samples", "2"], "2 samples at temperature 0 would all be equal"),
+        ([*ONE, "--template", "grade"], "the template grade grades single answers"),
         (["pairs.jsonl"], "no output file is given for the judgements of pairs.jsonl; give one, as --out"),
         (["pairs.jsonl", *ONE], "both a file of pairs and one pair are given"),
         (["pairs.jsonl", "--out", "x.jsonl"], "there is no data file at pairs.jsonl"),
-        (["pairs.jsonl", "--out", "x.jsonl", "--template", "grade"], "the template grade grades one answer"),
+        (
+            ["pairs.jsonl", "--out", "x.jsonl", "--template", "grade"],
+            "the template grade grades single answers",
+        ),
         (["--prompt", " ", "--a", "x", "--b", "y"], "the prompt is empty"),
     ],
 )

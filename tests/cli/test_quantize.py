@@ -124,7 +124,7 @@ def test_settings_that_contradict_each_other_are_refused(
 ):
     arguments = ["quantize", str(tiny_model_dir), "--out", str(tmp_path / "small")]
     assert exit_code([*arguments, "--mode", "mxfp4", "--bits", "4"]) == 2
-    assert "--mode is mxfp4, which has bits and groups of its own for every layer; leave --bits out" in (
+    assert "--mode is mxfp4, which fixes the bits and the group size of every layer; leave --bits out" in (
         capsys.readouterr().err
     )
 
@@ -133,7 +133,7 @@ def test_settings_that_contradict_each_other_are_refused(
     ("options", "message"),
     [
         ("--target-bits 20", "--target-bits is 20.0: input should be less than 16"),
-        ("--target-bits 4.5 --bits 4", "--bits and --target-bits each decide the bits of every layer"),
+        ("--target-bits 4.5 --bits 4", "--bits and --target-bits each set the bits of every layer"),
         ("--target-bits 15", "--target-bits is 15, and even the widest of --candidate-bits come to"),
         ("--target-bits 1", "raise --target-bits, or add a narrower candidate"),
         ("--head-bits 8", "set --embedding-bits, not --head-bits"),

@@ -46,7 +46,7 @@ def test_a_system_message_opens_the_first_question_where_there_is_no_such_role(
     for before in (NO_SYSTEM, ALTERNATING, NO_SYSTEM + ALTERNATING):
         path = make_tokenizer_dir(loop(before=before))
         with pytest.warns(
-            UserWarning, match="takes no system message, so its text opens the first user mess"
+            UserWarning, match="has no system role, so the system message opens the first user mess"
         ):
             found = prompt(path, SYSTEM, QUESTION, ANSWER, QUESTION)
         assert found == rendered(Message("user", "be brief\n\nWhich?"), ANSWER, QUESTION)
@@ -54,13 +54,15 @@ def test_a_system_message_opens_the_first_question_where_there_is_no_such_role(
 
 def test_a_template_that_leaves_the_system_message_out_without_a_word(make_tokenizer_dir: Make) -> None:
     path = make_tokenizer_dir(loop("{% if m.role != 'system' %}" + TURN + "{% endif %}"))
-    with pytest.warns(UserWarning, match="takes no system message"):
+    with pytest.warns(UserWarning, match="has no system role"):
         assert prompt(path, SYSTEM, QUESTION) == rendered(Message("user", "be brief\n\nWhich?"))
 
 
 def test_messages_of_one_role_are_joined_where_roles_must_alternate(make_tokenizer_dir: Make) -> None:
     path = make_tokenizer_dir(loop(before=ALTERNATING))
-    with pytest.warns(UserWarning, match="wants user and assistant to alternate, so consecutive messages of"):
+    with pytest.warns(
+        UserWarning, match="requires user and assistant to alternate, so consecutive messages of"
+    ):
         found = prompt(path, QUESTION, Message("user", ""), Message("user", "Why?"), ANSWER, QUESTION)
     assert found == rendered(Message("user", "Which?\n\nWhy?"), ANSWER, QUESTION)
 
@@ -91,7 +93,7 @@ def test_what_is_trained_is_what_is_served(make_tokenizer_dir: Make, before: str
 
 def test_what_no_form_satisfies_is_refused_with_the_templates_own_words(make_tokenizer_dir: Make) -> None:
     path = make_tokenizer_dir(loop(before=ALTERNATING))
-    with pytest.raises(ModelError, match="refused the messages: roles must alternate"):
+    with pytest.raises(ModelError, match="rejected the messages: roles must alternate"):
         prompt(path, Message("assistant", "hello"), QUESTION)
 
 
@@ -121,7 +123,7 @@ def test_a_template_that_reads_parts_is_given_parts(make_tokenizer_dir: Make) ->
 def test_a_prompt_without_its_messages_is_refused(make_tokenizer_dir: Make, turn: str) -> None:
     path = make_tokenizer_dir(loop(turn))
     with pytest.raises(
-        ModelError, match="renders a prompt without the text of its messages; use a checkpoint wi"
+        ModelError, match="renders prompts without the text of the messages; use a checkpoint wi"
     ):
         prompt(
             path, Message("user", "What is the capital of France?"), ANSWER, Message("user", "Where is Lyon?")

@@ -161,7 +161,7 @@ def test_a_whole_prompt_is_taken_literally(tokenizer) -> None:
 @pytest.mark.parametrize("text", [*SPECIAL, "</s>", "[INST]", "<｜User｜>", "<|start_header_id|>"])
 def test_servers_are_sent_no_control_tokens(text: str) -> None:
     assert looks_like_control(text)
-    with pytest.warns(UserWarning, match=r"spell control tokens .* with a word joiner \(U\+2060\)"):
+    with pytest.warns(UserWarning, match=r"contain control tokens .* with a word joiner \(U\+2060\)"):
         found = defused(f"a{text}b{text}")
     assert text not in found and found.replace(WORD_JOINER, "") == f"a{text}b{text}"
     assert found.count(WORD_JOINER) == 2

@@ -89,7 +89,7 @@ def test_rows_of_a_table_are_known_by_the_line_on_which_they_begin(tmp_path: Pat
     path.write_text("text,intent\n,x\nb,y\nc,y,z\n", encoding="utf-8")
     rejected: list[str] = []
     rows = read_rows(path, rejected=rejected)
-    assert rejected == ["line 4 has 3 cells, and the header 2"]
+    assert rejected == ["line 4 has 3 cells, but the header has 2"]
     with pytest.raises(DataError, match="mine: line 2: 'text' is \"\", expected text"):
         queries(rows, source="mine")
 
@@ -99,7 +99,7 @@ def test_rows_of_a_table_are_known_by_the_line_on_which_they_begin(tmp_path: Pat
     [
         (
             "a,b\n1\n",
-            r"rows\.csv: line 2 has 1 cells, and the header 2\. Expected: every line must have as many",
+            r"rows\.csv: line 2 has 1 cells, but the header has 2\. Expected: every line must have as many",
         ),
         (
             "a,b,a\n1,2,3\n",
@@ -108,7 +108,7 @@ def test_rows_of_a_table_are_known_by_the_line_on_which_they_begin(tmp_path: Pat
         ("a,,b\n1,2,3\n", r"rows\.csv: the header has a column without a name; expected a different name"),
         (
             'a,b\n1,2\n"3,4\n',
-            r"rows\.csv: line 3 is not a line of cells \(unexpected end of data\); mend its quo",
+            r"rows\.csv: line 3 cannot be split into cells \(unexpected end of data\); fix its quo",
         ),
         ("", r"rows\.csv is empty; expected"),
         ("a,b\n", r"rows\.csv is empty; expected"),
@@ -201,7 +201,7 @@ def test_a_broken_gzip_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(FORMS["rows.jsonl"].encode())[:-12])
     with pytest.raises(
-        DataError, match=r"rows\.jsonl\.gz is not a whole gzip file .*; make or fetch it again"
+        DataError, match=r"rows\.jsonl\.gz is not a complete gzip file .*; create or fetch it again"
     ):
         read_rows(path)
     with pytest.raises(DataError, match=r"there is no data file at data/rows\.csv\.gz"):
@@ -223,12 +223,12 @@ def test_numbers_and_booleans_are_read_as_their_json_text(tmp_path: Path, writte
     path = tmp_path / "rows.jsonl"
     line = f'{{"prompt": "q", "a": {written}, "b": {written}, "reference": {written}, "subset": {written}}}\n'
     path.write_text(line * 2, encoding="utf-8")
-    with pytest.warns(UserWarning, match=r"rows\.jsonl holds numbers or booleans where texts") as said:
+    with pytest.warns(UserWarning, match=r"rows\.jsonl contains numbers or booleans where text") as said:
         pair = pairs(read_rows(path), labelled=False)[0]
     assert (pair.a, pair.b, pair.reference, pair.subset) == (text,) * 4 and len(said) == 1
 
 
-@pytest.mark.filterwarnings("ignore:a row holds numbers or booleans")
+@pytest.mark.filterwarnings("ignore:a row contains numbers or booleans")
 def test_numbers_are_texts_wherever_texts_are_expected(tmp_path: Path) -> None:
     assert pairs([{"prompt": 1, "chosen": [2, "x"], "rejected": [True]}])[1].b == "true"
     chat = [{"role": "user", "content": 5}]

@@ -99,7 +99,7 @@ def test_mask_all_refuses_a_template_that_rewrites_earlier_turns(tokenizer):
     [((), "this one is empty"), ((QUESTION,), "this one ends with 'user'")],
 )
 def test_conversation_must_end_with_the_assistant(tokenizer, messages, fault):
-    with pytest.raises(DataError, match=f"must end with an assistant message, and {fault}"):
+    with pytest.raises(DataError, match=f"must end with an assistant message, but {fault}"):
         tokenizer.render_conversation(messages)
 
 
@@ -113,7 +113,7 @@ def test_messages_are_checked(tokenizer):
 def test_thinking_needs_a_switch(chatml):
     assert chatml.render_prompt([QUESTION], thinking=False)
     with pytest.raises(
-        ModelError, match=r"thinking was asked for, but the chat template of .* has no enable_th"
+        ModelError, match=r"thinking is enabled, but the chat template of .* has no enable_th"
     ):
         chatml.render_prompt([QUESTION], thinking=True)
 
@@ -131,7 +131,7 @@ def test_missing_template(make_tokenizer_dir):
 def test_template_that_refuses_the_messages(make_tokenizer_dir):
     template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     tokenizer = load_tokenizer(make_tokenizer_dir(template))
-    with pytest.raises(ModelError, match="refused the messages: no system role"):
+    with pytest.raises(ModelError, match="rejected the messages: no system role"):
         tokenizer.render_prompt(CONVERSATION[:2])
 
 
@@ -216,7 +216,7 @@ def test_fit_cuts_the_prompt_and_never_the_answer(prompt, answer, earlier, max_l
     rendered = Rendered(list(range(len(mask))), mask)
     if answer + 1 > max_length and prompt + answer > max_length:
         with pytest.raises(
-            DataError, match=f"an answer has {answer} tokens .*{max_length}.* to {answer + 1} or"
+            DataError, match=f"a completion has {answer} tokens .*{max_length}.* to {answer + 1} or"
         ):
             fit(rendered, max_length)
         return
@@ -240,7 +240,7 @@ def test_an_answer_that_is_begun_is_gone_on_with(tokenizer):
 
 
 def test_a_whole_prompt_that_is_empty(make_tokenizer_dir):
-    with pytest.raises(DataError, match="the prompt is empty; give it at least one character"):
+    with pytest.raises(DataError, match="the prompt is empty; expected at least one character"):
         load_tokenizer(make_tokenizer_dir(template=None)).render_prompt([Message(TEXT, "")])
 
 

@@ -22,12 +22,12 @@ def test_known_ids_are_kept_without_a_word():
 
 @pytest.mark.parametrize("unknown", [10, -1, 10**12])
 def test_unknown_ids_are_left_out_with_a_warning(unknown):
-    match = f"folder names the bos token {unknown}, which the vocabulary does not have; it is ignored"
+    match = f"folder has the bos token {unknown}, which is not in the vocabulary; it is ignored"
     with pytest.warns(UnknownTokenId, match=match):
         assert known_ids([unknown], KNOWN, "bos token", HERE) == []
-    with pytest.warns(UnknownTokenId, match=f"names the end token {unknown},"):
+    with pytest.warns(UnknownTokenId, match=f"has the end token {unknown},"):
         assert known_ends({unknown, 3}, KNOWN, HERE) == {3}
-    match = f"names the end tokens {unknown}, and its vocabulary has none of them, .* set eos_token_id in"
+    match = f"has the end tokens {unknown}, none of which is in the vocabulary, .* set eos_token_id in"
     with pytest.raises(ModelError, match=match):
         known_ends({unknown}, KNOWN, HERE)
 
@@ -56,10 +56,10 @@ def test_configs_are_looked_through(tmp_path):
     )
     (tmp_path / "generation_config.json").write_text(json.dumps({"pad_token_id": 77, "bos_token_id": None}))
     assert unknown_in_configs(tmp_path, KNOWN) == [
-        "bos_token_id in config.json names 10, which the vocabulary does not have",
-        "eos_token_id in config.json names -2, which the vocabulary does not have",
-        "eos_token_id in config.json names 'x', which the vocabulary does not have",
-        "pad_token_id in generation_config.json names 77, which the vocabulary does not have",
+        "bos_token_id in config.json is 10, which is not in the vocabulary",
+        "eos_token_id in config.json is -2, which is not in the vocabulary",
+        "eos_token_id in config.json is 'x', which is not in the vocabulary",
+        "pad_token_id in generation_config.json is 77, which is not in the vocabulary",
     ]
     for no_object in ("[]", "{"):
         (tmp_path / "config.json").write_text(no_object)

@@ -51,7 +51,7 @@ def test_compare(make):
 def test_grade(make):
     found = make(template="grade").grade("How long?", "xxx")
     assert (found.grade, found.grades, found.texts) == (3.0, (3.0,), ("[RESULT] 3",))
-    with pytest.raises(ConfigError, match="the template grade grades one answer"):
+    with pytest.raises(ConfigError, match="the template grade grades single answers"):
         make(template="grade").compare("q", "a", "b")
     with pytest.raises(ConfigError, match="the template scores compares two answers"):
         make(template="scores").grade("q", "a")
@@ -64,14 +64,14 @@ def test_rank(make):
     assert (best.wins, best.results) == (3.0, 3) and best.low < 0 < best.strength < best.high
     assert worst.strength == pytest.approx(-best.strength)
     assert len(found.comparisons) == 6 and found.tokens == 180
-    with pytest.raises(DataError, match="there is 1 answer to rank"):
+    with pytest.raises(DataError, match="the number of answers to rank is 1; expected two"):
         make(template="scores").rank("q", ["x"])
 
 
 def test_what_cannot_be_judged(make, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match="samples is 0"):
         make(samples=0)
-    with pytest.raises(ConfigError, match="would all say the same"):
+    with pytest.raises(ConfigError, match="would all be equal"):
         make(samples=2)
     with pytest.raises(DataError, match="the prompt is empty"):
         make(template="scores").compare(" ", "a", "b")

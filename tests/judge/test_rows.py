@@ -122,13 +122,13 @@ def test_what_cannot_be_judged_is_refused_before_a_model_is_loaded(
 
     monkeypatch.setattr("smidgen.judge.judge.open_engine", load)
     out = tmp_path / "said.jsonl"
-    with pytest.raises(ConfigError, match="the template grade grades one answer; judge with rubric, scores"):
+    with pytest.raises(ConfigError, match="the template grade grades single answers; use rubric, scores"):
         Judge(model, JudgeOptions(template="grade", reference=True)).judge_rows(ROWS, out)
     with pytest.raises(DataError, match="rows: there is no row to judge; expected pairs"):
         judge.judge_rows([], out)
     with pytest.raises(DataError, match=r"there is no data file at .*none\.jsonl"):
         judge.judge_rows(tmp_path / "none.jsonl", out)
-    with pytest.raises(DataError, match="rows: row 1 has the fields id, prompt, a, which fit no known"):
+    with pytest.raises(DataError, match="rows: row 1 has the fields id, prompt, a, which match no known"):
         judge.judge_rows([{"id": "s", "prompt": "How long?", "a": "x"}], out)
     assert not out.exists()
 

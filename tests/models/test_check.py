@@ -58,8 +58,8 @@ def test_ids_beyond_the_vocabulary_are_faults(changed: Callable[..., Path]):
     folder = changed(bos_token_id=99_999, pad_token_id=-1)
     (folder / "generation_config.json").write_text('{"eos_token_id": [2, 151645]}')
     assert check(folder).faults == [
-        "bos_token_id in config.json names 99999, which the vocabulary does not have",
-        "eos_token_id in generation_config.json names 151645, which the vocabulary does not have",
+        "bos_token_id in config.json is 99999, which is not in the vocabulary",
+        "eos_token_id in generation_config.json is 151645, which is not in the vocabulary",
     ]
 
 

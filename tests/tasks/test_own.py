@@ -107,11 +107,11 @@ def test_a_number_is_found_behind_any_words(number: float, words: str):
     [
         ({"gold": None}, "'gold' is None"),
         ({"message": "{{ text"}, "'message' is not a Jinja template"),
-        ({"labels": ["a"], "regex": "a"}, "'labels' and 'regex' each say how answers are read; give one"),
-        ({"labels": []}, r"'labels' is empty; list the answers there are, or set it to 'rows'"),
+        ({"labels": ["a"], "regex": "a"}, "'labels' and 'regex' each set how answers are parsed; keep one"),
+        ({"labels": []}, r"'labels' is empty; list the allowed answers, or set it to 'rows'"),
         ({"metric": "macro_f1"}, "metric = 'macro_f1' needs 'labels'"),
         ({"metric": "f1"}, "'metric' is 'f1'"),
-        ({"regex": "("}, "'regex' cannot be read"),
+        ({"regex": "("}, "'regex' is not a valid regular expression"),
         ({"json_schema": {"type": 3}}, "'json_schema' is not a JSON schema"),
         ({"json_schema": {"type": "object"}}, "'json_schema' has no property 'answer'"),
         ({"mesage": "x"}, r"the task own has no setting 'mesage'; leave it out\. Did you mean 'message'\?"),
@@ -125,9 +125,9 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], messa
 @pytest.mark.parametrize(
     ("row", "settings", "message"),
     [
-        ({"queue": "a"}, {}, "which fit no known format|'text' is missing"),
-        ({"text": "x", "queue": ""}, {}, "'queue' is \"\", expected a text or a number"),
-        ({"text": "x", "queue": True}, {}, "'queue' is true, expected a text or a number"),
+        ({"queue": "a"}, {}, "which match no known format|'text' is missing"),
+        ({"text": "x", "queue": ""}, {}, "'queue' is \"\", expected text or a number"),
+        ({"text": "x", "queue": True}, {}, "'queue' is true, expected text or a number"),
         (
             {"text": "x", "queue": "b"},
             {"labels": ["bee"]},
@@ -155,7 +155,7 @@ def test_settings_are_read_from_a_recipe_or_alone(tmp_path: Path):
     settings = {"message": "{{ text }}", "gold": "queue"}
     assert read_own_settings(tmp_path / "alone.toml") == settings
     assert read_own_settings(tmp_path / "recipe.toml") == settings
-    with pytest.raises(ConfigError, match=r"judge\.toml is a recipe for judge; expected one with"):
+    with pytest.raises(ConfigError, match=r"judge\.toml is a recipe for the task judge; expected"):
         read_own_settings(tmp_path / "judge.toml")
     with pytest.raises(ConfigError, match=r"there is no description of a task at .*none\.toml"):
         read_own_settings(tmp_path / "none.toml")

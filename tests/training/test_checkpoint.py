@@ -115,12 +115,10 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path):
     rows = make_rows(6, 1)
     run(tmp_path, rows)
     with pytest.raises(
-        ConfigError, match=r"holds a run with other settings: learning_rate was 0.0001 and is now"
+        ConfigError, match=r"contains a run with other settings: learning_rate was 0.0001 and is now"
     ):
         run(tmp_path, rows, learning_rate=0.1)
-    with pytest.raises(
-        ConfigError, match=r"steps was 3 and is now 2\. Go back to them to resume it, or name"
-    ):
+    with pytest.raises(ConfigError, match=r"steps was 3 and is now 2\. Restore them to resume it, or name"):
         run(tmp_path, rows[:4])
     wider = SHAPE.model_copy(update={"intermediate_size": 96})
     with pytest.raises(ConfigError, match=r"holds the weights of another model than the one to train"):

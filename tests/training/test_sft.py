@@ -64,7 +64,7 @@ def test_faulty_samples_are_all_counted_and_some_named(tokenizer: Tokenizer):
         sft_rows(samples, tokenizer, SftConfig(max_length=40))
     message = str(caught.value)
     assert "sample 's1': it has no target, the answer to learn" in message
-    assert "sample 's5': an answer has" in message
+    assert "sample 's5': a completion has" in message
     assert message.endswith("; and 1 more")
     assert "s6" not in message
 

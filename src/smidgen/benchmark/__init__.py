@@ -1,8 +1,8 @@
-"""How fast a model is on this machine, beside what the device could reach.
+"""Measure the speed of a model on this machine and compare it with the limits of the device.
 
 work = Benchmark(EngineOptions("smidgen:nano"))
 for step in work:
-print(step.engine, step.done, work.total)
+    print(step.engine, step.done, work.total)
 print(work.result.engines["mlx"].prefill_tokens_per_second)
 """
 

@@ -1,4 +1,4 @@
-"""Every engine that runs a model, measured one after the other."""
+"""Measure every engine that can run a model, one after the other."""
 
 import gc
 import time
@@ -18,7 +18,7 @@ from smidgen.options import EngineName, EngineOptions, WorkloadOptions
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it was measured; see `smidgen.backend.Device`."""
+    """The measured device; see `smidgen.backend.Device`."""
 
     kind: str
     name: str
@@ -27,18 +27,18 @@ class Machine:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """What was measured.
+    """Results of a benchmark.
 
     Attributes:
-        model: as it was named.
-        kv_bits: bits of the keys and values; None as the model computes.
-        device: where.
-        prompt_tokens: the length of prompts that was asked for.
-        max_tokens: longest answer.
-        repeats: how often each thing was measured.
-        roofline: what the device could reach; None where the model's weights are not here.
-        engines: what each engine reached.
-        skipped: why others could not be measured.
+        model: name of the model as given.
+        kv_bits: bits of the KV cache; None if it is not quantized.
+        device: the measured device.
+        prompt_tokens: the requested prompt length.
+        max_tokens: maximum completion length.
+        repeats: number of repeats of each measurement.
+        roofline: upper bounds of the device; None if the weights are not on this machine.
+        engines: results by engine.
+        skipped: why the other engines could not be measured.
     """
 
     model: str
@@ -58,18 +58,18 @@ class BenchmarkResult:
 
 @dataclass(frozen=True)
 class BenchmarkStep:
-    """How far one engine is; its first step comes before it is opened."""
+    """Progress of one engine; its first step (0) comes before it is opened."""
 
     engine: EngineName
     done: int
 
 
 class Benchmark:
-    """A measurement that its caller drives: an iterator over its steps.
+    """A benchmark that its caller drives: an iterator over its steps.
 
     Attributes:
-        total: how many steps each engine takes.
-        result: what was measured, once every step was read.
+        total: number of steps per engine.
+        result: the results, after the last step.
     """
 
     def __init__(
@@ -78,24 +78,23 @@ class Benchmark:
         engines: Sequence[EngineName] = (),
         workload: WorkloadOptions = WorkloadOptions(),
     ):
-        """Prepare a measurement.
+        """Prepare a benchmark.
 
         Args:
-            model: the model; how many rows are decoded together the workload decides, and its engine is not
-                used.
-            engines: what to measure; if empty, all that run such a model.
-            workload: what the engines are given to do.
+            model: the model; its engine is ignored, and the workload sets the batch size.
+            engines: engines to measure; if empty, all that support the model.
+            workload: the requests to measure with.
         """
         self.result: BenchmarkResult | None = None
         self.total = len(set(workload.batch)) * (1 + workload.repeats)
         self._model, self._named, self._workload = model, engines, workload
 
     def __iter__(self) -> Iterator[BenchmarkStep]:
-        """Measure.
+        """Run the measurements.
 
         Raises:
             ConfigError: no engine can be measured.
-            UserError: one of the engines that were named cannot be.
+            UserError: one of the requested engines cannot be measured.
         """
         model, work = self._model, self._workload
         engines: dict[str, EngineSpeed] = {}
@@ -114,7 +113,7 @@ class Benchmark:
                 f"no engine can be measured with {model.model}: {'; '.join(dict.fromkeys(skipped.values()))}"
             )
         rates.append(measure_rates())
-        # The best that was measured, before and after the engines: another program slows both.
+        # The better of the rates before and after, because other programs can only slow a measurement down.
         best = Rates(*map(max, zip(*rates, strict=True)))
         device = backend.device()
         self.result = BenchmarkResult(
@@ -133,7 +132,7 @@ class Benchmark:
 
 
 def engines_for(model: str) -> Sequence[EngineName]:
-    """The engines that take such a model, installed or not: those of servers, files or folders."""
+    """Return the engines that support a model (a URL, a GGUF file or a folder), installed or not."""
     if is_url(model):
         return ["http"]
     return ["llama"] if model.endswith(".gguf") else ["mlx", "llama"]

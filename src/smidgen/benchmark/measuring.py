@@ -1,4 +1,4 @@
-"""The speed of an engine that is open."""
+"""Measure the speed of an open engine."""
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from smidgen.options import WorkloadOptions
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Seconds that half of all requests, and 95 % of them, took at most."""
+    """Median and 95th percentile of request times, in seconds."""
 
     p50: float
     p95: float
@@ -21,14 +21,14 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class BatchSpeed:
-    """An engine with so many requests at once.
+    """Speed of an engine at one batch size.
 
     Attributes:
-        decode_tokens_per_second: over all rows, beyond their first tokens; None where noise hides it.
-        tokens_per_second: completion tokens over the whole time, prefill included.
-        latency: of single requests, queueing included.
-        requests: how many were measured.
-        completion_tokens: mean tokens of an answer.
+        decode_tokens_per_second: over all rows, without their first tokens; None if it is within the noise.
+        tokens_per_second: completion tokens over total time, prefill included.
+        latency: latency of single requests, queueing included.
+        requests: number of measured requests.
+        completion_tokens: mean completion length in tokens.
     """
 
     decode_tokens_per_second: float | None
@@ -40,15 +40,15 @@ class BatchSpeed:
 
 @dataclass(frozen=True)
 class EngineSpeed:
-    """What was measured of an engine.
+    """Speed of an engine.
 
     Attributes:
-        seconds_to_open: until it took its first request.
-        prompt_tokens: the length of prompts that was reached.
-        prefill_tokens_per_second: of one prompt at a time.
-        time_to_first_token: of one request at a time.
-        batches: by the number of requests at once.
-        peak_memory_bytes: of the device, or of the process on a CPU; None where it is not known.
+        seconds_to_open: time until it accepted requests.
+        prompt_tokens: actual prompt length.
+        prefill_tokens_per_second: for one prompt at a time.
+        time_to_first_token: in seconds, for one request at a time.
+        batches: results by batch size.
+        peak_memory_bytes: of the device, or of the process on a CPU; None if unknown.
     """
 
     seconds_to_open: float
@@ -62,13 +62,13 @@ class EngineSpeed:
 def measure(
     engine: Engine, workload: WorkloadOptions, *, is_chat: bool, seconds_to_open: float = 0.0
 ) -> Generator[int, None, EngineSpeed]:
-    """Warm an engine up, then measure it on every batch size; servers take prompts as a chat only.
+    """Warm up an engine and measure it at every batch size; servers need chat prompts (`is_chat`).
 
     Yields:
-        How many steps are done: for every batch size one for the warm-up, and one for each repeat.
+        The number of finished steps: per batch size, one for the warm-up and one per repeat.
 
     Raises:
-        DataError: prompts of that length cannot be made, or the engine counts no tokens.
+        DataError: prompts of the requested length are impossible, or the engine does not count tokens.
     """
     prompts = Prompts(workload.max_tokens, is_chat=is_chat)
     reached = prompts.fit(engine, workload.prompt_tokens)
@@ -99,9 +99,9 @@ def measure(
 
 
 def _batch_speed(firsts: Sequence[TimedRequests], wholes: Sequence[TimedRequests]) -> BatchSpeed:
-    """What one batch size came to; decoding is what whole answers take beyond their first tokens.
+    """Compute the speed at one batch size; decode time is total time minus the time to first tokens.
 
-    Where that is no longer than first tokens differ among themselves, it is not known.
+    If the difference is within the variation of the times to first tokens, decode speed is unknown.
     """
     prefills = [first.seconds for first in firsts]
     decoding = median(run.seconds for run in wholes) - median(prefills)

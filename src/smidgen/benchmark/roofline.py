@@ -1,8 +1,8 @@
-"""What a device could do at most with a model: the roofline (https://doi.org/10.1145/1498765.1498785).
+"""Upper bounds of a model's speed on a device: the roofline (https://doi.org/10.1145/1498765.1498785).
 
-A decoding step reads every weight once, whatever the number of rows, and computes two operations for each
-weight and row; a prompt's tokens share the reading. Keys, values and attention are left out, so the bounds
-are a little too high for long contexts, never too low for short ones.
+A decode step reads every weight once for all rows and computes two operations per weight and row; the tokens
+of a prompt share one read. The KV cache and attention are ignored, so the bounds are slightly too high for
+long contexts and never too low.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,13 +20,13 @@ from smidgen.models.weights import read_weights
 
 
 class Weights(NamedTuple):
-    """A model as the roofline sees it.
+    """Sizes of a model for the roofline.
 
     Attributes:
-        parameters: all of them.
-        block_parameters: those that every token of a prompt meets; the head is only for the last.
-        step_parameters: those that a decoding step meets: blocks and head, not an embedding beside it.
-        step_bytes: what these take as they are stored.
+        parameters: all parameters.
+        block_parameters: those used for every prompt token; the head is only used for the last one.
+        step_parameters: those used in a decode step: blocks and head, without an untied embedding.
+        step_bytes: stored bytes of `step_parameters`.
     """
 
     parameters: int
@@ -36,12 +36,12 @@ class Weights(NamedTuple):
 
 
 def prefill_bound(weights: Weights, *, flops: float, bandwidth: float, prompt_tokens: int) -> float:
-    """Prompt tokens a second at most, of one prompt of `prompt_tokens`.
+    """Upper bound of prompt tokens per second, for one prompt.
 
     Args:
-        weights: of the model.
-        flops: operations a second of the device.
-        bandwidth: bytes a second of its memory.
+        weights: sizes of the model.
+        flops: operations per second of the device.
+        bandwidth: bytes per second of its memory.
         prompt_tokens: length of the prompt.
     """
     head = weights.step_parameters - weights.block_parameters
@@ -50,25 +50,25 @@ def prefill_bound(weights: Weights, *, flops: float, bandwidth: float, prompt_to
 
 
 def decode_bound(weights: Weights, *, flops: float, bandwidth: float, batch: int) -> float:
-    """Tokens a second at most over all rows, when `batch` rows are decoded together."""
+    """Upper bound of tokens per second over all rows, when `batch` rows are decoded together."""
     compute = 2 * weights.step_parameters * batch / flops
     return batch / max(compute, weights.step_bytes / bandwidth)
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """What a device could reach with a model's weights as they are stored.
+    """Upper bounds of a model's speed on a device, with the weights as they are stored.
 
     Attributes:
-        flops_per_second: of the device, in `dtype`.
-        bytes_per_second: of its memory.
-        dtype: what it computes in.
+        flops_per_second: operations per second of the device in `dtype`.
+        bytes_per_second: memory bandwidth of the device.
+        dtype: compute dtype.
         parameters: as in `Weights`.
         block_parameters: as in `Weights`.
         step_parameters: as in `Weights`.
         step_bytes: as in `Weights`.
-        prefill_tokens_per_second: at most, of one prompt.
-        decode_tokens_per_second: at most over all rows, by their number.
+        prefill_tokens_per_second: bound for one prompt.
+        decode_tokens_per_second: bounds over all rows, by batch size.
     """
 
     flops_per_second: float
@@ -83,7 +83,7 @@ class Roofline:
 
 
 def roofline_of(model: str, rates: Rates, *, prompt_tokens: int, batches: Sequence[int]) -> Roofline | None:
-    """What a device of such rates could reach; None where the model's weights are not here."""
+    """Compute the bounds for a device with the given rates; None if the weights are not on this machine."""
     weights = weights_of(model)
     if weights is None:
         return None
@@ -100,7 +100,7 @@ def roofline_of(model: str, rates: Rates, *, prompt_tokens: int, batches: Sequen
 
 
 def weights_of(model: str) -> Weights | None:
-    """What the headers of a model's weights say; None for what is neither a folder nor a GGUF file."""
+    """Read the sizes from the headers of a model's weights; None if it is not a folder or GGUF file."""
     return _gguf_weights(model) if model.endswith(".gguf") else _folder_weights(model)
 
 
@@ -117,7 +117,7 @@ def _folder_weights(model: str) -> Weights | None:
 def _gguf_weights(model: str) -> Weights | None:
     try:
         tensors = GGUFReader(Path(model).expanduser()).tensors
-    except (OSError, ValueError, KeyError, IndexError):  # the engine that opens it says what is wrong
+    except (OSError, ValueError, KeyError, IndexError):  # the engine that opens it reports the error
         return None
     ends = {"token_embd.weight": "embedding", "output.weight": "head"}
     parts = [ends.get(tensor.name, "blocks") for tensor in tensors]
@@ -128,7 +128,7 @@ def _gguf_weights(model: str) -> Weights | None:
 
 
 def _summed(numbers: Iterable[tuple[str, int]], sizes: Iterable[tuple[str, int]]) -> Weights:
-    """The roofline's view of parameters and bytes by part; an embedding beside a head is not read whole."""
+    """Sum parameters and bytes by part; a step reads only a few rows of an untied embedding."""
     parts = dict.fromkeys(("embedding", "head", "blocks"), 0)
     for part, number in numbers:
         parts[part if part in parts else "blocks"] += number

@@ -1,9 +1,9 @@
-"""Requests of a given length for an engine, and how long it takes to answer them.
+"""Requests of a given length for an engine, and the time it takes to complete them.
 
-Every time is wall-clock from handing requests to an engine until it hands them back: what an engine itself
-counts as a request's time leaves out queueing and shared beginnings. Engines and servers run what two prompts
-begin with once, so no two begin alike: where the model runs here they go without the chat template, and of a
-server's prompts only the tokens beyond its template's are counted.
+All times are wall-clock times from submitting requests until they are returned, because the times that an
+engine reports exclude queueing and shared prefixes. Engines and servers cache shared prefixes, so no two
+prompts start alike: local models get raw prompts without the chat template, and of a server's prompts only
+the tokens beyond those of its template are counted.
 """
 
 import random
@@ -19,15 +19,15 @@ from smidgen.inference import Engine
 WORDS = "which answer counts better than another when both towns keep seven green tin bells near the old mill"
 CLOSING = ". Go on with this text for as long as you can, and do not stop!"
 SLACK = 16
-"""A prompt may be so many tokens longer than it was asked for."""
+"""Maximum number of tokens by which a prompt may exceed the requested length."""
 
 
 class TimedRequests(NamedTuple):
-    """Requests that were handed over together.
+    """Requests that were submitted together.
 
     Attributes:
         completions: in finishing order.
-        latencies: seconds until each was handed back.
+        latencies: seconds until each was returned.
     """
 
     completions: list[Completion]
@@ -35,7 +35,7 @@ class TimedRequests(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Until the last was handed back."""
+        """Seconds until the last one was returned."""
         return self.latencies[-1]
 
     @property
@@ -46,19 +46,19 @@ class TimedRequests(NamedTuple):
     @property
     def tokens(self) -> int:
         """Tokens of all completions."""
-        return sum(_written(completion) for completion in self.completions)
+        return sum(_num_tokens(completion) for completion in self.completions)
 
 
 class Prompts:
-    """Requests of about the same length, no two of which begin alike but for a server's template.
+    """Requests of about the same length that share no prefix, apart from a server's template.
 
     Attributes:
-        num_words: of each prompt; `fit` finds how many.
-        template_tokens: of each prompt, those of one that says nothing; `fit` finds how many.
+        num_words: words per prompt, set by `fit`.
+        template_tokens: tokens of a minimal prompt, that is of the template, set by `fit`.
     """
 
     def __init__(self, max_tokens: int, *, is_chat: bool):
-        """Make prompts for answers of `max_tokens`; servers take them as a chat only."""
+        """Prepare prompts for completions of `max_tokens`; servers need chat prompts (`is_chat`)."""
         self._random = random.Random(0)
         self._max_tokens = max_tokens
         self._role = "user" if is_chat else "text"
@@ -70,7 +70,7 @@ class Prompts:
         return [self._request(self._text(), max_tokens or self._max_tokens) for _ in range(number)]
 
     def fit(self, engine: Engine, wanted: int) -> int:
-        """Find how many words make prompts of `wanted` tokens; return the length that was reached.
+        """Find the number of words for prompts of `wanted` tokens; return the actual length in tokens.
 
         Raises:
             DataError: the engine does not count prompt tokens, or even a short prompt is longer.
@@ -81,12 +81,12 @@ class Prompts:
             self.num_words = num_words
             lengths[num_words] = _length(engine, *self.take(1, max_tokens=1))
         if lengths[64] <= lengths[16]:
-            raise DataError("the engine does not count the tokens of a prompt; use another one")
+            raise DataError("the engine does not count prompt tokens; use another engine")
         each = (lengths[64] - lengths[16]) / 48
         self.num_words = max(1, round(16 + (wanted - lengths[16]) / each))
         reached = _length(engine, *self.take(1, max_tokens=1))
         if reached > wanted + SLACK:
-            raise DataError(f"--prompt-tokens is {wanted}, and the shortest prompt has {reached}; raise it")
+            raise DataError(f"--prompt-tokens is {wanted}, but the shortest prompt has {reached}; raise it")
         return reached
 
     def _text(self) -> str:
@@ -100,7 +100,7 @@ class Prompts:
 
 
 def run_together(engine: Engine, requests: Sequence[Request]) -> TimedRequests:
-    """Hand requests to an engine at once and wait for all."""
+    """Submit requests to an engine together and wait for all of them."""
     completions, latencies = [], []
     started = time.perf_counter()
     for _, completion in engine.complete(requests):
@@ -110,15 +110,15 @@ def run_together(engine: Engine, requests: Sequence[Request]) -> TimedRequests:
 
 
 def _length(engine: Engine, request: Request) -> int:
-    """Tokens of a request's prompt, as the engine counts them."""
+    """The prompt length of a request as counted by the engine."""
     (completion,) = run_together(engine, [request]).completions
     if completion.finish_reason == "context":
         raise DataError("the prompt does not fit the model's context; lower --prompt-tokens")
     if completion.timing is None:
-        raise DataError("the engine does not count tokens, so nothing can be measured; use another one")
+        raise DataError("the engine does not count tokens, so it cannot be measured; use another engine")
     return completion.timing.prompt_tokens
 
 
-def _written(completion: Completion) -> int:
-    """Tokens of a completion, the end token included."""
+def _num_tokens(completion: Completion) -> int:
+    """The number of tokens of a completion, including the end token."""
     return completion.timing.completion_tokens if completion.timing else len(completion.token_ids)

@@ -1,7 +1,7 @@
-"""Settings: the tables of a recipe and of a file of prices, with every default.
+"""Configuration schemas: the tables of a recipe and of a price file, with every default.
 
-The models here are the only place where a default is written. The string under a field is its documentation
-and becomes `docs/configuration.md`. Unknown keys are errors.
+These models are the only place where defaults are defined. The string under a field is its documentation and
+becomes `docs/configuration.md`. Unknown keys are errors.
 """
 
 from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of, selector

@@ -1,4 +1,4 @@
-"""What every table of settings is, how one is read from TOML, and how its faults are worded."""
+"""The base of every configuration table, reading one from TOML, and the wording of validation errors."""
 
 import tomllib
 from collections.abc import Callable, Sequence
@@ -31,14 +31,14 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class OneOf:
-    """Annotation of a field that holds one of several tables, which one of their own keys selects.
+    """Annotation of a field that holds one of several tables, selected by one of their own keys.
 
     Each table declares the key as a `Literal` of the one value that selects it.
 
     Attributes:
         key: the selecting key.
-        default: its value where the table does not give it.
-        elsewhere: values that are known, but only to a recipe of another shape.
+        default: its value if the table does not set it.
+        elsewhere: further values, valid only in another kind of recipe.
     """
 
     key: str
@@ -46,7 +46,7 @@ class OneOf:
     elsewhere: tuple[str, ...] = ()
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Validate against the selected table alone, so that its faults are the only ones."""
+        """Validate against the selected table only, so that errors of the other tables are not reported."""
         sections = sections_of(source)
         choices = {self.value(section): handler.generate_schema(section) for section in sections}
         return core_schema.tagged_union_schema(
@@ -63,18 +63,18 @@ class OneOf:
 
 
 def sections_of(annotation: Any) -> list[type[Section]]:
-    """The tables that a field may hold; none when it is a plain value."""
+    """Return the tables that a field may hold; none if it is a plain value."""
     alternatives = get_args(annotation) or (annotation,)
     return [a for a in alternatives if isinstance(a, type) and issubclass(a, Section)]
 
 
 def selector(field: FieldInfo) -> OneOf | None:
-    """What selects among the tables that a field may hold, where it says."""
+    """Return the `OneOf` annotation of a field, or None."""
     return next((mark for mark in field.metadata if isinstance(mark, OneOf)), None)
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """Read a TOML file; `what` names it in errors and, after "; ", where to look for an example.
+    """Read a TOML file; `what` names it in errors and, after "; ", says where to find an example.
 
     Raises:
         ConfigError: the file is missing or is not TOML.
@@ -95,19 +95,19 @@ def parse_table(
     *,
     readers: Callable[[Sequence[str]], str] = lambda path: "",
 ) -> Table:
-    """Turn a TOML table into the settings that it stands for.
+    """Validate a TOML table.
 
     Args:
-        model: the settings.
-        table: as it was read.
-        source: names it in errors.
-        readers: says of the path of an unknown key which other settings would read it; empty for none.
+        model: the schema.
+        table: the table as it was read.
+        source: names the table in errors.
+        readers: for the path of an unknown key, says which other settings accept it; empty for none.
 
     Raises:
-        ConfigError: it holds an unknown key or a bad value; every fault is named.
+        ConfigError: it contains an unknown key or an invalid value; every fault is listed.
     """
     try:
-        return model.model_validate(_tuples(table))
+        return model.model_validate(_lists_to_tuples(table))
     except ValidationError as error:
         described = dict.fromkeys(_describe(fault, model, readers) for fault in error.errors())
         raise ConfigError(f"{source}: {'; '.join(described)}") from None
@@ -116,11 +116,11 @@ def parse_table(
 def table_at(
     model: type[Section], location: Sequence[int | str]
 ) -> tuple[type[Section], FieldInfo | None, list[str]]:
-    """Follow the location of a fault from `model` on.
+    """Resolve the location of a validation error, starting at `model`.
 
     Returns:
-        The innermost table on the way, its field where the location ends in one, and the path as the keys of
-        a TOML file, without the marks that validation leaves for the alternatives it tried.
+        The innermost table on the path, its field if the location ends in one, and the path as keys of a TOML
+        file, without the marks that pydantic inserts for the alternatives of a union.
     """
     section, field, path = model, None, []
     for part in location:
@@ -130,7 +130,7 @@ def table_at(
             section, field = named[0], None
         elif isinstance(part, int):
             path.append(str(part))
-        elif sections or field is None:  # below a plain value stand only the alternatives that were tried
+        elif sections or field is None:  # below a plain value, pydantic lists only alternatives of a union
             section = sections[0] if sections else section
             path.append(part)
             field = section.model_fields.get(part)
@@ -138,7 +138,7 @@ def table_at(
 
 
 def _describe(fault: Any, model: type[Section], readers: Callable[[Sequence[str]], str]) -> str:
-    """One validation fault as a clause: where, what was given, what was expected."""
+    """Describe one validation error: the key, the given value, what was expected."""
     section, field, path = table_at(model, fault["loc"])
     where = ".".join(path)
     if fault["type"] == "value_error":
@@ -150,17 +150,17 @@ def _describe(fault: Any, model: type[Section], readers: Callable[[Sequence[str]
         known = list(section.model_fields)
         return f"unknown key '{where}'.{did_you_mean(path[-1], known)} Known: {', '.join(known)}"
     if fault["type"] == "missing":
-        return _missing(path, field)
+        return _describe_missing(path, field)
     if fault["type"] == "one_of":
         assert field is not None
-        return _unselected(where, field, fault["input"])
+        return _describe_choice(where, field, fault["input"])
     if fault["type"] == "model_type":
         return f"'{where}' is {fault['input']!r}: input should be a table"
     return f"'{where}' is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
-def _unselected(where: str, field: FieldInfo, table: Any) -> str:
-    """What is wrong with the key that selects a table, and what it may be."""
+def _describe_choice(where: str, field: FieldInfo, table: Any) -> str:
+    """Describe an invalid value of the key that selects a table."""
     chosen = selector(field)
     assert chosen is not None
     given = table[chosen.key]
@@ -169,19 +169,19 @@ def _unselected(where: str, field: FieldInfo, table: Any) -> str:
     return f"'{where}.{chosen.key}' is {given!r}.{hint} Known: {', '.join(values)}"
 
 
-def _missing(path: list[str], field: FieldInfo | None) -> str:
-    """What has to be added: a key, or the innermost table that is required."""
+def _describe_missing(path: list[str], field: FieldInfo | None) -> str:
+    """Describe what is missing: a key, or the innermost required table."""
     sections = sections_of(field.annotation) if field else []
     if not sections:
         return f"'{'.'.join(path)}' is missing"
     inner = {name: field for name, field in sections[0].model_fields.items() if field.is_required()}
-    return "; ".join(_missing([*path, name], field) for name, field in inner.items()) or (
+    return "; ".join(_describe_missing([*path, name], field) for name, field in inner.items()) or (
         f"the table [{'.'.join(path)}] is missing"
     )
 
 
-def _tuples(value: Any) -> Any:
-    """A TOML value with tuples for its lists, which is what the models hold."""
+def _lists_to_tuples(value: Any) -> Any:
+    """Convert the lists of a TOML value to tuples, the type that the models declare."""
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+        return {key: _lists_to_tuples(item) for key, item in value.items()}
+    return tuple(_lists_to_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""`[data]`: what the model learns from and is proven on."""
+"""`[data]`: training, validation and test data."""
 
 from typing import Literal
 
@@ -8,34 +8,34 @@ from smidgen.config.base import Section
 
 
 class DataConfig(Section):
-    """What the model learns from and is proven on."""
+    """Training, validation and test data."""
 
     train: str = "world"
-    """`world` (generated) or a file of rows; its format is detected from the rows."""
+    """`world` (generated) or a file of rows; the format is detected from the rows."""
     train_splits: tuple[str, ...] = ("train",)
-    """Rows whose `split` is one of these are trained on; a file without `split` is used whole."""
+    """Train on rows whose `split` is one of these; a file without a `split` field is used in full."""
     train_limit: int | None = Field(default=None, gt=0)
-    """At most so many training rows."""
+    """Maximum number of training rows."""
     validation_fraction: float = Field(default=0.05, gt=0.0, lt=1.0)
-    """Share of the training rows held back for the fixed validation set."""
+    """Fraction of the training rows held out as the fixed validation set."""
     validation_limit: int = Field(default=200, gt=0)
-    """At most so many validation rows."""
+    """Maximum number of validation rows."""
     test: str = "world"
-    """`world` or a file of rows, for the evaluations before and after."""
+    """`world` or a file of rows, for the evaluations before and after training."""
     test_splits: tuple[str, ...] = ("test",)
-    """Rows whose `split` is one of these are evaluated; a file without `split` is used whole."""
+    """Evaluate rows whose `split` is one of these; a file without a `split` field is used in full."""
     test_limit: int | None = Field(default=None, gt=0)
-    """At most so many test items."""
+    """Maximum number of test items."""
     seed: int = Field(default=0, ge=0)
-    """Seed of generated rows and of splits."""
+    """Seed of the generated rows and of the validation split."""
 
 
 class PretrainDataConfig(Section):
-    """The text that a model is pretrained on."""
+    """The pretraining corpus."""
 
     train: Literal["world"] = "world"
-    """`world`, text generated from the demonstration world."""
+    """`world`: text generated from the demonstration world."""
     validation_limit: int = Field(default=200, gt=0)
-    """Rows of packed text in the fixed validation set."""
+    """Packed rows in the fixed validation set."""
     seed: int = Field(default=0, ge=0)
     """Seed of the generated text."""

@@ -1,4 +1,4 @@
-"""`[evaluate]`: how the specialist is proven."""
+"""`[evaluate]`: settings of the evaluations."""
 
 from pydantic import Field
 
@@ -6,13 +6,13 @@ from smidgen.config.base import Section
 
 
 class EvaluateConfig(Section):
-    """How the specialist is proven."""
+    """Settings of the evaluations."""
 
     max_tokens: int = Field(default=256, gt=0)
-    """Longest answer in tokens."""
+    """Maximum number of tokens per completion."""
     batch_size: int = Field(default=64, gt=0)
-    """Rows decoded together."""
+    """Number of rows decoded together."""
     temperature: float = Field(default=0.0, ge=0.0)
-    """0 is greedy."""
+    """Sampling temperature; 0 decodes greedily."""
     seed: int = Field(default=0, ge=0)
     """Seed of sampling and of the bootstrap."""

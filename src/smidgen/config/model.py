@@ -1,4 +1,4 @@
-"""`[model]`: the model that a recipe starts from, or the shape of one that it makes."""
+"""`[model]`: the base model of a recipe, or the architecture of a model to pretrain."""
 
 from typing import Literal, Self
 
@@ -8,30 +8,30 @@ from smidgen.config.base import Section
 
 
 class ArchitectureConfig(Section):
-    """The shape of a model that is made from nothing."""
+    """The architecture of a model that is pretrained from random weights."""
 
     model_type: Literal["qwen3"] = "qwen3"
-    """Architecture; `qwen3` is what every runtime loads."""
+    """Architecture; `qwen3` is supported by every target runtime."""
     hidden_size: int = Field(default=192, gt=0, multiple_of=32)
     """Width of the residual stream."""
     num_hidden_layers: int = Field(default=5, gt=0)
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     num_attention_heads: int = Field(default=6, gt=0)
-    """Query heads."""
+    """Number of query heads."""
     num_key_value_heads: int = Field(default=2, gt=0)
-    """Key and value heads, shared by groups of query heads."""
+    """Number of key and value heads, shared by groups of query heads."""
     head_dim: int = Field(default=32, gt=0, multiple_of=2)
-    """Width of one head."""
+    """Width of one attention head."""
     intermediate_size: int = Field(default=448, gt=0, multiple_of=32)
-    """Width of the SwiGLU."""
+    """Width of the SwiGLU feed-forward layer."""
     vocab_size: int = Field(default=3072, gt=0)
-    """Entries of the tokenizer that is trained with it."""
+    """Vocabulary size of the tokenizer that is trained with the model."""
     rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary embedding."""
     initialization: Literal["normal", "induction"] = "normal"
-    """Initial weights: random, or random with an induction circuit, which tiny models are slow to find."""
+    """Initial weights: random, or random with an induction circuit, which tiny models are slow to learn."""
     max_position_embeddings: int = Field(default=2048, gt=0)
-    """Context length the model declares."""
+    """Context length that the model declares."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -52,17 +52,17 @@ class ArchitectureConfig(Section):
 
 
 class ModelConfig(Section):
-    """The model a recipe starts from."""
+    """The base model of a recipe."""
 
     base: str = "smidgen:nano"
     """A folder, a `.gguf` file, a hub id (`owner/repo` or `owner/repo:subfolder`), `smidgen:nano` or
     `smidgen:smollm2`."""
     thinking: bool = False
-    """Whether the chat template opens a thinking block; refused if the template has no such switch."""
+    """Enable the chat template's thinking mode; an error if the template has no such switch."""
 
 
 class NewModelConfig(Section):
-    """The model that a pretraining recipe makes."""
+    """The model that a pretraining recipe trains."""
 
     architecture: ArchitectureConfig
-    """Its shape."""
+    """The architecture of the model."""

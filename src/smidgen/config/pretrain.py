@@ -1,4 +1,4 @@
-"""`[train]` with `method = "pretrain"`: learning a language from a stream of text."""
+"""`[train]` with `method = "pretrain"`: pretraining on a stream of text."""
 
 from typing import Literal
 
@@ -8,9 +8,9 @@ from smidgen.config.train import TrainConfig
 
 
 class PretrainConfig(TrainConfig):
-    """Learn every token of a stream of documents, from random weights."""
+    """Train on every token of a stream of documents, from random weights."""
 
     method: Literal["pretrain"]
     """Pretraining."""
     total_tokens: int = Field(gt=0)
-    """Tokens to see."""
+    """Number of training tokens."""

@@ -1,7 +1,7 @@
-"""Recipes: one TOML file holds everything about how one specialist is made and evaluated.
+"""Recipes: one TOML file defines how a specialist is trained, evaluated and exported.
 
-The method in `[train]` decides which tables and keys a recipe has. A new method is one table in a file of its
-own, and one line in the union of `Recipe.train`.
+The method in `[train]` decides which tables and keys a recipe has. A new method needs a table in a file of
+its own and an entry in the union of `Recipe.train`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ DEFAULT_METHOD = "sft"
 
 
 class NamedRecipe(Section):
-    """What every recipe has."""
+    """Keys of every recipe."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     """Name of the run folder."""
@@ -35,32 +35,32 @@ class NamedRecipe(Section):
 
 
 class Recipe(NamedRecipe):
-    """How a specialist is made of a trained model."""
+    """A recipe that fine-tunes a base model into a specialist."""
 
     task: str | None = None
-    """What the model is to do: `judge`, `intent`, `answers`, or `own` for one described in `[settings]`."""
+    """The task: `judge`, `intent`, `answers`, or `own` for one defined in `[settings]`."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the task; which there are is listed below, under each task."""
+    """Settings of the task, listed below under each task."""
     tasks: tuple[TaskConfig, ...] = ()
-    """Several tasks that one model learns together, each with its rows, in place of `task` and `[data]`."""
+    """Several tasks for one model, each with its own rows; replaces `task` and `[data]`."""
     model: ModelConfig = ModelConfig()
-    """The model it starts from."""
+    """The base model."""
     data: DataConfig = DataConfig()
-    """What it learns from and is proven on."""
+    """Training, validation and test data."""
     train: Annotated[SftConfig, OneOf("method", default=DEFAULT_METHOD, elsewhere=("pretrain",))] = (
         SftConfig()
     )
-    """How it learns."""
+    """The training method and its settings."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """How it is proven."""
+    """Settings of the evaluations."""
     quantize: QuantizeConfig | None = None
-    """How it is made smaller; skipped when absent."""
+    """Quantization; skipped when absent."""
     export: ExportConfig | None = None
-    """What others load; skipped when absent."""
+    """Exports; skipped when absent."""
 
     @property
     def all_tasks(self) -> tuple[TaskConfig, ...]:
-        """Every task with its rows; the only one of a recipe has an empty name."""
+        """Every task with its rows; a recipe's only task has an empty name."""
         if self.task is None:
             return self.tasks
         alone = {"name": "", "task": self.task, "settings": self.settings, "data": self.data}
@@ -68,40 +68,43 @@ class Recipe(NamedRecipe):
 
     @property
     def seeds(self) -> dict[str, int]:
-        """Every seed, by what it decides."""
+        """Every seed, by its purpose."""
         return {"data": self.data.seed, "train": self.train.seed, "evaluate": self.evaluate.seed}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.task is None) == (not self.tasks):
             given = "both 'task' and [[tasks]]" if self.tasks else "neither 'task' nor [[tasks]]"
-            raise ValueError(f'there is {given}; say what the model is to do once, as task = "judge"')
+            raise ValueError(f'there is {given}; expected exactly one of them, such as task = "judge"')
         if self.tasks and (given := sorted({"settings", "data"} & self.model_fields_set)):
-            raise ValueError(f"[{given[0]}] belongs to one task; put it under each of [[tasks]]")
+            raise ValueError(f"[{given[0]}] belongs to a single task; move it into each of [[tasks]]")
         names = [task.name for task in self.tasks]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two of [[tasks]] have the name '{twice}'; give each its own")
+            raise ValueError(f"two of [[tasks]] have the name '{twice}'; names must be unique")
         if self.export is not None and "peft" in self.export.formats and self.train.lora is None:
-            raise ValueError('export.formats has "peft", and without [train.lora] there is no adapter')
+            raise ValueError(
+                'export.formats contains "peft", but without [train.lora] there is no adapter to export; '
+                "add [train.lora] or remove the format"
+            )
         return self
 
 
 class PretrainRecipe(NamedRecipe):
-    """How a model is made from nothing."""
+    """A recipe that pretrains a model from random weights."""
 
     model: NewModelConfig
-    """The model it makes."""
+    """The model to pretrain."""
     data: PretrainDataConfig = PretrainDataConfig()
-    """What it learns from."""
+    """The pretraining corpus."""
     train: PretrainConfig
-    """How it learns."""
+    """The training settings."""
     all_tasks: ClassVar[tuple[TaskConfig, ...]] = ()
     quantize: ClassVar[None] = None
     export: ClassVar[None] = None
 
     @property
     def seeds(self) -> dict[str, int]:
-        """Every seed, by what it decides."""
+        """Every seed, by its purpose."""
         return {"data": self.data.seed, "train": self.train.seed}
 
     @model_validator(mode="after")
@@ -109,8 +112,8 @@ class PretrainRecipe(NamedRecipe):
         context = self.model.architecture.max_position_embeddings
         if self.train.max_length > context:
             raise ValueError(
-                f"train.max_length is {self.train.max_length}, more than the {context} of "
-                "max_position_embeddings"
+                f"train.max_length is {self.train.max_length}, more than max_position_embeddings "
+                f"({context}); lower it or raise max_position_embeddings"
             )
         return self
 
@@ -119,7 +122,7 @@ AnyRecipe = Recipe | PretrainRecipe
 
 
 class Shape(NamedTuple):
-    """What a recipe of one method consists of."""
+    """The recipe class and the `[train]` table of one training method."""
 
     recipe: type[AnyRecipe]
     train: type[Section]
@@ -127,7 +130,7 @@ class Shape(NamedTuple):
 
 @cache
 def methods() -> Mapping[str, Shape]:
-    """Every method of training, by its name in a recipe."""
+    """Return every training method, by its name in a recipe."""
     return {
         get_args(train.model_fields["method"].annotation)[0]: Shape(recipe, train)
         for recipe in (PretrainRecipe, Recipe)
@@ -136,43 +139,48 @@ def methods() -> Mapping[str, Shape]:
 
 
 def read_recipe(path: Path) -> AnyRecipe:
-    """Read a recipe and refuse, in one message, everything in it that is wrong.
+    """Read and validate a recipe; one message lists every fault.
 
     Raises:
-        ConfigError: the file is missing, is not TOML, or holds an unknown key or a bad value.
+        ConfigError: the file is missing, is not TOML, or contains an unknown key or an invalid value.
     """
     return parse_recipe(read_toml(path, "recipe; see the folder recipes/ for examples"), source=str(path))
 
 
 def parse_recipe(table: dict[str, Any], *, source: str) -> AnyRecipe:
-    """Turn a TOML table into a recipe of the shape that its method has; `source` names it in errors."""
+    """Validate a TOML table as a recipe of the class that its method needs; `source` names it in errors."""
     train = table.get("train")
     method = train.get("method", DEFAULT_METHOD) if isinstance(train, dict) else DEFAULT_METHOD
     shape = methods().get(str(method), methods()[DEFAULT_METHOD])
-    return parse_table(shape.recipe, table, source, readers=_readers)
+    return parse_table(shape.recipe, table, source, readers=_methods_using)
 
 
 def resolved_toml(recipe: AnyRecipe) -> str:
-    """The recipe with every default written out, as TOML."""
+    """Return the recipe with every default written out, as TOML."""
     table = recipe.model_dump(mode="json", exclude_none=True)
     table = {key: value for key, value in table.items() if value not in ([], {})}
-    table["train"] = {"method": recipe.train.method, **table["train"]}  # first, as it decides what follows
+    # The method comes first, since the other keys of the table depend on it.
+    table["train"] = {"method": recipe.train.method, **table["train"]}
     return tomli_w.dumps(table)
 
 
-def _readers(path: Sequence[str]) -> str:
-    """Which methods read the key at a path."""
+def _methods_using(path: Sequence[str]) -> str:
+    """Say which methods use the key at a path, or return an empty string."""
     found = [
         f'"{name}"'
         for name, shape in methods().items()
-        if (_knows(shape.train, path[1:]) if path[0] == "train" and path[1:] else _knows(shape.recipe, path))
+        if (
+            _has_key(shape.train, path[1:])
+            if path[0] == "train" and path[1:]
+            else _has_key(shape.recipe, path)
+        )
     ]
-    return f"Only method = {' or '.join(found)} reads it; leave it out or change the method" if found else ""
+    return f"Only method = {' or '.join(found)} uses it; leave it out or change the method" if found else ""
 
 
-def _knows(section: type[Section], path: Sequence[str]) -> bool:
-    """Whether a path of keys leads somewhere in a table."""
+def _has_key(section: type[Section], path: Sequence[str]) -> bool:
+    """Whether a table has a key at a path."""
     field = section.model_fields.get(path[0])
     if field is None or not path[1:]:
         return field is not None
-    return any(_knows(inner, path[1:]) for inner in sections_of(field.annotation))
+    return any(_has_key(inner, path[1:]) for inner in sections_of(field.annotation))

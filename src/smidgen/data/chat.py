@@ -1,8 +1,8 @@
-"""Messages become text here, by the Jinja template that a checkpoint carries.
+"""Render messages as text with the Jinja chat template of a checkpoint.
 
-Templates differ in what they take. Some know no system message or insist that user and assistant alternate
-(Gemma, Mistral), some read a message as a list of parts, and one that is handed the wrong form may render it
-as nothing without an error. So each form is tried in turn, and a rendered prompt must hold its messages.
+Templates differ in the input they accept. Some have no system role or require user and assistant to alternate
+(Gemma, Mistral), some expect the content of a message as a list of parts, and a template may silently drop
+input in the wrong form. So several arrangements are tried, and a rendered prompt must contain its messages.
 """
 
 import json
@@ -23,36 +23,36 @@ ROLES = ("system", "user", "assistant")
 
 _REFUSALS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError)
 _PROBE = "smidgen7probe"
-_WORD = re.compile(r"(?<![/\w])\w+")  # not of soft switches such as /no_think, which templates take out
+_WORD = re.compile(r"(?<![/\w])\w+")  # excludes soft switches such as /no_think, which templates remove
 
 
 class ChatTemplate:
-    """The chat template of the tokenizer `backend` of transformers, read from the folder `path`."""
+    """The chat template of the transformers tokenizer `backend`, which was loaded from the folder `path`."""
 
     def __init__(self, path: Path, backend: Any):
         self._path = path
         self._backend = backend
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def text(self) -> str | None:
-        """The Jinja text that messages are rendered by, or None."""
+        """The Jinja source of the template, or None."""
         return self._backend.get_chat_template() if self._backend.chat_template else None
 
     @property
     def has_thinking_switch(self) -> bool:
-        """Whether the template asks if the model is to think, by the variable `enable_thinking`."""
+        """Whether the template reads the variable `enable_thinking`."""
         return re.search(r"\benable_thinking\b", self.text or "") is not None
 
     def render(
         self, messages: Sequence[Message], *, thinking: bool, add_generation_prompt: bool = True
     ) -> str:
-        """The text of the messages, in the first form that the template takes and that loses none of them.
+        """Render the messages in the first arrangement that the template accepts without losing content.
 
         Raises:
             DataError: there are no messages, or one has an unknown role.
-            ModelError: there is no template, it refuses the messages or renders text without them, or
-                `thinking` is asked of one without such a switch.
+            ModelError: there is no template, it rejects the messages or drops their content, or `thinking`
+                is requested and it has no such switch.
         """
         self._check(messages, thinking)
         switches: dict[str, Any] = {"add_generation_prompt": add_generation_prompt}
@@ -66,15 +66,15 @@ class ChatTemplate:
                 refusal = refusal or error
                 continue
             if self._reads_parts is not None and all(_holds(text, message) for message in arranged):
-                self._say(warning)
+                self._warn_once(warning)
                 return text
         if refusal is not None:
-            raise ModelError(f"the chat template of {self._path} refused the messages: {refusal}") from None
-        raise self._loses()
+            raise ModelError(f"the chat template of {self._path} rejected the messages: {refusal}") from None
+        raise self._content_lost()
 
     @cached_property
     def _reads_parts(self) -> bool | None:
-        """Whether the template renders a message only as a list of parts; None if it renders none at all."""
+        """Whether the template needs content as a list of parts; None if it renders neither form."""
         probe = [Message("user", _PROBE)]
         refused = False
         for in_parts in (False, True):
@@ -83,9 +83,9 @@ class ChatTemplate:
             except _REFUSALS:
                 refused = refused or not in_parts
                 continue
-            if _PROBE in text and "'type'" not in text:  # nor a list as Python writes it
+            if _PROBE in text and "'type'" not in text:  # the list must not be printed as a Python literal
                 return in_parts
-        return False if refused else None  # perhaps the role was refused; `render` says why
+        return False if refused else None  # the role may have been rejected; `render` reports why
 
     def _apply(self, messages: Sequence[Message], *, in_parts: bool, **switches: Any) -> str:
         turns = [
@@ -108,27 +108,30 @@ class ChatTemplate:
             )
         if thinking and not self.has_thinking_switch:
             raise ModelError(
-                f"thinking was asked for, but the chat template of {self._path} has no enable_thinking "
-                "switch; turn thinking off or use a checkpoint whose template has the switch"
+                f"thinking is enabled, but the chat template of {self._path} has no enable_thinking "
+                "switch; disable thinking or use a checkpoint whose template has the switch"
             )
 
-    def _loses(self) -> ModelError:
+    def _content_lost(self) -> ModelError:
         return ModelError(
-            f"the chat template of {self._path} renders a prompt without the text of its messages; "
-            "use a checkpoint with a template for text, or replace its chat_template.jinja"
+            f"the chat template of {self._path} renders prompts without the text of the messages; "
+            "use a checkpoint with a text template, or replace its chat_template.jinja"
         )
 
-    def _say(self, warning: str) -> None:
-        if warning and warning not in self._said:
-            self._said.add(warning)
+    def _warn_once(self, warning: str) -> None:
+        if warning and warning not in self._warned:
+            self._warned.add(warning)
             warnings.warn(f"the chat template of {self._path} {warning}", stacklevel=2)
 
 
 def _arrangements(messages: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
-    """The messages as they are, then changed as little as templates demand, with what is said of it."""
+    """Yield the messages unchanged, then each adaptation that templates may need, with its warning."""
     forms: tuple[tuple[str, Callable[[Message], str]], ...] = (
-        ("wants user and assistant to alternate, so consecutive messages of one role are joined", _own_role),
-        ("takes no system message, so its text opens the first user message", _role_without_system),
+        (
+            "requires user and assistant to alternate, so consecutive messages of one role are merged",
+            _own_role,
+        ),
+        ("has no system role, so the system message opens the first user message", _user_for_system),
     )
     tried = list(messages)
     yield "", tried
@@ -146,14 +149,14 @@ def _own_role(message: Message) -> str:
     return message.role
 
 
-def _role_without_system(message: Message) -> str:
+def _user_for_system(message: Message) -> str:
     return "user" if message.role == "system" else message.role
 
 
 def _holds(text: str, message: Message) -> bool:
-    """Whether a rendered text holds a message: as it stands, or each of its words.
+    """Whether a rendered text contains a message, verbatim or at least each of its words.
 
-    What an assistant thought may be left out, and is in most templates.
+    The thinking of an assistant message may be missing; most templates drop it.
     """
     content = message.content
     if message.role == "assistant":

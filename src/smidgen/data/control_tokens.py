@@ -1,9 +1,9 @@
-"""Control tokens belong to the chat template: spelt in what a message says, they are ordinary text.
+"""Encode control tokens spelled inside messages as ordinary text, so that content cannot inject chat turns.
 
-An answer under judgement may spell `<|im_end|>`. Encoded together with what the template writes it would
-close the turn, and the text after it would speak for whomever it likes. So such spellings are hidden from the
-template, and what it rendered is encoded by a copy of the tokenizer that knows the control tokens by names
-which no message holds. Text around a spelling merges with it as with any other text.
+An answer under judgement may spell `<|im_end|>`. Encoded together with the template's own text it would close
+the turn, and what follows could impersonate any role. So such spellings are hidden from the template, and the
+rendered text is encoded by a copy of the tokenizer whose control tokens have names that occur in no message.
+BPE merges across a spelling as across any other text.
 """
 
 import json
@@ -17,44 +17,44 @@ from tokenizers import Tokenizer as Codec
 KNOWN_ENDS = frozenset(
     "<|im_end|> <|endoftext|> <|eot_id|> <|eom_id|> <|end_of_text|> <|end|> </s> <end_of_turn> <EOT>".split()
 )
-"""Texts of special tokens that end a completion in every model that has them; llama.cpp knows them too."""
+"""Special tokens that end a completion in every model that has them; llama.cpp has the same list."""
 KNOWN_CONTROLS = KNOWN_ENDS | frozenset(
     "<s> <bos> <eos> <BOS> <EOS> <pad> <start_of_turn> <sop> <eop> [gMASK] [INST] [/INST] [SYSTEM_PROMPT] "
     "[/SYSTEM_PROMPT] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_RESULTS] [/TOOL_RESULTS] "
     "<<SYS>> <</SYS>> <BOS_TOKEN> <EOS_TOKEN>".split()
 )
-"""Texts of control tokens of published models that have another shape than `<|…|>`."""
+"""Control tokens of published models that do not have the shape `<|…|>`."""
 WORD_JOINER = "\u2060"
-"""A character without width: a spelling with one inside is shown as before and is no longer the token."""
+"""A zero-width character: a spelling that contains it looks the same but is not the token."""
 
 _SHAPE = r"<[|｜][^\s<>|｜]{1,64}[|｜]>"
 _KNOWN = "|".join(re.escape(text) for text in sorted(KNOWN_CONTROLS, key=len, reverse=True))
 _CONTROL = re.compile(f"{_SHAPE}|{_KNOWN}")
-_FIRST_MARK = 0xF0000  # the first private plane: no character there has a meaning of its own
+_FIRST_MARK = 0xF0000  # first supplementary private-use plane: its characters have no assigned meaning
 
 
 def looks_like_control(text: str) -> bool:
-    """Whether a token's text is that of a control token, whatever its tokenizer says of it."""
+    """Whether a token's text looks like a control token, whether or not its tokenizer marks it as special."""
     return _CONTROL.fullmatch(text) is not None
 
 
 def defused(text: str) -> str:
-    """The text with a word joiner inside whatever a server's tokenizer may take for a control token.
+    """Insert a word joiner into every spelling that a server's tokenizer may read as a control token.
 
-    Said once on stderr, by a warning.
+    Warns once if it changes the text.
     """
     changed = _CONTROL.sub(lambda found: found[0][0] + WORD_JOINER + found[0][1:], text)
     if changed != text:
         warnings.warn(
-            "messages spell control tokens of a chat template, such as <|im_end|>; the server is sent them "
-            "with a word joiner (U+2060) after their first character, so that they stay text",
+            "messages contain control tokens of a chat template, such as <|im_end|>; they are sent to the "
+            "server with a word joiner (U+2060) after the first character, so that they remain text",
             stacklevel=2,
         )
     return changed
 
 
 class ControlTokens:
-    """The control tokens of one tokenizer, and how text that spells them is encoded.
+    """Encodes text that spells the control tokens of a tokenizer.
 
     Args:
         codec: the tokenizer.
@@ -64,7 +64,7 @@ class ControlTokens:
     def __init__(self, codec: Codec, tokens: Mapping[str, int]):
         self._codec = codec
         self._tokens = dict(tokens)
-        self._names = sorted(tokens, key=len, reverse=True)  # the longest spelling counts, as in the codec
+        self._names = sorted(tokens, key=len, reverse=True)  # the longest match wins, as in the codec
         self._numbers = {name: number for number, name in enumerate(self._names)}
         self._spelling = "|".join(map(re.escape, self._names))
         self._pattern = re.compile(self._spelling) if tokens else None
@@ -72,7 +72,7 @@ class ControlTokens:
         self._codecs: dict[str, Codec] = {}
 
     def mark_for(self, texts: Iterable[str], beside: str = "") -> str:
-        """A character in neither the texts nor `beside`; empty where no text spells a control token."""
+        """Return a character that occurs in no text and not in `beside`; empty if none needs escaping."""
         texts = list(texts)
         if not any(map(self._is_spelt, texts)):
             return ""
@@ -82,13 +82,13 @@ class ControlTokens:
         return chr(number)
 
     def hide(self, text: str, mark: str) -> str:
-        """The text with every spelling of a control token replaced by what only `encode` reads."""
+        """Replace every spelling of a control token by an escape that only `encode` reads."""
         if not mark or self._pattern is None:
             return text
         return self._pattern.sub(lambda found: f"{mark}{self._numbers[found[0]]};", text)
 
     def encode(self, text: str, mark: str) -> list[int]:
-        """Token ids of a text in which only the spellings that are not hidden are control tokens."""
+        """Encode a text; only the spellings that are not escaped become control tokens."""
         if not mark:
             return self._codec.encode(text, add_special_tokens=False).ids
 
@@ -113,7 +113,7 @@ class ControlTokens:
         )
 
     def _pattern_of_normalised(self) -> re.Pattern[str] | None:
-        """What finds the tokens that the codec looks for in normalised text; None where there are none."""
+        """A pattern of the tokens that the codec matches in normalised text; None if there are none."""
         normaliser = self._codec.normalizer
         added = self._codec.get_added_tokens_decoder().values()
         names = [token.content for token in added if token.normalized and token.content in self._tokens]
@@ -124,12 +124,12 @@ class ControlTokens:
         return f"{mark}{self._numbers[name]}{mark}"
 
     def _renamed(self, mark: str) -> Codec:
-        """The codec with its control tokens renamed wherever it names them, so that no text spells one."""
+        """Copy the codec with its control tokens renamed, so that no text spells one."""
         names = {name: self._alias(name, mark) for name in self._names}
         content = json.loads(self._codec.to_str())
         for token in content["added_tokens"]:
             token["content"] = names.get(token["content"], token["content"])
-        content["post_processor"] = None  # it names them too, and is not used
+        content["post_processor"] = None  # it refers to the old names and is not needed
         _rename_in_model(content["model"], names)
         codec = Codec.from_str(json.dumps(content))
         codec.encode_special_tokens = False
@@ -139,7 +139,7 @@ class ControlTokens:
 
 
 def _rename_in_model(model: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Rename tokens in the vocabulary, which holds those that were learnt with it."""
+    """Rename tokens in the vocabulary and remove merges that build them."""
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict):
         model["vocab"] = {names.get(piece, piece): number for piece, number in vocabulary.items()}

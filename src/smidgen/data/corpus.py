@@ -1,8 +1,8 @@
-"""Pretraining text from the world: every *form* a specialist will need, and never a specialist's own task.
+"""The generated pretraining corpus: every text format that a specialist needs, but never its task.
 
-The documents hold questions with their answers, but also tags, boxes, numbered lists, JSON, quoting from
-labelled notes, checking one answer, comparing two numbers and everyday sentences. No document shows two
-answers to one question and says which is better: that is what a judge is trained for later.
+The documents contain questions with answers, but also tags, boxes, numbered lists, JSON, quotations of
+labelled notes, checks of a single answer, comparisons of numbers and everyday sentences. No document shows
+two answers to one question and says which is better: a judge is fine-tuned on that later.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,8 +24,8 @@ from smidgen.data.corpus_texts import (
 )
 from smidgen.data.world import SYLLABLES, Split, World
 
-OPENING = 8192  # documents of the curriculum's first part, some 0.8 M tokens
-_CHUNK = 512  # documents drawn from one seeded world; a stream can be entered at any multiple of it
+OPENING = 8192  # documents in the first phase of the curriculum, about 0.8 M tokens
+_CHUNK = 512  # documents per seeded world; resuming a stream regenerates at most one chunk
 Forms = dict[Callable[[World], str], int]
 OPENING_FORMS: Forms = {repeats: 1, lookups: 1}
 FORMS: Forms = {
@@ -50,10 +50,10 @@ FORMS: Forms = {
 
 
 def curriculum(seed: int, start: int = 0) -> Iterator[str]:
-    """The training stream: first repeats and look-ups alone, `OPENING` documents of them, then `documents`.
+    """Yield the training stream: `OPENING` documents of repeats and look-ups only, then `documents`.
 
-    Looking things up in the prompt is learnt in a few hundred steps when little else can lower the loss, and
-    hardly at all when everything is taught at once (docs/notebook.md).
+    In-context look-up is learned within a few hundred steps if little else lowers the loss, but hardly at all
+    if everything is mixed from the start (docs/notebook.md).
     """
     if start < OPENING:
         yield from islice(_stream(OPENING_FORMS, f"opening/{seed}", "train", start), OPENING - start)
@@ -61,7 +61,7 @@ def curriculum(seed: int, start: int = 0) -> Iterator[str]:
 
 
 def documents(seed: int, start: int = 0, split: Split = "train") -> Iterator[str]:
-    """An endless stream of documents; `start` skips that many of them, so that a run can resume."""
+    """Yield documents without end; `start` skips that many of them, so that a run can resume."""
     return _stream(FORMS, f"corpus/{seed}", split, start)
 
 
@@ -74,7 +74,10 @@ def _stream(forms: Forms, name: str, split: Split, start: int) -> Iterator[str]:
 
 
 def tokenizer_documents(seed: int, number: int) -> Iterator[str]:
-    """Documents for a tokenizer, with every everyday word and syllable often enough to become one token."""
+    """Yield documents to train a tokenizer on.
+
+    Every 40th is followed by lists of common words and syllables, so that each of these becomes one token.
+    """
     everyday = (words.PEOPLE, words.PLACES, words.THINGS, words.VERBS, words.ADJECTIVES, words.LITTLE_WORDS)
     listed = " " + " ".join(word for group in (*everyday, words.COMMON_WORDS) for word in group)
     grading = "".join(

@@ -1,4 +1,4 @@
-"""Documents of the corpus that are chats: questions, checks, quotations, tags, boxes, rubrics and JSON."""
+"""Chat documents of the corpus: questions, checks, quotations, tags, boxes, rubrics and JSON."""
 
 import json
 import random
@@ -17,9 +17,9 @@ def _dialogue(*turns: str) -> str:
     return chat_text([Message(roles[index % 2], turn) for index, turn in enumerate(turns)])
 
 
-def _said(item: Item, answer: str, rng: random.Random) -> str:
-    """An answer as a person would give it: bare, or in a sentence."""
-    if item.sentence == "{}":  # the form is the answer, so nothing may be added to it
+def _phrased(item: Item, answer: str, rng: random.Random) -> str:
+    """Phrase an answer as a person would: bare or in a sentence."""
+    if item.sentence == "{}":  # the answer is the exact text, so nothing may be added to it
         return answer
     sentence = item.sentence.format(answer)
     return rng.choice((answer, answer + ".", sentence, sentence, f"{sentence} {rng.choice(_REMARKS)}"))
@@ -30,18 +30,18 @@ def conversation(world: World) -> str:
     turns: list[str] = []
     for _ in range(world.rng.choice((1, 1, 2))):
         item = draw_item(world)
-        turns += [item.prompt, _said(item, item.answer, world.rng)]
+        turns += [item.prompt, _phrased(item, item.answer, world.rng)]
     return _dialogue(*turns)
 
 
 def check(world: World) -> str:
-    """One answer, checked: what is right, what the answer says, right or wrong."""
+    """Check one answer: state the right answer, quote the given one, say right or wrong."""
     rng = world.rng
     item = draw_item(world)
     given = item.answer if rng.random() < 0.5 else rng.choice(item.wrong)
     label = rng.choice(("Answer", "Reply", "Note", "Text", "Student"))
     opening, closing = _markers(rng, label)
-    shown = f"{item.prompt}\n{opening}\n{_said(item, given, rng)}\n{closing}"
+    shown = f"{item.prompt}\n{opening}\n{_phrased(item, given, rng)}\n{closing}"
     verdict = "right" if given == item.answer else "wrong"
     reply = f"The right answer is {item.answer}.\nThe {label.lower()} says {given}: {verdict}."
     request = rng.choice(("Is it right?", "Check it.", "Right or wrong?"))
@@ -49,7 +49,7 @@ def check(world: World) -> str:
 
 
 def quote(world: World) -> str:
-    """Several labelled notes about different things; say what they say."""
+    """Quote from several labelled notes about different things."""
     rng = world.rng
     label = rng.choice(("Note", "Text", "Card", "Page", "Reply", "Part", "Response"))
     marks = rng.choice(("1 2 3", "A B C", "X Y Z")).split()[: rng.randint(2, 3)]
@@ -58,7 +58,7 @@ def quote(world: World) -> str:
     shown, said = [], []
     for mark, item, value in zip(marks, items, values, strict=True):
         opening, closing = _markers(rng, f"{label} {mark}")
-        shown.append(f"{opening}\n{_said(item, value, rng)}\n{closing}")
+        shown.append(f"{opening}\n{_phrased(item, value, rng)}\n{closing}")
         said.append(f"{label} {mark} says {value}.")
     if rng.random() < 0.5:
         chosen = rng.randrange(len(marks))
@@ -67,7 +67,7 @@ def quote(world: World) -> str:
 
 
 def tagged(world: World) -> str:
-    """An answer in blocks of tags, with lists, boxes or JSON inside."""
+    """Answer in tagged blocks that contain lists and boxes."""
     rng = world.rng
     items = [draw_item(world) for _ in range(rng.randint(1, 3))]
     names = [_tag_name(rng) for _ in range(3)]
@@ -93,7 +93,7 @@ def _tag_name(rng: random.Random) -> str:
 
 
 def marks(world: World) -> str:
-    """Scores from 1 to 10 for things, then the scores in a box, and the larger one."""
+    """Box the scores, from 1 to 10, of several things, and name the best."""
     rng = world.rng
     things = world.things(rng.randint(2, 3))
     scores = [rng.randint(1, 10) for _ in things]
@@ -109,7 +109,7 @@ def marks(world: World) -> str:
 
 
 def json_answer(world: World) -> str:
-    """Answers as a JSON object."""
+    """Answer in a JSON object."""
     rng = world.rng
     items = [draw_item(world) for _ in range(rng.randint(1, 3))]
     answer = {item.kind: item.answer for item in items}
@@ -118,7 +118,7 @@ def json_answer(world: World) -> str:
 
 
 def rubric(world: World) -> str:
-    """A numbered list of points with weights that sum to one."""
+    """List criteria with weights that sum to one."""
     request = world.rng.choice(
         ("List some criteria with weights.", "What should be checked?", "Name the points that count.")
     )

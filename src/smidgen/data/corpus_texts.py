@@ -1,4 +1,4 @@
-"""Documents of the corpus that are running text: facts, sums, look-ups, comparisons and sentences."""
+"""Plain-text documents of the corpus: facts, sums, look-ups, comparisons and sentences."""
 
 import random
 from functools import cache
@@ -14,7 +14,7 @@ _JUMBLED = (
 
 
 def plain_questions(world: World) -> str:
-    """Questions and answers as running text."""
+    """Questions and answers as plain text."""
     ask, reply = world.rng.choice(
         (("Question: ", "Answer: "), ("Q: ", "A: "), ("", ""), ("Task: ", "Result: "))
     )
@@ -43,7 +43,7 @@ def same(world: World) -> str:
 
 
 def lookups(world: World) -> str:
-    """Many facts, then every one of them asked for: the densest lesson in looking things up."""
+    """Several facts, then a question about each: the densest exercise in in-context look-up."""
     rng = world.rng
     number = rng.randint(2, 7)
     keys, values = _things(world, number), _things(world, number)
@@ -68,7 +68,7 @@ def lookups(world: World) -> str:
 
 
 def repeats(world: World) -> str:
-    """A list, again and again: the first lesson in copying."""
+    """A list, repeated: the first exercise in copying."""
     rng = world.rng
     draws = (world.name, world.thing, world.town, lambda: str(rng.randint(1, 99)))
     line = rng.choice((", ", "; ", "\n")).join(rng.choice(draws)() for _ in range(rng.randint(3, 10)))
@@ -76,7 +76,7 @@ def repeats(world: World) -> str:
 
 
 def pairs_of_texts(world: World) -> str:
-    """Many pairs of short texts, each same or different: the densest lesson in comparing."""
+    """Many pairs of short texts, each same or different: the densest exercise in comparing."""
     rng = world.rng
     lines = []
     pool = _things(world, 4) + [str(rng.randint(1, 120)) for _ in range(4)]
@@ -88,7 +88,7 @@ def pairs_of_texts(world: World) -> str:
 
 
 def who_is_right(world: World) -> str:
-    """A fact and what several people say of it, each right or wrong."""
+    """A fact and the claims of several people about it, each right or wrong."""
     rng = world.rng
     item = draw_item(world)
     said = [item.answer if rng.random() < 0.5 else rng.choice(item.wrong) for _ in range(rng.randint(2, 6))]
@@ -99,12 +99,12 @@ def who_is_right(world: World) -> str:
 
 
 def _things(world: World, number: int) -> list[str]:
-    """Distinct words of one sort."""
+    """Draw distinct names, towns or things."""
     return world.rng.choice((world.names, world.towns, world.things))(number)
 
 
 def spelling(world: World) -> str:
-    """Words letter by letter, and in other cases."""
+    """Words spelled letter by letter, and in upper and lower case."""
     rng = world.rng
     lines = []
     for _ in range(rng.randint(2, 6)):
@@ -124,12 +124,12 @@ def spelling(world: World) -> str:
 
 
 def sentences(world: World) -> str:
-    """Everyday sentences and requests, for the vocabulary and a little grammar."""
+    """Everyday sentences and requests, for vocabulary and some grammar."""
     return " ".join(_sentence(world.rng) for _ in range(world.rng.randint(2, 6)))
 
 
 def almanac(world: World) -> str:
-    """Facts of the fixed part of the world, the same in every document."""
+    """Facts of a fixed part of the world, which are the same in every document."""
     rng = world.rng
     towns = rng.sample(_fixed_towns(), rng.randint(1, 4))
     lines = []

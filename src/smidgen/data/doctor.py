@@ -1,8 +1,8 @@
-"""What is wrong with a dataset before a model learns it or is proven on it.
+"""Checks of a dataset before training and evaluation.
 
-Formats refuse rows that cannot be read. This finds rows that can be read and should not be believed: answers
-that do not differ, two labels for one question, repeats, labels that follow from length or position, and test
-rows that were trained on.
+Readers of formats reject rows that cannot be read. These checks find rows that are readable but not reliable:
+identical answers, contradictory labels, duplicates, labels that follow from length or position, and test rows
+that are also in the training data.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,12 +13,12 @@ from smidgen.data.formats import Pair, Query
 from smidgen.data.types import Sample
 
 LENGTH_LEAK = 0.65
-"""From this share of pairs on, a better answer that is the longer (or the shorter) one is worth a warning."""
+"""Warn if the longer (or the shorter) answer is the better one in at least this share of the pairs."""
 
-LEAK = "the same question is trained on, so a score on it is no evidence; remove"
+LEAK = "the same question is in the training rows, so a score on it is not evidence; remove"
 
 FEWEST = 20
-"""Fewer pairs than this say nothing about sides and lengths."""
+"""Minimum number of pairs for the checks of sides and lengths."""
 
 Severity = Literal["error", "warning"]
 
@@ -28,10 +28,10 @@ class Finding:
     """One kind of problem.
 
     Attributes:
-        kind: what it is, in a word or two.
-        severity: `error` where numbers made from the rows are wrong, `warning` where they need care.
+        kind: its name, in a word or two.
+        severity: `error` if metrics computed from the rows are wrong, `warning` if they need care.
         message: what was found and what to do.
-        ids: the rows it was found in; empty where it concerns all of them.
+        ids: the affected rows; empty if it concerns all of them.
     """
 
     kind: str
@@ -41,12 +41,14 @@ class Finding:
 
 
 def examine_pairs(pairs: Sequence[Pair]) -> list[Finding]:
-    """Problems of labelled pairs, errors first."""
-    equal = [pair.id for pair in pairs if _squeeze(pair.a) == _squeeze(pair.b)]
-    keys = [(_squeeze(pair.prompt), frozenset({_squeeze(pair.a), _squeeze(pair.b)})) for pair in pairs]
-    labels = [_squeeze(pair.a if pair.better == "a" else pair.b) for pair in pairs]
+    """Find problems of labelled pairs, errors first."""
+    equal = [pair.id for pair in pairs if _normalise(pair.a) == _normalise(pair.b)]
+    keys = [(_normalise(pair.prompt), frozenset({_normalise(pair.a), _normalise(pair.b)})) for pair in pairs]
+    labels = [_normalise(pair.a if pair.better == "a" else pair.b) for pair in pairs]
     return [
-        *_finding("same answers", "error", equal, "the two answers are equal, so no label is right; remove"),
+        *_finding(
+            "same answers", "error", equal, "the two answers are identical, so no label is right; remove"
+        ),
         *_examine_labels("pair", [pair.id for pair in pairs], keys, labels),
         *_examine_sides(pairs),
         *_examine_lengths(pairs),
@@ -54,31 +56,31 @@ def examine_pairs(pairs: Sequence[Pair]) -> list[Finding]:
 
 
 def examine_queries(queries: Sequence[Query]) -> list[Finding]:
-    """Problems of labelled utterances, errors first."""
-    keys = [_squeeze(query.text) for query in queries]
+    """Find problems of labelled utterances, errors first."""
+    keys = [_normalise(query.text) for query in queries]
     return _examine_labels(
         "utterance", [query.id for query in queries], keys, [query.intent for query in queries]
     )
 
 
 def examine_overlap(train: Sequence[Pair | Query], test: Sequence[Pair | Query]) -> list[Finding]:
-    """Test rows whose prompt or utterance is also trained on, in any case and spacing."""
+    """Find test rows whose prompt or utterance is also in the training rows, ignoring case and spacing."""
     trained = {_question(row) for row in train}
     leaked = [row.id for row in test if _question(row) in trained]
     return _finding("leak", "error", leaked, LEAK)
 
 
 def examine_rows(train: Sequence[Finding], test: Sequence[Finding], overlap: Sequence[Finding]) -> list[str]:
-    """Findings as sentences, each with the rows that it is about."""
+    """Format findings as sentences, each prefixed with the rows that it concerns."""
     named = (("training rows", train), ("test rows", [*test, *overlap]))
     return [f"{name}: {finding.message}" for name, findings in named for finding in findings]
 
 
 def examine_samples(train: Sequence[Sample], test: Sequence[Sample]) -> list[str]:
-    """Problems of samples with targets, whatever their task: repeats, contradictions, leaks."""
+    """Find problems of samples with targets of any task: duplicates, contradictions, leaks."""
 
     def look(samples: Sequence[Sample]) -> list[Finding]:
-        keys = [_squeeze("\n".join(message.content for message in sample.messages)) for sample in samples]
+        keys = [_normalise("\n".join(message.content for message in sample.messages)) for sample in samples]
         ids = [sample.id for sample in samples]
         return _examine_labels("prompt", ids, keys, [sample.target or "" for sample in samples])
 
@@ -91,7 +93,7 @@ def examine_samples(train: Sequence[Sample], test: Sequence[Sample]) -> list[str
 def _examine_labels(
     noun: str, ids: Sequence[str], keys: Sequence[object], labels: Sequence[str]
 ) -> list[Finding]:
-    """Rows that contradict an earlier row with the same key, and rows that only repeat one."""
+    """Find rows that contradict an earlier row with the same key, and rows that duplicate one."""
     first: dict[object, str] = {}
     contradicting, repeated = [], []
     for row_id, key, label in zip(ids, keys, labels, strict=True):
@@ -103,13 +105,13 @@ def _examine_labels(
             contradicting.append(row_id)
     earlier = f"an earlier row has the same {noun}"
     return [
-        *_finding("two labels", "error", contradicting, f"{earlier} and another label; keep one"),
+        *_finding("two labels", "error", contradicting, f"{earlier} but another label; keep one"),
         *_finding("duplicate", "warning", repeated, f"{earlier} and label; remove"),
     ]
 
 
 def _examine_sides(pairs: Sequence[Pair]) -> list[Finding]:
-    """Whether every better answer stands on one side, as in files of chosen and rejected answers."""
+    """Check whether every better answer is on one side, as in files of chosen and rejected answers."""
     sides = {pair.better for pair in pairs}
     if len(pairs) < FEWEST or len(sides) > 1:
         return []
@@ -118,7 +120,7 @@ def _examine_sides(pairs: Sequence[Pair]) -> list[Finding]:
 
 
 def _examine_lengths(pairs: Sequence[Pair]) -> list[Finding]:
-    """Whether length alone tells the label."""
+    """Check whether length alone predicts the label."""
     differing = [pair for pair in pairs if len(pair.a) != len(pair.b)]
     if len(differing) < FEWEST:
         return []
@@ -131,16 +133,16 @@ def _examine_lengths(pairs: Sequence[Pair]) -> list[Finding]:
 
 
 def _finding(kind: str, severity: Severity, ids: Iterable[str], advice: str) -> list[Finding]:
-    """A finding about these rows, or nothing where there are none."""
+    """Return a finding about these rows, or nothing if there are none."""
     found = tuple(ids)
     rows = "1 row" if len(found) == 1 else f"{len(found)} rows"
     return [Finding(kind, severity, f"{rows}: {advice}", found)] if found else []
 
 
 def _question(row: Pair | Query) -> str:
-    return _squeeze(row.prompt if isinstance(row, Pair) else row.text)
+    return _normalise(row.prompt if isinstance(row, Pair) else row.text)
 
 
-def _squeeze(text: str) -> str:
-    """Text without what does not make it another text: case and spacing."""
+def _normalise(text: str) -> str:
+    """Normalise case and spacing, which do not make two texts different."""
     return " ".join(text.split()).casefold()

@@ -1,4 +1,4 @@
-"""Conversations to try a model on, from a file of them."""
+"""Read a file of prompts or conversations."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from smidgen.errors import DataError
 
 
 def read_prompts(path: Path) -> list[tuple[Message, ...]]:
-    """Read rows with a `prompt`, or with `messages`; a `target` is read as their answer.
+    """Read rows with a `prompt` or with `messages`; a `target` becomes the assistant's answer.
 
-    Samples that a run wrote down are such rows.
+    Samples that a run recorded are such rows.
 
     Raises:
-        DataError: the file cannot be read, or a row has neither, or not of the right kind.
+        DataError: the file cannot be read, or a row has neither field, or one of the wrong type.
     """
     found, faults = [], []
     for number, row in enumerate(read_rows(path), start=1):
@@ -23,7 +23,7 @@ def read_prompts(path: Path) -> list[tuple[Message, ...]]:
             found.append(_conversation(row))
         except DataError as fault:
             faults.append(f"{place_of(row, number)}: {fault}")
-    refuse(faults, str(path), "every row has a prompt, or messages of a role and content each")
+    refuse(faults, str(path), "every row has a prompt, or messages with a role and content each")
     return found
 
 
@@ -34,5 +34,7 @@ def _conversation(row: Row) -> tuple[Message, ...]:
     found = structured(row, "messages")
     turns = turns_of(row, "messages") if is_chat(found) else []
     if not turns or any(role not in ROLES for role, _ in turns):
-        raise DataError(f"'messages' is {shown(row, 'messages')}, expected turns of a role and content each")
+        raise DataError(
+            f"'messages' is {shown(row, 'messages')}, expected messages with a role and content each"
+        )
     return (*(Message(role, content) for role, content in turns), *answer)

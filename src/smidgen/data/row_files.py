@@ -1,6 +1,6 @@
-"""Files of rows: JSONL, a JSON array, CSV, TSV, Parquet, a dataset of the hub, or standard input.
+"""Read files of rows: JSONL, a JSON array, CSV, TSV, Parquet, a Hugging Face dataset, or standard input.
 
-Every file may be compressed by gzip and may begin with a byte order mark. Each row knows where it stands.
+Any file may be compressed with gzip and may start with a byte order mark. Each row knows its position.
 """
 
 import csv
@@ -23,50 +23,50 @@ from smidgen.files import decode_text, sha256_file
 Row = Mapping[str, Any]
 
 STDIN = "-"
-"""The name by which standard input is asked for where a file of rows is."""
+"""The name that stands for standard input."""
 TABLES = {".csv": ",", ".tsv": "\t"}
-"""Endings of files of a header and cells, and what separates these."""
+"""Suffixes of tables with a header, and their separators."""
 FILES = (".jsonl", ".json", ".parquet", ".gz", *TABLES)
-"""Endings of files, which no name of a dataset is taken to have."""
+"""Suffixes of files: a name with one of these is never taken for a dataset id."""
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]*\w)(:(?P<split>\w+))?")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 _GZIP = b"\x1f\x8b"
 _EXPECTED = "one JSON object a line (JSONL)"
 
-_stdin: list[tuple[object, bytes]] = []  # what was read from which stream
+_stdin: list[tuple[object, bytes]] = []  # the stream that was read, and its content
 
 
 @dataclass(frozen=True)
 class RowFile:
-    """Where rows come from.
+    """The source of rows.
 
     Attributes:
-        name: what errors call it.
-        unit: what is counted, `line` or `row`.
-        is_table: whether its cells are texts, since it has no other types.
-        said: what the user was told of it.
+        name: its name in errors.
+        unit: how positions are counted, by `line` or `row`.
+        is_table: whether it is a CSV or TSV table, whose cells are always text.
+        warned: warnings that were already issued about it.
     """
 
     name: str
     unit: str = "line"
     is_table: bool = False
-    said: set[str] = field(default_factory=set, compare=False, repr=False)
+    warned: set[str] = field(default_factory=set, compare=False, repr=False)
 
-    def say_once(self, sentence: str) -> None:
-        """Say something about the file on stderr, by a warning."""
-        if sentence not in self.said:
-            self.said.add(sentence)
-            warnings.warn(f"{self.name or 'a row'} {sentence}", stacklevel=2)
+    def warn_once(self, warning: str) -> None:
+        """Warn about the file; the same warning is issued only once."""
+        if warning not in self.warned:
+            self.warned.add(warning)
+            warnings.warn(f"{self.name or 'a row'} {warning}", stacklevel=2)
 
 
 class FileRow(dict[str, Any]):
-    """A row that knows where it stands, apart from its fields.
+    """A row that also knows its position in its source.
 
     Attributes:
-        number: of its line, or of the row where the file has no lines; from 1.
-        unit: what is counted, `line` or `row`.
-        file: where it comes from; rows of one file have equal ones.
-        blank: columns of a table in which its cell is empty, which it does not have as fields.
+        number: number of its line, or of the row if the source has no lines; from 1.
+        unit: how positions are counted, by `line` or `row`.
+        file: its source; equal for all rows of a file.
+        blank: columns of a table whose cell is empty; they are not among its fields.
     """
 
     def __init__(
@@ -84,90 +84,90 @@ class FileRow(dict[str, Any]):
         self.blank = blank
 
     def filled(self, fields: Iterable[str]) -> "FileRow":
-        """The row with empty texts for those of the fields whose cells are empty."""
+        """Return the row with empty texts for those of `fields` whose cells are empty."""
         empty = {name: "" for name in fields if name in self.blank}
         return FileRow({**self, **empty}, self.number, self.unit, self.file) if empty else self
 
 
 class WrittenNumber(float):
-    """A number of a JSON file that also knows how it is written there."""
+    """A number of a JSON file that keeps its original spelling."""
 
     written: str
 
     def __new__(cls, written: str) -> "WrittenNumber":
-        """The number, from its text."""
+        """Parse a number from its text."""
         number = super().__new__(cls, written)
         number.written = written
         return number
 
 
 def source_name(source: str | Path) -> str:
-    """What errors call a source of rows."""
+    """Return the name of a source of rows for errors."""
     return "standard input" if str(source) == STDIN else str(source)
 
 
 def fingerprint(source: str | Path) -> str | None:
-    """SHA-256 of the bytes of a file or of standard input; None for a dataset of the hub."""
+    """Return the SHA-256 of a file or of standard input; None for a dataset of the hub."""
     if str(source) == STDIN:
         return hashlib.sha256(_read_stdin()).hexdigest()
     return sha256_file(Path(source)) if Path(source).is_file() else None
 
 
 def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[FileRow]:
-    """Read a file of rows, each with its place: by it a row is named in errors, and known if it has no `id`.
+    """Read a file of rows. Each row keeps its position, which names it in errors and is its default id.
 
-    JSONL may have blank lines, which are skipped. A file named `.json` may hold one array of objects instead.
-    Files named `.csv` and `.tsv` begin with a header; their cells are texts, and an empty one is a field that
-    the row does not have. What `-`, standard input, holds is told by how it begins; it is read once. A
-    Parquet file and a dataset of the Hugging Face hub (`owner/name`, or `owner/name:split`) are read by the
-    package `datasets`.
+    Blank lines of JSONL are skipped. A `.json` file may contain one array of objects instead. `.csv` and
+    `.tsv` files start with a header; their cells are text, and an empty cell means that the row lacks the
+    field. The format of standard input (`-`) is detected from its beginning; it is read once. Parquet files
+    and datasets of the Hugging Face hub (`owner/name` or `owner/name:split`) are read with the package
+    `datasets`.
 
     Args:
         path: the file, the hub id, or `-`.
-        rejected: takes what is wrong with each bad line, and the others are read; None refuses them all.
+        rejected: collects the fault of each bad line, which is skipped; if None, bad lines raise.
 
     Raises:
-        DataError: the file is missing or empty, or a line is not a JSON object or does not fit the header.
+        DataError: the file is missing or empty, or a line is not a JSON object or does not match the header.
     """
     if path.suffix == ".parquet" and path.is_file():
-        return _numbered(_datasets(str(path)).Dataset.from_parquet(str(path)), str(path))
+        return _dataset_rows(_datasets(str(path)).Dataset.from_parquet(str(path)), str(path))
     is_file = str(path) == STDIN or path.exists() or path.suffix in FILES
     if not is_file and (found := _HUB_ID.fullmatch(str(path))):
-        return _numbered(_from_hub(found["name"], found["split"]), str(path))
+        return _dataset_rows(_from_hub(found["name"], found["split"]), str(path))
     name, faults = source_name(path), list[str]()
-    text = _text(path, name)
+    text = _read_text(path, name)
     kind = (
-        _told_by_content(text)
+        _detect_format(text)
         if str(path) == STDIN
         else path.with_suffix("" if path.suffix == ".gz" else path.suffix).suffix
     )
     expected = "every line must be one JSON object"
     if kind in TABLES:
-        rows = _of_table(text, RowFile(name, is_table=True), TABLES[kind], faults)
+        rows = _parse_table(text, RowFile(name, is_table=True), TABLES[kind], faults)
         expected = "every line must have as many cells as the header"
     elif kind == ".json" and text.lstrip().startswith("["):
-        rows = _of_array(text, RowFile(name, "row"), faults)
+        rows = _parse_array(text, RowFile(name, "row"), faults)
         expected = "every row must be one JSON object"
     else:
-        rows = _of_lines(text, RowFile(name), faults)
+        rows = _parse_lines(text, RowFile(name), faults)
     if rejected is None:
         refuse(faults, name, expected)
     else:
         rejected += faults
     if not rows:
-        what = "has no row that can be read" if faults else "is empty"
+        what = "has no readable row" if faults else "is empty"
         raise DataError(f"{name} {what}; expected {_EXPECTED}")
     return rows
 
 
 def refuse(faults: Sequence[str], source: str, expected: str) -> None:
-    """Raise the first faults and how many more there are; nothing if there are none."""
+    """Raise `DataError` with the first faults and the number of further ones, if there are any."""
     if faults:
         raise DataError(f"{source}: {first_few(faults)}. Expected: {expected}")
 
 
-def _text(path: Path, name: str) -> str:
-    """The text of a file or of standard input, without compression, byte order mark and carriage returns."""
+def _read_text(path: Path, name: str) -> str:
+    """Read a file or standard input, decompressed, without byte order mark and carriage returns."""
     try:
         data = _read_stdin() if str(path) == STDIN else path.read_bytes()
         return decode_text(gzip.decompress(data) if data.startswith(_GZIP) else data)
@@ -176,13 +176,13 @@ def _text(path: Path, name: str) -> str:
     except IsADirectoryError:
         raise DataError(f"{path} is a folder; name a file of {_EXPECTED}") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{name} is not a whole gzip file ({error}); make or fetch it again") from None
+        raise DataError(f"{name} is not a complete gzip file ({error}); create or fetch it again") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name} is not a readable UTF-8 file: {error}") from None
 
 
 def _read_stdin() -> bytes:
-    """What standard input holds; read once, since several readers ask for it."""
+    """Return the content of standard input, which is read only once because several readers need it."""
     if not _stdin or _stdin[0][0] is not sys.stdin:
         binary = getattr(sys.stdin, "buffer", None)
         data = binary.read() if binary is not None else sys.stdin.read().encode()
@@ -190,18 +190,19 @@ def _read_stdin() -> bytes:
     return _stdin[0][1]
 
 
-def _told_by_content(text: str) -> str:
-    """The ending that a file of this text would have."""
+def _detect_format(text: str) -> str:
+    """Return the suffix that a file with this text would have."""
     first = text.lstrip().partition("\n")[0]
     if first.startswith(("{", "[")):
         return ".json" if first.startswith("[") else ".jsonl"
     return next((ending for ending, separator in reversed(TABLES.items()) if separator in first), ".jsonl")
 
 
-def _of_lines(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
-    """The rows of JSONL; what is wrong with the other lines goes to `faults`."""
+def _parse_lines(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
+    """Parse JSONL; faults of bad lines are appended to `faults`."""
     rows = []
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: strings may hold U+2028
+    # Not splitlines(), which would also split at U+2028 inside strings.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -216,8 +217,8 @@ def _of_lines(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
     return rows
 
 
-def _of_array(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
-    """The rows of a JSON array; what is wrong with the other elements goes to `faults`."""
+def _parse_array(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
+    """Parse a JSON array of rows; faults of bad elements are appended to `faults`."""
     try:
         found = json.loads(text, parse_float=WrittenNumber)
     except (ValueError, RecursionError) as error:
@@ -232,8 +233,8 @@ def _of_array(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
     return rows
 
 
-def _of_table(text: str, file: RowFile, separator: str, faults: list[str]) -> list[FileRow]:
-    """The rows below a header, known by the line on which each begins."""
+def _parse_table(text: str, file: RowFile, separator: str, faults: list[str]) -> list[FileRow]:
+    """Parse a table with a header; a row's number is the line on which it starts."""
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     header: list[str] = []
@@ -244,7 +245,7 @@ def _of_table(text: str, file: RowFile, separator: str, faults: list[str]) -> li
             cells = next(reader, None)
         except csv.Error as error:
             raise DataError(
-                f"{file.name}: line {number} is not a line of cells ({error}); mend its quotes"
+                f"{file.name}: line {number} cannot be split into cells ({error}); fix its quotes"
             ) from None
         if cells is None:
             return rows
@@ -253,7 +254,7 @@ def _of_table(text: str, file: RowFile, separator: str, faults: list[str]) -> li
         if not header:
             header = _header(cells, file)
         elif len(cells) != len(header):
-            faults.append(f"line {number} has {len(cells)} cells, and the header {len(header)}")
+            faults.append(f"line {number} has {len(cells)} cells, but the header has {len(header)}")
         else:
             row = dict(zip(header, cells, strict=True))
             fields = {name: cell for name, cell in row.items() if cell}
@@ -270,16 +271,16 @@ def _header(cells: Sequence[str], file: RowFile) -> list[str]:
 
 
 def _fault(row: Any, *, is_suspect: bool) -> str:
-    """Why a JSON value is no row, or nothing; `is_suspect` if it may hold half characters."""
+    """Say why a JSON value is not a row, or return ""; `is_suspect` if it may contain lone surrogates."""
     if not isinstance(row, dict):
         return f"is a JSON {type(row).__name__}, not an object"
     if is_suspect and not _is_unicode(row):
-        return "holds half of a surrogate pair, which is no character"
+        return "contains half of a surrogate pair, which is not a character"
     return ""
 
 
 def _is_unicode(row: Row) -> bool:
-    """Whether the row's text can be written again as UTF-8; JSON's escapes can spell what cannot."""
+    """Whether the row can be encoded as UTF-8; JSON escapes can spell lone surrogates, which cannot."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -287,8 +288,8 @@ def _is_unicode(row: Row) -> bool:
     return True
 
 
-def _numbered(dataset: Any, source: str) -> list[FileRow]:
-    """The rows of a dataset, with their numbers."""
+def _dataset_rows(dataset: Any, source: str) -> list[FileRow]:
+    """Return the rows of a dataset, numbered from 1."""
     file = RowFile(source, "row")
     rows = [FileRow(row, number, file.unit, file) for number, row in enumerate(dataset.to_list(), start=1)]
     if not rows:
@@ -297,23 +298,25 @@ def _numbered(dataset: Any, source: str) -> list[FileRow]:
 
 
 def _from_hub(name: str, split: str | None) -> Any:
-    """One split of a dataset of the hub; the only one, if none is named."""
+    """Load one split of a hub dataset; the only one, if none is named."""
     source = f"{name}:{split}" if split else name
     datasets = _datasets(source)
     try:
         if split is None:
             splits = datasets.get_dataset_split_names(name)
             if len(splits) != 1:
-                raise DataError(f"{name} has the splits {', '.join(splits)}; name one, as {name}:{splits[0]}")
+                raise DataError(
+                    f"{name} has the splits {', '.join(splits)}; select one, such as {name}:{splits[0]}"
+                )
             split = splits[0]
         return datasets.load_dataset(name, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"there is no file {source}, and the hub gives no such dataset: {reason}") from None
+        raise DataError(f"there is no file {source}, and the hub has no such dataset: {reason}") from None
 
 
 def _datasets(source: str) -> Any:
-    """The package `datasets`, which JSONL does not need."""
+    """Import the package `datasets`, an optional dependency."""
     try:
         import datasets
     except ImportError:

@@ -1,7 +1,7 @@
-"""How rows of a known shape are read.
+"""Detect the format of rows and read them.
 
-The format of rows is the one that most of them have, and every row must have it. Faults are collected and
-raised together.
+The format is the one that matches most rows, and every row must match it. Faults are collected and raised
+together.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,14 +19,14 @@ _AnyRow = TypeVar("_AnyRow", bound=dict[str, Any])
 
 
 class Format(NamedTuple):
-    """How rows of one shape are recognised and read.
+    """How rows of one format are recognised and read.
 
     Attributes:
-        title: what errors call such a row.
-        fields: those that it always has.
-        read: the items of a row, each with an `id`, from the row and its number; raises `DataError`.
-        fits: tells formats with the same fields apart by what the fields hold.
-        label: the field of its label, which a row may lack.
+        title: name of such a row in errors.
+        fields: the required fields.
+        read: returns the items of a row, each with an `id`, given the row and its number; raises `DataError`.
+        fits: distinguishes formats with the same fields by their values.
+        label: the optional field of the label.
     """
 
     title: str
@@ -43,17 +43,17 @@ def select_rows(
     limit: int | None = None,
     source: str = "rows",
 ) -> list[_AnyRow]:
-    """The rows whose `split` is wanted, at most `limit` of them, evenly spaced.
+    """Select the rows of the given splits, at most `limit` of them, evenly spaced.
 
-    Files are often sorted by class, so the head of one is not a sample of it. Rows without `split` are all
-    kept.
+    Files are often sorted by class, so the first rows are not a representative sample. Rows without a `split`
+    field are always kept.
 
     Raises:
         ConfigError: `limit` is not positive.
-        DataError: no row has a wanted split.
+        DataError: no row has one of the splits.
     """
     if limit is not None and limit <= 0:
-        raise ConfigError(f"the limit of rows is {limit}; expected a number above 0, or none for every row")
+        raise ConfigError(f"the row limit is {limit}; expected a number above 0, or no limit for all rows")
     kept = [row for row in rows if not splits or "split" not in row or row["split"] in splits]
     if not kept:
         known = sorted({str(row["split"]) for row in rows if "split" in row})
@@ -67,26 +67,26 @@ def select_rows(
 def read_items(
     rows: Sequence[Row], formats: Sequence[Format], source: str, *, rejected: list[str] | None = None
 ) -> list[Any]:
-    """Read every row in the format that most of them have; for arguments and errors see `read_placed`."""
+    """Read all rows in the format that matches most of them; arguments and errors as in `read_placed`."""
     items = [item for _, item in read_placed(rows, formats, source, rejected=rejected)[1]]
     if not items and rejected:
-        raise DataError(f"{source}: nothing is left of {len(rows)} rows: {first_few(rejected)}")
+        raise DataError(f"{source}: none of {len(rows)} rows can be used: {first_few(rejected)}")
     return items
 
 
 def read_placed(
     rows: Sequence[Row], formats: Sequence[Format], source: str, *, rejected: list[str] | None = None
 ) -> tuple[Format, list[tuple[str, Any]]]:
-    """As `read_items`, with the format, and with each item the place of its row.
+    """Read rows as `read_items` does; also return the format and, with each item, the position of its row.
 
     Args:
-        rows: objects as `read_rows` gives them.
-        formats: those that are known, the most particular first.
+        rows: objects as `read_rows` returns them.
+        formats: the known formats, the most specific first.
         source: names the rows in errors.
-        rejected: takes what is wrong with each bad row, and the others are read; None refuses them all.
+        rejected: collects the fault of each bad row, which is skipped; if None, bad rows raise.
 
     Raises:
-        DataError: the format is not known, a row does not have it, or two rows of one file share an id.
+        DataError: the format is unknown, a row does not match it, or two rows of one file share an id.
     """
     if not rows:
         raise DataError(f"{source} has no rows; expected at least one")
@@ -115,7 +115,7 @@ def read_placed(
 
 
 def _recognise(rows: Sequence[Row], formats: Sequence[Format], source: str) -> Format:
-    """The format that most rows have, the more particular of two."""
+    """Return the format that matches most rows; the more specific one of a tie."""
     counts = [0] * len(formats)
     for row in rows:
         fitting = (
@@ -131,29 +131,29 @@ def _recognise(rows: Sequence[Row], formats: Sequence[Format], source: str) -> F
     fields = ", ".join(rows[0])
     nearest = max(formats, key=lambda candidate: sum(field in rows[0] for field in candidate.fields))
     lacking = ", ".join(f"'{field}'" for field in nearest.fields if field not in rows[0])
-    lacks = f"it lacks {lacking} of a {nearest.title}" if lacking else f"it is no {nearest.title}"
+    lacks = f"it lacks {lacking} of a {nearest.title}" if lacking else f"it is not a {nearest.title}"
     shapes = "; ".join(f"{known.title}: {', '.join(known.fields)}" for known in formats)
     raise DataError(
-        f"{source}: {place_of(rows[0], 1)} has the fields {fields or 'none'}, which fit no known format; "
+        f"{source}: {place_of(rows[0], 1)} has the fields {fields or 'none'}, which match no known format; "
         f"{lacks}. Known: {shapes}"
     )
 
 
 def place_of(row: Row, number: int) -> str:
-    """Where a row stands, as errors say it: its line, or its number among the rows."""
+    """Return the position of a row for errors: its line, or its number among the rows."""
     return f"{row.unit} {row.number}" if isinstance(row, FileRow) else f"row {number}"
 
 
 def file_of(row: Row) -> RowFile | None:
-    """The file that a row stands in, if it comes from one: ids are unique within it."""
+    """Return the file that a row comes from, or None; ids are unique within a file."""
     return row.file if isinstance(row, FileRow) else None
 
 
 def _filled(row: Row, form: Format) -> Row:
-    """A row of a table with the fields that the format always has, be their cells empty."""
+    """Add the format's required fields to a row of a table if their cells are empty."""
     return row.filled(form.fields) if isinstance(row, FileRow) else row
 
 
 def number_of(row: Row, number: int) -> int:
-    """Where a row stands in its file, or its number among the rows."""
+    """Return the number of a row in its file, or else among the rows."""
     return row.number if isinstance(row, FileRow) else number

@@ -1,7 +1,7 @@
-r"""JSON schemas and regular expressions that users write, as answers are read by.
+r"""User-supplied JSON schemas and regular expressions for parsing answers.
 
-Python's `re` lacks Unicode classes such as `\p{L}`, which JSON Schema and other tools have. Where it refuses
-an expression, the package `regex` (https://pypi.org/project/regex/) is asked.
+Python's `re` lacks Unicode classes such as `\p{L}`, which JSON Schema and other tools have. Expressions that
+`re` rejects are compiled with the package `regex` (https://pypi.org/project/regex/).
 """
 
 import re
@@ -19,10 +19,10 @@ Pattern = re.Pattern[str] | regex.Pattern[str]
 
 
 def compile_pattern(pattern: str, flags: re.RegexFlag = re.NOFLAG) -> Pattern:
-    """Return a regular expression, of `re` if that can read it.
+    """Compile a regular expression with `re`, or with `regex` if `re` rejects it.
 
     Raises:
-        re.error: neither `re` nor `regex` can; the message is that of `regex`.
+        re.error: both reject it; the message is that of `regex`.
     """
     try:
         return re.compile(pattern, flags)
@@ -34,14 +34,14 @@ def compile_pattern(pattern: str, flags: re.RegexFlag = re.NOFLAG) -> Pattern:
 
 
 def check_schema(schema: Any, *, with_patterns: bool = True) -> type[Validator]:
-    """Check a schema against its dialect, the newest unless it names one, and return that.
+    """Check a schema against its dialect (default: the newest) and return the validator of the dialect.
 
     Args:
-        schema: what JSON has.
-        with_patterns: whether its regular expressions have to be ones that `compile_pattern` reads.
+        schema: the parsed JSON.
+        with_patterns: whether its regular expressions must be valid for `compile_pattern`.
 
     Raises:
-        jsonschema.exceptions.SchemaError: it is not a schema.
+        jsonschema.exceptions.SchemaError: it is not a valid schema.
     """
     dialect = validator_for(schema, default=Draft202012Validator)
     checker = FormatChecker(formats=())
@@ -53,10 +53,10 @@ def check_schema(schema: Any, *, with_patterns: bool = True) -> type[Validator]:
 
 
 def validate(value: Any, schema: Any) -> None:
-    """Hold a value against a schema that `check_schema` has passed.
+    """Validate a value against a schema that `check_schema` accepted.
 
     Raises:
-        jsonschema.exceptions.ValidationError: it does not fit.
+        jsonschema.exceptions.ValidationError: the value does not match.
     """
     dialect = _extended(validator_for(schema, default=Draft202012Validator))
     if (error := best_match(dialect(schema).iter_errors(value))) is not None:
@@ -117,4 +117,4 @@ KEYWORDS = {
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional_properties,
 }
-"""Those of JSON Schema that jsonschema asks `re` for."""
+"""JSON Schema keywords that jsonschema evaluates with `re`; here they use `compile_pattern`."""

@@ -1,6 +1,6 @@
-"""Everyday English words, grouped by how a sentence uses them.
+"""Everyday English words, grouped by part of speech.
 
-They give the bundled model's tokenizer whole tokens for common words, and its pretraining a little grammar.
+They give the bundled model's tokenizer whole tokens for common words and its pretraining some grammar.
 """
 
 PEOPLE = (
@@ -62,7 +62,7 @@ LITTLE_WORDS = (
     "don't can't isn't how's that's let's"
 ).split()
 
-# Words of rubrics and verdicts, so that templates written with them are short.
+# Words of rubrics and verdicts, so that judge prompts take few tokens.
 GRADING_WORDS = (
     "response responses score scores scored criteria specific analysis rubric weight weights expert judge "
     "judges compare conversation context format output step evaluation evaluate grade correct incorrect "

@@ -1,9 +1,9 @@
-"""A small closed world that can be generated without end: its people, towns, things, numbers and splits.
+"""A small synthetic world from which unlimited data can be generated: people, towns, things, numbers, splits.
 
-Everything the bundled model learns, and everything its specialists are proven on, comes from here. An `Item`
-is one question with its right answer and plausible wrong ones; `world_items` draws them. Items belong to a
-split by their *keys* (the names, towns, objects and operands in them): a key is in exactly one split, so
-nothing that a test item is about was ever trained on.
+The bundled model is trained on it, and its demonstration specialists are evaluated on it. An `Item` is one
+question with its right answer and plausible wrong ones; `world_items` draws them. The split of an item
+follows from its *keys* (the names, towns, objects and operands in it): a key is in exactly one split, so no
+test item is about anything that occurs in training.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from typing import Literal
 
 Split = Literal["train", "test"]
 WORLD_ROWS: dict[Split, int] = {"train": 1000, "test": 240}
-"""Rows that are generated where no limit is given."""
+"""Default number of generated rows."""
 
 TEST_PERCENT = 12  # of all keys: enough for thousands of distinct test items
 
-# Few enough syllables that each is one token: an unseen name is a new mix of known tokens.
+# Few enough syllables that each is one token: an unseen name is a new combination of known tokens.
 _ONSETS = "b d f g h k l m n p r s t v w z".split()
 _VOWELS = "a e i o u".split()
 _CODAS = ["", "", "n", "r", "l"]
@@ -50,13 +50,13 @@ class Item:
     """One question of the world.
 
     Attributes:
-        kind: what it asks for, e.g. `recall` or `sum`.
-        context: what the answer follows from; may be empty.
+        kind: the kind of question, such as `recall` or `sum`.
+        context: the text from which the answer follows; may be empty.
         question: the question or instruction itself.
-        answer: the right answer, as short as it can be.
+        answer: the right answer in its shortest form.
         wrong: plausible wrong answers, each different from `answer`.
         sentence: a template with `{}` that turns an answer into a full sentence.
-        keys: what the item is about; all of them belong to the item's split.
+        keys: names and operands in the item; all of them belong to the item's split.
     """
 
     kind: str
@@ -75,12 +75,12 @@ class Item:
 
 @cache
 def split_of(key: str) -> Split:
-    """The split a key belongs to, by a hash of its text."""
+    """Return the split of a key, decided by a hash of its text."""
     return "test" if int(hashlib.sha256(key.encode()).hexdigest(), 16) % 100 < TEST_PERCENT else "train"
 
 
 class World:
-    """Draws what items of one split are about; the same seed draws the same."""
+    """Draws the contents of items of one split, deterministically for a seed."""
 
     def __init__(self, split: Split, seed: int | str) -> None:
         self.split: Split = split
@@ -120,7 +120,7 @@ class World:
         return self._draw(self._any_thing)
 
     def names(self, count: int) -> list[str]:
-        """People who share no part of their names."""
+        """Names of people that share no first or last name."""
         return self._distinct(self.name, count)
 
     def towns(self, count: int) -> list[str]:
@@ -128,7 +128,7 @@ class World:
         return self._distinct(self.town, count)
 
     def things(self, count: int) -> list[str]:
-        """Objects that share neither kind nor material."""
+        """Objects that share neither type nor material."""
         return self._distinct(self.thing, count)
 
     def _distinct(self, draw: Callable[[], str], count: int) -> list[str]:

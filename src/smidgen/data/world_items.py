@@ -1,4 +1,4 @@
-"""Questions on the world, by kind: each function draws an item with its right answer and wrong ones."""
+"""Questions about the world, by kind: each function draws an item with its right answer and wrong ones."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ from smidgen.errors import DataError
 
 
 def recall(world: World) -> Item:
-    """Several people, one attribute of each; one is asked for."""
+    """Ask for an attribute of one of several people."""
     rng = world.rng
     count = rng.randint(2, 4)
     people = world.names(count)
@@ -31,7 +31,7 @@ def recall(world: World) -> Item:
 
 
 def update(world: World) -> Item:
-    """A fact that changes: only the last state counts."""
+    """Ask about a fact that changes; only the last state counts."""
     rng = world.rng
     person, other = world.names(2)
     first, second, third = world.towns(3)
@@ -58,7 +58,7 @@ def update(world: World) -> Item:
 
 
 def color(world: World) -> Item:
-    """Things and their colors."""
+    """Ask for the color of one of several things."""
     rng = world.rng
     things = world.things(rng.randint(2, 3))
     colors = rng.sample(COLORS, len(things))
@@ -78,13 +78,13 @@ def color(world: World) -> Item:
 
 
 def near_misses(rng: random.Random, value: int) -> tuple[str, ...]:
-    """Wrong results that a careless calculation would give."""
+    """Return wrong results that a careless calculation would give."""
     offsets = rng.sample([-20, -11, -10, -9, -3, -2, -1, 1, 2, 3, 9, 10, 11, 20], 5)
     return tuple(str(value + offset) for offset in offsets if value + offset >= 0) or (str(value + 1),)
 
 
 def sum_item(world: World) -> Item:
-    """A sum of two numbers below 100."""
+    """Ask for the sum of two numbers below 100."""
     a, b = world.operands("+")
     question = world.rng.choice(("What is {} + {}?", "Add {} and {}.", "How much is {} + {}?")).format(a, b)
     return Item(
@@ -99,7 +99,7 @@ def sum_item(world: World) -> Item:
 
 
 def difference(world: World) -> Item:
-    """A difference of two numbers below 100."""
+    """Ask for the difference of two numbers below 100."""
     a, b = world.operands("-")
     question = world.rng.choice(("What is {} - {}?", "How much is {} - {}?")).format(a, b)
     return Item(
@@ -114,7 +114,7 @@ def difference(world: World) -> Item:
 
 
 def problem(world: World) -> Item:
-    """A word problem of one step."""
+    """Ask a one-step word problem."""
     rng = world.rng
     sign = rng.choice("+-")
     a, b = world.operands(sign)
@@ -141,7 +141,7 @@ def problem(world: World) -> Item:
 
 
 def _entries(world: World, low: int = 3, high: int = 5) -> list[str]:
-    """Entries of a list: things or people."""
+    """Draw the entries of a list: things or people."""
     draw = world.rng.choice((world.things, world.names))
     return draw(world.rng.randint(low, high))
 
@@ -151,7 +151,7 @@ def _listing(words: list[str]) -> str:
 
 
 def pick(world: World) -> Item:
-    """The first, second or last word of a list."""
+    """Ask for the first, second or last entry of a list."""
     words = _entries(world)
     place = world.rng.choice(("first", "second", "last"))
     answer = {"first": words[0], "second": words[1], "last": words[-1]}[place]
@@ -161,7 +161,7 @@ def pick(world: World) -> Item:
 
 
 def count(world: World) -> Item:
-    """How many words a list has."""
+    """Ask for the length of a list."""
     words = _entries(world, 2, 7)
     value = len(words)
     wrong = tuple(str(n) for n in range(max(1, value - 2), value + 3) if n != value)
@@ -170,7 +170,7 @@ def count(world: World) -> Item:
 
 
 def order(world: World) -> Item:
-    """Sort a list, or turn it around."""
+    """Ask for a list in alphabetical or reverse order."""
     rng = world.rng
     words = _entries(world, 3, 4)
     alphabetical = rng.random() < 0.4
@@ -184,7 +184,7 @@ def order(world: World) -> Item:
 
 
 def layout(world: World) -> Item:
-    """Write two words in a form that can be checked."""
+    """Ask for two words in a format that can be checked."""
     rng = world.rng
     first, second = _entries(world, 2, 2)
     forms = {
@@ -211,7 +211,7 @@ def layout(world: World) -> Item:
 
 
 def case(world: World) -> Item:
-    """Write a word in capital or small letters."""
+    """Ask for a word in upper or lower case."""
     rng = world.rng
     word = world.thing()
     upper, title = word.upper(), word.capitalize()
@@ -221,7 +221,7 @@ def case(world: World) -> Item:
 
 
 def larger(world: World) -> Item:
-    """Which of two numbers is larger or smaller."""
+    """Ask which of two numbers is larger or smaller."""
     rng = world.rng
     a, b = world.operands("?")
     word = rng.choice(("larger", "smaller"))
@@ -260,14 +260,14 @@ def draw_item(world: World, kinds: Sequence[str] | None = None) -> Item:
 
 
 def items(split: Split, count: int, seed: int, kinds: Sequence[str] | None = None) -> Iterator[Item]:
-    """Draw distinct items.
+    """Draw `count` distinct items.
 
     Raises:
-        DataError: the split does not hold so many.
+        DataError: the split has fewer distinct items.
     """
     world = World(split, seed)
     seen: set[str] = set()
-    for _ in range(20 * count):
+    for _ in range(20 * count):  # draws repeat more and more often as the split is used up
         item = draw_item(world, kinds)
         if item.prompt not in seen:
             seen.add(item.prompt)
@@ -275,7 +275,8 @@ def items(split: Split, count: int, seed: int, kinds: Sequence[str] | None = Non
         if len(seen) == count:
             return
     raise DataError(
-        f"the {split} split of the world has fewer than {count} distinct items of {kinds or 'any kind'}"
+        f"the {split} split of the world has fewer than {count} distinct items of {kinds or 'any kind'}; "
+        "lower the limit"
     )
 
 

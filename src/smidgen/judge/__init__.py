@@ -1,4 +1,4 @@
-"""A judge to call from Python: compare two answers, grade one, rank several, or judge a file of pairs.
+"""The judge as a Python API: compare two answers, grade one, rank several, or judge a file of pairs.
 
     from smidgen import EngineOptions, Judge
 
@@ -7,8 +7,8 @@
         print(found.verdict, found.consistent, found.scores)
         pairs = judge.judge_rows("pairs.jsonl", "judgements.jsonl").verdicts()
 
-Every pair is asked in both orders. With `samples` above 1 each order is asked so many times, and the majority
-decides; what that costs is in `tokens` and `seconds`.
+Every pair is judged in both orders. With `samples` above 1, each order is sampled that many times and the
+majority decides; `tokens` and `seconds` report the cost.
 """
 
 from smidgen.judge.judge import Compared, Graded, Judge, Ranked, Said

@@ -1,4 +1,4 @@
-"""The judge that a program opens; see `smidgen.judge`."""
+"""The class `Judge`; see `smidgen.judge`."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from smidgen.data.types import UNANSWERED, Completion, Request, Sample
 from smidgen.errors import ConfigError, DataError
 from smidgen.inference import Engine, engine_identity, open_engine
 from smidgen.inference.sampling import check_sampling
-from smidgen.judge.rows import RowJudgements, Rows, ask_pairs
+from smidgen.judge.rows import RowJudgements, Rows, sample_pairs
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
@@ -25,14 +25,14 @@ from smidgen.tasks.templates import find_form
 
 @dataclass(frozen=True)
 class Said:
-    """One judgement: the order in which the answers were shown, the side it prefers, and its words.
+    """One judgement of a pair in one order.
 
     Attributes:
-        order: `ab` or `ba`.
-        verdict: `a`, `b`, `tie`, or None where the text did not parse.
-        scores: of `a` and `b`, where the template has scores.
-        text: what the judge wrote: its critique and its verdict.
-        fault: why it did not parse; empty where it did.
+        order: the order in which the answers were shown, `ab` or `ba`.
+        verdict: `a`, `b`, `tie`, or None if the completion did not parse.
+        scores: scores of `a` and `b`, if the template has scores.
+        text: the judge's completion: its critique and its verdict.
+        fault: why it did not parse; empty if it did.
     """
 
     order: str
@@ -44,7 +44,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Compared(Outcome):
-    """What all judgements of a pair come to, with each of them and their cost."""
+    """The aggregated judgements of a pair, with each judgement, the tokens used and the seconds taken."""
 
     said: tuple[Said, ...]
     tokens: int
@@ -53,7 +53,7 @@ class Compared(Outcome):
 
 @dataclass(frozen=True)
 class Graded:
-    """The grade of one answer: the mean over the samples that parsed, or None."""
+    """The grade of one answer: the mean over the samples that parsed, None if none did."""
 
     grade: float | None
     grades: tuple[float | None, ...]
@@ -64,7 +64,7 @@ class Graded:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Answers by strength, the best first, with every comparison behind it."""
+    """Answers by strength, the best first, and the comparisons between them."""
 
     places: tuple[Strength, ...]
     comparisons: tuple[tuple[int, int, Compared], ...]
@@ -73,7 +73,7 @@ class Ranked:
 
 
 class Judge:
-    """A model, a template, and a way of asking."""
+    """A model with a judge template and sampling settings."""
 
     def __init__(
         self,
@@ -81,25 +81,25 @@ class Judge:
         judging: JudgeOptions = JudgeOptions(),
         sampling: SamplingOptions = SamplingOptions(),
     ):
-        """Prepare a judge; its model is loaded when it is first asked.
+        """Create a judge; its model is loaded on first use.
 
         Args:
-            engine: the model, and what runs it; a text is the name of the model.
-            judging: the template, what it grades by, and how often every order is asked.
-            sampling: how long a judgement may be, and how it is drawn.
+            engine: the model and its engine; a string is the name of the model.
+            judging: the template, its rubric, and the number of samples per order.
+            sampling: maximum length and sampling settings.
 
         Raises:
-            ConfigError: a setting is out of its range, the template is unknown, or samples would all be the
-                same.
+            ConfigError: a setting is out of range, the template is unknown, or all samples would be equal.
         """
         _check_samples(judging.samples, sampling.temperature)
         self.form: Form = find_form(judging.template or Rubric.name, rubric=judging.rubric)
         self._options = EngineOptions(engine) if isinstance(engine, str) else engine
-        self._judging, self._drawn = judging, sampling.sampling()
+        self._judging = judging
+        self._task_sampling = sampling.sampling()  # tasks add the template's stop strings themselves
         self._sampling = replace(
-            self._drawn,
-            stop=(*self._drawn.stop, *self.form.stop),
-            stop_after=(*self._drawn.stop_after, *self.form.stop_after),
+            self._task_sampling,
+            stop=(*self._task_sampling.stop, *self.form.stop),
+            stop_after=(*self._task_sampling.stop_after, *self.form.stop_after),
         )
         check_sampling(self._sampling)
         self._opened: Engine | None = None
@@ -122,27 +122,27 @@ class Judge:
         return self._opened
 
     def compare(self, prompt: str, a: str, b: str, *, reference: str | None = None) -> Compared:
-        """Say which of two answers is better.
+        """Compare two answers.
 
         Raises:
-            ConfigError: the template grades answers alone.
+            ConfigError: the template grades single answers.
             DataError: the prompt is empty or does not fit the model's context.
         """
         return self._compare(prompt, [(a, b)], reference)[0]
 
     def grade(self, prompt: str, answer: str, *, reference: str | None = None) -> Graded:
-        """Grade one answer alone.
+        """Grade one answer.
 
         Raises:
-            ConfigError: the template compares.
+            ConfigError: the template compares answers.
             DataError: the prompt is empty or does not fit the model's context.
         """
         if not self.form.singly:
             raise ConfigError(f"the template {self.form.name} compares two answers; use grade to grade one")
         if self.form.needs_reference and not reference:
-            raise DataError(f"the template {self.form.name} grades beside a right answer; give a reference")
-        case = Case(_asked(prompt), answer, None, reference)
-        self._engine()  # loading it is not part of what the answer took
+            raise DataError(f"the template {self.form.name} requires a reference answer; pass a reference")
+        case = Case(_checked(prompt), answer, None, reference)
+        self._engine()  # loaded before the clock starts
         started = time.perf_counter()
         texts = self._ask({f"grade#{k}": case for k in range(self._judging.samples)})
         grades = [self._read(completion.text)[0] for completion in texts.values()]
@@ -156,14 +156,14 @@ class Judge:
         )
 
     def rank(self, prompt: str, answers: Sequence[str], *, reference: str | None = None) -> Ranked:
-        """Compare every two of several answers and fit their strengths.
+        """Compare all pairs of several answers and fit their strengths.
 
         Raises:
-            ConfigError: the template grades answers alone.
-            DataError: there are fewer than two answers, or a prompt does not fit.
+            ConfigError: the template grades single answers.
+            DataError: there are fewer than two answers, or a prompt does not fit the model's context.
         """
         if len(answers) < 2:
-            raise DataError(f"there is {len(answers)} answer to rank; expected two or more")
+            raise DataError(f"the number of answers to rank is {len(answers)}; expected two or more")
         pairs = list(combinations(range(len(answers)), 2))
         self._engine()
         started = time.perf_counter()
@@ -171,7 +171,7 @@ class Judge:
         points = {"a": 1.0, "b": 0.0, "tie": 0.5}
         results = []
         for (i, j), found in zip(pairs, compared, strict=True):
-            # The judgements of one pair are not independent, so together they are one result.
+            # The judgements of one pair are not independent, so they count as one result.
             shares = [points[said.verdict] for said in found.said if said.verdict is not None]
             if shares:
                 results.append((i, j, sum(shares) / len(shares)))
@@ -183,36 +183,37 @@ class Judge:
         )
 
     def judge_rows(self, rows: Rows, out: Path | str, selection: RowOptions = RowOptions()) -> RowJudgements:
-        """Judge the pairs of a file, or of rows in any known format; labels are not needed.
+        """Judge pairs from a file or a list of rows in any known format; labels are not needed.
 
-        The result is an iterator over judgements, each of which is on disk when it comes; `verdicts` makes
-        those that are missing and sums up. After an interruption the same call goes on where the file ends.
+        The result is an iterator over judgements, each of which is written to disk before it is returned;
+        `verdicts` finishes the remaining ones and aggregates them. After an interruption, the same call
+        resumes.
 
         Args:
             rows: the file, or the rows.
-            out: the file of judgements, made or resumed.
-            selection: which rows are used.
+            out: the file of judgements; resumes if it exists.
+            selection: which rows to use.
 
         Raises:
-            ConfigError: the template grades answers alone, or judges beside a right answer and is shown none.
-            DataError: the rows cannot be read, or `out` holds the records of something else.
+            ConfigError: the template grades single answers, or requires a reference and is given none.
+            DataError: the rows cannot be read, or `out` has the records of another evaluation.
             ModelError: the model cannot be loaded.
         """
         task = JudgeTask(self.form, reference=self._judging.reference)
-        asked = ask_pairs(task, rows, selection, self._judging.samples)
+        pairs = sample_pairs(task, rows, selection, self._judging.samples)
         identity = engine_identity(self._options)
-        return RowJudgements(task, asked, self._engine(), self._drawn, Path(out), identity=identity)
+        return RowJudgements(task, pairs, self._engine(), self._task_sampling, Path(out), identity=identity)
 
     def _compare(
         self, prompt: str, pairs: Sequence[tuple[str, str]], reference: str | None
     ) -> list[Compared]:
-        """Compare several pairs of answers to one prompt, all at once."""
+        """Compare several pairs of answers to one prompt in one batch."""
         if self.form.singly:
             raise ConfigError(
-                f"the template {self.form.name} grades one answer; use rubric, scores or verdict to compare"
+                f"the template {self.form.name} grades single answers; compare with rubric, scores or verdict"
             )
         shown = {
-            f"{index}#{order}#{k}": Case(_asked(prompt), *((a, b) if order == "ab" else (b, a)), reference)
+            f"{index}#{order}#{k}": Case(_checked(prompt), *((a, b) if order == "ab" else (b, a)), reference)
             for index, (a, b) in enumerate(pairs)
             for order in ORDERS
             for k in range(self._judging.samples)
@@ -221,18 +222,18 @@ class Judge:
         started = time.perf_counter()
         texts = self._ask(shown)
         seconds = time.perf_counter() - started
-        found = []
+        compared = []
         for index in range(len(pairs)):
             own = {name: text for name, text in texts.items() if name.startswith(f"{index}#")}
-            said = tuple(self._said(name.split("#")[1], completion) for name, completion in own.items())
-            together = outcome([(each.order, verdict) for each, verdict in said])
+            judged = [self._judgement(name.split("#")[1], completion) for name, completion in own.items()]
+            together = outcome([(judgement.order, verdict) for judgement, verdict in judged])
             tokens = sum(map(_tokens, own.values()))
-            words = tuple(each for each, _ in said)
-            found.append(Compared(**vars(together), said=words, tokens=tokens, seconds=seconds))
-        return found
+            said = tuple(judgement for judgement, _ in judged)
+            compared.append(Compared(**vars(together), said=said, tokens=tokens, seconds=seconds))
+        return compared
 
-    def _said(self, order: str, completion: Completion) -> tuple[Said, Verdict | None]:
-        """One judgement, and its verdict in the order shown."""
+    def _judgement(self, order: str, completion: Completion) -> tuple[Said, Verdict | None]:
+        """Parse one judgement; also return its verdict in the order shown."""
         verdict, fault = self._read(completion.text)
         if not isinstance(verdict, Verdict):
             return Said(order, None, None, completion.text, fault), None
@@ -246,7 +247,7 @@ class Judge:
             return None, str(error)
 
     def _ask(self, cases: dict[str, Case]) -> dict[str, Completion]:
-        """Completions by name, in the order of the cases."""
+        """Generate the completions of cases, by name, in the order of the cases."""
         requests = [
             Request(Sample(name, self.form.messages(case)), self._sampling, logprobs=False)
             for name, case in cases.items()
@@ -254,27 +255,27 @@ class Judge:
         found = {request.sample.id: completion for request, completion in self._engine().complete(requests)}
         for completion in found.values():
             if why := UNANSWERED.get(completion.finish_reason):
-                raise DataError(f"there is no judgement: {why}; change the prompt or its answers")
+                raise DataError(f"no judgement: {why}; change the prompt or the answers")
         return {name: found[name] for name in cases}
 
 
 def _check_samples(samples: int, temperature: float) -> None:
-    """Refuse a number of samples that means nothing.
+    """Check the number of samples.
 
     Raises:
-        ConfigError: it is below 1, or greedy decoding would say the same every time.
+        ConfigError: it is below 1, or above 1 with greedy decoding, where all samples are equal.
     """
     if not isinstance(samples, int) or samples < 1:
-        raise ConfigError(f"samples is {samples}; expected a whole number, 1 or more")
+        raise ConfigError(f"samples is {samples}; expected an integer of at least 1")
     if samples > 1 and temperature == 0:
         raise ConfigError(
-            f"{samples} samples at temperature 0 would all say the same; set a temperature, as 0.7"
+            f"{samples} samples at temperature 0 would all be equal; set a temperature, such as 0.7"
         )
 
 
-def _asked(prompt: str) -> str:
+def _checked(prompt: str) -> str:
     if not prompt.strip():
-        raise DataError("the prompt is empty; a judge needs what was asked")
+        raise DataError("the prompt is empty; expected the question that the answers respond to")
     return prompt
 
 

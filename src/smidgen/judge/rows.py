@@ -1,4 +1,4 @@
-"""Many pairs, judged into a file: each judgement is on disk as soon as it is made, and is made once."""
+"""Judge many pairs into a file: every judgement is written at once, so that an interrupted run resumes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,15 +20,15 @@ from smidgen.tasks.judge.judgements import read_record
 from smidgen.tasks.judge.outcome import Outcome, outcome
 
 Rows = Path | str | Sequence[dict[str, Any]]
-"""A file of rows, or the rows."""
+"""A file of rows, or the rows themselves."""
 
 
 @dataclass(frozen=True)
 class JudgedPair(Outcome):
-    """What all judgements of one pair come to.
+    """The aggregated judgements of one pair.
 
     Attributes:
-        id: of the pair.
+        id: id of the pair.
     """
 
     id: str
@@ -39,28 +39,28 @@ class JudgedPair(Outcome):
 
 
 @dataclass(frozen=True)
-class AskedPairs:
-    """What a judge is asked about rows.
+class PairSamples:
+    """The samples of the pairs in rows.
 
     Attributes:
-        samples: every pair in both orders, as often as it is asked.
-        rejected: what is wrong with each row that was left out.
+        samples: every pair in both orders, repeated as often as it is sampled.
+        rejected: the fault of each row that was skipped.
     """
 
     samples: Sequence[Sample]
     rejected: Sequence[str]
 
 
-def ask_pairs(task: JudgeTask, rows: Rows, selection: RowOptions, times: int) -> AskedPairs:
-    """What to ask about the pairs of rows, each order so many times.
+def sample_pairs(task: JudgeTask, rows: Rows, selection: RowOptions, times: int) -> PairSamples:
+    """Make the samples of the pairs in rows, each order `times` times.
 
     Raises:
         ConfigError: the template grades answers alone.
-        DataError: the file is missing, or a row is not a pair; with `skip_bad_rows`, if none is.
+        DataError: the file is missing, or a row is not a pair; with `skip_bad_rows`, only if none is.
     """
     if task.form.singly:
         raise ConfigError(
-            f"the template {task.form.name} grades one answer; judge with rubric, scores or verdict"
+            f"the template {task.form.name} grades single answers; use rubric, scores or verdict"
         )
     rejected: list[str] | None = [] if selection.skip_bad_rows else None
     source = source_name(rows) if isinstance(rows, str | Path) else "rows"
@@ -68,60 +68,60 @@ def ask_pairs(task: JudgeTask, rows: Rows, selection: RowOptions, times: int) ->
     read = read_rows(Path(rows), rejected=rejected) if isinstance(rows, str | Path) else rows
     if not read:
         raise DataError(
-            f"{source}: there is no row to judge; expected pairs, such as of `prompt`, `a` and `b`"
+            f"{source}: there is no row to judge; expected pairs, such as rows with `prompt`, `a` and `b`"
         )
-    found = select_rows(read, limit=selection.limit, source=source)
-    asked = task.samples(found, source=source, labelled=False, rejected=rejected)
-    # The first keeps its id, and the others draw by theirs.
+    selected = select_rows(read, limit=selection.limit, source=source)
+    samples = task.samples(selected, source=source, labelled=False, rejected=rejected)
+    # The id seeds the sampling, so each repetition needs its own; the first keeps the id of the sample.
     repeated = [
         sample if time == 1 else replace(sample, id=f"{sample.id}#{time}")
-        for sample in asked
+        for sample in samples
         for time in range(1, times + 1)
     ]
-    return AskedPairs(repeated, tuple(rejected or ()))
+    return PairSamples(repeated, tuple(rejected or ()))
 
 
 class RowJudgements:
-    """An iterator over judgements: those that the file holds already, then each new one once it is there.
+    """An iterator over judgements: first those already in the file, then each new one once it is written.
 
     Attributes:
-        out: the file of judgements. Beside it `verdicts` writes `<out>.pairs.jsonl`, one verdict a pair.
-        total: how many judgements there are when all are made.
-        known: how many of them the file held before.
-        rejected: what is wrong with each row that was left out.
-        labelled: whether a row says which answer is better.
+        out: the file of judgements. `verdicts` also writes `<out>.pairs.jsonl`, one verdict per pair.
+        total: number of judgements when all are done.
+        known: number of judgements that were already in the file.
+        rejected: the fault of each row that was skipped.
+        labelled: whether at least one row has a label.
         records: the judgements so far.
     """
 
     def __init__(
         self,
         task: JudgeTask,
-        asked: AskedPairs,
+        pairs: PairSamples,
         engine: Engine,
         sampling: Sampling,
         out: Path,
         *,
         identity: str,
     ):
-        """Judge with an opened engine, of which `identity` is the fingerprint."""
-        self.out, self.rejected, self.total = out, asked.rejected, len(asked.samples)
-        self.labelled = any(sample.metadata["label"] for sample in asked.samples)
+        """Judge with an open engine; `identity` is its fingerprint."""
+        self.out, self.rejected, self.total = out, pairs.rejected, len(pairs.samples)
+        self.labelled = any(sample.metadata["label"] for sample in pairs.samples)
         self.known = len(read_records(out)) if out.exists() else 0
         self.records: list[Record] = []
         self._task, self._engine = task, engine
-        self._pairs = dict.fromkeys(sample.metadata["pair"] for sample in asked.samples)
-        self._coming = collect_records(task, asked.samples, engine, sampling, out, model=identity)
+        self._pairs = dict.fromkeys(sample.metadata["pair"] for sample in pairs.samples)
+        self._pending = collect_records(task, pairs.samples, engine, sampling, out, model=identity)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Record:
-        record = next(self._coming)
+        record = next(self._pending)
         self.records.append(record)
         return record
 
     def verdicts(self) -> list[JudgedPair]:
-        """One verdict a pair, in the order of the rows; judgements that are still to come are made first."""
+        """Finish all judgements, then return one verdict per pair, in the order of the rows."""
         for _ in self:
             pass
         verdicts = list(self._verdicts())
@@ -130,15 +130,15 @@ class RowJudgements:
         return verdicts
 
     def _verdicts(self) -> Iterator[JudgedPair]:
-        said: dict[str, list[Any]] = {pair: [] for pair in self._pairs}
+        by_pair: dict[str, list[Any]] = {pair: [] for pair in self._pairs}
         for record in self.records:
             facts = record.sample.metadata
-            said[facts["pair"]].append((facts["order"], read_record(self._task.form.parse, record)))
-        for pair, verdicts in said.items():
+            by_pair[facts["pair"]].append((facts["order"], read_record(self._task.form.parse, record)))
+        for pair, verdicts in by_pair.items():
             yield JudgedPair(**vars(outcome(verdicts)), id=pair)
 
     def speed(self) -> Speed:
-        """What the judgements took, over all the sessions in which they were made."""
+        """Measure the speed of the judgements over all sessions that contributed to the file."""
         timings = [record.completion.timing for record in self.records]
         seconds = wall_clock(read_log(self.out))
         return measure_speed(timings, seconds, peak_memory_bytes=self._engine.peak_memory_bytes())

@@ -1,4 +1,4 @@
-"""Tasks: what a specialist is asked, how its answer is read, and what that is worth."""
+"""Tasks: the prompts, parsers and metrics of specialists."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,15 +32,15 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (JudgeTask, Intent, 
 
 
 def find_task(name: str, settings: Mapping[str, Any] | None = None, *, source: str = "") -> Task:
-    """The task of that name.
+    """Create a task by name.
 
     Args:
         name: its key in `TASKS`.
-        settings: the table `[settings]` of a recipe, or the options that stand for it.
+        settings: the table `[settings]` of a recipe, or the equivalent options.
         source: names the settings in errors.
 
     Raises:
-        ConfigError: there is no such task, or the settings are not the task's.
+        ConfigError: there is no such task, or it does not have these settings.
     """
     if name not in TASKS:
         raise ConfigError(f"there is no task '{name}'.{did_you_mean(name, TASKS)} Known: {', '.join(TASKS)}")
@@ -58,5 +58,5 @@ def find_task(name: str, settings: Mapping[str, Any] | None = None, *, source: s
 
 
 def task_class(name: str) -> type[Task]:
-    """The class of the task of that name, or `Task` itself, whose words are general."""
+    """Return the class of a task by name, or `Task` itself, whose wording is generic."""
     return TASKS.get(name, Task)

@@ -1,4 +1,4 @@
-"""Short questions with one right answer, by kind: what a base model can do before it is made a specialist."""
+"""Short questions with one right answer, by kind: measures a base model before it is fine-tuned."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from smidgen.tasks.task import Metric, Row, Task, accuracy, unparsed_rate
 
 
 class Answers(Task):
-    """Question → short answer, which may stand in a sentence and be followed by more sentences."""
+    """Question → short answer, bare or in a sentence, which other sentences may follow."""
 
     name = "answers"
 
     def samples(
         self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
     ) -> list[Sample]:
-        """One sample for each question, whose id is the row's."""
+        """One sample per question, with the id of the row."""
         return [
             Sample(
                 question.id,
@@ -34,20 +34,20 @@ class Answers(Task):
         return sample.metadata["accepted"][0]
 
     def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
-        """Questions on the generated world."""
+        """Questions about the generated world."""
         return list(question_rows(split, limit or WORLD_ROWS[split], seed))
 
     def score(self, sample: Sample, completion: Completion) -> Score:
-        """1 if the completion is an accepted answer, or opens with one as a whole sentence."""
+        """1 if the completion is an accepted answer or starts with one as a whole sentence."""
         try:
             said = self.parse(completion.text)
         except ParseError as error:
             return Score(0.0, None, parsed=False, explanation=str(error))
-        right = any(_says(said, accepted.rstrip(".")) for accepted in sample.metadata["accepted"])
+        right = any(_matches(said, accepted.rstrip(".")) for accepted in sample.metadata["accepted"])
         return Score(float(right), said, parsed=True)
 
     def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
-        """Accuracy over all rows, then by kind."""
+        """Accuracy over all rows, then per kind."""
         kinds = sorted({record.sample.metadata["subset"] or "" for record in records} - {""})
         by_kind = {
             f"accuracy_{kind}": accuracy([r for r in records if r.sample.metadata["subset"] == kind])
@@ -60,6 +60,6 @@ class Answers(Task):
         return {}
 
 
-def _says(said: str, accepted: str) -> bool:
-    """Whether the text is the answer, or the answer as a sentence before others."""
+def _matches(said: str, accepted: str) -> bool:
+    """Whether the text is the answer, or starts with the answer as a sentence."""
     return said.rstrip(".") == accepted or said.startswith(f"{accepted}. ")

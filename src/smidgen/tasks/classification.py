@@ -1,4 +1,4 @@
-"""What tasks with labels share: how a label is compared, macro F1, confusions and the commonest label."""
+"""Shared by tasks with labels: label comparison, macro F1, confusions and the majority baseline."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ CONFUSIONS_SHOWN = 10
 
 
 def normalise(label: str) -> str:
-    """A label without what does not make it another one: case, spaces and underscores."""
+    """Normalise a label: case, spacing and underscores do not matter."""
     return " ".join(label.replace("_", " ").split()).casefold()
 
 
 def macro_f1_of(
     true: Sequence[str], answered: Sequence[str | None], ids: Sequence[str], *, left_out: Sequence[str] = ()
 ) -> Statistic:
-    """The macro F1 of answers as a metric.
+    """Return the macro F1 of predicted labels as a metric.
 
     Args:
         true: the right label of each row.
-        answered: the label that was answered; None, for what did not parse, is a miss of the right one.
-        ids: of the rows.
-        left_out: labels that the mean leaves out.
+        answered: the predicted label of each row; None (unparsed) counts as a miss of the right one.
+        ids: ids of the rows.
+        left_out: labels that the mean excludes.
     """
     true, said = [normalise(label) for label in true], [normalise(label or "") for label in answered]
     codes = {label: code for code, label in enumerate(sorted({*true, *said}))}
@@ -42,16 +42,16 @@ def macro_f1(
     weights: NDArray[np.float64],
     classes: NDArray[np.bool_],
 ) -> float:
-    """Mean of 2·TP / (support + predictions) over the wanted classes that occur.
+    """Mean of 2·TP / (support + predictions) over the included classes that occur.
 
     Args:
         true: class of each row, (N,).
-        predicted: answered class of each row, (N,).
-        weights: how often each row counts, (N,).
-        classes: which classes are wanted, (C,).
+        predicted: predicted class of each row, (N,).
+        weights: weight of each row, (N,).
+        classes: mask of the included classes, (C,).
 
     Returns:
-        The macro F1, or NaN where no wanted class occurs.
+        The macro F1, or NaN if no included class occurs.
     """
     count = len(classes)
     support = np.bincount(true, weights, count)
@@ -64,13 +64,13 @@ def macro_f1(
 
 
 def most_frequent(labels: Sequence[str], ids: Sequence[str]) -> Measure:
-    """The accuracy of always answering the commonest of these labels."""
+    """Return the accuracy of always predicting the most frequent of these labels."""
     most = Counter(labels).most_common(1)[0][0] if labels else None
     return Measure([float(label == most) for label in labels], ids)
 
 
 def confusions(wrong: Sequence[tuple[str, str | None]]) -> list[dict[str, Any]]:
-    """The wrong answers that were given most often: `true`, `predicted` (None if unparsed) and `count`."""
+    """Return the most frequent errors: `true`, `predicted` (None if unparsed) and `count`."""
     counted = Counter(wrong)
     worst = sorted(counted.items(), key=lambda item: (-item[1], item[0][0], item[0][1] or ""))
     return [

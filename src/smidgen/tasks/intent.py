@@ -1,7 +1,7 @@
-"""Intent classification with an out-of-scope class: an utterance goes in, its label comes out as text.
+"""Intent classification with an out-of-scope class: the model generates the label of an utterance as text.
 
-The prompt is the bare utterance: the labels are learnt, not listed, which keeps 150 of them out of every
-prompt. Labels are written with spaces for underscores, since words are what a tokenizer has tokens for.
+The prompt is the bare utterance: the labels are learned in training and not listed, which keeps 150 of them
+out of every prompt. Underscores in labels become spaces, because tokenizers have tokens for words.
 """
 
 import json
@@ -25,22 +25,22 @@ class Intent(Task):
     """Utterance → intent label.
 
     Args:
-        labels: every label there is. Without them any single line is taken as a label, so that one that
-            does not exist is wrong but not unparsed.
+        labels: all labels. Without them, any single line parses as a label, so that a nonexistent one is
+            wrong but not unparsed.
     """
 
     name = "intent"
     words = TaskWords(
         claim=ClaimWords("model", "names the right intent for", "queries", "queries"),
         metrics={
-            "accuracy": MetricWords("Accuracy", "intent named right", "↑"),
-            "in_scope_accuracy": MetricWords("In-scope accuracy", "queries that have an intent", "↑"),
-            "macro_f1": MetricWords("Macro F1", "every intent weighs the same", "↑"),
-            "oos_recall": MetricWords("Out-of-scope recall", "queries without an intent, recognised", "↑"),
-            "unparsed_rate": MetricWords("Unreadable", "did not parse; counted as wrong", "↓"),
+            "accuracy": MetricWords("Accuracy", "correct intents", "↑"),
+            "in_scope_accuracy": MetricWords("In-scope accuracy", "queries with an in-scope intent", "↑"),
+            "macro_f1": MetricWords("Macro F1", "all intents weighted equally", "↑"),
+            "oos_recall": MetricWords("Out-of-scope recall", "out-of-scope queries recognised", "↑"),
+            "unparsed_rate": MetricWords("Unparsed", "unparsed completions; counted as wrong", "↓"),
         },
-        baselines={"most_frequent": "the commonest intent"},
-        limits="The figures hold for queries like those it was evaluated on, and for these labels only.",
+        baselines={"most_frequent": "the most frequent intent"},
+        limits="The results hold for queries like those in the test set and for these labels only.",
     )
 
     def __init__(self, labels: Iterable[str] = ()) -> None:
@@ -48,16 +48,15 @@ class Intent(Task):
 
     @property
     def constraint(self) -> Constraint | None:
-        """One of the labels as text, if they are known."""
+        """A choice among the labels as text, if they are known."""
         texts = [label_text(label) for label in self.labels.values()]
         return Constraint("choices", json.dumps(texts)) if texts else None
 
     def prepare(self, rows: Sequence[Row], *, source: str = "rows") -> Self:
-        """The task with the labels of these rows beside those it has; give it the training rows too.
+        """Add the labels of these rows to the task's; it needs the training rows too.
 
         Raises:
-            DataError: two labels differ only in case, spaces or underscores, which no answer could tell
-                apart.
+            DataError: two labels differ only in case, spaces or underscores, which parsing ignores.
         """
         labels = sorted({*self.labels.values(), *(query.intent for query in queries(rows, source=source))})
         prepared = type(self)(labels)
@@ -72,7 +71,7 @@ class Intent(Task):
     def samples(
         self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
     ) -> list[Sample]:
-        """One sample for each utterance, whose id is the row's."""
+        """One sample per utterance, with the id of the row."""
         return [
             Sample(query.id, (Message("user", query.text),), metadata={"intent": query.intent})
             for query in queries(rows, source=source, rejected=rejected)
@@ -83,10 +82,10 @@ class Intent(Task):
         return label_text(sample.metadata["intent"])
 
     def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
-        """Repeats, utterances with two intents, and test utterances that are trained on."""
-        learnt, held_out = queries(train), queries(test)
+        """Duplicates, utterances with two intents, and test utterances that are in the training rows."""
+        trained, held_out = queries(train), queries(test)
         return examine_rows(
-            examine_queries(learnt), examine_queries(held_out), examine_overlap(learnt, held_out)
+            examine_queries(trained), examine_queries(held_out), examine_overlap(trained, held_out)
         )
 
     def show(self, row: Row) -> dict[str, Any]:
@@ -94,7 +93,7 @@ class Intent(Task):
         return {"prompt": row["text"], "target": row["intent"]}
 
     def parse(self, text: str) -> str:
-        """The label that the whole text names, whatever its case, spaces or underscores.
+        """The label that the whole text names, ignoring case, spaces and underscores.
 
         Raises:
             ParseError: the text is not a label.
@@ -117,7 +116,7 @@ class Intent(Task):
         return Score(float(normalise(label) == normalise(intent)), label, parsed=True)
 
     def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
-        """Accuracy over all rows, then what is hidden in it: the classes apart, and out-of-scope apart."""
+        """Accuracy over all rows, then in scope, per class (macro F1) and out of scope."""
         in_scope = [record for record in records if record.sample.metadata["intent"] != OUT_OF_SCOPE]
         out_of_scope = [record for record in records if record.sample.metadata["intent"] == OUT_OF_SCOPE]
         return {
@@ -129,12 +128,12 @@ class Intent(Task):
         }
 
     def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
-        """The accuracy of always answering the most frequent intent of these samples."""
+        """The accuracy of always predicting the most frequent intent of these samples."""
         intents = [sample.metadata["intent"] for sample in samples]
         return {"most_frequent": most_frequent(intents, [sample.id for sample in samples])}
 
     def details(self, records: Sequence[Record]) -> dict[str, Any]:
-        """The confusions that happened most often; a `predicted` of null did not parse."""
+        """The most frequent confusions; a `predicted` of null did not parse."""
         wrong = [
             (record.sample.metadata["intent"], record.score.answer)
             for record in records
@@ -149,7 +148,7 @@ def label_text(label: str) -> str:
 
 
 def _macro_f1(records: Sequence[Record]) -> Statistic:
-    """The mean F1 of the in-scope intents that occur; whatever did not parse is a miss of its true intent."""
+    """Mean F1 of the in-scope intents that occur; unparsed answers count as misses of the true intent."""
     return macro_f1_of(
         [record.sample.metadata["intent"] for record in records],
         [record.score.answer for record in records],

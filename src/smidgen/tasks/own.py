@@ -1,4 +1,4 @@
-r"""A task of the user's own, described in a recipe without any Python.
+r"""Custom tasks, defined in a recipe without any Python.
 
     task = "own"
 
@@ -8,9 +8,10 @@ r"""A task of the user's own, described in a recipe without any Python.
     labels = "rows"
     metric = "macro_f1"
 
-`message` and `system` are Jinja templates over the columns of a row. The answer is one of the `labels`, or is
-read by a `regex` or from a JSON object that fits a `json_schema`, or is the whole text. It is compared with
-the column `gold` by the `metric`. See docs/configuration.md for every key and docs/quickstart.md for a run.
+`message` and `system` are Jinja templates over the columns of a row. The answer is one of the `labels`, is
+extracted by a `regex` or from a JSON object that matches a `json_schema`, or is the whole completion. The
+`metric` compares it with the column `gold`. See docs/configuration.md for all keys and docs/quickstart.md for
+an example.
 """
 
 import json
@@ -49,7 +50,7 @@ _JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
 
 @dataclass(frozen=True)
 class OwnRow:
-    """One row: its columns that the templates use, and the right answer as text."""
+    """One row: the columns that the templates use, and the right answer as text."""
 
     id: str
     columns: dict[str, str]
@@ -57,29 +58,29 @@ class OwnRow:
 
 
 class OwnTask(Task):
-    """A task that a user described in a table of TOML."""
+    """A custom task, defined by a TOML table."""
 
     name = OWN
     settings_table = OwnSettings
     words = TaskWords(
-        claim=ClaimWords("model", "answers right", "rows", "rows"),
+        claim=ClaimWords("model", "is right on", "rows", "rows"),
         metrics={
-            "accuracy": MetricWords("Accuracy", "right answers", "↑"),
-            "macro_f1": MetricWords("Macro F1", "every label weighs the same", "↑"),
-            "unparsed_rate": MetricWords("Unreadable", "did not parse; counted as wrong", "↓"),
+            "accuracy": MetricWords("Accuracy", "correct answers", "↑"),
+            "macro_f1": MetricWords("Macro F1", "all labels weighted equally", "↑"),
+            "unparsed_rate": MetricWords("Unparsed", "unparsed completions; counted as wrong", "↓"),
         },
-        baselines={"most_frequent": "the commonest answer"},
+        baselines={"most_frequent": "the most frequent answer"},
     )
 
     def __init__(self, settings: OwnSettings, labels: Sequence[str] = ()) -> None:
-        """Describe a task.
+        """Create a task.
 
         Args:
             settings: the table of the recipe.
-            labels: those that rows told, where `settings.labels` is `rows`.
+            labels: the labels found in rows, if `settings.labels` is `rows`.
 
         Raises:
-            ConfigError: a template, the regex or the schema cannot be read.
+            ConfigError: a template, the regex or the schema is invalid.
         """
         self.settings, self._own = settings, settings
         self.variant = sha256_json(settings.model_dump(mode="json"))[:8]
@@ -97,12 +98,12 @@ class OwnTask(Task):
 
     @classmethod
     def from_settings(cls, settings: OwnSettings) -> Self:
-        """The task of a recipe's table."""
+        """Create the task from a recipe's table."""
         return cls(settings)
 
     @property
     def constraint(self) -> Constraint | None:
-        """One of the labels, the regex or the schema; None for free text."""
+        """A choice among the labels, the regex or the schema; None for free text."""
         if self._labels:
             return Constraint("choices", json.dumps(list(self._labels.values())))
         if self._own.regex is not None:
@@ -112,7 +113,7 @@ class OwnTask(Task):
         return None
 
     def prepare(self, rows: Sequence[Row], *, source: str = "rows") -> Self:
-        """The task with the labels of these rows, where the recipe says that rows tell them.
+        """Collect the labels from these rows if `labels` is `rows`.
 
         Raises:
             DataError: two labels differ only in case, spaces or underscores.
@@ -125,17 +126,17 @@ class OwnTask(Task):
     def samples(
         self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
     ) -> list[Sample]:
-        """One sample for each row, with its columns and right answer in the metadata."""
+        """One sample per row, with its columns and right answer in the metadata."""
         return [
             Sample(row.id, self._messages(row), metadata={"gold": row.gold, "columns": row.columns})
             for row in self._read(rows, source, rejected)
         ]
 
     def target(self, sample: Sample) -> str:
-        """The text to learn: the template `target`, the JSON object, or the right answer itself.
+        """The target completion: the rendered `target`, a JSON object, or the right answer itself.
 
         Raises:
-            DataError: it would not be read as the right answer.
+            DataError: it does not parse as the right answer.
         """
         gold, columns = sample.metadata["gold"], sample.metadata["columns"]
         if self._target is not None:
@@ -147,12 +148,12 @@ class OwnTask(Task):
         try:
             if self._is_right(self.parse(text), gold):
                 return text
-            why = "it is read as another answer"
+            why = "it parses as another answer"
         except ParseError as error:
             why = str(error)
         raise DataError(
             f"row '{sample.id}': the target {text!r} does not give the answer {gold!r}: {why}; "
-            "set 'target' in [settings], or mend the row"
+            "set 'target' in [settings], or fix the row"
         )
 
     def parse(self, text: str) -> str:
@@ -174,7 +175,7 @@ class OwnTask(Task):
         return answer
 
     def score(self, sample: Sample, completion: Completion) -> Score:
-        """1 if the answer is the right one by the metric."""
+        """1 if the metric accepts the answer."""
         try:
             said = self.parse(completion.text)
         except ParseError as error:
@@ -182,7 +183,7 @@ class OwnTask(Task):
         return Score(float(self._is_right(said, sample.metadata["gold"])), said, parsed=True)
 
     def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
-        """The metric of the recipe first."""
+        """The metrics, that of the recipe first."""
         found: dict[str, Metric] = {"accuracy": accuracy(records), "unparsed_rate": unparsed_rate(records)}
         if self._own.metric != "macro_f1":
             return found
@@ -194,12 +195,12 @@ class OwnTask(Task):
         return {"macro_f1": macro_f1, **found}
 
     def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
-        """The accuracy of always giving the commonest answer of these samples."""
+        """The accuracy of always giving the most frequent answer of these samples."""
         gold = [sample.metadata["gold"] for sample in samples]
         return {"most_frequent": most_frequent(gold, [sample.id for sample in samples])}
 
     def details(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Why answers could not be read, and what labels were mixed up."""
+        """Reasons of unparsed answers, and confusions of labels."""
         found: dict[str, Any] = {"unparsed": unparsed_reasons(records)}
         if self._own.labels is not None:
             wrong = [(r.sample.metadata["gold"], r.score.answer) for r in records if r.score.value < 1]
@@ -217,7 +218,7 @@ class OwnTask(Task):
                 or not isinstance(value, str | int | float)
                 or str(value).strip() == ""
             ):
-                raise DataError(f"'{gold}' is {shown(row, gold)}, expected a text or a number")
+                raise DataError(f"'{gold}' is {shown(row, gold)}, expected text or a number")
             if self._labels and normalise(str(value)) not in self._labels:
                 raise DataError(
                     f"'{gold}' is {shown(row, gold)}, which is not one of the labels."
@@ -253,7 +254,7 @@ def _template(key: str, text: str) -> jinja2.Template:
 def _render(key: str, template: jinja2.Template, columns: dict[str, str]) -> str:
     try:
         return template.render(columns)
-    except Exception as error:  # a template may do anything that an expression can
+    except Exception as error:  # expressions in a template can raise anything
         raise ConfigError(f"'{key}' cannot be rendered: {type(error).__name__}: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""How a task of the user's own reads its answer from a text: by a regex, from a JSON object, as a number."""
+"""Answer parsers of custom tasks: by a regex, from a JSON object, or as a number."""
 
 import json
 import re
@@ -10,41 +10,41 @@ from smidgen.data.schemas import Pattern, check_schema, compile_pattern, validat
 from smidgen.errors import ConfigError, ParseError
 
 ANSWER = "answer"
-"""The named group of a regex, or the property of a JSON object, that holds the answer."""
+"""Name of the regex group or JSON property that contains the answer."""
 _NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
 def answer_pattern(text: str) -> Pattern:
-    """The compiled setting `regex`; raises `ConfigError` where it is not a regular expression."""
+    """Compile the setting `regex`; raises `ConfigError` if it is not a regular expression."""
     try:
         return compile_pattern(text, re.DOTALL)
     except re.error as error:
-        raise ConfigError(f"'regex' cannot be read: {error}") from None
+        raise ConfigError(f"'regex' is not a valid regular expression: {error}") from None
 
 
 def answer_schema(table: dict[str, Any]) -> dict[str, Any]:
-    """The setting `json_schema` as JSON; raises `ConfigError` where it is not a schema or has no `answer`."""
-    schema = json.loads(json.dumps(table))  # tables of settings hold tuples, and a schema lists
+    """Check the setting `json_schema`; raises `ConfigError` if it is not a schema or has no `answer`."""
+    schema = json.loads(json.dumps(table))  # settings store lists as tuples; schemas need lists
     try:
         check_schema(schema)
     except (SchemaError, TypeError) as error:
         raise ConfigError(f"'json_schema' is not a JSON schema: {getattr(error, 'message', error)}") from None
     if ANSWER not in schema.get("properties", {}):
-        raise ConfigError(f"'json_schema' has no property '{ANSWER}', the one that is compared; add it")
+        raise ConfigError(f"'json_schema' has no property '{ANSWER}', which is compared; add it")
     return schema
 
 
 def matched_answer(match: Any) -> str:
-    """The group `answer`, the first group, or the whole match."""
+    """Return the group `answer`, else the first group, else the whole match."""
     named = match.groupdict()
     group = ANSWER if ANSWER in named else 1 if match.re.groups else 0
     if match[group] is None:
-        raise ParseError("the regex matches without an answer in it")
+        raise ParseError("the regex matches, but its answer group does not")
     return match[group].strip()
 
 
 def answer_in_object(text: str, schema: dict[str, Any]) -> str:
-    """The property `answer` of the JSON object that the whole text is."""
+    """Return the property `answer` of a completion that is a JSON object."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -52,7 +52,7 @@ def answer_in_object(text: str, schema: dict[str, Any]) -> str:
     try:
         validate(found, schema)
     except ValidationError as error:
-        raise ParseError(f"the JSON does not fit the schema: {error.message}") from None
+        raise ParseError(f"the JSON does not match the schema: {error.message}") from None
     if not isinstance(found, dict) or ANSWER not in found:
         raise ParseError(f"the JSON has no '{ANSWER}'")
     value = found[ANSWER]
@@ -60,7 +60,7 @@ def answer_in_object(text: str, schema: dict[str, Any]) -> str:
 
 
 def json_value(gold: str) -> Any:
-    """A number where the text is one, else the text."""
+    """Return a number if the text is one, else the text."""
     try:
         value = json.loads(gold)
     except ValueError:
@@ -69,6 +69,6 @@ def json_value(gold: str) -> Any:
 
 
 def last_number(text: str) -> float | None:
-    """The last number of a text, thousands separators left out."""
+    """Return the last number in a text, ignoring thousands separators; None if there is none."""
     found = _NUMBER.findall(text)
     return float(found[-1].replace(",", "")) if found else None

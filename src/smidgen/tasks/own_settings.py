@@ -1,4 +1,4 @@
-"""The table that describes a task of the user's own, and the file that may hold it."""
+"""The settings table of a custom task, and the file that may contain it."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,49 +13,49 @@ OWN = "own"
 
 
 class OwnSettings(Section):
-    """A task described by its columns, its message and how its answer is read."""
+    """A custom task: its columns, its prompt and how its answer is parsed."""
 
     message: str
     """Jinja template of the user message, over the columns of a row: `"Classify: {{ text }}"`."""
     system: str | None = None
     """Jinja template of a system message."""
     gold: str
-    """The column with the right answer."""
+    """Name of the column with the right answer."""
     labels: tuple[str, ...] | Literal["rows"] | None = None
-    """The answers there are, or `rows` for all that the column `gold` holds; case and spaces do not count."""
+    """The allowed answers, or `rows` for all values of the column `gold`; case and spaces are ignored."""
     regex: str | None = None
-    """Regular expression whose last match is the answer: its group `answer`, its first, or all of it."""
+    """Regular expression whose last match gives the answer: group `answer`, else group 1, else all of it."""
     json_schema: dict[str, Any] | None = None
-    """JSON schema of the whole answer, an object whose property `answer` is compared."""
+    """JSON schema of the completion, an object whose property `answer` is compared."""
     target: str | None = None
-    """Jinja template of the text to learn, over the columns and `gold`; needed with `regex`."""
+    """Jinja template of the target completion, over the columns and `gold`; needed with `regex`."""
     metric: Literal["accuracy", "macro_f1", "exact", "numeric"] = "accuracy"
-    """`accuracy` compares without regard to case and spaces, `exact` to the letter, `numeric` as numbers;
-    `macro_f1` is the mean F1 of the labels, with the accuracy beside it."""
+    """`accuracy` ignores case and spaces, `exact` compares verbatim, `numeric` compares numbers; `macro_f1`
+    is the mean F1 of the labels and also reports the accuracy."""
     stop: tuple[str, ...] = ()
-    """Texts that end an answer and are cut off."""
+    """Strings that end a completion and are removed from it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         readers = [name for name in ("labels", "regex", "json_schema") if getattr(self, name) is not None]
         if len(readers) > 1:
-            raise ValueError(f"'{readers[0]}' and '{readers[1]}' each say how answers are read; give one")
+            raise ValueError(f"'{readers[0]}' and '{readers[1]}' each set how answers are parsed; keep one")
         if self.metric == "macro_f1" and self.labels is None:
-            raise ValueError("metric = 'macro_f1' needs 'labels', as labels = 'rows'")
+            raise ValueError("metric = 'macro_f1' needs 'labels', such as labels = 'rows'")
         if self.labels == ():
-            raise ValueError("'labels' is empty; list the answers there are, or set it to 'rows'")
+            raise ValueError("'labels' is empty; list the allowed answers, or set it to 'rows'")
         return self
 
 
 def read_own_settings(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file: a recipe whose task is `own`, or its table `[settings]` alone.
+    """Read settings from a TOML file: a recipe with the task `own`, or only its table `[settings]`.
 
     Raises:
-        ConfigError: the file is missing or is not TOML, or is a recipe for another task.
+        ConfigError: the file is missing, is not TOML, or is a recipe for another task.
     """
-    table = read_toml(path, "description of a task; see docs/quickstart.md")
+    table = read_toml(path, "task file; see docs/quickstart.md")
     if "settings" in table and table.get("task", OWN) == OWN:
         return table["settings"]
     if "task" in table:
-        raise ConfigError(f'{path} is a recipe for {table["task"]}; expected one with task = "own"')
+        raise ConfigError(f'{path} is a recipe for the task {table["task"]}; expected task = "own"')
     return table

@@ -1,10 +1,10 @@
-"""What a task is: prompt → parse → score, what its scores add up to, and all that is particular to it.
+"""The task interface: prompt → parse → score, metrics, and everything else that is specific to a task.
 
-A task never sees an engine. The same prompt, parser and metrics are therefore used on live weights, on an
-exported artefact and on a recording, and training can take `score` as a reward.
+A task never sees an engine. So the same prompts, parser and metrics apply to live weights, to an export and
+to a recording, and training can use `score` as a reward.
 
-`Task` is a Protocol with a default for everything but `name` and `samples`, so that a new task states only
-what is its own. Whatever the rest of smidgen says of a task or does for it, it asks the task.
+`Task` is a Protocol with a default for everything but `name` and `samples`, so that a new task defines only
+what differs. The rest of smidgen has no task-specific code: it calls these methods.
 """
 
 from collections import Counter
@@ -30,9 +30,8 @@ class Measure:
     """A metric that is the mean of one value per unit.
 
     Attributes:
-        values: one number per unit, 0 or 1 where the metric is a rate.
-        clusters: for each unit, what it shares with others (a prompt); units of one cluster are not
-            independent.
+        values: one number per unit, 0 or 1 if the metric is a rate.
+        clusters: the cluster of each unit, such as its prompt; units of one cluster are not independent.
         absolute: whether the metric is the absolute value of the mean.
     """
 
@@ -50,8 +49,8 @@ class Statistic:
 
     Attributes:
         function: weights (units,) float64 → the metric, where a unit of weight k counts as k equal units;
-            NaN where the metric is undefined.
-        clusters: as in `Measure`, one for each unit.
+            NaN if the metric is undefined.
+        clusters: as in `Measure`, one per unit.
     """
 
     function: Callable[[NDArray[np.float64]], float]
@@ -62,7 +61,7 @@ Metric = Measure | Statistic
 
 
 class Completer(Protocol):
-    """What an evaluation needs of an engine."""
+    """The part of an engine that an evaluation uses."""
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Complete requests, in finishing order."""
@@ -70,7 +69,7 @@ class Completer(Protocol):
 
 
 class Answerer(Completer, Protocol):
-    """What a task may ask of an engine: completions, and log-probabilities of given continuations."""
+    """The part of an engine that a task may use: completions and log-probabilities of continuations."""
 
     def score(
         self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
@@ -81,11 +80,11 @@ class Answerer(Completer, Protocol):
 
 @dataclass(frozen=True)
 class Analyses:
-    """What a task finds in the records of an evaluation beyond its metrics.
+    """Results of a task's analysis of evaluation records, beyond its metrics.
 
     Attributes:
-        facts: entries of the evaluation's JSON by name; a `Metric` in them is measured with an interval.
-        files: JSON files to write beside the records, by name.
+        facts: entries of the evaluation's JSON by name; a `Metric` in them is reported with an interval.
+        files: JSON files to write next to the records, by name.
     """
 
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -93,12 +92,12 @@ class Analyses:
 
 
 class Usage(NamedTuple):
-    """The command of smidgen that a specialist is used with, as a model card shows it.
+    """The smidgen command to use a specialist with, for its model card.
 
     Attributes:
         command: a subcommand.
-        arguments: its options and their values, as examples.
-        note: what to know of it.
+        arguments: example options and values.
+        note: a remark on its use.
     """
 
     command: str
@@ -110,9 +109,9 @@ class ScoreTable(NamedTuple):
     """Scores of one benchmark, formatted.
 
     Attributes:
-        title: its name.
-        columns: what the numbers of each row are.
-        rows: a name with its numbers; none where no score can be given.
+        title: the name of the benchmark.
+        columns: column headings.
+        rows: a name and its numbers; empty if no score can be computed.
         notes: what is missing, and why.
     """
 
@@ -123,36 +122,36 @@ class ScoreTable(NamedTuple):
 
 
 class NoSettings(Section):
-    """Settings of a task that has none."""
+    """Settings of a task without settings."""
 
 
 class Task(Protocol):
-    """The seam between evaluation, training and what is asked of a model."""
+    """The interface between evaluation, training and the definition of a task."""
 
     name: str
     """Its key in `TASKS`."""
     version: int = 1
-    """Goes up when the prompt, the parser or a metric changes: records of two versions are not mixed."""
+    """Incremented when prompts, parser or metrics change: records of two versions are not mixed."""
     variant: str = ""
-    """What else decides prompt and parser, such as a template; empty where nothing does."""
+    """Identifies whatever else determines prompts and parser, such as a template; empty if nothing does."""
     stop: tuple[str, ...] = ()
-    """Strings that end a completion and are cut off; empty where the end token does."""
+    """Strings that end a completion and are removed; empty if only the end token ends it."""
     stop_after: tuple[str, ...] = ()
-    """Strings that end a completion and belong to it."""
+    """Strings that end a completion and are kept."""
     words: TaskWords = TaskWords()
-    """The words in which reports speak of it."""
+    """The task's wording in reports."""
     usage: Usage | None = None
-    """How a model card shows a specialist for it in use; None for a plain prompt."""
+    """The usage example of model cards; None for a plain prompt."""
     has_right_answers: bool = True
-    """Whether a score of 1 means that one answer is right; grades of single answers do not."""
+    """Whether a score of 1 means that the answer is right; false for grades of single answers."""
     settings_table: ClassVar[type[Section]] = NoSettings
-    """The table `[settings]` that a recipe may give the task."""
+    """The schema of the task's table `[settings]`."""
     settings: Section = NoSettings()
-    """The settings it was made with."""
+    """The settings of this instance."""
 
     @classmethod
     def from_settings(cls, settings: Any) -> Self:
-        """The task with settings of its table.
+        """Create the task from validated settings.
 
         Raises:
             ConfigError: they contradict each other.
@@ -161,47 +160,47 @@ class Task(Protocol):
 
     @property
     def constraint(self) -> Constraint | None:
-        """What a whole completion has to be, where that can be said; used only where it is asked for."""
+        """A constraint on whole completions, if the task has one; applied only on request."""
         return None
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """How it can be evaluated: `generate`, and `logits` for scoring answers by log-probability.
+        """Evaluation methods: `generate`, and `logits` for log-probability scoring of the possible answers.
 
-        The first is the default; a recipe evaluates the trained model by the others too.
+        The first is the default; a recipe also evaluates the trained model by the others.
         """
         return ("generate",)
 
     def answer_with(self, engine: Answerer, method: str) -> Completer:
-        """Whatever completes the task's requests by one of its `methods`."""
+        """Return what completes the task's requests by one of its `methods`."""
         return engine
 
     def prepare(self, rows: Sequence[Row], *, source: str = "rows") -> Self:
-        """The task, knowing what only rows can tell it, such as its labels; give it every row there is."""
+        """Return the task with what it learns from rows, such as its labels; it needs all rows."""
         return self
 
     def samples(
         self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
     ) -> list[Sample]:
-        """What a model is asked.
+        """Convert rows to samples.
 
         Args:
-            rows: as `read_rows` gives them.
+            rows: as `read_rows` returns them.
             source: names the rows in errors.
-            rejected: takes what is wrong with each bad row; None refuses them all.
+            rejected: collects the fault of each bad row, which is skipped; if None, bad rows raise.
         """
         ...
 
     def target(self, sample: Sample) -> str:
-        """The text that a model should answer to a sample.
+        """The target completion of a sample.
 
         Raises:
-            ConfigError: the task has no targets, so that nothing can be trained on it.
+            ConfigError: the task has no targets to train on.
         """
         raise ConfigError(f"the task {self.name} has no targets to train on; choose another task")
 
     def training_samples(self, rows: Sequence[Row], *, source: str = "rows", seed: int = 0) -> list[Sample]:
-        """The samples with targets; `seed` decides what is drawn at random, if anything is."""
+        """The samples with targets; `seed` is for tasks that draw something at random."""
         return [replace(sample, target=self.target(sample)) for sample in self.samples(rows, source=source)]
 
     def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
@@ -211,31 +210,31 @@ class Task(Protocol):
             ConfigError: the generated world has no rows for this task.
         """
         raise ConfigError(
-            f"the world has no rows for the task '{self.name}'; name a file of rows with --data"
+            f"there are no generated rows for the task '{self.name}'; give a file of rows with --data"
         )
 
     def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
-        """What should not be believed about the rows: repeats, double labels, leaks between the two."""
-        learnt, held_out = self.training_samples(train), self.training_samples(test)
-        return examine_samples(learnt, held_out)
+        """Report problems of the rows: duplicates, contradictory labels, leaks between the two sets."""
+        trained, held_out = self.training_samples(train), self.training_samples(test)
+        return examine_samples(trained, held_out)
 
     def show(self, row: Row) -> dict[str, Any]:
-        """What a report shows of a row: `prompt`, and `target` or two answers `a` and `b` with `better`."""
+        """A row for display in a report: `prompt`, and `target` or two answers `a` and `b` with `better`."""
         (sample, *_) = self.training_samples([row])
         return {"prompt": sample.messages[-1].content, "target": sample.target}
 
     def parse(self, text: str) -> Any:
-        """The answer in a completion's text, by default all of it without white space around it.
+        """The answer in a completion's text; default: the stripped text.
 
         Raises:
-            ParseError: there is none.
+            ParseError: there is no answer.
         """
         if not text.strip():
             raise ParseError("the answer is empty")
         return text.strip()
 
     def score(self, sample: Sample, completion: Completion) -> Score:
-        """What a completion is worth, by default 1 if it is the target; never raises `ParseError`."""
+        """The score of a completion; default: 1 if it equals the target. Never raises `ParseError`."""
         try:
             said = self.parse(completion.text)
         except ParseError as error:
@@ -251,47 +250,47 @@ class Task(Protocol):
         return {}
 
     def details(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Counts that explain the metrics; JSON-serialisable."""
+        """Counts that explain the metrics, such as reasons of parse failures; JSON-serialisable."""
         return {"unparsed": unparsed_reasons(records)}
 
     def analyses(self, records: Sequence[Record], rows: Sequence[Row], *, model: str) -> Analyses:
-        """What else the records show; `model` is named in files that are made of them."""
+        """Further analyses of the records; `model` is the name of the model in result files."""
         return Analyses()
 
     @classmethod
     def score_tables(cls, report: Mapping[str, Any]) -> list[ScoreTable]:
-        """Scores in the form in which benchmarks publish them, from the content of `report.json`."""
+        """Scores in the published form of benchmarks, from the content of `report.json`."""
         return []
 
     @classmethod
     def sections(cls, report: Mapping[str, Any]) -> list[str]:
-        """Sections of HTML that the report shows of this task alone, from the content of `report.json`."""
+        """Task-specific HTML sections of the report, from the content of `report.json`."""
         return []
 
     @classmethod
     def asked(cls, report: Mapping[str, Any]) -> str | None:
-        """What the accuracy was measured on, in words; None for the number of rows and their noun."""
+        """The evaluated items in words; None for the number of rows and their noun."""
         return None
 
     @classmethod
     def remarks(cls, report: Mapping[str, Any]) -> list[str]:
-        """Sentences under the headline that only this task has."""
+        """Task-specific sentences below the headline."""
         return []
 
 
 def accuracy(records: Sequence[Record]) -> Measure:
-    """The mean score, each sample on its own."""
+    """Mean score; samples are independent."""
     return Measure([record.score.value for record in records], [record.sample.id for record in records])
 
 
 def unparsed_rate(records: Sequence[Record]) -> Measure:
-    """The share of completions that could not be read, each sample on its own."""
+    """Share of completions that did not parse; samples are independent."""
     return Measure(
         [float(not record.score.parsed) for record in records], [record.sample.id for record in records]
     )
 
 
 def unparsed_reasons(records: Sequence[Record]) -> dict[str, int]:
-    """How often the text failed to parse, by reason, the commonest first."""
+    """Count parse failures by reason, the most frequent first."""
     faults = Counter(record.score.explanation for record in records if not record.score.parsed)
     return dict(faults.most_common())

@@ -1,4 +1,4 @@
-"""The templates that a judge may be asked and read in, by name: `FORMS`, or a user's own TOML file."""
+"""Judge templates by name: the built-in `FORMS`, or a TOML file with a custom one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,20 +16,20 @@ FORMS: Mapping[str, type[Rubric | TwoScores | BesideReference | Literals | Grade
 
 
 def find_form(name: str, *, rubric: str | None = None) -> Form:
-    """The template of that name, or of that TOML file.
+    """Return a judge template by name or from a TOML file.
 
     Args:
-        name: of the template, or the path of a file that ends in .toml.
-        rubric: what `grade` grades by: a question, and what each grade means.
+        name: name of a built-in template, or a path that ends in .toml.
+        rubric: rubric of the template `grade`: a question and the meaning of each grade.
 
     Raises:
-        ConfigError: there is none, the file is not a template, or the template takes no rubric.
+        ConfigError: there is no such template, the file is invalid, or the template takes no rubric.
     """
     if rubric is not None:
         if name != Grade.name:
-            raise ConfigError(f"a rubric is for the template {Grade.name}, not for {name}; leave it out")
+            raise ConfigError(f"only the template {Grade.name} takes a rubric, not {name}; leave it out")
         if not rubric.strip():
-            raise ConfigError("the rubric is empty; expected a question, and what each grade means")
+            raise ConfigError("the rubric is empty; expected a question and the meaning of each grade")
         return Grade(rubric.strip())
     if name.endswith(".toml"):
         return read_form(Path(name))

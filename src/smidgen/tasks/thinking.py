@@ -1,4 +1,4 @@
-"""Where what a model thought ends and its answer begins."""
+"""Separate a model's thinking from its answer."""
 
 import re
 
@@ -9,21 +9,21 @@ OPENING, CLOSING = "<think>", "</think>"
 
 
 def without_thinking(text: str, begins: re.Pattern[str] | None = None) -> str:
-    """The answer that follows what a model thought.
+    """Return the answer that follows the thinking.
 
-    Only thinking at the beginning is dropped: blocks that the text opens, or, where the prompt has opened the
-    block, what stands before its end. An answer that speaks of the tags loses nothing. A tag that is
-    quoted ends no thinking.
+    Only leading thinking is removed: blocks that the text opens or, if the prompt already opened one,
+    everything up to its closing tag. An answer that merely mentions the tags is unchanged, and a quoted tag
+    does not end the thinking.
 
     Args:
-        text: what the model wrote.
-        begins: what an answer begins with, where that is known; a text that begins so holds no thinking.
+        text: the completion.
+        begins: pattern of the beginning of an answer, if known; a text that matches contains no thinking.
 
     Returns:
-        The end of the text.
+        The rest of the text.
 
     Raises:
-        JudgeParseError: the block that the text opens is not closed.
+        JudgeParseError: the text opens a block and does not close it.
     """
     answer = text.lstrip()
     if answer.startswith(OPENING):
@@ -42,7 +42,7 @@ def without_thinking(text: str, begins: re.Pattern[str] | None = None) -> str:
 
 
 def _end(text: str, start: int) -> int | None:
-    """Where the first closing tag ends that is not quoted."""
+    """Return the end of the first closing tag that is not quoted, or None."""
     while (place := text.find(CLOSING, start)) != -1:
         start = place + len(CLOSING)
         if not is_quoted(text, place):

@@ -137,7 +137,7 @@ def test_no_padding_as_older_checkpoints_say_it_is_none(make_tokenizer_dir):
 def test_end_tokens_beyond_the_vocabulary_are_left_out_of_the_file(make_tokenizer_dir, tmp_path: Path):
     folder = make_tokenizer_dir()
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 151645]}))
-    with pytest.warns(UnknownTokenId, match="names the end token 151645, which"):
+    with pytest.warns(UnknownTokenId, match="has the end token 151645, which"):
         vocabulary = read_vocabulary(folder, CONFIG)
     assert set(vocabulary.eos) == {0, 2}
     add_vocabulary(GGUFWriter(tmp_path / "x.gguf", "qwen3"), vocabulary)

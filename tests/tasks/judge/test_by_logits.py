@@ -64,5 +64,5 @@ def test_a_text_that_begins_another_loses_what_is_the_others():
 
 def test_adapters_of_single_requests_are_refused():
     judge = ByLogits(Certain({"[[A": 0.6}), FORMS["verdict"]())
-    with pytest.raises(ConfigError, match="takes no adapter of a single request, and lora is one; open the"):
+    with pytest.raises(ConfigError, match="does not support adapters per request, such as lora; open the"):
         next(judge.complete([Request(SAMPLE), Request(SAMPLE, adapter="lora")]))

@@ -10,8 +10,8 @@ from smidgen.tasks.judge.judgements import Judgement
 
 def judged(gap: float | None, better: str, number: int, order: str | None = "ab") -> Judgement:
     return Judgement(
-        pair=f"p{number}", order=order, better=better, said="a", leniently="a", gap=gap, cluster=f"p{number}",
-        longer=0, annotators=(), facts={}, subset=None,
+        pair=f"p{number}", order=order, better=better, verdict="a", lenient_verdict="a", gap=gap,
+        cluster=f"p{number}", longer=0, annotators=(), facts={}, subset=None,
     )  # type: ignore[arg-type]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from smidgen.data.formats import Pair
 from smidgen.data.types import Completion, Record
 from smidgen.tasks.judge import JudgeTask, disagreements
 from smidgen.tasks.judge.disagreements import find_disagreements
-from smidgen.tasks.judge.judgements import judgements
+from smidgen.tasks.judge.judgements import read_judgements
 from smidgen.tasks.templates import FORMS
 
 FORM = FORMS["verdict"]()
@@ -36,7 +36,7 @@ PAIRS = {row["id"]: Pair(row["id"], row["prompt"], "x", "y", "a", "s") for row i
 
 
 def found_in(records: list[Record]) -> dict[str, Any]:
-    return find_disagreements(records, judgements(records, FORM), PAIRS)
+    return find_disagreements(records, read_judgements(records, FORM), PAIRS)
 
 
 def test_every_kind_of_contradiction_is_found():

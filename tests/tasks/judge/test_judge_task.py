@@ -11,7 +11,7 @@ from smidgen.errors import DataError, ParseError
 from smidgen.evaluation.metrics import measure
 from smidgen.tasks.judge.forms import Fault, JudgeParseError
 from smidgen.tasks.judge.quotations import is_quoted
-from smidgen.tasks.judge.rubric import Rubric
+from smidgen.tasks.judge.rubric import SYSTEM, Rubric
 from smidgen.tasks.judge.task import JudgeTask, gold_completion
 from smidgen.tasks.task import Measure
 
@@ -22,8 +22,6 @@ GOLD = {
     "scores": [9, 2],
 }
 ROW = {"id": "p", "prompt": "1 + 1?", "a": "2", "b": "It is three.", "better": "a", "subset": "sum", **GOLD}
-
-SYSTEM = Rubric.SYSTEM
 
 
 def read_scores(text: str) -> tuple[float | None, float | None]:
@@ -207,8 +205,8 @@ def test_training_targets_follow_the_order() -> None:
     ("change", "message"),
     [
         ({"criteria": None}, r"mine: row 1: 'criteria' is None; training needs a list of texts"),
-        ({"analysis": {"ab": "x"}}, r"'analysis' has no text for 'ba'; training needs one for each order"),
-        ({"scores": [9.5, 2]}, r"'scores' is \[9\.5, 2\]; training needs two whole numbers"),
+        ({"analysis": {"ab": "x"}}, r"'analysis' has no text for 'ba'; training needs one per order"),
+        ({"scores": [9.5, 2]}, r"'scores' is \[9\.5, 2\]; training needs two integers"),
         ({"scores": [2, 9]}, r"'scores' is \[2, 9\] but 'better' is 'a'; they must agree"),
         ({"scores": [5, 5]}, r"they must agree"),
         ({"scores": [11, 2]}, r"row 1: .*scores \(11, 2\) would not parse: a score is out of range"),

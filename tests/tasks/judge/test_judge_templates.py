@@ -144,7 +144,7 @@ def test_own_by_regex(tmp_path: Path):
         form.parse("A wins")
     with pytest.raises(JudgeParseError, match="no verdict"):
         form.parse("Winner: nobody")
-    with pytest.raises(ConfigError, match="cannot judge by logits"):
+    with pytest.raises(ConfigError, match="does not support log-probability scoring"):
         form.answers()
 
 
@@ -184,7 +184,7 @@ def test_own_readers_know_unicode_classes():
     [
         ({"usr": "x"}, r"mine has the key 'usr'. Did you mean 'user'\?"),
         ({"user": ""}, "'user' is '', expected the text of a Jinja template"),
-        ({"user": "{{ a"}, "'user' is no Jinja template"),
+        ({"user": "{{ a"}, "'user' is not a Jinja template"),
         ({"user": "{{ a }} {{ bb }}"}, r"'user' uses 'bb'"),
         (
             {"user": "{{ a }}"},
@@ -192,12 +192,12 @@ def test_own_readers_know_unicode_classes():
         ),
         ({"stop": "END"}, "'stop' is 'END', expected a list of texts"),
         ({"parse": {}}, "expected either 'regex' or 'schema'"),
-        ({"parse": {"regex": "("}}, "the regex cannot be read"),
+        ({"parse": {"regex": "("}}, "the regex is invalid"),
         ({"parse": {"regex": "x"}}, "named groups 'winner', or 'a' and 'b' .* found none"),
-        ({"parse": {"schema": {"type": 3}}}, "the schema is no JSON schema"),
+        ({"parse": {"schema": {"type": 3}}}, "the schema is not a JSON schema"),
         ({"parse": {"schema": True}}, "the schema is True, expected a table"),
-        ({"parse": {"schema": SCHEMA | {"$ref": "#/none"}}}, "the schema is no JSON schema: .*none"),
-        ({"parse": {"schema": SCHEMA | {"$ref": "http://x/y"}}}, "the schema is no JSON schema: .*http"),
+        ({"parse": {"schema": SCHEMA | {"$ref": "#/none"}}}, "the schema is not a JSON schema: .*none"),
+        ({"parse": {"schema": SCHEMA | {"$ref": "http://x/y"}}}, "the schema is not a JSON schema: .*http"),
         ({"user": USER + "{{ prompt.x.y }}"}, "'user' cannot be rendered: UndefinedError"),
         ({"user": USER + "{{ 1 / 0 }}"}, "'user' cannot be rendered: ZeroDivisionError"),
         ({"user": USER + "{{ prompt * 'x' }}"}, "'user' cannot be rendered: TypeError"),
@@ -236,12 +236,12 @@ def test_single_pins_the_reference_to_ten():
     assert user.content.index("It is four.") < user.content.index("four {{") and "five" not in user.content
     assert form.parse("8\nIt is close.") == 8 and form.parse(" 7/10 ") == 7
     assert form.parse_leniently("I say 3") == 3
-    assert form.parse(form.said({"4": 0.5, "8": 0.5})) == 6
+    assert form.parse(form.verdict_text({"4": 0.5, "8": 0.5})) == 6
     with pytest.raises(JudgeParseError, match="the first line is not a number"):
         form.parse("It is close: 8")
     with pytest.raises(JudgeParseError, match="out of range"):
         form.parse("11")
-    with pytest.raises(ConfigError, match="single judges beside a right answer; rows must hold a reference"):
+    with pytest.raises(ConfigError, match="single requires a reference answer in every row; add --reference"):
         JudgeTask(form)
 
 
@@ -258,7 +258,7 @@ def test_what_is_no_number_is_no_score():
 def test_a_rubric_of_ones_own():
     form = find_form("grade", rubric="Is it short?\n1: no. 5: yes.")
     assert "Is it short?" in form.messages(CASE)[1].content
-    with pytest.raises(ConfigError, match="a rubric is for the template grade, not for scores"):
+    with pytest.raises(ConfigError, match="only the template grade takes a rubric, not scores"):
         find_form("scores", rubric="x")
     with pytest.raises(ConfigError, match="the rubric is empty"):
         find_form("grade", rubric=" ")

@@ -12,9 +12,8 @@ from smidgen.errors import ConfigError, DataError
 from smidgen.evaluation.metrics import measure
 from smidgen.tasks import JudgeTask
 from smidgen.tasks.judge.grade import Grade
-from smidgen.tasks.judge.judgements import CLASSES, judgements, kappa, macro_scores
-from smidgen.tasks.judge.templates import Literals, TwoScores
-from smidgen.tasks.templates import FORMS
+from smidgen.tasks.judge.judgements import CLASSES, kappa, macro_scores, read_judgements
+from smidgen.tasks.templates import FORMS, Literals, TwoScores
 
 LETTERS = {"first": "[[A]]", "second": "[[B]]", "tie": "[[C]]", None: "?"}
 labels = st.lists(st.sampled_from(["a", "b", "tie"]), min_size=2, max_size=12)
@@ -124,8 +123,8 @@ def test_an_answer_of_several_pairs_is_graded_once():
     samples = task.samples([row])
     assert [sample.id for sample in samples] == ["r/0#a", "r/0#b", "r/1#b", "r/2#b"]
     grades = dict(zip([sample.id for sample in samples], ["4", "4", "2", "?"], strict=True))
-    found = judgements(judged(task, samples, lambda s: f"[RESULT] {grades[s.id]}"), task.form)
-    assert [(j.pair, j.said, j.longer, j.facts["rejected"]) for j in found] == [
+    found = read_judgements(judged(task, samples, lambda s: f"[RESULT] {grades[s.id]}"), task.form)
+    assert [(j.pair, j.verdict, j.longer, j.facts["rejected"]) for j in found] == [
         ("r/0-0", "tie", 4, 0), ("r/0-1", "a", -5, 1), ("r/0-2", None, 4, 2),
     ]  # fmt: skip
     assert {name: m.value for name, m in ((n, measure(v)) for n, v in task.baselines(samples).items())} == {
@@ -166,7 +165,7 @@ def test_agreement_with_each_person():
 
 @pytest.mark.parametrize("name", [name for name in FORMS if name != "rubric"])
 def test_only_the_rubric_has_gold(name: str):
-    with pytest.raises(ConfigError, match=f"is trained in the template rubric, not in {name}"):
+    with pytest.raises(ConfigError, match=f"can only be trained with the template rubric, not {name}"):
         JudgeTask(FORMS[name](), reference=True).training_samples(rows(["a"]))
 
 

@@ -34,9 +34,9 @@ PERFECT = dict.fromkeys(ROWS, 1.0)
 
 
 def judgement(said: str | None, *, better: str = "a", order: str = "ab", **changes) -> Judgement:
-    facts = {"pair": "p", "leniently": said, "gap": None, "cluster": "p", "longer": 0, "annotators": ()}
+    facts = {"pair": "p", "lenient_verdict": said, "gap": None, "cluster": "p", "longer": 0, "annotators": ()}
     return Judgement(
-        **{**facts, "order": order, "better": better, "said": said, "facts": {}, "subset": None, **changes}
+        **{**facts, "order": order, "better": better, "verdict": said, "facts": {}, "subset": None, **changes}
     )  # type: ignore[arg-type]
 
 
@@ -68,8 +68,8 @@ def test_a_perfect_judge_scores_one(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         ({name: 1 for name in ROWS if name != "donotanswer"}, "1 are missing: donotanswer"),
         (PERFECT | {"hep-cp": 1}, "no subset 'hep-cp' in RewardBench. Did you mean 'hep-cpp'?"),
-        (PERFECT | {"hep-cpp": 3}, "'hep-cpp' is 3, expected a share from 0 to 1"),
-        (PERFECT | {"hep-cpp": "x"}, "'hep-cpp' is 'x', expected a share"),
+        (PERFECT | {"hep-cpp": 3}, "'hep-cpp' is 3, expected an accuracy from 0 to 1"),
+        (PERFECT | {"hep-cpp": "x"}, "'hep-cpp' is 'x', expected an accuracy"),
         ([], "is not a JSON object"),
     ],
 )
@@ -137,7 +137,7 @@ def test_ties_of_rewardbench_2():
     assert ties_score([([9, 2], 1)], [([8, 8, 2], 2)]) == pytest.approx(1.01)  # no spread at all
     assert ties_score([([2, 9], 1)], [([2, 3, 9], 2)]) == pytest.approx(0.01 * math.tanh(-7 / 1 - 1))
     assert ties_score([([9, 4], 1)], [([9, 3, 2], 2)]) == pytest.approx(0.6 + 0.01 * math.tanh(1 / 6 - 1))
-    with pytest.raises(DataError, match="needs its rows in pairs, ref and tied; found 1 and 0"):
+    with pytest.raises(DataError, match="needs its rows in pairs, ref and tied; got 1 and 0"):
         ties_score([([9, 2], 1)], [])
 
 
@@ -190,7 +190,7 @@ def test_rewardbench_2_from_grades():
     [
         (["ref:0"], "0 is only ref or only tied"),
         (["ref:0", "tied:1"], "needs its rows in pairs"),
-        (["x"], "'x' is no id of the subset Ties; expected 'ref:' or 'tied:' and a name"),
+        (["x"], "'x' is not an id of the subset Ties; expected ref:NAME or tied:NAME"),
     ],
 )
 def test_ties_without_their_counterparts(rows: list[str], match: str):

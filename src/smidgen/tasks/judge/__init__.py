@@ -1,4 +1,4 @@
-"""The judge: which of two answers is better, asked in both orders, or how good one is."""
+"""The judge task: compare two answers in both orders, or grade one answer."""
 
 from smidgen.tasks.judge.task import JudgeTask
 

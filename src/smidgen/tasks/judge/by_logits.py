@@ -1,8 +1,8 @@
-"""Judging without writing: a verdict from the probabilities of every possible answer.
+"""Log-probability scoring: a verdict from the probabilities of all possible answers, without generation.
 
-The prompt is run once for each order, many together. Every text that is a judgement at once (`Form.answers`)
-is scored after it, and their probabilities, among each other, are the distribution of verdicts: expected
-scores for a template with scores, a share of each verdict for one without. No token is generated.
+The prompt of each order is prefilled once, in batches. Every text that is a complete judgement
+(`Form.answers`) is scored as its continuation, and the normalised probabilities are the distribution of
+verdicts: expected scores for a template with scores, a share per verdict for one without.
 """
 
 import math
@@ -14,11 +14,11 @@ from smidgen.errors import ConfigError
 from smidgen.tasks.judge.forms import Form
 
 LEAST_SHARE = 0.1
-"""Second scores are computed after first scores with this share of the probability; others are left out."""
+"""Second scores are only computed after first scores that have at least this share of the probability."""
 
 
 class Scorer(Protocol):
-    """What judging by logits needs of an engine."""
+    """The part of an engine that log-probability scoring uses."""
 
     def score(
         self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
@@ -28,13 +28,13 @@ class Scorer(Protocol):
 
 
 class ByLogits:
-    """Completes requests with the verdict that their answers' probabilities make, in the form's own words."""
+    """Completes requests with the verdict that the probabilities of the answers give."""
 
     def __init__(self, engine: Scorer, form: Form):
-        """Ask `engine` in the template `form`.
+        """Judge with `engine` and the template `form`.
 
         Raises:
-            ConfigError: the texts of the form's answers are not known.
+            ConfigError: the template cannot list its possible answers.
         """
         self._engine = engine
         self._form = form
@@ -42,36 +42,37 @@ class ByLogits:
         self._longer = extensions(self._answers)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
-        """Judge requests, in any order; sampling settings do not matter.
+        """Judge requests, in any order; sampling settings are ignored.
 
         Raises:
-            ConfigError: a request is to be answered with an adapter of its own.
+            ConfigError: a request has its own adapter.
         """
-        asked = {request.sample.id: request for request in requests}
-        if given := [request.adapter for request in asked.values() if request.adapter is not None]:
+        by_id = {request.sample.id: request for request in requests}
+        if adapters := [request.adapter for request in by_id.values() if request.adapter is not None]:
             raise ConfigError(
-                f"judging by logits takes no adapter of a single request, and {given[0]} is one; "
-                "open the engine with it"
+                f"log-probability scoring does not support adapters per request, such as {adapters[0]}; "
+                "open the engine with the adapter"
             )
-        samples = (request.sample for request in asked.values())
+        samples = (request.sample for request in by_id.values())
         for sample, scored in self._engine.score(samples, self._answers, least_share=LEAST_SHARE):
             if scored.logprobs is None:
-                yield asked[sample.id], Completion("", finish_reason="context")
+                yield by_id[sample.id], Completion("", finish_reason="context")
                 continue
-            totals = {text: sum(found) for text, found in zip(self._answers, scored.logprobs, strict=True)}
-            text = self._form.said(distribution(totals, self._longer))
-            yield asked[sample.id], Completion(text, timing=scored.timing)
+            totals = {text: sum(logs) for text, logs in zip(self._answers, scored.logprobs, strict=True)}
+            text = self._form.verdict_text(distribution(totals, self._longer))
+            yield by_id[sample.id], Completion(text, timing=scored.timing)
 
 
 def extensions(texts: Sequence[str]) -> dict[str, list[str]]:
-    """The texts that begin with each text, itself left out."""
+    """Return, for each text, the other texts that start with it."""
     return {text: [other for other in texts if other != text and other.startswith(text)] for text in texts}
 
 
 def distribution(logprobs: Mapping[str, float], longer: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """The share of each text among all, from the log-probabilities that a text begins with each.
+    """Return the share of each text, from the log-probability that the completion starts with it.
 
-    A text that begins another ("1" and "10", as `longer` says) loses what is the other's.
+    The probability of a text that is a prefix of others ("1" of "10", as listed in `longer`) includes theirs,
+    which is subtracted.
     """
     exact = {
         text: math.exp(logprob) - sum(math.exp(logprobs[other]) for other in longer[text])
@@ -81,6 +82,6 @@ def distribution(logprobs: Mapping[str, float], longer: Mapping[str, Sequence[st
     total = sum(exact.values())
     if total > 0:
         return {text: share / total for text, share in exact.items()}
-    best = max(logprobs.values())  # all are too small for a float, so only their ratios count
+    best = max(logprobs.values())  # all probabilities underflow, so only their ratios are known
     weights = {text: math.exp(logprob - best) for text, logprob in logprobs.items()}
     return {text: weight / sum(weights.values()) for text, weight in weights.items()}

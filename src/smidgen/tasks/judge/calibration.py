@@ -1,8 +1,8 @@
-"""What a score gap is worth: the probability that the answer with the higher score is better.
+"""Calibration: the probability that the answer with the higher score is better, given the score gap.
 
-A logistic regression maps the gap between the first and the second answer's score to the probability that the
-first is better. It is cross-fitted: what is said of a prompt comes from a fit on other prompts (Platt 1999;
-expected calibration error as in https://arxiv.org/abs/1706.04599).
+A logistic regression maps the difference between the scores of the first and the second answer to the
+probability that the first is better. It is cross-fitted: predictions for a prompt come from a fit on other
+prompts (Platt 1999; expected calibration error as in https://arxiv.org/abs/1706.04599).
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ FOLDS = 5
 BINS = 10
 
 
-def calibration(found: Sequence[Judgement]) -> dict[str, Any] | None:
-    """Calibrate the score gaps of a judge, and say how well that went.
+def calibration(judgements: Sequence[Judgement]) -> dict[str, Any] | None:
+    """Calibrate the score gaps of a judge and evaluate the calibration.
 
-    Judgements without scores, and pairs labelled as ties, are left out.
+    Judgements without scores and pairs labelled as ties are excluded.
 
     Returns:
         `n` judgements, the `brier` score of each as a `Measure`, `ece` over ten bins of equal width, and
-        `bins`, each with `low`, `high`, `n` and the mean probability `predicted` and share `observed`; None
-        where there are fewer than five prompts, or the gaps do not vary.
+        `bins`, each with `low`, `high`, `n`, the mean probability `predicted` and the share `observed`; None
+        if there are fewer than five prompts, or the gaps or labels do not vary.
     """
-    gaps, first_is_better, clusters = _cases(found)
+    gaps, first_is_better, clusters = _cases(judgements)
     if len(set(clusters)) < FOLDS or len(set(gaps.tolist())) < 2 or len(set(first_is_better.tolist())) < 2:
         return None
     predicted = _cross_fitted(gaps, first_is_better, clusters)
@@ -45,13 +45,13 @@ def calibration(found: Sequence[Judgement]) -> dict[str, Any] | None:
     }
 
 
-def _cases(found: Sequence[Judgement]) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
-    """Gap of first less second, whether the first is better, and the prompt, of each judgement.
+def _cases(judgements: Sequence[Judgement]) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
+    """Return the score gap (first minus second), whether the first is better, and the prompt per judgement.
 
-    Answers graded alone were never shown as first or second, so they count once each way.
+    Answers that were graded alone have no order, so they count once in each.
     """
     gaps, better, clusters = [], [], []
-    for judgement in found:
+    for judgement in judgements:
         if judgement.gap is None or judgement.better == "tie":
             continue
         for order in ("ab", "ba") if judgement.order is None else (judgement.order,):
@@ -64,18 +64,19 @@ def _cases(found: Sequence[Judgement]) -> tuple[NDArray[np.float64], NDArray[np.
 def _cross_fitted(
     gaps: NDArray[np.float64], better: NDArray[np.float64], clusters: list[str]
 ) -> NDArray[np.float64] | None:
-    """The probability that the first is better, from a fit on the other folds; None if one has no fit."""
+    """Predict the probability that the first is better from the other folds; None if a fold has one class."""
     predicted = np.empty(len(gaps))
-    for learnt, asked in GroupKFold(FOLDS).split(gaps, groups=clusters):
-        if len(set(better[learnt].tolist())) < 2:
+    # Folds are made of whole prompts: the two orders of a pair must not be in both parts.
+    for train, test in GroupKFold(FOLDS).split(gaps, groups=clusters):
+        if len(set(better[train].tolist())) < 2:
             return None
-        model = LogisticRegression().fit(gaps[learnt, None], better[learnt])
-        predicted[asked] = model.predict_proba(gaps[asked, None])[:, 1]
+        model = LogisticRegression().fit(gaps[train, None], better[train])
+        predicted[test] = model.predict_proba(gaps[test, None])[:, 1]
     return predicted
 
 
 def _bins(predicted: NDArray[np.float64], better: NDArray[np.float64]) -> list[dict[str, float]]:
-    """The bins of the unit interval that hold something."""
+    """Return the non-empty bins of the unit interval."""
     place = np.minimum((predicted * BINS).astype(int), BINS - 1)
     return [
         {

@@ -1,10 +1,10 @@
-"""Delimiters that no text between them can forge.
+"""Delimiters that the texts between them cannot forge.
 
-A prompt shows what is judged between delimiters, and an answer may hold the same ones, to end early or to
-speak for the other answer. So where a delimiter of a template occurs in a prompt, an answer or a reference,
-in whatever case and with whatever blanks, all delimiters of that prompt get the least number that makes them
-occur in none: `[The End of Response A]` becomes `[The End of Response A-2]`. The number depends on the texts
-and not on their order, so both orders of a pair have the same. Without such a text nothing changes.
+A prompt shows the judged texts between delimiters, and an answer may contain the same delimiters in order to
+end early or to impersonate the other answer. So if a delimiter of the template occurs in a prompt, an answer
+or a reference, ignoring case and spacing, all delimiters of that prompt get the smallest number with which
+none of them occurs: `[The End of Response A]` becomes `[The End of Response A-2]`. The number does not depend
+on the order of the texts, so both orders of a pair have the same one. Otherwise nothing changes.
 """
 
 import re
@@ -19,18 +19,18 @@ _CORE = re.compile(r"[^(]*\w")
 
 @dataclass(frozen=True)
 class Delimiter:
-    """A text that stands before or after what a template shows.
+    """A text before or after a text that a template shows.
 
     Attributes:
-        text: as it is where nothing forges it.
-        begins_line: whether it stands at the beginning of a line, and only there can it be forged.
+        text: its text without a number.
+        begins_line: whether it is at the start of a line; then it can only be forged there.
     """
 
     text: str
     begins_line: bool = False
 
     def numbered(self, number: int) -> str:
-        """The text with a number behind its last word outside of brackets, or none for 1."""
+        """The text with a number after its last word outside parentheses; unchanged for 1."""
         if number == 1:
             return self.text
         core = _CORE.match(self.text)
@@ -39,7 +39,7 @@ class Delimiter:
 
 
 def free_number(delimiters: Iterable[Delimiter], texts: Iterable[str | None]) -> int:
-    """The least number with which no delimiter occurs in any of the texts."""
+    """Return the smallest number with which no delimiter occurs in any of the texts."""
     shown = [_flat(text) for text in texts if text]
     wanted = set(delimiters)
     return next(
@@ -57,7 +57,7 @@ def _occurs(delimiter: str, begins_line: bool, shown: Sequence[tuple[str, frozen
 
 
 def _flat(text: str) -> tuple[str, frozenset[int]]:
-    """The text without case and blanks, and where its lines begin."""
+    """Return the text without case and whitespace, and the starts of its lines."""
     parts = [_BLANKS.sub("", unicodedata.normalize("NFKC", line).casefold()) for line in text.splitlines()]
     starts, place = set(), 0
     for part in parts:

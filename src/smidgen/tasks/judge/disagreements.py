@@ -1,4 +1,4 @@
-"""The pairs on which a judge contradicts itself when the answers are swapped, to be read one by one."""
+"""The pairs on which a judge's two orders disagree, for inspection."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,34 +8,34 @@ from smidgen.data.types import Record
 from smidgen.tasks.judge.judgements import Judgement, consistent
 
 SHOWN = 100
-"""At most so many are kept, so that a page stays small; all of them are in the records."""
+"""Maximum number of pairs kept, to limit the size of reports; all of them are in the records."""
 KINDS = ("first", "second", "tie", "unreadable")
-"""The judge took the first answer both times, the second, a tie once, or could not be read once or twice."""
+"""Preferred the first answer in both orders; the second in both; one tie; at least one order unparsed."""
 
 
 def find_disagreements(
-    records: Sequence[Record], found: Sequence[Judgement], pairs: Mapping[str, Pair]
+    records: Sequence[Record], judgements: Sequence[Judgement], pairs: Mapping[str, Pair]
 ) -> dict[str, Any]:
-    """Every pair whose two orders did not come to the same verdict.
+    """Collect the pairs whose two orders have different verdicts.
 
     Args:
-        records: of a judge that was asked in both orders.
-        found: what each of them says, in the same order.
-        pairs: by id.
+        records: records of a judge, with both orders.
+        judgements: the judgement of each record, in the same order.
+        pairs: the pairs by id.
 
     Returns:
         `total`, the count of each of `KINDS`, and `rows`: the first `SHOWN` with prompt, answers, label, and
-        what was said of each order.
+        the verdict and completion of each order.
     """
     by_pair: dict[str, dict[str, Any]] = {}
-    for record, judgement in zip(records, found, strict=True):
+    for record, judgement in zip(records, judgements, strict=True):
         by_pair.setdefault(judgement.pair, {})[str(judgement.order)] = (record, judgement)
     rows = []
     for name, orders in by_pair.items():
         if len(orders) < 2 or consistent((orders["ab"][1], orders["ba"][1])):
             continue
         pair = pairs[name]
-        said = {order: judgement.said for order, (_, judgement) in orders.items()}
+        said = {order: judgement.verdict for order, (_, judgement) in orders.items()}
         texts = {order: record.completion.text for order, (record, _) in orders.items()}
         rows.append(
             {

@@ -1,7 +1,7 @@
-"""What the template of a judge is: how answers are shown, and how its text is read, strictly or leniently.
+"""The interface of judge templates: how a prompt is rendered, and how completions are parsed.
 
-Both readings fail closed: a verdict that the judge only quotes (`smidgen.tasks.judge.quotations`) or mentions
-is none, and two that differ are none.
+Both parsers, strict and lenient, fail closed: verdicts that the judge only quotes or mentions in passing do
+not count (`smidgen.tasks.judge.quotations`), and contradictory verdicts do not parse.
 """
 
 import re
@@ -15,13 +15,13 @@ from smidgen.errors import ParseError
 from smidgen.tasks.judge.quotations import begins_line, ends_line, own_words
 
 NUMBER = r"([+-]?[0-9]+(?:\.[0-9]+)?)"
-"""Matches a number as judges write one."""
-_Said = TypeVar("_Said")
+"""Pattern of a number in a judgement."""
+_Reading = TypeVar("_Reading")
 Choice = Literal["first", "second", "tie"]
 
 
 class Fault(StrEnum):
-    """Why a judge's text could not be read."""
+    """Why a judge's completion did not parse."""
 
     ENDLESS_THINKING = "the thinking never ends"
     NO_BLOCK = "no scores block"
@@ -41,12 +41,12 @@ class Fault(StrEnum):
 
     @property
     def is_doubt(self) -> bool:
-        """Whether something reads like a verdict that the judge may not mean; no reading forgives that."""
+        """Whether the text may contain a verdict that the judge does not mean; lenient parsing fails too."""
         return self in (Fault.ENDLESS_THINKING, Fault.QUOTED, Fault.IN_PASSING, Fault.CONTRADICTION)
 
 
 class JudgeParseError(ParseError):
-    """A judge's text could not be read; `fault` says why."""
+    """A judge's completion did not parse; `fault` says why."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.value)
@@ -54,12 +54,12 @@ class JudgeParseError(ParseError):
 
 
 class Verdict(NamedTuple):
-    """What a judge said of two answers, in the order in which it was shown them.
+    """A judge's verdict on two answers, in the order in which they were shown.
 
     Attributes:
-        preferred: which answer it holds to be better.
-        first: its score for the first, where the form has scores.
-        second: its score for the second.
+        preferred: the better answer according to the judge.
+        first: the score of the first answer, if the template has scores.
+        second: the score of the second answer.
     """
 
     preferred: Choice
@@ -68,14 +68,14 @@ class Verdict(NamedTuple):
 
     @classmethod
     def of_scores(cls, first: float, second: float) -> "Verdict":
-        """The higher score is preferred; equal ones prefer neither."""
+        """Prefer the higher score; equal scores are a tie."""
         if first == second:
             return cls("tie", first, second)
         return cls("first" if first > second else "second", first, second)
 
 
 class Case(NamedTuple):
-    """What a template shows: answers in their order; there is no second if one is graded alone."""
+    """The texts that a template shows: the answers in their order, without a second one for grading alone."""
 
     prompt: str
     first: str
@@ -88,58 +88,58 @@ class Form(Protocol):
 
     name: str
     singly: bool
-    """Whether it is shown one answer, and `parse` gives a grade instead of a verdict."""
+    """Whether it shows one answer, and `parse` returns a grade instead of a verdict."""
     has_answers: bool
-    """Whether `answers` knows every text that is a judgement at once."""
+    """Whether `answers` lists every text that is a complete judgement."""
     needs_reference: bool
-    """Whether it can judge only beside a right answer."""
+    """Whether it requires a reference answer."""
     stop: tuple[str, ...]
-    """Strings that end an answer and are not needed to read it."""
+    """Strings that end a completion and are not needed to parse it."""
     stop_after: tuple[str, ...]
-    """Strings that end an answer and belong to it."""
+    """Strings that end a completion and are part of it."""
     constraint: Constraint | None
-    """What a whole answer has to be, where that can be said."""
+    """A constraint on whole completions, if the template has one."""
 
     def messages(self, case: Case) -> tuple[Message, ...]:
-        """What the judge is shown."""
+        """Render the prompt."""
         ...
 
     def parse(self, text: str) -> Verdict | float:
-        """The verdict, or the grade; raises `JudgeParseError`."""
+        """Parse the verdict or the grade; raises `JudgeParseError`."""
         ...
 
     def parse_leniently(self, text: str) -> Verdict | float:
-        """As `parse`, with the form forgiven; raises `JudgeParseError`."""
+        """Parse with a tolerant format; raises `JudgeParseError`."""
         ...
 
     def answers(self) -> Mapping[str, Verdict]:
-        """Every text that gives a judgement at once, without words before it; for judging by probability."""
+        """Every text that is a judgement without preceding words, for log-probability scoring."""
         ...
 
-    def said(self, shares: Mapping[str, float]) -> str:
-        """The text, readable by `parse`, that stands for shares of `answers` that add up to 1."""
+    def verdict_text(self, shares: Mapping[str, float]) -> str:
+        """A completion, readable by `parse`, for shares of `answers` that sum to 1."""
         ...
 
 
-def agreed(found: Iterable[_Said], nothing: Fault) -> _Said:
-    """What all verdicts of a text say, the same one twice being one.
+def agreed(readings: Iterable[_Reading], nothing: Fault) -> _Reading:
+    """Return the verdict that all readings of a text agree on.
 
     Raises:
-        JudgeParseError: there are none, for which `nothing` is the reason, or they differ.
+        JudgeParseError: there are none (with the fault `nothing`), or they differ.
     """
-    said = set(found)
-    if len(said) > 1:
+    distinct = set(readings)
+    if len(distinct) > 1:
         raise JudgeParseError(Fault.CONTRADICTION)
-    if not said:
+    if not distinct:
         raise JudgeParseError(nothing)
-    return said.pop()
+    return distinct.pop()
 
 
 def stated(pattern: re.Pattern[str], answer: str, nothing: Fault) -> set[str]:
-    """What the matches in the judge's own words say, of which one at least begins or ends a line.
+    """Return the matches outside quotations, of which at least one must begin or end a line.
 
     Raises:
-        JudgeParseError: there is none, for which `nothing` is the reason; or all are quoted, or mentioned.
+        JudgeParseError: there is none (with the fault `nothing`), all are quoted, or all are in passing.
     """
     own = own_words(answer)
     found = list(pattern.finditer(own))
@@ -151,14 +151,14 @@ def stated(pattern: re.Pattern[str], answer: str, nothing: Fault) -> set[str]:
 
 
 def in_range(first: float, second: float, lowest: float, highest: float) -> Verdict:
-    """The verdict of two scores; raises `JudgeParseError` if one is out of range."""
+    """Return the verdict of two scores; raises `JudgeParseError` if one is out of range."""
     if not (lowest <= first <= highest and lowest <= second <= highest):
         raise JudgeParseError(Fault.OUT_OF_RANGE)
     return Verdict.of_scores(first, second)
 
 
 def expected(answers: Mapping[str, Verdict], shares: Mapping[str, float]) -> tuple[float, float]:
-    """The mean scores of a distribution over answers that have scores."""
+    """Return the expected scores of a distribution over answers with scores."""
     first = sum(share * (answers[text].first or 0.0) for text, share in shares.items())
     second = sum(share * (answers[text].second or 0.0) for text, share in shares.items())
     return first, second
@@ -166,6 +166,6 @@ def expected(answers: Mapping[str, Verdict], shares: Mapping[str, float]) -> tup
 
 @cache
 def all_pairs(form: str, lowest: int, highest: int) -> dict[str, Verdict]:
-    """The texts of every two whole scores, with their verdicts."""
+    """Format every pair of integer scores with `form`; return the texts with their verdicts."""
     scores = range(lowest, highest + 1)
     return {form.format(a, b): Verdict.of_scores(a, b) for a in scores for b in scores}

@@ -1,4 +1,4 @@
-"""The template `grade`: one answer alone, by a rubric."""
+"""The template `grade`: grade one answer alone, by a rubric."""
 
 import re
 from collections.abc import Mapping
@@ -9,9 +9,16 @@ from smidgen.tasks.judge.forms import Case, Fault, JudgeParseError, Verdict, agr
 from smidgen.tasks.judge.quotations import own_words
 from smidgen.tasks.thinking import without_thinking
 
+_SYSTEM = """\
+Grade a response by a rubric. Write feedback that goes by the rubric alone, then a whole number from 1 to 5. \
+The form is: "(feedback) [RESULT] (a number from 1 to 5)". Write nothing after it."""
+RUBRIC = """\
+How well does the response do what was asked: is it right, complete, relevant and clear?
+1: it fails. 2: it mostly fails. 3: it does part of it. 4: it does it with slips. 5: nothing is missing."""
+
 
 class Grade:
-    """One answer alone: feedback, then `[RESULT]` and a whole number from 1 to 5."""
+    """One answer alone: feedback, then `[RESULT]` and an integer from 1 to 5."""
 
     name = "grade"
     singly = True
@@ -21,17 +28,7 @@ class Grade:
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
     LOWEST, HIGHEST = 1, 5
-    RUBRIC = (
-        "How well does the response do what was asked: is it right, complete, relevant and clear?\n"
-        "1: it fails. 2: it mostly fails. 3: it does part of it. 4: it does it with slips. 5: nothing is "
-        "missing."
-    )
 
-    _SYSTEM = (
-        "Grade a response by a rubric. Write feedback that goes by the rubric alone, then a whole number "
-        "from 1 to 5. "
-        'The form is: "(feedback) [RESULT] (a number from 1 to 5)". Write nothing after it.'
-    )
     _DELIMITERS = (
         Delimiter("###Score Rubric:"),
         Delimiter("###The instruction to evaluate:"),
@@ -43,11 +40,11 @@ class Grade:
     _LENIENT = re.compile(r"(?<![0-9.])([1-5])(?:\s*/\s*5)?(?![0-9.]*[0-9])")
 
     def __init__(self, rubric: str = RUBRIC):
-        """Grade by `rubric`, a question and what each grade means."""
+        """Grade by `rubric`: a question and the meaning of each grade."""
         self.rubric = rubric
 
     def messages(self, case: Case) -> tuple[Message, ...]:
-        """Markers of Prometheus, with the reference where there is one."""
+        """Render the prompt with the markers of Prometheus, and the reference if there is one."""
         number = free_number(self._DELIMITERS, (self.rubric, *case))
         rubric, instruction, reference, response, feedback = (
             delimiter.numbered(number) for delimiter in self._DELIMITERS
@@ -57,16 +54,16 @@ class Grade:
             f"{rubric}\n{self.rubric}\n\n{instruction}\n{case.prompt}\n\n{right}"
             f"{response}\n{case.first}\n\n{feedback}"
         )
-        return Message("system", self._SYSTEM), Message("user", content)
+        return Message("system", _SYSTEM), Message("user", content)
 
     def parse(self, text: str) -> float:
-        """The number after `[RESULT]`, which begins or ends a line; another one has to be the same."""
+        """Parse the number after `[RESULT]`, which must begin or end a line; all occurrences must agree."""
         return agreed(
             map(float, stated(self._STRICT, without_thinking(text), Fault.NO_GRADE)), Fault.NO_GRADE
         )
 
     def parse_leniently(self, text: str) -> float:
-        """As `parse`, else the number from 1 to 5."""
+        """As `parse`, else a number from 1 to 5 anywhere."""
         try:
             return self.parse(text)
         except JudgeParseError as error:
@@ -79,6 +76,6 @@ class Grade:
         """Every grade; the verdict's first score is the grade."""
         return {f"[RESULT] {n}": Verdict("tie", n) for n in range(self.LOWEST, self.HIGHEST + 1)}
 
-    def said(self, shares: Mapping[str, float]) -> str:
+    def verdict_text(self, shares: Mapping[str, float]) -> str:
         """The expected grade."""
         return f"[RESULT] {expected(self.answers(), shares)[0]:.4f}"

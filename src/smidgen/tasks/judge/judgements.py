@@ -1,8 +1,8 @@
-"""What a judge said of each pair, and every number that is made of it.
+"""The judgements in evaluation records, and all metrics computed from them.
 
-Records are turned into judgements: one for each order in which a pair was shown, or one for each pair whose
-answers were graded alone. Sides are named `a` and `b` whatever the order. What did not parse is `None`: it is
-wrong, it agrees with nobody, and it is counted apart.
+Records are converted to judgements: one per order in which a pair was shown, or one per pair whose answers
+were graded alone. Sides are called `a` and `b` in both orders. Unparsed completions are `None`: they are
+wrong, agree with no label, and are counted separately.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,23 +30,23 @@ class Judgement:
 
     Attributes:
         pair: id of the pair.
-        order: `ab` or `ba`, or None where the answers were graded alone.
+        order: `ab` or `ba`, or None if the answers were graded alone.
         better: the label.
-        said: the side the judge prefers, `tie`, or None where the text did not parse.
-        leniently: the same with the form forgiven.
-        gap: score of `a` less that of `b`, where the form has scores.
-        cluster: what the pair shares with others: its prompt.
-        longer: characters of `a` less those of `b`.
-        annotators: what each person said.
-        facts: of the row, for its benchmark.
-        subset: of the benchmark.
+        verdict: the side that the judge prefers, `tie`, or None if the completion did not parse.
+        lenient_verdict: the same by the lenient parser.
+        gap: score of `a` minus that of `b`, if the template has scores.
+        cluster: the prompt, which several pairs may share.
+        longer: characters of `a` minus those of `b`.
+        annotators: the label of each annotator.
+        facts: fields of the row that its benchmark needs.
+        subset: the subset of the benchmark.
     """
 
     pair: str
     order: str | None
     better: Label
-    said: Label | None
-    leniently: Label | None
+    verdict: Label | None
+    lenient_verdict: Label | None
     gap: float | None
     cluster: str
     longer: int
@@ -56,29 +56,29 @@ class Judgement:
 
     @property
     def right(self) -> float:
-        """1 where the judge says what the label says."""
-        return float(self.said == self.better)
+        """1 if the verdict equals the label, else 0."""
+        return float(self.verdict == self.better)
 
     @property
     def preferred_place(self) -> int:
-        """1 if the answer shown first was preferred, -1 if the second, 0 for a tie or what did not parse."""
-        if self.order is None or self.said not in ("a", "b"):
+        """1 if the answer shown first was preferred, -1 if the second, 0 if tied or unparsed."""
+        if self.order is None or self.verdict not in ("a", "b"):
             return 0
-        return 1 if self.order[0] == self.said else -1
+        return 1 if self.order[0] == self.verdict else -1
 
 
-def judgements(records: Sequence[Record], form: Form | Reader) -> list[Judgement]:
-    """What the records say, in their order."""
-    return list(_of_grades(records, form) if form.singly else _of_verdicts(records, form))
+def read_judgements(records: Sequence[Record], form: Form | Reader) -> list[Judgement]:
+    """Parse the judgements in records."""
+    return list(_from_grades(records, form) if form.singly else _from_verdicts(records, form))
 
 
 def side(verdict: Verdict, order: str) -> Label:
-    """The side that a verdict prefers."""
+    """Return the side that a verdict prefers."""
     first, second = SHOWN[order]
     return {"first": first, "second": second, "tie": "tie"}[verdict.preferred]  # type: ignore[return-value]
 
 
-def _of_verdicts(records: Sequence[Record], form: Form | Reader) -> Iterator[Judgement]:
+def _from_verdicts(records: Sequence[Record], form: Form | Reader) -> Iterator[Judgement]:
     for record in records:
         order = record.sample.metadata["order"]
         strict, lenient = (read_record(parse, record) for parse in (form.parse, form.parse_leniently))
@@ -88,14 +88,14 @@ def _of_verdicts(records: Sequence[Record], form: Form | Reader) -> Iterator[Jud
         yield _judgement(
             record.sample.metadata,
             order,
-            said=side(strict, order) if strict else None,
-            leniently=side(lenient, order) if lenient else None,
+            verdict=side(strict, order) if strict else None,
+            lenient_verdict=side(lenient, order) if lenient else None,
             gap=gap,
         )
 
 
-def _of_grades(records: Sequence[Record], form: Form | Reader) -> Iterator[Judgement]:
-    """Pairs whose two answers were both graded: the higher grade is preferred."""
+def _from_grades(records: Sequence[Record], form: Form | Reader) -> Iterator[Judgement]:
+    """Judgements of pairs whose answers were both graded: the higher grade is preferred."""
     grades = [
         [read_record(parse, record) for record in records] for parse in (form.parse, form.parse_leniently)
     ]
@@ -107,17 +107,17 @@ def _of_grades(records: Sequence[Record], form: Form | Reader) -> Iterator[Judge
         yield _judgement(
             facts,
             None,
-            said=side(strict, "ab") if strict else None,
-            leniently=side(lenient, "ab") if lenient else None,
+            verdict=side(strict, "ab") if strict else None,
+            lenient_verdict=side(lenient, "ab") if lenient else None,
             gap=strict.first - strict.second if strict else None,  # type: ignore[operator]
         )
 
 
 def graded_pairs(samples: Sequence[Sample]) -> Iterator[tuple[Mapping[str, Any], int, int]]:
-    """The pairs among answers that are graded alone.
+    """Find the pairs among samples of answers that are graded alone.
 
     Yields:
-        What is known of the pair, and the positions of its answers `a` and `b`, for each pair that has both.
+        The metadata of the pair and the indices of its answers `a` and `b`, for each pair that has both.
     """
     places: dict[str, dict[str, int]] = {}
     for place, sample in enumerate(samples):
@@ -134,7 +134,7 @@ def graded_pairs(samples: Sequence[Sample]) -> Iterator[tuple[Mapping[str, Any],
 
 
 def read_record(parse: Callable[[str], Any], record: Record) -> Any:
-    """What a completion says, or None."""
+    """Parse a record's completion; None if it has no answer or does not parse."""
     if record.completion.finish_reason in UNANSWERED:
         return None
     try:
@@ -143,7 +143,7 @@ def read_record(parse: Callable[[str], Any], record: Record) -> Any:
         return None
 
 
-def _judgement(facts: Mapping[str, Any], order: str | None, **said: Any) -> Judgement:
+def _judgement(facts: Mapping[str, Any], order: str | None, **verdicts: Any) -> Judgement:
     return Judgement(
         pair=facts["pair"],
         order=order,
@@ -153,34 +153,39 @@ def _judgement(facts: Mapping[str, Any], order: str | None, **said: Any) -> Judg
         annotators=tuple(facts.get("annotators", ())),
         facts=facts.get("facts", {}),
         subset=facts.get("subset"),
-        **said,
+        **verdicts,
     )
 
 
-def both_orders(found: Sequence[Judgement]) -> list[tuple[Judgement, Judgement]]:
-    """The two orders of every pair that has both."""
+def both_orders(judgements: Sequence[Judgement]) -> list[tuple[Judgement, Judgement]]:
+    """Return the two judgements of every pair that has both orders."""
     by_pair: dict[str, dict[str | None, Judgement]] = {}
-    for judgement in found:
+    for judgement in judgements:
         by_pair.setdefault(judgement.pair, {})[judgement.order] = judgement
     return [(orders["ab"], orders["ba"]) for orders in by_pair.values() if {"ab", "ba"} <= orders.keys()]
 
 
 def consistent(pair: tuple[Judgement, Judgement]) -> bool:
-    """Whether both orders give the same answer, a tie included; two failures give none."""
-    return pair[0].said is not None and pair[0].said == pair[1].said
+    """Whether both orders have the same verdict, ties included; unparsed ones are never consistent."""
+    return pair[0].verdict is not None and pair[0].verdict == pair[1].verdict
 
 
-def measures(found: Sequence[Judgement]) -> dict[str, Metric]:
-    """The metrics by name, the most important first; only those that these judgements can have."""
-    measured = _about_right(found) | _about_order(found) | _about_form(found) | _about_length(found)
-    if any(judgement.better == "tie" for judgement in found):
-        measured |= _about_classes(found)
-    return measured | _about_people(found)
+def measures(judgements: Sequence[Judgement]) -> dict[str, Metric]:
+    """Compute the metrics that apply to these judgements, by name, the most important first."""
+    measured = (
+        _accuracy_metrics(judgements)
+        | _order_metrics(judgements)
+        | _format_metrics(judgements)
+        | _length_metrics(judgements)
+    )
+    if any(judgement.better == "tie" for judgement in judgements):
+        measured |= _class_metrics(judgements)
+    return measured | _annotator_metrics(judgements)
 
 
-def _mean(found: Sequence[Judgement], value: Callable[[Judgement], float]) -> Measure:
+def _mean(judgements: Sequence[Judgement], value: Callable[[Judgement], float]) -> Measure:
     return Measure(
-        [float(value(judgement)) for judgement in found], [judgement.cluster for judgement in found]
+        [float(value(judgement)) for judgement in judgements], [judgement.cluster for judgement in judgements]
     )
 
 
@@ -190,21 +195,21 @@ def _pair_mean(
     return Measure([float(value(pair)) for pair in pairs], [pair[0].cluster for pair in pairs])
 
 
-def _about_right(found: Sequence[Judgement]) -> dict[str, Metric]:
-    pairs = both_orders(found)
-    measured: dict[str, Metric] = {"accuracy": _mean(found, lambda judgement: judgement.right)}
+def _accuracy_metrics(judgements: Sequence[Judgement]) -> dict[str, Metric]:
+    pairs = both_orders(judgements)
+    measured: dict[str, Metric] = {"accuracy": _mean(judgements, lambda judgement: judgement.right)}
     if pairs:
         measured["accuracy_both_orders"] = _pair_mean(pairs, lambda pair: pair[0].right * pair[1].right)
         measured["consistency"] = _pair_mean(pairs, consistent)
     return measured
 
 
-def _about_order(found: Sequence[Judgement]) -> dict[str, Metric]:
-    """Rates over verdicts that choose; over pairs, the bias of JudgeLM: which place wins in both orders."""
-    pairs = both_orders(found)
+def _order_metrics(judgements: Sequence[Judgement]) -> dict[str, Metric]:
+    """Position rates over decided verdicts, and JudgeLM's biases over pairs: the place that wins overall."""
+    pairs = both_orders(judgements)
     if not pairs:
         return {}
-    chosen = [judgement for judgement in found if judgement.preferred_place]
+    chosen = [judgement for judgement in judgements if judgement.preferred_place]
     lean = [pair[0].preferred_place + pair[1].preferred_place for pair in pairs]
     clusters = [pair[0].cluster for pair in pairs]
     signs = np.sign(lean)
@@ -216,29 +221,31 @@ def _about_order(found: Sequence[Judgement]) -> dict[str, Metric]:
     }
 
 
-def _about_form(found: Sequence[Judgement]) -> dict[str, Metric]:
+def _format_metrics(judgements: Sequence[Judgement]) -> dict[str, Metric]:
     return {
-        "tie_rate": _mean(found, lambda judgement: judgement.said == "tie"),
-        "unparsed_rate": _mean(found, lambda judgement: judgement.said is None),
-        "accuracy_lenient": _mean(found, lambda judgement: judgement.leniently == judgement.better),
-        "unparsed_rate_lenient": _mean(found, lambda judgement: judgement.leniently is None),
+        "tie_rate": _mean(judgements, lambda judgement: judgement.verdict == "tie"),
+        "unparsed_rate": _mean(judgements, lambda judgement: judgement.verdict is None),
+        "accuracy_lenient": _mean(
+            judgements, lambda judgement: judgement.lenient_verdict == judgement.better
+        ),
+        "unparsed_rate_lenient": _mean(judgements, lambda judgement: judgement.lenient_verdict is None),
         "accuracy_decided": _mean(
-            [judgement for judgement in found if judgement.said in ("a", "b")],
+            [judgement for judgement in judgements if judgement.verdict in ("a", "b")],
             lambda judgement: judgement.right,
         ),
     }
 
 
-def _about_length(found: Sequence[Judgement]) -> dict[str, Metric]:
-    """Accuracy where the better answer is the longer or the shorter one, and whether scores follow length."""
-    sided = [judgement for judgement in found if judgement.better != "tie" and judgement.longer]
+def _length_metrics(judgements: Sequence[Judgement]) -> dict[str, Metric]:
+    """Accuracy if the longer or the shorter answer is better, and the correlation of scores with length."""
+    sided = [judgement for judgement in judgements if judgement.better != "tie" and judgement.longer]
     longer = [j for j in sided if (j.longer > 0) == (j.better == "a")]
     shorter = [j for j in sided if (j.longer > 0) != (j.better == "a")]
     measured: dict[str, Metric] = {
         "accuracy_longer_better": _mean(longer, lambda judgement: judgement.right),
         "accuracy_shorter_better": _mean(shorter, lambda judgement: judgement.right),
     }
-    scored = [judgement for judgement in found if judgement.gap is not None]
+    scored = [judgement for judgement in judgements if judgement.gap is not None]
     if scored:
         gaps = np.array([judgement.gap for judgement in scored], float)
         lengths = np.array([judgement.longer for judgement in scored], float)
@@ -248,69 +255,69 @@ def _about_length(found: Sequence[Judgement]) -> dict[str, Metric]:
     return measured
 
 
-def _about_classes(found: Sequence[Judgement]) -> dict[str, Metric]:
+def _class_metrics(judgements: Sequence[Judgement]) -> dict[str, Metric]:
     """Macro precision, recall and F1 over a, b and tie, and Cohen's κ with the label."""
-    truth = np.array([CLASSES[judgement.better] for judgement in found])
-    said = np.array([CLASSES[judgement.said] for judgement in found])
-    clusters = [judgement.cluster for judgement in found]
+    truth = np.array([CLASSES[judgement.better] for judgement in judgements])
+    predicted = np.array([CLASSES[judgement.verdict] for judgement in judgements])
+    clusters = [judgement.cluster for judgement in judgements]
     names = ("macro_precision", "macro_recall", "macro_f1")
     measured: dict[str, Metric] = {
-        name: Statistic(lambda weights, which=which: macro_scores(truth, said, weights)[which], clusters)
+        name: Statistic(lambda weights, which=which: macro_scores(truth, predicted, weights)[which], clusters)
         for which, name in enumerate(names)
     }
-    return measured | {"kappa": Statistic(lambda weights: kappa(truth, said, weights), clusters)}
+    return measured | {"kappa": Statistic(lambda weights: kappa(truth, predicted, weights), clusters)}
 
 
-def _about_people(found: Sequence[Judgement]) -> dict[str, Metric]:
+def _annotator_metrics(judgements: Sequence[Judgement]) -> dict[str, Metric]:
     """Agreement with each annotator, and κ."""
     measured: dict[str, Metric] = {}
-    for person in range(max((len(judgement.annotators) for judgement in found), default=0)):
-        asked = [judgement for judgement in found if len(judgement.annotators) > person]
-        truth = np.array([CLASSES[judgement.annotators[person]] for judgement in asked])
-        said = np.array([CLASSES[judgement.said] for judgement in asked])
-        clusters = [judgement.cluster for judgement in asked]
+    for person in range(max((len(judgement.annotators) for judgement in judgements), default=0)):
+        annotated = [judgement for judgement in judgements if len(judgement.annotators) > person]
+        truth = np.array([CLASSES[judgement.annotators[person]] for judgement in annotated])
+        predicted = np.array([CLASSES[judgement.verdict] for judgement in annotated])
+        clusters = [judgement.cluster for judgement in annotated]
         measured[f"agreement_annotator{person + 1}"] = Measure(
-            (truth == said).astype(float).tolist(), clusters
+            (truth == predicted).astype(float).tolist(), clusters
         )
         measured[f"kappa_annotator{person + 1}"] = Statistic(
-            lambda weights, truth=truth, said=said: kappa(truth, said, weights), clusters
+            lambda weights, truth=truth, predicted=predicted: kappa(truth, predicted, weights), clusters
         )
     return measured
 
 
 def confusion(
-    truth: NDArray[np.int64], said: NDArray[np.int64], weights: NDArray[np.float64]
+    truth: NDArray[np.int64], predicted: NDArray[np.int64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Weights by label (rows) and verdict (columns): (4, 4), the last of each for None."""
+    """Sum weights by label (rows) and verdict (columns): (4, 4), the last of each for None."""
     size = len(CLASSES)
-    return np.bincount(truth * size + said, weights, size * size).astype(np.float64).reshape(size, size)
+    return np.bincount(truth * size + predicted, weights, size * size).astype(np.float64).reshape(size, size)
 
 
-def kappa(truth: NDArray[np.int64], said: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
-    """Cohen's κ; NaN where chance alone agrees always."""
-    table = confusion(truth, said, weights)
+def kappa(truth: NDArray[np.int64], predicted: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
+    """Cohen's κ; NaN if the expected agreement is 1."""
+    table = confusion(truth, predicted, weights)
     total = table.sum()
     agreed, chance = np.trace(table) / total, table.sum(0) @ table.sum(1) / total**2
     return float((agreed - chance) / (1 - chance)) if chance < 1 else float("nan")
 
 
 def macro_scores(
-    truth: NDArray[np.int64], said: NDArray[np.int64], weights: NDArray[np.float64]
+    truth: NDArray[np.int64], predicted: NDArray[np.int64], weights: NDArray[np.float64]
 ) -> tuple[float, float, float]:
-    """Macro precision, recall and F1 over the classes that occur; 0 where a class was never said."""
-    table = confusion(truth, said, weights)[:, :3]
+    """Macro precision, recall and F1 over the classes that occur; 0 for a class that was never predicted."""
+    table = confusion(truth, predicted, weights)[:, :3]
     hits = np.diag(table)
-    labelled, predicted = confusion(truth, said, weights).sum(1)[:3], table.sum(0)
-    precision = np.divide(hits, predicted, out=np.zeros(3), where=predicted > 0)
-    recall = np.divide(hits, labelled, out=np.zeros(3), where=labelled > 0)
+    support, predictions = confusion(truth, predicted, weights).sum(1)[:3], table.sum(0)
+    precision = np.divide(hits, predictions, out=np.zeros(3), where=predictions > 0)
+    recall = np.divide(hits, support, out=np.zeros(3), where=support > 0)
     both = precision + recall
     f1 = np.divide(2 * precision * recall, both, out=np.zeros(3), where=both > 0)
-    occurs = (labelled > 0) | (predicted > 0)
+    occurs = (support > 0) | (predictions > 0)
     return tuple(float(scores[occurs].mean()) for scores in (precision, recall, f1))  # type: ignore[return-value]
 
 
 def _correlation(x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Pearson's correlation; NaN where one of the two does not vary."""
+    """Weighted Pearson correlation; NaN if one of the two does not vary."""
     if not weights.sum():
         return float("nan")
     x, y = x - np.average(x, weights=weights), y - np.average(y, weights=weights)

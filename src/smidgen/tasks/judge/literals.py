@@ -1,20 +1,20 @@
-"""The literal delimiters of a Jinja template: what stands next to its expressions."""
+"""Find the literal delimiters of a Jinja template: the text next to its expressions."""
 
 import re
 
 from jinja2 import nodes
 
 LITERAL = "_literal_delimiter"
-"""What the template calls with each of its literal delimiters, and whether that begins a line."""
+"""Function that the rewritten template calls with each literal delimiter and whether it begins a line."""
 
 _LINE = re.compile(r"[^\n]*\S[^\n]*")
 _MARKUP = re.compile(r"[<\[{#=|*~^/\\-].*\S.", re.DOTALL)
 
 
 def with_delimiters(template: nodes.Template) -> nodes.Template:
-    """Write the literal text next to every expression of the template by a call of `LITERAL`.
+    """Replace the literal text next to every expression of the template by calls of `LITERAL`.
 
-    Literal text is a delimiter by its last line before an expression and its first line after one.
+    A delimiter is the last line of literal text before an expression, or the first line after one.
     """
     for output in template.find_all(nodes.Output):
         parts = list(output.nodes)
@@ -23,7 +23,7 @@ def with_delimiters(template: nodes.Template) -> nodes.Template:
 
 
 def _split(parts: list[nodes.Expr], place: int) -> list[nodes.Expr]:
-    """A part of an output, with its delimiters apart if it is literal text."""
+    """Split a literal part of an output at its delimiters; other parts are unchanged."""
     part = parts[place]
     if not isinstance(part, nodes.TemplateData):
         return [part]
@@ -50,7 +50,7 @@ def _split(parts: list[nodes.Expr], place: int) -> list[nodes.Expr]:
 
 
 def _shows_texts(neighbour: list[nodes.Expr]) -> bool:
-    """Whether there is a neighbour that may show any text: neither literal text nor a delimiter."""
+    """Whether a neighbouring part may show arbitrary text: it is neither literal nor a delimiter."""
     return any(
         not isinstance(part, nodes.TemplateData | nodes.Const)
         and not (
@@ -63,7 +63,7 @@ def _shows_texts(neighbour: list[nodes.Expr]) -> bool:
 
 
 def _is_delimiter(text: str, *, begins_line: bool) -> bool:
-    """Whether a line, or a part of one, is more than words of a sentence or a mark or two."""
+    """Whether a line, or part of one, is more than plain words or one or two punctuation marks."""
     if begins_line:
         return len(text) > 2 or any(letter.isalnum() for letter in text)
     return bool(_MARKUP.match(text))

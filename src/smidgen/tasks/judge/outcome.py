@@ -1,4 +1,4 @@
-"""What several judgements of one pair come to: both orders, or many samples, as one verdict."""
+"""Aggregate several judgements of one pair, from both orders or several samples, into one verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from smidgen.tasks.judge.judgements import side
 
 @dataclass(frozen=True)
 class Outcome:
-    """What all judgements of one pair come to.
+    """The aggregated judgements of one pair.
 
     Attributes:
-        verdict: the side with more judgements, `tie` if neither has more, None if none parsed.
-        consistent: whether every judgement parsed and all say the same.
-        scores: mean scores of `a` and `b`, where the form has scores.
-        judgements: how many there are.
-        unparsed: how many of them did not parse.
+        verdict: the side preferred by more judgements, `tie` if neither is, None if none parsed.
+        consistent: whether every judgement parsed and all agree.
+        scores: mean scores of `a` and `b`, if the template has scores.
+        judgements: number of judgements.
+        unparsed: number of those that did not parse.
     """
 
     verdict: Label | None
@@ -29,11 +29,11 @@ class Outcome:
     unparsed: int
 
 
-def outcome(said: Sequence[tuple[str, Verdict | None]]) -> Outcome:
-    """Put the verdicts on one pair together, each with the order in which the pair was shown."""
-    parsed = [(order, verdict) for order, verdict in said if verdict is not None]
+def outcome(verdicts: Sequence[tuple[str, Verdict | None]]) -> Outcome:
+    """Aggregate the verdicts on one pair, each with the order in which the pair was shown."""
+    parsed = [(order, verdict) for order, verdict in verdicts if verdict is not None]
     sides = [side(verdict, order) for order, verdict in parsed]
-    lead = sides.count("a") - sides.count("b")
+    lead = sides.count("a") - sides.count("b")  # ties only matter where neither side leads
     scores = [
         (verdict.first, verdict.second) if order == "ab" else (verdict.second, verdict.first)
         for order, verdict in parsed
@@ -41,8 +41,8 @@ def outcome(said: Sequence[tuple[str, Verdict | None]]) -> Outcome:
     ]
     return Outcome(
         verdict=("a" if lead > 0 else "b" if lead < 0 else "tie") if sides else None,
-        consistent=len(parsed) == len(said) and len(set(sides)) == 1,
+        consistent=len(parsed) == len(verdicts) and len(set(sides)) == 1,
         scores=tuple(np.mean(scores, axis=0).tolist()) if scores else None,  # type: ignore[arg-type]
-        judgements=len(said),
-        unparsed=len(said) - len(parsed),
+        judgements=len(verdicts),
+        unparsed=len(verdicts) - len(parsed),
     )

@@ -1,4 +1,4 @@
-"""A user's own template for a judge, from a TOML file.
+"""Custom judge templates, from TOML files.
 
     system = "You compare two summaries."
     user = '''
@@ -9,22 +9,23 @@
     [parse]
     regex = 'Winner: (?P<winner>A|B|tie)'
 
-`system` and `user` are Jinja templates that see `prompt`, `a`, `b` and `reference` (empty where there is
-none); a template that shows `answer` instead of `a` and `b` grades each answer alone. What the judge writes
-is read by a `regex`, or as a JSON object, checked by a JSON `schema`. The named groups or the properties are
-`winner` (A, B or tie), or `a` and `b` (numbers), or `score` (a number, for grading alone). Either can also be
-what the judge is held to while it writes, as a whole answer.
+`system` and `user` are Jinja templates with the variables `prompt`, `a`, `b` and `reference` (empty if there
+is none); a template that uses `answer` instead of `a` and `b` grades each answer alone. Completions are
+parsed by a `regex`, or as a JSON object that matches a JSON `schema`. The named groups or properties are
+`winner` (A, B or tie), or `a` and `b` (numbers), or `score` (a number, for grading alone). Either can also
+constrain the whole completion during generation.
 
-What is shown cannot forge what stands around it (`smidgen.tasks.judge.delimiters`). A delimiter is what
-`{{ delimiter("[Answer A]") }}` writes, and the rest of the line before and after an expression, or else the
-line next to it: `First:` and `Second:` above. Where a delimiter occurs in a shown text, at the beginning of a
-line if it begins one itself, all of them are numbered. Inside a line only markup is a delimiter, as `</a>`;
-plain words are not, nor are marks of one or two characters, so give every answer lines of its own.
+The texts that are shown cannot forge the text around them (`smidgen.tasks.judge.delimiters`). Delimiters are
+the output of `{{ delimiter("[Answer A]") }}` and the rest of the line before and after an expression, or else
+the line next to it: `First:` and `Second:` above. If a delimiter occurs in one of the texts (at the start of
+a line, if the delimiter begins a line itself), all delimiters are numbered. Within a line, only markup such
+as `</a>` is a delimiter; plain words and one or two punctuation marks are not, so put each answer on lines of
+its own.
 
-Matches and objects that the judge only quotes are not read (`smidgen.tasks.judge.quotations`): they stand in
-quotation marks, in code, in a block quote, or in an object that is not closed. Marks that stand in the regex
-itself quote nothing, and neither does a code fence around the whole answer. All others have to say the same;
-objects that do not fit the schema are left out if others do.
+Matches and objects that the judge only quotes are ignored (`smidgen.tasks.judge.quotations`): those in
+quotation marks, in code, in a block quote, or in an unclosed object. Marks that occur in the regex itself do
+not quote, nor does a code fence around the whole completion. All others must agree; objects that do not match
+the schema are ignored if another one does.
 """
 
 import json
@@ -64,17 +65,17 @@ _JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_tr
 
 
 class OwnForm:
-    """A template that a user wrote; see the module."""
+    """A custom template; see the module docstring."""
 
     def __init__(self, name: str, content: Mapping[str, Any]):
-        """Check everything that can be checked before a model is asked.
+        """Check everything that can be checked without a model.
 
         Args:
-            name: of the template, as records name it.
+            name: name of the template in records.
             content: the keys of the file.
 
         Raises:
-            ConfigError: a key is missing, unknown or wrong; the message says which.
+            ConfigError: a key is missing, unknown or invalid; the message says which.
         """
         self.name = name
         if strange := [key for key in content if key not in KEYS]:
@@ -92,7 +93,7 @@ class OwnForm:
         self.constraint: Constraint | None = self._constraint()
 
     def messages(self, case: Case) -> tuple[Message, ...]:
-        """The rendered system message, if there is one, and user message."""
+        """The rendered system message, if any, and the user message."""
         shown = {"prompt": case.prompt, "reference": case.reference or ""}
         shown |= {"answer": case.first} if self.singly else {"a": case.first, "b": case.second or ""}
         used: set[Delimiter] = set()
@@ -101,7 +102,7 @@ class OwnForm:
         return messages if number == 1 else self._rendered(shown, set(), number)
 
     def _rendered(self, shown: Mapping[str, str], used: set[Delimiter], number: int) -> tuple[Message, ...]:
-        """The messages with their delimiters numbered; those that are used are added to `used`."""
+        """Render the messages with numbered delimiters; the delimiters are added to `used`."""
 
         def numbered(text: str, begins_line: bool = False) -> str:
             if not isinstance(text, str) or not text.strip():
@@ -115,7 +116,7 @@ class OwnForm:
         return *system, Message("user", self._render("user", self._user, names))
 
     def parse(self, text: str) -> Verdict | float:
-        """What all matches, or all JSON objects that fit the schema, say."""
+        """The verdict of all matches, or of all JSON objects that match the schema."""
         if self._regex is not None:
             found = self._matches(without_thinking(text), self._regex)
             return agreed(map(self._verdict, found), Fault.NO_MATCH)
@@ -124,22 +125,22 @@ class OwnForm:
         return agreed(map(self._verdict, fitting), Fault.NOT_IN_SCHEMA)
 
     def parse_leniently(self, text: str) -> Verdict | float:
-        """As `parse`: only its author knows what else such a template could mean."""
+        """Same as `parse`: a custom template defines no lenient format."""
         return self.parse(text)
 
     def answers(self) -> Mapping[str, Verdict]:
-        """Nothing: only its author knows which texts are answers.
+        """Not available: the possible answers of a custom template are unknown.
 
         Raises:
             ConfigError: always.
         """
         raise ConfigError(
-            f"the template {self.name} cannot judge by logits, since the texts of its answers are not known; "
-            "generate, or use one of the built-in templates"
+            f"the template {self.name} does not support log-probability scoring, because its possible "
+            "answers are unknown; generate, or use a built-in template"
         )
 
-    def said(self, shares: Mapping[str, float]) -> str:
-        """Nothing, as `answers`.
+    def verdict_text(self, shares: Mapping[str, float]) -> str:
+        """Not available, as `answers`.
 
         Raises:
             ConfigError: always.
@@ -149,14 +150,14 @@ class OwnForm:
     def _render(self, key: str, template: jinja2.Template, shown: Mapping[str, Any]) -> str:
         try:
             return template.render(shown)
-        except Exception as error:  # a template may do anything that an expression can
+        except Exception as error:  # expressions in a template can raise anything
             raise ConfigError(
                 f"{self.name}: '{key}' cannot be rendered: {type(error).__name__}: {error}"
             ) from None
 
     @staticmethod
     def _matches(answer: str, regex: Pattern) -> list[dict[str, Any]]:
-        """The groups of every match in the judge's own words, or of the whole answer."""
+        """Return the groups of every match outside quotations, or of a match of the whole answer."""
         own = own_words(answer, literal=regex.pattern)
         if found := [match.groupdict() for match in regex.finditer(own)]:
             return found
@@ -176,7 +177,7 @@ class OwnForm:
         return True
 
     def _verdict(self, found: Mapping[str, Any]) -> Verdict | float:
-        """A verdict from named groups or properties."""
+        """Convert named groups or properties to a verdict or a grade."""
         try:
             if self.singly:
                 return _number(found["score"])
@@ -195,7 +196,7 @@ class OwnForm:
             strange = find_undeclared_variables(parsed) - NAMES
             template = _JINJA.from_string(with_delimiters(parsed))
         except jinja2.TemplateError as error:
-            raise ConfigError(f"{self.name}: '{key}' is no Jinja template: {error}") from None
+            raise ConfigError(f"{self.name}: '{key}' is not a Jinja template: {error}") from None
         if strange:
             name = min(strange)
             raise ConfigError(
@@ -205,7 +206,7 @@ class OwnForm:
         return template
 
     def _shows_one_answer(self, content: Mapping[str, Any]) -> bool:
-        """Whether it grades one answer alone; refuses templates that do not show what is judged."""
+        """Whether it grades one answer alone; raises if it does not show the answers."""
         shown = find_undeclared_variables(_JINJA.parse(content["user"])) & SHOWN
         if "answer" in shown and not shown & {"a", "b"}:
             return True
@@ -223,17 +224,18 @@ class OwnForm:
         return texts
 
     def _reader(self, content: Mapping[str, Any]) -> tuple[Pattern | None, dict[str, Any] | None]:
-        """The regular expression or the schema by which answers are read."""
+        """Read the regular expression or the schema that parses answers."""
         parse = content.get("parse")
         if not isinstance(parse, dict) or len(parse) != 1 or not parse.keys() <= {"regex", "schema"}:
             raise ConfigError(f"{self.name}: [parse] is {parse!r}, expected either 'regex' or 'schema' in it")
         wanted = "'score'" if self.singly else "'winner', or 'a' and 'b'"
         if "regex" in parse:
             try:
-                with catch_warnings(action="error", category=FutureWarning):  # what will mean something else
+                # A FutureWarning means that a later Python will read the pattern differently.
+                with catch_warnings(action="error", category=FutureWarning):
                     pattern = compile_pattern(parse["regex"], re.DOTALL)
             except (re.error, TypeError, FutureWarning) as error:
-                raise ConfigError(f"{self.name}: the regex cannot be read: {error}") from None
+                raise ConfigError(f"{self.name}: the regex is invalid: {error}") from None
             self._need(set(pattern.groupindex), f"a regex with named groups {wanted}")
             return pattern, None
         schema = parse["schema"]
@@ -246,22 +248,22 @@ class OwnForm:
                 resolver.lookup(reference)
         except (SchemaError, TypeError, Unresolvable) as error:
             message = getattr(error, "message", error)
-            raise ConfigError(f"{self.name}: the schema is no JSON schema: {message}") from None
+            raise ConfigError(f"{self.name}: the schema is not a JSON schema: {message}") from None
         self._need(set(schema.get("properties", {})), f"a schema with properties {wanted}")
         return None, schema
 
     def _constraint(self) -> Constraint:
-        """What an answer has to be that is nothing but what the reader looks for."""
+        """The constraint under which a completion is exactly what the parser expects."""
         if self._regex is not None:
-            return Constraint("regex", f"(?s:{self._regex.pattern})")  # it is read with DOTALL
+            return Constraint("regex", f"(?s:{self._regex.pattern})")  # compiled with DOTALL above
         return Constraint("json_schema", json.dumps(self._schema))
 
     def _need(self, names: set[str], expected: str) -> None:
-        """Refuse a reader that cannot serve the template."""
+        """Raise if the groups or properties of the parser do not suffice for the template."""
         fits = "score" in names if self.singly else "winner" in names or {"a", "b"} <= names
         if not fits:
             found = ", ".join(sorted(names)) or "none"
-            raise ConfigError(f"{self.name}: expected {expected} to read what it asks for; found {found}")
+            raise ConfigError(f"{self.name}: expected {expected} to parse judgements; found {found}")
 
 
 def read_form(path: Path) -> OwnForm:
@@ -280,7 +282,7 @@ def read_form(path: Path) -> OwnForm:
 
 
 def _number(value: Any) -> float:
-    """A finite number; true is none."""
+    """Convert a value to a finite float; booleans are refused."""
     number = float(value)
     if isinstance(value, bool) or not math.isfinite(number):
         raise ValueError(value)
@@ -288,7 +290,7 @@ def _number(value: Any) -> float:
 
 
 def _references(schema: Any) -> Iterator[str]:
-    """Every `$ref` in a schema."""
+    """Yield every `$ref` in a schema."""
     if isinstance(schema, dict):
         if isinstance(schema.get("$ref"), str):
             yield schema["$ref"]
@@ -299,10 +301,10 @@ def _references(schema: Any) -> Iterator[str]:
 
 
 def _own_objects(text: str) -> list[dict[str, Any]]:
-    """The JSON objects that are neither quoted nor inside another, closed or not."""
+    """Return the JSON objects that are neither quoted nor inside another, even an unclosed one."""
     found = list(_objects(text))
     bare = text
-    for start, end, _ in found:  # quotation marks inside an object are its own
+    for start, end, _ in found:  # quotation marks inside an object do not quote
         bare = f"{bare[: start + 1]}{'x' * (end - start - 2)}{bare[end - 1 :]}"
     own = own_words(bare)
     objects = [
@@ -316,7 +318,7 @@ def _own_objects(text: str) -> list[dict[str, Any]]:
 
 
 def _objects(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Where every JSON object that is not inside another begins and ends, and what it holds."""
+    """Yield start, end and value of every top-level JSON object in a text."""
     decoder, start = json.JSONDecoder(), text.find("{")
     while start != -1:
         try:

@@ -1,4 +1,4 @@
-"""The scores of benchmarks as their publishers give them: computed, as files, and as tables for reading."""
+"""Benchmark scores as their publishers define them: computed, as result files, and as tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,89 +17,92 @@ from smidgen.tasks.task import ScoreTable
 
 def as_published(
     records: Sequence[Record],
-    found: Sequence[Judgement],
+    judgements: Sequence[Judgement],
     pairs: Mapping[str, Pair],
     *,
     form: Form | Reader,
     model: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The scores of every benchmark whose rows were judged, by its name, and their files.
+    """Compute the scores of every benchmark whose rows were judged, and the result files.
 
     Args:
-        records: of a judge.
-        found: what they say.
-        pairs: by id.
+        records: records of a judge's evaluation.
+        judgements: their judgements, in the same order.
+        pairs: the pairs by id.
         form: the judge's template.
-        model: named in the files.
+        model: name of the model in the result files.
+
+    Returns:
+        Scores by benchmark, and contents of JSON files by name.
     """
     scores = {
-        "judgelm": judgelm_metrics(found),
-        "rmbench": style_matrix(found),
-        "rewardbench": rewardbench(found),
+        "judgelm": judgelm_metrics(judgements),
+        "rmbench": style_matrix(judgements),
+        "rewardbench": rewardbench(judgements),
         "rewardbench2": rewardbench2(records, form),
     }
     files: dict[str, Any] = {"judgelm.json": scores["judgelm"]}
     if scores["rewardbench"] is not None:
-        files["rewardbench.json"] = result_file(found, model=model)
-        files["rewardbench_rows.json"] = row_file(found, pairs, model=model)
-    given = {name: found for name, found in scores.items() if found is not None}
-    return given, {name: content for name, content in files.items() if content is not None}
+        files["rewardbench.json"] = result_file(judgements, model=model)
+        files["rewardbench_rows.json"] = row_file(judgements, pairs, model=model)
+    available = {name: score for name, score in scores.items() if score is not None}
+    return available, {name: content for name, content in files.items() if content is not None}
 
 
 def score_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
-    """The scores of every benchmark whose rows were judged, from the content of a report."""
-    found = table_at(report, "after", "published")
+    """Format the benchmark scores in the content of a report."""
+    scores = table_at(report, "after", "published")
     return [
-        *_rewardbench(table_at(found, "rewardbench")),
-        *_rewardbench2(table_at(found, "rewardbench2")),
-        *_rmbench(table_at(found, "rmbench")),
+        *_rewardbench(table_at(scores, "rewardbench")),
+        *_rewardbench2(table_at(scores, "rewardbench2")),
+        *_rmbench(table_at(scores, "rmbench")),
     ]
 
 
-def _rewardbench(found: Mapping[str, Any]) -> Iterator[ScoreTable]:
-    if not found:
+def _rewardbench(scores: Mapping[str, Any]) -> Iterator[ScoreTable]:
+    if not scores:
         return
-    half = table_at(found, "undecided_half")
+    half = table_at(scores, "undecided_half")
     rows = [
         (name, [_score(value), _score(table_at(half, "sections").get(name))])
-        for name, value in table_at(found, "sections").items()
+        for name, value in table_at(scores, "sections").items()
     ]
     if rows:
         rows += [
-            (words, [_score(found.get(name)), _score(half.get(name))])
+            (words, [_score(scores.get(name)), _score(half.get(name))])
             for name, words in (("mean", "mean of the sections"), ("micro", "all rows"))
         ]
-    notes = [*_missing(found, "section scores need all subsets"), *_fewer(found)]
-    yield ScoreTable("RewardBench", ["unread is wrong", "undecided is half"], rows, notes)
+    notes = [*_missing(scores, "section scores need all subsets"), *_fewer(scores)]
+    yield ScoreTable("RewardBench", ["unparsed is wrong", "undecided is half"], rows, notes)
 
 
-def _rewardbench2(found: Mapping[str, Any]) -> Iterator[ScoreTable]:
-    if not found:
+def _rewardbench2(scores: Mapping[str, Any]) -> Iterator[ScoreTable]:
+    if not scores:
         return
-    strict = table_at(found, "strict")
+    strict = table_at(scores, "strict")
     rows = [
         (name, [_score(value), _score(table_at(strict, "subsets").get(name))])
-        for name, value in table_at(found, "subsets").items()
+        for name, value in table_at(scores, "subsets").items()
     ]
     if rows:
-        rows.append(("mean of the subsets", [_score(found.get("mean")), _score(strict.get("mean"))]))
-    reasons = [f"No score: {reason}." for reason in table_at(found, "reasons").values()]
-    notes = [*reasons, *_missing(found, "the mean needs all subsets"), *_fewer(found)]
-    yield ScoreTable("RewardBench 2", ["as published", "unread is wrong"], rows, notes)
+        rows.append(("mean of the subsets", [_score(scores.get("mean")), _score(strict.get("mean"))]))
+    reasons = [f"No score: {reason}." for reason in table_at(scores, "reasons").values()]
+    notes = [*reasons, *_missing(scores, "the mean needs all subsets"), *_fewer(scores)]
+    yield ScoreTable("RewardBench 2", ["as published", "unparsed is wrong"], rows, notes)
 
 
-def _rmbench(found: Mapping[str, Any]) -> Iterator[ScoreTable]:
-    if not found:
+def _rmbench(scores: Mapping[str, Any]) -> Iterator[ScoreTable]:
+    if not scores:
         return
     words = {
-        "hard": "hard: the wrong answer is the more elaborate",
-        "normal": "normal: both are alike",
-        "easy": "easy: the right answer is the more elaborate",
+        "hard": "hard: the wrong answer is more elaborate",
+        "normal": "normal: both have the same style",
+        "easy": "easy: the right answer is more elaborate",
     }
     yield ScoreTable(
-        "RM-Bench", ["accuracy"], [(text, [_score(found.get(name))]) for name, text in words.items()], []
+        "RM-Bench", ["accuracy"], [(text, [_score(scores.get(name))]) for name, text in words.items()], []
     )
-    matrix = found.get("matrix") or []
+    matrix = scores.get("matrix") or []
     yield ScoreTable(
         "RM-Bench, by style",
         [f"wrong answer {style}" for style in range(1, len(matrix) + 1)],
@@ -108,17 +111,17 @@ def _rmbench(found: Mapping[str, Any]) -> Iterator[ScoreTable]:
     )
 
 
-def _missing(found: Mapping[str, Any], why: str) -> Iterator[str]:
-    if missing := found.get("missing_subsets"):
-        yield f"Not given: {why}, and {count(len(missing))} are missing: {', '.join(missing)}."
+def _missing(scores: Mapping[str, Any], why: str) -> Iterator[str]:
+    if missing := scores.get("missing_subsets"):
+        yield f"No score: {why}, but {count(len(missing))} are missing: {', '.join(missing)}."
 
 
-def _fewer(found: Mapping[str, Any]) -> Iterator[str]:
-    """Which subsets are not whole."""
-    fewer = table_at(found, "fewer_rows")
+def _fewer(scores: Mapping[str, Any]) -> Iterator[str]:
+    """Name the incomplete subsets."""
+    fewer = table_at(scores, "fewer_rows")
     if fewer:
         parts = ", ".join(f"{name} {each['rows']} of {each['of']}" for name, each in fewer.items())
-        yield f"These subsets are not whole, so their scores are not the benchmark's: {parts} rows."
+        yield f"These subsets are incomplete, so their scores are not the benchmark's: {parts} rows."
 
 
 def _score(value: Any) -> str:

@@ -1,22 +1,22 @@
-"""What of a judge's text is its own, and what it quotes: the answers it judges are not to be trusted.
+"""Separate a judge's own words from what it quotes, because the judged answers are not trusted.
 
-An answer can hold a text that reads like a verdict, and a judge that writes about it repeats it. So nothing
-that is quoted is read, and what may be quoted counts as quoted: text in code spans and code fences, in block
-quotes, in HTML's elements for either, between the markers of the prompt, and from an opening quotation mark
-to the mark that closes it, or else to the end. What stands beside a mark says whether it opens or closes, so
-apostrophes and inches do neither. A closing mark with nothing to close may belong to the quotation before,
-which then reaches up to it.
+An answer may contain text that looks like a verdict, and a judge that discusses it repeats it. So quotations
+are not parsed, and whatever may be quoted counts as quoted: text in code spans and code fences, in block
+quotes, in the HTML elements for either, between the markers of the prompt, and from an opening quotation mark
+to its closing mark or else to the end. The characters next to a mark decide whether it opens or closes, so
+apostrophes and inch marks do neither. An unmatched closing mark may belong to the previous quotation, which
+is then extended up to it.
 
-A verdict that a judge copies without any mark cannot be told from its own by the text. Whether an answer
-holds the same text decides nothing here: an answer could then hold every verdict that it would not like, and
-have those alone refused.
+A verdict that a judge copies without quotation marks cannot be distinguished from its own. Whether an answer
+contains the same text is deliberately ignored: otherwise an answer could contain all verdicts against it, to
+have only those rejected.
 """
 
 import re
 from collections.abc import Iterator
 
 QUOTED = "\ufffc"
-"""Stands for every character of a quotation: neither a blank nor of a word, and no pattern's literal."""
+"""Replaces every character of a quotation: not whitespace, not a word character, in no pattern."""
 
 _FENCED = re.compile(
     r"\s*(?P<fence>`{3,}|~{3,})[^\n`]*\n(?P<inside>(?:(?!(?P=fence)).)*)\n[ \t]*(?P=fence)\s*", re.DOTALL
@@ -32,7 +32,7 @@ _LINE_END = re.compile(rf"[^\w\n{QUOTED}]*(?:\n|\Z)")
 _TAGGED = re.compile(r"<(q|quote|blockquote|code|pre)\b[^>]*>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 _DOUBLE = '"“”„‟«»＂「」『』'
 _SINGLE = "'‘’‚‛‹›"
-_OPENERS = frozenset("„‚「『")  # others open in one language and close in another
+_OPENERS = frozenset("„‚「『")  # unambiguous ones: others open in one language and close in another
 _CLOSERS = frozenset("”’」』")
 _BEFORE_QUOTE = frozenset("([{<:;,=-–—/|" + _DOUBLE + _SINGLE)
 _AFTER_QUOTE = frozenset(".,;:!?)]}-–—/|…" + _DOUBLE + _SINGLE)
@@ -40,11 +40,11 @@ _ELISION = re.compile(r"['’‘](?:\d0s|t(?:is|was|il|ill)|em|cause|n|bout|roun
 
 
 def own_words(text: str, *, literal: str = "") -> str:
-    """The text with `QUOTED` for every character that is quoted; its length stays the same.
+    """Replace every quoted character by `QUOTED`; the length stays the same.
 
     Args:
-        text: what a judge wrote, without its thinking. A code fence around all of it is no quotation.
-        literal: a pattern that is looked for: marks that stand in it quote nothing.
+        text: a judge's completion without thinking. A code fence around all of it is not a quotation.
+        literal: a pattern to be matched later: marks that occur in it do not quote.
     """
     if fenced := _FENCED.fullmatch(text):
         start, end = fenced.span("inside")
@@ -59,37 +59,37 @@ def own_words(text: str, *, literal: str = "") -> str:
 
 
 def is_quoted(text: str, place: int) -> bool:
-    """Whether a tag at a place stands in a quotation.
+    """Whether a tag at a position is inside a quotation.
 
-    One that opens before on its line decides, and one that opens anywhere before only for a tag that begins
-    its line: judges forget to close quotations.
+    Quotations count if they open earlier on the same line. Those that open on an earlier line count only for
+    a tag at the start of its line, because judges forget to close quotations.
     """
     line = text[text.rfind("\n", 0, place) + 1 : place]
     return _is_open(line) or (not line.strip() and _is_open(text[:place]))
 
 
 def _is_open(text: str) -> bool:
-    """Whether a quotation begins in the text and does not end in it."""
+    """Whether the text ends inside a quotation."""
     return own_words(text + "<x").endswith(QUOTED)
 
 
 def begins_line(text: str, place: int) -> bool:
-    """Whether nothing but marks stands before a place on its line of a text of own words."""
+    """Whether only punctuation precedes a position on its line; `text` is from `own_words`."""
     return _LINE_START.search(text, 0, place) is not None
 
 
 def ends_line(text: str, place: int) -> bool:
-    """Whether nothing but marks stands after a place on its line of a text of own words."""
+    """Whether only punctuation follows a position on its line; `text` is from `own_words`."""
     return _LINE_END.match(text, place) is not None
 
 
 def blank(text: str) -> str:
-    """A quotation of the same length, with its lines kept apart."""
+    """Replace a text by `QUOTED` characters, keeping its line breaks."""
     return re.sub(r"[^\n]", QUOTED, text)
 
 
 def _cover(text: str, spans: Iterator[tuple[int, int]]) -> str:
-    """The text with every span blanked; spans are in order and may overlap."""
+    """Blank every span of a text; spans are sorted and may overlap."""
     parts, done = [], 0
     for start, end in spans:
         parts += [text[done : max(start, done)], blank(text[max(start, done) : end])]
@@ -98,7 +98,7 @@ def _cover(text: str, spans: Iterator[tuple[int, int]]) -> str:
 
 
 def _code_spans(text: str) -> Iterator[tuple[int, int]]:
-    """Code between two runs of as many backticks, or from a run to the end."""
+    """Spans of code between two runs of equally many backticks, or from an unmatched run to the end."""
     runs = [(found.start(1), found.end(1)) for found in _TICKS.finditer(text)]
     while runs:
         start, end = runs.pop(0)
@@ -112,7 +112,7 @@ def _code_spans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _marked(text: str, marks: str) -> Iterator[tuple[int, int]]:
-    """What stands between quotation marks, nested ones included."""
+    """Spans between quotation marks, nested ones included."""
     depth, start, last = 0, 0, None
     for found in re.finditer(f"[{re.escape(marks)}]" if marks else "(?!)", text):
         place = found.start()
@@ -134,7 +134,7 @@ def _marked(text: str, marks: str) -> Iterator[tuple[int, int]]:
 
 
 def _opens(text: str, place: int, *, inside: bool) -> bool | None:
-    """Whether the mark at a place opens a quotation (else it closes one); None if it is an apostrophe."""
+    """Whether the mark at a position opens (True) or closes (False) a quotation; None for an apostrophe."""
     mark = text[place]
     before, after = _beside(text, place, -1), _beside(text, place, 1)
     if mark in _SINGLE and ((before.isalnum() and after.isalnum()) or _ELISION.match(text, place)):
@@ -149,7 +149,7 @@ def _opens(text: str, place: int, *, inside: bool) -> bool | None:
 
 
 def _beside(text: str, place: int, step: int) -> str:
-    """The character beside a place, markup for bold and the like left out; empty at either end."""
+    """The character next to a position, skipping emphasis markup; empty at either end of the text."""
     place += step
     while 0 <= place < len(text) and text[place] in "*_~":
         place += step

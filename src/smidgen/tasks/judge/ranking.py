@@ -1,4 +1,4 @@
-"""Strengths of several answers from judgements of their pairs: the Bradley–Terry model (1952)."""
+"""Strengths of several answers from judgements of their pairs, by the Bradley–Terry model (1952)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 NORMAL_95 = 1.96
-"""Standard errors on either side of a 95 % interval."""
+"""Half-width of a 95 % interval in standard errors."""
 PRIOR = 0.1
-"""Of a win each way, added to every pair, so that an answer that never loses has a finite strength."""
+"""Pseudo-wins added to both sides of every pair, so that an unbeaten answer has a finite strength."""
 STEPS = 500
 
 
 @dataclass(frozen=True)
 class Strength:
-    """One answer's place.
+    """The strength of one answer.
 
     Attributes:
-        answer: its position among those that were given.
+        answer: its index in the input.
         strength: log-odds of being preferred to an average answer; the mean over all answers is 0.
         low: lower bound of its 95 % interval.
         high: upper bound.
-        wins: results in its favour, a tie counting a half.
-        results: those it was part of.
+        wins: results in its favour; a tie counts half.
+        results: number of results that it was part of.
     """
 
     answer: int
@@ -38,13 +38,13 @@ class Strength:
 def rank(number: int, results: Sequence[tuple[int, int, float]]) -> list[Strength]:
     """Rank answers by pairwise results, the strongest first.
 
-    The intervals are those of the likelihood's curvature at its maximum: with a handful of results, most of
-    them one-sided, there is nothing to resample.
+    The intervals are based on the Fisher information at the maximum of the likelihood: with few results, most
+    of them one-sided, a bootstrap would be meaningless.
 
     Args:
-        number: how many answers there are.
-        results: (first, second, share): the share of the point that `first` took of `second`, from 0 to 1.
-            Results are taken to be independent, so what is not is one result together.
+        number: number of answers.
+        results: (first, second, share): the share of the point won by `first` against `second`, from 0 to 1.
+            Results are assumed independent, so dependent ones must be combined into one result.
     """
     points = np.array(results, dtype=np.float64).reshape(-1, 3)
     wins = _wins(number, points)
@@ -66,7 +66,7 @@ def rank(number: int, results: Sequence[tuple[int, int, float]]) -> list[Strengt
 
 
 def _errors(fitted: NDArray[np.float64], wins: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard errors (N,) of strengths whose mean is 0, from the Fisher information of games (N, N)."""
+    """Standard errors (N,) of strengths with mean 0, from the Fisher information of the games (N, N)."""
     games = wins + wins.T + 2 * PRIOR * (1 - np.eye(len(fitted)))
     odds = expit(fitted[:, None] - fitted[None, :])
     weights = games * odds * (1 - odds)
@@ -75,7 +75,7 @@ def _errors(fitted: NDArray[np.float64], wins: NDArray[np.float64]) -> NDArray[n
 
 
 def strengths(wins: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fit log-strengths (…, N) by minorisation (Hunter 2004) to wins (…, N, N) of row over column."""
+    """Fit log-strengths (…, N) to wins (…, N, N) of row over column, by minorisation (Hunter 2004)."""
     number = wins.shape[-1]
     wins = wins + PRIOR * (1 - np.eye(number))
     games, won = wins + np.swapaxes(wins, -1, -2), wins.sum(-1)

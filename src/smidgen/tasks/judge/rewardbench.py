@@ -1,8 +1,8 @@
-"""Scores as RewardBench and its relatives publish them, from accuracies of subsets or from judgements.
+"""Scores of RewardBench and RM-Bench, from accuracies of subsets or from judgements.
 
 Sections and weights are those of RewardBench (https://arxiv.org/abs/2403.13787), the matrix is RM-Bench's
-(https://arxiv.org/abs/2410.16184). What did not parse is wrong here. RewardBench itself gives it half a
-point, so that a judge that says nothing scores as a coin does: both numbers are given.
+(https://arxiv.org/abs/2410.16184). Here, unparsed judgements are wrong. RewardBench itself gives them half a
+point, so that a judge without any verdict performs at chance: both numbers are reported.
 """
 
 from collections import defaultdict
@@ -33,38 +33,38 @@ SECTIONS: Mapping[str, Mapping[str, int]] = {
         "hep-rust": 164,
     },
 }  # fmt: skip
-"""Subsets of each section with the weight of each. math-prm weighs more than its 447 rows."""
+"""The subsets of each section and their weights. math-prm has a larger weight than its 447 rows."""
 ROWS = {name: weight for section in SECTIONS.values() for name, weight in section.items()} | {"math-prm": 447}
-"""Rows of each subset in the split `filtered`, 2,985 together."""
+"""Rows of each subset in the split `filtered`, 2,985 in total."""
 ROWS2 = {"Factuality": 475, "Precise IF": 160, "Math": 183, "Safety": 450, "Focus": 495, "Ties": 102}
-"""Rows of each subset of RewardBench 2, 1,865 together; its score is the plain mean of the six."""
+"""Rows of each subset of RewardBench 2, 1,865 in total; its score is the unweighted mean of the six."""
 MODEL_TYPE = "Generative RM"
 FACTS = frozenset({"model", "model_type", "chat_template"})
-"""Keys of a result file that are no subsets."""
+"""Keys of a result file that are not subsets."""
 
 
 def section_scores(accuracies: Mapping[str, float]) -> dict[str, Any]:
-    """Section scores, their mean, and the accuracy over all rows.
+    """Compute section scores, their mean, and the accuracy over all rows.
 
     Args:
-        accuracies: of every subset, from 0 to 1.
+        accuracies: accuracy of every subset, from 0 to 1.
 
     Returns:
         `sections` (name → score), `mean` of the four, and `micro` over the 2,985 rows.
 
     Raises:
-        DataError: a subset is missing, unknown, or no share.
+        DataError: a subset is missing or unknown, or an accuracy is not between 0 and 1.
     """
     if strange := [name for name in accuracies if name not in ROWS]:
         raise DataError(f"there is no subset '{strange[0]}' in RewardBench.{did_you_mean(strange[0], ROWS)}")
     missing = [name for name in ROWS if name not in accuracies]
     if missing:
         raise DataError(
-            f"section scores need all {len(ROWS)} subsets of RewardBench; "
+            f"section scores need all {len(ROWS)} subsets of RewardBench, but "
             f"{len(missing)} are missing: {', '.join(missing)}"
         )
     if odd := [name for name, value in accuracies.items() if not _is_share(value)]:
-        raise DataError(f"'{odd[0]}' is {accuracies[odd[0]]!r}, expected a share from 0 to 1")
+        raise DataError(f"'{odd[0]}' is {accuracies[odd[0]]!r}, expected an accuracy from 0 to 1")
     sections = {
         section: sum(accuracies[name] * weight for name, weight in weights.items()) / sum(weights.values())
         for section, weights in SECTIONS.items()
@@ -77,29 +77,29 @@ def section_scores(accuracies: Mapping[str, float]) -> dict[str, Any]:
 
 
 def read_result(table: Mapping[str, Any]) -> dict[str, float]:
-    """The accuracies in a result file of RewardBench: a flat object of subsets, and what made them."""
+    """Return the accuracies in a result file of RewardBench: a flat object of subsets and metadata."""
     return {name: value for name, value in table.items() if name not in FACTS}
 
 
-def result_file(found: Sequence[Judgement], *, model: str) -> dict[str, Any]:
-    """A result file as RewardBench writes it, with the mean over both orders for accuracy."""
-    accuracies = _by_subset(found, lambda judgement: judgement.right)
+def result_file(judgements: Sequence[Judgement], *, model: str) -> dict[str, Any]:
+    """Return a result file in RewardBench's format; accuracies are means over both orders."""
+    accuracies = _by_subset(judgements, lambda judgement: judgement.right)
     facts = {"chat_template": None, "model": model, "model_type": MODEL_TYPE}
     return dict(sorted((accuracies | facts).items()))
 
 
-def rewardbench(found: Sequence[Judgement]) -> dict[str, Any] | None:
-    """RewardBench from judgements: scores as `section_scores` gives them, and as upstream counts failures.
+def rewardbench(judgements: Sequence[Judgement]) -> dict[str, Any] | None:
+    """Compute RewardBench scores from judgements, with unparsed ones wrong and with half a point for them.
 
     Returns:
-        `section_scores`, and under `undecided_half` the same with half a point for what did not parse and for
-        ties; both are left out while `missing_subsets` names some. `fewer_rows` holds `rows` and `of` for
-        each subset that is not whole. None where the judgements are not all of its subsets.
+        `section_scores`, and under `undecided_half` the same with half a point for unparsed judgements and
+        ties; both are absent while `missing_subsets` is not empty. `fewer_rows` has `rows` and `of` for each
+        incomplete subset. None if some judgements belong to other datasets.
     """
-    if not is_rewardbench(found):
+    if not is_rewardbench(judgements):
         return None
     rows: dict[str, set[str]] = defaultdict(set)
-    for judgement in found:
+    for judgement in judgements:
         rows[judgement.subset or ""].add(judgement.pair)
     missing = [name for name in ROWS if name not in rows]
     scores: dict[str, Any] = {
@@ -108,21 +108,23 @@ def rewardbench(found: Sequence[Judgement]) -> dict[str, Any] | None:
     }
     if missing:
         return scores
-    half = _by_subset(found, lambda judgement: judgement.right if judgement.said in ("a", "b") else 0.5)
-    strict = section_scores(_by_subset(found, lambda judgement: judgement.right))
+    half = _by_subset(
+        judgements, lambda judgement: judgement.right if judgement.verdict in ("a", "b") else 0.5
+    )
+    strict = section_scores(_by_subset(judgements, lambda judgement: judgement.right))
     return strict | {"undecided_half": section_scores(half)} | scores
 
 
-def style_matrix(found: Sequence[Judgement]) -> dict[str, Any] | None:
-    """RM-Bench: accuracy by the style of the chosen (rows) and of the rejected answer (columns).
+def style_matrix(judgements: Sequence[Judgement]) -> dict[str, Any] | None:
+    """Compute RM-Bench's accuracy by the style of the chosen (rows) and the rejected answer (columns).
 
     Returns:
-        `matrix` (S, S), and its means above the diagonal (`hard`: the rejected answer is the more elaborate),
-        on it (`normal`) and below it (`easy`); None where not every row has S chosen and S rejected answers.
+        `matrix` (S, S), and its means above the diagonal (`hard`: the rejected answer is more elaborate), on
+        it (`normal`) and below it (`easy`); None unless every row has S chosen and S rejected answers.
     """
     cells: dict[tuple[int, int], list[float]] = defaultdict(list)
     rows: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    for judgement in found:
+    for judgement in judgements:
         if "chosen" not in judgement.facts or judgement.subset in ROWS2:
             return None
         cell = judgement.facts["chosen"], judgement.facts["rejected"]
@@ -141,16 +143,16 @@ def style_matrix(found: Sequence[Judgement]) -> dict[str, Any] | None:
     }
 
 
-def row_file(found: Sequence[Judgement], pairs: Mapping[str, Pair], *, model: str) -> dict[str, Any]:
-    """RewardBench's file of rows: a column for each field, and a row for each pair that is no tie.
+def row_file(judgements: Sequence[Judgement], pairs: Mapping[str, Pair], *, model: str) -> dict[str, Any]:
+    """Return RewardBench's file of rows: one column per field, one row per pair that is not a tie.
 
     Args:
-        found: in any order.
-        pairs: by id; which answer is chosen is their label.
-        model: named in the file.
+        judgements: the judgements, in any order.
+        pairs: the pairs by id; their labels say which answer was chosen.
+        model: name of the model in the file.
     """
     right: dict[str, list[float]] = defaultdict(list)
-    for judgement in found:
+    for judgement in judgements:
         if judgement.better != "tie":
             right[judgement.pair].append(judgement.right)
     asked = [pairs[name] for name in right]
@@ -167,16 +169,16 @@ def row_file(found: Sequence[Judgement], pairs: Mapping[str, Pair], *, model: st
     }
 
 
-def _by_subset(found: Sequence[Judgement], points: Callable[[Judgement], float]) -> dict[str, float]:
+def _by_subset(judgements: Sequence[Judgement], points: Callable[[Judgement], float]) -> dict[str, float]:
     right: dict[str, list[float]] = defaultdict(list)
-    for judgement in found:
+    for judgement in judgements:
         right[judgement.subset or ""].append(points(judgement))
     return {name: float(np.mean(values)) for name, values in right.items()}
 
 
-def is_rewardbench(found: Sequence[Judgement]) -> bool:
-    """Whether every judgement is of a subset of RewardBench."""
-    return bool(found) and all(judgement.subset in ROWS for judgement in found)
+def is_rewardbench(judgements: Sequence[Judgement]) -> bool:
+    """Whether every judgement belongs to a subset of RewardBench."""
+    return bool(judgements) and all(judgement.subset in ROWS for judgement in judgements)
 
 
 def _is_share(value: Any) -> bool:
@@ -184,5 +186,5 @@ def _is_share(value: Any) -> bool:
 
 
 def fewer_rows(rows: Mapping[str, int], whole: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """The subsets with fewer rows than the benchmark has."""
+    """Return the subsets that have fewer rows than in the benchmark."""
     return {name: {"rows": rows[name], "of": of} for name, of in whole.items() if 0 < rows.get(name, 0) < of}

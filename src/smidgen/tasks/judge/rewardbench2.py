@@ -1,7 +1,8 @@
-"""Scores as RewardBench 2 publishes them (https://arxiv.org/abs/2506.01937), from grades of every answer.
+"""Scores of RewardBench 2 (https://arxiv.org/abs/2506.01937), from grades of every answer.
 
-A grade that could not be read is a rating of -1 there, so that a judge that says nothing gets a quarter of
-the points of best of four. Beside these scores stand those in which a row with such a grade is wrong.
+Upstream, an unparsed grade is a rating of -1, so that a judge without any grade gets a quarter of the points
+of best-of-four. These scores are reported together with strict ones, in which rows with such a grade are
+wrong.
 """
 
 import math
@@ -19,24 +20,23 @@ from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.rewardbench import ROWS2, fewer_rows
 
 FAILED = -1.0
-"""The rating of an answer whose grade could not be read, as in RewardBench 2."""
+"""Rating of an answer whose grade did not parse, as in RewardBench 2."""
 
 
 def rewardbench2(records: Sequence[Record], form: Form | Reader) -> dict[str, Any] | None:
-    """RewardBench 2 from grades: every answer of a row was graded alone.
+    """Compute RewardBench 2 scores from grades of every answer alone.
 
     Returns:
-        `subsets` (name → score) and their `mean`, as published; `strict` holds both again, with every row
-        wrong in which a grade could not be read. A score that cannot be given is None and has one of
-        `reasons` by its name; the mean is None while `missing_subsets` names some. `fewer_rows` is as in
-        `rewardbench`. Only `reasons` is there where the answers were compared, not graded. None where the
-        records are not of its rows.
+        `subsets` (name → score) and their `mean`, as published; `strict` has both again, counting every row
+        with an unparsed grade as wrong. A score that cannot be computed is None, and `reasons` says why; the
+        mean is None while `missing_subsets` is not empty. `fewer_rows` is as in `rewardbench`. If the answers
+        were compared instead of graded, only `reasons`. None if some records belong to other datasets.
     """
     facts = [record.sample.metadata for record in records]
     if not facts or not all("facts" in fact and fact["subset"] in ROWS2 for fact in facts):
         return None
     if not form.singly:
-        reason = "the scores of RewardBench 2 need answers graded alone; ask with --template grade"
+        reason = "the scores of RewardBench 2 need answers graded alone; use --template grade"
         return {"reasons": {"mean": reason}}
     grades: dict[str, dict[str, dict[tuple[bool, int], float]]] = defaultdict(lambda: defaultdict(dict))
     for fact, record in zip(facts, records, strict=True):
@@ -47,7 +47,7 @@ def rewardbench2(records: Sequence[Record], form: Form | Reader) -> dict[str, An
         row[wrong, index] = FAILED if grade is None else grade
     rows = {
         subset: {
-            # the right ones first
+            # sorted, the right answers come first
             row: ([rated[key] for key in sorted(rated)], sum(not wrong for wrong, _ in rated))
             for row, rated in found.items()
         }
@@ -68,10 +68,10 @@ _Rows = Mapping[str, tuple[Sequence[float], int]]
 
 
 def _scores2(rows: Mapping[str, _Rows], reasons: dict[str, str], *, strict: bool) -> dict[str, Any]:
-    """Scores of subsets and their mean; why there is none goes to `reasons`."""
+    """Compute the scores of subsets and their mean; reasons for missing ones are added to `reasons`."""
     scores: dict[str, float | None] = {}
     for subset, found in rows.items():
-        counted = {name: _unread_is_wrong(*row) if strict else row for name, row in found.items()}
+        counted = {name: _unparsed_is_wrong(*row) if strict else row for name, row in found.items()}
         try:
             scores[subset] = (
                 _ties(counted)
@@ -84,33 +84,33 @@ def _scores2(rows: Mapping[str, _Rows], reasons: dict[str, str], *, strict: bool
     return {"subsets": scores, "mean": float(np.mean(whole)) if len(whole) == len(ROWS2) else None}
 
 
-def _unread_is_wrong(scores: Sequence[float], num_correct: int) -> tuple[Sequence[float], int]:
-    """The scores of a row, or such that every right answer is beaten, where one could not be read."""
+def _unparsed_is_wrong(scores: Sequence[float], num_correct: int) -> tuple[Sequence[float], int]:
+    """Return the scores of a row, or losing scores for its right answers if one grade is unparsed."""
     if FAILED not in scores:
         return scores, num_correct
     return [-math.inf] * num_correct + [0.0] * (len(scores) - num_correct), num_correct
 
 
 def _ties(rows: _Rows) -> float:
-    """The score of the subset Ties from its rows by id, `ref:k` and `tied:k`."""
+    """Compute the score of the subset Ties from its rows by id, `ref:k` and `tied:k`."""
     kinds: dict[str, dict[str, tuple[Sequence[float], int]]] = {"ref": {}, "tied": {}}
     for name, row in rows.items():
         kind, _, key = name.partition(":")
         if kind not in kinds or not key:
-            raise DataError(f"'{name}' is no id of the subset Ties; expected 'ref:' or 'tied:' and a name")
+            raise DataError(f"'{name}' is not an id of the subset Ties; expected ref:NAME or tied:NAME")
         kinds[kind][key] = row
     if lonely := sorted(kinds["ref"].keys() ^ kinds["tied"].keys()):
-        raise DataError(f"the subset Ties needs its rows in pairs, and {lonely[0]} is only ref or only tied")
+        raise DataError(f"the subset Ties needs its rows in pairs, but {lonely[0]} is only ref or only tied")
     keys = sorted(kinds["ref"])
     return ties_score([kinds["ref"][key] for key in keys], [kinds["tied"][key] for key in keys])
 
 
 def best_of(scores: Sequence[float], num_correct: int) -> float:
-    """RewardBench 2: the share of the point that a best-of-n row gives.
+    """Return the points of a best-of-n row of RewardBench 2, from 0 to 1.
 
     Args:
-        scores: of every answer, the correct ones first.
-        num_correct: how many are correct.
+        scores: scores of all answers, the correct ones first.
+        num_correct: number of correct answers.
     """
     best = max(scores)
     tied = [index for index, score in enumerate(scores) if score == best]
@@ -120,19 +120,20 @@ def best_of(scores: Sequence[float], num_correct: int) -> float:
 def ties_score(
     references: Iterable[tuple[Sequence[float], int]], tied: Iterable[tuple[Sequence[float], int]]
 ) -> float:
-    """RewardBench 2, subset Ties; its maximum is 1.01.
+    """Compute the score of the subset Ties of RewardBench 2; its maximum is 1.01.
 
     Args:
-        references: for each row with one right answer, its scores and how many come first that are right.
+        references: for each row with one right answer, its scores (right ones first) and the number of right
+            answers.
         tied: the same rows, in the same order, with several right answers.
 
     Raises:
-        DataError: the two are not of the same rows.
+        DataError: the two do not have the same rows.
     """
     single, several = ([_tie_facts(*row) for row in rows] for rows in (references, tied))
     if not single or len(single) != len(several):
         raise DataError(
-            f"the subset Ties needs its rows in pairs, ref and tied; found {len(single)} and {len(several)}"
+            f"the subset Ties needs its rows in pairs, ref and tied; got {len(single)} and {len(several)}"
         )
     accurate_ref, _, gap_ref = map(np.array, zip(*single, strict=True))
     accurate_tied, spread, gap_tied = map(np.array, zip(*several, strict=True))
@@ -149,7 +150,7 @@ def ties_score(
 
 
 def _tie_facts(scores: Sequence[float], num_correct: int) -> tuple[bool, float, float]:
-    """Whether every right answer beats every wrong one, how far the right ones are apart, and the gap."""
+    """Return whether all right answers beat all wrong ones, the spread of the right ones, and the gap."""
     right, wrong = scores[:num_correct], scores[num_correct:]
     gap = min(right) - max(wrong)
     spread = 0.0 if min(right) == max(right) else max(right) - min(right)

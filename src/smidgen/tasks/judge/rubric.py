@@ -19,13 +19,20 @@ from smidgen.tasks.judge.forms import (
 from smidgen.tasks.judge.quotations import QUOTED, begins_line, blank, is_quoted, own_words
 from smidgen.tasks.thinking import OPENING, without_thinking
 
+SYSTEM = """\
+Judge two responses to one request. Their order and length do not count. Answer in three blocks: \
+<specific_criteria>what matters here</specific_criteria> \
+<analysis>how each response does</analysis> \
+<scores>\\boxed{a, b}</scores> \
+where a scores Response A and b scores Response B, from 1 (bad) to 10 (perfect)."""
+
 
 class Rubric:
-    """Criteria of its own making, an analysis, and a boxed pair of scores from 1 to 10.
+    """Self-generated criteria, an analysis, and a boxed pair of scores from 1 to 10.
 
-    What stands in the criteria and in the analysis is no verdict, closed or not, and a closing tag that is
-    quoted closes neither. The verdict follows the closed analysis, or begins a line where there is no
-    analysis.
+    Nothing inside the criteria or the analysis is a verdict, even if the block is not closed, and a quoted
+    closing tag does not close a block. The verdict follows the closed analysis, or begins a line if there is
+    no analysis.
     """
 
     name = "rubric"
@@ -36,13 +43,6 @@ class Rubric:
     stop_after: tuple[str, ...] = ("</scores>",)
     constraint: Constraint | None = None
 
-    SYSTEM = (
-        "Judge two responses to one request. Their order and length do not count. Answer in three blocks: "
-        "<specific_criteria>what matters here</specific_criteria> "
-        "<analysis>how each response does</analysis> "
-        "<scores>\\boxed{a, b}</scores> "
-        "where a scores Response A and b scores Response B, from 1 (bad) to 10 (perfect)."
-    )
     LOWEST, HIGHEST = 1, 10
     _DELIMITERS = (
         Delimiter("#### Conversation Context ####"),
@@ -60,9 +60,9 @@ class Rubric:
     _BARE = re.compile(rf"(?<![0-9.]){NUMBER}\s*(?:/\s*10)?\s*,\s*{NUMBER}(?![0-9.]*[0-9])")
 
     def messages(self, case: Case) -> tuple[Message, ...]:
-        """A system message with the form, and the markers of published judges around the rest.
+        """Render the format as a system message, and the texts between the markers of published judges.
 
-        The markers are numbered where a text holds one of them; see `smidgen.tasks.judge.delimiters`.
+        The markers are numbered if a text contains one of them; see `smidgen.tasks.judge.delimiters`.
         """
         number = free_number(self._DELIMITERS, case)
         context, reference, responses, begin_a, end_a, begin_b, end_b = (
@@ -73,10 +73,10 @@ class Rubric:
             f"{context}\n{case.prompt}{right}\n{responses}\n"
             f"{begin_a}\n{case.first}\n{end_a}\n{begin_b}\n{case.second}\n{end_b}"
         )
-        return Message("system", self.SYSTEM), Message("user", content)
+        return Message("system", SYSTEM), Message("user", content)
 
     def parse(self, text: str) -> Verdict:
-        """The boxed pair of the scores blocks, all of which have to say the same."""
+        """Parse the boxed pair of the scores blocks, which must all agree."""
         answer = self._answer(text)
         bare = self._without_sections(answer)
         own = own_words(bare)
@@ -92,7 +92,7 @@ class Rubric:
         return verdict
 
     def parse_leniently(self, text: str) -> Verdict:
-        """As `parse`, else the boxed pair outside of quotations, else the two numbers around a comma."""
+        """As `parse`, else a boxed pair outside quotations, else two numbers separated by a comma."""
         try:
             return self.parse(text)
         except JudgeParseError as error:
@@ -102,10 +102,10 @@ class Rubric:
             return self._verdict(self._BOXED.findall(own) or self._BARE.findall(own))
 
     def answers(self) -> Mapping[str, Verdict]:
-        """A scores block for every two whole scores."""
+        """A scores block for every pair of integer scores."""
         return all_pairs("<scores>\n\\boxed{{{}, {}", self.LOWEST, self.HIGHEST)
 
-    def said(self, shares: Mapping[str, float]) -> str:
+    def verdict_text(self, shares: Mapping[str, float]) -> str:
         """A scores block with the expected scores."""
         first, second = expected(self.answers(), shares)
         return f"<scores>\n\\boxed{{{first:.4f}, {second:.4f}}}\n</scores>"
@@ -115,9 +115,9 @@ class Rubric:
         return in_range(first, second, self.LOWEST, self.HIGHEST)
 
     def _answer(self, text: str) -> str:
-        """The text without its thinking.
+        """Remove the thinking from a completion.
 
-        Where a tag that ends thinking stands in a section, it is part of it, unless a whole answer follows.
+        A closing tag of thinking inside a section is part of the section, unless a whole answer follows it.
         """
         answer = without_thinking(text, self._BEGINS)
         thought = text[: len(text) - len(answer)]
@@ -128,7 +128,7 @@ class Rubric:
         return answer
 
     def _without_sections(self, answer: str) -> str:
-        """The text with the criteria and analyses blanked, as quotations are: its length stays the same."""
+        """Blank the criteria and analyses, like quotations; the length stays the same."""
         own, depth, start, name = answer, 0, 0, ""
         for tag in self._SECTION.finditer(answer):
             if not depth:
@@ -142,6 +142,6 @@ class Rubric:
 
     @staticmethod
     def _is_meant(bare: str, answer: str, own: str, block: re.Match[str]) -> bool:
-        """Whether a block follows a closed analysis, which `bare` lacks, or begins its line."""
+        """Whether a block follows a closed analysis (blanked in `bare`) or begins its line."""
         closings = re.finditer("</analysis>", answer[: block.start()])
         return any(bare[tag.start()] == QUOTED for tag in closings) or begins_line(own, block.start())

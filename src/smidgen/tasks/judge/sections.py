@@ -1,4 +1,4 @@
-"""Report sections specific to judges: position bias, disagreements, length bias, calibration."""
+"""The judge's sections of a report: position bias, disagreements, length bias, calibration."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,10 +15,10 @@ from smidgen.figures.plots import Interval, axis, interval_plot, reliability_plo
 from smidgen.tasks.judge.disagreements import KINDS
 
 KIND_WORDS = {
-    "first": "first in both orders",
-    "second": "second in both orders",
-    "tie": "tie in one order",
-    "unreadable": "unreadable",
+    "first": "first answer in both orders",
+    "second": "second answer in both orders",
+    "tie": "a tie in one order",
+    "unreadable": "unparsed",
 }
 _LENGTH = {
     "accuracy_longer_better": "the longer answer is better",
@@ -27,7 +27,7 @@ _LENGTH = {
 
 
 class Disagreement(NamedTuple):
-    """One pair whose orders disagree, formatted."""
+    """One pair whose orders disagree, formatted for display."""
 
     id: str
     subset: str
@@ -39,7 +39,7 @@ class Disagreement(NamedTuple):
 
 
 def judge_sections(report: Mapping[str, Any]) -> list[str]:
-    """Render the sections as HTML; sections without data are omitted."""
+    """Render the sections as HTML; sections without data are left out."""
     columns = evaluated(report)
     page = _template().render(
         bias=position_bias(report, columns),
@@ -87,7 +87,7 @@ def position_bias(
 
 
 def reliability(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the calibration of the last evaluated model, with its reliability diagram."""
+    """Return the calibration of the last evaluated stage, with a reliability diagram."""
     stage = next((s for s in reversed(evaluated(report)) if table_at(report, s.key, "calibration")), None)
     if stage is None:
         return None
@@ -107,7 +107,7 @@ def reliability(report: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def length_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> dict[str, Any] | None:
-    """Return the accuracy by whether the better answer is longer or shorter, for every stage."""
+    """Return the accuracy of every stage if the better answer is the longer or the shorter one."""
     rows = []
     for stage in stages:
         for name, words in _LENGTH.items():
@@ -115,9 +115,8 @@ def length_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> di
             if finite(rate.get("value")) is None:
                 continue
             value, span = numbers(rate)
-            description = (
-                f"{stage.label}, {words}: {value} right ({span}), n = {formatting.count(rate.get('n'))}"
-            )
+            number = formatting.count(rate.get("n"))
+            description = f"{stage.label}, {words}: {value} correct ({span}), n = {number}"
             figure = interval_plot(
                 [Interval(stage.key, description, rate)],
                 reference=0.5,
@@ -137,7 +136,7 @@ def length_bias(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> di
 
 
 def disagreements(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the pairs on which the two orders of the last evaluated model disagree."""
+    """Return the pairs whose two orders disagree, from the last evaluated stage."""
     stage = next((s for s in reversed(evaluated(report)) if table_at(report, s.key, "disagreements")), None)
     if stage is None:
         return None

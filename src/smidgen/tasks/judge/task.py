@@ -1,11 +1,10 @@
-"""The judge: which of two answers is better, asked in both orders, or how good one is.
+"""The judge task: which of two answers is better, in both orders, or how good one answer is.
 
-How it is asked and read is its template (`smidgen.tasks.judge.templates`); what its verdicts add up to is
+Prompts and parsers are in the templates (`smidgen.tasks.judge.templates`), metrics in
 `smidgen.tasks.judge.judgements`.
 
-Deliberately different from published harnesses: every pair is asked in both orders, neither thinking nor
-quotations are read, verdicts that differ are none, and an answer that does not parse is wrong and counted
-apart.
+Deliberate differences from published harnesses: every pair is judged in both orders, thinking and quotations
+are not parsed, contradictory verdicts do not count, and unparsed judgements are wrong and counted separately.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
 from smidgen.tasks.judge.forms import Case, Form, JudgeParseError, Verdict
-from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, judgements, measures
+from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, measures, read_judgements
 from smidgen.tasks.judge.published import as_published, score_tables
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.rubric import Rubric
@@ -35,7 +34,7 @@ from smidgen.tasks.task import Analyses, Answerer, Completer, Measure, Metric, R
 from smidgen.tasks.templates import find_form
 
 WITH_REFERENCE = " with reference"
-"""Ends the variant of a judge that is shown right answers."""
+"""Suffix of the variant of a judge that is shown reference answers."""
 _COMPLETION = """\
 <specific_criteria>{criteria}</specific_criteria>
 <analysis>{analysis}</analysis>
@@ -45,15 +44,15 @@ _COMPLETION = """\
 
 
 def gold_completion(criteria: Sequence[str], analysis: str, scores: tuple[int, int]) -> str:
-    """The text that a judge should write in the `rubric` template.
+    """Return the target completion of a judge in the `rubric` template.
 
     Args:
-        criteria: what matters for this request, a few words each.
-        analysis: how each response does, naming them Response A and Response B in the order shown.
-        scores: of the response shown first and of the one shown second.
+        criteria: the criteria for this request, a few words each.
+        analysis: the evaluation of the responses, called Response A and Response B in the order shown.
+        scores: scores of the response shown first and of the one shown second.
 
     Raises:
-        DataError: a part is missing, or the template would not read the text.
+        DataError: a part is missing, or the template would not parse the text.
     """
     text = _COMPLETION.format(criteria="; ".join(criteria), analysis=analysis, a=scores[0], b=scores[1])
     if not criteria or not analysis.strip():
@@ -66,18 +65,18 @@ def gold_completion(criteria: Sequence[str], analysis: str, scores: tuple[int, i
 
 
 class JudgeSettings(Section):
-    """How a judge is asked and read."""
+    """Template and inputs of a judge."""
 
     template: str = Rubric.name
-    """`rubric`, `scores`, `single`, `verdict`, `grade`, or a TOML file with a template of your own."""
+    """`rubric`, `scores`, `single`, `verdict`, `grade`, or a TOML file with a custom template."""
     reference: bool = False
-    """Show the judge the right answer that each row holds."""
+    """Show the judge the reference answer of each row."""
     rubric: str | None = None
-    """What the template `grade` grades by: a question, and what each grade means."""
+    """Rubric of the template `grade`: a question and the meaning of each grade."""
 
 
 class JudgeTask(Task):
-    """Which of two answers is better, or how good one is, in a template's words."""
+    """Compare two answers or grade one, with a given template."""
 
     name = "judge"
     version = 3
@@ -86,18 +85,18 @@ class JudgeTask(Task):
     settings_table = JudgeSettings
 
     def __init__(self, form: Form | None = None, *, reference: bool = False):
-        """Judge in the template `form`; with `reference`, rows must have a right answer, and it is shown.
+        """Judge with the template `form`; `reference` shows the reference answer that each row then needs.
 
         Raises:
-            ConfigError: the template judges beside a right answer only, and is to be shown none.
+            ConfigError: the template requires a reference and `reference` is false.
         """
         self.form = form or Rubric()
         self._reader = Reader(self.form)
         self.reference = reference
         if self.form.needs_reference and not reference:
             raise ConfigError(
-                f"the template {self.form.name} judges beside a right answer; rows must hold a reference, "
-                "and --reference must be given"
+                f"the template {self.form.name} requires a reference answer in every row; add --reference "
+                "or use another template"
             )
         self.stop: tuple[str, ...] = self.form.stop
         self.stop_after: tuple[str, ...] = self.form.stop_after
@@ -107,33 +106,34 @@ class JudgeTask(Task):
 
     @classmethod
     def from_settings(cls, settings: JudgeSettings) -> Self:
-        """The judge in the template of that name or file; raises as `find_form` does."""
+        """Create the judge from its settings; raises as `find_form` does."""
         task = cls(find_form(settings.template, rubric=settings.rubric), reference=settings.reference)
         task.settings = settings
         return task
 
     @property
     def constraint(self) -> Constraint | None:
-        """What the template says that a whole judgement is."""
+        """The template's constraint on whole completions."""
         return self.form.constraint
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """By log-probability too, where the template knows every text that is a judgement."""
+        """`generate`, and `logits` if the template lists its possible answers."""
         return ("generate", "logits") if self.form.has_answers else ("generate",)
 
     def answer_with(self, engine: Answerer, method: str) -> Completer:
-        """The engine itself, or verdicts from the log-probabilities of every possible answer."""
+        """The engine itself, or log-probability scoring of the possible answers."""
         return ByLogits(engine, self.form) if method == "logits" else engine
 
     def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
-        """Pairs of answers to questions on the generated world, with gold judgements."""
+        """Pairs of answers to questions about the generated world, with gold judgements."""
         return list(judge_rows(split, limit or WORLD_ROWS[split], seed))
 
     def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
-        """Repeats, equal answers, leaks, and labels that follow from length or side."""
-        learnt, held_out = pairs(train), pairs(test)
-        return examine_rows(examine_pairs(learnt), examine_pairs(held_out), examine_overlap(learnt, held_out))
+        """Duplicates, identical answers, leaks, and labels that follow from length or side."""
+        trained, held_out = pairs(train), pairs(test)
+        overlap = examine_overlap(trained, held_out)
+        return examine_rows(examine_pairs(trained), examine_pairs(held_out), overlap)
 
     def show(self, row: Row) -> dict[str, Any]:
         """The question with both answers."""
@@ -148,11 +148,11 @@ class JudgeTask(Task):
         labelled: bool = True,
         rejected: list[str] | None = None,
     ) -> list[Sample]:
-        """Both orders of every pair, or every answer once where the template grades them alone.
+        """Both orders of every pair, or every answer once if the template grades them alone.
 
-        Their ids are those of the pair followed by `#ab` and `#ba`, or by `#a` and `#b`. Where the pairs of a
-        row share answers, each of these has an id of its own (`Pair.answer_ids`) in place of the pair's. For
-        `labelled` and `rejected` see `smidgen.data.formats.pairs`.
+        Their ids are that of the pair followed by `#ab` and `#ba`, or by `#a` and `#b`. If the pairs of a row
+        share answers, these have ids of their own (`Pair.answer_ids`) instead of the pair's. For `labelled`
+        and `rejected` see `smidgen.data.formats.pairs`.
         """
         items = pairs(
             rows, source=source, labelled=labelled, with_reference=self.reference, rejected=rejected
@@ -160,20 +160,20 @@ class JudgeTask(Task):
         prompts: dict[str, str] = {}
         clusters = [prompts.setdefault(pair.prompt, pair.id) for pair in items]
         if self.form.singly:
-            return self._answers(items, clusters)
+            return self._answer_samples(items, clusters)
         return [
             self._sample(pair, shown, cluster)
             for pair, cluster in zip(items, clusters, strict=True)
             for shown in ORDERS
         ]
 
-    def _answers(self, items: Sequence[Pair], clusters: Sequence[str]) -> list[Sample]:
+    def _answer_samples(self, items: Sequence[Pair], clusters: Sequence[str]) -> list[Sample]:
         """Every answer once, with the pairs that it is part of."""
         parts: dict[str, list[tuple[Pair, str, str]]] = {}
         for pair, cluster in zip(items, clusters, strict=True):
             for shown, name in zip(("a", "b"), pair.answer_ids or (pair.id, pair.id), strict=True):
                 parts.setdefault(f"{name}#{shown}", []).append((pair, shown, cluster))
-        # An answer that is in pairs of two subsets is in neither, and then subsets part no answers.
+        # An answer in pairs of two subsets belongs to neither, so the subset is dropped from all samples.
         is_mixed = any(len({pair.subset for pair, _, _ in found}) > 1 for found in parts.values())
         samples = []
         for name, found in parts.items():
@@ -184,49 +184,47 @@ class JudgeTask(Task):
             samples.append(replace(sample, id=name, metadata=metadata))
         return samples
 
-    def training_samples(
-        self,
-        rows: Sequence[Row],
-        *,
-        source: str = "rows",
-        seed: int = 0,
-    ) -> list[Sample]:
-        """Samples with targets, from rows that carry gold: `criteria`, `analysis` and `scores`.
+    def training_samples(self, rows: Sequence[Row], *, source: str = "rows", seed: int = 0) -> list[Sample]:
+        """Samples with targets, from rows with gold judgements: `criteria`, `analysis` and `scores`.
 
         Args:
-            rows: pair rows with `criteria` (list of text), `analysis` ({"ab": text, "ba": text}, one for each
-                order) and `scores` (whole numbers for `a` and `b`).
+            rows: pair rows with `criteria` (list of text), `analysis` ({"ab": text, "ba": text}, one per
+                order) and `scores` (integers for `a` and `b`).
             source: names the rows in errors.
             seed: not used; both orders of every pair are trained on.
 
         Raises:
-            ConfigError: the template is not the one that gold is for.
-            DataError: a row has no gold, or gold that contradicts its label.
+            ConfigError: the template is not `rubric`.
+            DataError: a row has no gold judgement, or one that contradicts its label.
         """
         if self.form.name != Rubric.name:
             raise ConfigError(
-                f"a judge is trained in the template {Rubric.name}, not in {self.form.name}: "
-                "rows have gold for that one only"
+                f"a judge can only be trained with the template {Rubric.name}, not {self.form.name}, because "
+                "gold judgements have that format; change the template"
             )
         found = pairs(rows, source=source)
         if len(found) != len(rows):
             raise DataError(
-                f"{source}: {len(rows)} rows hold {len(found)} pairs; training needs one a row, with gold"
+                f"{source}: {len(rows)} rows contain {len(found)} pairs; training needs one pair per row, "
+                "with a gold judgement"
             )
         return [
             self._sample(
-                pair, order, pair.id, target=_target(pair, row, order, f"{source}: {place_of(row, number)}")
+                pair,
+                order,
+                pair.id,
+                target=_gold_target(pair, row, order, f"{source}: {place_of(row, number)}"),
             )
             for number, (pair, row) in enumerate(zip(found, rows, strict=True), start=1)
             for order in ORDERS
         ]
 
     def parse(self, text: str) -> Verdict | float:
-        """What a completion says; raises `JudgeParseError`."""
+        """Parse a completion with the template; raises `JudgeParseError`."""
         return self._reader.parse(text)
 
     def score(self, sample: Sample, completion: Completion) -> Score:
-        """1 if the verdict is the label's in the order of this sample; a grade is neither right nor wrong."""
+        """1 if the verdict equals the label in the order of this sample; grades always get 0."""
         try:
             said = self.parse(completion.text)
         except JudgeParseError as error:
@@ -238,25 +236,25 @@ class JudgeTask(Task):
         return Score(float(right), said.preferred, parsed=True, explanation=scores)
 
     def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
-        """Accuracy over orders first; the rates of everything that can go wrong beside it."""
-        return measures(judgements(records, self._reader))
+        """Accuracy over all orders, then consistency, biases and failure rates."""
+        return measures(read_judgements(records, self._reader))
 
     def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
-        """The accuracy of the longer answer, of the first, and of a coin, which never say tie."""
+        """The accuracy of always choosing the longer or the first answer, and of chance; never ties."""
         asked = [sample.metadata for sample in samples]
         if self.form.singly:
             asked = [facts for facts, _, _ in graded_pairs(samples)]
         decided = [facts for facts in asked if facts["label"] != "tie"]
-        found: dict[str, Metric] = {"longer": _each(asked, _longer_is_right)}
+        found: dict[str, Metric] = {"longer": _baseline(asked, _longer_is_right)}
         if len(decided) < len(asked):
-            found["longer_without_ties"] = _each(decided, _longer_is_right)
+            found["longer_without_ties"] = _baseline(decided, _longer_is_right)
         if not self.form.singly:
-            found["first"] = _each(asked, lambda facts: float(facts["better"] == "first"))
-        return found | {"random": _each(asked, lambda facts: 0.5 * (facts["label"] != "tie"))}
+            found["first"] = _baseline(asked, lambda facts: float(facts["better"] == "first"))
+        return found | {"random": _baseline(asked, lambda facts: 0.5 * (facts["label"] != "tie"))}
 
     def analyses(self, records: Sequence[Record], rows: Sequence[Row], *, model: str) -> Analyses:
-        """Calibration, the pairs whose orders disagree, and scores as benchmarks publish theirs."""
-        found = judgements(records, self._reader)
+        """Calibration, disagreements between orders, and published benchmark scores."""
+        found = read_judgements(records, self._reader)
         by_id = {pair.id: pair for pair in pairs(rows, with_reference=self.reference, rejected=[])}
         facts: dict[str, Any] = {"calibration": calibration(found)}
         if not self.form.singly:
@@ -271,21 +269,21 @@ class JudgeTask(Task):
 
     @classmethod
     def sections(cls, report: Mapping[str, Any]) -> list[str]:
-        """Position, length, calibration, contradictions and benchmark scores; see `sections`."""
+        """The judge's sections of a report; see `smidgen.tasks.judge.sections`."""
         return judge_sections(report)
 
     @classmethod
     def asked(cls, report: Mapping[str, Any]) -> str | None:
-        """How many pairs were asked, and whether in both orders."""
+        """The number of pairs, and whether they were judged in both orders."""
         return asked_in_words(report)
 
     @classmethod
     def remarks(cls, report: Mapping[str, Any]) -> list[str]:
-        """Which place the judge leans to, where its interval leaves out a half."""
+        """The judge's position bias, if its interval excludes one half."""
         return [sentence] if (sentence := lean_in_words(report)) else []
 
     def _sample(self, pair: Pair, shown: str, cluster: str, *, target: str | None = None) -> Sample:
-        """A pair in one order, or one of its answers; pairs with one prompt share a cluster."""
+        """A sample of a pair in one order, or of one of its answers; pairs of one prompt share a cluster."""
         texts = {"a": pair.a, "b": pair.b}
         reference = pair.reference if self.reference else None
         metadata: dict[str, Any] = {
@@ -305,34 +303,34 @@ class JudgeTask(Task):
         else:
             first, second = SHOWN[shown]
             case = Case(pair.prompt, texts[first], texts[second], reference)
-            metadata |= {"order": shown, "better": _place(pair.better, shown)}
+            metadata |= {"order": shown, "better": _better_position(pair.better, shown)}
         return Sample(f"{pair.id}#{shown}", self.form.messages(case), target, metadata)
 
 
-def _place(label: Label | None, order: str) -> str | None:
-    """Where the better answer stands when shown in that order."""
+def _better_position(label: Label | None, order: str) -> str | None:
+    """Return the position of the better answer in the given order."""
     if label in ("a", "b"):
         return "first" if order[0] == label else "second"
     return label
 
 
-def _each(asked: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]) -> Measure:
+def _baseline(asked: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]) -> Measure:
     return Measure([value(facts) for facts in asked], [facts["cluster"] for facts in asked])
 
 
-def _target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> str:
-    """The gold completion of a row for one order."""
+def _gold_target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> str:
+    """Return the target completion of a row for one order."""
     criteria, analysis, scores = (structured(row, name) for name in ("criteria", "analysis", "scores"))
     if not isinstance(criteria, list) or not criteria or not all(isinstance(item, str) for item in criteria):
         raise DataError(f"{where}: 'criteria' is {criteria!r}; training needs a list of texts")
     if not isinstance(analysis, dict) or not isinstance(analysis.get(order), str):
-        raise DataError(f"{where}: 'analysis' has no text for '{order}'; training needs one for each order")
+        raise DataError(f"{where}: 'analysis' has no text for '{order}'; training needs one per order")
     if (
         not isinstance(scores, list | tuple)
         or len(scores) != 2
         or not all(type(score) is int for score in scores)
     ):
-        raise DataError(f"{where}: 'scores' is {scores!r}; training needs two whole numbers, for a and for b")
+        raise DataError(f"{where}: 'scores' is {scores!r}; training needs two integers, for a and for b")
     a, b = scores
     if a == b or (a > b) != (pair.better == "a"):
         raise DataError(f"{where}: 'scores' is {scores!r} but 'better' is '{pair.better}'; they must agree")
@@ -343,7 +341,7 @@ def _target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> str:
 
 
 def _longer_is_right(facts: Mapping[str, Any]) -> float:
-    """Whether the response with more characters is the better one; a half where a guess must decide."""
+    """Whether the response with more characters is the better one; 0.5 if both have equally many."""
     a, b = facts["characters"]
     label = facts["label"]
     if label == "tie":

@@ -1,22 +1,22 @@
-"""How a judge is asked and how its answer is read: one template each for the known forms of judgement.
+"""Judge templates: the prompts and parsers of the common judgement formats.
 
-Each form keeps the tags, markers and literals of those who publish judges in it, so that their weights and
-recordings can be used here; the wording is our own. Everything constant stands in the system message or at
-the beginning, so that all prompts share a prefix.
+Each template keeps the tags, markers and literals of the published judges of its format, so that their
+weights and recordings can be used; the wording is our own. Constant text is in the system message or at the
+beginning, so that all prompts share a prefix.
 
 - `rubric`: criteria, analysis and a boxed pair of scores, as in self-principled critique
   (https://arxiv.org/abs/2504.02495).
 - `scores`: two numbers on the first line, then reasons (JudgeLM, https://arxiv.org/abs/2310.17631).
-- `single`: one number, for one answer beside the reference, which has 10 already (JudgeLM again).
+- `single`: one number for one answer, compared with a reference that has already got 10 (JudgeLM).
 - `verdict`: reasons, then `[[A]]`, `[[B]]` or `[[C]]` for a tie (MT-bench, https://arxiv.org/abs/2306.05685).
 - `grade`: one answer alone, from 1 to 5 (Prometheus, https://arxiv.org/abs/2310.08491).
 
-`parse` is strict and decides whether an answer is right. `parse_leniently` forgives the form and tells how
-much of a failure is form and how much is judgement. Neither reads what a judge quotes, nor chooses between
-verdicts that differ.
+`parse` is strict and decides whether a judgement is right. `parse_leniently` tolerates format errors, which
+separates failures of format from failures of judgement. Neither reads quotations or chooses between
+contradictory verdicts.
 
-What is judged stands between delimiters, and cannot forge them: they are numbered where it holds one, in all
-templates alike (`smidgen.tasks.judge.delimiters`).
+The judged texts are between delimiters that they cannot forge: in all templates, delimiters are numbered if a
+text contains one (`smidgen.tasks.judge.delimiters`).
 """
 
 import re
@@ -40,6 +40,19 @@ from smidgen.tasks.judge.forms import (
 from smidgen.tasks.judge.quotations import QUOTED, own_words
 from smidgen.tasks.thinking import without_thinking
 
+_SCORES_SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
+_SCORES_TASK = """\
+Score the two answers to the question above for helpfulness, relevance, accuracy and level of detail, each \
+from 1 to 10; higher is better. The first line of your output must hold only the two scores, of Assistant 1 \
+and of Assistant 2, with a space between them. Explain them on the lines after it. Neither the order of the \
+answers nor their length may sway you."""
+_VERDICT_SYSTEM = """\
+Compare the answers of two AI assistants to the question of a user, and decide which of them follows the \
+user's instructions and answers the question better. Consider helpfulness, relevance, accuracy, depth and \
+detail. Explain your comparison briefly. Neither the order of the answers, nor their length, nor the names \
+of the assistants may sway you. End with your verdict in exactly this form: "[[A]]" if assistant A is \
+better, "[[B]]" if assistant B is better, "[[C]]" for a tie."""
+
 
 class TwoScores:
     """Two numbers on the first line, then reasons."""
@@ -53,16 +66,6 @@ class TwoScores:
     constraint: Constraint | None = None
     LOWEST, HIGHEST = 0, 10
 
-    _SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
-    _TASK = (
-        "Score the two answers to the question above for helpfulness, relevance, accuracy and level of "
-        "detail, "
-        "each from 1 to 10; higher is better. The first line of your output must hold only the two "
-        "scores, of "
-        "Assistant 1 and of Assistant 2, with a space between them. Explain them on the lines after it. "
-        "Neither "
-        "the order of the answers nor their length may sway you."
-    )
     _DELIMITERS = (
         Delimiter("[Question]"),
         Delimiter("[Reference Answer]"),
@@ -76,7 +79,7 @@ class TwoScores:
     _BEGINS = re.compile(rf"{_LINE.pattern}[^\S\n]*(?:\n|\Z)")
 
     def messages(self, case: Case) -> tuple[Message, ...]:
-        """The markers of JudgeLM, with the reference where there is one."""
+        """Render the prompt with the markers of JudgeLM, and the reference if there is one."""
         number = free_number(self._DELIMITERS, case)
         question, reference, start_1, end_1, start_2, end_2, system = (
             delimiter.numbered(number) for delimiter in self._DELIMITERS
@@ -84,14 +87,14 @@ class TwoScores:
         right = f"{reference}\n{case.reference}\n\n" if case.reference else ""
         content = (
             f"{question}\n{case.prompt}\n\n{right}{start_1}\n{case.first}\n{end_1}\n\n"
-            f"{start_2}\n{case.second}\n{end_2}\n\n{system}\n{self._TASK}"
+            f"{start_2}\n{case.second}\n{end_2}\n\n{system}\n{_SCORES_TASK}"
         )
-        return Message("system", self._SYSTEM), Message("user", content)
+        return Message("system", _SCORES_SYSTEM), Message("user", content)
 
     def parse(self, text: str) -> Verdict:
-        """The two numbers of the first line that is not empty; nothing else may stand there.
+        """Parse the first non-empty line, which must consist of two numbers.
 
-        Two other numbers alone on a later line contradict them.
+        A later line that consists of two other numbers contradicts them.
         """
         lines = [line.strip() for line in self._own(text).strip().splitlines()]
         if not lines or not self._LINE.fullmatch(lines[0]):
@@ -99,7 +102,7 @@ class TwoScores:
         return self._verdict(filter(None, map(self._LINE.fullmatch, lines)))
 
     def parse_leniently(self, text: str) -> Verdict:
-        """As `parse`, else the two numbers that stand side by side anywhere."""
+        """As `parse`, else two adjacent numbers anywhere."""
         try:
             return self.parse(text)
         except JudgeParseError as error:
@@ -108,10 +111,10 @@ class TwoScores:
             return self._verdict(self._LINE.finditer(self._own(text)))
 
     def answers(self) -> Mapping[str, Verdict]:
-        """A first line for every two whole scores."""
+        """A first line for every pair of integer scores."""
         return all_pairs("{} {}", 1, self.HIGHEST)
 
-    def said(self, shares: Mapping[str, float]) -> str:
+    def verdict_text(self, shares: Mapping[str, float]) -> str:
         """The expected scores."""
         first, second = expected(self.answers(), shares)
         return f"{first:.4f} {second:.4f}"
@@ -125,7 +128,7 @@ class TwoScores:
 
 
 class BesideReference:
-    """One answer alone, beside the reference: the judge is made to give that one 10, and goes on."""
+    """One answer, compared with the reference: the prompt already gives the reference 10."""
 
     name = "single"
     singly = True
@@ -139,15 +142,15 @@ class BesideReference:
     _BEGINS = re.compile(rf"{_FIRST_LINE.pattern}[^\S\n]*(?:\n|\Z)")
 
     def messages(self, case: Case) -> tuple[Message, ...]:
-        """As in `scores`, with the reference for the first answer, and the line begun with its 10."""
+        """Render as `scores`, with the reference as the first answer and its 10 at the start of the line."""
         assert case.reference is not None
         pair = Case(case.prompt, case.reference, case.first)
         return *TwoScores().messages(pair), Message("assistant", f"{self.HIGHEST} ")
 
     def parse(self, text: str) -> float:
-        """The number that the first line holds, and nothing else.
+        """Parse the first line, which must consist of one number.
 
-        Another number alone on a later line contradicts it.
+        A later line that consists of another number contradicts it.
         """
         lines = [line.strip() for line in self._own(text).splitlines()]
         if not lines or not self._FIRST_LINE.fullmatch(lines[0]):
@@ -155,7 +158,7 @@ class BesideReference:
         return self._score(filter(None, map(self._FIRST_LINE.fullmatch, lines)))
 
     def parse_leniently(self, text: str) -> float:
-        """As `parse`, else the number that stands anywhere."""
+        """As `parse`, else a number anywhere."""
         try:
             return self.parse(text)
         except JudgeParseError as error:
@@ -164,10 +167,10 @@ class BesideReference:
             return self._score(self._FIRST_LINE.finditer(self._own(text)))
 
     def answers(self) -> Mapping[str, Verdict]:
-        """Every whole score; the verdict's first score is the answer's."""
+        """Every integer score; the first score of the verdict is the answer's."""
         return {f"{n}": Verdict("tie", n) for n in range(1, self.HIGHEST + 1)}
 
-    def said(self, shares: Mapping[str, float]) -> str:
+    def verdict_text(self, shares: Mapping[str, float]) -> str:
         """The expected score."""
         return f"{expected(self.answers(), shares)[0]:.4f}"
 
@@ -190,17 +193,6 @@ class Literals:
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
 
-    _SYSTEM = (
-        "Compare the answers of two AI assistants to the question of a user, and decide which of them "
-        "follows the "
-        "user's instructions and answers the question better. Consider helpfulness, relevance, accuracy, "
-        "depth and "
-        "detail. Explain your comparison briefly. Neither the order of the answers, nor their length, "
-        "nor the names "
-        'of the assistants may sway you. End with your verdict in exactly this form: "[[A]]" if '
-        "assistant A is "
-        'better, "[[B]]" if assistant B is better, "[[C]]" for a tie.'
-    )
     _DELIMITERS = (
         Delimiter("[User Question]"),
         Delimiter("[The Start of Reference Answer]"),
@@ -219,7 +211,7 @@ class Literals:
     _NAMED = re.compile(r"\b(?:output|assistant|response)\s*\(?([ab])\b\)?|\b(tie)\b", re.IGNORECASE)
 
     def messages(self, case: Case) -> tuple[Message, ...]:
-        """The markers of MT-bench and RewardBench, with the reference where there is one."""
+        """Render the prompt with the markers of MT-bench and RewardBench, and any reference."""
         number = free_number(self._DELIMITERS, case)
         question, start, end, start_a, end_a, start_b, end_b = (
             delimiter.numbered(number) for delimiter in self._DELIMITERS
@@ -229,12 +221,12 @@ class Literals:
             f"{question}\n{case.prompt}\n\n{right}{start_a}\n{case.first}\n{end_a}\n\n"
             f"{start_b}\n{case.second}\n{end_b}"
         )
-        return Message("system", self._SYSTEM), Message("user", content)
+        return Message("system", _VERDICT_SYSTEM), Message("user", content)
 
     def parse(self, text: str) -> Verdict:
-        """The verdict, which begins or ends a line; wherever else one stands, it has to be the same.
+        """Parse the verdict, which must begin or end a line; all occurrences must agree.
 
-        Where the text is the shares of the verdicts (`said`), they are its scores.
+        If the text has the shares of the verdicts (`verdict_text`), they become its scores.
         """
         answer = without_thinking(text)
         found = agreed(stated(self._STRICT, answer, Fault.NO_VERDICT), Fault.NO_VERDICT)
@@ -243,7 +235,7 @@ class Literals:
         return Verdict(self._CHOICES[found], *scores)
 
     def parse_leniently(self, text: str) -> Verdict:
-        """As `parse`, else the letter in brackets or alone on a line, else the answer that alone is named."""
+        """As `parse`, else a letter in brackets or alone on a line, else the only answer that is named."""
         try:
             return self.parse(text)
         except JudgeParseError as error:
@@ -258,8 +250,8 @@ class Literals:
         """The three verdicts."""
         return {f"[[{letter}": Verdict(choice) for letter, choice in self._CHOICES.items()}
 
-    def said(self, shares: Mapping[str, float]) -> str:
-        """The share of each verdict, and the one with the greatest."""
+    def verdict_text(self, shares: Mapping[str, float]) -> str:
+        """The share of each verdict, and the verdict with the largest share."""
         best = max(shares, key=lambda text: shares[text])
         parts = ", ".join(f"{text.lstrip('[')} {share:.4f}" for text, share in shares.items())
         return f"{parts}: {best}]]"
