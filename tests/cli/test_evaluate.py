@@ -97,7 +97,7 @@ def test_judging_by_logits_is_refused_before_an_engine_is_opened_that_cannot(
     data = write(tmp_path / "pairs.jsonl", PAIRS)
     arguments = ["evaluate", "judge", "--data", data, "--template", "scores", "--method", "logits"]
     assert exit_code([*arguments, "--model", model, "--engine", engine]) == 2
-    assert f"the engine {engine} tells no probabilities of given cont" in capsys.readouterr().err
+    assert f"the engine {engine} does not support log-probability scoring" in capsys.readouterr().err
 
 
 def test_a_place_of_something_else_is_refused_before_the_model_is_opened(
@@ -320,7 +320,7 @@ def test_by_logits(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "the task answers cannot be evaluated with --method logits" in capsys.readouterr().err
     recording = write(tmp_path / "said.jsonl", [{"id": "p0", "order": "ab", "text": "[[A]]"}])
     assert exit_code(["evaluate", "judge", "--model", recording, "--data", data, "--method", "logits"]) == 2
-    assert "the engine replay tells no probabilities of given continuations" in capsys.readouterr().err
+    assert "the engine replay does not support log-probability scoring" in capsys.readouterr().err
 
 
 def test_constrained_answers_can_all_be_read(
@@ -355,7 +355,7 @@ def test_constraints_that_no_one_can_keep_to_are_refused(tmp_path: Path, capsys:
         assert "the task judge in the template verdict has no output constraint" in capsys.readouterr().err
     template = tmp_path / "own.toml"
     for regex, fault in (
-        ("(?P<winner>[AB])", "a recording cannot be held to a constraint"),
+        ("(?P<winner>[AB])", "a recording does not support constraints"),
         (r"\\b(?P<winner>[AB])", "the regular expression cannot be enforced: lookarounds"),
     ):
         template.write_text(f"user = '{{{{ a }}}} {{{{ b }}}}'\n[parse]\nregex = \"{regex}\"")
@@ -378,6 +378,6 @@ def test_llama_cpp_says_what_mlx_says(
     assert found[0] == found[1] and len(found[0]) == 8
     assert exit_code(["evaluate", "judge", "--engine", "llama", "--method", "logits", "--limit", "1"]) == 2
     assert (
-        "the engine llama tells no probabilities of given continuations; use --engine mlx"
+        "the engine llama does not support log-probability scoring; use --engine mlx"
         in capsys.readouterr().err
     )

@@ -55,7 +55,7 @@ def test_what_its_type_loses_is_said_and_stands_in_the_card(
     assert exit_code([*tiny, "--out", str(tmp_path / "judge")]) == 0
     said = capsys.readouterr().err
     assert (f"warning: {dtype} changes the next-token distributions by" in said) == is_far
-    assert ("evaluate the model again on this file" in said) == is_far
+    assert ("Evaluate this file before you use it" in said) == is_far
     (drift,) = (line for line in said.splitlines() if line.startswith("drift from the original model, "))
     figures = drift.partition(", ")[2]
     assert figures.startswith("on 2 texts of smidgen's own: ") and figures.endswith(" nats on average")
@@ -100,5 +100,5 @@ def test_a_file_that_fails_its_proof_does_not_appear(
     monkeypatch.setattr(verify, "LOGIT_TOLERANCE", {"F32": 0.0})
     tiny = ["export", "gguf", "--model", str(tiny_model_dir), "--dtype", "F32"]
     assert exit_code([*tiny, "--out", str(tmp_path / "tiny.gguf")]) == 2
-    assert "llama.cpp predicts other tokens" in capsys.readouterr().err
+    assert "llama.cpp's predictions from the file differ" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

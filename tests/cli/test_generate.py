@@ -77,7 +77,7 @@ def test_weights_that_are_no_numbers_are_said(
     weights["model.norm.weight"][:] = np.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert generate(folder, "--prompt", "hi") == 2
-    assert "computes scores that are not numbers" in capsys.readouterr().err
+    assert "computes logits that are NaN" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_a_constrained_answer_that_is_cut_off_is_printed_and_is_a_failure(
         ),
         (["--regex", "(?=a)"], "the regular expression cannot be enforced: look-around"),
         (["--schema", "none.json"], "cannot read the schema none.json (No such file or directory)"),
-        (["--choice", "a", "--stop", "b"], "strings that end an answer (--stop, --stop-at-boxed"),
-        (["--choice", "a", "--thinking"], "no place for thinking (--thinking); leave one of them out"),
+        (["--choice", "a", "--stop", "b"], "stop strings (--stop, --stop-at-boxed"),
+        (["--choice", "a", "--thinking"], "no room for thinking (--thinking); leave one of them out"),
         (["--choice", ""], "one of the choices is empty"),
         (["--regex", ""], "the regular expression is empty"),
         (
@@ -252,4 +252,4 @@ def test_a_gguf_file_answers_as_its_folder_does(
         texts.append(json.loads(capsys.readouterr().out)["text"])
     assert texts[0] == texts[1] == texts[2]
     assert exit_code(["generate", "--model", file, "--model-name", "x", "--prompt", "hi"]) == 2
-    assert "a model name does not go with the model" in capsys.readouterr().err
+    assert "a model name does not apply to the model" in capsys.readouterr().err

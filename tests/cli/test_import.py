@@ -40,14 +40,14 @@ def test_a_folder_that_fails_its_proof_does_not_appear(
     pytest.importorskip("xllamacpp")
     monkeypatch.setattr("smidgen.export.gguf.verify.BLOCK_TOLERANCE", 0.0)
     assert exit_code(["import", "gguf", str(file), "--out", str(tmp_path / "out")]) == 2
-    assert "llama.cpp predicts other tokens from the file" in capsys.readouterr().err
+    assert "predictions from the file differ from MLX's" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} <= {"model.gguf", "cache"}
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "model.gguf").write_text("no model" * 100)
     assert exit_code(["import", "gguf", str(tmp_path / "model.gguf"), "--out", str(tmp_path / "out")]) == 2
-    assert "model.gguf is no whole GGUF file" in capsys.readouterr().err
+    assert "model.gguf is not a complete GGUF file" in capsys.readouterr().err
 
 
 def test_a_file_is_taken_where_a_folder_is(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

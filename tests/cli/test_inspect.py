@@ -81,7 +81,7 @@ def test_a_quantised_layer_without_a_group_size_is_refused(
     (out / "config.json").write_text(json.dumps(config))
     capsys.readouterr()
     assert exit_code(["inspect", str(out)]) == 2
-    assert "is quantised, but config.json names no group_size" in capsys.readouterr().err
+    assert "is quantised, but config.json has no group_size" in capsys.readouterr().err
 
 
 def test_a_damaged_file_is_refused(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_refused(tiny_model_dir: Path, tmp_path: Path, capsys:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert exit_code(["inspect", str(tmp_path)]) == 2
-    assert "model.safetensors is cut short or damaged" in capsys.readouterr().err
+    assert "model.safetensors is truncated or damaged" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_run_is_shown_with_the_reason(
@@ -109,7 +109,7 @@ def test_a_model_that_cannot_be_run_is_shown_with_the_reason(
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"num_attention_heads": 0}, "num_attention_heads|make no qwen3"),
+        ({"num_attention_heads": 0}, "num_attention_heads|do not define a qwen3 model"),
         ({"num_hidden_layers": 3}, "layers.2"),
         ({"rope_scaling": {"rope_type": "odd"}}, "of the kind 'odd'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
@@ -150,7 +150,7 @@ def test_a_check_says_what_is_wrong_and_fails(
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1, "dtype": "float16"}))
     assert exit_code(["inspect", str(folder), "--check"]) == 1
     err = capsys.readouterr().err
-    assert "note: weights are stored in float32, by config.json in float16" in err
+    assert "note: weights are stored in float32, but config.json declares float16" in err
     assert "problem: unexpected 'model.layers.1.mlp.up_proj.weight' (64, 32)" in err
     assert err.endswith(f"error: {folder} has 11 problems; download or convert it again\n")
     assert exit_code(["inspect", str(folder), "--check", "--json"]) == 1

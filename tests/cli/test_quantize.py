@@ -103,8 +103,8 @@ def test_measured_bits_meet_the_target_and_their_table_is_written(
 @pytest.mark.parametrize(
     ("row", "match"),
     [
-        ({"messages": "hello"}, "line 1: 'messages' is no list of {role, content}; mend that row"),
-        ({"text": None}, "line 1: 'text' is no text; mend that row"),
+        ({"messages": "hello"}, "line 1: 'messages' is not a list of {role, content}; fix that row"),
+        ({"text": None}, "line 1: 'text' is not a text; fix that row"),
         ({"prompt": "p"}, "prompt"),
     ],
 )
@@ -137,7 +137,7 @@ def test_settings_that_contradict_each_other_are_refused(
         ("--target-bits 15", "--target-bits is 15, and even the widest of --candidate-bits come to"),
         ("--target-bits 1", "raise --target-bits, or add a narrower candidate"),
         ("--head-bits 8", "set --embedding-bits, not --head-bits"),
-        ("--group-size 128", "--group-size is 128, which does not divide layers of the width"),
+        ("--group-size 128", "--group-size is 128, which does not divide layers of width"),
     ],
 )
 def test_errors_name_the_options_and_nothing_is_measured(

@@ -194,10 +194,10 @@ def test_a_plan_names_rows_tokens_steps_time_and_memory_and_writes_nothing(
         (("", ""), ["--data", "nothing.jsonl"], r"there is no .*nothing\.jsonl"),
         (("", ""), ["--from", "trian"], r"there is no stage 'trian'\. Did you mean 'train'\?"),
         (("smidgen:nano", "./no-such-model"), [], r"no-such-model"),
-        (("bits = 4", "target_bits = 1.0"), [], r"'target_bits' is 1, .* come to 3\.013 bits per weight"),
+        (("bits = 4", "target_bits = 1.0"), [], r"'target_bits' is 1, .* take 3\.013 bits per weight"),
         (("group_size = 32", "group_size = 128"), [], r"'group_size' is 128, .* 192, 448; choose 32 or 64"),
         (("rank = 4", 'rank = 4\ntarget_modules = ["x_proj"]'), [], r"x_proj"),
-        (("max_length = 384", "max_length = 4096"), [], r"max_length is 4096, and the context of .* 2048"),
+        (("max_length = 384", "max_length = 4096"), [], r"max_length is 4096, but the context of .* 2048"),
         (("", ""), ["--dry-run", "--from", "train"], r"does not support --from; remove"),
         (("max_tokens = 12", "temperature = 0.001"), [], r"temperature"),
     ],
@@ -219,7 +219,7 @@ def test_wrong_input_is_one_clear_sentence(
     [
         ({"id": "3", "prompt": "What is 1 + 1?", "a": "2", "better": "a"}, r"line 3.*\bb\b"),
         ({"id": "3", "prompt": "What is 1 + 1?", "a": "2", "b": "", "better": "c"}, r"line 3.*better"),
-        (None, "has 1 rows to train on; expected at least 2"),
+        (None, "has 1 training rows; expected at least 2"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(
@@ -243,13 +243,13 @@ def test_rows_are_not_both_trained_on_and_evaluated(tmp_path: Path, capsys: pyte
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = ["--runs", str(tmp_path / "runs"), "--data", str(data)]
     assert exit_code(["run", str(path), *arguments]) == 2
-    assert "have no 'split' to tell them apart" in capsys.readouterr().err
+    assert "have no 'split' to separate them" in capsys.readouterr().err
     data.write_text("".join(json.dumps(row | {"split": "train"}) + "\n" for row in rows))
     path.write_text(path.read_text().replace("[data]", '[data]\ntest_splits = ["train"]'))
     assert exit_code(["run", str(path), *arguments]) == 2
     assert "the split 'train'" in capsys.readouterr().err
     assert exit_code(["evaluate", "intent", "--data", str(data)]) == 2
-    assert "has only rows to train on (split train)" in capsys.readouterr().err
+    assert "has only training rows (split train)" in capsys.readouterr().err
     assert exit_code(["evaluate", "judge", "--split", "test"]) == 2
     assert "--split does not apply to generated rows" in capsys.readouterr().err
 
@@ -315,7 +315,7 @@ def test_pretraining_is_skipped_or_begins_anew_by_the_rule_of_every_stage(
         path.write_text(PRETRAIN.replace(old, new))
         assert exit_code(arguments) == 0
         said = capsys.readouterr().err
-        anew = [line.partition(":")[0] for line in said.splitlines() if "changed, so it begins anew" in line]
+        anew = [line.partition(":")[0] for line in said.splitlines() if "changed, so it starts over" in line]
         assert anew[-len(again) :] == again
     assert (tmp_path / "runs/tiny/best/model.safetensors").read_bytes() != weights
     assert exit_code(["run", *arguments[1:]]) == 0

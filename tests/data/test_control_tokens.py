@@ -138,7 +138,7 @@ def test_no_kind_of_tokenizer_takes_text_for_a_control_token(
 def test_a_mark_is_in_no_text(tokenizer) -> None:
     known = tokenizer._controls
     assert known.mark_for(["<|im_end|>"]) == "\U000f0000"
-    assert known.mark_for(["<|im_end|>", "\U000f0000"], beside="\U000f0001") == "\U000f0002"
+    assert known.mark_for(["<|im_end|>", "\U000f0000"], template="\U000f0001") == "\U000f0002"
     assert known.mark_for(["\U000f0000"]) == ""
 
 

@@ -286,7 +286,7 @@ def test_a_qwen2_of_wide_heads_is_refused(tmp_path: Path):
 def test_a_file_that_is_cut_short_is_refused(tmp_path: Path):
     file = write_file(tmp_path / "model.gguf").path
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(ModelError, match=re.escape(f"{file} is no whole GGUF file")):
+    with pytest.raises(ModelError, match=re.escape(f"{file} is not a complete GGUF file")):
         import_gguf(file, tmp_path / "out")
 
 

@@ -176,14 +176,14 @@ def test_weights_do_not_change_under_requests(own):
     ticket = session.submit(ask("a", "why"))
     session.step()
     with pytest.raises(
-        WorkError, match=r"1 requests are under way, so the weights cannot be read anew; finish"
+        WorkError, match=r"1 requests are pending, so the weights cannot be refreshed; finish"
     ):
         engine.refresh()
     session.cancel(ticket)
     engine.refresh()
     abandoned = engine.complete([ask(str(i), "why", max_tokens=1 + i) for i in range(3)])
     next(abandoned)
-    with pytest.raises(WorkError, match="requests are under way"):
+    with pytest.raises(WorkError, match="requests are pending"):
         engine.refresh()
     abandoned.close()
     engine.refresh()

@@ -112,7 +112,7 @@ def test_other_schemas_are_left_to_llguidance(content):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ({"minimum": HUGE}, f"has the number {HUGE}, which would be rounded.*ask for a string of digits"),
+        ({"minimum": HUGE}, f"has the number {HUGE}, which would be rounded.*use a string of digits"),
         ({"type": "number", "minimum": BIG}, "would be rounded"),
         (
             '{"type": "number", "maximum": 0.12345678901234567890123}',
@@ -125,16 +125,16 @@ def test_other_schemas_are_left_to_llguidance(content):
         (closed({"a": {"const": BIG}, "b": {"$ref": "#/properties/a"}}), "the reference '#/properties/a'"),
         (
             closed({"a": {"const": BIG}, "b": {"$ref": "#/$defs/c"}}, **{"$defs": {"c": {"const": HUGE}}}),
-            f"has the number {HUGE} in its definitions, which would be rounded; write the definition where",
+            f"has the number {HUGE} in its definitions, which would be rounded; inline that definition where",
         ),
         (
             closed({"a": {"const": BIG}}, required=["b"]),
-            "requires 'b', which is not one of its properties; add",
+            "requires 'b', which is not one of its properties; add the",
         ),
-        ({"enum": [BIG], "type": "string"}, "lists values of which its other keywords allow none"),
+        ({"enum": [BIG], "type": "string"}, "lists values, but its other keywords allow none of them"),
         (
             {"type": "integer", "minimum": BIG, "maximum": 1},
-            f"a whole number from {BIG} to 1; mend its bounds",
+            f"an integer from {BIG} to 1; fix its bounds",
         ),
         (
             {
@@ -143,7 +143,7 @@ def test_other_schemas_are_left_to_llguidance(content):
                 "minimum": BIG,
                 "exclusiveMinimum": True,
             },
-            "exclusive bounds as in draft 4 beside a number that would be rounded; write exclusiveMinimum",
+            "draft-4 exclusive bounds and a number that would be rounded; write exclusiveMinimum",
         ),
         ('{"const": 1e400}', "the schema cannot be read .*not JSON compliant"),
         ('{"const": NaN}', "the schema cannot be read .*not JSON compliant"),

@@ -198,7 +198,9 @@ def test_keys_and_values_in_8_bits_change_little_and_take_less_memory():
 
 
 def test_heads_too_narrow_to_be_held_in_few_bits():
-    with pytest.raises(ConfigError, match=r"kv_bits needs heads .* multiple of 32; .* are 16 wide"):
+    with pytest.raises(
+        ConfigError, match=r"kv_bits needs a head width .* multiple of 32; .* is 16, so leave"
+    ):
         forward_of(make(LLAMA), kv_bits=8)
 
 

@@ -293,14 +293,14 @@ def test_where_every_request_fails_it_is_the_server(server, failure):
 @pytest.mark.parametrize("body", NO_COMPLETION.values(), ids=NO_COMPLETION)
 def test_nonsense_is_told(server, body):
     server.script = [(200, {}, body)]
-    with pytest.raises(WorkError, match=r"answered what is no completion .*Check that the URL"):
+    with pytest.raises(WorkError, match=r"something that is not a completion .*Check that the URL"):
         list(engine_at(server).stream(ask()))
     assert len(server.requests) == 1
 
 
 def test_what_cannot_be_decoded_is_told(server):
     server.script = [(200, {"Content-Encoding": "gzip"}, "no gzip")]
-    with pytest.raises(WorkError, match=r"answered what cannot be decoded .*check that the URL"):
+    with pytest.raises(WorkError, match=r"answered with content that cannot be decoded .*check that the URL"):
         list(engine_at(server).stream(ask()))
 
 
@@ -342,7 +342,7 @@ def test_many_that_fail_at_once_wait_for_what_is_under_way(server):
 def test_a_server_that_breaks_down_is_not_asked_for_long(server):
     server.script = [0.0, 0.0, *[(500, {}, "broken")] * 1000]
     engine, found = engine_at(server, batch_size=1, patience=Patience(retries=0)), []
-    with pytest.raises(WorkError, match="answered 500: broken, 1 times; what was finished is kept"):
+    with pytest.raises(WorkError, match=r"answered 500: broken \(attempts: 1\); finished answers are kept"):
         for _, answer in engine.complete(ask(str(i)) for i in range(100)):
             found.append(answer.text)
     assert found == ["echo 0", "echo 1"]
@@ -374,7 +374,7 @@ def test_what_fails_by_itself_is_reported_once(server):
         list(engine.complete([ask(str(i)) for i in range(7)]))
         list(engine.complete([ask(str(i)) for i in range(7)]))
     (line,) = [str(warning.message) for warning in said]
-    assert "status 400: bad words; the server answers others, so this request is at fault" in line
+    assert "status 400: bad words; the server answers other requests, so this one counts as wrong" in line
 
 
 def test_what_failed_by_itself_is_wrong_and_not_asked_for_again(server, tmp_path):
@@ -453,7 +453,7 @@ def test_servers_that_want_max_completion_tokens(server):
 def test_servers_that_want_neither_name_keep_the_usual_one(server):
     server.script = [NEWER, (400, {}, "neither max_completion_tokens")]
     engine = engine_at(server)
-    with pytest.raises(ConfigError, match="status 400: neither max_completion_tokens; mend the request"):
+    with pytest.raises(ConfigError, match="status 400: neither max_completion_tokens; fix the request"):
         list(engine.stream(ask()))
     assert one(engine, ask()).text == "echo hi" and "max_tokens" in server.requests[-1]
 
@@ -477,8 +477,8 @@ def test_a_fault_of_our_own_comes_after_what_the_others_answered(server, monkeyp
     ("said", "reason", "why"),
     [
         ("content_filter", "content_filter", "the server's content filter withheld the answer"),
-        ("tool_calls", "tool_calls", "called a tool instead of answering"),
-        ("function_call", "tool_calls", "called a tool instead of answering"),
+        ("tool_calls", "tool_calls", "called a tool instead of answering, although none was offered"),
+        ("function_call", "tool_calls", "called a tool instead of answering, although none was offered"),
     ],
 )
 def test_what_is_withheld_is_no_answer(server, tmp_path, said, reason, why):
@@ -504,7 +504,7 @@ def test_an_evaluation_goes_on_where_its_server_broke(server, tmp_path):
     server.script = [0.0, 0.0, *[(500, {}, "broken")] * 3 * 5]  # the four that are left, and the probe
     records = tmp_path / "records.jsonl"
     engine = engine_at(server, batch_size=1)
-    with pytest.raises(WorkError, match=r"answered 500: broken, 3 times; what was finished is kept"):
+    with pytest.raises(WorkError, match=r"answered 500: broken \(attempts: 3\); finished answers are kept"):
         list(collect_records(task, samples, engine, Sampling(), records, model="m"))
     assert len(read_records(records)) == 2
     assert len(list(collect_records(task, samples, engine, Sampling(), records, model="m"))) == 6
@@ -525,9 +525,9 @@ def test_dead_servers():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(WorkError, match=r"cannot be reached .*, 3 times; check that it runs and that"):
+    with pytest.raises(WorkError, match=r"cannot be reached .* \(attempts: 3\); check that it is running"):
         HttpEngine(url, patience=QUICK)
-    with pytest.raises(WorkError, match=r"cannot be reached .*, 3 times; what was finished is kept"):
+    with pytest.raises(WorkError, match=r"cannot be reached .* \(attempts: 3\); finished answers are kept"):
         one(HttpEngine(url, model_name="m", patience=QUICK), ask())
 
 
@@ -539,14 +539,14 @@ def test_trying_again_is_told_once_for_all_that_are_under_way(server):
         answered = list(engine.complete([ask(str(i)) for i in range(8)]))
     assert len(answered) == 8 and len(server.requests) == 24
     told = [str(warning.message) for warning in said if warning.category is TriedAgain]
-    assert told[0] == f"the server at {server.url} answered 503; trying again, 2 of 17 times"
+    assert told[0] == f"the server at {server.url} answered 503; retrying, attempt 2 of 17"
     assert len(set(told)) == len(told) < 16
 
 
 def test_slow_servers(server):
     server.delay = 5.0
     began = time.perf_counter()
-    with pytest.raises(WorkError, match=r"did not answer within 0\.5 seconds, 3 times"):
+    with pytest.raises(WorkError, match=r"did not answer within 0\.5 seconds \(attempts: 3\)"):
         one(engine_at(server), ask())
     assert time.perf_counter() - began < 5
 
@@ -601,7 +601,7 @@ def test_prompts_that_do_not_fit(server, said):
 @pytest.mark.parametrize("said", NO_ROOM.values(), ids=NO_ROOM)
 def test_answers_that_do_not_fit_are_not_taken_for_prompts(server, said):
     server.script = [(400, {}, said)]
-    match = r"has room for a prompt but not for 5000 more tokens: .*; lower --max-tokens"
+    match = r"has room for the prompt but not for 5000 more tokens: .*; lower --max-tokens"
     with pytest.raises(ConfigError, match=match):
         one(engine_at(server), ask(max_tokens=5000))
 
@@ -617,7 +617,7 @@ def test_the_listing_of_models_is_tried_again(server):
     server.listings = [(503, {}, "loading"), (429, {"Retry-After": "0"}, "")]
     assert engine_at(server).model_name == "only"
     server.listings = [(503, {}, "loading")] * 3
-    with pytest.raises(WorkError, match=r"answered 503: loading, 3 times; .*or name the model with"):
+    with pytest.raises(WorkError, match=r"answered 503: loading \(attempts: 3\); .*or name the model with"):
         engine_at(server)
     server.listings = [(401, {}, "who?")]
     with pytest.raises(ConfigError, match=r"status 401: who\?; set the key in OPENAI_API_KEY"):
@@ -639,7 +639,7 @@ def test_a_timeout_is_for_servers(server):
     server.script = [30.0]
     engine = open_engine(EngineOptions(server.url, timeout=0.2))
     assert one(engine, ask()).text == "echo hi" and len(server.requests) == 2
-    with pytest.raises(ConfigError, match="a timeout does not go with the model smidgen:nano; leave it out"):
+    with pytest.raises(ConfigError, match="a timeout does not apply to the model smidgen:nano; leave it out"):
         open_engine(EngineOptions("smidgen:nano", timeout=1.0))
     with pytest.raises(ConfigError, match=r"timeout is inf; expected seconds above 0"):
         open_engine(EngineOptions(server.url, timeout=float("inf")))
@@ -651,7 +651,7 @@ def test_a_key_that_no_header_can_hold_is_refused_unseen(monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     for name, shown in (("MY_KEY", "MY_KEY"), (None, "OPENAI_API_KEY")):
         with pytest.raises(
-            ConfigError, match=f"variable {shown} holds what cannot stand in a header"
+            ConfigError, match=f"variable {shown} contains a character that is not allowed in a header"
         ) as raised:
             Server("http://localhost:1/v1", api_key_env=name)
         assert key not in str(raised.value)
@@ -689,7 +689,7 @@ def test_settings_without_a_place(server):
         one(engine, ask(top_k=5, min_p=0.1, repetition_penalty=1.1))
     with pytest.raises(ConfigError, match="no regular expressions; give a schema or choices"):
         one(engine, ask(constraint=Constraint("regex", "a+")))
-    with pytest.raises(ConfigError, match="a server tells no probabilities"):
+    with pytest.raises(ConfigError, match="a server does not support log-probability scoring"):
         engine.score([], ["a"])
     assert not server.requests
 
@@ -702,7 +702,7 @@ def test_constraints_are_checked_where_a_server_ignores_them(server):
         "type": "string",
         "enum": ["yes", "no"],
     }
-    with pytest.raises(WorkError, match="does not keep to response_format"):
+    with pytest.raises(WorkError, match="does not follow response_format"):
         one(engine_at(server), ask(constraint=choices))
 
 
@@ -728,13 +728,15 @@ def test_models_keys_and_addresses(server, monkeypatch):
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(ConfigError, match="the environment variable MY_KEY is not set; put the API key"):
         engine_at(server, api_key_env="MY_KEY")
-    with pytest.raises(ConfigError, match=r"is no URL of a server .*expected one such as http://localhost"):
+    with pytest.raises(
+        ConfigError, match=r"is not the URL of a server .*expected one such as http://localhost"
+    ):
         HttpEngine("http://")
-    with pytest.raises(ConfigError, match="is the URL of a server, which does not go with the engine mlx"):
+    with pytest.raises(ConfigError, match="is the URL of a server, so the engine mlx cannot be used"):
         open_engine(EngineOptions(server.url, engine="mlx"))
-    with pytest.raises(ConfigError, match="an adapter does not go with the server"):
+    with pytest.raises(ConfigError, match="an adapter does not apply to the server"):
         open_engine(EngineOptions(server.url, adapter=resolve("smidgen:nano")))
-    with pytest.raises(ConfigError, match="a model name does not go with the model smidgen:nano"):
+    with pytest.raises(ConfigError, match="a model name does not apply to the model smidgen:nano"):
         open_engine(EngineOptions("smidgen:nano", model_name="b"))
     first, second = (engine_identity(EngineOptions(server.url, model_name=name)) for name in "ab")
     assert first != second
@@ -799,8 +801,8 @@ def test_mlx_lm_server(expected):
 @pytest.mark.parametrize(
     ("messages", "fault"),
     [
-        ((Message("text", "2 + 2 ="),), "a prompt cannot stand alone; leave --no-chat-template out"),
-        ((Message("user", "q"), Message("assistant", "10 ")), "go on with an answer that was begun"),
+        ((Message("text", "2 + 2 ="),), "so it cannot complete a plain text; leave --no-chat-template out"),
+        ((Message("user", "q"), Message("assistant", "10 ")), "not every server continues a partial answer"),
     ],
 )
 def test_prompts_that_are_no_questions_are_refused(messages, fault):

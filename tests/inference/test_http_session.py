@@ -114,7 +114,7 @@ def test_an_adapter_is_a_model_of_the_server(server):
         "two": "base",
         "three": "judge-lora",
     }
-    fault = r"lists no model 'judge-lor' .* it has base, judge-lora\. Did you mean 'judge-lora'\? Load the"
+    fault = r"lists no model 'judge-lor' .* it lists base, judge-lora\. Did you mean 'judge-lora'\? Load the"
     with pytest.raises(ConfigError, match=fault):
         list(engine.complete([replace(ask("one"), adapter="judge-lor")]))
     server.models.append("late")  # is listed anew

@@ -156,7 +156,7 @@ def test_faults_end_their_own_request(engine, monkeypatch):
     assert found.pop("whole").completion.finish_reason == "context"
     assert {name: found.pop(name).completion.text for name in expected} == expected
     for name, kind, fault in (
-        ("penalty", ConfigError, "has no frequency_penalty"),
+        ("penalty", ConfigError, "does not support frequency_penalty"),
         ("refused", ModelError, r"llama\.cpp refuses a prompt of .*: too long"),
         ("adapter", ModelError, "nowhere"),
     ):

@@ -329,7 +329,7 @@ def test_prompts_that_fill_the_context_have_no_completion(engine, monkeypatch):
     fitting = [request for request, length in zip(requests, lengths, strict=True) if length < 512]
     assert_same(answers(engine, fitting), {r.sample.id: found.pop(r.sample.id) for r in fitting})
     assert list(found.values()) == [Completion("", finish_reason="context")] * 5
-    fault = r"the prompt has 6\d\d tokens and the context of .* 512, which leaves no room for an answer"
+    fault = r"the prompt has 6\d\d tokens and .* a context of 512, which leaves no room for an answer"
     with pytest.raises(DataError, match=fault):
         list(engine.stream(requests[1]))
     assert answers(engine, requests[:1])

@@ -61,14 +61,14 @@ def test_settings_that_do_not_fit(tiny_model_dir, recording):
     with pytest.raises(ConfigError, match="batch_size is 0; expected 1 or more"):
         open_engine(EngineOptions(str(tiny_model_dir), batch_size=0))
     with pytest.raises(
-        ConfigError, match=r"an adapter does not go with the recording .*; leave it out or name"
+        ConfigError, match=r"an adapter does not apply to the recording .*; leave it out or name"
     ):
         open_engine(EngineOptions(recording, adapter=Path("adapter")))
     with pytest.raises(ConfigError, match="kv_bits is 5; expected 8 or 4"):
         open_engine(EngineOptions(str(tiny_model_dir), kv_bits=5))
-    with pytest.raises(ConfigError, match="kv_bits does not go with the recording"):
+    with pytest.raises(ConfigError, match="kv_bits does not apply to the recording"):
         open_engine(EngineOptions(recording, kv_bits=8))
-    with pytest.raises(ConfigError, match="thinking does not go with the recording"):
+    with pytest.raises(ConfigError, match="thinking does not apply to the recording"):
         open_engine(EngineOptions(recording, thinking=True))
 
 
@@ -91,7 +91,7 @@ def test_large_models_on_a_cpu_run_in_llama_cpp(tiny_model_dir, tmp_path, monkey
     chosen = open_engine(EngineOptions(folder))
     assert isinstance(chosen, LlamaEngine if device().kind == "cpu" else MlxEngine)
     assert isinstance(open_engine(EngineOptions(folder, engine="mlx")), MlxEngine)
-    # llama.cpp tells no probabilities
+    # llama.cpp cannot score
     assert isinstance(open_engine(EngineOptions(folder), scores=True), MlxEngine)
     monkeypatch.setattr(llama_server, "xllamacpp", None)
     assert isinstance(open_engine(EngineOptions(folder)), MlxEngine)
@@ -168,4 +168,4 @@ def test_ids_beyond_the_vocabulary_of_a_gguf_file_are_left_out(tmp_path, monkeyp
     lines = {str(warning.message) for warning in said}
     assert len(lines) == 2
     assert any(f"has the {kind} token 4294967295, which is not in the vocabulary" in line for line in lines)
-    assert any("names the eot token 151645, which" in line for line in lines)
+    assert any("has the eot token 151645, which" in line for line in lines)

@@ -173,9 +173,7 @@ def test_scores_that_are_no_numbers_end_their_row_alone(engine, monkeypatch):
     session.close()
     assert_same(completions(events), expected)
     (error,) = [event.error for event in events if event.error is not None]
-    with pytest.raises(
-        ModelError, match=r"computes scores that are not numbers; its weights, or the adapter's"
-    ):
+    with pytest.raises(ModelError, match=r"computes logits that are NaN; its weights, or the adapter's"):
         raise error
 
 

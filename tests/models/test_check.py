@@ -116,7 +116,7 @@ def test_weights_that_cannot_be_unpacked_are_a_fault(
         (lambda file: file.unlink(), "there is no tokenizer in "),
         (
             lambda file: file.write_text(more_tokens(file.read_text())),
-            "a token 900, and the model has only 320",
+            "the token id 900, but the model's vocab_size is 320",
         ),
     ],
 )
@@ -148,10 +148,11 @@ ONES = np.ones((320, 32), np.float32)
         ({"model.extra": ONES}, "unexpected 'model.extra' (320, 32)"),
         ({UP: ONES}, f"'{UP}' has shape (320, 32), expected (64, 32)"),
         ({NORM: np.ones(32, np.int32)}, f"'{NORM}' is stored as int32, expected float32"),
-        ({NORM: np.full(32, np.nan, np.float32)}, f"'{NORM}' has 32 values that are no finite numbers"),
+        ({NORM: np.full(32, np.nan, np.float32)}, f"'{NORM}' has 32 values that are not finite"),
         (
             {"lm_head.weight": ONES},
-            "'lm_head.weight' is left out, since config.json ties the head, but it is not the embedding",
+            "'lm_head.weight' is ignored because config.json ties the head, "
+            "but it differs from the embedding",
         ),
     ],
 )
@@ -184,7 +185,7 @@ def test_what_is_odd_is_noted(changed):
     found = check(changed({UP: np.zeros((64, 32), np.float32)}, dtype="bfloat16"))
     assert found.faults == []
     assert found.notes == [
-        "weights are stored in float32, by config.json in bfloat16",
+        "weights are stored in float32, but config.json declares bfloat16",
         f"every value of '{UP}' is 0",
     ]
 

@@ -245,15 +245,18 @@ def test_other_feed_forward_layers_are_refused(folder):
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"moe_layers": [1]}, r"layers \[1\] are mixtures of experts, only dense ones are known"),
+        ({"moe_layers": [1]}, r"layers \[1\] are mixtures of experts, only dense layers are supported"),
         ({"moe_layers": None}, r"layers \[0, 1\] are mixtures of experts"),
         ({"no_rope_layers": [1]}, r"no_rope_layers is \[1\], expected 0 or 1 for 2 layers"),
         ({"no_rope_layers": [1, 2]}, r"no_rope_layers is \[1, 2\], expected 0 or 1"),
-        ({"no_rope_layer_interval": 0, "no_rope_layers": []}, "make no llama4_text: .*zero"),
-        ({"layer_types": ["full_attention"]}, "layer_types names 1 layers of 2"),
+        ({"no_rope_layer_interval": 0, "no_rope_layers": []}, "do not define a llama4_text model: .*zero"),
+        ({"layer_types": ["full_attention"]}, "layer_types has 1 entries, expected 2"),
         ({"layer_types": ["sliding_attention"] * 2}, "only chunked_attention and full_attention is"),
         ({"attention_chunk_size": 0}, "attention_chunk_size is 0, expected 1 or more"),
-        ({"num_key_value_heads": 3}, "4 heads cannot share 3 keys evenly"),
+        (
+            {"num_key_value_heads": 3},
+            "heads is 4, expected a multiple of num_key_value_heads, 3",
+        ),
         ({"hidden_act": "gelu"}, "'hidden_act' is 'gelu', only 'silu' is supported"),
         ({"num_shared_experts": 1}, "unknown key 'num_shared_experts' = 1"),
         ({"vocab_size": None}, "'vocab_size' is missing"),

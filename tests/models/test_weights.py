@@ -24,5 +24,5 @@ def test_weights_are_counted_by_headers_packed_or_not(tiny_model_dir: Path, tmp_
 
 def test_a_damaged_file_cannot_be_counted(tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes(b"\x10")
-    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read .*; fetch it again"):
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read .*; download it again"):
         count_weights(tmp_path, {})

@@ -48,7 +48,7 @@ def test_a_terminal_shows_events_and_gets_the_result(capsys: pytest.CaptureFixtu
 
     assert follow(work()) == "done"
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "data: done before, skipped"
+    assert lines[0] == "data: already done, skipped"
     assert lines[1].startswith("train: 4/4 in 0:00, loss 1.5")
     assert lines[2:] == ["train: kept step 3", "warning: far from the model", "train: finished in 1:01"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from smidgen import config
+from smidgen.export.gguf.facts import Verification
 from smidgen.files import read_json
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.events import MessageEvent, result_of
@@ -27,7 +28,7 @@ def test_an_artefact_is_opened_by_the_engine_that_reads_its_format(tmp_path: Pat
         export={"formats": ("peft", "fused", "gguf")},
     )
     opened = {
-        artefact.name: artefact.opened(context, tmp_path / artefact.folder).engine
+        artefact.name: artefact.engine(context, tmp_path / artefact.folder).engine
         for artefact in artefacts_of(context.recipe)
     }
     assert opened == {"mlx-4bit": "mlx", "peft": "mlx", "fused": "mlx", "gguf-q8_0": "llama"}
@@ -52,14 +53,24 @@ def test_the_drift_of_an_artefact_comes_into_the_report(tmp_path: Path, monkeypa
     assert drift["mean_kl"] < 1e-6
 
 
+def verification(kl_from_source: float) -> Verification:
+    return Verification(
+        path="model.gguf", tensors=1, numbers=1, largest_error=0.0, rms_error=0.0, tokens=1, end_tokens=[0],
+        prompts=3, logit_error=0.0, tolerance=0.1, kl_from_source=kl_from_source, seconds=1.0,
+    )  # fmt: skip
+
+
 def test_a_file_that_drifts_far_is_warned_of():
-    verified = {"kl_from_source": 0.5, "prompts": 3}
-    (warning,) = gguf_drift(verified, "Q4_0")["warnings"]
+    measured = gguf_drift(verification(0.5), "Q4_0")
+    (warning,) = measured.warnings or ()
     assert warning.startswith(
-        "Q4_0 changes the next-token distributions by 0.5 nats on average, and above 0.1"
+        "Q4_0 changes the next-token distributions by 0.5 nats on average; `smidgen export fused` refuses a "
+        "model above 0.1"
     )
-    assert gguf_drift(verified | {"kl_from_source": 0.01}, "Q8_0")["warnings"] == []
-    assert gguf_drift(None, "Q8_0") == {}
+    drift = {"asked": "texts of smidgen's own", "mean_kl": 0.5, "prompts": 3}
+    assert measured.to_json() == {"drift": drift, "warnings": [warning]}
+    assert gguf_drift(verification(0.01), "Q8_0").warnings == []
+    assert gguf_drift(None, "Q8_0").to_json() == {}
 
 
 def test_work_without_an_audience_gives_its_result():

@@ -64,7 +64,7 @@ def test_a_changed_input_repeats_its_stage_and_says_so(counted: Counted):
     counted.setting = 2
     assert counted.go() == ["second"]
     said = [event.text for event in counted.events if isinstance(event, MessageEvent)]
-    assert said[0] == "its settings or inputs changed, so it begins anew"
+    assert said[0] == "its settings or inputs changed, so it starts over"
 
 
 def test_a_failed_stage_keeps_its_scratch_for_the_same_inputs_only(counted: Counted):

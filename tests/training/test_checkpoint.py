@@ -121,7 +121,7 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"steps was 3 and is now 2\. Restore them to resume it, or name"):
         run(tmp_path, rows[:4])
     wider = SHAPE.model_copy(update={"intermediate_size": 96})
-    with pytest.raises(ConfigError, match=r"holds the weights of another model than the one to train"):
+    with pytest.raises(ConfigError, match=r"has trainable weights of other names or shapes than the model"):
         run(tmp_path, rows, shape=wider)
     assert run(tmp_path, rows, checkpoint_every=1) == []
 
@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path):
     run(tmp_path, rows)
     file = tmp_path / "checkpoints" / "step-00000003" / "optimizer.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ModelError, match=r"step-00000003/optimizer\.safetensors is cut short or damaged"):
+    with pytest.raises(ModelError, match=r"step-00000003/optimizer\.safetensors is truncated or damaged"):
         run(tmp_path, rows)
 
 

@@ -196,7 +196,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(tiny: nn.
     before = weights(tiny)
     steps = train(tiny, LIKELIHOOD, RowBatches(make_rows(4), batch_size=4), SftConfig())
     with pytest.raises(
-        WorkError, match=r"step 1: the loss is nan .* finite; lower train.learning_rate, now 0.0"
+        WorkError,
+        match=r"step 1: the loss is nan .* expected finite numbers\. Lower train.learning_rate, now 0.0",
     ):
         next(steps)
     for name, value in weights(tiny).items():
@@ -206,7 +207,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(tiny: nn.
 def test_models_that_cannot_learn_are_refused(tiny: nn.Module, make_rows: Rows):
     batches = RowBatches(make_rows(4), batch_size=4)
     tiny.freeze()
-    with pytest.raises(ConfigError, match=r"the model has no trainable weight; add \[train.lora\]"):
+    with pytest.raises(ConfigError, match=r"the model has no trainable weights; add \[train.lora\]"):
         next(train(tiny, LIKELIHOOD, batches, SftConfig()))
 
 

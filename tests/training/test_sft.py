@@ -63,14 +63,14 @@ def test_faulty_samples_are_all_counted_and_some_named(tokenizer: Tokenizer):
     with pytest.raises(DataError, match=r"^6 of 7 samples cannot be trained on: ") as caught:
         sft_rows(samples, tokenizer, SftConfig(max_length=40))
     message = str(caught.value)
-    assert "sample 's1': it has no target, the answer to learn" in message
+    assert "sample 's1': it has no target, which is the answer to train on" in message
     assert "sample 's5': a completion has" in message
     assert message.endswith("; and 1 more")
     assert "s6" not in message
 
 
 def test_no_samples_are_refused(tokenizer: Tokenizer):
-    with pytest.raises(DataError, match=r"there are no samples to train on"):
+    with pytest.raises(DataError, match=r"there are no training samples"):
         sft_rows([], tokenizer, SftConfig())
 
 
@@ -78,7 +78,7 @@ def test_nothing_learnt_is_refused(tokenizer: Tokenizer, monkeypatch: pytest.Mon
     rendered = tokenizer.render_conversation([*sample().messages, Message("assistant", "x")])
     nothing = type(rendered)(rendered.token_ids, [False] * len(rendered.token_ids))
     monkeypatch.setattr(tokenizer, "render_conversation", lambda *_, **__: nothing)
-    with pytest.raises(DataError, match=r"sample 's0': no token of it is learnt"):
+    with pytest.raises(DataError, match=r"sample 's0': none of its tokens is in the loss"):
         sft_rows([sample()], tokenizer, SftConfig())
 
 

@@ -1,8 +1,9 @@
 """`smidgen export`: models in the formats of other programs, one command per format."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
@@ -11,6 +12,11 @@ from smidgen.cli.export_options import FuseOptions, GgufOptions, Private, Publis
 from smidgen.cli.options import Json, Out, naming_options
 from smidgen.errors import ConfigError
 from smidgen.options import Adapter, Model
+
+if TYPE_CHECKING:
+    from smidgen.export.facts import Export
+    from smidgen.export.gguf.facts import GgufExport
+    from smidgen.pipeline.shipping import Published
 
 export = App(
     name="export",
@@ -61,13 +67,14 @@ def gguf(
         )
     kind = options.dtype or ("F32" if adapter_only else "Q8_0")
 
-    def make(file: Path) -> dict[str, Any]:
+    def make(file: Path) -> "GgufExport":
         return _make_gguf(file, model, adapter, kind, options)
 
+    published = None
     if out.suffix == ".gguf":
         if publish != PublishOptions():
             raise ConfigError(f"a model card needs a folder, and {out} is a file; give a folder as --out")
-        facts = make(out)
+        made = make(out)
     elif adapter_only:
         raise ConfigError(
             f"--adapter-only writes one file, and {out} does not end in .gguf; give FILE.gguf as --out"
@@ -76,25 +83,25 @@ def gguf(
         publication = publish.publication()
         source = shipping.card_source(model, adapter, publication)
         name = f"{out.resolve().name}-{kind.lower()}.gguf"
-        shipped = shipping.publish(
+        published = shipping.publish(
             lambda folder: make(folder / name), out, source, f"gguf-{kind.lower()}", publication
         )
-        facts = _with_final_path(shipped, out / name)
+        made = published.export.at(out / name)
+        published = replace(published, export=made)
     if json:
-        print_json(facts)
+        print_json((published or made).to_json())
         return
-    if "out" in facts:
-        show_export(facts, json)
+    if published is not None:
+        show_published(published)
     else:
-        show_drift(facts)
-    _say_gguf(facts)
+        show_drift(made)
+    _say_gguf(made)
 
 
-def _make_gguf(
-    out: Path, model: str, adapter: Path | None, dtype: str, options: GgufOptions
-) -> dict[str, Any]:
+def _make_gguf(out: Path, model: str, adapter: Path | None, dtype: str, options: GgufOptions) -> "GgufExport":
     """Write a GGUF file and its Modelfile; they are put in place only after verification."""
     from smidgen.export.gguf import verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
+    from smidgen.export.gguf.facts import GgufExport
     from smidgen.export.gguf.modelfile import modelfile as modelfile_text
     from smidgen.files import atomic_file, write_text
     from smidgen.models.load import resolve
@@ -106,43 +113,43 @@ def _make_gguf(
         raise ConfigError(f"{recipe} already exists; remove it, or give another file as --out")
     with atomic_file(out) as file:
         if options.adapter_only and adapter is not None:
-            facts = write_gguf_adapter(model, adapter, file, dtype=dtype)
-            facts["verified"] = verify_gguf_adapter(file, model, adapter) if verify else None
+            written = write_gguf_adapter(model, adapter, file, dtype=dtype)
+            verified = verify_gguf_adapter(file, model, adapter) if verify else None
+            made = GgufExport(written=written, verified=verified)
         else:
-            facts = write_gguf(model, file, dtype=dtype, adapter=adapter)
-            facts["verified"] = verify_gguf(file, model, adapter=adapter) if verify else None
-            facts |= gguf_drift(facts["verified"], dtype)
-        if options.modelfile:
-            text = modelfile_text(out.name, resolve(model), facts["licence"])
+            written = write_gguf(model, file, dtype=dtype, adapter=adapter)
+            verified = verify_gguf(file, model, adapter=adapter) if verify else None
+            measured = gguf_drift(verified, dtype)
+            made = GgufExport(
+                written=written, verified=verified, drift=measured.drift, warnings=measured.warnings or []
+            )
+            if options.modelfile:
+                text = modelfile_text(out.name, resolve(model), written.licence)
     if text is not None:
         write_text(recipe, text)
-        facts["modelfile"] = recipe
-    return _with_final_path(facts, out) | {"format": "gguf"}
+        made = replace(made, modelfile=recipe)
+    return made.at(out)
 
 
-def _with_final_path(facts: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the facts of a file with its final path instead of the temporary one."""
-    verified = facts["verified"] and {**facts["verified"], "path": path}
-    beside = {"modelfile": path.with_suffix(".Modelfile")} if "modelfile" in facts else {}
-    return {**facts, "path": path, "verified": verified, **beside}
-
-
-def _say_gguf(facts: dict[str, Any]) -> None:
+def _say_gguf(made: "GgufExport") -> None:
     """Print what was written and verified."""
-    say(f"{facts['path']}: {size(facts['bytes'])}, {facts['tensors']} tensors, {facts['seconds']:.1f} s")
-    if facts.get("licence"):
-        say(f"model licence: {facts['licence']}")
-    if facts.get("unblocked"):
-        names = ", ".join(facts["unblocked"])
+    from smidgen.export.gguf.facts import WrittenModel
+
+    written = made.written
+    say(f"{written.path}: {size(written.bytes)}, {written.tensors} tensors, {written.seconds:.1f} s")
+    if isinstance(written, WrittenModel) and written.licence:
+        say(f"model licence: {written.licence}")
+    if isinstance(written, WrittenModel) and written.unblocked:
+        names = ", ".join(written.unblocked)
         say(f"kept in F16, since their row lengths are not multiples of the block size: {names}")
-    if verified := facts["verified"]:
+    if verified := made.verified:
         say(
-            f"verified: the logits of llama.cpp differ from the model's by {verified['logit_error']:.2g} of "
-            f"their standard deviation (tolerance: {verified['tolerance']:g})"
+            f"verified: the logits of llama.cpp differ from the model's by {verified.logit_error:.2g} of "
+            f"their standard deviation (tolerance: {verified.tolerance:g})"
         )
     else:
         say("not verified")
-    if file := facts.get("modelfile"):
+    if file := made.modelfile:
         say(f"{file}: ollama create NAME -f {file}")
 
 
@@ -175,9 +182,9 @@ def mlx(
     json: Json = False,
 ) -> None:
     """Write an adapter for mlx-lm, from a PEFT or smidgen adapter."""
-    from smidgen.export.peft import export_mlx_adapter
+    from smidgen.export.peft import AdapterExport, export_mlx_adapter
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> AdapterExport:
         return export_mlx_adapter(adapter, model, folder)
 
     _export(make, model, adapter, out, "mlx-adapter", publish, json)
@@ -201,7 +208,7 @@ def fused(
     is 1.
     """
     from smidgen.data.prompts import read_prompts
-    from smidgen.export.fused import export_fused
+    from smidgen.export.fused import FusedExport, export_fused
     from smidgen.pipeline.exporting import VALIDATED
     from smidgen.pipeline.shipping import check_quantization
 
@@ -209,7 +216,7 @@ def fused(
     check_quantization(model, bits, options.dequantize)
     source = prompts or (run and run / "data/validation.jsonl")
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> FusedExport:
         questions = read_prompts(source) if source else None
         return export_fused(
             model,
@@ -228,7 +235,7 @@ def fused(
 
 
 def _export(
-    make: Callable[[Path], dict[str, Any]],
+    make: "Callable[[Path], Export]",
     model: str,
     adapter: Path | None,
     out: Path,
@@ -241,30 +248,31 @@ def _export(
 
     publication = publish.publication()
     source = shipping.card_source(model, adapter, publication)
-    show_export(shipping.publish(make, out, source, artefact, publication), json)
-
-
-def show_export(facts: dict[str, Any], json: bool) -> None:
-    """Print a summary of an export."""
+    published = shipping.publish(make, out, source, artefact, publication)
     if json:
-        print_json(facts)
-        return
-    say(f"{facts['out']}: {size(facts['bytes'])} of weights and a model card")
-    show_drift(facts)
-    if url := facts.get("url"):
-        say(f"uploaded to {url}")
+        print_json(published.to_json())
+    else:
+        show_published(published)
 
 
-def show_drift(facts: dict[str, Any]) -> None:
+def show_published(published: "Published[Export]") -> None:
+    """Print a summary of an export."""
+    say(f"{published.out}: {size(published.export.bytes)} of weights and a model card")
+    show_drift(published.export)
+    if published.url is not None:
+        say(f"uploaded to {published.url}")
+
+
+def show_drift(export: "Export") -> None:
     """Print the warnings of an export and its drift from the original model."""
     from smidgen.export.drift import in_words
 
-    for warning in facts.get("warnings", ()):
+    for warning in export.warnings:
         say(f"warning: {warning}")
-    if drift := facts.get("drift"):
-        effect = facts.get("adapter_effect")
-        beside = f"; effect of the adapter itself: {effect['mean_kl']:.3g}" if effect else ""
-        say(f"drift from the original model, {in_words(drift)}{beside}")
+    if drift := export.drift:
+        effect = export.adapter_effect
+        beside = f"; effect of the adapter itself: {effect.mean_kl:.3g}" if effect else ""
+        say(f"drift from the original model, {in_words(drift.to_json())}{beside}")
 
 
 @export.command

@@ -90,9 +90,9 @@ def quantize(
         settings = parse_table(QuantizeConfig, options.table(), "smidgen quantize")
         from smidgen.pipeline.quantizing import quantize_model
 
-        facts = follow(quantize_model(model, out, settings))
+        copy = follow(quantize_model(model, out, settings))
     if json:
-        print_json(facts)
+        print_json(copy.to_json())
     else:
         say(f"{out}: evaluate it with --model {out}")
 

@@ -1,4 +1,4 @@
-"""The value of a transformer block."""
+"""The forward pass of a transformer block."""
 
 import numpy as np
 
@@ -9,32 +9,32 @@ from smidgen.cpu_kernels.team import Array, new, product, scratch, team, view
 
 
 class Forward(Block):
-    """The value of a block.
+    """The forward pass of a block.
 
-    Attention keeps a log-sum-exp a row instead of its probabilities, as in FlashAttention
+    Attention stores a log-sum-exp per row instead of its probabilities, as in FlashAttention
     (https://arxiv.org/abs/2205.14135).
     """
 
     def run(self) -> dict[str, mx.array]:
-        """Compute the block.
+        """Run the block.
 
         Returns:
-            `y`, (B, L, D) or (n, D) of the chosen tokens, and, if the plan keeps them, what `Backward` reads.
+            `y`, (B, L, D) or (n, D) of the chosen tokens, and, if `plan.keeps`, the inputs of `Backward`.
         """
         plan, queries = self.plan, self.plan.heads * self.plan.head_dim
         shapes = {
             "qkv": (self.features, self.pitch),
-            "raw": (self.turned.stop if plan.head_norms else 0, self.pitch),
+            "raw": (self.rotary.stop if plan.head_norms else 0, self.pitch),
             "inverse": (plan.heads + plan.kv_heads, self.pitch),
             "attended": (queries, self.pitch),
             "logsumexp": (plan.heads, self.pitch),
-            "middle": (self.leaving, self.width),
-            "gate": (self.leaving, self.inner),
-            "up": (self.leaving, self.inner),
+            "middle": (self.num_outputs, self.width),
+            "gate": (self.num_outputs, self.inner),
+            "up": (self.num_outputs, self.inner),
         }
-        kept = new({"y": (self.leaving, self.width)} | (shapes if plan.keeps else {}))
+        kept = new({"y": (self.num_outputs, self.width)} | (shapes if plan.keeps else {}))
         memory = {name: view(array) for name, array in kept.items()}
-        if not plan.keeps:  # what tiles do not share they take for themselves
+        if not plan.keeps:  # the other arrays are not shared between tiles, so each tile uses its own scratch
             memory |= {name: scratch(f"all {name}", *shapes[name]) for name in list(shapes)[:5]}
         self.y, self.qkv, self.raw = memory["y"], memory["qkv"], memory["raw" if plan.head_norms else "qkv"]
         self.inverse, self.attended, self.logsumexp = (
@@ -46,13 +46,13 @@ class Forward(Block):
         crew.run(self._project, self.tiles(self.tokens))
         pieces = [piece for row, head in self.heads() for piece in self.attention_pieces(row, head)]
         crew.run(lambda piece: self._attend(pieces[piece]), len(pieces))
-        crew.run(self._finish, self.tiles(self.leaving))
+        crew.run(self._finish, self.tiles(self.num_outputs))
         if not plan.chosen:
             kept["y"] = kept["y"].reshape(self.batch, self.length, self.width)
         return kept
 
     def _project(self, piece: int) -> None:
-        """Norm, queries, keys and values, their norms and their rotation for one tile of tokens."""
+        """Compute norm, queries, keys and values, their norms and their rotation for one tile of tokens."""
         tile, plan = self.tile(piece, self.tokens), self.plan
         x = self.x[tile]
         normed = scratch("normed", *x.shape)
@@ -69,7 +69,7 @@ class Forward(Block):
         rotate(turned, *self.angles(tile))
 
     def _attend(self, piece: HeadView) -> None:
-        """Causal attention of one tile of queries of the heads that share one key head."""
+        """Compute causal attention of one tile of queries of the heads that share a key head."""
         queries = piece.gather(self.qkv, "queries")
         scores = piece.scores(queries, piece.keys(self.qkv))
         highest = np.maximum.reduce(scores, axis=1, keepdims=True)
@@ -84,8 +84,8 @@ class Forward(Block):
         self.logsumexp[piece.query_heads, piece.columns] = total.reshape(piece.group, -1)
 
     def _finish(self, piece: int) -> None:
-        """Output projection, residual, norm, SwiGLU and residual for one tile of the tokens that leave."""
-        tile, plan = self.tile(piece, self.leaving), self.plan
+        """Compute output projection, residual, norm, SwiGLU and residual for one tile of output tokens."""
+        tile, plan = self.tile(piece, self.num_outputs), self.plan
         origin = self.origin(tile)
         x, y = self.x[origin], self.y[tile]
         middle = self.middle[tile] if plan.keeps else scratch("middle", *x.shape)
@@ -109,7 +109,7 @@ class Forward(Block):
             y += x
 
     def _join(self, residual: Array, x: Array, name: str, out: Array) -> None:
-        """Put residual + linear(x) into `out`."""
+        """Set `out` to residual + linear(x)."""
         np.copyto(out, residual)
         product(x, self.w[f"{name}.weight"].T, out, beta=1.0)
         if self.linears[name].bias:

@@ -1,4 +1,4 @@
-"""AdamW and the gradient's norm in one pass over memory, instead of one pass for each operation."""
+"""AdamW and the gradient norm in one pass over memory, instead of one pass per operation."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,19 +11,19 @@ from smidgen.backend import mx
 from smidgen.cpu_kernels.team import new, scratch, team, view
 
 SPAN = 1 << 15
-"""Numbers that are updated at a time: 128 KB each of value, gradient and moments."""
+"""Parameters updated at a time: 128 KB each of values, gradients and moments."""
 
 
 @dataclass(frozen=True)
 class AdamWStep:
-    """The numbers of one step of AdamW.
+    """Parameters of one AdamW step.
 
     Attributes:
-        number: 1 for the first.
-        learning_rate: of this step.
-        betas: decays of the two running means.
+        number: number of the step, from 1.
+        learning_rate: learning rate of this step.
+        betas: decay rates of the two moments.
         eps: added to the denominator.
-        scale: multiplies every gradient (clipping).
+        scale: factor on every gradient (clipping).
     """
 
     number: int
@@ -33,7 +33,7 @@ class AdamWStep:
     scale: float = 1.0
 
 
-class Moved(NamedTuple):
+class Updated(NamedTuple):
     """One parameter after a step, with its moments."""
 
     value: mx.array
@@ -42,7 +42,7 @@ class Moved(NamedTuple):
 
 
 def global_norm(arrays: Sequence[mx.array]) -> float:
-    """Return the L2 norm over every number of some float32 arrays."""
+    """Return the L2 norm over all elements of some float32 arrays."""
     mx.eval(*arrays)
     flat = [view(array).reshape(-1) for array in arrays]
     spans = list(_spans(flat))
@@ -64,26 +64,26 @@ def adamw(
     seconds: Sequence[mx.array],
     decays: Sequence[float],
     step: AdamWStep,
-) -> list[Moved]:
-    """Move float32 parameters by one step of AdamW (https://arxiv.org/abs/1711.05101) with bias correction.
+) -> list[Updated]:
+    """Update float32 parameters by one step of AdamW (https://arxiv.org/abs/1711.05101) with bias correction.
 
     Args:
         values: the parameters.
-        gradients: of the same shapes.
-        firsts: running means of the gradients.
-        seconds: running means of their squares.
+        gradients: gradients of the same shapes.
+        firsts: first moments, running means of the gradients.
+        seconds: second moments, running means of their squares.
         decays: decoupled weight decay of each parameter.
-        step: which step it is, and its numbers.
+        step: parameters of the step.
 
     Returns:
-        New arrays; those given are left as they are.
+        New arrays; the arguments are not modified.
     """
     mx.eval(*values, *gradients, *firsts, *seconds)
     old = [[view(array).reshape(-1) for array in arrays] for arrays in (values, gradients, firsts, seconds)]
-    parts = Moved._fields
+    parts = Updated._fields
     arrays = new({f"{i} {part}": value.shape for i, value in enumerate(values) for part in parts})
-    moved = [Moved(*(arrays[f"{i} {part}"] for part in parts)) for i in range(len(values))]
-    fresh = [[view(array).reshape(-1) for array in each] for each in moved]
+    updated = [Updated(*(arrays[f"{i} {part}"] for part in parts)) for i in range(len(values))]
+    fresh = [[view(array).reshape(-1) for array in each] for each in updated]
     spans = list(_spans(old[0]))
     beta1, beta2 = step.betas
     rate = step.learning_rate / (1 - beta1**step.number)
@@ -109,11 +109,11 @@ def adamw(
         new_value -= deviation
 
     team().run(work, len(spans))
-    return moved
+    return updated
 
 
 def _spans(flat: Sequence[np.ndarray]) -> Iterator[tuple[int, slice]]:
-    """Pieces of some flat arrays: which array, and where in it."""
+    """Yield the pieces of some flat arrays: index of the array, and slice."""
     for index, array in enumerate(flat):
         for start in range(0, array.size, SPAN):
             yield index, slice(start, min(start + SPAN, array.size))

@@ -1,7 +1,7 @@
-"""Rows that hold several texts: attention within each text, and positions of its own.
+"""Packed rows: several texts in a row, each with its own attention and positions.
 
-The kernels read the segments and positions themselves; for layers that they do not serve, the same is done
-here by an explicit mask and a rotary embedding that is given the position of every token.
+The kernels read segments and positions directly. For layers that they do not support, this module does the
+same with an explicit mask and a rotary embedding at given positions.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from smidgen.backend import mx, nn
 
 @dataclass(frozen=True)
 class Packing:
-    """Which tokens of padded rows belong together.
+    """Segments and positions of packed, padded rows.
 
     Attributes:
-        segments: (B, L) int32; a token attends to itself and to the earlier tokens with its number.
+        segments: (B, L) int32; a token attends to itself and to earlier tokens of the same segment.
         positions: (B, L) int32 positions for the rotary embedding, from 0.
     """
 
@@ -28,11 +28,11 @@ class Packing:
 
     @property
     def num_positions(self) -> int:
-        """One more than the last position."""
+        """The maximum position plus 1."""
         return int(self.positions.max()) + 1
 
     def mask(self) -> mx.array:
-        """Which tokens each token attends to, (B, 1, L, L) bool."""
+        """Return the attention mask, (B, 1, L, L) bool."""
         segments = mx.array(self.segments)
         places = mx.arange(segments.shape[1])
         together = segments[:, None, :, None] == segments[:, None, None, :]
@@ -40,7 +40,7 @@ class Packing:
 
     @contextmanager
     def placed(self, attention: Any) -> Iterator[None]:
-        """Let an attention layer turn every token by its own position."""
+        """Make an attention layer use these positions for its rotary embedding."""
         rope = attention.rope
         attention["rope"] = _Placed(rope, mx.array(self.positions))
         try:
@@ -50,14 +50,14 @@ class Packing:
 
 
 class _Placed(nn.Module):
-    """A rotary embedding at given positions (B, L) instead of at the places in the row."""
+    """A rotary embedding at given positions (B, L) instead of the indices in the row."""
 
     def __init__(self, rope: Any, positions: mx.array) -> None:
         super().__init__()
         self._rope, self._positions = rope, positions
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Turn x (B, H, L, D/H)."""
+        """Rotate x (B, H, L, D/H)."""
         B, H, L, width = x.shape
         tokens = x.transpose(0, 2, 1, 3).reshape(B * L, H, 1, width)
         turned = self._rope(tokens, offset=self._positions.reshape(-1))

@@ -109,7 +109,7 @@ def _judgelm_pair(row: Row, number: int) -> list[Pair]:
             a=text_of(row, "answer1_body", empty=True),
             b=text_of(row, "answer2_body", empty=True),
             better=_label_from_scores(row, "score", "text"),
-            better_beside_reference=_label_from_scores(row, "score_w_reference", "text_w_reference"),
+            better_with_reference=_label_from_scores(row, "score_w_reference", "text_w_reference"),
             subset=subset_of(row),
             reference=reference_of(row),
         )

@@ -71,13 +71,13 @@ class ControlTokens:
         self._normalised = self._pattern_of_normalised()
         self._codecs: dict[str, Codec] = {}
 
-    def mark_for(self, texts: Iterable[str], beside: str = "") -> str:
-        """Return a character that occurs in no text and not in `beside`; empty if none needs escaping."""
+    def mark_for(self, texts: Iterable[str], template: str = "") -> str:
+        """Return a character that occurs in no text and not in `template`; empty if none needs escaping."""
         texts = list(texts)
         if not any(map(self._is_spelt, texts)):
             return ""
         number = _FIRST_MARK
-        while any(chr(number) in text for text in (*texts, beside)):
+        while any(chr(number) in text for text in (*texts, template)):
             number += 1
         return chr(number)
 

@@ -43,9 +43,7 @@ def pairs(
     form, placed = read_placed(rows, PAIR_FORMATS, source, rejected=rejected)
     kept = []
     for place, found in placed:
-        pair = (
-            replace(found, better=found.better_beside_reference or found.better) if with_reference else found
-        )
+        pair = replace(found, better=found.better_with_reference or found.better) if with_reference else found
         if labelled and pair.better is None:
             faults.append(f"{place}: it has no label ('{form.label}')")
         elif with_reference and not pair.reference:

@@ -17,7 +17,7 @@ class Pair:
         a: one answer.
         b: the other.
         better: the label; None if there is none.
-        better_beside_reference: the label that was given with the reference in view, if there are two.
+        better_with_reference: the label that was given with the reference in view, if there are two.
         subset: the subset of the benchmark.
         reference: a right answer that a judge may be shown.
         annotators: the label of each annotator, if the row has them.
@@ -35,7 +35,7 @@ class Pair:
     annotators: tuple[Label, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     answer_ids: tuple[str, str] | None = None
-    better_beside_reference: Label | None = None
+    better_with_reference: Label | None = None
 
 
 @dataclass(frozen=True)

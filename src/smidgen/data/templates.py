@@ -194,7 +194,7 @@ class Tokenizer:
 
     def _shielded(self, messages: Sequence[Message]) -> tuple[list[Message], str]:
         """Escape the control tokens spelled in messages; also return the escape mark for `_controls`."""
-        mark = self._controls.mark_for((m.content for m in messages), beside=self.chat_template or "")
+        mark = self._controls.mark_for((m.content for m in messages), template=self.chat_template or "")
         return [Message(m.role, self._controls.hide(m.content, mark)) for m in messages], mark
 
     def _opened(self, token_ids: list[int]) -> list[int]:

@@ -1,8 +1,8 @@
-"""The tensors of a model folder, a few rows at a time: plain, quantised by MLX, and with an adapter added.
+"""Read the tensors of a model folder a few rows at a time: plain, quantised by MLX, or with an adapter added.
 
-A tensor is never whole in memory, so a conversion needs as little of it as its rows are cut small. The
-safetensors format: eight bytes with the length of a JSON header, the header with every tensor's dtype, shape
-and place, then the tensors (https://huggingface.co/docs/safetensors).
+A tensor is never completely in memory, so the memory of a conversion depends only on the number of rows read
+at a time. A safetensors file has eight bytes with the length of a JSON header, the header with every tensor's
+dtype, shape and offsets, and the tensors (https://huggingface.co/docs/safetensors).
 """
 
 import math
@@ -18,7 +18,7 @@ import numpy as np
 from smidgen.backend import mx
 from smidgen.errors import ModelError
 from smidgen.models.adapter import read_adapter, warn_of_another_base
-from smidgen.models.architectures import build_graph
+from smidgen.models.architectures import ModelConfigJson, build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import fitting_graph, read_config, resolve
 from smidgen.models.lora import refuse_misfits
@@ -31,17 +31,17 @@ DTYPES = {
     "U32": np.dtype("<u4"),
     "U8": np.dtype("u1"),
 }
-"""safetensors' name of a dtype to numpy's, which has no bfloat16: that is the upper half of a float32."""
+"""safetensors' dtype names to numpy's. numpy has no bfloat16: it is read as the upper half of a float32."""
 
 
 class Stored(NamedTuple):
-    """Where a tensor's bytes lie.
+    """The location of a tensor's bytes.
 
     Attributes:
-        descriptor: of the open file.
-        offset: of the tensor's first byte in it.
-        dtype: as safetensors calls it.
-        shape: as stored; packed where the tensor is quantised.
+        descriptor: file descriptor of the open file.
+        offset: offset of the tensor's first byte in it.
+        dtype: safetensors' dtype name.
+        shape: shape as stored; packed if the tensor is quantised.
     """
 
     descriptor: int
@@ -66,29 +66,29 @@ class Update(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder that is open for reading; see `open_checkpoint`.
+    """An open model folder; see `open_checkpoint`.
 
     Attributes:
         path: the folder.
         config: its `config.json`.
-        graph: mlx-lm's model for that config; its weights are random and, MLX being lazy, never computed.
-        shapes: shape of each tensor that the graph wants, by its name there.
+        graph: mlx-lm's model for that config; its random weights are lazy and never computed.
+        shapes: shape of each tensor that the graph expects, by its name.
         updates: low-rank updates by the name of the tensor that they are added to.
     """
 
     path: Path
-    config: dict[str, Any]
+    config: ModelConfigJson
     graph: Any
     shapes: dict[str, tuple[int, ...]]
     updates: dict[str, Update]
     _stored: dict[str, Stored]
     _packed: dict[str, Any]
-    """Quantised layers like those that the weights were saved from, by name; they too are never computed."""
+    """Quantised layers with the settings of the stored weights, by name; they are never computed either."""
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Return the rows `start:stop` of a tensor as float32; a vector counts as one of as many rows.
+        """Return the rows `start:stop` of a tensor as float32; each value of a vector counts as a row.
 
-        Several threads may ask at once.
+        Thread-safe.
         """
         stop = self.shapes[name][0] if stop is None else stop
         base = name.removesuffix(".weight")
@@ -102,13 +102,13 @@ class Checkpoint:
         return rows
 
     def _dequantized(self, base: str, start: int, stop: int) -> np.ndarray:
-        """Rows of a matrix that MLX packed: integers, one scale a group and, in affine mode, one bias."""
+        """Dequantise rows of a matrix: packed integers with a scale and, in affine mode, a bias per group."""
         packed, scales, biases = (
             None if (part := self._stored.get(f"{base}.{name}")) is None else _array(part, start, stop)
             for name in ("weight", "scales", "biases")
         )
         assert packed is not None and scales is not None
-        # Without biases the scales are exponents, which do not say in which dtype the numbers are wanted.
+        # Without biases the scales are exponents, from which MLX cannot infer the dtype of the result.
         dtype = mx.float32 if biases is None else None
         layer = self._packed[base]
         values = mx.dequantize(
@@ -127,7 +127,7 @@ def open_checkpoint(source: str, adapter: Path | None = None) -> Iterator[Checkp
         adapter: folder of a low-rank adapter.
 
     Raises:
-        ModelError: the model or the adapter is not there, is not supported, is damaged, or does not fit.
+        ModelError: the model or the adapter is missing, not supported, or damaged, or the two do not fit.
     """
     path = resolve(source)
     config = read_config(path)
@@ -152,7 +152,7 @@ def open_checkpoint(source: str, adapter: Path | None = None) -> Iterator[Checkp
 
 
 def _header(descriptor: int) -> dict[str, Stored]:
-    """Every tensor of a safetensors file."""
+    """The locations of all tensors in a safetensors file."""
     return {
         name: Stored(descriptor, entry["data_offsets"][0], entry["dtype"], tuple(entry["shape"]))
         for name, entry in read_header(descriptor).items()
@@ -160,7 +160,7 @@ def _header(descriptor: int) -> dict[str, Stored]:
 
 
 def _read(stored: Stored, start: int, stop: int) -> np.ndarray:
-    """Rows of a tensor as they are stored; bfloat16 as its bits."""
+    """Read rows of a tensor as stored; bfloat16 as its bits."""
     dtype = DTYPES[stored.dtype]
     row_bytes = math.prod(stored.shape[1:]) * dtype.itemsize
     content = os.pread(stored.descriptor, (stop - start) * row_bytes, stored.offset + start * row_bytes)
@@ -172,7 +172,7 @@ def _array(stored: Stored, start: int, stop: int) -> mx.array:
 
 
 def _float32(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Floating values as float32; packed integers as they are."""
+    """Convert floating-point values to float32; packed integers are returned unchanged."""
     if dtype == "BF16":
         wide = values.astype(np.uint32)
         wide <<= 16
@@ -181,7 +181,7 @@ def _float32(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _updates(folder: Path, graph: Any, source: str) -> dict[str, Update]:
-    """The updates of an adapter folder by the name of the matrix they belong to."""
+    """The updates of an adapter folder by the name of the matrix that they are added to."""
     adapter = read_adapter(folder)
     refuse_misfits(adapter, graph)
     warn_of_another_base(adapter, source)

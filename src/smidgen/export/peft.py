@@ -1,13 +1,15 @@
-"""Adapters in the formats of others: PEFT's, which transformers and vLLM load, and mlx-lm's.
+"""Export adapters in PEFT's format, which transformers and vLLM load, and in mlx-lm's.
 
-PEFT computes `α / r · B A x` from the transposes of what mlx-lm stores: α is the rank times mlx-lm's scale.
-Nothing is rounded: reading back what was written gives the same tensors, in the same dtype, and scales.
+PEFT computes `α / r · B A x` from the transposes of mlx-lm's matrices: α is the rank times mlx-lm's scale.
+Nothing is rounded: reading the written files gives the same tensors, dtypes and scales.
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from smidgen.backend import mx
+from smidgen.export.facts import DriftFacts
 from smidgen.files import atomic_folder, write_json
 from smidgen.models.adapter import (
     CONFIG,
@@ -27,26 +29,53 @@ from smidgen.models.peft import PREFIX
 from smidgen.models.peft import WEIGHTS as PEFT_WEIGHTS
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's `--max-lora-rank` may be (`MaxLoRARanks` in vllm/config/lora.py)."""
+"""The values that vLLM's `--max-lora-rank` accepts (`MaxLoRARanks` in vllm/config/lora.py)."""
 VLLM_DEFAULT_RANK = 16
 
 
-def export_peft(adapter: Path, base: str, out: Path) -> dict[str, Any]:
-    """Write an adapter as PEFT has it; a folder that stands at `out` is replaced.
+@dataclass(frozen=True, kw_only=True)
+class AdapterExport:
+    """An adapter that was written.
+
+    Attributes:
+        out: the folder.
+        format: `peft` or `mlx-adapter`.
+        rank: the rank that most layers have.
+        alpha: the α that most layers have; the scale of the update is α / rank.
+        layers: number of adapted layers.
+        parameters: number of values in all matrices.
+        bytes: size of the weight file.
+        warnings: what vLLM does not support in it.
+    """
+
+    out: Path
+    format: str
+    rank: int
+    alpha: float
+    layers: int
+    parameters: int
+    bytes: int
+    warnings: list[str]
+    drift: DriftFacts | None = field(default=None, init=False)
+    adapter_effect: DriftFacts | None = field(default=None, init=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields in their order."""
+        return dict(vars(self))
+
+
+def export_peft(adapter: Path, base: str, out: Path) -> AdapterExport:
+    """Write an adapter in PEFT's format; an existing folder at `out` is replaced.
 
     Args:
-        adapter: folder of an adapter, ours, mlx-lm's or PEFT's.
-        base: the model it belongs to, as `smidgen.models.load.load` takes it, and as the file will name it.
-            Where its folder is on this machine, every shape is held against it.
+        adapter: adapter folder in mlx-lm's or PEFT's format.
+        base: name of the model that it belongs to, as for `smidgen.models.load.load`; the file names it. If
+            its folder is on this machine, every shape is checked against it.
         out: the folder to write.
-
-    Returns:
-        Of what was written: `out`, `format`, `rank`, `alpha`, `layers` and `parameters` as numbers, `bytes`
-        of the weights, and `warnings`, what vLLM will not take.
 
     Raises:
         ModelError: the adapter cannot be read, the base is neither a folder nor a hub id, or they do not fit.
-        WorkError: the disk is full or the place cannot be written.
+        WorkError: the disk is full or the folder is not writable.
     """
     found = read_adapter(adapter)
     num_blocks = _check(found, base)
@@ -57,50 +86,50 @@ def export_peft(adapter: Path, base: str, out: Path) -> dict[str, Any]:
             value = found.weights[f"{layer}.{part.lower()}"]
             weights[f"{PREFIX}{layer}.{part}.weight"] = mx.contiguous(value.T)
     with atomic_folder(out, replace=True) as folder:
-        # torch's loader refuses a file whose metadata does not name a format that it knows
+        # torch's loader refuses files whose metadata does not name a known format
         mx.save_safetensors(str(folder / PEFT_WEIGHTS), weights, metadata={"format": "pt"})
         write_json(folder / CONFIG, config)
-    return {
-        "out": out,
-        "format": "peft",
-        "rank": config["r"],
-        "alpha": config["lora_alpha"],
-        "layers": len(found.layers),
-        "parameters": found.num_parameters,
-        "bytes": (out / PEFT_WEIGHTS).stat().st_size,
-        "warnings": vllm_warnings(found),
-    }
+    return AdapterExport(
+        out=out,
+        format="peft",
+        rank=config["r"],
+        alpha=config["lora_alpha"],
+        layers=len(found.layers),
+        parameters=found.num_parameters,
+        bytes=(out / PEFT_WEIGHTS).stat().st_size,
+        warnings=vllm_warnings(found),
+    )
 
 
-def export_mlx_adapter(adapter: Path, base: str, out: Path) -> dict[str, Any]:
-    """Write an adapter as mlx-lm has it; arguments, results and errors are those of `export_peft`."""
+def export_mlx_adapter(adapter: Path, base: str, out: Path) -> AdapterExport:
+    """Write an adapter in mlx-lm's format; arguments, results and errors are those of `export_peft`."""
     found = read_adapter(adapter)
     num_blocks = _check(found, base)
     write_adapter(out, found, num_blocks=num_blocks)
     written = read_adapter(out)
     layer = written.layers[0]
-    return {
-        "out": out,
-        "format": "mlx-adapter",
-        "rank": written.ranks[layer],
-        "alpha": _alpha(written.scales[layer], written.ranks[layer]),
-        "layers": len(written.layers),
-        "parameters": written.num_parameters,
-        "bytes": (out / WEIGHTS).stat().st_size,
-        "warnings": [],
-    }
+    return AdapterExport(
+        out=out,
+        format="mlx-adapter",
+        rank=written.ranks[layer],
+        alpha=_alpha(written.scales[layer], written.ranks[layer]),
+        layers=len(written.layers),
+        parameters=written.num_parameters,
+        bytes=(out / WEIGHTS).stat().st_size,
+        warnings=[],
+    )
 
 
 def peft_config(adapter: Adapter, base: str, num_blocks: int | None = None) -> dict[str, Any]:
-    """Return PEFT's `adapter_config.json` for an adapter without faults.
+    """Return PEFT's `adapter_config.json` for an adapter that `refuse_faults` accepts.
 
-    The rank and α that most layers have stand at the top; `rank_pattern` and `alpha_pattern` hold the others.
-    Layers are named by their kind where every adapted block has the same, else by their whole names.
+    The most common rank and α are the defaults; `rank_pattern` and `alpha_pattern` contain the others. Layers
+    are named by their kind if every adapted block has the same kinds, else by their full names.
 
     Args:
-        adapter: what is to be described.
-        base: the model's name.
-        num_blocks: how many blocks the model has; where all are adapted none is listed.
+        adapter: the adapter.
+        base: the base model's name.
+        num_blocks: number of blocks of the model; if all are adapted, `layers_to_transform` is null.
     """
     ranks = adapter.ranks
     alphas = {layer: _alpha(adapter.scales[layer], ranks[layer]) for layer in adapter.layers}
@@ -129,7 +158,7 @@ def peft_config(adapter: Adapter, base: str, num_blocks: int | None = None) -> d
 
 
 def vllm_warnings(adapter: Adapter) -> list[str]:
-    """Return what vLLM will not take of an adapter, or not without an option; empty for nothing."""
+    """Return what vLLM does not support in an adapter, or only with an option."""
     warnings = []
     rank = max(adapter.ranks.values())
     if rank > VLLM_RANKS[-1]:
@@ -137,8 +166,8 @@ def vllm_warnings(adapter: Adapter) -> list[str]:
     elif rank > VLLM_DEFAULT_RANK:
         needed = next(allowed for allowed in VLLM_RANKS if allowed >= rank)
         warnings.append(
-            f"vLLM serves adapters up to rank {VLLM_DEFAULT_RANK} unless it is told otherwise, and this one "
-            f"has {rank}: start it with --max-lora-rank {needed}"
+            f"vLLM serves adapters up to rank {VLLM_DEFAULT_RANK} by default, and this one has {rank}: start "
+            f"it with --max-lora-rank {needed}"
         )
     if outside := [layer for layer in adapter.layers if not layer.startswith("model.layers.")]:
         warnings.append(f"vLLM refuses or ignores updates outside of the blocks: {', '.join(outside)}")
@@ -151,15 +180,15 @@ def vllm_warnings(adapter: Adapter) -> list[str]:
 
 
 def _check(adapter: Adapter, base: str) -> int | None:
-    """Refuse an adapter that is broken or not the base's; return the number of the base's blocks if known.
+    """Refuse an adapter that is broken or does not fit the base; return the base's number of blocks if known.
 
-    Warns of the base's licence as loading it would.
+    Warns about the base's licence as loading it would.
     """
     refuse_faults(adapter)
     warn_of_another_base(adapter, base)
     path = local_folder(base)
     if path is None:
-        return None  # a hub id: the weights need not be fetched to convert an adapter
+        return None  # a hub id: converting an adapter does not require the base's weights
     config = read_config(path)
     model = build_graph(config, str(path / "config.json"))  # its weights are never computed
     refuse_misfits(adapter, model)
@@ -168,7 +197,7 @@ def _check(adapter: Adapter, base: str) -> int | None:
 
 
 def _alpha(scale: float, rank: int) -> float:
-    """α such that α / rank is the scale, without the noise of a product of floats."""
+    """Return α such that α / rank is the scale, without rounding noise if possible."""
     exact = scale * rank
     tidy = round(exact, 9)
     alpha = tidy if tidy / rank == scale else exact
@@ -180,5 +209,5 @@ def _most_common(values: list[Any]) -> Any:
 
 
 def _exactly(layer: str) -> str:
-    """A layer's name as the pattern that PEFT takes for it."""
+    """Escape a layer's name for PEFT's patterns, which are regular expressions."""
     return layer.replace(".", r"\.")

@@ -124,4 +124,6 @@ def _plain_faults(file: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise ModelError(f"there is no file {file}; check the path") from None
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise ModelError(f"{file} is no whole GGUF file ({error}); make or fetch it again") from None
+        raise ModelError(
+            f"{file} is not a complete GGUF file ({error}); convert or download it again"
+        ) from None

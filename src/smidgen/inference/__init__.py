@@ -1,4 +1,4 @@
-"""Prompts become completions; `open_engine` is the only door."""
+"""Inference engines: completions and scores of prompts. `open_engine` is the only entry point."""
 
 from pathlib import Path
 
@@ -8,22 +8,23 @@ from smidgen.inference.engine import Engine, Stream
 from smidgen.options import EngineOptions
 
 LARGE = 50_000_000
-"""Parameters beyond which llama.cpp is the engine on a CPU; smaller models run in numpy's forward pass."""
+"""Number of parameters above which `auto` uses llama.cpp on a CPU; smaller models run in numpy."""
 
 __all__ = ["Engine", "Stream", "engine_identity", "open_engine"]
 
 
 def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
-    """Open whatever completes prompts.
+    """Open an inference engine.
 
     Args:
-        options: the model, what runs it, and how. The engine `auto` goes by the model: URLs, `.gguf` and
-            `.jsonl` files speak for themselves, and a folder runs in llama.cpp if it has more than `LARGE`
-            parameters, llama.cpp knows its kind and is installed, and there is only a CPU.
-        scores: whether `Engine.score` will be called; `auto` then takes an engine that can.
+        options: the model, its engine and their settings. The engine `auto` depends on the model: `http` for
+            a URL, `llama` for a `.gguf` file, `replay` for a `.jsonl` file. A folder runs in `llama` if it
+            has more than `LARGE` parameters, llama.cpp is installed and supports the architecture, and there
+            is no GPU; otherwise in `mlx`.
+        scores: whether `Engine.score` will be called; `auto` then takes an engine that supports it.
 
     Raises:
-        ConfigError: a setting does not go with the engine.
+        ConfigError: a setting does not apply to the engine.
         DataError: the recording cannot be used.
         ModelError: the model cannot be loaded.
         WorkError: the server does not answer.
@@ -33,11 +34,10 @@ def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
     _check_fit(options, kind)
     if scores and kind != "mlx":
         raise ConfigError(
-            f"the engine {kind} tells no probabilities of given continuations; use --engine mlx and a "
-            "model's folder for that"
+            f"the engine {kind} does not support log-probability scoring; use --engine mlx and a model folder"
         )
     thinking, batch_size, kv_bits = options.thinking, options.batch_size, options.kv_bits
-    # Each engine brings libraries of its own, which need not be installed where another one is used.
+    # Imported here because the libraries of one engine need not be installed to use another.
     if kind == "replay":
         from smidgen.inference.replay import ReplayEngine
 
@@ -68,27 +68,27 @@ def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
 
 
 def _check_fit(options: EngineOptions, kind: str) -> None:
-    """Refuse settings that do not go with the engine that is meant."""
+    """Refuse settings that do not apply to the engine."""
     unfit = {
         "an adapter": options.adapter is not None and kind in ("replay", "http"),
         "kv_bits": options.kv_bits is not None and kind in ("replay", "http"),
         "thinking": options.thinking and kind == "replay",
         "a model name": options.model_name is not None and kind != "http",
-        "the variable of an API key": options.api_key_env is not None and kind != "http",
+        "an API key variable": options.api_key_env is not None and kind != "http",
         "a timeout": options.timeout is not None and kind != "http",
     }
     if given := [name for name, is_given in unfit.items() if is_given]:
         what = {"replay": "recording", "http": "server"}.get(kind, "model")
         raise ConfigError(
-            f"{given[0]} does not go with the {what} {options.model}; leave it out or name a model"
+            f"{given[0]} does not apply to the {what} {options.model}; leave it out or name a model"
         )
 
 
 def engine_identity(options: EngineOptions, *, scores: bool = False) -> str:
-    """Return a fingerprint of what `open_engine` opens: every byte of the weights, or of the recording.
+    """Return a fingerprint of what `open_engine` opens: a hash of all weights, or of the recording.
 
-    Of a server only its address and the model's name are known; whoever changes what it serves changes the
-    name, or begins new records.
+    For a server only the address and the model name are known. If the server changes what it serves under
+    that name, start new records.
     """
     model, adapter, kv_bits = options.model, options.adapter, options.kv_bits
     kind = _engine_for(model, options.engine, scores=scores)
@@ -102,11 +102,11 @@ def engine_identity(options: EngineOptions, *, scores: bool = False) -> str:
 
 
 def _engine_for(model: str, engine: str, *, scores: bool) -> str:
-    """The engine that is meant, which for `auto` the model decides."""
+    """Return the engine to use; for `auto` it depends on the model."""
     is_server = is_url(model)
     if is_server != (engine == "http") and engine != "auto":
-        given = f"{model} is the URL of a server" if is_server else f"{model} is no URL"
-        raise ConfigError(f"{given}, which does not go with the engine {engine}; leave --engine out")
+        given = f"{model} is the URL of a server" if is_server else f"{model} is not a URL"
+        raise ConfigError(f"{given}, so the engine {engine} cannot be used; leave --engine out")
     if engine != "auto":
         return engine
     if is_server:
@@ -134,11 +134,11 @@ def _engine_for_folder(model: str) -> str:
         check_architecture(config, model)
         return "llama" if count_weights(path, config) > LARGE else "mlx"
     except ModelError:
-        return "mlx"  # which says what is wrong with it, if anything is
+        return "mlx"  # its loader reports what is wrong, if anything is
 
 
 def _local(model: str) -> Path:
-    """The file or the folder of a model."""
+    """Return the file or folder of a model."""
     from smidgen.models.load import resolve
 
     path = Path(model).expanduser()

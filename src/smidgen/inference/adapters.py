@@ -1,4 +1,4 @@
-"""The forward passes of one model, with its own weights and with low-rank adapters, and their decoders."""
+"""Forward passes and decoders of one model, for its own weights and for each low-rank adapter."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -11,20 +11,21 @@ from smidgen.models.lora import with_adapter
 
 
 class Decoders:
-    """Lends decoders, each with the prefix that it held when it came back.
+    """A pool of decoders, which keep their prefix cache between uses.
 
-    An adapter's folder is read once, until it was not used for long or `refresh` is called. The base weights
-    are shared between adapters on a GPU; on a CPU, where they are merged, each has a copy of its own.
+    An adapter's folder is read once and kept until the least recently used one is evicted or `refresh` is
+    called. On a GPU adapters share the base weights; on a CPU, where adapters are merged, each has its own
+    copy.
 
     Attributes:
-        base: the forward pass of the model as it was loaded.
+        base: forward pass of the model as it was loaded.
     """
 
     def __init__(self, loaded: LoadedModel, *, kv_bits: int | None = None):
         """Prepare for `loaded`; `kv_bits` as in `forward_of`.
 
         Raises:
-            ConfigError: the model's keys and values cannot be held so.
+            ConfigError: the model's head width does not allow a quantised KV cache.
         """
         self._loaded = loaded
         self._kv_bits = kv_bits
@@ -33,23 +34,23 @@ class Decoders:
         self._idle: dict[str | None, tuple[ForwardPass, Decoder]] = {}
 
     def borrow(self, adapter: str | None = None) -> Decoder:
-        """A decoder without rows: the one that came back last, unless another caller has it.
+        """Return a decoder without rows: the last one given back, if it is free, else a new one.
 
         Raises:
-            ModelError: the folder holds no adapter of this model.
+            ModelError: the folder does not contain an adapter of this model.
         """
         forward = self.base if adapter is None else self._with(adapter)
         owner, decoder = self._idle.pop(adapter, (None, None))
         return decoder if decoder is not None and owner is forward else Decoder(forward)
 
     def give_back(self, adapter: str | None, decoder: Decoder) -> None:
-        """Take a decoder back, whose rows have left."""
+        """Take back a decoder; it must not have rows."""
         forward = self.base if adapter is None else self._adapted.get(adapter)
         if forward is not None and decoder.runs(forward):
             self._idle[adapter] = forward, decoder
 
     def refresh(self) -> None:
-        """Read the weights anew and forget all that was computed with the old ones."""
+        """Read the weights again and discard everything computed with the old ones."""
         self._idle.clear()
         self._adapted.clear()
         self.base = forward_of(self._loaded.model, kv_bits=self._kv_bits)

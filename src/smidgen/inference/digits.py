@@ -1,10 +1,10 @@
-"""Regular expressions of the whole numbers in a range, of any size."""
+"""Regular expressions for ranges of integers of any size."""
 
 
 def integers_between(low: int | None, high: int | None) -> str:
-    """Return a regular expression of the whole numbers from `low` to `high`, both included; None is no bound.
+    """Return a regular expression of the integers from `low` to `high` inclusive; None means no bound.
 
-    They are written as JSON has them: no leading zero, no sign but a minus, no minus before 0.
+    The integers are in JSON syntax: no leading zeros, no plus sign, no minus before 0.
     """
     assert low is None or high is None or low <= high
     options = []
@@ -19,7 +19,7 @@ def integers_between(low: int | None, high: int | None) -> str:
 
 
 def _positive(low: int, high: int | None) -> str:
-    """Whole numbers above 0."""
+    """Return the expression of a range of positive integers."""
     longest = len(str(low if high is None else high))
     options = []
     for length in range(len(str(low)), longest + 1):
@@ -31,7 +31,7 @@ def _positive(low: int, high: int | None) -> str:
 
 
 def _same_length(low: str, high: str) -> str:
-    """Digit strings from one to another of its length."""
+    """Return the expression of the digit strings from one to another of the same length."""
     if low == high:
         return low
     if low[0] == high[0]:

@@ -1,9 +1,9 @@
-"""JSON schemas with numbers that llguidance would round, as grammars that do not.
+"""Exact grammars for JSON schemas with numbers that llguidance would round.
 
-llguidance computes in floating point, so whole numbers beyond 2⁵³ and decimals of more than 17 digits are
-enforced as some other number. Here the parts of a schema that lead to such a number become rules of a
-grammar: a `const` or an `enum` is spelt out, and the bounds of an integer become a regular expression of its
-digits. All other parts stay with llguidance. What cannot be written so is refused.
+llguidance computes in floating point, so it enforces integers beyond 2⁵³ and decimals of more than 17 digits
+as some other number. Here the parts of a schema that contain such a number become rules of a grammar: a
+`const` or an `enum` is spelt out, and the bounds of an integer become a regular expression of its digits.
+llguidance handles all other parts. Schemas that cannot be expressed this way are refused.
 """
 
 import json
@@ -21,7 +21,7 @@ from smidgen.errors import ConfigError
 from smidgen.inference.digits import integers_between
 
 LARGEST = 2**53 - 1
-"""Up to here every whole number, and the next one, is a number of 64 bits."""
+"""The largest integer that, together with its successor, is exact in float64."""
 LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 NUMERIC = frozenset(
     "maxContains maxItems maxLength maxProperties minContains minItems minLength minProperties".split()
@@ -32,23 +32,23 @@ ARRAY = frozenset(("type", "items", "minItems", "maxItems"))
 
 
 def schema_grammar(text: str) -> str:
-    """Return a schema as llguidance takes it, for JSON as `json.dumps` writes it."""
+    """Return llguidance's grammar of a schema, for JSON in the layout of `json.dumps`."""
     return LLMatcher.grammar_from_json_schema(
         text, overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     )
 
 
 def read_exactly(text: str) -> Any:
-    """Return the value of a JSON text; numbers with a point or an exponent are `Decimal`s.
+    """Parse a JSON text; numbers with a point or an exponent become `Decimal`.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: the text is not JSON.
     """
     return json.loads(text, parse_float=Decimal)
 
 
 def rounded(part: Mapping[str, Any]) -> int | Decimal | None:
-    """Return the first number in the keywords of one schema, not of those in it, that would be rounded."""
+    """Return the first number in a schema's own keywords, not its subschemas', that would be rounded."""
     values = [part[key] for key in NUMERIC & part.keys()]
     values += [part["const"]] if "const" in part else []
     values += part["enum"] if isinstance(part.get("enum"), list) else []
@@ -56,7 +56,7 @@ def rounded(part: Mapping[str, Any]) -> int | Decimal | None:
 
 
 def schemas_in(schema: Any) -> Iterator[dict[str, Any]]:
-    """Yield a schema and every schema in it that is an object."""
+    """Yield a schema and all its subschemas, except boolean ones."""
     waiting = [Resource.from_contents(schema, default_specification=DRAFT202012)]
     while waiting:
         resource = waiting.pop()
@@ -66,20 +66,20 @@ def schemas_in(schema: Any) -> Iterator[dict[str, Any]]:
 
 
 class ExactGrammar:
-    """Makes the grammar of one schema in Lark's syntax."""
+    """Builds the grammar of one schema in Lark syntax."""
 
     def __init__(self, schema: Mapping[str, Any], dialect: type[Validator], annotations: frozenset[str]):
-        """Take a schema as `read_exactly` returns it; `annotations` are keywords that assert nothing."""
+        """Take a schema as `read_exactly` returns it; `annotations` are the keywords without assertions."""
         self._schema = schema
         self._dialect = dialect
         self._annotations = annotations
         self._rules: list[str] = []
 
     def text(self) -> str:
-        """Return the whole grammar.
+        """Return the full grammar.
 
         Raises:
-            ConfigError: a number can neither be enforced by llguidance nor be written out.
+            ConfigError: a number can be enforced neither by llguidance nor by a rule.
         """
         start = self._rule(self._schema)
         return "\n".join([f"start: {start}", *self._rules])
@@ -108,25 +108,25 @@ class ExactGrammar:
             return " | ".join(self._rule(option) for option in part["anyOf"])
         raise ConfigError(
             f"the schema has the number {number}, which would be rounded. Such a number can be enforced in "
-            'const and enum, and as a bound of "type": "integer" without other keywords; within objects '
-            "whose additionalProperties are false, the items of arrays, and anyOf. Rewrite the schema so, or "
-            "ask for a string of digits"
+            'const and enum, and as a bound of "type": "integer" without other keywords; inside objects '
+            "with additionalProperties false, array items, and anyOf. Rewrite the schema that way, or use a "
+            "string of digits"
         )
 
     def _left_to_llguidance(self, part: Any) -> str:
-        """A part as a schema within the grammar, which brings the definitions along that it may name."""
+        """Embed a part as a JSON schema in the grammar, together with the definitions that it references."""
         if part is not self._schema and isinstance(part, dict):
             for ref in _references(part):
                 if not ref.startswith(tuple(f"#/{name}/" for name in DEFINITIONS)):
                     raise ConfigError(
                         f"the schema has the reference '{ref}' and a number that would be rounded; "
-                        "refer to what stands in $defs"
+                        "expected references into $defs only"
                     )
             part = {name: self._schema[name] for name in DEFINITIONS if name in self._schema} | part
             if (number := next(_all_rounded(part), None)) is not None and any(_references(part)):
                 raise ConfigError(
                     f"the schema has the number {number} in its definitions, which would be rounded; "
-                    "write the definition where it is used"
+                    "inline that definition where it is used"
                 )
             part = part if any(_references(part)) else {k: v for k, v in part.items() if k not in DEFINITIONS}
         if not isinstance(part, dict):
@@ -135,19 +135,19 @@ class ExactGrammar:
         return f"%json {json.dumps(json.loads(grammar)['grammars'][0]['json_schema'])}"
 
     def _values(self, part: Mapping[str, Any]) -> str:
-        """The values that a part lists, those left out that its other keywords rule out."""
+        """Return a rule of the values of `const` or `enum` that satisfy the part's other keywords."""
         listed = [part["const"]] if "const" in part else part["enum"]
         validator = self._dialect(_plain(part))
         kept = [value for value in listed if validator.is_valid(_plain(value))]
         if not kept:
-            raise ConfigError("the schema lists values of which its other keywords allow none; mend it")
+            raise ConfigError("the schema lists values, but its other keywords allow none of them; fix it")
         return " | ".join(json.dumps(_dumps(value)) for value in kept)
 
     def _digits(self, part: Mapping[str, Any]) -> str:
         bounds = {key: part[key] for key in (*LOWER, *UPPER) if key in part}
         if any(isinstance(bound, bool) for bound in bounds.values()):
             raise ConfigError(
-                "the schema has exclusive bounds as in draft 4 beside a number that would be rounded; "
+                "the schema has draft-4 exclusive bounds and a number that would be rounded; "
                 "write exclusiveMinimum and exclusiveMaximum as numbers"
             )
         lows = [math.ceil(bounds["minimum"])] if "minimum" in bounds else []
@@ -156,19 +156,19 @@ class ExactGrammar:
         highs += [math.ceil(bounds["exclusiveMaximum"]) - 1] if "exclusiveMaximum" in bounds else []
         low, high = max(lows, default=None), min(highs, default=None)
         if low is not None and high is not None and low > high:
-            raise ConfigError(f"the schema asks for a whole number from {low} to {high}; mend its bounds")
+            raise ConfigError(f"the schema asks for an integer from {low} to {high}; fix its bounds")
         return integers_between(low, high)
 
     def _object(self, part: Mapping[str, Any]) -> str:
-        """An object's keys in their order; a comma stands before each but the first."""
+        """Return a rule of an object with its keys in order, separated by commas."""
         properties, required = part.get("properties", {}), set(part.get("required", ()))
         if missing := sorted(required - properties.keys()):
             raise ConfigError(
                 f"the schema requires '{missing[0]}', which is not one of its properties; "
-                "add it or leave it out"
+                "add the property or do not require it"
             )
-        tail = ""  # what may follow once something stands before
-        head = '""'  # what may follow where nothing does
+        tail = ""  # rest of the object after at least one key
+        head = '""'  # rest of the object before any key
         for name, value in reversed(properties.items()):
             item = f"{json.dumps(json.dumps(name, ensure_ascii=False) + ': ')} {self._rule(value)}"
             if name in required:
@@ -189,7 +189,7 @@ class ExactGrammar:
         return f'"[" {some} "]"' if least else f'"[" ({some})? "]"'
 
     def _named(self, body: str) -> str:
-        """A rule for what is used more than once, so that the grammar grows only with the schema."""
+        """Return a named rule for a body that is used twice, so that the grammar grows linearly."""
         if not body.strip() or body.isidentifier():
             return body
         name = f"part{len(self._rules)}"
@@ -202,7 +202,7 @@ def _is_rounded(number: int | Decimal) -> bool:
 
 
 def _numbers(values: Iterable[Any]) -> Iterator[int | Decimal]:
-    """Every number in values of JSON."""
+    """Yield every number in some JSON values, nested ones included."""
     for value in values:
         if isinstance(value, Decimal) or type(value) is int:
             yield value
@@ -221,7 +221,7 @@ def _references(schema: Any) -> Iterator[str]:
 
 
 def _plain(value: Any) -> Any:
-    """The value with ordinary floating-point numbers."""
+    """Return a value with floats instead of `Decimal`."""
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, Mapping):
@@ -234,7 +234,7 @@ def _plain(value: Any) -> Any:
 
 
 def _dumps(value: Any) -> str:
-    """The JSON text of a value, in the layout of `json.dumps`."""
+    """Return the JSON text of a value with exact numbers, in the layout of `json.dumps`."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_dumps(key)}: {_dumps(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):

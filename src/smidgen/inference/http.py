@@ -1,11 +1,10 @@
-"""Completions by any server that speaks OpenAI's protocol: vLLM, llama-server, Ollama, mlx_lm.server, an API.
+"""Completions from any OpenAI-compatible server: vLLM, llama-server, Ollama, mlx_lm.server, an API.
 
-https://platform.openai.com/docs/api-reference/chat. Messages go out as they are and the server's own chat
-template renders them. Many requests are under way at once; one that fails for a reason that may pass (429,
-5xx, a timeout, a broken connection) is sent again after a while that doubles each time, or after what
-`Retry-After` says. However often it is sent, it is answered once.
+https://platform.openai.com/docs/api-reference/chat. Messages are sent unrendered; the server applies its own
+chat template. Many requests are in flight at once. One that fails with a transient error (429, 5xx, a
+timeout, a broken connection) is retried with exponential backoff, or after the delay in `Retry-After`.
 
-The protocol has no place for some settings of sampling; those are refused rather than left out.
+Sampling settings that the protocol lacks are refused rather than ignored.
 """
 
 import asyncio
@@ -34,8 +33,8 @@ from smidgen.inference.offline import streamed
 
 Found = TypeVar("Found")
 NOT_OF_A_REQUEST = frozenset((401, 402, 403, 404, 405, 407, 429))
-"""Statuses that say nothing about one request: key, account, URL or model are not in order."""
-LISTING = "check that it runs and that the URL ends in /v1, or name the model with --model-name"
+"""Statuses not caused by one request: the key, account, URL or model is wrong."""
+LISTING = "check that it is running and that the URL ends in /v1, or name the model with --model-name"
 
 
 class HttpEngine:
@@ -51,19 +50,18 @@ class HttpEngine:
         batch_size: int = 64,
         patience: Patience | None = None,
     ):
-        """Talk to the server at `url`.
+        """Connect to the server at `url`.
 
         Args:
-            url: up to and with the version, as `http://localhost:8000/v1`.
-            model_name: what the server calls the model; its only one, unless given.
-            api_key_env: name of the environment variable that holds the key; `OPENAI_API_KEY`, if it is set,
-                unless given.
-            thinking: sent to the chat template, by servers that have such a switch.
-            batch_size: requests that are under way at once.
-            patience: how long to wait, and how often to try again; `Patience()` if None.
+            url: base URL including the version, such as `http://localhost:8000/v1`.
+            model_name: the server's name of the model; default: its only model.
+            api_key_env: environment variable that contains the API key; default: `OPENAI_API_KEY`, if set.
+            thinking: passed to the chat template, on servers that support it.
+            batch_size: maximum number of requests in flight.
+            patience: timeout and retries; default: `Patience()`.
 
         Raises:
-            ConfigError: the key is not there, or the server has several models.
+            ConfigError: the key is missing, or the server has several models.
             WorkError: the server does not answer.
         """
         self._server = Server(url, api_key_env=api_key_env, patience=patience or Patience())
@@ -76,12 +74,12 @@ class HttpEngine:
         self.model_name = model_name or _apart(self._only_model())
 
     def session(self) -> HttpSession:
-        """Open a session, for requests that arrive over time."""
+        """Open a session for requests that arrive over time."""
 
         async def complete(client: httpx2.AsyncClient, request: Request) -> Completion:
             try:
                 return await self._complete(client, request)
-            except RequestFailed as failed:  # whose fault it is only many requests can tell
+            except RequestFailed as failed:  # a single request cannot tell whether the server is at fault
                 raise failed.error from None
 
         return HttpSession(self._server.connect(self._batch_size), complete, self._batch_size)
@@ -89,12 +87,12 @@ class HttpEngine:
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Complete requests in finishing order; see `Engine.complete`.
 
-        A request that has no answer while others have one ends with `error`, reported on stderr once. If the
-        server fails, no more are sent; those under way are waited for and handed out first.
+        A request that fails while others succeed gets the finish reason `error`; the first one is reported on
+        stderr. If the server fails, no more requests are sent, and those in flight are completed first.
 
         Raises:
-            ConfigError: the protocol has no place for a setting, or the server refuses all requests.
-            WorkError: the server does not answer, or nothing it answers is a completion.
+            ConfigError: the protocol lacks a setting, or the server refuses all requests.
+            WorkError: the server does not answer, or none of its answers is a completion.
         """
         session = HttpSession(self._server.connect(self._batch_size), self._complete, self._batch_size)
         yield from completed_despite_failures(session, requests, self._blame)
@@ -103,7 +101,7 @@ class HttpEngine:
         """Complete one request, in one piece.
 
         Raises:
-            DataError: there is no answer, as when the prompt does not fit the model's context.
+            DataError: there is no answer, for example because the prompt does not fit the model's context.
         """
 
         def fault_of(completion: Completion) -> DataError | None:
@@ -117,30 +115,28 @@ class HttpEngine:
     def score(
         self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
     ) -> Iterator[tuple[Sample, Scored]]:
-        """Refuse: the protocol has no probabilities of given texts."""
-        raise ConfigError(
-            "a server tells no probabilities of given continuations; use the engine mlx for that"
-        )
+        """Refuse: the protocol has no log-probabilities of given texts."""
+        raise ConfigError("a server does not support log-probability scoring; use the engine mlx")
 
     def peak_memory_bytes(self) -> None:
-        """Return None: the memory is the server's."""
+        """Return None: the model is in the server's memory."""
         return None
 
     def close(self) -> None:
-        """Do nothing: every call has connections of its own."""
+        """Do nothing: every call opens its own connections."""
 
     def _blame(self, failed: RequestFailed) -> None:
         if not self._has_blamed:
             self._has_blamed = True
             warnings.warn(
-                f"{failed.what}; the server answers others, so this request is at fault and counts as wrong. "
-                "Any other like it does, too, without being reported",
+                f"{failed.what}; the server answers other requests, so this one counts as wrong. Further "
+                "failed requests count as wrong too and are not reported",
                 NotAnswered,
                 stacklevel=1,
             )
 
     async def _complete(self, client: httpx2.AsyncClient, request: Request) -> Completion:
-        """Ask for one completion until it is there or there is no hope."""
+        """Request one completion, adapting to the server's name of the token limit."""
         model = self.model_name
         if request.adapter is not None:
             model = await self._adapted_model(client, str(request.adapter))
@@ -157,8 +153,8 @@ class HttpEngine:
             return read_answer(request, answer.text, answer.seconds, self.url, thinking=self._thinking)
         if not is_about_length(answer):
             raise self._refusal(answer)
-        # Servers tell in many ways, and some not at all, whether the prompt alone is too long. One token is
-        # the least that can be asked for: what leaves no room for it does not fit.
+        # Servers report in different ways, or not at all, whether the prompt alone is too long. One token
+        # is the smallest possible limit: if even that is refused, the prompt does not fit.
         limit = OTHER_LIMIT if OTHER_LIMIT in body else "max_tokens"
         least = await self._ask(client, body | {limit: 1})
         if is_about_length(least):
@@ -166,21 +162,21 @@ class HttpEngine:
         if least.status != 200:
             raise self._refusal(least)
         raise ConfigError(
-            f"the server at {self.url} has room for a prompt but not for {request.sampling.max_tokens} more "
-            f"tokens: {excerpt(answer.text)}; lower --max-tokens"
+            f"the server at {self.url} has room for the prompt but not for {request.sampling.max_tokens} "
+            f"more tokens: {excerpt(answer.text)}; lower --max-tokens"
         )
 
     async def _ask(self, client: httpx2.AsyncClient, body: dict[str, Any]) -> Answer:
-        advice = "what was finished is kept, so see to the server and start again"
+        advice = "finished answers are kept, so fix the server and run again"
         return await self._server.ask(client, "/chat/completions", body, advice=advice)
 
     def _refusal(self, answer: Answer) -> ConfigError | RequestFailed:
-        """What is to be said of a request that will never be answered."""
+        """Return the error for a request that the server refused."""
         advice = {
             401: f"set the key in {KEY_NAME}, or name its variable with --api-key-env",
             403: f"set the key in {KEY_NAME}, or name its variable with --api-key-env",
             404: "check the URL, which often ends in /v1, and the name given as --model-name",
-        }.get(answer.status, "mend the request")
+        }.get(answer.status, "fix the request")
         what = (
             f"the server at {self.url} refuses a request with status {answer.status}: {excerpt(answer.text)}"
         )
@@ -189,19 +185,19 @@ class HttpEngine:
         return RequestFailed(ConfigError, what, f"; {advice}")
 
     async def _adapted_model(self, client: httpx2.AsyncClient, adapter: str) -> str:
-        """What the server calls the model with an adapter, as vLLM does with those that it has loaded."""
+        """Return the server's model name for an adapter; vLLM lists each loaded adapter as a model."""
         if adapter not in self._listed:
             self._listed = await self._models(client)
         if adapter not in self._listed:
             shown = ", ".join(self._listed[:5]) or "none"
             raise ConfigError(
-                f"the server at {self.url} lists no model '{adapter}' for the adapter of that name; it has "
+                f"the server at {self.url} lists no model '{adapter}' for the adapter of that name; it lists "
                 f"{shown}.{did_you_mean(adapter, self._listed)} Load the adapter there, or leave it out"
             )
         return adapter
 
     async def _only_model(self) -> str:
-        """The name of the server's only model."""
+        """Return the name of the server's only model."""
         async with self._server.connect(1) as client:
             names = await self._models(client)
         if len(names) != 1:
@@ -212,7 +208,7 @@ class HttpEngine:
         return names[0]
 
     async def _models(self, client: httpx2.AsyncClient) -> list[str]:
-        """The names of the server's models."""
+        """Return the names of the server's models."""
         try:
             answer = await self._server.ask(client, "/models", advice=LISTING)
         except RequestFailed as failed:
@@ -231,6 +227,6 @@ class HttpEngine:
 
 
 def _apart(work: Coroutine[Any, Any, Found]) -> Found:
-    """Wait for something asynchronous, also where a notebook's own loop is running."""
+    """Run a coroutine in a thread of its own, so that it works inside a notebook's running event loop."""
     with ThreadPoolExecutor(1, thread_name_prefix="smidgen-http") as pool:
         return pool.submit(asyncio.run, work).result()

@@ -1,18 +1,18 @@
-"""Whether the server or a request is at fault where there is no answer.
+"""Deciding whether the server or a request is at fault when a request fails.
 
-Some failures are plainly the server's, and end the work at once: it cannot be reached, refuses the key or
-does not know the model (401, 403, 404 and their like), or still asks for patience after all tries (429). Any
-other may be of one request alone: a status such as 400 or 500 or a timeout each time it is sent, an error in
-a 200, what is not JSON or not a completion. Such a failure is kept back until it is clear whose it is:
+Some failures are clearly the server's and raise at once: it cannot be reached, refuses the key or does not
+know the model (401, 403, 404 and similar), or still returns 429 after all retries. Any other failure may be
+caused by one request: a status such as 400 or 500 or a timeout on every try, an error in a 200, or an answer
+that is not JSON or not a completion. Such a failure is held until its cause is clear:
 
-- Once the server has answered another request after it, it is the request's own. The request is completed
-  with the finish reason `error`.
-- After `MOST` failures in a row no more requests are sent. If the server has answered nothing so far, the
-  fault is the server's, and the first failure is raised.
-- After `MOST` in a row otherwise, and at the end, a harmless question with the same settings is sent. If it
-  is answered, the failures are the requests' own; if not, the first is raised.
+- Once the server answers a later request, the failed request is at fault. It is completed with the finish
+  reason `error`.
+- After `MOST` consecutive failures no more requests are sent. If the server has answered nothing so far, the
+  server is at fault, and the first failure is raised.
+- After `MOST` consecutive failures otherwise, and at the end, a harmless probe with the same settings is
+  sent. If it is answered, the requests are at fault; if not, the first failure is raised.
 
-What is raised was not completed, so a resumed evaluation asks for it again.
+A request whose failure is raised is not completed, so a resumed evaluation sends it again.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,71 +24,71 @@ from smidgen.inference.engine import Session
 from smidgen.inference.offline import Source
 
 MOST = 8
-"""Failures in a row that are kept back; few enough that a broken server is not asked for long."""
+"""Consecutive failures that are held; few enough to give up on a broken server soon."""
 FAILED = "error"
-"""The finish reason of a request that failed by itself; one of `smidgen.data.types.UNANSWERED`."""
+"""Finish reason of a request that is itself at fault; one of `smidgen.data.types.UNANSWERED`."""
 
 
 class NotAnswered(UserWarning):
-    """A server that answers others has no answer to a request."""
+    """A request failed on a server that answers other requests."""
 
 
 class RequestFailed(Exception):
-    """There is no answer to one request.
+    """One request failed.
 
     Attributes:
         what: what happened.
-        error: what to raise if that is the server's fault.
+        error: the error to raise if the server is at fault.
     """
 
     def __init__(self, kind: type[SmidgenError], what: str, advice: str):
-        """Make an error of that kind of what happened and what to do about it, as it goes on."""
+        """Build the error, of type `kind`, from what happened followed by advice."""
         super().__init__(what)
         self.what = what
         self.error = kind(what + advice)
 
 
 class Failures:
-    """The failures since the last answer."""
+    """Failures since the last answer, whose cause is not known yet."""
 
     def __init__(self, blame: Callable[[RequestFailed], None]):
-        """Hand to `blame` why requests failed by themselves."""
+        """Start without failures; `blame` is called with each failure that is the request's own fault."""
         self._blame = blame
-        self._kept: list[tuple[Request, RequestFailed]] = []
+        self._held: list[tuple[Request, RequestFailed]] = []
         self._has_answered = False
 
     @property
     def are_many(self) -> bool:
-        """Whether no more requests may be sent before it is clear whose fault they are."""
-        return len(self._kept) >= MOST
+        """Whether to stop sending requests until the cause of the failures is known."""
+        return len(self._held) >= MOST
 
     def keep(self, request: Request, failed: RequestFailed) -> None:
-        """Take note of a request that failed."""
-        self._kept.append((request, failed))
+        """Record a failed request."""
+        self._held.append((request, failed))
 
     def answered(self) -> list[tuple[Request, Completion]]:
-        """Take note that the server answers: what failed before is not its fault, and is completed so."""
+        """Record that the server answers; return the held requests, completed with `FAILED`."""
         self._has_answered = True
-        kept, self._kept = self._kept, []
-        for _, failed in kept:
+        held, self._held = self._held, []
+        for _, failed in held:
             self._blame(failed)
-        return [(request, Completion("", finish_reason=FAILED)) for request, _ in kept]
+        return [(request, Completion("", finish_reason=FAILED)) for request, _ in held]
 
     def judge(self, ask: Callable[[Request], Exception | None]) -> list[tuple[Request, Completion]]:
-        """Find out whose fault the failures are, with nothing under way.
+        """Determine the cause of the held failures with a probe; no request may be in flight.
 
         Args:
-            ask: sends a request, waits for its answer, and returns why there is none.
+            ask: sends a request, waits for the answer, and returns its error, or None.
 
         Returns:
-            The requests that failed by themselves.
+            The requests that are themselves at fault.
 
         Raises:
-            SmidgenError: it is the server's fault.
+            SmidgenError: the server is at fault.
         """
-        if not self._kept:
+        if not self._held:
             return []
-        request, first = self._kept[0]
+        request, first = self._held[0]
         if self.are_many and not self._has_answered:
             raise first.error
         messages = tuple(replace(message, content="Hello") for message in request.sample.messages)
@@ -101,15 +101,15 @@ class Failures:
 def completed_despite_failures(
     session: Session, requests: Iterable[Request], blame: Callable[[RequestFailed], None]
 ) -> Iterator[tuple[Request, Completion]]:
-    """Complete requests in finishing order, those that fail by themselves too, then close the session.
+    """Complete requests in finishing order, including those that fail by their own fault; close the session.
 
     Args:
-        session: without requests; its errors are `RequestFailed` where a request may be at fault.
-        requests: read no further ahead than the session has room for.
-        blame: takes why a request failed by itself.
+        session: a session without requests; its errors are `RequestFailed` if a request may be at fault.
+        requests: read only as far ahead as the session has room.
+        blame: called with each failure that is the request's own fault.
 
     Raises:
-        SmidgenError: the server is at fault; requests under way were waited for and handed out.
+        SmidgenError: the server is at fault; requests in flight were completed first.
     """
     source, failures, failure = Source(requests), Failures(blame), None
 
@@ -120,7 +120,7 @@ def completed_despite_failures(
 
     try:
         while True:
-            if failure is None and not failures.are_many and not source.is_over:
+            if failure is None and not failures.are_many and not source.is_exhausted:
                 for request in source.read(session.room):
                     session.submit(request)
             if session.is_idle:
@@ -128,7 +128,9 @@ def completed_despite_failures(
                     break
                 yield from failures.judge(ask)
                 continue
-            reads_on = source.is_slow and not source.is_over and session.room > 0 and not failures.are_many
+            reads_on = (
+                source.is_slow and not source.is_exhausted and session.room > 0 and not failures.are_many
+            )
             for event in session.step(timeout=0 if reads_on and failure is None else None):
                 if event.completion is not None:
                     yield event.request, event.completion

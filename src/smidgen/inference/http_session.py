@@ -1,4 +1,4 @@
-"""A session of the engine `http`: requests are sent as they arrive, so many at a time."""
+"""A session of the engine `http`: requests are sent as they arrive, up to `batch_size` at a time."""
 
 import asyncio
 import queue
@@ -13,7 +13,7 @@ from smidgen.inference.inbox import Inbox, Submitted
 
 
 class HttpSession:
-    """A `Session` on a server. An event loop in a thread of its own sends requests and takes answers."""
+    """A `Session` on a server. An event loop in a separate thread sends requests and receives answers."""
 
     def __init__(
         self,
@@ -21,12 +21,12 @@ class HttpSession:
         complete: Callable[[httpx2.AsyncClient, Request], Awaitable[Completion]],
         batch_size: int,
     ):
-        """Begin to serve.
+        """Start the event loop.
 
         Args:
             client: connections to the server; closed with the session.
-            complete: asks for one completion.
-            batch_size: requests that are under way at once.
+            complete: requests one completion.
+            batch_size: maximum number of requests in flight.
         """
         self._inbox = Inbox()
         self._client = client
@@ -41,13 +41,13 @@ class HttpSession:
         self._thread.start()
 
     def submit(self, request: Request, *, stream: bool = False) -> int:
-        """Send a request as soon as fewer than `batch_size` are under way; see `Session.submit`."""
+        """Send a request as soon as fewer than `batch_size` are in flight; see `Session.submit`."""
         ticket = self._inbox.submit(request, stream)
         self._loop.call_soon_threadsafe(self._deal)
         return ticket
 
     def step(self, *, timeout: float | None = None) -> list[Event]:
-        """Wait for answers; return those that are there."""
+        """Wait for at least one answer; return all that have arrived."""
         if self.is_idle:
             return []
         events: list[Event | None] = []
@@ -59,13 +59,13 @@ class HttpSession:
             return self._inbox.finish([event for event in events if event is not None])
 
     def cancel(self, ticket: int) -> None:
-        """Give a request up and drop its connection; see `Session.cancel`."""
+        """Cancel a request and close its connection; see `Session.cancel`."""
         if self._inbox.cancel(ticket):
             self._loop.call_soon_threadsafe(self._deal)
             self._events.put(None)
 
     def close(self) -> None:
-        """Give up all requests and close the connections."""
+        """Cancel all requests and close the connections."""
         self._inbox.close()
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._over.set)
@@ -73,7 +73,7 @@ class HttpSession:
 
     @property
     def pending(self) -> int:
-        """How many requests have an event to come."""
+        """Number of unfinished requests."""
         return self._inbox.pending
 
     @property
@@ -83,7 +83,7 @@ class HttpSession:
 
     @property
     def room(self) -> int:
-        """How many more requests would be sent at once."""
+        """Number of further requests that would be sent immediately."""
         return max(0, self._batch_size - self.pending)
 
     def _work(self) -> None:
@@ -101,7 +101,7 @@ class HttpSession:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _deal(self) -> None:
-        """Begin with what has arrived, and stop what was cancelled."""
+        """Start new requests and stop cancelled ones."""
         arrived, gone = self._inbox.take()
         for ticket in gone & self._tasks.keys():
             self._tasks[ticket].cancel()
@@ -113,7 +113,7 @@ class HttpSession:
         try:
             async with self._free:
                 completion = await self._complete(self._client, one.request)
-        except Exception as error:  # whoever steps is told, whatever it is
+        except Exception as error:  # any error becomes an event for the thread that steps
             self._events.put(one.event(error=error))
         else:
             piece = completion.text if one.stream else ""

@@ -1,4 +1,4 @@
-"""What sessions have in common: tickets, requests that have arrived, and a bounded number of adapters."""
+"""Shared parts of sessions: tickets, the queue of submitted requests, and one lane per adapter."""
 
 import threading
 from collections import OrderedDict, deque
@@ -12,17 +12,17 @@ from smidgen.errors import SmidgenError, WorkError
 from smidgen.inference.engine import Event
 
 MOST_ADAPTERS = 4
-"""Adapters that an engine keeps ready at a time, beside its own weights; each costs memory."""
+"""Adapters that an engine keeps loaded besides its own weights; each takes memory."""
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """A request that has arrived.
+    """A submitted request.
 
     Attributes:
         ticket: its number.
-        request: what to complete.
-        stream: whether its text is wanted while it is made.
+        request: the request.
+        stream: whether to stream its text.
     """
 
     ticket: int
@@ -32,12 +32,12 @@ class Submitted:
     def event(
         self, *, piece: str = "", completion: Completion | None = None, error: Exception | None = None
     ) -> Event:
-        """What there is to say of it."""
+        """Return an event of this request."""
         return Event(self.ticket, self.request, piece, completion, error)
 
 
 class Inbox:
-    """Requests on their way from the threads that submit them to the one that steps."""
+    """Thread-safe queue from the threads that submit requests to the one that steps."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class Inbox:
         self._is_closed = False
 
     def submit(self, request: Request, stream: bool) -> int:
-        """Take a request.
+        """Add a request.
 
         Raises:
             WorkError: the session is closed.
@@ -62,7 +62,7 @@ class Inbox:
             return ticket
 
     def cancel(self, ticket: int) -> bool:
-        """Note that a request is given up; return whether it was pending."""
+        """Cancel a request; return whether it was pending."""
         with self._lock:
             if ticket not in self._pending:
                 return False
@@ -71,21 +71,21 @@ class Inbox:
             return True
 
     def take(self) -> tuple[list[Submitted], set[int]]:
-        """Take what has arrived, and the tickets that were cancelled, since the last time."""
+        """Return the requests submitted and the tickets cancelled since the last call."""
         with self._lock:
             gone, self._cancelled = self._cancelled, set()
             arrived, self._arrived = self._arrived, []
         return [one for one in arrived if one.ticket not in gone], gone
 
     def finish(self, events: list[Event]) -> list[Event]:
-        """Count the requests that are over; return the events of those that were not cancelled meanwhile."""
+        """Mark finished requests; return the events without those of cancelled requests."""
         with self._lock:
-            told = [event for event in events if event.ticket in self._pending]
-            self._pending.difference_update(event.ticket for event in told if event.is_last)
-        return told
+            delivered = [event for event in events if event.ticket in self._pending]
+            self._pending.difference_update(event.ticket for event in delivered if event.is_last)
+        return delivered
 
     def close(self) -> None:
-        """Take no more requests and forget those that there are."""
+        """Drop all requests and refuse new ones."""
         with self._lock:
             self._is_closed = True
             self._arrived.clear()
@@ -93,22 +93,22 @@ class Inbox:
 
     @property
     def pending(self) -> int:
-        """How many requests have an event to come."""
+        """Number of unfinished requests."""
         with self._lock:
             return len(self._pending)
 
     @property
     def has_arrived(self) -> bool:
-        """Whether there is something to take."""
+        """Whether submitted requests are waiting to be taken."""
         with self._lock:
             return bool(self._arrived)
 
 
 class Waiting(Protocol):
-    """What serves the requests of one adapter.
+    """The interface of a lane, which serves the requests of one adapter.
 
     Attributes:
-        arrived: requests that it has not looked at yet.
+        arrived: requests that are not rows yet.
     """
 
     arrived: deque[Submitted]
@@ -120,15 +120,15 @@ class Waiting(Protocol):
 
     @property
     def has_waiting(self) -> bool:
-        """Whether rows wait for a place, so that nothing that has arrived is looked at."""
+        """Whether rows wait for a place, so no new requests are admitted."""
         ...
 
     def drop(self, tickets: Collection[int]) -> None:
-        """Let requests go that were given up."""
+        """Drop cancelled requests."""
         ...
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Release its resources."""
         ...
 
 
@@ -136,24 +136,24 @@ Served = TypeVar("Served", bound=Waiting)
 
 
 class Lanes(Generic[Served]):
-    """What serves the requests of each adapter; the one that was used longest ago makes room for another."""
+    """The lanes of all adapters in use; the least recently used idle one is closed for a new adapter."""
 
-    def __init__(self, opened: Callable[[str | None], Served]):
-        """Open lanes by calling `opened` with the key of an adapter."""
-        self._opened = opened
+    def __init__(self, open_lane: Callable[[str | None], Served]):
+        """Open lanes by calling `open_lane` with the key of an adapter."""
+        self._open_lane = open_lane
         self._lanes: OrderedDict[str | None, Served] = OrderedDict()
-        self._parked: list[Submitted] = []  # until a lane is free for their adapter
+        self._parked: list[Submitted] = []  # requests whose adapter has no lane yet
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._lanes.values())
 
     @property
     def has_waiting(self) -> bool:
-        """Whether requests wait for a place."""
+        """Whether requests wait for a lane or for a place in one."""
         return bool(self._parked) or any(lane.arrived or lane.has_waiting for lane in self)
 
     def deal(self, arrived: Sequence[Submitted], gone: Collection[int]) -> list[Event]:
-        """Hand what has arrived to the lanes and drop what was cancelled; return the events of misfits."""
+        """Assign new requests to lanes and drop cancelled ones; return the events of requests that failed."""
         if gone:
             self._parked = [one for one in self._parked if one.ticket not in gone]
             for lane in self:
@@ -169,24 +169,24 @@ class Lanes(Generic[Served]):
         return events
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all lanes."""
         self._parked.clear()
         while self._lanes:
             self._lanes.popitem()[1].close()
 
     def _get(self, key: str | None) -> Served | None:
-        """The lane of an adapter; None as long as all are taken and busy."""
+        """Return the lane of an adapter, opened if necessary; None while all lanes are busy."""
         if key not in self._lanes:
             if len(self._lanes) > MOST_ADAPTERS:
                 idle = [name for name, lane in self._lanes.items() if lane.is_idle]
                 if not idle:
                     return None
                 self._lanes.pop(idle[0]).close()
-            self._lanes[key] = self._opened(key)
+            self._lanes[key] = self._open_lane(key)
         self._lanes.move_to_end(key)
         return self._lanes[key]
 
 
 def adapter_key(adapter: str | Path | None) -> str | None:
-    """What an adapter of this machine is known by: its place; None for the engine's own."""
+    """Return the key of a local adapter, its resolved path; None for the engine's own weights."""
     return None if adapter is None else str(Path(adapter).expanduser().resolve())

@@ -1,8 +1,7 @@
-"""Rows that one decoder continues together: waiting ones take the places of those that finish.
+"""Continuous batching on one decoder: waiting rows take the places of finished ones.
 
-That is continuous batching, as in Orca (https://www.usenix.org/conference/osdi22/presentation/yu). What the
-prompts of a window begin with is run once, and tokens that a constraint leaves no choice about are run
-together.
+As in Orca (https://www.usenix.org/conference/osdi22/presentation/yu). The shared prefix of a window's prompts
+is computed once, and tokens forced by a constraint run together in one pass.
 """
 
 import math
@@ -23,22 +22,22 @@ from smidgen.inference.row import DecodeRow
 from smidgen.inference.sampling import draw, logprobs_of
 
 CACHE_SHARE = 0.25
-"""Keys and values of the rows that are decoded together take at most this share of the device's memory."""
+"""Maximum share of the device's memory for the KV cache of a batch."""
 JOIN_SHARE = 8
-"""Waiting rows join when an eighth of the batch is free, so that prompts are run several at a time."""
+"""Waiting rows join when an eighth of the batch is free, so that several prompts are prefilled at a time."""
 FORCED_SCORES = 1 << 25
-"""Scores of tokens that have to come, in one pass: 128 MB; more of them wait for the next."""
+"""Maximum logits of forced tokens in one pass: 128 MB; further tokens wait for the next pass."""
 
 
 @dataclass(frozen=True)
 class LaneSettings:
-    """How rows are decoded.
+    """Settings of a lane.
 
     Attributes:
-        tokenizer: of the model.
-        name: of the model.
-        batch_size: rows decoded together at most.
-        fast_forward: whether tokens that a constraint leaves no choice about are run together.
+        tokenizer: the model's tokenizer.
+        name: the model's name.
+        batch_size: maximum number of rows in the batch.
+        fast_forward: whether tokens forced by a constraint run together in one pass.
     """
 
     tokenizer: Tokenizer
@@ -48,20 +47,20 @@ class LaneSettings:
 
 
 class Lane:
-    """A decoder with its rows, and the requests that wait for a place in it.
+    """A decoder with its rows, and the requests that wait for a place.
 
     Attributes:
-        arrived: requests of which no rows were made yet.
-        rows: those that are being continued, in the decoder's order.
+        arrived: requests that are not rows yet.
+        rows: rows being decoded, in the decoder's order.
     """
 
     def __init__(self, decoder: Decoder, settings: LaneSettings, give_back: Callable[[Decoder], None]):
-        """Decode with `decoder`, which has no rows and is given back in the end."""
+        """Decode with `decoder`, which has no rows; `close` passes it to `give_back`."""
         self._decoder = decoder
         self._settings = settings
         self._give_back = give_back
         self._windows: deque[deque[DecodeRow]] = deque()
-        self._is_shared = False  # whether the prefix cache fits the first window
+        self._is_shared = False  # whether the prefix cache was filled for the first window
         self._shared = self._longest = self._room = 0
         self._latest: list[int] = []
         self.arrived: deque[Submitted] = deque()
@@ -84,27 +83,27 @@ class Lane:
 
     @property
     def reserved_bytes(self) -> int:
-        """Memory that the rows take once they are as long as they may become."""
+        """KV-cache bytes of the rows at their maximum length."""
         count = len(self.rows) + sum(map(len, self._windows))
         return min(count, self._room) * self._longest * self._decoder.bytes_per_token
 
     def admit(self, rows: Sequence[DecodeRow], reserved: int = 0) -> None:
-        """Let a window of rows wait for places, those that begin alike side by side; none may be waiting.
+        """Queue a window of rows, grouped by shared prefix; no rows may be waiting.
 
-        Those that begin with what the prefix cache holds come first where rows are running already: for the
-        sake of all, no more than what all have in common could be used.
+        While other rows are running, the rows that match the prefix cache best form a window of their own and
+        go first. In one window with the others, only the prefix shared by all of them could be reused.
 
         Args:
-            rows: not over.
-            reserved: bytes of memory that are not to be had.
+            rows: unfinished rows.
+            reserved: bytes of memory used elsewhere.
         """
         assert not self._windows
         rows = [rows[i] for i in by_family([row.prompt for row in rows])]
-        held = [self._decoder.num_cached(row.prompt) for row in rows] if self.rows else []
-        most = max(held, default=0)
-        if most >= FAMILY_TOKENS and min(held) < most:
+        cached = [self._decoder.num_cached(row.prompt) for row in rows] if self.rows else []
+        most = max(cached, default=0)
+        if most >= FAMILY_TOKENS and min(cached) < most:
             parts = [
-                [row for row, n in zip(rows, held, strict=True) if (n == most) == first]
+                [row for row, n in zip(rows, cached, strict=True) if (n == most) == first]
                 for first in (True, False)
             ]
         else:
@@ -115,26 +114,26 @@ class Lane:
         self._room = room_for(self._decoder, self._longest, self._settings.batch_size, reserved)
 
     def step(self) -> list[DecodeRow]:
-        """Run one pass; return the rows that took a token, those that are over included."""
+        """Run one pass; return the rows that got a token, including finished ones."""
         joining = self._take_waiting()
         self.rows += joining
         taking = joining or list(self.rows)
         if not taking:
             return []
-        most = self._most_ahead(len(taking))
+        most = self._most_forced(len(taking))
         for row in taking:
-            row.look_ahead(most)
-        unrun = [row.unrun for row in taking]
+            row.plan_forced(most)
+        next_tokens = [row.next_tokens for row in taking]
         if joining:
-            logits = self._decoder.add(unrun, last=[1 + len(row.ahead) for row in taking])
+            logits = self._decoder.add(next_tokens, last=[1 + len(row.forced) for row in taking])
         else:
-            logits = self._decoder.step(unrun)
+            logits = self._decoder.step(next_tokens)
         self._advance(taking, logits)
-        self._leave(lambda row: row.is_over)
+        self._leave(lambda row: row.is_finished)
         return taking
 
     def drop(self, tickets: Collection[int]) -> None:
-        """Let requests go that were given up."""
+        """Drop cancelled requests."""
         self.arrived = deque(one for one in self.arrived if one.ticket not in tickets)
         for window in list(self._windows):
             for row in [row for row in window if row.submitted.ticket in tickets]:
@@ -144,7 +143,7 @@ class Lane:
         self._leave(lambda row: row.submitted.ticket in tickets)
 
     def close(self) -> None:
-        """Let all rows go and give the decoder back."""
+        """Drop all rows and give the decoder back."""
         self.arrived.clear()
         self._windows.clear()
         self.rows.clear()
@@ -164,7 +163,7 @@ class Lane:
             self._decoder.settle()
 
     def _take_waiting(self) -> list[DecodeRow]:
-        """Take the rows that are to join now: none, until enough of them can join at once."""
+        """Return the rows that join now; none until enough of them can join at once."""
         free = self._room - len(self.rows)
         if not self._windows:
             return []
@@ -189,10 +188,10 @@ class Lane:
         self._windows.remove(window)
 
     def _share(self, prompts: Sequence[list[int]]) -> None:
-        """Have the prefix cache hold what the prompts of a window begin with.
+        """Fill the prefix cache for the prompts of a window.
 
-        A single one that comes while others run uses what is there; what it shares with the one before is
-        kept for the next if that is more.
+        A single prompt that arrives while others run reuses the prefix cache as it is, unless it shares more
+        with the previous prompt; then that prefix is computed and kept for the next prompts.
         """
         self._is_shared = True
         if len(prompts) > 1 or not self.rows:
@@ -207,26 +206,26 @@ class Lane:
         self._latest = prompts[-1]
 
     def _advance(self, rows: Sequence[DecodeRow], logits: Any) -> None:
-        """Let rows take what they had ahead, and those that go on their next token.
+        """Append the forced tokens of rows, then sample a token for each row that continues.
 
         Args:
-            rows: those that were run.
-            logits: scores (T, V) of what follows a row's last token and those ahead of it, row after row.
+            rows: the rows of the pass.
+            logits: logits (T, V) after each row's last token and its forced tokens, row by row.
         """
         xp, now = self._decoder.xp, time.perf_counter
-        stops = list(accumulate(1 + len(row.ahead) for row in rows))
-        scored = [range(stop - 1 - len(row.ahead), stop - 1) for row, stop in zip(rows, stops, strict=True)]
-        ahead = [token for row in rows for token in row.ahead]
-        logprobs = iter(logprobs_of(ahead, logits, xp, rows=list(chain(*scored))))
+        stops = list(accumulate(1 + len(row.forced) for row in rows))
+        scored = [range(stop - 1 - len(row.forced), stop - 1) for row, stop in zip(rows, stops, strict=True)]
+        forced = [token for row in rows for token in row.forced]
+        logprobs = iter(logprobs_of(forced, logits, xp, rows=list(chain(*scored))))
         for row in rows:
-            if row.ahead:
-                found = list(islice(logprobs, len(row.ahead)))
+            if row.forced:
+                found = list(islice(logprobs, len(row.forced)))
                 if self._are_numbers(row, found):
-                    row.take_ahead(found, now())
+                    row.take_forced(found, now())
         going = [
             (row, stop - 1)
             for row, stop in zip(rows, stops, strict=True)
-            if not row.is_over and row.restrict()
+            if not row.is_finished and row.restrict()
         ]
         if not going:
             return
@@ -241,13 +240,13 @@ class Lane:
     def _are_numbers(self, row: DecodeRow, logprobs: Sequence[float]) -> bool:
         if any(math.isnan(logprob) for logprob in logprobs):
             row.error = ModelError(
-                f"{self._settings.name} computes scores that are not numbers; its weights, or the adapter's, "
-                "are damaged, so fetch or train them again"
+                f"{self._settings.name} computes logits that are NaN; its weights, or the adapter's, are "
+                "damaged, so download or train them again"
             )
         return row.error is None
 
-    def _most_ahead(self, num_rows: int) -> int:
-        """How many tokens each of so many rows may have ahead in one pass."""
+    def _most_forced(self, num_rows: int) -> int:
+        """Return the maximum number of forced tokens per row in one pass of `num_rows`."""
         if not self._settings.fast_forward:
             return 0
         together = min(PREFILL_TOKENS, FORCED_SCORES // self._settings.tokenizer.vocab_size)
@@ -255,12 +254,12 @@ class Lane:
 
 
 def room_for(decoder: Decoder, longest: int, batch_size: int, reserved: int = 0) -> int:
-    """How many rows of at most `longest` tokens may be there together, so many bytes being reserved."""
+    """Return how many rows of `longest` tokens fit in memory, with `reserved` bytes used elsewhere."""
     budget = CACHE_SHARE * device().memory_bytes - reserved
     return max(1, min(batch_size, int(budget / (decoder.bytes_per_token * longest))))
 
 
 def joining(lengths: Iterable[int]) -> int:
-    """How many of the next rows are run at once, padded to the longest of them."""
+    """Return how many of the next rows to prefill at once, padded to the longest of them."""
     padded = (count * longest for count, longest in enumerate(accumulate(lengths, max), start=1))
     return sum(1 for _ in takewhile(lambda tokens: tokens <= PREFILL_TOKENS, padded)) or 1

@@ -1,11 +1,11 @@
-"""Completions by llama.cpp in this process: the engine for models of real size on a CPU.
+"""Completions from llama.cpp in this process: the engine for larger models on a CPU.
 
-Prompts are rendered by smidgen's own tokenizer and given as token ids, and what comes back is read as token
-ids too, so a request means the same here as in the engine `mlx`. llama.cpp decodes the rows of all slots
-together (continuous batching). What neighbouring prompts have in common is run once.
+Prompts are rendered by smidgen's own tokenizer, and llama.cpp gets and returns token ids, so a request means
+the same as in the engine `mlx`. llama.cpp decodes the rows of all slots together (continuous batching).
+Shared prefixes of consecutive prompts are computed once.
 
-Rows that are decoded together are one matrix product, whose rounding depends on its size; so where two tokens
-are all but equally probable, the same request may go either way from one run to the next.
+Rows that are decoded together share matrix products, whose rounding depends on the batch size. So if two
+tokens are almost equally probable, the same request may get either of them from run to run.
 """
 
 from collections import OrderedDict
@@ -28,8 +28,8 @@ from smidgen.inference.offline import completed, streamed
 class LlamaEngine:
     """An `Engine` on a GGUF file.
 
-    Each adapter has a loaded model of its own: merged into the weights if it is a folder and so is the model,
-    beside them if it is a GGUF file. The one that was used longest ago is unloaded for another.
+    Each adapter has its own loaded model: an adapter folder is merged into the weights of a model folder; a
+    GGUF adapter is applied at run time. The least recently used model is unloaded for a new adapter.
     """
 
     def __init__(
@@ -40,17 +40,16 @@ class LlamaEngine:
         batch_size: int = MOST_SLOTS,
         kv_bits: int | None = None,
     ):
-        """Serve `model`, which is loaded with the first request.
+        """Serve `model`, which is loaded on the first request.
 
         Args:
             model: the file and its tokenizer.
             thinking: passed to the chat template.
-            batch_size: rows decoded together at most; never more than `MOST_SLOTS`.
-            kv_bits: how many bits a number of the keys and values is held in, 8 or 4; 16 if None, and 32 for
-                a file of 32 bits.
+            batch_size: maximum number of rows decoded together; capped at `MOST_SLOTS`.
+            kv_bits: KV-cache bits, 8 or 4; default: 16, or 32 for a float32 file.
 
         Raises:
-            ConfigError: the model's keys and values cannot be held so.
+            ConfigError: the model's head width does not allow a quantised KV cache.
         """
         self._model = model
         self._thinking = thinking
@@ -61,22 +60,22 @@ class LlamaEngine:
         self._hosts: OrderedDict[str | None, LlamaHost] = OrderedDict()
 
     def session(self) -> LlamaSession:
-        """Open a session, for requests that arrive over time; slots are kept for those that may come."""
+        """Open a session for requests that arrive over time; it keeps free slots for later requests."""
         return self._session(arriving=True)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Complete requests in finishing order; see `Engine.complete`.
 
         Raises:
-            ConfigError: a sampling setting is out of range or llama.cpp has none like it, or a constraint
+            ConfigError: a sampling setting is out of range or not supported by llama.cpp, or a constraint
                 cannot be enforced.
-            ModelError: the chat template does not take the messages, llama.cpp cannot run the model, or an
-                adapter does not fit it.
+            ModelError: the chat template rejects the messages, llama.cpp cannot run the model, or an adapter
+                does not fit it.
         """
         yield from completed(self._session(arriving=False), requests, in_background=True)
 
     def stream(self, request: Request) -> Stream:
-        """Complete one request, handing out its text while it is made; raises as `complete` does.
+        """Complete one request and stream its text; raises as `complete` does.
 
         Raises:
             DataError: the prompt leaves no room in the model's context.
@@ -87,7 +86,7 @@ class LlamaEngine:
                 return None
             prompt = self._model.tokenizer.render_prompt(request.sample.messages, thinking=self._thinking)
             return DataError(
-                f"the prompt has {len(prompt)} tokens and the context of {self._model.name} "
+                f"the prompt has {len(prompt)} tokens and {self._model.name} a context of "
                 f"{self._model.context}, which leaves no room for an answer; shorten the prompt"
             )
 
@@ -96,13 +95,11 @@ class LlamaEngine:
     def score(
         self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
     ) -> Iterator[tuple[Sample, Scored]]:
-        """Refuse: llama.cpp's server core tells no probabilities of given texts."""
-        raise ConfigError(
-            "the engine llama knows no probabilities of given continuations; use the engine mlx for that"
-        )
+        """Refuse: llama.cpp's server core has no log-probabilities of given texts."""
+        raise ConfigError("the engine llama does not support log-probability scoring; use the engine mlx")
 
     def peak_memory_bytes(self) -> int:
-        """Return the most memory that this process has used so far."""
+        """Return the peak memory of this process so far."""
         return peak_memory_bytes()
 
     def close(self) -> None:
@@ -111,13 +108,13 @@ class LlamaEngine:
             self._hosts.popitem()[1].close()
 
     def _session(self, *, arriving: bool) -> LlamaSession:
-        def opened(adapter: str | None, put: Callable[[Event | None], None]) -> LlamaLane:
+        def open_lane(adapter: str | None, put: Callable[[Event | None], None]) -> LlamaLane:
             return LlamaLane(self._host(adapter), put, thinking=self._thinking, arriving=arriving)
 
-        return LlamaSession(opened, self._reserved, thinking=self._thinking)
+        return LlamaSession(open_lane, self._reserved, thinking=self._thinking)
 
     def _host(self, adapter: str | None) -> LlamaHost:
-        """The model with an adapter; one that nobody uses makes room for it."""
+        """Return the host of the model with an adapter; an unused one is unloaded if there are too many."""
         if adapter not in self._hosts:
             model = self._model if adapter is None else self._adapted(adapter)
             unused = [key for key, host in self._hosts.items() if not host.is_leased]
@@ -132,5 +129,5 @@ class LlamaEngine:
         return llama_model(self._model.name, adapter=Path(adapter), dtype=dtype)
 
     def _reserved(self, lane: LlamaLane) -> int:
-        """Bytes that the keys and values of the other models take."""
+        """Return the KV-cache bytes of the other models."""
         return sum(host.cache_bytes for host in self._hosts.values() if host is not lane.host)

@@ -1,7 +1,7 @@
-"""The folder of converted models: bounded, and safe to share between processes.
+"""The cache folder of converted models: limited in size and safe to share between processes.
 
-A file that is used is locked (shared) until its process ends. When the folder is larger than its bound, the
-files that were not used for longest are removed, never one that is locked.
+A file in use is locked (shared) until its process ends. When the folder exceeds its limit, the least recently
+used files are removed, except locked ones.
 """
 
 import fcntl
@@ -17,24 +17,24 @@ from typing import BinaryIO
 from smidgen.errors import ConfigError
 
 BOUND = "SMIDGEN_CACHE_GB"
-"""Environment variable: how large the folder may become, in units of 10⁹ bytes."""
+"""Environment variable: size limit of the folder, in units of 10⁹ bytes."""
 DEFAULT_GB = 20.0
-"""A model of 8 billion weights as F16, or some forty of half a billion as Q8_0."""
+"""Fits a model of 8 billion weights in F16, or about forty of half a billion in Q8_0."""
 ABANDONED = 600.0
-"""Seconds: a conversion writes all the time, so a partial file that is older has nobody who writes it."""
+"""Seconds since the last write after which a partial file is abandoned; a conversion writes constantly."""
 
 _held: dict[Path, BinaryIO] = {}
 
 
 @dataclass(frozen=True)
 class CacheFacts:
-    """What a folder of converted models holds.
+    """Contents of a folder of converted models.
 
     Attributes:
-        folder: where it is.
-        files: how many converted models.
-        bytes: of everything in it.
-        bound_bytes: how large it may become.
+        folder: path of the folder.
+        files: number of converted models.
+        bytes: total size of everything in it.
+        bound_bytes: size limit.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class CacheFacts:
 
 
 def bound_bytes() -> int:
-    """Return how large the folder may become.
+    """Return the size limit of the folder.
 
     Raises:
         ConfigError: the environment variable is not a number of 0 or more.
@@ -56,24 +56,25 @@ def bound_bytes() -> int:
         number = math.nan
     if not 0 <= number < math.inf:
         raise ConfigError(
-            f"the environment variable {BOUND} is {given!r}; expected a number of gigabytes, 0 or more, as 20"
+            f"the environment variable {BOUND} is {given!r}; expected a number of gigabytes such as 20, at "
+            "least 0"
         )
     return int(number * 1e9)
 
 
 def cache_facts(folder: Path) -> CacheFacts:
-    """Return what a folder holds; it need not be there."""
+    """Return the contents of a folder, which need not exist."""
     files = [file for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
     sizes = {file: _size(file) for file in files}
     return CacheFacts(folder, len(_models(folder)), sum(sizes.values()), bound_bytes())
 
 
 def converted(file: Path, make: Callable[[], object]) -> Path:
-    """Return a converted model, made if it is not there, and lock it for this process.
+    """Return a converted model, made if it does not exist, and lock it for this process.
 
     Args:
-        file: where it stands in the folder.
-        make: writes it there, whole or not at all.
+        file: its path in the folder.
+        make: writes the file atomically.
 
     Raises:
         ConfigError: as `bound_bytes`.
@@ -87,7 +88,7 @@ def converted(file: Path, make: Callable[[], object]) -> Path:
 
 
 def sweep_partials(folder: Path) -> None:
-    """Remove what killed conversions have left."""
+    """Remove the partial files of killed conversions."""
     for partial in folder.glob(".*.partial"):
         pid = partial.name.split(".")[-2]
         age = time.time() - _modified(partial)
@@ -96,25 +97,25 @@ def sweep_partials(folder: Path) -> None:
 
 
 def _hold(file: Path) -> bool:
-    """Lock a file and note that it is used; False if it is not there."""
+    """Lock a file and update its last use; return False if it does not exist."""
     if file not in _held:
         try:
             opened = file.open("rb")
         except FileNotFoundError:
             return False
-        with suppress(OSError):  # some network file systems have no locks
+        with suppress(OSError):  # some network file systems do not support locks
             fcntl.flock(opened, fcntl.LOCK_SH)
         _held[file] = opened
     if not _is_still(file, _held[file]):
-        _held.pop(file).close()  # removed, here before the lock or by hand
+        _held.pop(file).close()  # removed by another process before we had the lock, or by the user
         return file.exists() and _hold(file)
-    with suppress(OSError):  # it may be another user's
+    with suppress(OSError):  # it may belong to another user
         os.utime(file)
     return True
 
 
 def _is_still(file: Path, opened: BinaryIO) -> bool:
-    """Whether an open file is the one of its name."""
+    """Return whether an open file is still the one at its path."""
     try:
         return os.path.samestat(os.fstat(opened.fileno()), file.stat())
     except FileNotFoundError:
@@ -133,14 +134,14 @@ def _trim(folder: Path, bound: int) -> None:
 
 
 def _remove_unused(model: Path) -> bool:
-    """Remove a file unless a process uses it."""
+    """Remove a file unless a process is using it; return whether it is gone."""
     try:
         with model.open("rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             model.unlink()
     except FileNotFoundError:
         return True
-    except OSError:  # it is in use, or may not be removed
+    except OSError:  # in use, or no permission to remove it
         return False
     return True
 

@@ -1,7 +1,7 @@
-"""The GGUF file of a model, and the tokenizer that goes with it.
+"""The GGUF file of a model and its tokenizer.
 
-A model folder is converted once; the file is kept in the cache folder under a fingerprint of the weights, so
-that what runs is always what the folder holds.
+A model folder is converted once; the file is kept in the cache folder under a hash of the weights, so a
+changed folder is always converted again.
 """
 
 from dataclasses import dataclass
@@ -21,24 +21,24 @@ from smidgen.models.licence import warn_of_licence
 from smidgen.models.load import read_config, resolve
 
 FORMAT = 3
-"""Counts changes of what a conversion writes; older files of the cache are then no longer used."""
+"""Version of the converted files; increment it when the conversion changes, to invalidate the cache."""
 DTYPE, DTYPE_OF_QUANTISED = "F16", "Q8_0"
-"""What folders are converted to: nothing that changes an answer but by rounding."""
+"""Target dtypes of conversions: precise enough that answers change only by rounding."""
 
 
 @dataclass(frozen=True)
 class LlamaModel:
-    """What llama.cpp runs, and what smidgen has to know of it.
+    """A GGUF model for llama.cpp with its tokenizer and dimensions.
 
     Attributes:
         file: the GGUF file.
-        adapter: a GGUF adapter to put on it.
-        tokenizer: of the model, with its chat template.
-        context: longest row in tokens, answer included.
-        bytes_per_token: of the keys and values of one position.
-        head_dim: width of one head's keys.
-        is_exact: whether keys and values are float32, as the weights are, and not float16.
-        name: as the user named it.
+        adapter: a GGUF adapter to apply.
+        tokenizer: the model's tokenizer, with its chat template.
+        context: maximum tokens of a row, answer included.
+        bytes_per_token: KV-cache bytes per token.
+        head_dim: width of one key head.
+        name: the model as given by the user.
+        is_exact: whether weights and KV cache are float32 instead of float16.
     """
 
     file: Path
@@ -89,7 +89,7 @@ def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = N
 
 
 def _converted(name: str, path: Path, dtype: str, adapter: Path | None) -> Path:
-    """The GGUF file of a folder, made if the cache has none."""
+    """Return the GGUF file of a folder, converting it if it is not in the cache."""
     parts = [FORMAT, content_hash(path), dtype, content_hash(adapter) if adapter else None]
     file = cache_dir() / "gguf" / f"{sha256_json(parts)[:32]}.gguf"
     return converted(file, lambda: write_gguf(name, file, dtype=dtype, adapter=adapter))
@@ -102,7 +102,7 @@ def _from_file(file: Path, adapter: Path | None) -> LlamaModel:
     def number(key: str, default: int | None = None) -> int:
         value = metadata.get(f"{family}.{key}", default)
         if value is None:
-            raise ModelError(f"{file} has no {family}.{key}; it is no file of a language model")
+            raise ModelError(f"{file} has no {family}.{key}; expected a GGUF file of a language model")
         return int(max(value) if isinstance(value, list) else value)
 
     heads = number("attention.head_count")
@@ -124,18 +124,18 @@ def _bytes_per_token(layers: int, kv_heads: int, head_dim: int, number_bytes: in
 
 
 def _tokenizer_of(file: Path, metadata: dict[str, Any]) -> Tokenizer:
-    """The tokenizer beside a GGUF file, or else the one within it, written out in the cache folder.
+    """Return the tokenizer next to a GGUF file, or else the embedded one, written to the cache folder.
 
     Raises:
-        ModelError: the one beside it has other tokens, or the one within is of an unknown kind.
+        ModelError: the tokenizer next to it has other tokens, or the embedded one is of an unsupported kind.
     """
     tokens, template = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.chat_template")
     if (file.parent / "tokenizer.json").is_file():
         beside = load_tokenizer(file.parent)
         if tokens and any(i >= len(tokens) or tokens[i] != text for text, i in beside.vocabulary.items()):
             raise ModelError(
-                f"the tokenizer.json beside {file} has other tokens than the file; move the file to a folder "
-                "of its own, or put its own tokenizer there"
+                f"the tokenizer.json next to {file} has other tokens than the file; move the file to a "
+                "separate folder, or put its own tokenizer there"
             )
         if beside.has_template or not template:
             return beside

@@ -1,4 +1,4 @@
-"""A model of llama.cpp, loaded with as much room as its rows need."""
+"""A llama.cpp model, loaded with as much context as its rows need."""
 
 import threading
 from collections.abc import Sequence
@@ -9,29 +9,29 @@ from smidgen.inference.llama_row import LlamaRow
 from smidgen.inference.llama_server import LlamaServer
 
 MOST_SLOTS = 16
-"""Rows decoded together at most. On a CPU more of them only make each other wait."""
+"""Maximum number of rows decoded together. On a CPU more rows only slow each other down."""
 CACHE_SHARE = 0.25
-"""Keys and values of all slots take at most this share of the device's memory."""
+"""Maximum share of the device's memory for the KV cache of all slots."""
 CONTEXT_STEP = 256
-"""A slot's length is a multiple of this, so that a slightly longer prompt does not load the model anew."""
+"""Slot lengths are multiples of this, so that a slightly longer prompt does not reload the model."""
 ARRIVING_CONTEXT = 1024
-"""Where requests arrive one by one, a slot has this length at least, and doubles if that is too little."""
+"""Minimum slot length if requests arrive over time; doubled as needed, so that reloads are rare."""
 
 
 class LlamaHost:
-    """Loads a model when it is needed, and again when rows need more room; used from several threads.
+    """Loads a model on first use, and reloads it when rows need more room; thread-safe.
 
     Attributes:
         model: the file and its tokenizer.
-        most_slots: rows decoded together at most.
+        most_slots: maximum number of rows decoded together.
     """
 
     def __init__(self, model: LlamaModel, *, most_slots: int, kv_bits: int | None):
-        """Load nothing yet.
+        """Prepare; nothing is loaded yet.
 
         Args:
             model: the file and its tokenizer.
-            most_slots: rows decoded together at most.
+            most_slots: maximum number of rows decoded together.
             kv_bits: as in `LlamaServer`.
         """
         self.model = model
@@ -43,26 +43,25 @@ class LlamaHost:
 
     @property
     def is_leased(self) -> bool:
-        """Whether somebody is running rows."""
+        """Whether a lease is open, so the model must stay loaded."""
         return self._num_leases > 0
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the keys and values of all slots."""
-        held = self._server
-        return 0 if held is None else held.num_slots * held.context * self.model.bytes_per_token
+        """KV-cache bytes of all slots."""
+        server = self._server
+        return 0 if server is None else server.num_slots * server.context * self.model.bytes_per_token
 
     def lease(self, rows: Sequence[LlamaRow], *, arriving: bool, reserved: int = 0) -> LlamaServer | None:
-        """Return the loaded model, with room for the longest of these rows, and for several if it can be.
+        """Return the loaded model, with room for the longest of these rows and as many slots as useful.
 
         Args:
-            rows: one or more.
-            arriving: whether others will come while these run, for which there should be slots.
-            reserved: bytes of memory that are not to be had.
+            rows: one or more rows.
+            arriving: whether further requests may arrive while these run, and need slots too.
+            reserved: bytes of memory used elsewhere.
 
         Returns:
-            None as long as it would have to be loaded anew and others are using it. If not None, call
-            `release` in the end.
+            The model, to be released with `release`; None while it would have to be reloaded but is leased.
 
         Raises:
             ConfigError: the wheel is not installed.
@@ -70,12 +69,12 @@ class LlamaHost:
         """
         with self._lock:
             slots, context = self._wanted(rows, arriving=arriving, reserved=reserved)
-            held = self._server
-            if held is None or held.context < context or held.num_slots < slots:
+            server = self._server
+            if server is None or server.context < context or server.num_slots < slots:
                 if self._num_leases:
                     return None
                 self._unload()
-                held = self._server = LlamaServer(
+                server = self._server = LlamaServer(
                     self.model.file,
                     num_slots=slots,
                     context=context,
@@ -84,20 +83,20 @@ class LlamaHost:
                     kv_bits=self._kv_bits,
                 )
             self._num_leases += 1
-            return held
+            return server
 
     def retain(self) -> None:
-        """Lease what is leased once more."""
+        """Add a lease of the model, which is already leased."""
         with self._lock:
             self._num_leases += 1
 
     def release(self) -> None:
-        """Give a lease back."""
+        """End a lease."""
         with self._lock:
             self._num_leases -= 1
 
     def close(self) -> None:
-        """Unload the model; nothing may be running."""
+        """Unload the model; no rows may be running."""
         with self._lock:
             self._unload()
 
@@ -107,7 +106,7 @@ class LlamaHost:
             self._server = None
 
     def _wanted(self, rows: Sequence[LlamaRow], *, arriving: bool, reserved: int) -> tuple[int, int]:
-        """How many slots, and how long: no shorter than those that there are."""
+        """Return the number of slots and their length, never shorter than the current ones."""
         longest = 1 + max(len(row.prompt) + row.max_tokens for row in rows)
         if arriving:
             longest = min(

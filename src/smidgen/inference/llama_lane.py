@@ -1,6 +1,6 @@
-"""Rows of one model of llama.cpp, each in a slot, and the requests that wait for one.
+"""Rows of one llama.cpp model, each in a slot, and the requests that wait for a slot.
 
-A slot goes on from what the next prompt has in common with its last one, so waiting rows are dealt out in the
+A slot reuses the prefix that its next prompt shares with its last one, so waiting rows are assigned in the
 order of their prompts.
 """
 
@@ -25,10 +25,10 @@ Item = TypeVar("Item")
 
 
 class Shares(Generic[Item]):
-    """Items in order, split into one contiguous share for each slot; taken from several threads.
+    """Items in order, split into one contiguous share per slot, with work stealing; thread-safe.
 
-    A slot goes through its share from the front, so that what it takes next is a neighbour of what it took
-    last. One whose share is done takes over the back half of the longest one that is left.
+    A slot works through its share from the front, so its next item is a neighbour of its last one. A slot
+    whose share is empty takes the back half of the longest remaining share.
     """
 
     def __init__(self, items: Sequence[Item], num_slots: int):
@@ -45,7 +45,7 @@ class Shares(Generic[Item]):
             return sum(map(len, self._shares))
 
     def take(self, slot: int) -> Item | None:
-        """Take the next item for `slot`; None if none is left."""
+        """Take the next item for `slot`; None if no items are left."""
         with self._lock:
             own = self._shares[slot]
             if not own:
@@ -54,7 +54,7 @@ class Shares(Generic[Item]):
             return own.popleft() if own else None
 
     def drain(self) -> list[Item]:
-        """Take all that is left away; return it, in order."""
+        """Remove and return all remaining items, in order."""
         with self._lock:
             left = [item for share in self._shares for item in share]
             for share in self._shares:
@@ -63,11 +63,11 @@ class Shares(Generic[Item]):
 
 
 class LlamaLane:
-    """The rows of one model. Each slot that is busy has a thread, which takes waiting rows by itself.
+    """The rows of one model. Each busy slot has a thread, which takes waiting rows by itself.
 
     Attributes:
         host: the model.
-        arrived: requests of which no rows were made yet.
+        arrived: requests that are not rows yet.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class LlamaLane:
 
         Args:
             host: loads the model.
-            put: takes events from any thread; None only says that there is something to do.
+            put: receives events from any thread; None only wakes up the session.
             thinking: passed to the chat template.
             arriving: whether requests arrive over time, so that free slots are kept.
         """
@@ -89,10 +89,10 @@ class LlamaLane:
         self._window: list[LlamaRow] = []
         self._shares = Shares[LlamaRow]([], 1)
         self._pool: ThreadPoolExecutor | None = None
-        self._server: LlamaServer | None = None  # while rows run, it is leased
+        self._server: LlamaServer | None = None  # leased while rows run
         self._lock = threading.Lock()
         self._running: dict[int, LlamaRow | None] = {}  # by slot
-        self._prompts: dict[int, list[int]] = {}  # what each slot has run last
+        self._prompts: dict[int, list[int]] = {}  # last prompt of each slot
 
     @property
     def has_waiting(self) -> bool:
@@ -111,18 +111,18 @@ class LlamaLane:
         return not (self.arrived or self.has_waiting or self.is_busy)
 
     def admit(self, rows: Sequence[LlamaRow]) -> None:
-        """Let a window of rows wait for slots; none may be waiting."""
+        """Queue a window of rows; no rows may be waiting."""
         assert not self.has_waiting
         self._window = sorted(rows, key=lambda row: row.prompt)
 
     def deal(self, reserved: int) -> list[Event]:
-        """Let waiting rows into free slots; return the events of those for which there is no model.
+        """Assign waiting rows to free slots; return error events if the model cannot be loaded.
 
         Args:
-            reserved: bytes of memory that are not to be had, should the model be loaded.
+            reserved: bytes of memory used elsewhere, in case the model has to be loaded.
         """
         if not self._window and not self._start_more():
-            self._window = self._shares.drain()  # the last thread ended as these were dealt out
+            self._window = self._shares.drain()  # the last thread ended while these were being assigned
         if not self._window:
             return []
         try:
@@ -138,28 +138,28 @@ class LlamaLane:
         return []
 
     def drop(self, tickets: Collection[int]) -> None:
-        """Let requests go that were given up; what runs already ends with its next part, or unheard."""
+        """Drop cancelled requests; a running row stops at its next part, or its result is discarded."""
         self.arrived = deque(one for one in self.arrived if one.ticket not in tickets)
         self._window = [row for row in self._window if row.submitted.ticket not in tickets]
-        for row in [*self._shares, *self._run_now()]:
+        for row in [*self._shares, *self._running_rows()]:
             row.is_cancelled |= row.submitted.ticket in tickets
 
     def close(self) -> None:
-        """Give all rows up; waits for those that run."""
+        """Cancel all rows; waits for the running ones."""
         self.arrived.clear()
         self._window = []
         self._shares.drain()
-        for row in self._run_now():
+        for row in self._running_rows():
             row.is_cancelled = True
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _run_now(self) -> list[LlamaRow]:
+    def _running_rows(self) -> list[LlamaRow]:
         with self._lock:
             return [row for row in self._running.values() if row is not None]
 
     def _open_window(self, server: LlamaServer) -> None:
-        """Deal the window out to the slots of the model, which is leased; like prompts to like slots."""
+        """Split the window among the slots of the leased model, matching prompts to cached prefixes."""
         first = self._window[0].prompt
         if len(self._window) > 1 and not self.is_busy:
             server.share(stem_of([row.prompt for row in self._window]))
@@ -172,7 +172,7 @@ class LlamaLane:
             self._start(free)
 
     def _start_more(self) -> bool:
-        """Give free slots something to do while others run; return whether none of it needs that."""
+        """Start free slots while others run; return whether all waiting rows are taken care of."""
         with self._lock:
             if self._running:
                 assert self._server is not None
@@ -180,7 +180,7 @@ class LlamaLane:
             return bool(self._running) or not self._shares
 
     def _start(self, slots: Sequence[int]) -> None:
-        """Start a thread for each slot that has something to do; the model is leased and the lock held."""
+        """Start a thread per slot, as many as there are waiting rows; the caller has lease and lock."""
         assert self._server is not None
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.host.most_slots, thread_name_prefix="smidgen-llama")
@@ -201,7 +201,7 @@ class LlamaLane:
             except Refused as error:
                 fault = f"llama.cpp refuses a prompt of {self.host.model.name}: {error}"
                 event = row.submitted.event(error=ModelError(fault))
-            except Exception as error:  # whoever steps is told, whatever it is
+            except Exception as error:  # any error becomes an event for the thread that steps
                 event = row.submitted.event(error=error)
             if event is not None:
                 self._put(event)
@@ -211,7 +211,7 @@ class LlamaLane:
         self._put(None)
 
     def _run(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
-        """Ask until the row is finished: llama.cpp ends it at a string that a thought may hold as well."""
+        """Request completions until the row is finished; llama.cpp also stops at strings inside thinking."""
         while row.finish_reason is None and not row.is_cancelled:
             answer = server.complete(
                 question_of(row, context=server.context, slot=slot, thinking=self._thinking)
@@ -219,7 +219,7 @@ class LlamaLane:
             row.take(answer["__verbose"], self.host.model.tokenizer.eos_token_ids)
 
     def _run_stream(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
-        """Ask once and hand out text as it comes; the completion ends when a part asks for no more."""
+        """Run one streaming completion, emitting its text; `take` returns True to stop it."""
         question = question_of(row, context=server.context, slot=slot, thinking=self._thinking)
         ends = self.host.model.tokenizer.eos_token_ids
         started, faults = time.perf_counter(), list[Exception]()
@@ -234,7 +234,7 @@ class LlamaLane:
                 row.take_part(part, ends)
                 if row.finish_reason is None and (piece := row.take_piece()):
                     self._put(row.submitted.event(piece=piece))
-            except Exception as error:  # must not go through llama.cpp
+            except Exception as error:  # must not propagate through llama.cpp's C++ code
                 faults.append(error)
             return row.finish_reason is not None or bool(faults)
 
@@ -247,5 +247,5 @@ class LlamaLane:
 
 def _last_event(row: LlamaRow) -> Event:
     completion = row.completion()
-    piece = completion.text[row.given :] if row.submitted.stream else ""
+    piece = completion.text[row.num_streamed :] if row.submitted.stream else ""
     return row.submitted.event(piece=piece, completion=completion)

@@ -1,4 +1,4 @@
-"""Requests as llama.cpp's server core takes them."""
+"""Request bodies for llama.cpp's server core."""
 
 import hashlib
 import json
@@ -10,13 +10,13 @@ from smidgen.inference.llama_row import LlamaRow
 
 
 def question_of(row: LlamaRow, *, context: int, slot: int, thinking: bool) -> dict[str, Any]:
-    """Return what is asked for a row: that it goes on from where it is.
+    """Return the body of a completion request that continues a row.
 
     Args:
-        row: which tokens it has, and how many more it may get.
-        context: tokens of the longest row.
-        slot: where it is run.
-        thinking: whether its answer begins within a thinking block, where some strings end nothing.
+        row: the row, with its tokens so far and its maximum length.
+        context: slot length in tokens.
+        slot: number of the slot.
+        thinking: whether the answer starts inside a thinking block, where `stop_after` strings do not apply.
     """
     sampling = row.request.sampling
     return {
@@ -33,9 +33,9 @@ def question_of(row: LlamaRow, *, context: int, slot: int, thinking: bool) -> di
 
 
 def _drawing(sampling: Sampling, sample_id: str, context: int) -> dict[str, Any]:
-    """The settings of drawing as llama.cpp calls them, in the order in which smidgen applies them.
+    """Return the sampling settings under llama.cpp's names, in the order in which smidgen applies them.
 
-    Each of its steps goes through the whole vocabulary for every token, so none is asked for needlessly.
+    Each sampler scans the whole vocabulary for every token, so only the needed ones are listed.
     """
     name = f"{sampling.seed}/{sample_id}"
     digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
@@ -49,12 +49,12 @@ def _drawing(sampling: Sampling, sample_id: str, context: int) -> dict[str, Any]
         "min_p": sampling.min_p,
         "repeat_penalty": sampling.repetition_penalty,
         "repeat_last_n": context,
-        "seed": int.from_bytes(digest) % (2**32 - 1),  # the largest would ask for any seed
+        "seed": int.from_bytes(digest) % (2**32 - 1),  # 2³² - 1 would mean a random seed
     }
 
 
 def _constraining(constraint: Constraint | None) -> dict[str, str]:
-    """A constraint as llama.cpp hands it to llguidance, which enforces it in the engine `mlx` too."""
+    """Return a constraint as llama.cpp passes it to llguidance, which the engine `mlx` uses too."""
     if constraint is None:
         return {}
     grammar = grammar_of(constraint)

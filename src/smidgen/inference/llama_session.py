@@ -1,4 +1,4 @@
-"""A session of the engine `llama`: requests that arrive over time are decoded in the slots of llama.cpp."""
+"""A session of the engine `llama`: continuous batching in the slots of llama.cpp."""
 
 import queue
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from smidgen.inference.llama_lane import LlamaLane
 from smidgen.inference.llama_row import llama_row
 
 READ_AHEAD = 1024
-"""Requests that are sorted together; also how late a fault in a later request may come up."""
+"""Requests sorted together in a window; errors in later requests show up only after the window."""
 RETRY = 0.05
-"""Seconds after which is looked again whether another session has left a model that has to be loaded anew."""
+"""Seconds between checks whether another session has released a model that has to be reloaded."""
 
 
 class LlamaSession:
-    """A `Session` on llama.cpp. Rows run in threads; a step deals out what has arrived, and waits."""
+    """A `Session` on llama.cpp. Rows run in threads; a step assigns new requests to them and waits."""
 
     def __init__(
         self,
-        opened: Callable[[str | None, Callable[[Event | None], None]], LlamaLane],
+        open_lane: Callable[[str | None, Callable[[Event | None], None]], LlamaLane],
         reserved: Callable[[LlamaLane], int],
         *,
         thinking: bool,
@@ -29,29 +29,29 @@ class LlamaSession:
         """Serve requests.
 
         Args:
-            opened: opens the lane of an adapter, given its key and what takes its events.
-            reserved: bytes of memory that a lane's model cannot have.
+            open_lane: opens the lane of an adapter, given its key and the receiver of its events.
+            reserved: returns the bytes of memory that are used by other models than a lane's.
             thinking: passed to the chat template.
         """
         self._inbox = Inbox()
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._lanes = Lanes(lambda key: opened(key, self._events.put))
+        self._lanes = Lanes(lambda key: open_lane(key, self._events.put))
         self._reserved = reserved
         self._thinking = thinking
 
     def submit(self, request: Request, *, stream: bool = False) -> int:
-        """Take a request; see `Session.submit`."""
+        """Queue a request; see `Session.submit`."""
         ticket = self._inbox.submit(request, stream)
         self._events.put(None)
         return ticket
 
     def cancel(self, ticket: int) -> None:
-        """Give a request up; see `Session.cancel`. It may keep its slot until its end."""
+        """Cancel a request; see `Session.cancel`. It may occupy its slot until it ends."""
         if self._inbox.cancel(ticket):
             self._events.put(None)
 
     def step(self, *, timeout: float | None = None) -> list[Event]:
-        """Deal out what has arrived, wait until something happens, and return what it brought."""
+        """Assign new requests to slots, wait until something happens, and return the new events."""
         events = self._lanes.deal(*self._inbox.take())
         for lane in self._lanes:
             if lane.arrived and not lane.has_waiting:
@@ -66,13 +66,13 @@ class LlamaSession:
         return self._inbox.finish(events)
 
     def close(self) -> None:
-        """Give up all requests; waits for those that run."""
+        """Cancel all requests; waits for the running ones."""
         self._inbox.close()
         self._lanes.close()
 
     @property
     def pending(self) -> int:
-        """How many requests have an event to come."""
+        """Number of unfinished requests."""
         return self._inbox.pending
 
     @property
@@ -82,11 +82,11 @@ class LlamaSession:
 
     @property
     def room(self) -> int:
-        """A whole window once none is waiting; until then nothing."""
+        """A full window if no requests are waiting, else 0."""
         return 0 if self._inbox.has_arrived or self._lanes.has_waiting else READ_AHEAD
 
     def _waited_for(self, timeout: float | None) -> list[Event]:
-        """All events that are there, once there is one, or something to do."""
+        """Wait for an event or a wake-up; return all events that have arrived."""
         events: list[Event | None] = []
         try:
             events.append(self._events.get(timeout=timeout))
@@ -96,7 +96,7 @@ class LlamaSession:
             return [event for event in events if event is not None]
 
     def _admit(self, lane: LlamaLane) -> list[Event]:
-        """Make rows of what a lane's next window holds; return the events of those that are over already."""
+        """Build the rows of a lane's next window; return the events of requests that are already finished."""
         events, rows, model = [], [], lane.host.model
         for one in [lane.arrived.popleft() for _ in range(min(READ_AHEAD, len(lane.arrived)))]:
             try:

@@ -1,7 +1,7 @@
-"""Completions by a model of mlx-lm, many rows at once.
+"""Completions from a model of mlx-lm, in batches.
 
-Requests are decoded in a bounded batch that they join and leave at any step (`lane`, `session`). Many that
-are known at once are read ahead and sorted, so that what their prompts have in common is run once.
+Requests join and leave a bounded batch at any step (`lane`, `session`). Requests that are known in advance
+are read ahead and sorted, so that shared prefixes are computed once.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ from smidgen.models.load import LoadedModel
 
 
 class MlxEngine:
-    """An `Engine` on a loaded model. After its weights have changed, call `refresh`."""
+    """An `Engine` on a loaded model. Call `refresh` after its weights have changed."""
 
     def __init__(
         self,
@@ -40,14 +40,13 @@ class MlxEngine:
         Args:
             loaded: model and tokenizer.
             thinking: passed to the chat template.
-            batch_size: rows decoded together at most; those of each adapter are decoded apart.
-            fast_forward: whether tokens that a constraint leaves no choice about are run together; the
-                answers are the same either way.
-            kv_bits: how many bits a number of the keys and values is held in, 8 or 4; as the model computes
-                if None.
+            batch_size: maximum number of rows decoded together; each adapter has its own batch.
+            fast_forward: whether tokens forced by a constraint run together in one pass; does not change the
+                answers.
+            kv_bits: KV-cache bits, 8 or 4; default: the dtype of the model.
 
         Raises:
-            ConfigError: the model's keys and values cannot be held so.
+            ConfigError: the model's head width does not allow a quantised KV cache.
         """
         context = int(loaded.config.get("max_position_embeddings") or 2**31)
         self._builder = RowBuilder(loaded.tokenizer, context, thinking=thinking)
@@ -56,7 +55,7 @@ class MlxEngine:
         self._sessions: WeakSet[MlxSession] = WeakSet()
 
     def session(self) -> MlxSession:
-        """Open a session, for requests that arrive over time."""
+        """Open a session for requests that arrive over time."""
         session = MlxSession(self._builder, self._open_lane)
         self._sessions.add(session)
         return session
@@ -66,13 +65,13 @@ class MlxEngine:
 
         Raises:
             ConfigError: a sampling setting is out of range, or a constraint cannot be enforced.
-            ModelError: the chat template does not take the messages, the weights hold no numbers, or an
-                adapter does not fit the model.
+            ModelError: the chat template rejects the messages, the weights are NaN, or an adapter does not
+                fit the model.
         """
         return completed(self.session(), requests)
 
     def stream(self, request: Request) -> Stream:
-        """Complete one request, handing out its text while it is made; raises as `complete` does.
+        """Complete one request and stream its text; raises as `complete` does.
 
         Raises:
             DataError: the prompt leaves no room in the model's context.
@@ -82,9 +81,9 @@ class MlxEngine:
             if completion.finish_reason != "context":
                 return None
             return DataError(
-                f"the prompt has {len(self._builder.prompt(request.sample))} tokens and the context of "
-                f"{self._settings.name} {self._builder.context}, which leaves no room for an answer; "
-                "shorten the prompt"
+                f"the prompt has {len(self._builder.prompt(request.sample))} tokens and "
+                f"{self._settings.name} a context of {self._builder.context}, which leaves no room for an "
+                "answer; shorten the prompt"
             )
 
         return Stream(streamed(self.session(), request, fault_of))
@@ -92,7 +91,7 @@ class MlxEngine:
     def score(
         self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
     ) -> Iterator[tuple[Sample, Scored]]:
-        """Score continuations of every sample's prompt, many prompts at once; see `Engine.score`."""
+        """Score continuations of every sample's prompt, in batches; see `Engine.score`."""
         tree = Tree([self._builder.tokenizer.encode(text) for text in continuations])
         source = iter(samples)
         decoder = self._decoders.borrow()
@@ -104,17 +103,17 @@ class MlxEngine:
             self._decoders.give_back(None, decoder)
 
     def refresh(self) -> None:
-        """Answer from the weights as they are now, after training has changed them; nothing may be pending.
+        """Use the current weights, after training has changed them; no requests may be pending.
 
-        Answers are then those of a newly opened engine: weights that were copied, adapters, keys and values
-        are made anew. Sessions stay open.
+        Afterwards answers are those of a newly opened engine: copied weights, adapters and KV caches are
+        discarded. Sessions stay open.
 
         Raises:
-            WorkError: requests are under way.
+            WorkError: requests are pending.
         """
         if pending := sum(session.pending for session in self._sessions):
             raise WorkError(
-                f"{pending} requests are under way, so the weights cannot be read anew; finish or cancel "
+                f"{pending} requests are pending, so the weights cannot be refreshed; finish or cancel "
                 "them first"
             )
         for session in self._sessions:
@@ -122,7 +121,7 @@ class MlxEngine:
         self._decoders.refresh()
 
     def peak_memory_bytes(self) -> int:
-        """Return the most memory used so far, as the backend counts it."""
+        """Return the peak memory so far, as measured by the backend."""
         return peak_memory_bytes()
 
     def close(self) -> None:
@@ -142,7 +141,7 @@ class MlxEngine:
         tree: Tree,
         least_share: float,
     ) -> Iterator[tuple[Sample, Scored]]:
-        """Score the continuations of prompts that are sorted together."""
+        """Score the continuations of a window of prompts."""
         fits = [len(prompt) + tree.depth <= self._builder.context for _, prompt in read]
         yield from ((sample, Scored(None)) for (sample, _), fit in zip(read, fits, strict=True) if not fit)
         fitting = [entry for entry, fit in zip(read, fits, strict=True) if fit]

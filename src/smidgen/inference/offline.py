@@ -1,4 +1,4 @@
-"""Many requests, or one, through a session of their own: `complete` and `stream` of every engine."""
+"""Batch and single-request use of a session: `complete` and `stream` of every engine."""
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
@@ -7,32 +7,32 @@ from smidgen.data.types import Completion, Request
 from smidgen.inference.engine import Session
 
 SLOW = 0.1
-"""Seconds; a source that takes longer for a request is not read ahead."""
+"""Seconds; a source that takes longer to yield a request is not read ahead."""
 
 
 class Source:
-    """Requests to be read: a collection as far as is wanted, an iterator until it makes one wait.
+    """A source of requests: a collection is read as far as wanted, an iterator until it blocks.
 
     Attributes:
-        is_slow: whether the request that was read last had to be waited for.
-        is_over: whether there are no more.
+        is_slow: whether the last request took longer than `SLOW`.
+        is_exhausted: whether the source is exhausted.
     """
 
     def __init__(self, requests: Iterable[Request]):
         self._requests = iter(requests)
-        self._is_at_hand = isinstance(requests, Sized)  # where reading must not depend on the clock
-        self.is_slow = self.is_over = False
+        self._is_collection = isinstance(requests, Sized)  # then reading does not depend on the clock
+        self.is_slow = self.is_exhausted = False
 
     def read(self, most: int) -> Iterator[Request]:
-        """Read so many requests, or fewer."""
+        """Read at most `most` requests."""
         for _ in range(most):
             started = time.perf_counter()
             try:
                 request = next(self._requests)
             except StopIteration:
-                self.is_over = True
+                self.is_exhausted = True
                 return
-            self.is_slow = not self._is_at_hand and time.perf_counter() - started > SLOW
+            self.is_slow = not self._is_collection and time.perf_counter() - started > SLOW
             yield request
             if self.is_slow:
                 return
@@ -44,20 +44,20 @@ def completed(
     """Complete requests in finishing order, then close the session.
 
     Args:
-        session: without requests.
-        requests: read no further ahead than the session has room for.
-        in_background: whether rows go on while the source is waited for; if not, a slow source is read only
-            when there are none.
+        session: a session without requests.
+        requests: read only as far ahead as the session has room.
+        in_background: whether decoding continues while the source blocks; if not, a slow source is read only
+            when the session is idle.
     """
     source = Source(requests)
     try:
         while True:
-            if not source.is_over and (in_background or session.is_idle or not source.is_slow):
+            if not source.is_exhausted and (in_background or session.is_idle or not source.is_slow):
                 for request in source.read(session.room):
                     session.submit(request)
             if session.is_idle:
                 break
-            reads_on = in_background and source.is_slow and not source.is_over and session.room > 0
+            reads_on = in_background and source.is_slow and not source.is_exhausted and session.room > 0
             for event in session.step(timeout=0 if reads_on else None):
                 if event.completion is not None:
                     yield event.request, event.completion
@@ -70,7 +70,7 @@ def completed(
 def streamed(
     session: Session, request: Request, fault_of: Callable[[Completion], Exception | None]
 ) -> Generator[str, None, Completion]:
-    """Complete one request in pieces, then close the session; `fault_of` says what is no answer, and why."""
+    """Stream one completion, then close the session; `fault_of` returns the error of a completion."""
     try:
         session.submit(request, stream=True)
         while True:

@@ -1,4 +1,4 @@
-"""One request that is being decoded: what was asked, what is answered so far, and whether that is all."""
+"""The state of one request being decoded: prompt, answer so far, and finish reason."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,21 +14,22 @@ from smidgen.inference.stopping import Ending, GrowingText
 
 @dataclass(eq=False)
 class DecodeRow:
-    """One request that is being decoded.
+    """One request being decoded.
 
     Attributes:
         submitted: the request.
-        prompt: its token ids.
-        max_tokens: longest answer.
-        state: what drawing has to know.
-        text: the answer as text, where it is watched while it grows.
-        ending: watches for strings that end the answer.
-        guide: what a constraint allows.
+        prompt: token ids of the prompt.
+        max_tokens: maximum tokens of the answer.
+        state: sampling state.
+        text: the answer as text, if it is needed during decoding (streaming, stop strings).
+        ending: detects strings that end the answer and belong to it.
+        guide: state of the constraint.
         token_ids, logprobs: the answer so far.
-        ahead: tokens that the constraint leaves no choice about, to be run and scored by the next pass.
-        given: characters of the text that were handed out.
-        finish_reason: why it is over, or None.
-        error: why it cannot go on, or None.
+        forced: tokens forced by the constraint, to be run and scored in the next pass.
+        started, first_token, last_token: times in seconds, from `time.perf_counter`.
+        num_streamed: number of characters already streamed out.
+        finish_reason: why it is finished, or None.
+        error: why it failed, or None.
     """
 
     submitted: Submitted
@@ -40,39 +41,39 @@ class DecodeRow:
     guide: Guide | None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    ahead: list[int] = field(default_factory=list)
+    forced: list[int] = field(default_factory=list)
     started: float = 0.0
     first_token: float = 0.0
     last_token: float = 0.0
-    given: int = 0
+    num_streamed: int = 0
     finish_reason: str | None = None
     error: SmidgenError | None = None
 
     @property
     def request(self) -> Request:
-        """What was asked."""
+        """The request."""
         return self.submitted.request
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing is left to decode."""
+    def is_finished(self) -> bool:
+        """Whether the row is finished or failed."""
         return self.finish_reason is not None or self.error is not None
 
     @property
-    def unrun(self) -> list[int]:
-        """The tokens that the next pass runs: the prompt or the token drawn last, then those ahead."""
-        return (self.token_ids[-1:] or self.prompt) + self.ahead
+    def next_tokens(self) -> list[int]:
+        """The tokens of the next pass: the prompt or the last sampled token, then the forced ones."""
+        return (self.token_ids[-1:] or self.prompt) + self.forced
 
-    def look_ahead(self, most: int) -> None:
-        """Find out which tokens, at most so many, have to come next."""
+    def plan_forced(self, most: int) -> None:
+        """Set `forced` to at most `most` forced tokens."""
         if self.guide is not None:
             try:
-                self.ahead = self.guide.force(min(most, self.max_tokens - len(self.token_ids)))
+                self.forced = self.guide.force(min(most, self.max_tokens - len(self.token_ids)))
             except SmidgenError as error:
                 self.error = error
 
     def restrict(self) -> bool:
-        """Ask the constraint which tokens may come next; return whether the row can go on."""
+        """Update the mask of allowed tokens from the constraint; return False if that failed."""
         try:
             self.state.allowed = self.guide and self.guide.allowed()
         except SmidgenError as error:
@@ -80,19 +81,19 @@ class DecodeRow:
         return self.error is None
 
     def take_piece(self) -> str:
-        """Take the text that was not handed out yet and stands for good."""
+        """Return the settled text that has not been streamed out yet."""
         assert self.text is not None
-        begin, self.given = self.given, max(self.given, self.text.settled)
-        return self.text.text[begin : self.given]
+        begin, self.num_streamed = self.num_streamed, max(self.num_streamed, self.text.settled)
+        return self.text.text[begin : self.num_streamed]
 
-    def take_ahead(self, logprobs: Sequence[float], now: float) -> None:
-        """Take the tokens that had to come."""
-        self._append(self.ahead, logprobs, now)
-        self.ahead = []
+    def take_forced(self, logprobs: Sequence[float], now: float) -> None:
+        """Append the forced tokens with their log-probabilities."""
+        self._append(self.forced, logprobs, now)
+        self.forced = []
         self._finish()
 
     def take(self, token_id: int, logprob: float, *, is_end: bool, now: float) -> None:
-        """Take a token that was drawn and note whether it is the last."""
+        """Append a sampled token and check whether it is the last."""
         if self.guide is not None and not is_end:
             try:
                 self.guide.take(token_id)
@@ -104,7 +105,7 @@ class DecodeRow:
 
     @property
     def timing(self) -> Timing:
-        """How long it took."""
+        """Timing of the row."""
         return Timing(
             time_to_first_token=self.first_token - self.started,
             seconds=self.last_token - self.started,
@@ -135,14 +136,14 @@ class DecodeRow:
 
 
 class RowBuilder:
-    """Makes rows of requests to one model, and completions of rows."""
+    """Builds rows from requests to one model, and completions from finished rows."""
 
     def __init__(self, tokenizer: Tokenizer, context: int, *, thinking: bool):
         """Prepare for a model.
 
         Args:
-            tokenizer: of the model.
-            context: tokens of its longest row, answer included.
+            tokenizer: the model's tokenizer.
+            context: maximum tokens of a row, answer included.
             thinking: passed to the chat template.
         """
         self.tokenizer = tokenizer
@@ -152,16 +153,16 @@ class RowBuilder:
         self._guides = Guides(tokenizer)
 
     def prompt(self, sample: Sample) -> list[int]:
-        """The token ids of a prompt."""
+        """Return the token ids of a sample's prompt."""
         return self.tokenizer.render_prompt(sample.messages, thinking=self._thinking)
 
     def build(self, submitted: Submitted) -> DecodeRow:
-        """Make a row; it is over already if its prompt leaves no room for a token.
+        """Build a row; it is already finished if its prompt leaves no room for an answer.
 
         Raises:
             ConfigError: a sampling setting is out of range, or a constraint cannot be enforced.
             DataError: there are no messages.
-            ModelError: the chat template does not take the messages.
+            ModelError: the chat template rejects the messages.
         """
         request = submitted.request
         check_sampling(request.sampling)
@@ -177,7 +178,7 @@ class RowBuilder:
         return row
 
     def completion(self, row: DecodeRow) -> Completion:
-        """The answer of a row that is over."""
+        """Return the completion of a finished row."""
         assert row.finish_reason is not None
         token_ids = row.token_ids
         if not token_ids:
@@ -193,12 +194,12 @@ class RowBuilder:
         return Completion(text, tuple(token_ids), logprobs, row.finish_reason, row.timing)
 
     def _guide(self, request: Request) -> Guide | None:
-        """What keeps the answer to its constraint."""
+        """Return the guide of a request's constraint, if it has one."""
         check_constrained(request, thinking=self._thinking)
         return self._guides.begin(request.constraint) if request.constraint else None
 
     def _ending(self, sampling: Sampling) -> Ending | None:
-        """What watches for the answer's end; one for all rows, since it learns which tokens matter."""
+        """Return the detector of the answer's end; shared by rows, since it caches which tokens matter."""
         watched = sampling.stop_after, sampling.stop_at_boxed
         if any(watched) and watched not in self._endings:
             ends, boxed = watched

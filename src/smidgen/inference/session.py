@@ -1,4 +1,4 @@
-"""A session of the engine `mlx`: requests that arrive over time are decoded together."""
+"""A session of the engine `mlx`: continuous batching of requests that arrive over time."""
 
 from collections.abc import Callable
 
@@ -10,39 +10,39 @@ from smidgen.inference.lane import Lane
 from smidgen.inference.row import DecodeRow, RowBuilder
 
 READ_AHEAD = 1024
-"""Requests that are sorted together; also how late a fault in a later request may come up."""
+"""Requests sorted together in a window; errors in later requests show up only after the window."""
 
 
 class MlxSession:
     """A `Session` on weights in this process: every step is one forward pass of one adapter's rows.
 
-    Waiting requests are taken in windows: all that have arrived when the last window is empty. A thread that
-    steps, other than the main one, should call `mx.clear_streams()` before it ends: MLX may otherwise abort
-    the process as it exits.
+    Waiting requests are admitted in windows: all that have arrived by the time the last window is empty. A
+    thread other than the main one that calls `step` should call `mx.clear_streams()` before it ends, since
+    MLX may otherwise abort the process at exit.
     """
 
-    def __init__(self, builder: RowBuilder, opened: Callable[[str | None], Lane]):
+    def __init__(self, builder: RowBuilder, open_lane: Callable[[str | None], Lane]):
         """Serve requests.
 
         Args:
-            builder: makes rows of them.
-            opened: opens the lane of an adapter, given its key; raises `ModelError` if it does not fit.
+            builder: builds their rows.
+            open_lane: opens the lane of an adapter, given its key; raises `ModelError` if it does not fit.
         """
         self._builder = builder
         self._inbox = Inbox()
-        self._lanes = Lanes(opened)
+        self._lanes = Lanes(open_lane)
         self._last: Lane | None = None
 
     def submit(self, request: Request, *, stream: bool = False) -> int:
-        """Take a request; see `Session.submit`."""
+        """Queue a request; see `Session.submit`."""
         return self._inbox.submit(request, stream)
 
     def cancel(self, ticket: int) -> None:
-        """Give a request up; see `Session.cancel`."""
+        """Cancel a request; see `Session.cancel`."""
         self._inbox.cancel(ticket)
 
     def step(self, *, timeout: float | None = None) -> list[Event]:
-        """Take in what has arrived and run one pass; it never waits, so `timeout` changes nothing."""
+        """Admit new requests and run one pass; it never waits, so `timeout` has no effect."""
         events = self._lanes.deal(*self._inbox.take())
         for lane in self._lanes:
             if lane.arrived and not lane.has_waiting:
@@ -52,13 +52,13 @@ class MlxSession:
         return self._inbox.finish(events)
 
     def close(self) -> None:
-        """Give up all requests, and their memory."""
+        """Cancel all requests and release their memory."""
         self._inbox.close()
         self._last = None
         self._lanes.close()
 
     def reset(self) -> None:
-        """Forget all that was computed with the weights; nothing may be pending."""
+        """Discard everything computed with the weights; no requests may be pending."""
         assert self.is_idle
         self._lanes.deal(*self._inbox.take())
         self._last = None
@@ -66,7 +66,7 @@ class MlxSession:
 
     @property
     def pending(self) -> int:
-        """How many requests have an event to come."""
+        """Number of unfinished requests."""
         return self._inbox.pending
 
     @property
@@ -76,14 +76,14 @@ class MlxSession:
 
     @property
     def room(self) -> int:
-        """A whole window once none is waiting and there is a place to be had; until then nothing."""
+        """A full window if no requests are waiting and a lane has a free place, else 0."""
         if self._inbox.has_arrived or self._lanes.has_waiting:
             return 0
         lanes = list(self._lanes)
         return 0 if lanes and all(lane.is_full for lane in lanes) else READ_AHEAD
 
     def _admit(self, lane: Lane) -> list[Event]:
-        """Make rows of what a lane's next window holds; return the events of those that are over already."""
+        """Build the rows of a lane's next window; return the events of requests that are already finished."""
         events, rows = [], []
         for one in [lane.arrived.popleft() for _ in range(min(READ_AHEAD, len(lane.arrived)))]:
             try:
@@ -100,7 +100,7 @@ class MlxSession:
         return events
 
     def _next_lane(self) -> Lane | None:
-        """The lane whose turn it is."""
+        """Return the lane for the next pass, round-robin among those with work."""
         lanes = list(self._lanes)
         if self._last in lanes:
             at = 1 + lanes.index(self._last)
@@ -109,13 +109,13 @@ class MlxSession:
         return self._last
 
     def _event(self, row: DecodeRow) -> Event | None:
-        """What there is to say of a row after a step, if anything."""
+        """Return the event of a row after a step, if there is one."""
         one = row.submitted
         if row.error is not None:
             return one.event(error=row.error)
         if row.finish_reason is not None:
             completion = self._builder.completion(row)
-            piece = completion.text[row.given :] if one.stream else ""
+            piece = completion.text[row.num_streamed :] if one.stream else ""
             return one.event(piece=piece, completion=completion)
         if one.stream and (piece := row.take_piece()):
             return one.event(piece=piece)

@@ -1,4 +1,4 @@
-"""How many parameters a model's tensors hold, and which part of the transformer each is in."""
+"""The number of parameters of each tensor, and the part of the transformer that it belongs to."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ PARTS = ("embedding", "attention", "mlp", "norms", "head", "other")
 
 
 def parameters_of(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> list[tuple[str, int, int]]:
-    """Name, number of parameters and bits of each tensor; scales of quantised layers are no parameters."""
+    """Return name, number of parameters and bits of each tensor; scales of quantised layers do not count."""
     found = []
     for name, value in weights.items():
         module, _, leaf = name.rpartition(".")
@@ -24,23 +24,23 @@ def parameters_of(weights: Mapping[str, mx.array], config: Mapping[str, Any]) ->
 
 
 def group_size_of(module: str, config: Mapping[str, Any]) -> int:
-    """How many weights of a quantised layer share a scale: its own setting, or the model's.
+    """Return how many weights of a quantised layer share a scale: the layer's setting, or the model's.
 
     Raises:
-        ModelError: the configuration does not say.
+        ModelError: the configuration does not name it.
     """
     quantization = config.get("quantization") or {}
     own = quantization.get(module)
     group_size = (own if isinstance(own, dict) else quantization).get("group_size")
     if not group_size:
         raise ModelError(
-            f"'{module}' is quantised, but config.json names no group_size for it; convert the model again"
+            f"'{module}' is quantised, but config.json has no group_size for it; convert the model again"
         )
     return group_size
 
 
 def part_of(name: str) -> str:
-    """The part of a transformer that a tensor belongs to, by the names that checkpoints share."""
+    """Return the part of a transformer that a tensor belongs to, by the usual names in checkpoints."""
     if "norm" in name:
         return "norms"
     if "embed_tokens" in name:

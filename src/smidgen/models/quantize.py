@@ -1,8 +1,8 @@
-"""Quantisation: groups of weights become small numbers that share a scale.
+"""Quantisation: groups of weights are stored in few bits and share a scale.
 
-Which layer gets which width is a `QuantizationPlan`. The folder that `save_model` writes of a quantised model
-is in mlx-lm's own format, with the settings of layers that differ from most under their names. A tied head is
-quantised with the embedding.
+A `QuantizationPlan` gives the width of each layer. `save_model` writes quantised models in mlx-lm's format:
+settings of layers that differ from most are stored under the layers' names. A tied head is quantised with the
+embedding.
 """
 
 from collections import Counter
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from smidgen.backend import mx, nn
 from smidgen.config import DEFAULT_BITS, DEFAULT_GROUP_SIZE, QuantizeConfig
 from smidgen.errors import ConfigError, ModelError
+from smidgen.models.architectures import ModelConfigJson
 from smidgen.models.graph import named_arrays
 
 GROUP_SIZES = (32, 64, 128)
@@ -21,9 +22,9 @@ class Setting(NamedTuple):
     """How one layer is stored.
 
     Attributes:
-        bits: of one weight.
-        group_size: weights along a row that share a scale.
-        mode: of MLX; `affine` has a scale and a bias for each group, the others have a scale of 8 bits.
+        bits: bits per weight.
+        group_size: number of weights along a row that share a scale.
+        mode: MLX's mode; `affine` has a scale and a bias for each group, the others have an 8-bit scale.
     """
 
     bits: int
@@ -31,7 +32,7 @@ class Setting(NamedTuple):
     mode: str = "affine"
 
     def num_bytes(self, shape: tuple[int, ...], dtype: mx.Dtype) -> int:
-        """Bytes that a matrix (out, in) takes, with its scales and biases in `dtype`."""
+        """Return the bytes of a quantised matrix (out, in), with its scales and biases in `dtype`."""
         rows, columns = shape
         of_group = 2 * dtype.size if self.mode == "affine" else 1
         return rows * columns * self.bits // 8 + rows * (columns // self.group_size) * of_group
@@ -42,49 +43,49 @@ MODES = {
     "mxfp8": Setting(8, 32, "mxfp8"),
     "nvfp4": Setting(4, 16, "nvfp4"),
 }
-"""The floating-point modes; each has one width and group size (see `mlx.core.quantize`)."""
+"""The floating-point modes; each has a fixed width and group size (see `mlx.core.quantize`)."""
 MIXES = {"mixed_2_6": (2, 6), "mixed_3_4": (3, 4), "mixed_3_6": (3, 6), "mixed_4_6": (4, 6)}
 """The recipes of mlx-lm 0.32 (`mlx_lm.convert --quant-predicate`) and their two widths."""
 
 QuantizationPlan = dict[str, Setting | None]
-"""How each layer is stored, by its name; None leaves it as it is."""
+"""The setting of each layer by its name; None leaves the layer unquantised."""
 
 
 class Size(NamedTuple):
-    """What a model's weights take, all tensors counted, and how many parameters it has."""
+    """The bytes of all tensors of a model, and its number of parameters."""
 
     num_bytes: int
     parameters: int
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits for each parameter, scales and biases included."""
+        """Bits per parameter, including scales and biases."""
         return 8 * self.num_bytes / self.parameters
 
 
-def quantize(model: nn.Module, config: dict[str, Any], *, bits: int, group_size: int) -> dict[str, Any]:
-    """Quantise every layer of a model alike, in place; see `quantize_as`."""
+def quantize(model: nn.Module, config: ModelConfigJson, *, bits: int, group_size: int) -> ModelConfigJson:
+    """Quantise every layer of a model with the same setting, in place; see `quantize_as`."""
     setting = Setting(bits, group_size)
     return quantize_as(model, config, {name: setting for name in quantizable(model, config)})
 
 
-def quantize_as(model: nn.Module, config: dict[str, Any], plan: QuantizationPlan) -> dict[str, Any]:
+def quantize_as(model: nn.Module, config: ModelConfigJson, plan: QuantizationPlan) -> ModelConfigJson:
     """Quantise a model in place and return its `config.json` with the settings in it.
 
     Args:
         model: without adapter layers.
         config: the content of its `config.json`.
-        plan: how each layer that can be quantised is stored.
+        plan: the setting of each layer that can be quantised.
 
     Raises:
-        ConfigError: a layer's width is no multiple of its group size.
-        ModelError: the model is quantised already or holds an adapter.
+        ConfigError: a layer's input width is not a multiple of its group size.
+        ModelError: the model is already quantised or has an adapter.
     """
     layers = quantizable(model, config)
     check_widths(layers, plan)
     used = Counter(setting for setting in plan.values() if setting is not None)
     if not used:
-        raise ModelError("no layer would be quantised; leave the model as it is")
+        raise ModelError("the plan quantises no layer; set bits for at least one layer")
     ((most, _),) = used.most_common(1)
 
     def setting_of(name: str, module: nn.Module) -> bool | dict[str, Any]:
@@ -102,25 +103,26 @@ def quantize_as(model: nn.Module, config: dict[str, Any], plan: QuantizationPlan
     return {**config, "quantization": settings, "quantization_config": settings}
 
 
-def quantizable(model: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
+def quantizable(model: nn.Module, config: ModelConfigJson) -> dict[str, Any]:
     """Return the layers that can be quantised, by name.
 
     Raises:
-        ModelError: the model is quantised already or holds an adapter.
+        ModelError: the model is already quantised or has an adapter.
     """
     if config.get("quantization"):
-        raise ModelError("the model is quantised already; start from its unquantised weights")
+        raise ModelError("the model is already quantised; start from its unquantised weights")
     if any(name.endswith("lora_a") for name in named_arrays(model.parameters())):
-        raise ModelError("the model holds an adapter that is not fused; fuse it before quantising")
-    modules = reversed(list(model.named_modules()))  # MLX walks from the last block to the first
+        raise ModelError("the model has an adapter that is not fused; fuse it before quantising")
+    modules = reversed(list(model.named_modules()))  # MLX lists the last block first
     return {name: module for name, module in modules if hasattr(module, "to_quantized")}
 
 
-def make_plan(model: nn.Module, config: dict[str, Any], settings: QuantizeConfig) -> QuantizationPlan:
-    """Return how each layer is stored; with `target_bits`, only of the layers with bits of their own.
+def make_plan(model: nn.Module, config: ModelConfigJson, settings: QuantizeConfig) -> QuantizationPlan:
+    """Return the setting of each layer; with `target_bits`, only of layers whose bits are set explicitly.
 
     Raises:
-        ConfigError: `head_bits` is set and the embedding is the head, or a width is no multiple of its group.
+        ConfigError: `head_bits` is set but the head is tied to the embedding, or a layer's input width is not
+            a multiple of its group size.
         ModelError: as `quantizable`.
     """
     layers = quantizable(model, config)
@@ -132,7 +134,9 @@ def make_plan(model: nn.Module, config: dict[str, Any], settings: QuantizeConfig
         all_alike = MODES.get(settings.mode) or Setting(settings.bits or DEFAULT_BITS, group_size)
         plan |= dict.fromkeys(layers, all_alike)
     if settings.head_bits is not None and HEAD not in layers:
-        raise ConfigError("the head of this model is its embedding; set 'embedding_bits', not 'head_bits'")
+        raise ConfigError(
+            "the head of this model is tied to its embedding; set 'embedding_bits', not 'head_bits'"
+        )
     for name, bits in ((EMBEDDING, settings.embedding_bits), (HEAD, settings.head_bits)):
         if bits is not None:
             plan[name] = Setting(bits, group_size) if isinstance(bits, int) else None
@@ -141,10 +145,10 @@ def make_plan(model: nn.Module, config: dict[str, Any], settings: QuantizeConfig
 
 
 def mixed(recipe: str, layers: dict[str, Any], num_layers: int, group_size: int) -> QuantizationPlan:
-    """Return the widths that mlx-lm's recipe of this name gives to each layer.
+    """Return the width of each layer in mlx-lm's recipe of this name.
 
-    The head and the value and down projections of the first and the last eighth of the blocks, and of every
-    third block between, get the higher width, as in llama.cpp's Q4_K_M.
+    As in llama.cpp's Q4_K_M, the head gets the higher width, and so do the value and down projections of the
+    first and the last eighth of the blocks and of every third block in between.
     """
     low, high = (Setting(bits, group_size) for bits in MIXES[recipe])
     eighth = num_layers // 8
@@ -161,18 +165,18 @@ def mixed(recipe: str, layers: dict[str, Any], num_layers: int, group_size: int)
 
 
 def check_widths(layers: dict[str, Any], plan: QuantizationPlan) -> None:
-    """Refuse a plan in which a layer's width is no multiple of its group size.
+    """Refuse a plan in which a layer's input width is not a multiple of its group size.
 
     Raises:
-        ConfigError: naming the widths, and the group sizes that would do.
-        ModelError: the mode has groups of one size only.
+        ConfigError: names the widths and the group sizes that fit.
+        ModelError: the mode has a fixed group size.
     """
     for setting in sorted({setting for setting in plan.values() if setting is not None}):
         widths = {layers[name].weight.shape[-1] for name, own in plan.items() if own == setting}
         uneven = sorted(width for width in widths if width % setting.group_size)
         if not uneven:
             continue
-        shown = f"does not divide layers of the width {', '.join(map(str, uneven))}"
+        shown = f"does not divide layers of width {', '.join(map(str, uneven))}"
         if setting.mode != "affine":
             raise ModelError(f"{setting.mode} has groups of {setting.group_size}, which {shown}; use affine")
         fitting = [str(size) for size in GROUP_SIZES if not any(width % size for width in widths)]
@@ -183,14 +187,15 @@ def check_widths(layers: dict[str, Any], plan: QuantizationPlan) -> None:
 
 
 def size_of(model: nn.Module, dtype: mx.Dtype, plan: QuantizationPlan | None = None) -> Size:
-    """Return what an unquantised model takes once it is stored as `plan` says, without quantising it.
+    """Return the size that an unquantised model would have if stored as `plan` says, without quantising it.
 
-    Only shapes are read, so a graph whose weights were never computed will do.
+    Only shapes are read, so the weights need not be computed.
 
     Args:
         model: without adapter layers.
-        dtype: of what stays floating: norms, biases, kept layers, and the scales and biases of groups.
-        plan: how each layer is stored; as it is when None.
+        dtype: dtype of what stays floating-point: norms, biases, kept layers, and the groups' scales and
+            biases.
+        plan: the setting of each layer; if None, no layer is quantised.
     """
     total = parameters = 0
     for name, value in named_arrays(model.parameters()).items():

@@ -1,4 +1,4 @@
-"""Weight files: read whole or refused by name."""
+"""Read weight files, refusing damaged ones by name."""
 
 import json
 import math
@@ -13,26 +13,27 @@ from smidgen.backend import mx
 from smidgen.errors import ModelError
 
 COMPARED_BYTES = 1 << 22
-"""How much of each of two tensors is in memory while they are compared."""
+"""Bytes of each of two tensors that are read at a time to compare them."""
 INDEX = "model.safetensors.index.json"
 FOREIGN = (".bin", ".pth", ".gguf", ".npz")
 
 
 def read_safetensors(file: Path) -> dict[str, mx.array]:
-    """Return the tensors of a file, read when they are first used.
+    """Return the tensors of a file; their values are read when first used.
 
     Raises:
-        ModelError: the file is missing, cut short or no safetensors file.
+        ModelError: the file is missing, truncated or not a safetensors file.
     """
     try:
         # mx.load does not notice a file that is shorter than its header says
         with safe_open(file, framework="numpy"):
             return cast(dict[str, mx.array], mx.load(str(file)))
     except FileNotFoundError:
-        raise ModelError(f"there is no weight file {file}; fetch or save the model again") from None
+        raise ModelError(f"the weight file {file} does not exist; download or save the model again") from None
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(
-            f"{file} is cut short or damaged ({error}); expected a whole safetensors file, so fetch it again"
+            f"{file} is truncated or damaged ({error}); expected a complete safetensors file, so download it "
+            "again"
         ) from None
 
 
@@ -40,32 +41,34 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the weight files of a model folder, as its index lists them or by name.
 
     Raises:
-        ModelError: there are none, or the index names files that are not there.
+        ModelError: there are none, or the index names missing files.
     """
     index = folder / INDEX
     if index.exists():
         try:
             named = list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             if others := [name for name in named if not isinstance(name, str)]:
-                raise ValueError(f"it names the file {others[0]!r}")
+                raise ValueError(f"it has {others[0]!r} as a file name")
             names = sorted(set(named))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{index} is not a readable index of weight files: {error}") from None
         if missing := [name for name in names if not (folder / name).exists()]:
-            raise ModelError(f"{folder} lacks {', '.join(missing)}, named by {INDEX}; fetch the model again")
+            raise ModelError(
+                f"{folder} lacks {', '.join(missing)}, which {INDEX} names; download the model again"
+            )
         return [folder / name for name in names]
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         others = sorted(file.name for file in folder.glob("*") if file.suffix in FOREIGN)
-        found = f"; it has {', '.join(others)}, which cannot be read here" if others else ""
+        found = f"; it has {', '.join(others)}, which is not supported" if others else ""
         raise ModelError(
-            f"{folder} holds no model*.safetensors{found}. Expected weights in safetensors format"
+            f"{folder} contains no model*.safetensors{found}. Expected weights in safetensors format"
         )
     return files
 
 
 def read_weights(folder: Path) -> dict[str, mx.array]:
-    """Return every tensor of a model folder, read when it is first used.
+    """Return every tensor of a model folder; values are read when first used.
 
     Raises:
         ModelError: a file is missing or damaged.
@@ -77,7 +80,7 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
 
 
 def read_header(descriptor: int) -> dict[str, dict[str, Any]]:
-    """Return dtype, shape and `data_offsets` in the file of every tensor of an open safetensors file."""
+    """Return dtype, shape and `data_offsets` (from the file's start) of every tensor in an open file."""
     length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
     header = json.loads(os.pread(descriptor, length, 8))
     header.pop("__metadata__", None)
@@ -89,7 +92,7 @@ def read_header(descriptor: int) -> dict[str, dict[str, Any]]:
 
 
 def is_same_tensor(folder: Path, weights: Mapping[str, mx.array], first: str, second: str) -> bool:
-    """Return whether two tensors of a model folder are equal, a part of them at a time.
+    """Return whether two tensors of a model folder are equal, comparing them in parts to save memory.
 
     Args:
         folder: the model folder.
@@ -125,7 +128,7 @@ def is_same_tensor(folder: Path, weights: Mapping[str, mx.array], first: str, se
 
 
 def count_weights(folder: Path, config: Mapping[str, Any]) -> int:
-    """Return how many weights a model has, by the headers of its files alone; packed ones count each.
+    """Return the number of weights of a model from the headers of its files; packed weights are all counted.
 
     Raises:
         ModelError: a file is missing or damaged.
@@ -135,12 +138,12 @@ def count_weights(folder: Path, config: Mapping[str, Any]) -> int:
     for file in weight_files(folder):
         try:
             with safe_open(file, framework="numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118 — it is no mapping
+                for name in opened.keys():  # noqa: SIM118 — it is not a mapping
                     if not name.endswith((".scales", ".biases")):
                         tensor = opened.get_slice(name)
                         total += math.prod(tensor.get_shape()) * (
                             packed if tensor.get_dtype() == "U32" else 1
                         )
         except (OSError, SafetensorError) as error:
-            raise ModelError(f"{file} cannot be read ({error}); fetch it again") from None
+            raise ModelError(f"{file} cannot be read ({error}); download it again") from None
     return int(total)

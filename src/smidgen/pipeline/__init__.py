@@ -1,4 +1,4 @@
-"""A recipe from data to report: declared stages, done once, resumed when killed, followed by their events."""
+"""Run a recipe from data to report: declared stages that are cached, resumable, and yield events."""
 
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.planning import RunPlan, plan_run

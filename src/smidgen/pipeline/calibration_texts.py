@@ -1,4 +1,4 @@
-"""The texts on which quantised layers are measured, as rows of tokens."""
+"""Calibration texts for quantisation, as rows of tokens."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,36 +12,35 @@ from smidgen.pipeline.sources import WORLD
 from smidgen.tasks import JudgeTask
 
 LONGEST = 512
-"""Tokens of a row that are read; what comes later adds little to a mean over tokens."""
+"""Tokens read per row; later ones add little to a mean over tokens."""
 WORLD_PAIRS = 200
 
 
 def calibration_rows(
     source: str, tokenizer: Tokenizer, num_tokens: int, *, thinking: bool = False
 ) -> list[list[int]]:
-    """Token ids of the first rows of a file, or of the generated world, until there are enough tokens.
+    """Return the token ids of the first rows of a file, or of the generated world, up to `num_tokens`.
 
-    A row is read by the field that it has: `messages`, `text`, or those of any format of pairs, which are
-    asked as a judge is asked.
+    Rows have `messages`, `text`, or the fields of a format of answer pairs, which become judge prompts.
 
     Raises:
-        DataError: the file cannot be read, or its rows are none of these, or have no text.
+        DataError: the file cannot be read, or its rows have another format or no text.
     """
     rows = rows_of(_texts(source, tokenizer, thinking), num_tokens)
     if not rows:
-        raise DataError(f"every row of {source} is empty; expected texts to measure the layers on")
+        raise DataError(f"every row of {source} is empty; expected texts to calibrate on")
     return rows
 
 
 def sample_rows(
     samples: Sequence[Sample], tokenizer: Tokenizer, num_tokens: int, *, thinking: bool = False
 ) -> list[list[int]]:
-    """Token ids of the first samples, with their targets as answers, until there are enough tokens."""
+    """Return the token ids of the first samples, targets included, up to `num_tokens`."""
     return rows_of((_conversation(sample, tokenizer, thinking) for sample in samples), num_tokens)
 
 
 def rows_of(encoded: Iterator[list[int]], num_tokens: int) -> list[list[int]]:
-    """The first rows, cut to `LONGEST`, until there are `num_tokens`."""
+    """Return the first rows, each cut to `LONGEST`, up to `num_tokens` in total."""
     rows, left = [], num_tokens
     for row in encoded:
         cut = row[: min(LONGEST, left)]
@@ -70,7 +69,7 @@ def _texts(source: str, tokenizer: Tokenizer, thinking: bool) -> Iterator[list[i
 
 
 def _conversation(sample: Sample, tokenizer: Tokenizer, thinking: bool) -> list[int]:
-    """A sample's prompt, and its target where it has one."""
+    """Return the token ids of a sample's prompt, followed by its target if it has one."""
     if sample.target is None:
         return tokenizer.render_prompt(sample.messages, thinking=thinking)
     turns = [*sample.messages, Message("assistant", sample.target)]
@@ -78,14 +77,14 @@ def _conversation(sample: Sample, tokenizer: Tokenizer, thinking: bool) -> list[
 
 
 def _messages(row: FileRow, source: str, tokenizer: Tokenizer, thinking: bool) -> list[int]:
-    """A row's conversation; one that ends with the user is followed by the opening of an answer."""
+    """Return the token ids of a row's conversation; after a user turn, the generation prompt follows."""
     try:
         turns = turns_of(row, "messages") if isinstance(structured(row, "messages"), list) else None
     except DataError:
         turns = None
     if turns is None:
         raise DataError(
-            f"{source}, {row.unit} {row.number}: 'messages' is no list of {{role, content}}; mend that row"
+            f"{source}, {row.unit} {row.number}: 'messages' is not a list of {{role, content}}; fix that row"
         )
     messages = [Message(role, content) for role, content in turns]
     if messages and messages[-1].role == "assistant":
@@ -95,5 +94,5 @@ def _messages(row: FileRow, source: str, tokenizer: Tokenizer, thinking: bool) -
 
 def _text(row: FileRow, source: str) -> str:
     if (text := as_text(row.get("text"), row)) is None:
-        raise DataError(f"{source}, {row.unit} {row.number}: 'text' is no text; mend that row")
+        raise DataError(f"{source}, {row.unit} {row.number}: 'text' is not a text; fix that row")
     return text

@@ -1,4 +1,4 @@
-"""A model under evaluation: from an engine's options and a task to an evaluation with its records."""
+"""Evaluation of a model on a task, by itself and as a stage of a run."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,12 +25,12 @@ TABLES = ("model", "evaluate")
 
 
 class Evaluated(NamedTuple):
-    """What an evaluation came to.
+    """Result of an evaluation.
 
     Attributes:
-        result: as JSON.
-        records: in the order in which they were finished.
-        files: further JSON files to write beside the records, by name.
+        result: the content of `evaluation.json`.
+        records: in the order in which they finished.
+        files: further JSON files to write next to the records, by name.
     """
 
     result: dict[str, Any]
@@ -48,16 +48,16 @@ def run_evaluation(
     method: str | None = None,
     constrained: bool = False,
 ) -> Work[Evaluated]:
-    """Evaluate a model, resuming the records that are in `folder`.
+    """Evaluate a model, resuming from the records in `folder`.
 
     Args:
-        rows: what is asked, and the task that knows the metrics.
-        sampling: how answers are drawn; its seed is also that of the bootstrap.
-        folder: where `records.jsonl` goes.
-        engine: what answers.
-        stage: names the events.
-        method: one of the task's; its first if None.
-        constrained: whether answers are held to the task's constraint.
+        rows: the rows, their samples and their task.
+        sampling: sampling settings; the seed is also used for the bootstrap.
+        folder: folder of `records.jsonl`.
+        engine: engine options of the model.
+        stage: name of the stage in the events.
+        method: evaluation method of the task; default: its first.
+        constrained: whether decoding is constrained by the task's constraint.
 
     Raises:
         ConfigError: the task cannot be evaluated by that method.
@@ -95,16 +95,14 @@ def run_evaluation(
         opened.close()
     if unused:
         shown = first_few(unused, ", ")
-        yield MessageEvent(
-            stage, f"{len(unused):,} rows of {engine.model} answer nothing that is asked: {shown}"
-        )
+        yield MessageEvent(stage, f"{len(unused):,} rows of {engine.model} match no sample: {shown}")
     name = f"{engine.model} + {engine.adapter}" if engine.adapter else engine.model
-    found = summarise(
+    summary = summarise(
         task, samples, log, model=name, data=rows.source, seed=sampling.seed, peak_memory_bytes=peak
     )
     records = [logged.record for logged in log]
     analyses = task.analyses(records, rows.rows, model=engine.model)
-    result = found.to_json() | {
+    result = summary.to_json() | {
         "settings": task.settings.model_dump(mode="json", exclude_none=True),
         "method": method,
         "graded_alone": not task.has_right_answers,
@@ -112,16 +110,16 @@ def run_evaluation(
     }
     if unused is not None:
         result["unused_replay_rows"] = len(unused)
-    yield MetricEvent(stage, {name: metric.value for name, metric in found.metrics.items()})
+    yield MetricEvent(stage, {name: metric.value for name, metric in summary.metrics.items()})
     return Evaluated(result, records, analyses.files)
 
 
 def _collect(stage: str, task: Task, log: Iterable[LoggedRecord], total: int) -> Work[list[LoggedRecord]]:
-    """Gather the records as they are written, and tell how many are right and could be read."""
-    found: list[LoggedRecord] = []
+    """Collect the records as they are written, reporting the shares of right and of parsed answers."""
+    records: list[LoggedRecord] = []
     right = parsed = 0.0
     for number, logged in enumerate(log, start=1):
-        found.append(logged)
+        records.append(logged)
         score, timing = logged.record.score, logged.record.completion.timing
         right, parsed = right + score.value, parsed + score.parsed
         values = {"parsed": parsed / number}
@@ -129,7 +127,7 @@ def _collect(stage: str, task: Task, log: Iterable[LoggedRecord], total: int) ->
             values = {"right": right / number, **values}
         tokens = timing.completion_tokens if timing and logged.is_new else 0
         yield StepEvent(stage, number, total, is_new=logged.is_new, tokens=tokens, values=values)
-    return found
+    return records
 
 
 def evaluation_stage(
@@ -142,16 +140,16 @@ def evaluation_stage(
     compared_with: str | None = None,
     entry: Callable[[RunContext], Mapping[str, Any]] | None = None,
 ) -> Stage:
-    """A stage that evaluates a model on one task of the recipe.
+    """Return a stage that evaluates a model on one task of the recipe.
 
     Args:
-        name: of the evaluation, as `after`; the stage's has the task's name behind it, if it has one.
-        task: of the recipe.
-        engine: how the model is opened.
+        name: name of the evaluation, such as `after`; the stage's name is that plus the task's name, if any.
+        task: the task.
+        engine: returns the engine options of the model.
         needs: stages whose outputs it reads.
-        method: one of the task's.
-        compared_with: the evaluation that the report compares it with, row by row.
-        entry: what it adds to the report, if not the evaluation under its name and that comparison.
+        method: evaluation method of the task.
+        compared_with: the evaluation that the report compares it with, pairing the samples.
+        entry: report entry; default: the evaluation under its name, and the comparison.
     """
     place = f"evaluations/{task.named(name)}"
 
@@ -176,11 +174,11 @@ def evaluation_stage(
         return Estimate(seconds / 60, probes.memory_bytes)
 
     def own_entry(context: RunContext) -> Mapping[str, Any]:
-        found: dict[str, Any] = {name: evaluation_of(context, task, name)}
+        content: dict[str, Any] = {name: evaluation_of(context, task, name)}
         if compared_with is not None:
             compared = comparison(context, task, name, compared_with)
-            found["comparisons"] = {f"{name}_vs_{compared_with}": compared}
-        return of_task(task, found)
+            content["comparisons"] = {f"{name}_vs_{compared_with}": compared}
+        return of_task(task, content)
 
     return Stage(
         task.named(name),
@@ -195,28 +193,28 @@ def evaluation_stage(
 
 
 def of_task(task: TaskContext, content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Report content of one task: by its name where the recipe has several, else as it is."""
+    """Nest the report content of one task under its name, if the recipe has several tasks."""
     return {"tasks": {task.name: content}} if task.name else content
 
 
 def evaluation_of(context: RunContext, task: TaskContext, name: str) -> dict[str, Any]:
-    """What a finished evaluation found."""
+    """Read the result of a finished evaluation."""
     return read_json(context.run.path(f"evaluations/{task.named(name)}") / RESULT)
 
 
 def comparison(context: RunContext, task: TaskContext, first: str, second: str) -> dict[str, Any]:
-    """The paired difference of two evaluations in the first metric, with every other metric's beside it."""
-    found = compare(
+    """Return the paired difference of two evaluations in the first metric, and in every one as `metrics`."""
+    differences = compare(
         task.task,
         records_of(context, task, first),
         records_of(context, task, second),
         seed=context.specialist.evaluate.seed,
     )
-    metrics = {name: compared.to_json() for name, compared in found.items()}
+    metrics = {name: compared.to_json() for name, compared in differences.items()}
     headline = next(iter(metrics))
     return {"metric": headline, **metrics[headline], "metrics": metrics}
 
 
 def records_of(context: RunContext, task: TaskContext, name: str) -> list[Record]:
-    """The records of a finished evaluation."""
+    """Read the records of a finished evaluation."""
     return read_records(context.run.path(f"evaluations/{task.named(name)}") / RECORDS)

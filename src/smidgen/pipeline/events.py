@@ -1,7 +1,7 @@
-"""What happens during a run, as typed events.
+"""Typed events of a run.
 
-Stages are generators of events and the caller drives them: a terminal shows them, `EventLog` appends them to
-`events.jsonl` in the run folder, where a web page can follow them, and a test counts them.
+Stages are generators of events, driven by the caller: a terminal shows them, and `EventLog` appends them to
+`events.jsonl` in the run folder, where a web page can follow them.
 """
 
 import time
@@ -13,12 +13,12 @@ from smidgen.runs import Run, now
 
 EVENTS_FILE = "events.jsonl"
 STEP_SECONDS = 1.0
-"""Steps that follow each other faster are left out of the file; the metrics of every one are elsewhere."""
+"""Minimum interval between step events in the file; `metrics.jsonl` has every training step."""
 
 
 @dataclass(frozen=True)
 class StageEvent:
-    """A stage began, was found done, or finished after so many seconds."""
+    """A stage started, was skipped, or finished; `seconds` is its duration."""
 
     stage: str
     state: Literal["started", "skipped", "finished"]
@@ -27,14 +27,14 @@ class StageEvent:
 
 @dataclass(frozen=True)
 class StepEvent:
-    """How far a stage is.
+    """Progress of a stage.
 
     Attributes:
-        stage: what is going on.
-        step: steps done in all, those of an earlier attempt included.
-        total: how many there are; None if unknown.
+        stage: name of the stage.
+        step: steps done so far, including those of an earlier attempt.
+        total: number of steps; None if unknown.
         is_new: False for steps that an earlier attempt did.
-        tokens: tokens seen since the last step.
+        tokens: tokens processed since the last step.
         values: other figures, such as `loss`.
     """
 
@@ -48,7 +48,7 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class MetricEvent:
-    """What a stage measured, by name; an interval where there is one is in the stage's own output."""
+    """Metrics of a stage by name; their confidence intervals are in the stage's own output."""
 
     stage: str
     metrics: Mapping[str, float | None]
@@ -56,7 +56,7 @@ class MetricEvent:
 
 @dataclass(frozen=True)
 class MessageEvent:
-    """A sentence for whoever follows the run."""
+    """A sentence for the user who follows the run."""
 
     stage: str
     text: str
@@ -73,14 +73,14 @@ Work = Generator[Event, None, Result]
 
 
 class EventLog:
-    """Appends events to the run folder, with the time of each."""
+    """Appends timestamped events to the run folder."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._last_step = 0.0
 
     def write(self, event: Event) -> None:
-        """Append one event; a step that follows the last one within `STEP_SECONDS` is left out."""
+        """Append one event; skip steps within `STEP_SECONDS` of the previous one, except the final step."""
         if isinstance(event, StepEvent):
             is_last = event.step == event.total
             if not is_last and time.monotonic() - self._last_step < STEP_SECONDS:
@@ -91,7 +91,7 @@ class EventLog:
 
 
 def result_of(work: Work[Result]) -> Result:
-    """Do work to its end without looking at its events, and return its result."""
+    """Run work to its end, ignoring its events, and return its result."""
     while True:
         try:
             next(work)

@@ -1,4 +1,4 @@
-"""The artefacts that other programs load: made from the trained model, and evaluated as they ship."""
+"""Exported artefacts: made from the trained model, and each re-evaluated in its target runtime."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,8 +7,10 @@ from typing import Any
 
 from smidgen.config import AnyRecipe
 from smidgen.data.prompts import read_prompts
+from smidgen.export.facts import DriftFacts
 from smidgen.export.fused import MAX_DRIFT, export_fused
 from smidgen.export.gguf import verify_gguf, write_gguf
+from smidgen.export.gguf.facts import Verification
 from smidgen.export.peft import export_peft
 from smidgen.files import read_json
 from smidgen.options import EngineOptions
@@ -20,24 +22,41 @@ from smidgen.pipeline.quantizing import quantized_name
 from smidgen.pipeline.stage import Estimate, Stage
 
 DRIFT_PROMPTS = 20
-"""Validation rows on which a fused model is held against the model with its adapter beside it."""
+"""Validation rows on which a fused model is compared with the base plus adapter."""
 VALIDATED = "prompts that the run validated on"
 WRITING = 50e6
-"""Bytes of weights a second that are written, read back and compared, at least."""
+"""Lower bound of the bytes of weights per second that are written, read back and compared."""
+
+
+@dataclass(frozen=True)
+class ExportMeasurement:
+    """What was measured while an artefact was made.
+
+    Attributes:
+        drift: distance from the trained model; None if it is not measured.
+        warnings: sentences about a large drift; None if the drift is not judged.
+    """
+
+    drift: DriftFacts | None = None
+    warnings: list[str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was measured, as JSON values."""
+        drift = {} if self.drift is None else {"drift": self.drift.to_json()}
+        return drift if self.warnings is None else {**drift, "warnings": self.warnings}
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """One thing that other programs load.
+    """One export of a run.
 
     Attributes:
-        name: its key in the report, and the name of its folders in the run.
+        name: key in the report, and name of its folders in the run.
         format: `mlx`, `peft`, `fused` or `gguf`.
-        folder: where it stands in the run folder.
-        evaluation: the name of the evaluation that it was given.
-        make: writes it, and returns how far it is from the trained model where that is measured; None for
-            the quantised model, which has a stage of its own.
-        opened: how it is opened for its evaluation.
+        folder: its folder, relative to the run folder.
+        evaluation: name of its evaluation.
+        make: writes the artefact; None for the quantised model, which has a stage of its own.
+        engine: returns the engine options for its evaluation.
         loads: how often weights are loaded while it is made, for the estimate.
     """
 
@@ -45,17 +64,17 @@ class Artefact:
     format: str
     folder: str
     evaluation: str
-    make: Callable[[RunContext, Path], dict[str, Any]] | None
-    opened: Callable[[RunContext, Path], EngineOptions]
+    make: Callable[[RunContext, Path], ExportMeasurement] | None
+    engine: Callable[[RunContext, Path], EngineOptions]
     loads: int = 1
 
 
 def artefacts_of(recipe: AnyRecipe) -> list[Artefact]:
-    """What a recipe makes for other programs, in order, the quantised model among them."""
-    found = []
+    """Return the exports of a recipe in order, the quantised model included."""
+    artefacts = []
     if recipe.quantize is not None:
         name = quantized_name(recipe.quantize)
-        found.append(Artefact(name, "mlx", "quantized", "quantized", None, _as_model))
+        artefacts.append(Artefact(name, "mlx", "quantized", "quantized", None, _as_model))
     if recipe.export is not None:
         gguf = f"gguf-{recipe.export.gguf_dtype.lower()}"
         known = {
@@ -63,12 +82,12 @@ def artefacts_of(recipe: AnyRecipe) -> list[Artefact]:
             "fused": Artefact("fused", "fused", "exports/fused", "fused", _make_fused, _as_model, loads=3),
             "gguf": Artefact(gguf, "gguf", f"exports/{gguf}", gguf, _make_gguf, _as_gguf, loads=3),
         }
-        found += [known[name] for name in recipe.export.formats]
-    return found
+        artefacts += [known[name] for name in recipe.export.formats]
+    return artefacts
 
 
 def exporting_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
-    """For each artefact a stage that makes it, and one that evaluates it on every task."""
+    """Return, for each artefact, a stage that makes it and one per task that evaluates it."""
     return [
         stage
         for artefact in artefacts_of(recipe)
@@ -78,7 +97,7 @@ def exporting_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[
 
 
 def export_entry(context: RunContext, artefact: Artefact) -> Mapping[str, Any]:
-    """One artefact in the report: where it is, its size, what it scores on every task, and the difference."""
+    """Return an artefact's report entry: path, size, metrics per task, difference from the trained model."""
     content: dict[str, Any] = {}
     facts = _facts(context, artefact)
     for task in context.tasks:
@@ -114,8 +133,8 @@ def _stages_of(artefact: Artefact, tasks: tuple[TaskContext, ...]) -> list[Stage
     def make(context: RunContext) -> Work[None]:
         assert artefact.make is not None
         made = artefact.make(context, context.run.path(artefact.folder))
-        context.run.write_json(facts, made)
-        for warning in made.get("warnings", ()):
+        context.run.write_json(facts, made.to_json())
+        for warning in made.warnings or ():
             yield MessageEvent(making, f"warning: {warning}")
 
     def estimate(context: RunContext, probes: Probes) -> Estimate:
@@ -136,7 +155,7 @@ def _stages_of(artefact: Artefact, tasks: tuple[TaskContext, ...]) -> list[Stage
             evaluation_stage(
                 artefact.evaluation,
                 task,
-                lambda context: artefact.opened(context, context.run.path(artefact.folder)),
+                lambda context: artefact.engine(context, context.run.path(artefact.folder)),
                 needs=("data", making),
                 entry=lambda context: {},
             )
@@ -146,7 +165,7 @@ def _stages_of(artefact: Artefact, tasks: tuple[TaskContext, ...]) -> list[Stage
 
 
 def _as_model(context: RunContext, folder: Path) -> EngineOptions:
-    return context.engine(str(folder), kind="mlx")  # another would convert it and evaluate that
+    return context.engine(str(folder), kind="mlx")  # llama.cpp would evaluate a conversion of it
 
 
 def _as_adapter(context: RunContext, folder: Path) -> EngineOptions:
@@ -157,19 +176,19 @@ def _as_gguf(context: RunContext, folder: Path) -> EngineOptions:
     return context.engine(str(_gguf_file(context, folder)), kind="llama")
 
 
-def _make_peft(context: RunContext, folder: Path) -> dict[str, Any]:
+def _make_peft(context: RunContext, folder: Path) -> ExportMeasurement:
     export_peft(context.best, context.specialist.model.base, folder)
-    return {}
+    return ExportMeasurement()
 
 
-def _make_fused(context: RunContext, folder: Path) -> dict[str, Any]:
+def _make_fused(context: RunContext, folder: Path) -> ExportMeasurement:
     prompts = read_prompts(context.run.path("data/validation.jsonl"))[:DRIFT_PROMPTS]
     model, adapter = context.trained
-    facts = export_fused(model, adapter, folder, prompts=prompts, asked=VALIDATED)
-    return {"drift": facts["drift"]}
+    export = export_fused(model, adapter, folder, prompts=prompts, asked=VALIDATED)
+    return ExportMeasurement(export.drift)
 
 
-def _make_gguf(context: RunContext, folder: Path) -> dict[str, Any]:
+def _make_gguf(context: RunContext, folder: Path) -> ExportMeasurement:
     assert context.recipe.export is not None
     model, adapter = context.trained
     path = _gguf_file(context, folder)
@@ -183,22 +202,27 @@ def _gguf_file(context: RunContext, folder: Path) -> Path:
     return folder / f"{context.recipe.name}-{folder.name.removeprefix('gguf-')}.gguf"
 
 
-def gguf_drift(verified: dict[str, Any] | None, dtype: str) -> dict[str, Any]:
-    """How far a verified GGUF file is from what it was made of: `drift`, and `warnings` where that is far."""
+def gguf_drift(verified: Verification | None, dtype: str) -> ExportMeasurement:
+    """Return the drift of a verified GGUF file from its source model, with a warning if it is large.
+
+    Args:
+        verified: as `verify_gguf` returns it; None if the file was not verified.
+        dtype: of the file's weights.
+    """
     if verified is None:
-        return {}
-    mean_kl, prompts = verified["kl_from_source"], verified["prompts"]
-    drift = {"asked": "texts of smidgen's own", "mean_kl": max(mean_kl, 0.0), "prompts": prompts}
+        return ExportMeasurement()
+    mean_kl = verified.kl_from_source
+    drift = DriftFacts(asked="texts of smidgen's own", mean_kl=max(mean_kl, 0.0), prompts=verified.prompts)
     if mean_kl <= MAX_DRIFT:
-        return {"drift": drift, "warnings": []}
-    far = (
-        f"{dtype} changes the next-token distributions by {mean_kl:.3g} nats on average, and above "
-        f"{MAX_DRIFT:g} `smidgen export fused` keeps nothing; evaluate the model again on this file, or "
-        "choose a --dtype of more bits"
+        return ExportMeasurement(drift, [])
+    warning = (
+        f"{dtype} changes the next-token distributions by {mean_kl:.3g} nats on average; "
+        f"`smidgen export fused` refuses a model above {MAX_DRIFT:g}. Evaluate this file before you use it, "
+        "or choose a --dtype with more bits"
     )
-    return {"drift": drift, "warnings": [far]}
+    return ExportMeasurement(drift, [warning])
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the weights of an artefact: safetensors, GGUF."""
+    """Return the bytes of an artefact's weight files (safetensors, GGUF)."""
     return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".gguf"))

@@ -1,11 +1,11 @@
-"""What each training method needs before its first step: a model, batches, and a way to save the best.
+"""What each training method needs before its first step: a model, its batches, and a way to save it.
 
-A method is one entry of `METHODS`; the stage that trains, the planner's probe and `smidgen train` are the
-same for all of them.
+A method is one entry of `METHODS`. The training stage, the planner's probe and `smidgen train` are shared by
+all methods.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -37,21 +37,21 @@ from smidgen.training.sft import saver, sft_rows
 
 TOKENIZER = "tokenizer"
 TOKENIZER_DOCUMENTS = 20_000
-"""What a tokenizer learns from: 4 MB of text, in which every word of the world stands many times."""
+"""Training documents of a tokenizer: 4 MB of text, in which every word of the world occurs many times."""
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training that is ready to begin.
+    """A training that is ready to start.
 
     Attributes:
-        model: whose trainable parameters are moved.
-        objective: what is minimised.
-        batches: every step's batches.
+        model: the model whose trainable parameters are updated.
+        objective: the loss to minimise.
+        batches: source of every step's batches.
         validation: the fixed validation set.
-        save: writes the model to a folder that it makes.
-        planned: the figures of all steps, where the rows are known beforehand.
-        facts: what else `training.json` says.
+        save: writes the model to a folder, which it creates.
+        plan: exact figures of all steps, where the rows are known beforehand.
+        cut_rows: training rows that lost context to fit; None for a document stream.
     """
 
     model: nn.Module
@@ -59,34 +59,34 @@ class TrainingJob:
     batches: BatchSource[Any]
     validation: Sequence[StepBatch]
     save: Callable[[Path], None]
-    planned: TrainingPlan | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    plan: TrainingPlan | None = None
+    cut_rows: int | None = None
 
 
 def prepare_training(context: RunContext) -> TrainingJob:
-    """What the recipe's method trains, with the first step still to come."""
+    """Build the training job of the recipe's method; no step has run yet."""
     return METHODS[context.recipe.train.method](context)
 
 
 def _prepare_sft(context: RunContext) -> TrainingJob:
-    """Completions of samples, on a loaded model with or without an adapter."""
+    """Supervised fine-tuning of a loaded model, with or without an adapter."""
     settings, thinking = context.recipe.train, context.specialist.model.thinking
     assert isinstance(settings, SftConfig)
     loaded = load(context.specialist.model.base)
     context_length = loaded.config.get("max_position_embeddings") or settings.max_length
     if settings.max_length > context_length:
         raise ConfigError(
-            f"train.max_length is {settings.max_length}, and the context of {loaded.name} has "
+            f"train.max_length is {settings.max_length}, but the context of {loaded.name} has "
             f"{context_length} tokens; lower it"
         )
     if settings.lora is not None:
         add_lora(loaded.model, settings.lora, settings.seed)
-    learnt, held_back = (
+    training, validation = (
         sft_rows(samples, loaded.tokenizer, settings, thinking=thinking)
-        for samples in (context.learnt_samples, context.validation_samples)
+        for samples in (context.training_samples, context.validation_samples)
     )
     batches = RowBatches(
-        learnt.rows,
+        training.rows,
         batch_size=settings.batch_size,
         gradient_accumulation=settings.gradient_accumulation,
         epochs=settings.epochs,
@@ -96,27 +96,27 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
         loaded.model,
         Likelihood(settings.dropout),
         batches,
-        fixed_batches(held_back.rows, settings.batch_size),
+        fixed_batches(validation.rows, settings.batch_size),
         saver(loaded, settings),
-        plan_training(learnt.rows, batches),
-        {"cut_rows": learnt.cut_rows},
+        plan_training(training.rows, batches),
+        training.cut_rows,
     )
 
 
 def _prepare_pretraining(context: RunContext) -> TrainingJob:
-    """Every token of the world's text, on a model that is made from nothing."""
+    """Pretraining of a randomly initialised model on the world's text."""
     recipe = context.recipe
     assert isinstance(recipe, PretrainRecipe)
     settings = recipe.train
     folder = context.run.path(TOKENIZER)
-    if not folder.exists():  # a plan measures before any stage has run, and keeps nothing
+    if not folder.exists():  # a plan measures before any stage has run, and must not write to the run folder
         folder = Path(mkdtemp(prefix="smidgen-plan-")) / TOKENIZER
         make_tokenizer(recipe, folder)
     encode, separator = fast_encoder(folder / "tokenizer.json")
     model, config = create(recipe.model.architecture, settings.seed)
     config |= _end_tokens(folder)
     seed = recipe.data.seed
-    held_back = packed_rows(
+    validation = packed_rows(
         lambda start: documents(seed + 1, start),
         encode,
         separator,
@@ -127,7 +127,7 @@ def _prepare_pretraining(context: RunContext) -> TrainingJob:
         model,
         Likelihood(),
         PackedBatches(lambda start: curriculum(seed, start), encode, separator, settings),
-        fixed_batches(held_back, settings.batch_size),
+        fixed_batches(validation, settings.batch_size),
         lambda path: save_model(path, model, config, folder, dtype=mx.bfloat16),
     )
 
@@ -139,7 +139,7 @@ METHODS: Mapping[str, Callable[[RunContext], TrainingJob]] = {
 
 
 def make_tokenizer(recipe: PretrainRecipe, folder: Path) -> None:
-    """Learn the tokenizer of a pretraining recipe into a folder."""
+    """Train the tokenizer of a pretraining recipe and write it to a folder."""
     texts = tokenizer_documents(recipe.data.seed, TOKENIZER_DOCUMENTS)
     tokenizer = train_tokenizer(texts, recipe.model.architecture.vocab_size)
     with atomic_folder(folder, replace=True) as partial:
@@ -147,7 +147,7 @@ def make_tokenizer(recipe: PretrainRecipe, folder: Path) -> None:
 
 
 def _end_tokens(folder: Path) -> dict[str, int | None]:
-    """The ids that `config.json` names, from the tokenizer in `folder`."""
+    """Return the special token ids of `config.json`, from the tokenizer in `folder`."""
     tokenizer = load_tokenizer(folder)
     (end,), (padding,) = tokenizer.encode(TURN_END), tokenizer.encode(END_OF_TEXT)
     return {"bos_token_id": None, "eos_token_id": end, "pad_token_id": padding}

@@ -1,4 +1,4 @@
-"""One evaluation by itself: the rows of a source, a model as it was found, and the report of that."""
+"""A single evaluation outside of a run: rows, a model, and the report."""
 
 from pathlib import Path
 from typing import Any
@@ -27,26 +27,26 @@ def evaluate_rows(
     prices: Prices,
     keep: bool = True,
 ) -> Work[dict[str, Any]]:
-    """Evaluate a model on rows, resuming what is in `folder`, and report on it.
+    """Evaluate a model on rows, resuming from the records in `folder`, and build the report.
 
     Args:
-        rows: what is asked.
-        sampling: how answers are drawn.
-        folder: where the records go.
-        engine: what answers.
-        method: one of the task's; its first if None.
-        constrained: whether answers are held to the task's constraint.
+        rows: the rows and their samples.
+        sampling: sampling settings.
+        folder: folder of the records.
+        engine: engine options of the model.
+        method: evaluation method of the task; default: its first.
+        constrained: whether decoding is constrained by the task's constraint.
         prices: for the cost table.
-        keep: whether the evaluation and its page are written to `folder` beside the records.
+        keep: whether to write the evaluation and its page to `folder`, next to the records.
 
     Returns:
-        The content of its report; the evaluation is `after`.
+        The content of the report; the evaluation is `after`.
 
     Raises:
         ConfigError: the task has no such method, or no constraint.
     """
     if constrained:
-        grammar_of(constraint_of(rows.task))  # before a model is loaded for what cannot be kept to
+        grammar_of(constraint_of(rows.task))  # refuse an unusable constraint before a model is loaded
     evaluated = yield from run_evaluation(
         rows,
         sampling,

@@ -1,4 +1,4 @@
-"""`smidgen run --dry-run`: rows, tokens, steps, minutes and memory, asked of the stages before they start."""
+"""`smidgen run --dry-run`: rows, tokens, steps, minutes and memory, estimated before any stage starts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from smidgen.pipeline.runner import check
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One stage of a plan, with the minutes and the memory in bytes that it is estimated to take."""
+    """One stage of a plan with its estimated minutes and memory in bytes."""
 
     name: str
     minutes: float
@@ -20,15 +20,15 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a recipe is going to take.
+    """Estimated cost of running a recipe.
 
     Attributes:
-        recipe: its name.
-        training: the figures of the training: rows, tokens, steps, padding.
-        evaluation: test rows, and answers of one evaluation.
-        stages: in order.
-        minutes: of all stages.
-        peak_memory_bytes: the most that a stage is estimated to take.
+        recipe: name of the recipe.
+        training: rows, tokens, steps and padding, as `TrainingEstimate.to_json` returns them.
+        evaluation: number of test rows, and of answers in one evaluation.
+        stages: estimates of the stages, in order.
+        minutes: sum over all stages.
+        peak_memory_bytes: maximum over all stages.
     """
 
     recipe: str
@@ -40,14 +40,14 @@ class RunPlan:
 
 
 def plan_run(context: RunContext) -> RunPlan:
-    """Measure what a recipe is going to take; nothing is written.
+    """Estimate time and memory of a recipe from short measurements; writes nothing.
 
     Raises:
-        UserError: something about the recipe or its rows is wrong.
+        UserError: the recipe or its rows are invalid.
     """
     check(context)
     probes = Probes(context)
-    training = probes.training
+    training = probes.training.to_json()
     stages = [PlannedStage(stage.name, *stage.estimate(context, probes)) for stage in stages_of(context)]
     return RunPlan(
         recipe=context.recipe.name,

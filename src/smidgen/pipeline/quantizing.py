@@ -1,6 +1,7 @@
-"""Quantising: a loaded model made smaller, what was measured of its layers, and the stages that do it."""
+"""Quantisation of a loaded model in place, with the measured effect of every layer; and as stages."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from smidgen.backend import mx
 from smidgen.cache import cache_dir
 from smidgen.config import DEFAULT_GROUP_SIZE, AnyRecipe, QuantizeConfig
 from smidgen.evaluation.sensitivity import markdown, page
+from smidgen.export.facts import DriftFacts
 from smidgen.figures.formatting import size
 from smidgen.files import content_hash, read_json, sha256_json, write_json, write_text
 from smidgen.models.load import LoadedModel, load, resolve
@@ -28,7 +30,7 @@ from smidgen.pipeline.context import RunContext, TaskContext, source_hash
 from smidgen.pipeline.evaluating import evaluation_stage
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
-from smidgen.pipeline.shipping import Publication, card_source, publish
+from smidgen.pipeline.shipping import Publication, Published, card_source, publish
 from smidgen.pipeline.sources import WORLD
 from smidgen.pipeline.stage import Estimate, Stage
 
@@ -36,7 +38,7 @@ SUMMARY, FOLDER, RECORD = "quantize.json", "quantized", "sensitivity.jsonl"
 
 
 def quantizing_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
-    """Make the trained model smaller, and evaluate that; none if the recipe does not ask for it."""
+    """Return the stages that quantise and evaluate the trained model; none without a [quantize] table."""
     if recipe.quantize is None:
         return []
     making = Stage(
@@ -66,7 +68,7 @@ def quantizing_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list
 
 
 def check_quantizing(context: RunContext) -> None:
-    """Refuse targets and calibration texts that quantising could not use, before anything is trained."""
+    """Refuse unreachable targets and unusable calibration texts before training starts."""
     settings = context.recipe.quantize
     if settings is None:
         return
@@ -84,25 +86,25 @@ def _inputs(context: RunContext) -> Mapping[str, Any]:
 
 
 def _estimate(context: RunContext, probes: Probes) -> Estimate:
-    """Loading and writing; with a target also a forward pass of the calibration texts for every candidate."""
+    """Estimate loading and writing; with a target, also one calibration pass per layer and candidate."""
     settings = context.recipe.quantize
     assert settings is not None
     seconds = 2 * probes.load_seconds
     if settings.target_bits is not None:
         training = probes.training
-        a_token = 60 * training["minutes"] / training["tokens"] / 3
+        a_token = 60 * training.minutes / training.tokens / 3
         layers = 7 * int(load(context.specialist.model.base).config.get("num_hidden_layers") or 1)
         seconds += a_token * settings.calibration_tokens * layers * len(settings.candidate_bits)
     return Estimate(seconds / 60, probes.memory_bytes)
 
 
 def _calibration(context: RunContext, loaded: LoadedModel) -> list[list[int]]:
-    """Rows of tokens to measure quantised layers on: those that are learnt, unless a file is named."""
+    """Return the calibration rows as token ids: the training samples, unless a file is given."""
     settings, thinking = context.recipe.quantize, context.specialist.model.thinking
     assert settings is not None
     source, num_tokens = settings.calibration, settings.calibration_tokens
     if source is None:
-        return sample_rows(context.learnt_samples, loaded.tokenizer, num_tokens, thinking=thinking)
+        return sample_rows(context.training_samples, loaded.tokenizer, num_tokens, thinking=thinking)
     return calibration_rows(source, loaded.tokenizer, num_tokens, thinking=thinking)
 
 
@@ -112,7 +114,7 @@ def _quantize(context: RunContext) -> Work[None]:
     model, adapter = context.trained
     loaded = load(model, adapter=adapter)
     fuse(loaded.model)
-    # What is trained as a whole is kept in float32; the copy has the base's own dtype.
+    # A fully trained model is stored in float32; the quantised copy gets the dtype of the base.
     dtype = stored_dtype(resolve(context.specialist.model.base))
     done = yield from shrink(
         loaded,
@@ -123,15 +125,56 @@ def _quantize(context: RunContext) -> Work[None]:
     )
     save_model(context.run.path(FOLDER), loaded.model, done.config, loaded.path, dtype=dtype)
     write_sensitivity(context.run.path(FOLDER), done)
-    context.run.write_json(SUMMARY, done.facts())
+    context.run.write_json(SUMMARY, asdict(done.facts()))
 
 
-def quantize_model(name: str, out: Path, settings: QuantizeConfig) -> Work[dict[str, Any]]:
-    """Write a quantised copy of a model with its card; they appear together.
+@dataclass(frozen=True)
+class QuantizationFacts:
+    """Sizes and settings of a quantised model, for reports and `--json`.
 
-    Returns:
-        Sizes and settings of the copy.
+    Attributes:
+        summary: the settings in one phrase.
+        mode: quantisation mode, such as `affine`.
+        bits: bits of every layer, or the sorted widths that occur.
+        group_size: weights that share a scale.
+        bytes_before: bytes of the weights before.
+        bytes: bytes of the quantised weights.
+        bits_per_weight_before: average bits per weight before.
+        bits_per_weight: average bits per weight now, scales and biases included.
     """
+
+    summary: str
+    mode: str
+    bits: int | list[int]
+    group_size: int
+    bytes_before: int
+    bytes: int
+    bits_per_weight_before: float
+    bits_per_weight: float
+
+
+@dataclass(frozen=True)
+class QuantizedExport:
+    """A quantised copy of a model."""
+
+    facts: QuantizationFacts
+    format: str = field(default="mlx", init=False)
+    drift: DriftFacts | None = field(default=None, init=False)
+    adapter_effect: DriftFacts | None = field(default=None, init=False)
+    warnings: Sequence[str] = field(default=(), init=False)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights."""
+        return self.facts.bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the format with the sizes and settings."""
+        return {"format": self.format, **asdict(self.facts)}
+
+
+def quantize_model(name: str, out: Path, settings: QuantizeConfig) -> Work[Published[QuantizedExport]]:
+    """Write a quantised copy of a model and its model card atomically."""
     loaded = load(name)
 
     def rows() -> list[list[int]]:
@@ -141,17 +184,17 @@ def quantize_model(name: str, out: Path, settings: QuantizeConfig) -> Work[dict[
     dtype = stored_dtype(loaded.path)
     done = yield from shrink(loaded, settings, rows, dtype=dtype, record=None)
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> QuantizedExport:
         save_model(folder, loaded.model, done.config, loaded.path, dtype=dtype)
         write_sensitivity(folder, done)
-        return {"format": "mlx", **done.facts()}
+        return QuantizedExport(done.facts())
 
     nowhere = Publication()
     return publish(make, out, card_source(name, None, nowhere), quantized_name(settings), nowhere)
 
 
 def quantized_name(settings: QuantizeConfig) -> str:
-    """What the quantised model is called, as `mlx-4bit`."""
+    """Return the name of the quantised artefact, such as `mlx-4bit`."""
     if settings.target_bits is not None:
         return f"mlx-{settings.target_bits:g}bpw"
     mixed = settings.recipe or (settings.mode if settings.mode != "affine" else None)
@@ -159,15 +202,15 @@ def quantized_name(settings: QuantizeConfig) -> str:
 
 
 class Shrunk(NamedTuple):
-    """What quantising came to.
+    """Result of quantising a model.
 
     Attributes:
-        config: the content of the new `config.json`.
-        settings: what was asked for.
+        config: content of the new `config.json`.
+        settings: the requested settings.
         plan: how each layer is stored.
-        before: the size of the weights in the dtype they are stored in.
-        after: their size now.
-        sensitivity: the table of measured effects, where there is one.
+        before: size of the weights in their stored dtype.
+        after: size of the quantised weights.
+        sensitivity: table of the measured effects, where they were measured.
     """
 
     config: dict[str, Any]
@@ -177,19 +220,19 @@ class Shrunk(NamedTuple):
     after: Size
     sensitivity: dict[str, Any] | None
 
-    def facts(self) -> dict[str, Any]:
-        """Sizes and settings, for reports and `--json`."""
+    def facts(self) -> QuantizationFacts:
+        """Return the sizes and settings."""
         widths = sorted({setting.bits for setting in self.plan.values() if setting is not None})
-        return {
-            "summary": self.settings.summary,
-            "mode": self.settings.mode,
-            "bits": widths[0] if len(widths) == 1 else widths,
-            "group_size": self.config["quantization"]["group_size"],
-            "bytes_before": self.before.num_bytes,
-            "bytes": self.after.num_bytes,
-            "bits_per_weight_before": self.before.bits_per_weight,
-            "bits_per_weight": self.after.bits_per_weight,
-        }
+        return QuantizationFacts(
+            summary=self.settings.summary,
+            mode=self.settings.mode,
+            bits=widths[0] if len(widths) == 1 else widths,
+            group_size=self.config["quantization"]["group_size"],
+            bytes_before=self.before.num_bytes,
+            bytes=self.after.num_bytes,
+            bits_per_weight_before=self.before.bits_per_weight,
+            bits_per_weight=self.after.bits_per_weight,
+        )
 
 
 def shrink(
@@ -200,14 +243,15 @@ def shrink(
     dtype: mx.Dtype,
     record: Path | None,
 ) -> Work[Shrunk]:
-    """Quantise a loaded model in place, saying what it takes before and after.
+    """Quantise a loaded model in place and report its size before and after.
 
     Args:
-        loaded: unquantised, without adapter layers.
-        settings: how.
-        rows: makes the rows of tokens to measure layers on, where that is asked for.
-        dtype: of what stays floating.
-        record: keeps what was measured; None for a file in the cache, by the weights, rows and settings.
+        loaded: an unquantised model without adapter layers.
+        settings: quantisation settings.
+        rows: returns the calibration rows as token ids; called only if a target is set.
+        dtype: dtype of the weights that are not quantised.
+        record: file that keeps the measurements, so that they can resume; default: a file in the cache, keyed
+            by the weights, rows and settings.
     """
     plan = make_plan(loaded.model, loaded.config, settings)
     before = size_of(loaded.model, stored_dtype(loaded.path))
@@ -232,7 +276,7 @@ def shrink(
 
 
 def write_sensitivity(folder: Path, done: Shrunk) -> None:
-    """Write the table of measured effects, where there is one, as JSON, Markdown and a page with a figure."""
+    """Write the table of measured effects, if there is one, as JSON, Markdown and an HTML page."""
     if done.sensitivity is None:
         return
     write_json(folder / "sensitivity.json", done.sensitivity)
@@ -248,7 +292,7 @@ def _measured_plan(
     dtype: mx.Dtype,
     record: Path,
 ) -> Work[tuple[QuantizationPlan, dict[str, Any]]]:
-    """The plan that the measured effects ask for, and the table of them."""
+    """Return the plan chosen from the measured effects, and their table."""
     model, group_size = loaded.model, settings.group_size or DEFAULT_GROUP_SIZE
     layers = quantizable(model, loaded.config)
     free = [name for name in layers if name not in fixed]
@@ -268,7 +312,7 @@ def _measured_plan(
     plan: QuantizationPlan = {**{name: Setting(bits, group_size) for name, bits in chosen.items()}, **fixed}
     whole_effect = predictions.divergence(plan)
     yield MessageEvent(
-        "quantize", f"divergence on {sum(map(len, rows)):,} tokens: {whole_effect:.4g} nats a token"
+        "quantize", f"divergence on {sum(map(len, rows)):,} tokens: {whole_effect:.4g} nats per token"
     )
     table = {
         "model": loaded.name,
@@ -305,6 +349,6 @@ def _sized(of: Size) -> dict[str, Any]:
 
 
 def _cached_record(loaded: LoadedModel, rows: Sequence[Sequence[int]], settings: QuantizeConfig) -> Path:
-    """The file in the cache that keeps what was measured of these weights on these rows."""
+    """Return the cache file for the measurements of these weights on these rows."""
     key = sha256_json([content_hash(loaded.path), rows, settings.group_size])
     return cache_dir() / "sensitivity" / f"{key}.jsonl"

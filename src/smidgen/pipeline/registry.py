@@ -1,4 +1,4 @@
-"""Which stages a recipe has, in order: every kind of stage is one entry of `KINDS`."""
+"""The stages of a recipe, in order; every kind of stage is one entry of `KINDS`."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ Tasks = tuple[TaskContext, ...]
 
 
 def _base_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
-    """The base model on every task."""
+    """Return the evaluations of the base model on every task."""
     return [
         evaluation_stage("before", task, lambda context: context.base_engine, needs=("data",))
         for task in tasks
@@ -23,9 +23,9 @@ def _base_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
 
 
 def _trained_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
-    """The trained model on every task, by every method that the task has."""
+    """Return the evaluations of the trained model on every task, by every method of the task."""
     needs = ("data", "train")
-    found = [
+    generating = [
         evaluation_stage(
             "after",
             task,
@@ -35,7 +35,7 @@ def _trained_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
         )
         for task in tasks
     ]
-    return found + [
+    return generating + [
         evaluation_stage(
             method,
             task,
@@ -61,6 +61,6 @@ KINDS: tuple[Callable[[AnyRecipe, Tasks], list[Stage]], ...] = (
 
 
 def stages_of(context: RunContext) -> list[Stage]:
-    """The stages of a recipe, in order; the report comes last and needs all of them."""
-    found = [stage for kind in KINDS for stage in kind(context.recipe, context.tasks)]
-    return [*found, report_stage(found)]
+    """Return the stages of a recipe in order; the report comes last and needs all the others."""
+    stages = [stage for kind in KINDS for stage in kind(context.recipe, context.tasks)]
+    return [*stages, report_stage(stages)]

@@ -1,6 +1,7 @@
-"""The last stage of a run: report.json, report.html and model cards, from what the other stages left."""
+"""The last stage of a run: report.json, report.html and model cards, from the outputs of the other stages."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from smidgen.backend import device
@@ -26,12 +27,12 @@ from smidgen.runs import provenance
 EXAMPLES = 10
 REPORT, PAGE = "report.json", "report.html"
 SECONDS_A_ROW = 0.005
-"""A report draws a bootstrap over the rows for every evaluation and comparison."""
-_BUNDLED = "smidgen:nano is a demonstration model: it knows little beyond its small generated world."
+"""Time of the bootstrap over the rows, done for every evaluation and comparison."""
+_BUNDLED_MODEL = "smidgen:nano is a demonstration model: it knows little beyond its small generated world."
 
 
 def report_stage(stages: Sequence[Stage]) -> Stage:
-    """The stage that reports on all others."""
+    """Return the stage that writes the report; it needs all the others."""
 
     def work(context: RunContext) -> Work[None]:
         report = collect(context, stages)
@@ -47,9 +48,6 @@ def report_stage(stages: Sequence[Stage]) -> Stage:
         tasks = [[task.blank.name, task.blank.version, task.blank.variant] for task in context.tasks]
         return {"prices": context.prices.model_dump(mode="json"), "tasks": tasks}
 
-    def outputs(context_artefacts: Sequence[str]) -> tuple[str, ...]:
-        return (REPORT, PAGE, *context_artefacts)
-
     def estimate(context: RunContext, probes: Probes) -> Estimate:
         answers = sum(len(task.test_samples) for task in context.tasks)
         evaluations = sum(1 for stage in stages if stage.tables == ("model", "evaluate"))
@@ -63,18 +61,18 @@ def report_stage(stages: Sequence[Stage]) -> Stage:
         needs=tuple(stage.name for stage in stages),
         tables=("name", "description", "evaluate", "quantize", "export"),
         inputs=inputs,
-        outputs=outputs(cards),
+        outputs=(REPORT, PAGE, *cards),
     )
 
 
 def _card_folders(stage: Stage) -> list[str]:
-    """The folders of a stage's artefact, which get a model card."""
+    """Return the artefact folders of a stage; each gets a model card."""
     is_artefact = stage.name == "quantize" or stage.name.startswith("export-")
     return [output for output in stage.outputs if is_artefact and not output.endswith(".json")]
 
 
 def collect(context: RunContext, stages: Sequence[Stage]) -> Report:
-    """Everything the report says: the circumstances, then what every stage adds."""
+    """Build the report: date, machine and provenance, then the entry of every stage."""
     recipe, run = context.recipe, context.run
     facts = read_json(run.path("provenance.json"))
     content: dict[str, Any] = {
@@ -105,7 +103,7 @@ def collect(context: RunContext, stages: Sequence[Stage]) -> Report:
 def _evidence(
     context: RunContext, task: TaskContext, found: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """What the report says of one task beyond its evaluations: examples, cost, and how it is used."""
+    """Return the report content of one task besides its evaluations: examples, cost and usage."""
     columns = [name for name in ("before", "after", "quantized") if name in found]
     ways = {name: found[name] for name in ("after", *task.blank.methods) if name in found}
     usage = task.blank.usage
@@ -118,7 +116,7 @@ def _evidence(
 
 
 def _merge(content: dict[str, Any], entry: Mapping[str, Any]) -> None:
-    """Add an entry to the content, table into table."""
+    """Merge an entry into the content, recursively."""
     for key, value in entry.items():
         if isinstance(value, Mapping) and isinstance(content.get(key), dict):
             _merge(content[key], value)
@@ -127,15 +125,15 @@ def _merge(content: dict[str, Any], entry: Mapping[str, Any]) -> None:
 
 
 def evaluation_report(result: Mapping[str, Any], *, rows: int, seed: int, prices: Prices) -> Report:
-    """The report of one evaluation, of a model as it was found."""
-    asked = {"path": result["data"], "rows": rows, "sha256": fingerprint(result["data"])}
+    """Build the report of a single evaluation."""
+    test = {"path": result["data"], "rows": rows, "sha256": fingerprint(result["data"])}
     facts = provenance(seeds={"evaluate": seed}, data={}) | {"device": device().name}
     return Report.model_validate(
         {
             "name": result["model"],
             "task": result["task"],
             **_circumstances(facts),
-            "provenance": _made_with(facts) | {"data": {"test": asked}},
+            "provenance": _made_with(facts) | {"data": {"test": test}},
             "after": result,
             "cost": cost_table({"after": result}, prices),
         }
@@ -143,7 +141,7 @@ def evaluation_report(result: Mapping[str, Any], *, rows: int, seed: int, prices
 
 
 def _circumstances(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """When, how and where, as the report says it."""
+    """Return date, command and machine."""
     return {
         "created": facts["started"],
         "command": " ".join(["smidgen", *facts["command"][1:]]),
@@ -160,22 +158,22 @@ def _made_with(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _limits(context: RunContext) -> list[str]:
-    """What a reader should know before believing the figures."""
+    """Return the limitations of the figures."""
     limits = dict.fromkeys(task.blank.words.limits for task in context.tasks)
-    bundled = [_BUNDLED] if context.tasks and context.specialist.model.base == "smidgen:nano" else []
+    bundled = [_BUNDLED_MODEL] if context.tasks and context.specialist.model.base == "smidgen:nano" else []
     findings = [
         f"{name}: {finding}" if name else finding
         for name, facts in facts_by_task(context).items()
-        for finding in facts["findings"]
+        for finding in facts.findings
     ]
     return [*limits, *bundled, *findings]
 
 
 def _provenance(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]:
     data = {
-        f"{name} {role}" if name else role: found[role]
+        f"{name} {role}" if name else role: asdict(facts)
         for name, found in facts_by_task(context).items()
-        for role in ("train", "test")
+        for role, facts in (("train", found.train), ("test", found.test))
     }
     made = _made_with(facts) | {"data": data}
     if not isinstance(context.recipe, Recipe):
@@ -185,7 +183,7 @@ def _provenance(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _sizes(context: RunContext) -> dict[str, int]:
-    """Bytes of the weights of each model; an adapter comes on top of its base."""
+    """Return the bytes of each model's weights; an adapter counts together with its base."""
     recipe = context.recipe
     base = weight_files(resolve(recipe.model.base)) if isinstance(recipe, Recipe) else []
     adapter = list(context.best.glob("*.safetensors")) if context.lora else []
@@ -197,7 +195,7 @@ def _sizes(context: RunContext) -> dict[str, int]:
 
 
 def _examples(context: RunContext, task: TaskContext, names: Sequence[str]) -> list[dict[str, Any]]:
-    """A few evaluated samples with what each model answered, evenly spaced over the test rows."""
+    """Return a few test samples, evenly spaced over the rows, with each model's answer."""
     by_name = {
         name: {record.sample.id: record for record in records_of(context, task, name)} for name in names
     }

@@ -1,7 +1,7 @@
-"""Goes through the stages of a recipe that are due, yielding their events.
+"""Run the stages of a recipe that are due, yielding their events.
 
-One rule decides for every stage: it is skipped if it finished on the same inputs and what it wrote is still
-there; it goes on where it was killed if its inputs are the same; otherwise it begins anew.
+One rule holds for every stage: it is skipped if it finished on the same inputs and its outputs are intact; it
+resumes if it was killed and its inputs are unchanged; otherwise it starts over.
 """
 
 import shutil
@@ -26,18 +26,18 @@ from smidgen.runs import Run
 
 
 def run_recipe(context: RunContext, *, from_stage: str | None = None, only: Sequence[str] = ()) -> Work[None]:
-    """Go through the stages that are due, or through those of `only`, yielding what happens.
+    """Run the stages that are due, or only those named in `only`, yielding their events.
 
-    Nothing is written before the recipe and its rows were read without a fault.
+    Nothing is written until the recipe and its rows have been read and checked.
 
     Args:
         context: the recipe and its run folder.
-        from_stage: do this stage and those after it again, even if they are done.
-        only: names of the stages to go through; all if empty.
+        from_stage: rerun this stage and all later ones, even if they are done.
+        only: names of the stages to run; default: all.
 
     Raises:
-        ConfigError: there is no stage `from_stage`, or the recipe is wrong.
-        WorkError: a stage failed, or another process works in the folder.
+        ConfigError: there is no stage `from_stage`, or the recipe is invalid.
+        WorkError: a stage failed, or another process is using the folder.
     """
     stages = [stage for stage in stages_of(context) if not only or stage.name in only]
     names = [stage.name for stage in stages]
@@ -52,18 +52,18 @@ def run_recipe(context: RunContext, *, from_stage: str | None = None, only: Sequ
         for stage in stages[names.index(from_stage) :] if from_stage else ():
             _forget(run, stage)
         log = EventLog(run)
-        for event in _go_through(context, stages):
+        for event in _run_stages(context, stages):
             log.write(event)
             yield event
 
 
 def check(context: RunContext) -> None:
-    """Read every row and look at every setting that a later stage could refuse.
+    """Read every row and check every setting that a later stage could refuse; writes nothing.
 
     Raises:
-        UserError: something about the recipe or its rows is wrong; nothing was written.
+        UserError: the recipe or its rows are invalid.
     """
-    if not context.tasks:  # pretraining makes its own rows
+    if not context.tasks:  # pretraining generates its own rows
         return
     check_sampling(context.sampling)
     for task in context.tasks:
@@ -73,7 +73,7 @@ def check(context: RunContext) -> None:
 
 
 def inputs_hash(context: RunContext, stage: Stage) -> str:
-    """Fingerprint of all that decides what a stage writes."""
+    """Return a hash of everything that determines a stage's outputs."""
     inputs: dict[str, Any] = {
         "version": __version__,
         "settings": context.recipe.model_dump(mode="json", include={*stage.tables}),
@@ -85,30 +85,30 @@ def inputs_hash(context: RunContext, stage: Stage) -> str:
     return sha256_json(inputs)
 
 
-def _go_through(context: RunContext, stages: Sequence[Stage]) -> Iterator[Event]:
-    run, begun = context.run, False
+def _run_stages(context: RunContext, stages: Sequence[Stage]) -> Iterator[Event]:
+    run, has_started = context.run, False
     for stage in stages:
         inputs = inputs_hash(context, stage)
         if run.stage_is_done(stage.name, inputs):
             yield StageEvent(stage.name, "skipped")
             continue
-        if not begun:
-            begun = True
+        if not has_started:
+            has_started = True
             _start(context)
         if _begin(run, stage, inputs):
-            yield MessageEvent(stage.name, "its settings or inputs changed, so it begins anew")
+            yield MessageEvent(stage.name, "its settings or inputs changed, so it starts over")
         yield StageEvent(stage.name, "started")
         started = time.monotonic()
         yield from stage.work(context)
         seconds = time.monotonic() - started
         run.finish_stage(stage.name, inputs, stage.outputs, seconds)
         yield StageEvent(stage.name, "finished", seconds)
-    if begun:
+    if has_started:
         run.finish()
 
 
 def _start(context: RunContext) -> None:
-    """Write the provenance of a run that begins, or begins again."""
+    """Write the provenance of a run that starts or resumes."""
     hashes = {}
     for task in context.tasks:
         data, found = task.config.data, task.source_hashes()
@@ -117,12 +117,12 @@ def _start(context: RunContext) -> None:
 
 
 def _begin(run: Run, stage: Stage, inputs: str) -> bool:
-    """Keep what a killed attempt on the same inputs left; throw away what any other left.
+    """Keep the partial outputs of a killed attempt on the same inputs; delete those of any other attempt.
 
-    A stage that finished and is due again has lost something that it wrote, so all of it is made again.
+    A stage that finished and is due again has lost one of its outputs, so all of them are made again.
 
     Returns:
-        Whether what an attempt on other inputs left was thrown away.
+        Whether partial outputs of an attempt on other inputs were deleted.
     """
     marker = f"stages/{stage.name}.begun.json"
     path = run.path(marker)
@@ -135,7 +135,7 @@ def _begin(run: Run, stage: Stage, inputs: str) -> bool:
 
 
 def _forget(run: Run, stage: Stage) -> None:
-    """Remove everything a stage wrote, and the record that it did."""
+    """Delete all outputs of a stage and the records that it started and finished."""
     names = (*stage.outputs, *stage.scratch, f"stages/{stage.name}.json", f"stages/{stage.name}.begun.json")
     for name in names:
         path = run.path(name)

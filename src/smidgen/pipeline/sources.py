@@ -1,9 +1,9 @@
-"""Where rows come from: a file, or the generated world."""
+"""Row sources: a file, or the generated world."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from smidgen.config import DataConfig
 from smidgen.data.row_files import fingerprint, source_name
@@ -17,7 +17,7 @@ WORLD = "world"
 
 
 def training_rows(task: Task, data: DataConfig) -> list[Row]:
-    """The rows that a recipe trains on."""
+    """Return the rows that a recipe trains on."""
     if data.train == WORLD:
         return list(task.world_rows("train", data.train_limit, data.seed))
     rows, name = read_rows(Path(data.train)), source_name(data.train)
@@ -33,7 +33,7 @@ def test_rows(
     seed: int = 0,
     rejected: list[str] | None = None,
 ) -> list[Row]:
-    """The rows that a model is evaluated on; without `splits`, all of a file but its training splits."""
+    """Return the held-out rows; without `splits`, every row of a file except its training splits."""
     if source == WORLD:
         return list(task.world_rows("test", limit, seed))
     rows = read_rows(Path(source), rejected=rejected)
@@ -43,35 +43,52 @@ def test_rows(
 
 
 def refuse_shared_rows(data: DataConfig) -> None:
-    """Refuse to evaluate on the rows that are trained on.
+    """Refuse to evaluate on training rows.
 
     Raises:
         ConfigError: a split is both trained on and evaluated.
-        DataError: one file is both, and nothing in it tells the two apart.
+        DataError: one file is used for both, and its rows have no `split` to separate them.
     """
     train = data.train
     if train == WORLD or Path(train) != Path(data.test):
         return
     if shared := sorted(set(data.train_splits) & set(data.test_splits)):
         raise ConfigError(
-            f"the split '{shared[0]}' of {train} is both trained on and evaluated; take it out of one"
+            f"the split '{shared[0]}' of {train} is both trained on and evaluated; remove it from one of them"
         )
     if not any("split" in row for row in all_rows(train)):
         raise DataError(
-            f"{train} is both data.train and data.test, and its rows have no 'split' to tell them apart; "
-            "give each row a split, or name two files"
+            f"{train} is both data.train and data.test, and its rows have no 'split' to separate them; "
+            "give each row a split, or use two files"
         )
 
 
 def all_rows(source: str, *, rejected: list[str] | None = None) -> list[Row]:
-    """Every row of a file, for what a task can only learn from rows; none of the generated world."""
+    """Return every row of a file, from which a task derives its labels; no rows for the generated world."""
     return [] if source == WORLD else [*read_rows(Path(source), rejected=rejected)]
 
 
-def data_facts(source: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """What provenance says of a dataset."""
+@dataclass(frozen=True)
+class DataFacts:
+    """Provenance of one dataset.
+
+    Attributes:
+        path: a file, or `world`.
+        sha256: hash of the file, or of the generated rows.
+        rows: number of rows used.
+        samples: number of samples made from them.
+    """
+
+    path: str
+    sha256: str
+    rows: int
+    samples: int
+
+
+def data_facts(source: str, rows: Sequence[Row], num_samples: int) -> DataFacts:
+    """Return the provenance of the rows of a source."""
     found = None if source == WORLD else fingerprint(source)
-    return {"path": source, "sha256": found or sha256_json(list(rows)), "rows": len(rows)}
+    return DataFacts(source, found or sha256_json(list(rows)), len(rows), num_samples)
 
 
 @dataclass(frozen=True)
@@ -79,11 +96,11 @@ class EvaluationRows:
     """The rows that a model is evaluated on.
 
     Attributes:
-        task: knows what rows tell it, such as its labels.
+        task: prepared with the rows, so that it knows its labels.
         source: a file, or `world`.
-        rows: those that are wanted.
-        samples: what is asked.
-        rejected: what is wrong with each row that was left out.
+        rows: the selected rows.
+        samples: the samples made from the rows.
+        rejected: for each row that was left out, what is wrong with it.
     """
 
     task: Task
@@ -103,14 +120,14 @@ class EvaluationRows:
         seed: int = 0,
         skip_bad_rows: bool = False,
     ) -> Self:
-        """Read rows and make samples of them.
+        """Read rows and build their samples.
 
         Raises:
             DataError: the source cannot be read, or a row is bad and bad rows are not skipped.
         """
         rejected: list[str] | None = [] if skip_bad_rows else None
         rows = test_rows(task, source, splits=splits, limit=limit, seed=seed, rejected=rejected)
-        # Labels are learnt from every row; what is wrong with bad ones was noted above.
+        # Labels come from every row; faults of bad rows were already collected above.
         everything = all_rows(source, rejected=None if rejected is None else [])
         name = source_name(source)
         prepared = task.prepare(everything or rows, source=name)
@@ -119,12 +136,12 @@ class EvaluationRows:
 
 
 def _held_out_splits(rows: Sequence[Row], source: str) -> list[str]:
-    """The splits of a file that are not for training; none when the file names no splits."""
+    """Return the non-training splits of a file; empty when the file has no splits."""
     splits = dict.fromkeys(str(row["split"]) for row in rows if "split" in row)
     held_out = [split for split in splits if not split.endswith("train")]
     if splits and not held_out:
         raise DataError(
-            f"{source} has only rows to train on (split {', '.join(splits)}); "
-            "name the split to evaluate with --split, if that is what you want"
+            f"{source} has only training rows (split {', '.join(splits)}); "
+            "to evaluate on them anyway, name the split with --split"
         )
     return held_out

@@ -1,4 +1,4 @@
-"""What a stage of a run is: small declared things that the runner, the planner and the report ask."""
+"""The declaration of a stage, read by the runner, the planner and the report."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from smidgen.pipeline.probes import Probes
 
 
 class Estimate(NamedTuple):
-    """What a stage is going to take."""
+    """Expected time and memory of a stage."""
 
     minutes: float
     memory_bytes: int
 
 
 def no_more_inputs(context: RunContext) -> Mapping[str, Any]:
-    """Nothing beside the tables of the recipe and the outputs of the stages before."""
+    """Return no inputs besides the recipe's tables and the outputs of earlier stages."""
     return {}
 
 
 def no_entry(context: RunContext) -> Mapping[str, Any]:
-    """Nothing in the report."""
+    """Return no report content."""
     return {}
 
 
@@ -30,19 +30,19 @@ def no_entry(context: RunContext) -> Mapping[str, Any]:
 class Stage:
     """One stage of a run.
 
-    A stage whose inputs are what they were, and whose outputs are still as it left them, is skipped. One that
-    was killed goes on if its inputs are the same; otherwise what it left is thrown away.
+    A stage is skipped if its inputs are unchanged and its outputs are intact. A stage that was killed resumes
+    if its inputs are unchanged; otherwise its partial outputs are deleted and it starts over.
 
     Attributes:
         name: unique among the stages of a recipe.
-        work: does it, yielding events.
-        estimate: what it is going to take, from what was measured of this machine and these rows.
+        work: runs the stage, yielding events.
+        estimate: expected time and memory, from measurements on this machine and these rows.
         needs: stages whose outputs it reads.
-        tables: tables of the recipe that decide its outcome.
-        inputs: what else decides it, as JSON values.
+        tables: tables of the recipe that determine its outputs.
+        inputs: other inputs that determine its outputs, as JSON values.
         outputs: files and folders that it writes, relative to the run folder.
-        scratch: what it leaves beside them when it is killed.
-        entry: what it adds to the content of `report.json`.
+        scratch: intermediate files, such as checkpoints, relative to the run folder.
+        entry: the content that it adds to `report.json`.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""The stages that every method has: its data, written down, and its training."""
+"""The stages of every training method: writing the data, and training."""
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from smidgen.config import AnyRecipe, PretrainRecipe, Recipe
@@ -11,17 +11,32 @@ from smidgen.models.graph import named_arrays
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.jobs import TOKENIZER, TOKENIZER_DOCUMENTS, make_tokenizer, prepare_training
-from smidgen.pipeline.sources import data_facts
+from smidgen.pipeline.sources import DataFacts, data_facts
 from smidgen.pipeline.stage import Estimate, Stage
 from smidgen.training.loop import train
 
 FACTS, SUMMARY, METRICS = "data/facts.json", "training.json", "metrics.jsonl"
 TOKENIZER_SECONDS = 20.0
-"""A tokenizer of a few thousand entries, learnt from `TOKENIZER_DOCUMENTS` on two cores."""
+"""Time to train a tokenizer of a few thousand entries on `TOKENIZER_DOCUMENTS`, on two cores."""
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What the data stage recorded for one task.
+
+    Attributes:
+        findings: problems found in the rows, one sentence each.
+        train: provenance of the training rows.
+        test: provenance of the held-out rows.
+    """
+
+    findings: list[str]
+    train: DataFacts
+    test: DataFacts
 
 
 def data_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
-    """The stage that writes down what is trained on and evaluated."""
+    """Return the stage that writes the training and evaluation samples."""
     if isinstance(recipe, PretrainRecipe):
         return [
             Stage(
@@ -46,12 +61,12 @@ def data_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage
 
 
 def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
-    """The stage that trains, whatever the method."""
+    """Return the training stage, the same for every method."""
     return [
         Stage(
             "train",
             _train,
-            lambda context, probes: Estimate(probes.training["minutes"], probes.memory_bytes),
+            lambda context, probes: Estimate(probes.training.minutes, probes.memory_bytes),
             needs=("data",),
             tables=("model", "train"),
             outputs=("best", METRICS, SUMMARY),
@@ -71,32 +86,37 @@ def _data_inputs(context: RunContext) -> Mapping[str, Any]:
 def _make_tokenizer(context: RunContext) -> Work[None]:
     assert isinstance(context.recipe, PretrainRecipe)
     make_tokenizer(context.recipe, context.run.path(TOKENIZER))
-    yield MessageEvent("data", f"learnt a tokenizer from {TOKENIZER_DOCUMENTS:,} documents")
+    yield MessageEvent("data", f"trained a tokenizer on {TOKENIZER_DOCUMENTS:,} documents")
 
 
 def _write_samples(context: RunContext) -> Work[None]:
-    """Write the samples as they will be trained and evaluated, and report what is suspect about them."""
-    write_jsonl(context.run.path("data/train.jsonl"), map(asdict, context.learnt_samples))
+    """Write the samples exactly as they are trained and evaluated, and report suspicious rows."""
+    write_jsonl(context.run.path("data/train.jsonl"), map(asdict, context.training_samples))
     write_jsonl(context.run.path("data/validation.jsonl"), map(asdict, context.validation_samples))
-    facts: dict[str, Any] = {}
+    facts: dict[str, TaskFacts] = {}
     for task in context.tasks:
         write_jsonl(context.run.path(f"data/{task.named('test')}.jsonl"), map(asdict, task.test_samples))
         findings = task.task.examine(task.train_rows, task.test_rows)
         for finding in findings:
             yield MessageEvent("data", finding)
         data = task.config.data
-        facts[task.name] = {
-            "findings": findings,
-            "train": data_facts(data.train, task.train_rows) | {"samples": len(task.split_samples[0])},
-            "test": data_facts(data.test, task.test_rows) | {"samples": len(task.test_samples)},
-        }
-    context.run.write_json(FACTS, facts if len(facts) > 1 else facts[""])
+        facts[task.name] = TaskFacts(
+            findings,
+            data_facts(data.train, task.train_rows, len(task.split_samples[0])),
+            data_facts(data.test, task.test_rows, len(task.test_samples)),
+        )
+    content = {name: asdict(found) for name, found in facts.items()}
+    context.run.write_json(FACTS, content if len(content) > 1 else content[""])
 
 
-def facts_by_task(context: RunContext) -> dict[str, dict[str, Any]]:
-    """What the data stage found of each task, by its name; the only task's is empty."""
-    facts = read_json(context.run.path(FACTS)) if context.tasks else {}
-    return {"": facts} if "findings" in facts else facts
+def facts_by_task(context: RunContext) -> dict[str, TaskFacts]:
+    """Read what the data stage recorded, by task name; the name is empty if the recipe has one task."""
+    content = read_json(context.run.path(FACTS)) if context.tasks else {}
+    by_task = {"": content} if "findings" in content else content
+    return {
+        name: TaskFacts(found["findings"], DataFacts(**found["train"]), DataFacts(**found["test"]))
+        for name, found in by_task.items()
+    }
 
 
 def _train(context: RunContext) -> Work[None]:
@@ -127,8 +147,8 @@ def _train(context: RunContext) -> Work[None]:
     context.run.write_json(
         SUMMARY,
         {
-            "plan": asdict(job.planned) if job.planned else None,
-            **job.facts,
+            "plan": asdict(job.plan) if job.plan else None,
+            **({} if job.cut_rows is None else {"cut_rows": job.cut_rows}),
             **counts,
             "steps": job.batches.num_steps,
             "seconds": time.monotonic() - started,
@@ -177,7 +197,7 @@ def _method_name(context: RunContext) -> str:
 
 
 def _data_entry(context: RunContext, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows and tokens; of a stream only what a plan of it knows."""
+    """Return row and token counts; empty for a document stream, which has no plan."""
     if summary["plan"] is None:
         return {}
     facts = facts_by_task(context)
@@ -186,5 +206,5 @@ def _data_entry(context: RunContext, summary: Mapping[str, Any]) -> dict[str, An
         "train_tokens": summary["plan"]["tokens"],
         "trained_tokens": summary["plan"]["trained_tokens"],
         "cut_rows": summary["cut_rows"],
-        "test_rows": sum(found["test"]["rows"] for found in facts.values()),
+        "test_rows": sum(found.test.rows for found in facts.values()),
     }

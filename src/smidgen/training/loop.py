@@ -1,7 +1,7 @@
-"""The training loop, a generator: it yields what each step did, and the caller prints, plots or stops.
+"""The training loop, a generator that yields the result of every step; the caller prints, plots or stops.
 
-What it keeps in a run folder: `metrics.jsonl` (one line a step), `checkpoints/` (resumable) and `best/` (the
-weights of the best validation, or of the last step where nothing is validated).
+It writes to the run folder: `metrics.jsonl` (one line per step), `checkpoints/` (resumable) and `best/` (the
+weights with the best validation loss, or of the last step without validation).
 """
 
 import math
@@ -28,7 +28,7 @@ B = TypeVar("B", bound=StepBatch)
 
 
 class Step(NamedTuple):
-    """What one optimiser step found: the means over its batches, and the gradient's norm before clipping."""
+    """Result of one optimiser step: means over its batches, and the gradient norm before clipping."""
 
     loss: float
     grad_norm: float
@@ -45,19 +45,19 @@ def train(
     validation: Sequence[B] = (),
     save: Callable[[Path], None] | None = None,
 ) -> Iterator[StepResult]:
-    """Train `model` in place and yield one result a step, going on from the newest checkpoint in `run_dir`.
+    """Train `model` in place and yield one result per step, resuming from the newest checkpoint in `run_dir`.
 
     Args:
-        model: whose trainable parameters are moved.
-        objective: what is minimised, on training and on validation batches.
-        batches: where every step's batches come from; it sets the number of steps.
+        model: the model whose trainable parameters are updated.
+        objective: the loss to minimise, on training and validation batches.
+        batches: source of every step's batches; it also sets the number of steps.
         config: the recipe's `[train]`.
-        run_dir: where metrics, checkpoints and the best weights go; None keeps nothing.
-        validation: the fixed validation set, measured whole.
-        save: writes the model to a folder that it makes; called for each new best.
+        run_dir: folder for metrics, checkpoints and the best weights; if None, nothing is written.
+        validation: the fixed validation set, evaluated in full each time.
+        save: writes the model to a folder, which it creates; called for each new best.
 
     Raises:
-        ConfigError: nothing is trainable, or `run_dir` holds another run.
+        ConfigError: nothing is trainable, or `run_dir` contains another run.
         WorkError: the loss or the gradient is not finite.
     """
     _check(model)
@@ -70,29 +70,29 @@ def train(
         started = time.perf_counter()
         progress.step += 1
         rate = learning_rate_at(progress.step, batches.num_steps, config)
-        drawn = batches.next_step()
+        step_batches = batches.next_step()
         done = optimizer_step(
-            model, objective, optimizer, drawn, config, step=progress.step, learning_rate=rate
+            model, objective, optimizer, step_batches, config, step=progress.step, learning_rate=rate
         )
         seconds = time.perf_counter() - started
-        measured, metrics, is_best = None, done.metrics, False
+        validation_loss, metrics, is_best = None, done.metrics, False
         last = progress.step == batches.num_steps
         if validation and (last or _due(progress.step, config.validate_every)):
-            measured, found = validate(model, objective, validation)
-            metrics = metrics | {f"validation_{name}": value for name, value in found.items()}
-            is_best = _note_validation(progress, measured, config.patience)
+            validation_loss, means = validate(model, objective, validation)
+            metrics = metrics | {f"validation_{name}": value for name, value in means.items()}
+            is_best = _note_validation(progress, validation_loss, config.patience)
         if run_dir and save and (is_best or (last and not validation)):
             save(run_dir / "best")
         result = StepResult(
             step=progress.step,
             epoch=batches.epoch(),
             loss=done.loss,
-            trained_tokens=sum(batch.trained_tokens for batch in drawn),
-            tokens=sum(batch.tokens for batch in drawn),
+            trained_tokens=sum(batch.trained_tokens for batch in step_batches),
+            tokens=sum(batch.tokens for batch in step_batches),
             learning_rate=rate,
             grad_norm=done.grad_norm,
             seconds=seconds,
-            validation_loss=measured,
+            validation_loss=validation_loss,
             metrics=metrics,
         )
         if run_dir and checkpoints:
@@ -113,12 +113,12 @@ def optimizer_step(
     step: int,
     learning_rate: float,
 ) -> Step:
-    """Move the model by one step and leave it in evaluation mode.
+    """Update the model by one step and leave it in evaluation mode.
 
     A batch's loss is divided by the weight of the whole step, so accumulation equals one big batch.
 
     Raises:
-        WorkError: the loss or the gradient is not finite; the weights are as before the step.
+        WorkError: the loss or the gradient is not finite; the weights are unchanged.
     """
     total = sum(objective.weight(batch) for batch in batches)
 
@@ -128,7 +128,7 @@ def optimizer_step(
 
     value_and_grad = nn.value_and_grad(model, shares)
     model.train()
-    mx.random.seed(config.seed * 1_000_003 + step)  # a resumed run drops out what it would have
+    mx.random.seed(config.seed * 1_000_003 + step)  # a resumed run gets the same dropout masks
     loss, metrics, gradients = 0.0, {}, {}
     for batch in batches:
         (part, measured), gradient = value_and_grad(batch)
@@ -140,8 +140,8 @@ def optimizer_step(
     norm = global_norm(gradients)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise WorkError(
-            f"step {step}: the loss is {loss} and the norm of the gradient {norm}, which have to be finite; "
-            f"lower train.learning_rate, now {config.learning_rate}"
+            f"step {step}: the loss is {loss} and the gradient norm {norm}; expected finite numbers. Lower "
+            f"train.learning_rate, now {config.learning_rate}"
         )
     scale = min(1.0, config.gradient_clip / (norm + 1e-6)) if config.gradient_clip else 1.0
     optimizer.update(model, gradients, step, learning_rate, scale)
@@ -152,7 +152,7 @@ def optimizer_step(
 def validate(
     model: nn.Module, objective: Objective[B], batches: Sequence[B]
 ) -> tuple[float, dict[str, float]]:
-    """Return the mean loss over every batch, without dropout, and the means of the metrics."""
+    """Return the mean loss over all batches, without dropout, and the means of the metrics."""
     model.eval()
     weight, total, sums = 0.0, 0.0, {}
     for batch in batches:
@@ -165,7 +165,7 @@ def validate(
 
 
 def global_norm(gradients: dict) -> float:
-    """Return the L2 norm over every array of a tree."""
+    """Return the L2 norm over all arrays of a tree."""
     arrays = list(named_arrays(gradients).values())
     if cpu_kernels.usable(*arrays):
         return cpu_kernels.global_norm(arrays)
@@ -174,7 +174,7 @@ def global_norm(gradients: dict) -> float:
 
 
 def _add(sums: dict[str, float], metrics: Mapping[str, mx.array]) -> None:
-    """Add a batch's metrics to those of the batches before it."""
+    """Add a batch's metrics to the running sums."""
     for name, value in metrics.items():
         sums[name] = sums.get(name, 0.0) + float(value)
 
@@ -183,10 +183,10 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _note_validation(progress: TrainingProgress, measured: float, patience: int) -> bool:
-    """Note a validation loss in `progress` and say whether it is the best so far."""
-    if progress.best_loss is None or measured < progress.best_loss:
-        progress.best_loss, progress.validations_without_best = measured, 0
+def _note_validation(progress: TrainingProgress, loss: float, patience: int) -> bool:
+    """Record a validation loss in `progress`; return whether it is the best so far."""
+    if progress.best_loss is None or loss < progress.best_loss:
+        progress.best_loss, progress.validations_without_best = loss, 0
         return True
     progress.validations_without_best += 1
     progress.stopped = patience > 0 and progress.validations_without_best >= patience
@@ -194,12 +194,12 @@ def _note_validation(progress: TrainingProgress, measured: float, patience: int)
 
 
 def _check(model: nn.Module) -> None:
-    """Refuse a model in which nothing can learn."""
+    """Refuse a model without anything to train."""
     trainable = named_arrays(model.trainable_parameters())
     if not trainable:
-        raise ConfigError("the model has no trainable weight; add [train.lora] to the recipe or unfreeze it")
+        raise ConfigError("the model has no trainable weights; add [train.lora] to the recipe or unfreeze it")
     adapted = any(name.endswith(".lora_b") for name in trainable)
     if not adapted and any("scales" in module for module in model.modules()):
         raise ConfigError(
-            "a quantised model learns only through a low-rank update; add [train.lora] to the recipe"
+            "a quantised model can only be trained through an adapter; add [train.lora] to the recipe"
         )

@@ -124,7 +124,7 @@ def test_packed_rows_are_as_their_texts_alone(
     packed = pad([join_rows(texts[:4]), join_rows(texts[4:6]), texts[6]])
     assert packed.trained_tokens == sum(row.trained_tokens for row in texts)
     if path != "kernels":
-        monkeypatch.setattr(FusedBlock, "_served", lambda *_: ({}, ()))
+        monkeypatch.setattr(FusedBlock, "_kernel_inputs", lambda *_: ({}, ()))
     if path == "mlx":
         monkeypatch.setattr("smidgen.cpu_kernels.FusedBlock", type("NoBlock", (), {}))
     objective = Likelihood(dropout)
@@ -153,7 +153,7 @@ def test_positions_that_are_given_are_used(
     sharp: nn.Module, make_rows: Rows, monkeypatch: pytest.MonkeyPatch, path: str
 ):
     if path == "mlx":
-        monkeypatch.setattr(FusedBlock, "_served", lambda *_: ({}, ()))
+        monkeypatch.setattr(FusedBlock, "_kernel_inputs", lambda *_: ({}, ()))
     batch = pad(make_rows(3, shortest=20))
     places = np.broadcast_to(np.arange(batch.inputs.shape[1], dtype=np.int32), batch.inputs.shape)
     plain, same, shifted, stretched = (
@@ -167,5 +167,5 @@ def test_positions_that_are_given_are_used(
 
 def test_an_architecture_that_cannot_keep_texts_apart_is_refused(sharp: nn.Module, make_rows: Rows):
     sharp.model_type = "llama4_text"
-    with pytest.raises(ModelError, match=r"llama4_text cannot learn rows that hold several texts; .* qwen3"):
+    with pytest.raises(ModelError, match=r"llama4_text cannot be trained on packed rows; .* qwen3"):
         Likelihood().loss(sharp, pad([join_rows(make_rows(2))]))

@@ -1,4 +1,4 @@
-"""GGUF files for llama.cpp, Ollama and LM Studio, made without torch, and the proof that they are right."""
+"""Write GGUF files for llama.cpp, Ollama and LM Studio without torch, and verify them in llama.cpp."""
 
 from smidgen.export.gguf.verify import verify_gguf, verify_gguf_adapter
 from smidgen.export.gguf.verify_import import VerifiedImport, verify_import

@@ -1,4 +1,4 @@
-"""Next-token logits of a model whose weights are read block by block, so that any size fits into memory."""
+"""Next-token logits of a model whose weights are read block by block, so that any model fits into memory."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,18 +11,18 @@ from smidgen.backend import mx, nn
 from smidgen.models.graph import body, named_arrays
 
 Rows = Callable[[str, int, int | None], np.ndarray]
-"""Gives the rows from one to another of the tensor of a name, as float32."""
+"""`(name, start, stop) -> rows`: reads rows of a tensor as float32."""
 
 HEAD_ROWS = 4096
-"""Rows of the head that are read at a time."""
+"""Number of rows of the head that are read at a time."""
 
 
 def next_token_logits(graph: Any, rows: Rows, prompts: Sequence[Sequence[int]]) -> np.ndarray:
     """Return the logits (P, V) float32 after each of P prompts.
 
     Args:
-        graph: the model; the weights in it are not looked at, and its blocks are given those of `rows`.
-        rows: reads a tensor by the graph's name for it.
+        graph: the model; its own weights are ignored, and its blocks are filled from `rows`.
+        rows: reads a tensor by its name in the graph.
         prompts: token ids.
     """
     body_ = body(graph)
@@ -46,6 +46,6 @@ def next_token_logits(graph: Any, rows: Rows, prompts: Sequence[Sequence[int]]) 
 
 
 def _fill(module: nn.Module, prefix: str, rows: Rows) -> None:
-    """Give a module the weights that stand under a prefix."""
+    """Load the weights under a prefix into a module."""
     names = named_arrays(module.parameters())
     module.update(tree_unflatten([(name, mx.array(rows(prefix + name, 0, None))) for name in names]))

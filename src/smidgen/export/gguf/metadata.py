@@ -1,4 +1,4 @@
-"""What a GGUF file says of a model beside its tensors and its tokenizer: name, licence, hyperparameters.
+"""GGUF metadata beyond tensors and tokenizer: name, licence and hyperparameters.
 
 The keys are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -14,7 +14,7 @@ from smidgen.models.licence import card_licence, licence_of
 
 
 def add_general(writer: GGUFWriter, checkpoint: Checkpoint, name: str, file_type: LlamaFileType) -> None:
-    """Put in what the model is called and under which licence it stands."""
+    """Add the model's name and licence."""
     writer.add_type("model")
     writer.add_name(name)
     said, licence = card_licence(checkpoint.path), licence_of(checkpoint.path, checkpoint.config)
@@ -32,7 +32,7 @@ def add_general(writer: GGUFWriter, checkpoint: Checkpoint, name: str, file_type
 
 
 def add_hyperparameters(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
-    """Put in the shape of the model and how it rotates positions."""
+    """Add the hyperparameters: the model's shape and its RoPE settings."""
     arguments = checkpoint.graph.args
     head_dim = head_dimension(arguments)
     writer.add_vocab_size(arguments.vocab_size)
@@ -58,7 +58,7 @@ def add_hyperparameters(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
 
 
 def head_dimension(arguments: Any) -> int:
-    """Return the features of one head."""
+    """Return the number of features of one head."""
     return getattr(arguments, "head_dim", None) or arguments.hidden_size // arguments.num_attention_heads
 
 

@@ -1,8 +1,8 @@
 """A byte-level BPE tokenizer as the metadata of a GGUF file.
 
-llama.cpp has every pre-tokenizer's regular expressions built in and picks them by a name, so the name must be
-of the expression that `tokenizer.json` holds; one that it does not have cannot be exported. llama.cpp does
-not normalise text: a tokenizer with NFC gives the same ids only for text that is in NFC already.
+llama.cpp has built-in pre-tokenizers that a file selects by name, so the name must match the regular
+expression in `tokenizer.json`; others cannot be exported. llama.cpp does not normalise text: for a tokenizer
+with NFC, the ids agree only for text that is already in NFC.
 """
 
 import json
@@ -24,18 +24,18 @@ _IDENTITIES = ("NFC", None)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a GGUF file says of a tokenizer.
+    """The tokenizer metadata of a GGUF file.
 
     Attributes:
         tokens: text of each token, as `tokenizer.json` spells it; padding up to the embedding's rows.
         types: `gguf.TokenType` of each.
         merges: pairs in their order, with a space between.
         pre: llama.cpp's name of the pre-tokenizer.
-        bos: token that opens a text; None where there is none.
-        eos: tokens that end a completion, the most usual first.
-        pad: token that fills up; None where there is none.
-        add_bos: whether `bos` is put before a text that is tokenised.
-        chat_template: Jinja text; None where there is none.
+        bos: beginning-of-text token, if there is one.
+        eos: tokens that end a completion, the tokenizer's own first.
+        pad: padding token, if there is one.
+        add_bos: whether `bos` is prepended when a text is tokenized.
+        chat_template: Jinja template, if there is one.
     """
 
     tokens: list[str]
@@ -53,15 +53,15 @@ def read_vocabulary(path: Path, config: dict[str, Any]) -> Vocabulary:
     """Read the tokenizer of a model folder.
 
     Raises:
-        ModelError: there is none, it is no byte-level BPE, llama.cpp has no such pre-tokenizer, or the model
-            has fewer rows than it has tokens.
+        ModelError: there is none, it is not byte-level BPE, llama.cpp has no such pre-tokenizer, or it has
+            more tokens than the model.
     """
     tokenizer = load_tokenizer(path)
     content = _tokenizer_json(path)
     size = config["vocab_size"]
     if tokenizer.vocab_size > size:
         raise ModelError(
-            f"the tokenizer in {path} has {tokenizer.vocab_size} tokens, the model {size}; "
+            f"the tokenizer in {path} has {tokenizer.vocab_size} tokens, but the model has {size}; "
             "use the tokenizer that the model was trained with"
         )
     codec = Codec.from_file(str(path / "tokenizer.json"))
@@ -69,8 +69,8 @@ def read_vocabulary(path: Path, config: dict[str, Any]) -> Vocabulary:
     prefix = tokenizer.opening
     if len(prefix) > 1:
         raise ModelError(
-            f"the tokenizer in {path} begins every text with {len(prefix)} tokens, "
-            "and a GGUF file can name one"
+            f"the tokenizer in {path} prepends {len(prefix)} tokens to every text, "
+            "but a GGUF file can name only one; run the model with MLX instead"
         )
     settings = _settings(path)
     named = {kind: codec.token_to_id(text) for kind in ("bos", "pad") if (text := settings(f"{kind}_token"))}
@@ -89,18 +89,18 @@ def read_vocabulary(path: Path, config: dict[str, Any]) -> Vocabulary:
 
 
 def add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
-    """Put a vocabulary into the metadata of a file.
+    """Add a vocabulary to the metadata of a file.
 
-    llama.cpp ends a completion at the tokens named as eos, eot and eom and at a list of texts that it has.
+    llama.cpp ends a completion at the tokens named as eos, eot and eom and at a built-in list of token texts.
 
     Raises:
-        ModelError: more tokens end a completion than llama.cpp can be told of.
+        ModelError: the model has more end tokens than the metadata can name.
     """
     eos, *others = [*vocabulary.eos]
     untold = [token for token in others if vocabulary.tokens[token] not in KNOWN_ENDS]
     if len(untold) > 2:
         shown = ", ".join(vocabulary.tokens[token] for token in untold)
-        raise ModelError(f"a GGUF file can name two end tokens beside eos, and this model has {shown}")
+        raise ModelError(f"a GGUF file can name two end tokens besides eos, but this model has {shown}")
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
@@ -123,7 +123,7 @@ def _tokenizer_json(path: Path) -> dict[str, Any]:
     file = path / "tokenizer.json"
     if not file.is_file():
         raise ModelError(
-            f"there is no {file}; GGUF files are made from it, so convert the tokenizer with transformers"
+            f"{file} does not exist, but GGUF export needs it; convert the tokenizer with transformers"
         )
     content = json.loads(file.read_text(encoding="utf-8"))
     kind = content["model"].get("type")
@@ -132,16 +132,16 @@ def _tokenizer_json(path: Path) -> dict[str, Any]:
         raise ModelError(f"the tokenizer in {path} is {shown}; only byte-level BPE can be exported to GGUF")
     if (content.get("normalizer") or {}).get("type") not in _IDENTITIES:
         raise ModelError(
-            f"the tokenizer in {path} normalises text by {content['normalizer']['type']}, "
-            "which llama.cpp cannot do"
+            f"the tokenizer in {path} normalises text with {content['normalizer']['type']}, "
+            "which llama.cpp does not support; run the model with MLX instead"
         )
     return content
 
 
 def _tokens(codec: Codec, size: int) -> tuple[list[str], list[int]]:
-    """Text and type of each of `size` ids.
+    """Return text and type of each of `size` ids.
 
-    Added tokens have the ids that the codec gives them, which need not be those of `tokenizer.json`.
+    Added tokens have the codec's ids, which may differ from those in `tokenizer.json`.
     """
     tokens = [f"[PAD{i}]" for i in range(size)]
     types = [int(TokenType.UNUSED)] * size
@@ -154,12 +154,12 @@ def _tokens(codec: Codec, size: int) -> tuple[list[str], list[int]]:
 
 
 def _merge(pair: str | list[str]) -> str:
-    """A merge as GGUF has it; `tokenizer.json` writes a list since tokenizers 0.20."""
+    """Return a merge in GGUF's form; `tokenizer.json` has lists since tokenizers 0.20."""
     return pair if isinstance(pair, str) else " ".join(pair)
 
 
 def _pre_tokenizer(content: dict[str, Any], path: Path) -> str:
-    """llama.cpp's name of the pre-tokenizer."""
+    """Return llama.cpp's name of the pre-tokenizer."""
     outer = content.get("pre_tokenizer") or {}
     steps: list[str] = []
     for step in outer.get("pretokenizers", [outer]):
@@ -175,24 +175,23 @@ def _pre_tokenizer(content: dict[str, Any], path: Path) -> str:
     if name is None:
         raise ModelError(
             f"the tokenizer in {path} splits text by {' '.join(steps) or 'nothing'}, "
-            "which is no pre-tokenizer of llama.cpp that is known here"
+            "which matches no supported pre-tokenizer of llama.cpp"
         )
     return name
 
 
 def _end_tokens(tokenizer: Tokenizer, codec: Codec, eos: str | None) -> tuple[int, ...]:
-    """Every token that ends a completion; the tokenizer's own first."""
+    """Return every token that ends a completion, the tokenizer's own first."""
     first = codec.token_to_id(eos) if eos else None
     if not tokenizer.eos_token_ids:
         raise ModelError(
-            f"the tokenizer in {tokenizer.path} names no token that ends a completion; "
-            "set eos_token in its tokenizer_config.json"
+            f"the tokenizer in {tokenizer.path} has no end token; set eos_token in its tokenizer_config.json"
         )
     return tuple(sorted(tokenizer.eos_token_ids, key=lambda token: (token != first, token)))
 
 
 def _settings(path: Path) -> Callable[[str], str | None]:
-    """A function that gives the text of a token that `tokenizer_config.json` names."""
+    """Return a function that looks up the text of a token in `tokenizer_config.json`."""
     file = path / "tokenizer_config.json"
     settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -204,7 +203,7 @@ def _settings(path: Path) -> Callable[[str], str | None]:
 
 
 def _configured(config: dict[str, Any], kind: str, tokenizer: Tokenizer) -> int | None:
-    """The id of a special token that config.json names, if the vocabulary has it."""
+    """Return the id of a special token that config.json names, if the vocabulary has it."""
     value = config.get(f"{kind}_token_id")
     if type(value) is not int or (kind == "pad" and value == NO_PAD):
         return None

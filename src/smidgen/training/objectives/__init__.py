@@ -1,7 +1,7 @@
-"""What training minimises: each objective is one file, and the training loop knows none of them.
+"""Training objectives: one file each; the training loop is independent of them.
 
-An objective brings a loss for its kind of batch; where its batches are not rows of tokens (pairs, rollouts),
-the same file brings the `BatchSource` that makes them.
+An objective defines the loss for its kind of batch. If its batches are not rows of tokens (pairs, rollouts),
+the same file defines their `BatchSource`.
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ B_contra = TypeVar("B_contra", bound=StepBatch, contravariant=True)
 
 
 class Losses(NamedTuple):
-    """What an objective found of one batch.
+    """Sums over one batch.
 
     Attributes:
-        loss: sum over the batch, a float32 scalar; its gradient is what moves the model.
-        metrics: further sums over the batch, scalars without a gradient.
+        loss: a float32 scalar, differentiated for the update.
+        metrics: further scalars, not differentiated.
     """
 
     loss: mx.array
@@ -26,16 +26,16 @@ class Losses(NamedTuple):
 
 
 class Objective(Protocol[B_contra]):
-    """What a training run minimises: Σ loss / Σ weight over all batches of a step.
+    """The loss that a training run minimises: Σ loss / Σ weight over all batches of a step.
 
-    Losses are sums, and their weight is known before them, so that a step is the same however its rows are
-    cut into batches. Metrics are divided by the same weight.
+    Losses are sums, and their weight is known in advance, so a step does not depend on how its rows are split
+    into batches. Metrics are divided by the same weight.
     """
 
     def weight(self, batch: B_contra) -> float:
-        """Return what the sums of a batch are to be divided by, as the number of its trained tokens."""
+        """Return the divisor of a batch's sums, such as the number of its trained tokens."""
         ...
 
     def loss(self, model: nn.Module, batch: B_contra) -> Losses:
-        """Return the sums of a batch; what is random has to respect `model.training`."""
+        """Return the sums of a batch; randomness such as dropout has to respect `model.training`."""
         ...

@@ -10,10 +10,10 @@ from smidgen.training.objectives import Losses
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The negative log-likelihood of the trained tokens, in nats a token, or by unit of weight.
+    """Negative log-likelihood of the trained tokens, in nats per token or, with weights, per unit of weight.
 
     Attributes:
-        dropout: on the output of every block, while the model is in training mode.
+        dropout: rate on the output of every block, in training mode only.
     """
 
     dropout: float = 0.0
