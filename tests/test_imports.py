@@ -15,7 +15,8 @@ SOURCE = Path(smidgen.__file__).parent
 # errors ← config, files, runs, backend, data
 # errors, config, cache and files may be imported by any room
 # text side:   data ← tasks ← evaluation (also runs)  never imports mlx
-# array side:  backend ← models ← export;  models, data, export ← inference ← training
+# gguf (files of llama.cpp, read): data; no array library either
+# array side:  backend, gguf ← models ← export;  models, data, export ← inference ← training
 #              data, inference ← serving
 # options (what commands and functions take together): data
 # benchmark: backend, models, inference, options
@@ -36,9 +37,10 @@ ALLOWED = {
     "figures": set(),
     "tasks": {"data", "figures"},
     "evaluation": {"tasks", "data", "runs", "figures"},
-    "models": {"backend", "cpu_kernels", "data"},
-    "export": {"backend", "cpu_kernels", "models", "data"},
-    "inference": {"backend", "cpu_kernels", "models", "data", "export", "options"},
+    "gguf": {"data"},
+    "models": {"backend", "cpu_kernels", "data", "gguf"},
+    "export": {"backend", "cpu_kernels", "models", "data", "gguf"},
+    "inference": {"backend", "cpu_kernels", "models", "data", "export", "options", "gguf"},
     "training": {"backend", "cpu_kernels", "models", "data", "export", "inference", "runs"},
     "serving": {"data", "inference"},
     "benchmark": {"backend", "models", "data", "inference", "options"},
@@ -56,6 +58,7 @@ TEXT_SIDE = (
     "options",
     "runs",
     "data",
+    "gguf",
     "figures",
     "tasks",
     "evaluation",

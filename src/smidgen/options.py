@@ -37,8 +37,8 @@ def whole(type_: type, tokens: Sequence[Token]) -> int:
 Model = Annotated[
     str,
     Parameter(
-        help="Model folder, hub id (owner/repo or owner/repo:subfolder) or smidgen:nano; for inference "
-        "also a .gguf file or a server URL (http://host:port/v1)."
+        help="Model folder, .gguf file, hub id (owner/repo or owner/repo:subfolder), smidgen:nano or "
+        "smidgen:smollm2; for inference also a server URL (http://host:port/v1)."
     ),
 ]
 

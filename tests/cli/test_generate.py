@@ -239,16 +239,17 @@ def test_stopping_at_the_box_reaches_the_engine(tiny_model_dir: Path, monkeypatc
     assert asked == [False, True]
 
 
-def test_a_gguf_file_answers_as_its_folder_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_gguf_file_answers_as_its_folder_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SMIDGEN_CACHE", str(tmp_path / "cache"))
     file = str(tmp_path / "nano.gguf")
     write_gguf("smidgen:nano", Path(file), dtype="F32")
     texts = []
-    for model in (file, "smidgen:nano"):
+    for model in (["smidgen:nano"], [file], [file, "--engine", "mlx"]):
         arguments = ["--prompt", "What is 2 + 3?", "--max-tokens", "8", "--json"]
-        assert exit_code(["generate", "--model", model, *arguments]) == 0
+        assert exit_code(["generate", "--model", *model, *arguments]) == 0
         texts.append(json.loads(capsys.readouterr().out)["text"])
-    assert texts[0] == texts[1]
-    assert exit_code(["generate", "--model", file, "--engine", "mlx", "--prompt", "hi"]) == 2
-    assert "nano.gguf is a file; expected a model's folder" in capsys.readouterr().err
+    assert texts[0] == texts[1] == texts[2]
     assert exit_code(["generate", "--model", file, "--model-name", "x", "--prompt", "hi"]) == 2
     assert "a model name does not apply to the model" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from tests.models.test_lora import CONFIG, adapted
 from smidgen.data.templates import TEXT, load_tokenizer
 from smidgen.data.types import Completion, Constraint, Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
+from smidgen.export.gguf import write_gguf
 from smidgen.export.gguf.tokenizer import add_vocabulary, read_vocabulary
 from smidgen.inference import llama_files, open_engine
 from smidgen.inference.llama import LlamaEngine
@@ -30,6 +31,7 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setattr(llama_files, "cache_dir", lambda: folder)
+        patch.setenv("SMIDGEN_CACHE", str(folder))
         yield folder
 
 
@@ -259,8 +261,6 @@ def test_a_file_alone_is_enough(mlx, samples, tmp_path):
     request = Request(samples[0], Sampling(max_tokens=20))
     assert one(engine, request).text == one(mlx, request).text
     engine.close()
-    with pytest.raises(ConfigError, match=r"is a folder and .* a GGUF file; give a GGUF adapter"):
-        llama_model(str(alone), adapter=tmp_path)
 
 
 def test_a_file_alone_begins_texts_as_its_tokenizer_does(make_tokenizer_dir, tmp_path):
@@ -326,6 +326,10 @@ def test_a_folder_is_converted_once_and_its_adapter_with_it(tiny_model_dir, tmp_
     expected = one(MlxEngine(load(str(tiny_model_dir), adapter=tmp_path / "adapter")), request)
     assert found.token_ids == expected.token_ids
     engine.close()
+    write_gguf(str(tiny_model_dir), tmp_path / "tiny.gguf", dtype="F32")
+    engine = LlamaEngine(llama_model(str(tmp_path / "tiny.gguf"), adapter=tmp_path / "adapter", dtype="F32"))
+    assert one(engine, request).token_ids == expected.token_ids
+    engine.close()
     before = sorted(cache.rglob("*.gguf"))
     again = llama_model(str(tiny_model_dir), adapter=tmp_path / "adapter", dtype="F32").file
     assert again in before and sorted(cache.rglob("*.gguf")) == before
@@ -355,7 +359,7 @@ def test_files_that_cannot_be_used(tmp_path):
     with pytest.raises(ModelError, match=r"text\.gguf is not a complete GGUF file"):
         llama_model(str(tmp_path / "text.gguf"))
     write_foreign(tmp_path / "foreign.gguf")
-    with pytest.raises(ModelError, match=r"tokenizer in .*foreign\.gguf is of the kind None None; expected"):
+    with pytest.raises(ModelError, match=r"tokenizer in .*foreign\.gguf is of the kind None; expected"):
         llama_model(str(tmp_path / "foreign.gguf"))
     with pytest.raises(ModelError, match=r"llama\.cpp cannot load .*foreign\.gguf; it is damaged, of"):
         LlamaServer(tmp_path / "foreign.gguf", num_slots=1, context=64)

@@ -12,6 +12,7 @@ from smidgen.backend import device
 from smidgen.data.types import Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
 from smidgen.export.gguf import write_gguf
+from smidgen.gguf.read import read_metadata
 from smidgen.inference import engine_identity, llama_files, llama_server, open_engine
 from smidgen.inference.llama import LlamaEngine
 from smidgen.inference.mlx import MlxEngine
@@ -145,6 +146,8 @@ def test_fingerprints_stay_what_records_name(tmp_path: Path):
     }
     assert {name: engine_identity(options) for name, options in named.items()} == PINNED
     assert engine_identity(EngineOptions(model), scores=True) == PINNED["mlx"]
+    scored = engine_identity(named["gguf"], scores=True)
+    assert scored == engine_identity(EngineOptions(named["gguf"].model, engine="mlx")) != PINNED["gguf"]
     slow = EngineOptions(server, timeout=9.0, api_key_env="KEY", batch_size=3)
     assert engine_identity(slow) == PINNED["server"], "what changes no answer is not part of it"
 
@@ -154,7 +157,7 @@ def test_ids_beyond_the_vocabulary_of_a_gguf_file_are_left_out(tmp_path, monkeyp
     monkeypatch.setattr(llama_files, "cache_dir", lambda: tmp_path / "cache")
     file = tmp_path / "model.gguf"
     write_gguf("smidgen:nano", file)
-    metadata = llama_files._read_metadata(file) | {
+    metadata = read_metadata(file) | {
         f"tokenizer.ggml.{kind}_token_id": 2**32 - 1, "tokenizer.ggml.eot_token_id": 151_645,
         "tokenizer.ggml.add_bos_token": kind == "bos",
     }  # fmt: skip

@@ -13,6 +13,7 @@ from smidgen.config import LoraConfig
 from smidgen.errors import ModelError
 from smidgen.export.gguf import write_gguf
 from smidgen.models import load as load_module
+from smidgen.models import packaged
 from smidgen.models import weights as weights_module
 from smidgen.models.check import check_model
 from smidgen.models.graph import named_arrays
@@ -190,14 +191,18 @@ def test_an_unreadable_config_is_refused(edited: Callable[..., Path], tmp_path: 
 def test_names_that_lead_nowhere(tmp_path: Path):
     for name in ("./nowhere", "/no/where", "nowhere", "a/b/c"):
         with pytest.raises(
-            ModelError, match=rf"there is no folder {name}; expected a model's folder, smidgen:n"
+            ModelError,
+            match=rf"there is no folder {name}; expected a model's folder, a .gguf file, smidgen:n",
         ):
             resolve(name)
-    (tmp_path / "file.gguf").touch()
-    with pytest.raises(ModelError, match=r"file\.gguf is a file; expected a model's folder"):
+    (tmp_path / "file.bin").touch()
+    with pytest.raises(ModelError, match=r"file\.bin is a file; expected a \.gguf file, or a model's folder"):
+        resolve(str(tmp_path / "file.bin"))
+    (tmp_path / "file.gguf").write_text("no model" * 100)
+    with pytest.raises(ModelError, match=r"file\.gguf is not a complete GGUF file"):
         resolve(str(tmp_path / "file.gguf"))
-    with pytest.raises(ModelError, match=r"in it; GGUF files run with --engine llama or no --engine, and"):
-        resolve(str(tmp_path / "file.gguf"))
+    with pytest.raises(ModelError, match=r"there is no file .*none\.gguf; check the path"):
+        resolve(str(tmp_path / "none.gguf"))
     with pytest.raises(ModelError, match=r"there is no folder http:.*, and not the URL of a server$"):
         resolve("http://localhost:1/v1")
     (tmp_path / "run/best").mkdir(parents=True)
@@ -208,7 +213,7 @@ def test_names_that_lead_nowhere(tmp_path: Path):
 
 
 def test_the_bundled_model_is_looked_for_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(load_module, "files", lambda package: tmp_path)
+    monkeypatch.setattr(packaged, "files", lambda package: tmp_path)
     with pytest.raises(ModelError, match=r"smidgen:nano is missing from this installation"):
         resolve("smidgen:nano")
     (tmp_path / "nano").mkdir()

@@ -22,6 +22,7 @@ from smidgen.cli.doctor import doctor
 from smidgen.cli.evaluate import evaluate
 from smidgen.cli.export import export
 from smidgen.cli.generate import generate
+from smidgen.cli.importing import importing
 from smidgen.cli.inspect import inspect
 from smidgen.cli.judge import judge
 from smidgen.cli.quantize import quantize
@@ -45,6 +46,7 @@ app = App(
 for position, command in enumerate(COMMANDS):
     app.command(command, sort_key=position)
 app.command(export)
+app.command(importing)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -68,7 +68,9 @@ class QuantizeOptions:
 
 
 def quantize(
-    model: Annotated[str, Parameter(help="Model folder, hub id or smidgen:nano.")],
+    model: Annotated[
+        str, Parameter(help="Model folder, .gguf file, hub id, smidgen:nano or smidgen:smollm2.")
+    ],
     /,
     *,
     out: Out,

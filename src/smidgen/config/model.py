@@ -55,7 +55,8 @@ class ModelConfig(Section):
     """The base model of a recipe."""
 
     base: str = "smidgen:nano"
-    """A folder, a hub id (`owner/repo` or `owner/repo:subfolder`) or `smidgen:nano`."""
+    """A folder, a `.gguf` file, a hub id (`owner/repo` or `owner/repo:subfolder`), `smidgen:nano` or
+    `smidgen:smollm2`."""
     thinking: bool = False
     """Enable the chat template's thinking mode; an error if the template has no such switch."""
 

@@ -153,7 +153,7 @@ def _front_matter(report: Mapping[str, Any], facts: Mapping[str, Any], format: s
 def _base_folder(base: str) -> Path | None:
     """The base's folder on this machine, if there is one; nothing is downloaded."""
     try:
-        if base.startswith("smidgen:") or Path(base).expanduser().is_dir():
+        if base.startswith("smidgen:") or Path(base).expanduser().exists():
             return resolve(base)
         if matched := HUB_ID.fullmatch(base):
             found = Path(snapshot_download(matched["repo"], local_files_only=True))

@@ -111,16 +111,17 @@ def _engine_for(model: str, engine: str, *, scores: bool) -> str:
         return engine
     if is_server:
         return "http"
-    for ending, kind in ((".jsonl", "replay"), (".gguf", "llama")):
-        if model.endswith(ending):
-            return kind
-    return "mlx" if scores else _engine_for_folder(model)
+    if model.endswith(".jsonl"):
+        return "replay"
+    if scores:
+        return "mlx"  # the only engine that knows probabilities of given texts
+    return "llama" if model.endswith(".gguf") else _engine_for_folder(model)
 
 
 def _engine_for_folder(model: str) -> str:
     from smidgen.backend import device
     from smidgen.errors import ModelError
-    from smidgen.export.gguf.names import check_architecture
+    from smidgen.export.gguf.architectures import check_architecture
     from smidgen.inference.llama_server import is_installed
     from smidgen.models.load import read_config, resolve
     from smidgen.models.weights import count_weights

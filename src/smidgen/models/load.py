@@ -7,7 +7,6 @@ mlx-lm supplies the graphs. Its own loader stops at the first wrong tensor and i
 import json
 import re
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ from smidgen.backend import compute_dtype, mx, nn
 from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.errors import ModelError, did_you_mean_best, first_few
 from smidgen.files import is_url
+from smidgen.gguf import cached_import
 from smidgen.models.architectures import ModelConfigJson, build_arguments, build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.licence import LICENCE_FILES, warn_of_licence
 from smidgen.models.lora import load_adapter
+from smidgen.models.packaged import NAMES, PREFIX, named_folder
 from smidgen.models.weights import is_same_tensor, read_weights
 
-BUNDLED = ("nano",)
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<subfolder>[\w./-]+))?")
 HUB_FILES: tuple[str, ...] = (
@@ -55,7 +55,8 @@ def load(name: str, *, adapter: Path | None = None) -> LoadedModel:
     """Load a model and its tokenizer, and attach an adapter if one is given.
 
     Args:
-        name: a folder, `smidgen:nano`, or a hub id (`owner/repo`, `owner/repo:subfolder`).
+        name: a folder, a `.gguf` file, `smidgen:nano`, `smidgen:smollm2`, or a hub id (`owner/repo`,
+            `owner/repo:subfolder`).
         adapter: folder of a LoRA adapter.
 
     Raises:
@@ -82,6 +83,8 @@ def load(name: str, *, adapter: Path | None = None) -> LoadedModel:
 def resolve(name: str) -> Path:
     """Return the folder of a model, fetching it from the hub if it is not on this machine.
 
+    A GGUF file is imported into the cache folder, once for its content.
+
     Raises:
         ModelError: there is no such model, or the hub cannot be reached.
     """
@@ -94,21 +97,22 @@ def local_folder(name: str) -> Path | None:
     Raises:
         ModelError: the name is neither.
     """
-    if name.startswith("smidgen:"):
-        return _bundled(name)
+    if name.startswith(PREFIX):
+        return named_folder(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
+    if folder.suffix == ".gguf":
+        return cached_import(folder)
     if folder.exists():
-        runs = "; GGUF files run with --engine llama or no --engine, and this needs what it was made from"
         raise ModelError(
-            f"{name} is a file; expected a model's folder, with config.json and safetensors in it"
-            f"{runs if folder.suffix == '.gguf' else ''}"
+            f"{name} is a file; expected a .gguf file, or a model's folder with config.json and safetensors"
         )
     if HUB_ID.fullmatch(name) is None or name.startswith((".", "~", "/")):
         raise ModelError(
             f"there is no folder {name}; "
-            "expected a model's folder, smidgen:nano, or a hub id such as Qwen/Qwen3-0.6B"
+            f"expected a model's folder, a .gguf file, {', '.join(NAMES)}, "
+            "or a hub id such as Qwen/Qwen3-0.6B"
             f"{', and not the URL of a server' if is_url(name) else ''}"
         )
     return None
@@ -209,16 +213,6 @@ def _check_quantization(config: ModelConfigJson, file: Path) -> None:
                     f"{file} has {number!r} as '{key}' in '{name}'; expected a positive integer, so "
                     "download or convert the model again"
                 )
-
-
-def _bundled(name: str) -> Path:
-    short = name.removeprefix("smidgen:")
-    if short not in BUNDLED:
-        raise ModelError(f"there is no bundled model '{name}'; expected smidgen:nano")
-    path = Path(str(files("smidgen") / short))
-    if not (path / "config.json").exists():
-        raise ModelError(f"{name} is missing from this installation; install smidgen again")
-    return path
 
 
 def _fetched(hub_id: str) -> Path:

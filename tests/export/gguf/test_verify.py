@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import dequantize
 from tokenizers import Tokenizer, processors
 
 pytest.importorskip("xllamacpp")
@@ -20,11 +21,11 @@ from smidgen.data.tokenizer import QWEN2_PATTERN
 from smidgen.data.types import Message
 from smidgen.errors import ConfigError, ModelError
 from smidgen.export.checkpoint import open_checkpoint
-from smidgen.export.gguf import verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
-from smidgen.export.gguf.blocks import FILE_TYPES
+from smidgen.export.gguf import verify, verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
+from smidgen.export.gguf.blocks import FILE_TYPES, encode
 from smidgen.export.gguf.forward import next_token_logits
 from smidgen.export.gguf.llama_cpp import LlamaCpp
-from smidgen.export.gguf.tokenizer import PRE_TOKENIZERS
+from smidgen.gguf.pre_tokenizers import WRITTEN
 from smidgen.inference import llama_files
 from smidgen.inference.llama_files import llama_model
 from smidgen.models.load import load, read_config
@@ -153,7 +154,7 @@ def test_a_file_that_rotates_otherwise_is_refused(make_model, tmp_path: Path):
 
 
 def test_a_file_whose_tokens_are_split_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(PRE_TOKENIZERS, (("split", QWEN2_PATTERN), False), "gpt-2")
+    monkeypatch.setitem(WRITTEN, ((QWEN2_PATTERN,), False), "gpt-2")
     write_gguf("smidgen:nano", tmp_path / "model.gguf")
     with pytest.raises(ModelError, match=r"llama\.cpp splits .* into other tokens"):
         verify_gguf(tmp_path / "model.gguf", "smidgen:nano")
@@ -181,7 +182,7 @@ def test_a_file_of_another_model_or_damaged_is_refused(make_model, tiny_model_di
         verify_gguf(out, tied)
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(out.read_bytes()[:-50_000])
-    with pytest.raises(ModelError, match=r"cut\.gguf is no whole GGUF file"):
+    with pytest.raises(ModelError, match=r"cut\.gguf is not a complete GGUF file"):
         verify_gguf(cut, str(folder))
     with pytest.raises(ModelError, match=r"there is no file .*none\.gguf"):
         verify_gguf(tmp_path / "none.gguf", str(folder))
@@ -243,3 +244,11 @@ def test_an_exported_file_is_given_the_ids_of_its_source(
     begin_texts(folder, "<|im_start|>", "<|im_end|>")
     with pytest.raises(ModelError, match="prepends 2 tokens to every text, but a GGUF file can name only"):
         write_gguf(str(folder), tmp_path / "other.gguf", dtype="F32")
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])
+@pytest.mark.parametrize("size", [1e-5, 1e-4, 1e-3, 1e-2])
+def test_scales_that_float16_holds_coarsely_are_allowed_for(kind: str, size: float):
+    type_ = GGMLQuantizationType[kind]
+    rows = np.random.default_rng(0).uniform(-size, size, (2048, 64)).astype(np.float32)
+    assert (np.abs(dequantize(encode(rows, type_), type_) - rows) <= verify._bound(rows, type_)).all()

@@ -16,23 +16,8 @@ from tokenizers import Tokenizer as Codec
 
 from smidgen.data.templates import KNOWN_ENDS, Tokenizer, load_tokenizer
 from smidgen.data.token_ids import NO_PAD, known_ids
-from smidgen.data.tokenizer import QWEN2_PATTERN
 from smidgen.errors import ModelError
-
-LLAMA3_PATTERN = QWEN2_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-QWEN35_PATTERN = QWEN2_PATTERN.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(
-    r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]"
-)
-PRE_TOKENIZERS = {
-    # the steps of tokenizer.json, and whether a whole word that is a token is taken without merging
-    (("split", QWEN2_PATTERN), False): "qwen2",
-    (("split", QWEN35_PATTERN), False): "qwen35",
-    (("split", LLAMA3_PATTERN), True): "llama-bpe",
-    (("split", LLAMA3_PATTERN), False): "smaug-bpe",
-    (("gpt2",), False): "gpt-2",
-    (("digits", "gpt2"), False): "smollm",
-}
-"""llama.cpp's names of the pre-tokenizers that it shares with `tokenizer.json`."""
+from smidgen.gguf.pre_tokenizers import DIGITS, GPT2, WRITTEN
 
 _IDENTITIES = ("NFC", None)
 
@@ -179,14 +164,14 @@ def _pre_tokenizer(content: dict[str, Any], path: Path) -> str:
     steps: list[str] = []
     for step in outer.get("pretokenizers", [outer]):
         if step.get("type") == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
-            steps += ["split", step["pattern"].get("Regex", "")]
+            steps.append(step["pattern"].get("Regex", ""))
         elif step.get("type") == "Digits" and step.get("individual_digits"):
-            steps.append("digits")
+            steps.append(DIGITS)
         elif step.get("type") == "ByteLevel" and not step.get("add_prefix_space"):
-            steps += ["gpt2"] if step.get("use_regex", True) else []
+            steps += [GPT2] if step.get("use_regex", True) else []
         else:
             steps.append(str(step))
-    name = PRE_TOKENIZERS.get((tuple(steps), bool(content["model"].get("ignore_merges"))))
+    name = WRITTEN.get((tuple(steps), bool(content["model"].get("ignore_merges"))))
     if name is None:
         raise ModelError(
             f"the tokenizer in {path} splits text by {' '.join(steps) or 'nothing'}, "

@@ -7,7 +7,7 @@ order is detected even with a coarse type; the change caused by the type itself 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -32,9 +32,9 @@ from smidgen.export.gguf.facts import (
 from smidgen.export.gguf.forward import next_token_logits
 from smidgen.export.gguf.llama_cpp import LlamaCpp
 from smidgen.export.gguf.metadata import head_dimension
-from smidgen.export.gguf.names import gguf_name, rotated_head, unpair_rows
-from smidgen.export.gguf.read import GgufFile, open_gguf
 from smidgen.export.gguf.write import CHUNK, Planned, plan_tensors, write_gguf
+from smidgen.gguf.names import gguf_name, rotated_head, unpair_rows
+from smidgen.gguf.read import GgufFile, open_gguf
 
 TEXTS = (
     "Which of the two answers is better? I'd say it's the 2nd: 3.14159 > 2,718, isn't it?\n\n\tYES, it'S!",
@@ -107,9 +107,9 @@ def verify_gguf_adapter(path: Path, source: str, adapter: Path) -> AdapterVerifi
         write_gguf(source, base, dtype="F16")
         with open_checkpoint(source, adapter) as checkpoint:
             llama = LlamaCpp(base, adapter=path, context=2 * LONGEST_PROMPT)
-            prompts, theirs = _predictions(checkpoint, llama)
+            prompts, theirs = predictions(checkpoint, llama)
             ours = next_token_logits(checkpoint.graph, checkpoint.rows, prompts)
-    error = _refuse_other_logits(ours, theirs, BLOCK_TOLERANCE)
+    error = refuse_other_logits(ours, theirs, BLOCK_TOLERANCE)
     return AdapterVerification(
         path=str(path),
         prompts=len(prompts),
@@ -149,15 +149,15 @@ def compare_tensors(checkpoint: Checkpoint, file: GgufFile, path: Path) -> Tenso
     )
 
 
-def compare_tokens(checkpoint: Checkpoint, llama: LlamaCpp) -> TokenComparison:
-    """Compare how our tokenizer and llama.cpp's split `TEXTS`, and ask whether every end token ends.
+def compare_tokens(checkpoint: Checkpoint, llama: LlamaCpp, texts: Sequence[str] = TEXTS) -> TokenComparison:
+    """Compare how our tokenizer and llama.cpp's split texts, and ask whether every end token ends.
 
     Raises:
         ModelError: they differ, or llama.cpp goes on after an end token.
     """
     tokenizer = load_tokenizer(checkpoint.path)
     total = 0
-    for text in TEXTS:
+    for text in texts:
         ours, theirs = tokenizer.encode(text), llama.tokenize(text)
         total += len(ours)
         if ours != theirs:
@@ -187,12 +187,11 @@ def compare_logits(checkpoint: Checkpoint, file: GgufFile, llama: LlamaCpp) -> L
     Raises:
         ModelError: they differ by more than llama.cpp's arithmetic for the file's types explains.
     """
-    prompts, theirs = _predictions(checkpoint, llama)
+    prompts, theirs = predictions(checkpoint, llama)
     stored = next_token_logits(checkpoint.graph, partial(_graph_rows, checkpoint, file), prompts)
     exact = next_token_logits(checkpoint.graph, checkpoint.rows, prompts)
-    kinds = {placed.kind.name for placed in file.tensors.values()}
-    tolerance = max(LOGIT_TOLERANCE.get(kind, BLOCK_TOLERANCE) for kind in kinds)
-    error = _refuse_other_logits(stored, theirs, tolerance)
+    tolerance = tolerance_of(file)
+    error = refuse_other_logits(stored, theirs, tolerance)
     p, q = log_softmax(exact.astype(np.float64), axis=1), log_softmax(stored.astype(np.float64), axis=1)
     return LogitComparison(
         prompts=len(prompts),
@@ -202,7 +201,13 @@ def compare_logits(checkpoint: Checkpoint, file: GgufFile, llama: LlamaCpp) -> L
     )
 
 
-def _predictions(checkpoint: Checkpoint, llama: LlamaCpp) -> tuple[list[list[int]], np.ndarray]:
+def tolerance_of(file: GgufFile) -> float:
+    """How far llama.cpp's logits may be from ours by the arithmetic of a file's types."""
+    kinds = {placed.kind.name for placed in file.tensors.values()}
+    return max(LOGIT_TOLERANCE.get(kind, BLOCK_TOLERANCE) for kind in kinds)
+
+
+def predictions(checkpoint: Checkpoint, llama: LlamaCpp) -> tuple[list[list[int]], np.ndarray]:
     """Return prompts, and llama.cpp's log-probabilities (P, V) of the next token after each."""
     tokenizer, arguments = load_tokenizer(checkpoint.path), checkpoint.graph.args
     limit = min(LONGEST_PROMPT, arguments.max_position_embeddings)
@@ -210,10 +215,13 @@ def _predictions(checkpoint: Checkpoint, llama: LlamaCpp) -> tuple[list[list[int
     return prompts, np.stack([llama.logprobs(prompt, arguments.vocab_size) for prompt in prompts])
 
 
-def _refuse_other_logits(logits: np.ndarray, logprobs: np.ndarray, tolerance: float) -> float:
+def refuse_other_logits(logits: np.ndarray, logprobs: np.ndarray, tolerance: float) -> float:
     """Return the largest deviation of log-probabilities (P, V) from logits, relative to the logits' spread.
 
     Log-probabilities are logits up to a constant per prompt, which the standard deviation ignores.
+
+    Raises:
+        ModelError: it is above `tolerance`.
     """
     error = float((np.std(logprobs - logits, axis=1) / np.std(logits, axis=1)).max())
     if not error <= tolerance:  # also refuses NaN
@@ -273,5 +281,6 @@ def _bound(values: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
     largest = np.maximum(np.abs(low), np.abs(high))
     step = share * (largest if of == "largest" else high - low)
     whole = 1.0 if kind in (GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q5_0) else 0.5
-    bound = whole * step + largest * 2.0**-10 + 32 * _SMALLEST
+    # a scale below 2⁻¹⁴ is rounded by up to half of `_SMALLEST`, and is taken up to 127 times
+    bound = whole * step + largest * 2.0**-10 + 64 * _SMALLEST
     return np.broadcast_to(bound, blocks.shape).reshape(values.shape)

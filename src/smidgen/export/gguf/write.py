@@ -19,6 +19,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 from smidgen.backend import device, peak_memory_bytes
 from smidgen.errors import ConfigError, ModelError, did_you_mean
 from smidgen.export.checkpoint import Checkpoint, open_checkpoint
+from smidgen.export.gguf.architectures import check_architecture
 from smidgen.export.gguf.blocks import FILE_TYPES, encode, is_finite
 from smidgen.export.gguf.facts import WrittenAdapter, WrittenModel
 from smidgen.export.gguf.metadata import (
@@ -27,9 +28,9 @@ from smidgen.export.gguf.metadata import (
     head_dimension,
     llama3_frequency_divisors,
 )
-from smidgen.export.gguf.names import check_architecture, gguf_name, pair_rows, rotated_head
 from smidgen.export.gguf.tokenizer import add_vocabulary, read_vocabulary
 from smidgen.files import atomic_file
+from smidgen.gguf.names import ROPE_DIVISORS, gguf_name, pair_rows, rotated_head
 from smidgen.models.licence import licence_of
 from smidgen.models.load import read_config, resolve
 
@@ -143,7 +144,7 @@ def plan_tensors(checkpoint: Checkpoint, kind: GGMLQuantizationType) -> Iterator
     head_dim = head_dimension(checkpoint.graph.args)
     divisors = llama3_frequency_divisors(checkpoint.graph.args)
     if divisors is not None:
-        yield Planned("rope_freqs.weight", divisors.shape, GGMLQuantizationType.F32, 1, _slices(divisors))
+        yield Planned(ROPE_DIVISORS, divisors.shape, GGMLQuantizationType.F32, 1, _slices(divisors))
     for name, shape in checkpoint.shapes.items():
         head = rotated_head(name, checkpoint.config["model_type"], head_dim)
         rows = partial(checkpoint.rows, name)

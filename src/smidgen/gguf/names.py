@@ -6,17 +6,13 @@ llama the rows of the query and key projections change places within each head.
 """
 
 import re
-from typing import Any
 
 import numpy as np
 
-from smidgen.errors import ModelError
-from smidgen.models.architectures import explicit_config
-
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """`model_type`s that llama.cpp loads, each under the same name."""
-YARN_BETAS = {"beta_fast": 32, "beta_slow": 1}
-"""What llama.cpp computes yarn scaling with: it reads other betas of few architectures, and none of these."""
+ROPE_DIVISORS = "rope_freqs.weight"
+"""A tensor that the graph has no place for: what rotary frequencies are divided by."""
 
 _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _BLOCK = {
@@ -33,38 +29,9 @@ _BLOCK = {
     "mlp.down_proj": "ffn_down",
 }
 _IN_BLOCK = re.compile(r"model\.layers\.(\d+)\.(.+)")
-
-
-def check_architecture(config: dict[str, Any], source: str) -> None:
-    """Refuse what llama.cpp cannot load.
-
-    Raises:
-        ModelError: the architecture is none that llama.cpp has, or has at these settings.
-    """
-    kind = config.get("model_type")
-    if kind == "llama4_text":
-        raise ModelError(
-            f"{source} is a dense llama4_text model, which llama.cpp refuses to load "
-            "('llama4 model cannot have zero experts'); export it for MLX instead"
-        )
-    if kind not in ARCHITECTURES:
-        raise ModelError(
-            f"{source} has model_type {kind!r}; GGUF files can be written of {', '.join(ARCHITECTURES)}"
-        )
-    if config.get("rope_traditional"):
-        raise ModelError(f"{source} has rope_traditional, which llama.cpp has no setting for")
-    rope = explicit_config(config).get("rope_scaling") or {}
-    if kind != "llama" and rope.get("rope_type") == "llama3":
-        raise ModelError(
-            f"{source} is a {kind} with rotary scaling of the kind llama3, which llama.cpp has for llama only"
-        )
-    odd = [f"{name} {rope[name]}" for name, used in YARN_BETAS.items() if rope.get(name, used) != used]
-    if odd:
-        raise ModelError(
-            f"{source} has yarn scaling with {' and '.join(odd)}, but llama.cpp computes with "
-            f"{' and '.join(f'{name} {used}' for name, used in YARN_BETAS.items())} whatever a file says; "
-            "run or export it with MLX instead"
-        )
+_FROM_TOP = {theirs: ours for ours, theirs in _TOP.items()}
+_FROM_BLOCK = {theirs: ours for ours, theirs in _BLOCK.items()}
+_IN_GGUF_BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 
 
 def gguf_name(name: str) -> str:
@@ -73,6 +40,15 @@ def gguf_name(name: str) -> str:
     if matched := _IN_BLOCK.fullmatch(module):
         return f"blk.{matched[1]}.{_BLOCK[matched[2]]}.{part}"
     return f"{_TOP[module]}.{part}"
+
+
+def graph_name(name: str) -> str | None:
+    """Return the graph's name of a tensor of a file, the inverse of `gguf_name`; None if it has none."""
+    module, _, part = name.rpartition(".")
+    if matched := _IN_GGUF_BLOCK.fullmatch(module):
+        inner = _FROM_BLOCK.get(matched[2])
+        return f"model.layers.{matched[1]}.{inner}.{part}" if inner else None
+    return f"{_FROM_TOP[module]}.{part}" if module in _FROM_TOP else None
 
 
 def rotated_head(name: str, model_type: str, head_dim: int) -> int | None:
