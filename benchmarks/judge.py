@@ -91,7 +91,7 @@ def smidgen_logits(model: str, case: Case, pairs: int) -> tuple[float, dict[str,
     from smidgen.inference import open_engine
     from smidgen.options import EngineOptions
     from smidgen.tasks.judge.by_logits import ByLogits
-    from smidgen.tasks.judge.templates import Rubric
+    from smidgen.tasks.judge.published_templates import Rubric
 
     samples = samples_of(case, pairs)
     judge = ByLogits(open_engine(EngineOptions(model, engine="mlx")), Rubric())

@@ -8,7 +8,7 @@ import pytest
 from smidgen.cli.app import exit_code
 from smidgen.evaluation import read_records
 from smidgen.evaluation.cost_section import ways
-from smidgen.tasks.judge.rewardbench import ROWS
+from smidgen.tasks.judge.rewardbench_scores import ROWS
 
 PAIRS = [{"id": f"p{n}", "prompt": f"{n}?", "a": "x", "b": "yy", "better": "ab"[n % 2]} for n in range(4)]
 

@@ -12,7 +12,7 @@ from smidgen.config import LoraConfig
 from smidgen.errors import ModelError
 from smidgen.models.load import load
 from smidgen.models.lora import add_lora, save_adapter
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 
 CONFIG = LoraConfig(rank=4, alpha=8, target_modules=("q_proj",))

@@ -6,7 +6,7 @@ import pytest
 
 from smidgen.backend import mx
 from smidgen.cpu_kernels import AdamWStep, adamw, global_norm
-from smidgen.cpu_kernels.optimizer import SPAN
+from smidgen.cpu_kernels.adamw import SPAN
 
 SHAPES = [(3, 5), (SPAN + 7,), (1,), (2, SPAN)]
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smidgen.data.doctor import Finding, examine_overlap, examine_pairs, examine_queries
+from smidgen.data.examine import Finding, examine_overlap, examine_pairs, examine_queries
 from smidgen.data.formats import Pair, Query
 
 CLEAN = [Pair("1", "one?", "yes", "not", "a"), Pair("2", "two?", "no", "ok", "b")]

@@ -1,6 +1,6 @@
 from xml.etree import ElementTree
 
-from smidgen.evaluation.sensitivity import markdown, page
+from smidgen.evaluation.sensitivity_report import markdown, page
 
 CHOSEN = {"bytes": 1000, "bits_per_weight": 4.0, "divergence": 0.2, "sum_of_divergences": 0.3}
 TABLE = {

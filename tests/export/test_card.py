@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from smidgen.backend import mx
 from smidgen.errors import ConfigError
 from smidgen.export.card import FORMATS, card_text, write_card
-from smidgen.export.peft import export_peft
+from smidgen.export.peft_adapter import export_peft
 from smidgen.files import sha256_file
 from smidgen.models.adapter import Adapter, write_adapter
 

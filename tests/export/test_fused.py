@@ -14,7 +14,7 @@ from smidgen.errors import ConfigError, DataError, ModelError, WorkError
 from smidgen.export.drift import MAX_PROMPTS, POSITIONS, compare, last_logits, token_rows
 from smidgen.export.fused import export_fused
 from smidgen.models.load import load, read_config
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 
 PROMPTS = [[Message("user", "the better answer")], [Message("user", "user system assistant")]]

@@ -20,7 +20,7 @@ from smidgen.data.types import Message
 from smidgen.errors import ModelError
 from smidgen.export.fused import export_fused
 from smidgen.export.gguf import write_gguf
-from smidgen.export.peft import export_mlx_adapter, export_peft, peft_config, vllm_warnings
+from smidgen.export.peft_adapter import export_mlx_adapter, export_peft, peft_config, vllm_warnings
 from smidgen.models import peft
 from smidgen.models.adapter import Adapter, read_adapter, warn_of_another_base, write_adapter
 from smidgen.models.load import load

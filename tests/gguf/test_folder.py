@@ -17,7 +17,7 @@ from smidgen.gguf import cached_import, folder, import_gguf
 from smidgen.gguf.names import graph_name
 from smidgen.gguf.read import GgufFile
 from smidgen.gguf.rope import Llama3Scaling
-from smidgen.gguf.weights import Target
+from smidgen.gguf.tensors import Target
 from smidgen.models.load import fitting_graph, load, read_config
 from smidgen.models.weights import read_weights
 
@@ -93,7 +93,7 @@ def test_a_dtype_is_that_of_every_tensor(dtype: str, tmp_path: Path):
 
 def test_a_tensor_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """No more than one part of a tensor for each thread is in memory, so its size does not matter."""
-    monkeypatch.setattr("smidgen.gguf.weights._CHUNK", 1 << 12)
+    monkeypatch.setattr("smidgen.gguf.tensors._CHUNK", 1 << 12)
     read = []
     original = GgufFile.packed
 

@@ -12,7 +12,7 @@ from smidgen.gguf.pre_tokenizers import PRE_TOKENIZERS
 pytest.importorskip("xllamacpp")
 from smidgen.export.gguf.llama_cpp import LlamaCpp
 from smidgen.export.gguf.texts import varied_texts
-from smidgen.export.gguf.tokenizer import read_vocabulary
+from smidgen.export.gguf.write_tokenizer import read_vocabulary
 
 ONE_OF_EACH = {way: name for name, way in reversed(PRE_TOKENIZERS.items())}
 

@@ -12,7 +12,7 @@ from smidgen.data.templates import TEXT, load_tokenizer
 from smidgen.data.types import Completion, Constraint, Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
 from smidgen.export.gguf import write_gguf
-from smidgen.export.gguf.tokenizer import add_vocabulary, read_vocabulary
+from smidgen.export.gguf.write_tokenizer import add_vocabulary, read_vocabulary
 from smidgen.inference import llama_files, open_engine
 from smidgen.inference.llama import LlamaEngine
 from smidgen.inference.llama_files import llama_model

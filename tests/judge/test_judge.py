@@ -33,7 +33,7 @@ class Reader:
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("smidgen.judge.judge.open_engine", lambda options: Reader())
+    monkeypatch.setattr("smidgen.judge.judging.open_engine", lambda options: Reader())
     return lambda **settings: Judge(judging=JudgeOptions(**settings))
 
 
@@ -84,7 +84,9 @@ def test_what_cannot_be_judged(make, monkeypatch: pytest.MonkeyPatch):
 
 def test_the_model_is_opened_when_it_is_first_asked(monkeypatch: pytest.MonkeyPatch):
     opened: list[EngineOptions] = []
-    monkeypatch.setattr("smidgen.judge.judge.open_engine", lambda options: opened.append(options) or Reader())
+    monkeypatch.setattr(
+        "smidgen.judge.judging.open_engine", lambda options: opened.append(options) or Reader()
+    )
     engine = EngineOptions("some/model", batch_size=3)
     with Judge(engine, JudgeOptions(template="scores")) as judge:
         assert not opened

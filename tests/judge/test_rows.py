@@ -46,7 +46,7 @@ class Measuring:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Measuring:
     engine = Measuring()
-    monkeypatch.setattr("smidgen.judge.judge.open_engine", lambda options: engine)
+    monkeypatch.setattr("smidgen.judge.judging.open_engine", lambda options: engine)
     return engine
 
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_judged_is_refused_before_a_model_is_loaded(
     def load(options: EngineOptions) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("smidgen.judge.judge.open_engine", load)
+    monkeypatch.setattr("smidgen.judge.judging.open_engine", load)
     out = tmp_path / "said.jsonl"
     with pytest.raises(ConfigError, match="the template grade grades single answers; use rubric, scores"):
         Judge(model, JudgeOptions(template="grade", reference=True)).judge_rows(ROWS, out)

@@ -12,7 +12,7 @@ from smidgen.backend import mx, nn
 from smidgen.models import check as check_module
 from smidgen.models.check import check_model, statistics_of
 from smidgen.models.load import load, read_config
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 
 

@@ -19,7 +19,7 @@ from smidgen.models.check import check_model
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import load, read_config, resolve
 from smidgen.models.lora import add_lora, save_adapter
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 
 

@@ -16,7 +16,7 @@ from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import LoadedModel, load
 from smidgen.models.lora import add_lora, count_parameters, fuse, load_adapter, save_adapter
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 
 CONFIG = LoraConfig(rank=4, alpha=8, num_layers=1, target_modules=("q_proj", "down_proj"))
 

@@ -24,7 +24,7 @@ from smidgen.models.licence import LicenceNotice
 from smidgen.models.load import build, load
 from smidgen.models.lora import add_lora, fuse, load_adapter, save_adapter
 from smidgen.models.mobilellm import chunk_mask, mlp_variant, temperatures
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::smidgen.models.licence.LicenceNotice")

@@ -18,7 +18,7 @@ from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import load, read_config
 from smidgen.models.lora import add_lora
-from smidgen.models.quantize import (
+from smidgen.models.quantization import (
     MIXES,
     MODES,
     Setting,

@@ -16,7 +16,7 @@ from smidgen.models.graph import create, named_arrays
 from smidgen.models.licence import licence_of
 from smidgen.models.load import load, read_config
 from smidgen.models.lora import add_lora, fuse
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model, stored_dtype
 
 SHAPE = {

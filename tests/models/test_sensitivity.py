@@ -10,7 +10,7 @@ from smidgen.backend import mx
 from smidgen.config import QuantizeConfig
 from smidgen.errors import ConfigError
 from smidgen.models.load import load
-from smidgen.models.quantize import Setting, quantizable, quantize_as, size_of
+from smidgen.models.quantization import Setting, quantizable, quantize_as, size_of
 from smidgen.models.sensitivity import Predictions, affordable, choose, measure, rounded
 
 ROWS = [list(range(5, 45)), list(range(100, 117)), [7]]

@@ -5,7 +5,7 @@ import pytest
 from smidgen.errors import ModelError
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import load
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 from smidgen.models.weights import count_weights
 

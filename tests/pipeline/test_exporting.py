@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smidgen import config
-from smidgen.export.gguf.facts import Verification
+from smidgen.export.gguf.gguf_facts import Verification
 from smidgen.files import read_json
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.events import MessageEvent, result_of

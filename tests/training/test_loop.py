@@ -12,7 +12,7 @@ from smidgen.errors import ConfigError, WorkError
 from smidgen.files import read_jsonl
 from smidgen.models.graph import create, named_arrays
 from smidgen.models.lora import add_lora
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.training.batches import RowBatches, TrainBatch, TrainRow, fixed_batches, pad
 from smidgen.training.loop import global_norm, optimizer_step, train, validate
 from smidgen.training.objectives.likelihood import Likelihood

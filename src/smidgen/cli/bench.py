@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from smidgen.cli.console import Progress, count, print_json, print_table, say, size
-from smidgen.cli.options import Json
+from smidgen.cli.parameters import Json
 from smidgen.options import Adapter, EngineOptions, KvCacheBits, Model, WorkloadOptions
 
 if TYPE_CHECKING:

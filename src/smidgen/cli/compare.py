@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from smidgen.cli.console import figure, print_json, print_table, say
-from smidgen.cli.options import Json
+from smidgen.cli.parameters import Json
 from smidgen.errors import DataError
 from smidgen.options import Seed
 

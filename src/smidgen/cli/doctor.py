@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.cli.console import count, print_json, print_table, say, size
-from smidgen.cli.options import Json
+from smidgen.cli.parameters import Json
 
 # Below this fraction of numpy's rate on the same product, MLX's BLAS or its threads are slow, not the CPU.
 _SLOW_BELOW = 0.5

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import figure, follow, print_json, print_table, say, say_cost, say_rejected
-from smidgen.cli.options import EvaluationOut, Json, PricesFile
+from smidgen.cli.parameters import EvaluationOut, Json, PricesFile
 from smidgen.errors import ConfigError
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
 

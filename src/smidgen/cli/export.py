@@ -9,13 +9,13 @@ from cyclopts import App, Parameter
 
 from smidgen.cli.console import print_json, say, size
 from smidgen.cli.export_options import FuseOptions, GgufOptions, Private, PublishOptions
-from smidgen.cli.options import Json, Out, naming_options
+from smidgen.cli.parameters import Json, Out, naming_options
 from smidgen.errors import ConfigError
 from smidgen.options import Adapter, Model
 
 if TYPE_CHECKING:
     from smidgen.export.facts import Export
-    from smidgen.export.gguf.facts import GgufExport
+    from smidgen.export.gguf.gguf_facts import GgufExport
     from smidgen.pipeline.shipping import Published
 
 export = App(
@@ -101,7 +101,7 @@ def gguf(
 def _make_gguf(out: Path, model: str, adapter: Path | None, dtype: str, options: GgufOptions) -> "GgufExport":
     """Write a GGUF file and its Modelfile; they are put in place only after verification."""
     from smidgen.export.gguf import verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
-    from smidgen.export.gguf.facts import GgufExport
+    from smidgen.export.gguf.gguf_facts import GgufExport
     from smidgen.export.gguf.modelfile import modelfile as modelfile_text
     from smidgen.files import atomic_file, write_text
     from smidgen.models.load import resolve
@@ -133,7 +133,7 @@ def _make_gguf(out: Path, model: str, adapter: Path | None, dtype: str, options:
 
 def _say_gguf(made: "GgufExport") -> None:
     """Print what was written and verified."""
-    from smidgen.export.gguf.facts import WrittenModel
+    from smidgen.export.gguf.gguf_facts import WrittenModel
 
     written = made.written
     say(f"{written.path}: {size(written.bytes)}, {written.tensors} tensors, {written.seconds:.1f} s")
@@ -167,7 +167,7 @@ def peft(
     The source may be a smidgen or mlx-lm adapter. Nothing is rounded. Parts that vLLM does not support are
     reported.
     """
-    from smidgen.export.peft import export_peft
+    from smidgen.export.peft_adapter import export_peft
 
     _export(lambda folder: export_peft(adapter, model, folder), model, adapter, out, "peft", publish, json)
 
@@ -182,7 +182,7 @@ def mlx(
     json: Json = False,
 ) -> None:
     """Write an adapter for mlx-lm, from a PEFT or smidgen adapter."""
-    from smidgen.export.peft import AdapterExport, export_mlx_adapter
+    from smidgen.export.peft_adapter import AdapterExport, export_mlx_adapter
 
     def make(folder: Path) -> AdapterExport:
         return export_mlx_adapter(adapter, model, folder)

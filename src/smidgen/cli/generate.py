@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from smidgen.cli.console import count, print_json, say
 from smidgen.cli.constraint import ConstraintOptions, check_boxed, read_constraint
-from smidgen.cli.options import Json
+from smidgen.cli.parameters import Json
 from smidgen.errors import ConfigError, DataError, ParseError, WorkError
 from smidgen.options import DecodingOptions, EngineOptions
 

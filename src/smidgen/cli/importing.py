@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from smidgen.cli.console import print_json, say, size
-from smidgen.cli.options import Json, Out
+from smidgen.cli.parameters import Json, Out
 
 if TYPE_CHECKING:
     from smidgen.export.gguf import VerifiedImport

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from smidgen.cli.console import count, print_json, print_table, say, size
-from smidgen.cli.options import Json
+from smidgen.cli.parameters import Json
 from smidgen.errors import ModelError, WorkError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import Progress, print_json, print_table, say, say_cost, say_rejected
-from smidgen.cli.options import Json, PricesFile, file_or_stdin
+from smidgen.cli.parameters import Json, PricesFile, file_or_stdin
 from smidgen.errors import ConfigError
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions, whole
 

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveFloat, PositiveInt
 
 from smidgen.cli.console import follow, print_json, say
-from smidgen.cli.options import Json, Out, naming_options
+from smidgen.cli.parameters import Json, Out, naming_options
 from smidgen.options import whole
 
 Bits = Literal[2, 3, 4, 5, 6, 8]

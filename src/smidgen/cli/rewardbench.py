@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from smidgen.cli.console import print_json, print_table
-from smidgen.cli.options import Json
+from smidgen.cli.parameters import Json
 from smidgen.errors import DataError
 
 
@@ -18,7 +18,7 @@ def rewardbench(
 ) -> None:
     """Score a RewardBench result file: four sections, their mean, and the accuracy over all rows."""
     from smidgen.files import read_json
-    from smidgen.tasks.judge.rewardbench import read_result, section_scores
+    from smidgen.tasks.judge.rewardbench_scores import read_result, section_scores
 
     if not file.is_file():
         raise DataError(

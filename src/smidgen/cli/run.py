@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from smidgen.cli.console import count, duration, follow, print_json, print_table, say, size
-from smidgen.cli.options import Json, PricesFile, RecipeFile, RunsFolder
+from smidgen.cli.parameters import Json, PricesFile, RecipeFile, RunsFolder
 from smidgen.errors import ConfigError
 
 if TYPE_CHECKING:

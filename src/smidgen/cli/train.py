@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from smidgen.cli.console import duration, follow, print_json, say
-from smidgen.cli.options import Json, RecipeFile, RunsFolder
+from smidgen.cli.parameters import Json, RecipeFile, RunsFolder
 
 
 def train(recipe: RecipeFile, /, *, runs: RunsFolder = Path("runs"), json: Json = False) -> None:

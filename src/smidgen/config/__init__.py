@@ -5,13 +5,13 @@ becomes `docs/configuration.md`. Unknown keys are errors.
 """
 
 from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of, selector
-from smidgen.config.data import DataConfig, PretrainDataConfig
-from smidgen.config.evaluate import EvaluateConfig
-from smidgen.config.export import ExportConfig
-from smidgen.config.model import ArchitectureConfig, ModelConfig, NewModelConfig
-from smidgen.config.pretrain import PretrainConfig
-from smidgen.config.prices import ApiPrice, Prices, read_prices
-from smidgen.config.quantize import DEFAULT_BITS, DEFAULT_GROUP_SIZE, QuantizeConfig
+from smidgen.config.data_table import DataConfig, PretrainDataConfig
+from smidgen.config.evaluate_table import EvaluateConfig
+from smidgen.config.export_table import ExportConfig
+from smidgen.config.model_table import ArchitectureConfig, ModelConfig, NewModelConfig
+from smidgen.config.pretrain_table import PretrainConfig
+from smidgen.config.prices_table import ApiPrice, Prices, read_prices
+from smidgen.config.quantize_table import DEFAULT_BITS, DEFAULT_GROUP_SIZE, QuantizeConfig
 from smidgen.config.recipe import (
     AnyRecipe,
     PretrainRecipe,
@@ -21,9 +21,9 @@ from smidgen.config.recipe import (
     read_recipe,
     resolved_toml,
 )
-from smidgen.config.sft import SftConfig
-from smidgen.config.task import TaskConfig
-from smidgen.config.train import FinetuneConfig, LoraConfig, TrainConfig
+from smidgen.config.sft_table import SftConfig
+from smidgen.config.task_table import TaskConfig
+from smidgen.config.train_table import FinetuneConfig, LoraConfig, TrainConfig
 
 __all__ = [
     "DEFAULT_BITS",

@@ -13,14 +13,14 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of
-from smidgen.config.data import DataConfig, PretrainDataConfig
-from smidgen.config.evaluate import EvaluateConfig
-from smidgen.config.export import ExportConfig
-from smidgen.config.model import ModelConfig, NewModelConfig
-from smidgen.config.pretrain import PretrainConfig
-from smidgen.config.quantize import QuantizeConfig
-from smidgen.config.sft import SftConfig
-from smidgen.config.task import TaskConfig
+from smidgen.config.data_table import DataConfig, PretrainDataConfig
+from smidgen.config.evaluate_table import EvaluateConfig
+from smidgen.config.export_table import ExportConfig
+from smidgen.config.model_table import ModelConfig, NewModelConfig
+from smidgen.config.pretrain_table import PretrainConfig
+from smidgen.config.quantize_table import QuantizeConfig
+from smidgen.config.sft_table import SftConfig
+from smidgen.config.task_table import TaskConfig
 
 DEFAULT_METHOD = "sft"
 

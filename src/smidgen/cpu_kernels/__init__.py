@@ -10,9 +10,9 @@ Unsupported cases (other dtypes, explicit masks, a cache, quantised layers) use 
 modules, with the same result. The kernels evaluate their arguments, so `mx.compile` cannot trace them.
 """
 
+from smidgen.cpu_kernels.adamw import AdamWStep, adamw, global_norm
 from smidgen.cpu_kernels.head import linear_cross_entropy
 from smidgen.cpu_kernels.modules import FusedBlock, accelerate
-from smidgen.cpu_kernels.optimizer import AdamWStep, adamw, global_norm
 from smidgen.cpu_kernels.packing import Packing
 from smidgen.cpu_kernels.team import usable
 

@@ -11,7 +11,7 @@ import numpy as np
 from smidgen.backend import blas_library, device, mx, nn
 from smidgen.cpu_kernels.backward import Backward
 from smidgen.cpu_kernels.block import LINEARS, BlockPlan, Linear
-from smidgen.cpu_kernels.forward import Forward
+from smidgen.cpu_kernels.block_forward import Forward
 from smidgen.cpu_kernels.packing import Packing
 from smidgen.cpu_kernels.team import usable
 

@@ -8,7 +8,7 @@ two answers to one question and says which is better: a judge is fine-tuned on t
 from collections.abc import Callable, Iterator
 from itertools import count, islice
 
-from smidgen.data import words
+from smidgen.data import word_lists as words
 from smidgen.data.corpus_chats import check, conversation, json_answer, marks, quote, rubric, tagged
 from smidgen.data.corpus_texts import (
     almanac,

@@ -3,7 +3,7 @@
 import json
 import random
 
-from smidgen.data import words
+from smidgen.data import word_lists as words
 from smidgen.data.tokenizer import chat_text
 from smidgen.data.types import Message
 from smidgen.data.world import Item, World

@@ -3,7 +3,7 @@
 import random
 from functools import cache
 
-from smidgen.data import words
+from smidgen.data import word_lists as words
 from smidgen.data.world import COLORS, World
 from smidgen.data.world_items import draw_item
 

@@ -24,7 +24,7 @@ from smidgen.files import atomic_folder
 from smidgen.models.licence import LicenceNotice
 from smidgen.models.load import build, load, read_config
 from smidgen.models.lora import dequantize, fuse, load_adapter
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import QUANTIZATION_KEYS, save_model, stored_dtype
 from smidgen.models.weights import weight_files
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from smidgen.export.markdown import Markdown, argument, code
-from smidgen.export.peft import VLLM_DEFAULT_RANK, VLLM_RANKS, vllm_warnings
+from smidgen.export.peft_adapter import VLLM_DEFAULT_RANK, VLLM_RANKS, vllm_warnings
 from smidgen.models.adapter import read_adapter
 
 QUESTION = "Which answer is better?"

@@ -15,9 +15,9 @@ from smidgen.files import atomic_folder, sha256_file, sha256_json, write_json
 from smidgen.gguf.config import config_of, expected_shapes
 from smidgen.gguf.names import ROPE_DIVISORS, graph_name
 from smidgen.gguf.read import GgufFile, can_dequantize, open_gguf
-from smidgen.gguf.tokenizer import FORMAT as TOKENIZER_FORMAT
-from smidgen.gguf.tokenizer import end_tokens, special_token, write_tokenizer
-from smidgen.gguf.weights import DTYPES, plan_weights, write_weights
+from smidgen.gguf.read_tokenizer import FORMAT as TOKENIZER_FORMAT
+from smidgen.gguf.read_tokenizer import end_tokens, special_token, write_tokenizer
+from smidgen.gguf.tensors import DTYPES, plan_weights, write_weights
 
 FORMAT = 1
 """Counts changes of what an import writes beside the tokenizer; older folders are then no longer used."""

@@ -121,7 +121,7 @@ def _engine_for(model: str, engine: str, *, scores: bool) -> str:
 def _engine_for_folder(model: str) -> str:
     from smidgen.backend import device
     from smidgen.errors import ModelError
-    from smidgen.export.gguf.architectures import check_architecture
+    from smidgen.export.gguf.supported import check_architecture
     from smidgen.inference.llama_server import is_installed
     from smidgen.models.load import read_config, resolve
     from smidgen.models.weights import count_weights

@@ -14,8 +14,8 @@ from smidgen.errors import ModelError
 from smidgen.export.gguf import write_gguf
 from smidgen.files import atomic_folder, content_hash, sha256_json
 from smidgen.gguf.read import read_metadata
-from smidgen.gguf.tokenizer import FORMAT as TOKENIZER_FORMAT
-from smidgen.gguf.tokenizer import write_tokenizer
+from smidgen.gguf.read_tokenizer import FORMAT as TOKENIZER_FORMAT
+from smidgen.gguf.read_tokenizer import write_tokenizer
 from smidgen.inference.llama_cache import converted
 from smidgen.models.licence import warn_of_licence
 from smidgen.models.load import read_config, resolve

@@ -11,7 +11,7 @@ Every pair is judged in both orders. With `samples` above 1, each order is sampl
 majority decides; `tokens` and `seconds` report the cost.
 """
 
-from smidgen.judge.judge import Compared, Graded, Judge, Ranked, Said
-from smidgen.judge.rows import JudgedPair, RowJudgements
+from smidgen.judge.judging import Compared, Graded, Judge, Ranked, Said
+from smidgen.judge.row_judgements import JudgedPair, RowJudgements
 
 __all__ = ["Compared", "Graded", "Judge", "JudgedPair", "Ranked", "RowJudgements", "Said"]

@@ -21,7 +21,7 @@ from smidgen.config import DEFAULT_GROUP_SIZE, QuantizeConfig
 from smidgen.errors import ConfigError
 from smidgen.files import append_jsonl, read_jsonl
 from smidgen.models import graph
-from smidgen.models.quantize import QuantizationPlan, Setting, size_of
+from smidgen.models.quantization import QuantizationPlan, Setting, size_of
 
 BATCH_TOKENS = 1024
 """Padded tokens per forward pass."""

@@ -10,8 +10,8 @@ from smidgen.data.prompts import read_prompts
 from smidgen.export.facts import DriftFacts
 from smidgen.export.fused import MAX_DRIFT, export_fused
 from smidgen.export.gguf import verify_gguf, write_gguf
-from smidgen.export.gguf.facts import Verification
-from smidgen.export.peft import export_peft
+from smidgen.export.gguf.gguf_facts import Verification
+from smidgen.export.peft_adapter import export_peft
 from smidgen.files import read_json
 from smidgen.options import EngineOptions
 from smidgen.pipeline.context import RunContext, TaskContext

@@ -5,8 +5,8 @@ from typing import Any
 
 from smidgen.config import Prices
 from smidgen.data.types import Sampling
+from smidgen.evaluation.collect import constraint_of
 from smidgen.evaluation.report import build_report
-from smidgen.evaluation.runner import constraint_of
 from smidgen.files import write_json, write_text
 from smidgen.inference.constraints import grammar_of
 from smidgen.options import EngineOptions

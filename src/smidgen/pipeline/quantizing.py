@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from smidgen.backend import mx
 from smidgen.cache import cache_dir
 from smidgen.config import DEFAULT_GROUP_SIZE, AnyRecipe, QuantizeConfig
-from smidgen.evaluation.sensitivity import markdown, page
+from smidgen.evaluation.sensitivity_report import markdown, page
 from smidgen.figures.formatting import size
 from smidgen.files import content_hash, read_json, sha256_json, write_json, write_text
 from smidgen.models.load import LoadedModel, load, resolve
 from smidgen.models.lora import fuse
-from smidgen.models.quantize import (
+from smidgen.models.quantization import (
     QuantizationPlan,
     Setting,
     Size,

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from smidgen.data.doctor import examine_overlap, examine_queries, examine_rows
+from smidgen.data.examine import examine_overlap, examine_queries, examine_rows
 from smidgen.data.formats import queries
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
 from smidgen.errors import DataError, ParseError

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.config import Section
-from smidgen.data.doctor import examine_samples
+from smidgen.data.examine import examine_samples
 from smidgen.data.types import Completion, Constraint, Record, Request, Sample, Score, Scored
 from smidgen.data.world import Split
 from smidgen.errors import ConfigError, ParseError

@@ -6,9 +6,9 @@ from pathlib import Path
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.judge.forms import JudgeTemplate
 from smidgen.tasks.judge.grade import Grade
-from smidgen.tasks.judge.own_form import read_form
+from smidgen.tasks.judge.own_template import read_form
+from smidgen.tasks.judge.published_templates import BesideReference, Literals, TwoScores
 from smidgen.tasks.judge.rubric import Rubric
-from smidgen.tasks.judge.templates import BesideReference, Literals, TwoScores
 
 FORMS: Mapping[str, type[Rubric | TwoScores | BesideReference | Literals | Grade]] = {
     form.name: form for form in (Rubric, TwoScores, BesideReference, Literals, Grade)

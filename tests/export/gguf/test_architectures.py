@@ -1,7 +1,7 @@
 import pytest
 
 from smidgen.errors import ModelError
-from smidgen.export.gguf.architectures import check_architecture
+from smidgen.export.gguf.supported import check_architecture
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 

@@ -6,7 +6,7 @@ from gguf import GGUFWriter, TokenType
 
 from smidgen.data.token_ids import UnknownTokenId
 from smidgen.errors import ModelError
-from smidgen.export.gguf.tokenizer import add_vocabulary, read_vocabulary
+from smidgen.export.gguf.write_tokenizer import add_vocabulary, read_vocabulary
 from smidgen.models.load import resolve
 
 CONFIG = {"vocab_size": 310}

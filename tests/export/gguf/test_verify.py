@@ -20,16 +20,16 @@ from smidgen.data.templates import load_tokenizer
 from smidgen.data.tokenizer import QWEN2_PATTERN
 from smidgen.data.types import Message
 from smidgen.errors import ConfigError, ModelError
-from smidgen.export.checkpoint import open_checkpoint
+from smidgen.export.checkpoint_files import open_checkpoint
 from smidgen.export.gguf import verify, verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
 from smidgen.export.gguf.blocks import FILE_TYPES, encode
-from smidgen.export.gguf.forward import next_token_logits
 from smidgen.export.gguf.llama_cpp import LlamaCpp
+from smidgen.export.gguf.reference_forward import next_token_logits
 from smidgen.gguf.pre_tokenizers import WRITTEN
 from smidgen.inference import llama_files
 from smidgen.inference.llama_files import llama_model
 from smidgen.models.load import load, read_config
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 
 ROPES = {

@@ -11,7 +11,7 @@ from smidgen.errors import ConfigError, ModelError
 from smidgen.export.gguf import write as write_module
 from smidgen.export.gguf import write_gguf, write_gguf_adapter
 from smidgen.models.load import load, read_config
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 
 

@@ -12,7 +12,7 @@ from smidgen.errors import ConfigError
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.delimiters import Delimiter, free_number
 from smidgen.tasks.judge.forms import Case
-from smidgen.tasks.judge.own_form import OwnTemplate
+from smidgen.tasks.judge.own_template import OwnTemplate
 from smidgen.tasks.templates import FORMS
 
 BENIGN = Case("what?", "one", "two", "three")

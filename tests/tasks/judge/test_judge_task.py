@@ -10,9 +10,9 @@ from smidgen.data.types import Completion, Record, Sample
 from smidgen.errors import DataError, ParseError
 from smidgen.evaluation.metrics import measure
 from smidgen.tasks.judge.forms import Fault, JudgeParseError
+from smidgen.tasks.judge.judge_task import JudgeTask, gold_completion
 from smidgen.tasks.judge.quotations import is_quoted
 from smidgen.tasks.judge.rubric import SYSTEM, Rubric
-from smidgen.tasks.judge.task import JudgeTask, gold_completion
 from smidgen.tasks.task import Measure
 
 LLMBAR = Path(__file__).parents[4] / "shared" / "data" / "judge" / "llmbar_a.jsonl"

@@ -11,7 +11,7 @@ from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.forms import Case, Fault, JudgeParseError, Verdict
-from smidgen.tasks.judge.own_form import OwnTemplate
+from smidgen.tasks.judge.own_template import OwnTemplate
 from smidgen.tasks.templates import FORMS, find_form
 
 CASE = Case("What is 2 + 2?", "four {{ b }}", "five", "It is four.")

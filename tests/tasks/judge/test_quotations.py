@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smidgen.tasks.judge.forms import Fault, JudgeParseError, Verdict
-from smidgen.tasks.judge.own_form import OwnTemplate
+from smidgen.tasks.judge.own_template import OwnTemplate
 from smidgen.tasks.judge.quotations import QUOTED, own_words
 from smidgen.tasks.templates import FORMS
 

@@ -5,9 +5,9 @@ import pytest
 from smidgen.data.types import Completion, Sampling
 from smidgen.evaluation import evaluate
 from smidgen.tasks.judge.forms import Fault, JudgeParseError, Verdict
+from smidgen.tasks.judge.judge_task import JudgeTask
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.rubric import Rubric
-from smidgen.tasks.judge.task import JudgeTask
 
 GOOD, BAD = "<scores>\\boxed{9, 2}</scores>", "nothing"
 

@@ -15,7 +15,8 @@ from smidgen.errors import DataError
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.judgelm import judgelm_metrics
 from smidgen.tasks.judge.judgements import Judgement
-from smidgen.tasks.judge.rewardbench import (
+from smidgen.tasks.judge.rewardbench2 import ROWS2, best_of, rewardbench2, ties_score
+from smidgen.tasks.judge.rewardbench_scores import (
     ROWS,
     SECTIONS,
     is_rewardbench,
@@ -26,7 +27,6 @@ from smidgen.tasks.judge.rewardbench import (
     section_scores,
     style_matrix,
 )
-from smidgen.tasks.judge.rewardbench2 import ROWS2, best_of, rewardbench2, ties_score
 from smidgen.tasks.templates import FORMS
 
 EXAMPLE = Path(__file__).parents[4] / "shared/data/judge/rewardbench_example_metrics.json"

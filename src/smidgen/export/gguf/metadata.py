@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUFWriter, LlamaFileType, RopeScalingType
 
-from smidgen.export.checkpoint import Checkpoint
+from smidgen.export.checkpoint_files import Checkpoint
 from smidgen.gguf.rope import Llama3Scaling
 from smidgen.models.licence import card_licence, licence_of
 

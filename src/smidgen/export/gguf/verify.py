@@ -20,18 +20,18 @@ from scipy.special import log_softmax
 from smidgen.backend import device
 from smidgen.data.templates import load_tokenizer
 from smidgen.errors import ModelError
-from smidgen.export.checkpoint import Checkpoint, open_checkpoint
+from smidgen.export.checkpoint_files import Checkpoint, open_checkpoint
 from smidgen.export.gguf.blocks import BLOCK
-from smidgen.export.gguf.facts import (
+from smidgen.export.gguf.gguf_facts import (
     AdapterVerification,
     LogitComparison,
     TensorComparison,
     TokenComparison,
     Verification,
 )
-from smidgen.export.gguf.forward import next_token_logits
 from smidgen.export.gguf.llama_cpp import LlamaCpp
 from smidgen.export.gguf.metadata import head_dimension
+from smidgen.export.gguf.reference_forward import next_token_logits
 from smidgen.export.gguf.write import CHUNK, Planned, plan_tensors, write_gguf
 from smidgen.gguf.names import gguf_name, rotated_head, unpair_rows
 from smidgen.gguf.read import GgufFile, open_gguf

@@ -13,9 +13,9 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from smidgen.errors import ModelError
-from smidgen.export.checkpoint import Checkpoint, open_checkpoint
-from smidgen.export.gguf.forward import next_token_logits
+from smidgen.export.checkpoint_files import Checkpoint, open_checkpoint
 from smidgen.export.gguf.llama_cpp import LlamaCpp
+from smidgen.export.gguf.reference_forward import next_token_logits
 from smidgen.export.gguf.texts import varied_texts
 from smidgen.export.gguf.verify import (
     LONGEST_PROMPT,

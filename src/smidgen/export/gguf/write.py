@@ -18,17 +18,17 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 
 from smidgen.backend import device, peak_memory_bytes
 from smidgen.errors import ConfigError, ModelError, did_you_mean
-from smidgen.export.checkpoint import Checkpoint, open_checkpoint
-from smidgen.export.gguf.architectures import check_architecture
+from smidgen.export.checkpoint_files import Checkpoint, open_checkpoint
 from smidgen.export.gguf.blocks import FILE_TYPES, encode, is_finite
-from smidgen.export.gguf.facts import WrittenAdapter, WrittenModel
+from smidgen.export.gguf.gguf_facts import WrittenAdapter, WrittenModel
 from smidgen.export.gguf.metadata import (
     add_general,
     add_hyperparameters,
     head_dimension,
     llama3_frequency_divisors,
 )
-from smidgen.export.gguf.tokenizer import add_vocabulary, read_vocabulary
+from smidgen.export.gguf.supported import check_architecture
+from smidgen.export.gguf.write_tokenizer import add_vocabulary, read_vocabulary
 from smidgen.files import atomic_file
 from smidgen.gguf.names import ROPE_DIVISORS, gguf_name, pair_rows, rotated_head
 from smidgen.models.licence import licence_of

@@ -10,8 +10,8 @@ from smidgen.tasks.judge.forms import JudgeTemplate
 from smidgen.tasks.judge.judgelm import judgelm_metrics
 from smidgen.tasks.judge.judgements import Judgement
 from smidgen.tasks.judge.reader import Reader
-from smidgen.tasks.judge.rewardbench import result_file, rewardbench, row_file, style_matrix
 from smidgen.tasks.judge.rewardbench2 import rewardbench2
+from smidgen.tasks.judge.rewardbench_scores import result_file, rewardbench, row_file, style_matrix
 from smidgen.tasks.task import ScoreTable
 
 

@@ -17,7 +17,7 @@ from smidgen.errors import DataError
 from smidgen.tasks.judge.forms import JudgeTemplate
 from smidgen.tasks.judge.judgements import read_record
 from smidgen.tasks.judge.reader import Reader
-from smidgen.tasks.judge.rewardbench import ROWS2, fewer_rows
+from smidgen.tasks.judge.rewardbench_scores import ROWS2, fewer_rows
 
 FAILED = -1.0
 """Rating of an answer whose grade did not parse, as in RewardBench 2."""

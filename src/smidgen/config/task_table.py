@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from smidgen.config.base import Section
-from smidgen.config.data import DataConfig
+from smidgen.config.data_table import DataConfig
 
 
 class TaskConfig(Section):

@@ -12,7 +12,7 @@ from smidgen.data.types import UNANSWERED, Completion, Request, Sample
 from smidgen.errors import ConfigError, DataError
 from smidgen.inference import Engine, engine_identity, open_engine
 from smidgen.inference.sampling import check_sampling
-from smidgen.judge.rows import RowJudgements, Rows, sample_pairs
+from smidgen.judge.row_judgements import RowJudgements, Rows, sample_pairs
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from smidgen.config.train import FinetuneConfig
+from smidgen.config.train_table import FinetuneConfig
 
 
 class SftConfig(FinetuneConfig):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from smidgen.config.train import TrainConfig
+from smidgen.config.train_table import TrainConfig
 
 
 class PretrainConfig(TrainConfig):

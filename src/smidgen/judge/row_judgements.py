@@ -9,8 +9,8 @@ from smidgen.data.row_files import source_name
 from smidgen.data.rows import read_rows, select_rows
 from smidgen.data.types import Record, Sample, Sampling
 from smidgen.errors import ConfigError, DataError
+from smidgen.evaluation.collect import collect_records
 from smidgen.evaluation.records import read_log, read_records, wall_clock
-from smidgen.evaluation.runner import collect_records
 from smidgen.evaluation.speed import Speed, measure_speed
 from smidgen.files import write_jsonl
 from smidgen.inference import Engine

@@ -1,6 +1,6 @@
 """The judge task: which of two answers is better, in both orders, or how good one answer is.
 
-Prompts and parsers are in the templates (`smidgen.tasks.judge.templates`), metrics in
+Prompts and parsers are in the templates (`smidgen.tasks.judge.published_templates`), metrics in
 `smidgen.tasks.judge.judgements`.
 
 Deliberate differences from published harnesses: every pair is judged in both orders, thinking and quotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from smidgen.config import Section
-from smidgen.data.doctor import examine_overlap, examine_pairs, examine_rows
+from smidgen.data.examine import examine_overlap, examine_pairs, examine_rows
 from smidgen.data.fields import structured
 from smidgen.data.formats import Label, Pair, pairs
 from smidgen.data.preferences import judge_rows
@@ -24,12 +24,12 @@ from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
 from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict
+from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words, lean_in_words
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, measures, read_judgements
 from smidgen.tasks.judge.published import as_published, score_tables
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.rubric import Rubric
 from smidgen.tasks.judge.sections import judge_sections
-from smidgen.tasks.judge.words import USAGE, WORDS, asked_in_words, lean_in_words
 from smidgen.tasks.task import Analyses, Answerer, Completer, Measure, Metric, Row, ScoreTable, Task
 from smidgen.tasks.templates import find_form
 
