@@ -35,7 +35,7 @@ def compare(words: Words, tmp_path: Path) -> None:
     assert llama.tokenize("a", whole=True) == [*tokenizer.opening, *tokenizer.encode("a")]
 
 
-@pytest.mark.parametrize("pre", PRE_TOKENIZERS)
+@pytest.mark.parametrize("pre", ONE_OF_EACH.values())
 def test_a_way_that_was_read_can_be_written(pre: str, tmp_path: Path):
     file = write_file(tmp_path / "model.gguf", words=byte_level(pre)).path
     import_gguf(file, tmp_path / "out")
