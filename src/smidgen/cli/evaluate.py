@@ -102,7 +102,7 @@ class EvaluationOutput:
 
 
 def evaluate(
-    task: Annotated[str, Parameter(help="Task to evaluate: judge, intent, answers or own.")],
+    task: Annotated[str, Parameter(help="Task to evaluate, such as judge, intent, answers or own.")],
     /,
     *,
     engine: EvaluatedEngine = EvaluatedEngine(),
