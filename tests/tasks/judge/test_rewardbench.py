@@ -13,8 +13,8 @@ from smidgen.data.formats import Pair
 from smidgen.data.types import Completion, Record
 from smidgen.errors import DataError
 from smidgen.tasks.judge import JudgeTask
-from smidgen.tasks.judge.judgelm import judgelm_metrics
 from smidgen.tasks.judge.judgements import Judgement
+from smidgen.tasks.judge.published import judgelm_metrics
 from smidgen.tasks.judge.rewardbench2 import ROWS2, best_of, rewardbench2, ties_score
 from smidgen.tasks.judge.rewardbench_scores import (
     ROWS,

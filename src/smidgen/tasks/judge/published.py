@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from smidgen.data.formats import Pair
 from smidgen.data.types import Record
 from smidgen.figures.formatting import ABSENT, count, finite, table_at
 from smidgen.tasks.judge.forms import JudgeTemplate
-from smidgen.tasks.judge.judgelm import judgelm_metrics
-from smidgen.tasks.judge.judgements import Judgement
+from smidgen.tasks.judge.judgements import CLASSES, Judgement, both_orders, macro_scores
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.rewardbench2 import rewardbench2
 from smidgen.tasks.judge.rewardbench_scores import result_file, rewardbench, row_file, style_matrix
@@ -127,3 +128,36 @@ def _fewer(scores: Mapping[str, Any]) -> Iterator[str]:
 def _score(value: Any) -> str:
     number = finite(value)
     return ABSENT if number is None else f"{number:.3f}"
+
+
+def judgelm_metrics(judgements: Sequence[Judgement]) -> dict[str, float | int] | None:
+    """Compute the metrics of JudgeLM (https://arxiv.org/abs/2310.17631) under the keys of its result files.
+
+    The keys are misspelled as there. Accuracy, precision, recall and F1 cover the first order only, over three
+    classes, and unparsed judgements count as ties; both are kept for comparability with its published numbers.
+
+    Returns:
+        The metrics; None if no pair has both orders.
+    """
+    pairs = both_orders(judgements)
+    if not pairs:
+        return None
+    sides = [tuple(judgement.verdict or "tie" for judgement in pair) for pair in pairs]
+    truth = np.array([CLASSES[pair[0].better] for pair in pairs])
+    predicted = np.array([CLASSES[first] for first, _ in sides])  # type: ignore[index]
+    precision, recall, f1 = macro_scores(truth, predicted, np.ones(len(pairs)))
+    # `ab` prefers its first answer with a, `ba` with b
+    lean = [(ab == "a") - (ab == "b") + (ba == "b") - (ba == "a") for ab, ba in sides]
+    number, before, after = len(pairs), sum(x > 0 for x in lean), sum(x < 0 for x in lean)
+    return {
+        "accuracy": float((truth == predicted).mean()),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "consistency": sum(ab == ba for ab, ba in sides) / number,
+        "perfer_before_rate": before / number,
+        "perfer_after_rate": after / number,
+        "delta_bias": abs(before - after) / number,
+        "total_bias": (before + after) / number,
+        "total_num": number,
+    }
