@@ -133,8 +133,8 @@ def _score(value: Any) -> str:
 def judgelm_metrics(judgements: Sequence[Judgement]) -> dict[str, float | int] | None:
     """Compute the metrics of JudgeLM (https://arxiv.org/abs/2310.17631) under the keys of its result files.
 
-    The keys are misspelled as there. Accuracy, precision, recall and F1 cover the first order only, over three
-    classes, and unparsed judgements count as ties; both are kept for comparability with its published numbers.
+    The keys are misspelled as there. Accuracy, precision, recall and F1 cover the first order only, over
+    three classes, and unparsed judgements count as ties: so its published numbers can be compared.
 
     Returns:
         The metrics; None if no pair has both orders.
