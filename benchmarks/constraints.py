@@ -1,15 +1,15 @@
-"""Decisions of a memory router held to a JSON schema, with fast-forward tokens and without.
+"""Memory-router decisions constrained by a JSON schema, with and without fast-forward tokens.
 
     python benchmarks/constraints.py
 
-The bundled model reads a message and answers with an action, a category and a confidence, greedily: the keys
-and most of each label are forced, so a few choices are all it has. Both contenders decode under the same
-masks. Where the schema leaves no choice the mask holds one token, the one that fast-forward takes, so the
-tokens are the same either way, which is checked; the contenders differ only in how many passes they take.
-They take turns at every message, so that other work on the machine slows both alike, and change who is first;
-every round is a process of its own, and loading and one decision before the clock are not counted. A latency
-is that of a whole request, tokenisation and grammar included. What is decided is worth nothing: the model was
-never taught to route. All goes to `benchmarks/results/constraints-<machine>.json`.
+The bundled model reads a message and greedily answers with an action, a category and a confidence. The keys
+and most of each label are forced, so few choices remain. Both contenders decode with the same masks. Where
+the schema leaves no choice, the mask allows one token, which is the one that fast-forward appends, so the
+tokens are the same either way, which is checked; the contenders differ only in the number of forward passes.
+They take turns at every message, in alternating order, so that other load on the machine affects both
+equally. Every round is a separate process; loading and one warm-up decision are not counted. A latency covers
+a whole request, including tokenization and grammar. The decisions themselves are meaningless: the model was
+never trained to route. The results are saved to `benchmarks/results/constraints-<machine>.json`.
 """
 
 import argparse
@@ -46,7 +46,7 @@ BATCH, BATCH_TURNS = 64, 4
 
 
 def child(model: str) -> None:
-    """Decide with each contender in turn, one message after the other, then together; print JSON."""
+    """Run both contenders in turn, message by message and then batched; print JSON."""
     from smidgen.data.types import Constraint, Message, Request, Sample, Sampling
     from smidgen.inference.mlx import MlxEngine
     from smidgen.models.load import load
@@ -89,7 +89,7 @@ def child(model: str) -> None:
 
 
 def count_passes(engine: Any, requests: Any) -> int:
-    """How often the model is run for these requests, one at a time."""
+    """Return the number of forward passes for these requests, one at a time."""
     passes, hidden = 0, engine._forward.hidden
 
     def counted(*arguments: Any) -> Any:
@@ -104,12 +104,12 @@ def count_passes(engine: Any, requests: Any) -> int:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value that so many are below, by the nearest rank."""
+    """Return a percentile by the nearest-rank method."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Latencies of every round, their ratios, and whether the answers are the same and valid."""
+    """Return latencies of every round, their ratios, and whether the answers are equal and valid."""
     expected = rounds[0][SLOW]["alone_ids"]
     for found in rounds:
         for text in found[SLOW]["texts"]:

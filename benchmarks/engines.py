@@ -1,16 +1,16 @@
-"""The engine `llama` side by side with plain xllamacpp and with mlx-lm, and what this device could do.
+"""The engine `llama` compared with plain xllamacpp, with mlx-lm, and with the device's roofline.
 
     python benchmarks/engines.py
 
-Pairs of the generated world are judged in the template `rubric` by a model of the shape of Qwen3-0.6B with
-random weights, 4 bits each (GGUF Q4_0). Every contender gets the same prompts as token ids, draws greedily
-and runs in a process of its own, loading not counted. Plain xllamacpp is asked for one completion after the
-other, as it comes but for its context and threads: with the prompt cache that it has by default, warm, and
-without it. mlx-lm gets the first few of the prompts; it runs the unquantised weights in float32 on the BLAS
-that smidgen brings, the fastest way that it has on a CPU.
+Pairs of the generated world are judged with the template `rubric` by a model of the shape of Qwen3-0.6B with
+random 4-bit weights (GGUF Q4_0). Every contender gets the same prompts as token ids, decodes greedily and
+runs in a separate process; loading is not counted. Plain xllamacpp answers one completion after the other,
+with default settings except for context and threads: with its default prompt cache, warm, and without it.
+mlx-lm gets the first few prompts; it runs the unquantised weights in float32 on smidgen's BLAS, its fastest
+way on a CPU.
 
-The roofline is what the device's memory and arithmetic allow: no token can be written faster than the weights
-are read, and none be read faster than their products are computed.
+The roofline is the limit set by the device's memory and arithmetic: decoding cannot be faster than reading
+the weights, and prefill cannot be faster than computing their products.
 """
 
 import argparse
@@ -33,20 +33,19 @@ PACKAGES = ("xllamacpp", "gguf", "mlx", "mlx-lm", "numpy", "scipy-openblas32")
 Answers = dict[str, list[int] | str]
 
 
-# ------------------------------------------------------------------------ what runs in a process of its own
+# ------------------------------------------------------------------------------------- in a separate process
 
 
 def samples_of(count: int) -> list[Any]:
-    """Prompts of a judge, both orders of each pair."""
-    from smidgen.cli.sources import test_rows
-    from smidgen.tasks import find_task
+    """Return the prompts of a judge, both orders of each pair."""
+    from smidgen.tasks import JudgeTask, find_task
 
-    rows = test_rows("judge", "world", splits=(), limit=PROMPTS // 2, seed=0)
+    rows = JudgeTask().world_rows("test", PROMPTS // 2, seed=0)
     return list(find_task("judge").samples(rows, source="world"))[:count]
 
 
 def prompts_of(folder: Path, count: int) -> dict[str, list[int]]:
-    """The same as token ids."""
+    """Return the prompts as token ids."""
     from smidgen.data.templates import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
@@ -54,22 +53,23 @@ def prompts_of(folder: Path, count: int) -> dict[str, list[int]]:
 
 
 def ours(folder: Path, count: int) -> tuple[float, Answers]:
-    """All prompts at once through `open_engine`."""
+    """Answer all prompts at once through `open_engine`."""
     from smidgen.data.types import Request, Sampling
     from smidgen.inference import open_engine
     from smidgen.inference.llama import MOST_SLOTS
+    from smidgen.options import EngineOptions
 
-    engine = open_engine(str(folder / "model.gguf"))
+    engine = open_engine(EngineOptions(str(folder / "model.gguf")))
     sampling = Sampling(max_tokens=MAX_TOKENS)
     requests = [Request(sample, sampling, logprobs=False) for sample in samples_of(count)]
-    list(engine.complete(requests[:1] * MOST_SLOTS))  # loads the model with room for that many
+    list(engine.complete(requests[:1] * MOST_SLOTS))  # loads the model with that many slots
     started = time.perf_counter()
     found = {r.sample.id: list(c.token_ids) for r, c in engine.complete(requests)}
     return time.perf_counter() - started, found
 
 
 def sequential(folder: Path, count: int, *, cache_prompt: bool = True) -> tuple[float, Answers]:
-    """One completion after the other through xllamacpp."""
+    """Answer one completion after the other through xllamacpp."""
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
@@ -90,12 +90,12 @@ def sequential(folder: Path, count: int, *, cache_prompt: bool = True) -> tuple[
 
 
 def uncached(folder: Path, count: int) -> tuple[float, Answers]:
-    """The same, every prompt from its beginning."""
+    """The same without the prompt cache."""
     return sequential(folder, count, cache_prompt=False)
 
 
 def mlx_lm(folder: Path, count: int) -> tuple[float, Answers]:
-    """One prompt after the other through `mlx_lm.generate`, in float32 on the fast BLAS."""
+    """Answer one prompt after the other through `mlx_lm.generate`, in float32 on the fast BLAS."""
     from smidgen import backend
 
     assert backend.blas().fast, backend.blas().problem
@@ -117,22 +117,22 @@ CONTENDERS: dict[str, tuple[Callable[[Path, int], tuple[float, Answers]], int]] 
     "xllamacpp, no prompt cache": (uncached, PROMPTS),
     "mlx_lm.generate, our BLAS": (mlx_lm, 4),
 }
-"""Each with how many of the prompts it answers."""
+"""The contenders, each with its number of prompts."""
 
 
 def child(contender: str, folder: Path) -> None:
-    """Answer, and print what it took as JSON."""
+    """Answer the prompts and print the measurements as JSON."""
     work, count = CONTENDERS[contender]
     seconds, answers = work(folder, count)
     report = {"seconds": seconds, "answers": answers, "peak": peak_memory_bytes()}
     print("\n" + json.dumps(report | {"versions": versions(PACKAGES)}))
 
 
-# ----------------------------------------------------------------------------------------- what compares them
+# ------------------------------------------------------------------------------------------------ comparison
 
 
 def make_model(folder: Path) -> dict[str, int]:
-    """Write the weights in safetensors and in GGUF; return what a token costs."""
+    """Write the weights as safetensors and GGUF; return the cost of a token."""
     sys.path.insert(0, str(ROOT))
     from tests.tools.real_shapes import SHAPES, tensors, write_model
 
@@ -151,7 +151,7 @@ def make_model(folder: Path) -> dict[str, int]:
 
 
 def read_bandwidth() -> float:
-    """Bytes a second that all cores together read from memory; the best of five."""
+    """Return the memory read bandwidth of all cores in bytes per second; the best of five."""
     import numpy as np
 
     cores = machine()["cores"]
@@ -167,7 +167,7 @@ def read_bandwidth() -> float:
 
 
 def roofline(model: dict[str, int]) -> dict[str, float]:
-    """The most tokens a second that this device can read and write, by its memory and its arithmetic."""
+    """Return the roofline of prefill and decode in tokens per second."""
     from smidgen.backend import measure_gflops
 
     bandwidth, gflops = read_bandwidth(), max(measure_gflops(repeats=9))
@@ -181,7 +181,7 @@ def roofline(model: dict[str, int]) -> dict[str, float]:
 
 
 def summary(turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """The best round of each contender, and how many times its rate ours is."""
+    """Return the best round of each contender, and the ratio of our rate to its rate."""
     rows: dict[str, dict[str, Any]] = {}
     reference = turns[OURS][0]["answers"]
     for name, results in turns.items():

@@ -1,18 +1,17 @@
-"""A model to GGUF: `smidgen export gguf` beside llama.cpp's `convert_hf_to_gguf.py`, on the same weights.
+"""GGUF export: `smidgen export gguf` compared with llama.cpp's `convert_hf_to_gguf.py` on the same weights.
 
     python tests/tools/real_shapes.py Qwen3-1.7B /tmp/qwen3-1.7b
     python benchmarks/export_gguf.py /tmp/qwen3-1.7b --converter llama.cpp/convert_hf_to_gguf.py
 
-llama.cpp's converter needs torch, so it may run with another Python (`--python`). It knows tokenizers by a
-hash of what they make of a text, and stops at one that it has not met, as that of a model from
-`real_shapes.py`: add its hash to the copy of the converter that is measured. Without `--converter` only
-smidgen is measured.
+llama.cpp's converter needs torch, so it may run with another Python (`--python`). It identifies tokenizers by
+a hash of a tokenized text and refuses unknown ones, such as that of a model from `real_shapes.py`: add its
+hash to the copy of the converter that is measured. Without `--converter`, only smidgen is measured.
 
-(The file is not called gguf.py: that name would hide the package `gguf` from every benchmark.)
+(The file is not called gguf.py because that name would hide the package `gguf` from every benchmark.)
 
-Each converter is a process of its own, measured whole, from its start to its end; the model's files were read
-before. Memory is the largest resident set, in which mapped pages of the model's files count, and the largest
-anonymous part of it, in which they do not. The tensors of both files are compared byte for byte.
+Each converter runs in a separate process, measured from start to exit, with the model's files in the page
+cache. Memory is the peak resident set, which includes mapped pages of the model's files, and the peak
+anonymous memory, which does not. The tensors of both files are compared byte for byte.
 """
 
 import argparse
@@ -34,11 +33,11 @@ SHAPES = Path(__file__).parents[1] / "tests/tools/real_shapes.py"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", type=Path, nargs="?", help="a folder; Qwen3-0.6B's shape if none is given")
+    parser.add_argument("model", type=Path, nargs="?", help="model folder; default: Qwen3-0.6B's shape")
     parser.add_argument("--converter", type=Path, help="convert_hf_to_gguf.py of llama.cpp")
-    parser.add_argument("--python", default=sys.executable, help="the Python that runs the converter")
+    parser.add_argument("--python", default=sys.executable, help="Python interpreter for the converter")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--verify", action="store_true", help="run smidgen's file in llama.cpp too")
+    parser.add_argument("--verify", action="store_true", help="also verify smidgen's file in llama.cpp")
     arguments = parser.parse_args()
     near = arguments.model.parent if arguments.model else None
     with tempfile.TemporaryDirectory(prefix="gguf-", dir=near) as scratch:
@@ -70,16 +69,16 @@ def main() -> None:
 
 
 def ours_command(model: Path, out: Path) -> list[str]:
-    """The command line that writes the file without proving it, as the other converter does."""
+    """Return the command that writes the file without verifying it, as the other converter does."""
     words = ["-m", "smidgen", "export", "gguf", "--model", str(model), "--out", str(out), "--no-verify"]
     return [sys.executable, *words]
 
 
 def measure(command: Sequence[str]) -> dict[str, Any]:
-    """Seconds and peak memory of a process, and the machine's load before it.
+    """Return seconds and peak memory of a process, and the machine's load before it.
 
     Raises:
-        SystemExit: the process failed; the end of what it said is in the message.
+        SystemExit: the process failed; the message contains the end of its output.
     """
     load, start = os.getloadavg()[0], time.perf_counter()
     resident = anonymous = 0
@@ -102,7 +101,7 @@ def measure(command: Sequence[str]) -> dict[str, Any]:
 
 
 def memory(pid: int) -> tuple[int, int]:
-    """Largest resident set so far and anonymous memory now of a process, in bytes; 0 when it is gone."""
+    """Return the peak resident set and current anonymous memory of a process in bytes; 0 after its exit."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -112,7 +111,7 @@ def memory(pid: int) -> tuple[int, int]:
 
 
 def ratios(results: dict[str, Any]) -> dict[str, float]:
-    """Theirs to ours in time and ours to theirs in memory, of the best round of each."""
+    """Return the ratios of the best rounds: theirs to ours in time, ours to theirs in memory."""
     best = {
         name: {key: min(run[key] for run in results[name]) for key in results[name][0]}
         for name in ("smidgen", "llama.cpp")
@@ -126,7 +125,7 @@ def ratios(results: dict[str, Any]) -> dict[str, float]:
 
 
 def same_tensors(ours: Path, theirs: Path) -> dict[str, Any]:
-    """How many tensors of two files are equal to the byte, and the names of those that are not."""
+    """Return the number of tensors of a file, and the names of those that differ from the other's bytes."""
     from gguf import GGUFReader
 
     left, right = ({t.name: t for t in GGUFReader(path).tensors} for path in (ours, theirs))
@@ -142,10 +141,10 @@ def same_tensors(ours: Path, theirs: Path) -> dict[str, Any]:
 
 
 def verify(file: Path, model: Path) -> dict[str, Any]:
-    """What running the file in llama.cpp says of it."""
+    """Return the results of verifying the file in llama.cpp."""
     from smidgen.export.gguf import verify_gguf
 
-    return {key: value for key, value in verify_gguf(file, str(model)).items() if key != "path"}
+    return {key: value for key, value in verify_gguf(file, str(model)).to_json().items() if key != "path"}
 
 
 if __name__ == "__main__":

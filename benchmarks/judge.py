@@ -1,11 +1,11 @@
-"""Judging side by side: smidgen, a loop over `mlx_lm.generate`, and chat requests to llama.cpp's server.
+"""Judging speed: smidgen, a loop over `mlx_lm.generate`, and chat requests to llama.cpp's server.
 
     python benchmarks/judge.py
 
-Pairs of the generated world are asked in both orders, in the template `rubric`. Every contender answers the
-same prompts greedily with the same weights, in a process of its own, loading not counted; the texts are
-compared. On shapes where a contender would take hours it judges fewer pairs. The pairs per second, the ratios
-and how it was measured go to `benchmarks/results/judge-<machine>.json`.
+Pairs of the generated world are judged in both orders with the template `rubric`. Every contender answers the
+same prompts greedily with the same weights in a separate process; loading is not counted, and the texts are
+compared. On shapes where a contender would take hours, it judges fewer pairs. Pairs per second, ratios and
+the measuring conditions are saved to `benchmarks/results/judge-<machine>.json`.
 """
 
 import argparse
@@ -27,15 +27,16 @@ OURS = "smidgen"
 
 @dataclass(frozen=True)
 class Case:
-    """One model and how much it judges.
+    """A model and its number of pairs.
 
     Attributes:
-        name: of the case.
-        shape: of `tests/tools/real_shapes.py`, with random weights; empty for the judge of `make demo`.
-        pairs: to judge, each in both orders.
-        loop_pairs: of them, for the loop.
-        shipped_pairs: of them, for the loop on MLX as it is shipped.
-        max_tokens: longest answer.
+        name: name of the case.
+        shape: a shape of `tests/tools/real_shapes.py`, with random weights; empty for the judge of `make
+            demo`.
+        pairs: number of pairs, each judged in both orders.
+        loop_pairs: number of pairs for the loop.
+        shipped_pairs: number of pairs for the loop on MLX as shipped.
+        max_tokens: maximum length of an answer.
     """
 
     name: str
@@ -56,25 +57,25 @@ CASES = {
 PACKAGES = ("mlx", "mlx-lm", "numpy", "scipy-openblas32", "xllamacpp")
 
 
-# ------------------------------------------------------------------------ what runs in a process of its own
+# ------------------------------------------------------------------------------------- in a separate process
 
 
 def samples_of(case: Case, pairs: int) -> Any:
-    """The first pairs of the world, in both orders."""
-    from smidgen.cli.sources import test_rows
-    from smidgen.tasks import find_task
+    """Return the first pairs of the world, in both orders."""
+    from smidgen.tasks import JudgeTask, find_task
 
-    rows = test_rows("judge", "world", splits=(), limit=case.pairs, seed=0)
+    rows = JudgeTask().world_rows("test", case.pairs, seed=0)
     return find_task("judge").samples(rows[:pairs], source="world")
 
 
 def smidgen(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
-    """Our engine: prompts in batches, what they share run once."""
+    """Judge with smidgen's engine: batched prompts with shared prefixes."""
     from smidgen.data.types import Request, Sampling
     from smidgen.inference import open_engine
+    from smidgen.options import EngineOptions
 
     samples = samples_of(case, pairs)
-    engine = open_engine(model, engine="mlx")
+    engine = open_engine(EngineOptions(model, engine="mlx"))
     started = time.perf_counter()
     sampling = Sampling(max_tokens=case.max_tokens)
     found = {
@@ -85,14 +86,15 @@ def smidgen(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
 
 
 def smidgen_logits(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
-    """Our engine, judging by the probabilities of the answers."""
+    """Judge with smidgen's engine by log-probability scoring."""
     from smidgen.data.types import Request
-    from smidgen.evaluation.by_logits import ByLogits
     from smidgen.inference import open_engine
-    from smidgen.tasks.templates import Rubric
+    from smidgen.options import EngineOptions
+    from smidgen.tasks.judge.by_logits import ByLogits
+    from smidgen.tasks.judge.published_templates import Rubric
 
     samples = samples_of(case, pairs)
-    judge = ByLogits(open_engine(model, engine="mlx"), Rubric())
+    judge = ByLogits(open_engine(EngineOptions(model, engine="mlx")), Rubric())
     started = time.perf_counter()
     found = {
         request.sample.id: completion.text
@@ -102,7 +104,7 @@ def smidgen_logits(model: str, case: Case, pairs: int) -> tuple[float, dict[str,
 
 
 def loop(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
-    """One prompt after the other through mlx-lm, as shipped."""
+    """Judge one prompt after the other through mlx-lm, as shipped."""
     from mlx_lm import generate, load
 
     from smidgen.models.load import resolve
@@ -119,7 +121,7 @@ def loop(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
 
 
 def loop_fast(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
-    """The same on the BLAS that smidgen puts under MLX, in float32, where that is faster on this device."""
+    """The same on smidgen's BLAS for MLX, in float32 where that is faster on this device."""
     from smidgen import backend
 
     assert backend.blas().fast, backend.blas().problem
@@ -127,7 +129,7 @@ def loop_fast(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]
 
 
 def chat(model: str, case: Case, pairs: int) -> tuple[float, dict[str, str]]:
-    """One chat request after the other to llama.cpp's server, in this process, with its prompt cache."""
+    """Judge one chat request after the other with llama.cpp's server in this process, prompt cache on."""
     import xllamacpp
 
     from smidgen.export.gguf import write_gguf
@@ -167,17 +169,17 @@ CONTENDERS: dict[str, Callable[[str, Case, int], tuple[float, dict[str, str]]]] 
 
 
 def child(contender: str, model: str, case: Case, pairs: int) -> None:
-    """Judge, and print what it took as JSON."""
+    """Judge, and print the measurements as JSON."""
     seconds, texts = CONTENDERS[contender](model, case, pairs)
     report = {"seconds": seconds, "texts": texts, "peak": peak_memory_bytes(), "versions": versions(PACKAGES)}
     print("\n" + json.dumps(report))
 
 
-# ----------------------------------------------------------------------------------------- what compares them
+# ------------------------------------------------------------------------------------------------ comparison
 
 
 def bundled_judge(folder: Path) -> Path:
-    """The judge of `make demo`, which is made first if it is not there, in one piece."""
+    """Return the fused judge of `make demo`, which is trained first if it does not exist."""
     command = ["run", str(ROOT / "recipes/nano-judge.toml"), "--runs", str(ROOT / "runs")]
     subprocess.run([sys.executable, "-m", "smidgen", *command], check=True, stdout=subprocess.DEVNULL)
     from smidgen.models.load import load
@@ -191,7 +193,7 @@ def bundled_judge(folder: Path) -> Path:
 
 
 def random_model(folder: Path, shape: str) -> Path:
-    """Random weights of a real shape."""
+    """Write random weights of a real shape."""
     sys.path.insert(0, str(ROOT))
     from tests.tools.real_shapes import SHAPES, write_model
 
@@ -199,7 +201,7 @@ def random_model(folder: Path, shape: str) -> Path:
 
 
 def pairs_for(contender: str, case: Case) -> int:
-    """How many pairs a contender judges."""
+    """Return the number of pairs that a contender judges."""
     if contender.startswith(OURS):
         return case.pairs
     return case.shipped_pairs if contender == "mlx_lm.generate" else case.loop_pairs
@@ -220,7 +222,7 @@ def compare(case: Case, contenders: Sequence[str], rounds: int) -> dict[str, Any
 
 
 def summary(case: Case, turns: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """The best round of each contender, and what ours is worth in each of the others'."""
+    """Return the best round of each contender, and the ratio of our rate to its rate."""
     rows: dict[str, dict[str, Any]] = {}
     for name, results in turns.items():
         pairs = pairs_for(name, case)

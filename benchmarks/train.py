@@ -1,12 +1,12 @@
-"""Training speed side by side: smidgen, mlx-lm as shipped, mlx-lm on our BLAS, torch with transformers.
+"""Training speed: smidgen, mlx-lm as shipped, mlx-lm on our BLAS, torch with transformers.
 
     python benchmarks/train.py --torch-python /path/to/python/with/torch
 
-Every contender starts from the same weights and takes the same AdamW steps on the same rows, in a process
-of its own; two thirds of each row are prompt and are not learnt. Their losses are compared step by step.
-Contenders take turns for a few rounds, so that whatever else the machine does falls on all of them alike.
-Steps are timed without warm-up and without loading; the medians, the ratios, the load of the machine and
-how it was measured go to `benchmarks/results/train-<machine>.json`.
+Every contender starts from the same weights and takes the same AdamW steps on the same rows, in a separate
+process; two thirds of each row are prompt and excluded from the loss. Their losses are compared step by step.
+Contenders take turns for a few rounds, so that other load on the machine affects all of them equally. Steps
+are timed without warm-up and loading. Medians, ratios, the machine's load and the measuring conditions are
+saved to `benchmarks/results/train-<machine>.json`.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from typing import Any
 from _common import peak_memory_bytes, run, versions, write_results
 
 ORACLE = Path(__file__).parents[1] / ".venv-oracle/bin/python"
-"""The interpreter with torch that `make oracle` makes."""
+"""The interpreter with torch that `make oracle` installs."""
 LEARNING_RATE, BETAS, EPS = 1e-3, (0.9, 0.95), 1e-8
 LOSS_TOLERANCE = 0.01
-"""Largest relative difference between two contenders' losses of one step: their sums run in other orders."""
+"""Largest relative difference of two contenders' losses in a step, due to different summation orders."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model shape and one batch."""
+    """A model shape and a batch shape."""
 
     name: str
     shape: dict[str, int]
@@ -42,7 +42,7 @@ class Case:
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the model in one step."""
+        """Number of tokens per step."""
         return self.batch_size * self.length
 
 
@@ -66,7 +66,7 @@ CASES = {
 }
 
 
-# ------------------------------------------------------------------------ what runs in a process of its own
+# ------------------------------------------------------------------------------------- in a separate process
 
 
 def make(folder: Path, case: Case) -> None:
@@ -89,33 +89,34 @@ def make(folder: Path, case: Case) -> None:
 
 
 def prompt_length(case: Case) -> int:
-    """Tokens of a row that are given."""
+    """Return the number of prompt tokens in a row."""
     return 2 * case.length // 3
 
 
 def smidgen(folder: Path, case: Case) -> Iterator[tuple[float, float]]:
-    """Our loop."""
+    """Yield seconds and loss of each step of smidgen's loop."""
     import numpy as np
 
-    from smidgen.config import ArchitectureConfig, TrainConfig
+    from smidgen.config import ArchitectureConfig, SftConfig
     from smidgen.models.graph import create
-    from smidgen.training.batches import Row, RowBatches
+    from smidgen.training.batches import RowBatches, TrainRow
     from smidgen.training.loop import train
+    from smidgen.training.objectives.likelihood import Likelihood
 
     model, _ = create(ArchitectureConfig(**case.shape), seed=0)  # type: ignore[arg-type]
-    learnt = np.arange(case.length + 1) >= prompt_length(case)
-    rows = [Row(row, learnt) for row in np.load(folder / "rows.npy")]
-    config = TrainConfig(
+    mask = np.arange(case.length + 1) >= prompt_length(case)
+    rows = [TrainRow(row, mask) for row in np.load(folder / "rows.npy")]
+    config = SftConfig(
         batch_size=case.batch_size, learning_rate=LEARNING_RATE, schedule="constant", warmup=0.0, betas=BETAS,
         eps=EPS, gradient_clip=0.0, validate_every=0, checkpoint_every=0,
     )  # fmt: skip
     batches = RowBatches(rows, batch_size=case.batch_size, epochs=1e6)
-    for result in train(model, batches, config):
+    for result in train(model, Likelihood(), batches, config):
         yield result.seconds, result.loss
 
 
 def mlx_lm(folder: Path, case: Case) -> Iterator[tuple[float, float]]:
-    """The trainer of mlx-lm, as shipped."""
+    """Yield the same of mlx-lm's trainer, as shipped."""
     import mlx.optimizers
     import numpy as np
     from mlx_lm.tuner.trainer import TrainingArgs, TrainingCallback, train
@@ -143,7 +144,7 @@ def mlx_lm(folder: Path, case: Case) -> Iterator[tuple[float, float]]:
 
 
 def mlx_lm_fast(folder: Path, case: Case) -> Iterator[tuple[float, float]]:
-    """The trainer of mlx-lm on the BLAS that smidgen puts under MLX."""
+    """Yield the same of mlx-lm's trainer on smidgen's BLAS for MLX."""
     from smidgen import backend
 
     assert backend.blas().fast, backend.blas().problem
@@ -151,7 +152,7 @@ def mlx_lm_fast(folder: Path, case: Case) -> Iterator[tuple[float, float]]:
 
 
 def torch(folder: Path, case: Case) -> Iterator[tuple[float, float]]:
-    """A plain loop over a model of transformers, with torch's fused AdamW."""
+    """Yield the same of a plain loop with transformers and torch's fused AdamW."""
     import numpy as np
     import torch
     from transformers import AutoModelForCausalLM
@@ -166,7 +167,7 @@ def torch(folder: Path, case: Case) -> Iterator[tuple[float, float]]:
     )
     rows = torch.from_numpy(np.load(folder / "rows.npy")).long()
     inputs, targets = rows[:, :-1], rows[:, 1:].clone()
-    targets[:, : prompt_length(case) - 1] = -100  # what cross_entropy leaves out
+    targets[:, : prompt_length(case) - 1] = -100  # ignored by cross_entropy
     while True:
         start = time.perf_counter()
         optimizer.zero_grad()
@@ -192,7 +193,7 @@ PACKAGES = {
 
 
 def child(contender: str, folder: Path, case: Case, steps: int) -> None:
-    """Take the steps of one contender and print what they cost as JSON, after whatever it prints itself."""
+    """Run the steps of one contender and print the measurements as JSON, after its own output."""
     os.environ["STEPS"] = str(steps)
     taken = [step for step, _ in zip(CONTENDERS[contender](folder, case), range(steps), strict=False)]
     seconds, losses = zip(*taken, strict=True)
@@ -200,11 +201,11 @@ def child(contender: str, folder: Path, case: Case, steps: int) -> None:
     print("\n" + json.dumps(report | {"versions": versions(PACKAGES[contender])}))
 
 
-# ----------------------------------------------------------------------------------------- what compares them
+# ------------------------------------------------------------------------------------------------ comparison
 
 
 def take_turn(contender: str, folder: Path, case: Case, steps: int, python: str) -> dict[str, Any]:
-    """Let one contender take its steps."""
+    """Run the steps of one contender in a separate process."""
     arguments = ["--child", contender, "--folder", str(folder), "--cases", case.name, "--steps", str(steps)]
     return run(__file__, arguments, python=python, what=f"{contender} on {case.name}")
 
@@ -228,7 +229,7 @@ def compare(case: Case, arguments: argparse.Namespace, pythons: dict[str, str]) 
 
 
 def summary(case: Case, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Medians over every measured step of every round, and what ours is worth in each of the others'."""
+    """Return medians over all measured steps of all rounds, and the ratio of our rate to each."""
     rows = {}
     for name, turns in runs.items():
         seconds = statistics.median([step for turn in turns for step in turn["measured"]])
@@ -254,7 +255,7 @@ def summary(case: Case, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]
 def show(result: dict[str, Any]) -> None:
     """Print one case as a table."""
     case = result["case"]
-    print(f"\n{case['name']}: {case['batch_size']} x {case['length']} tokens, a third of them learnt")
+    print(f"\n{case['name']}: {case['batch_size']} x {case['length']} tokens, a third of them trained on")
     print(f"{'':22}{'tokens/s':>10}{'s/step':>9}{'peak MB':>9}{'smidgen is':>12}{'load':>6}{'losses':>9}")
     for name, row in result["contenders"].items():
         load = max(value for turn in row["load"] for value in turn)
@@ -266,13 +267,14 @@ def show(result: dict[str, Any]) -> None:
 
 
 def pythons_of(arguments: argparse.Namespace) -> dict[str, str]:
-    """The contenders that can run here, each with its interpreter."""
+    """Return the contenders that can run here, each with its interpreter."""
     names = list(CONTENDERS) if sys.platform == "linux" else [n for n in CONTENDERS if "BLAS" not in n]
     pythons = {name: sys.executable for name in names} | {"torch + transformers": arguments.torch_python}
     probe = [arguments.torch_python, "-c", "import torch, transformers"]
     if subprocess.run(probe, capture_output=True, check=False).returncode:
         print(
-            f"without torch: {arguments.torch_python} cannot import torch and transformers", file=sys.stderr
+            f"torch left out: {arguments.torch_python} cannot import torch and transformers",
+            file=sys.stderr,
         )
         del pythons["torch + transformers"]
     if arguments.slow_steps == 0 and "mlx-lm, our BLAS" in pythons:
@@ -283,14 +285,14 @@ def pythons_of(arguments: argparse.Namespace) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--steps", type=int, default=10, help="measured steps of a round")
-    parser.add_argument("--warm-up", type=int, default=3, help="steps before them")
+    parser.add_argument("--steps", type=int, default=10, help="measured steps per round")
+    parser.add_argument("--warm-up", type=int, default=3, help="warm-up steps per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--slow-steps", type=int, default=3, help="measured steps of mlx-lm as shipped; 0: none"
+        "--slow-steps", type=int, default=3, help="measured steps of mlx-lm as shipped; 0 leaves it out"
     )
     torch_python = str(ORACLE) if ORACLE.exists() else sys.executable
-    parser.add_argument("--torch-python", default=torch_python, help="an interpreter that has torch")
+    parser.add_argument("--torch-python", default=torch_python, help="Python interpreter with torch")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,7 +1,9 @@
 """Models and tokenizers small enough to be made for every test run; nothing is downloaded."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -112,6 +114,26 @@ def random_qwen3(config: dict, seed: int = 0) -> dict[str, np.ndarray]:
 def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer whose chat template has Qwen3's thinking switch; do not write into the folder."""
     return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def two_threads() -> Iterator[None]:
+    """At least two threads share the work of our own kernels, unless OPENBLAS_NUM_THREADS says how many.
+
+    A worker beside others has OpenBLAS with one thread, and what divides work would have nothing to divide.
+    """
+    from smidgen import backend
+    from smidgen.cpu_kernels.team import team
+
+    library, given = backend.blas_library(), backend.blas().threads
+    with pytest.MonkeyPatch.context() as patch:
+        if library is not None and "SMIDGEN_TEST_THREADS" in os.environ:
+            patch.setattr(backend, "_FACTS", replace(backend.blas(), threads=max(2, given)))
+        team.cache_clear()
+        yield
+    team.cache_clear()
+    if library is not None:
+        library.openblas_set_num_threads(given)
 
 
 @pytest.fixture

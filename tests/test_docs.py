@@ -7,7 +7,7 @@ import pytest
 
 from smidgen.cli.app import COMMANDS
 from smidgen.cli.reference import pages, tables
-from smidgen.config import Recipe
+from smidgen.config import PretrainRecipe, methods
 
 ROOT = Path(__file__).parent.parent
 PAGES = pages()
@@ -29,16 +29,29 @@ def test_every_command_and_every_option_is_explained():
     assert not unexplained
 
 
-def test_every_key_of_a_recipe_is_explained():
-    for name, section, _ in tables(Recipe):
-        heading = f"## `[{name}]`\n" if name else "## Top of the file\n"
-        table = PAGES["configuration.md"].partition(heading)[2].partition("\n## ")[0]
-        plain = [
-            key
-            for key in section.model_fields
-            if f"## `[{f'{name}.{key}'.strip('.')}]`" not in PAGES["configuration.md"]
+def headings(page: str) -> str:
+    """The headings of a page, one a line."""
+    return "\n".join(line for line in page.splitlines() if line.startswith("#"))
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_key_of_a_recipe_is_explained(method: str):
+    page = PAGES["configuration.md"]
+    recipe, train = methods()[method]
+    part = page.partition("# Pretraining recipes\n")[2] if recipe is PretrainRecipe else page
+    for name, section, _ in [*tables(recipe), *tables(train, "train")]:
+        if name == "tasks.data":  # as [data]
+            continue
+        heading = f"## `[{name}]`\n" if name else "## Top of the file"
+        heading = heading.replace("[tasks]", "[[tasks]]")
+        table = part.partition(heading)[2].partition("\n## ")[0]
+        own = page.partition(f'## `[train]` with `method = "{method}"`\n')[2].partition("\n## ")[0]
+        keys = [
+            key for key in section.model_fields if f"[{f'{name}.{key}'.strip('.')}]" not in headings(page)
         ]
-        assert all(f"| `{key}` |" in table for key in plain), name
+        keys = [key for key in keys if (name, key) != ("tasks", "data")]
+        explained = table + own if section is train else table
+        assert all(f"| `{key}` |" in explained for key in keys), name
 
 
 def test_the_documents_do_not_lead_astray():

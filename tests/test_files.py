@@ -79,9 +79,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(tmp_path: Path, mon
     path = tmp_path / "report.json"
     path.write_text("old")
     monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(
-        WorkError, match=r"report\.json could not be written: no space is left.*free some space"
-    ):
+    with pytest.raises(WorkError, match=r"report\.json could not be written: no space left.*free some space"):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["report.json"]
@@ -107,13 +105,13 @@ def test_a_file_system_that_really_refuses(tmp_path: Path):
 
 def test_a_place_that_is_no_folder_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorkError, match=r"could not be written: .*choose another place"):
+    with pytest.raises(WorkError, match=r"could not be written: .*choose another path"):
         write_text(tmp_path / "file" / "report.json", "{}")
 
 
 def test_a_foreign_writer_on_a_full_disk_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("smidgen.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
-    with pytest.raises(WorkError, match="no space is left"), atomic_folder(tmp_path / "model"):
+    with pytest.raises(WorkError, match="no space left"), atomic_folder(tmp_path / "model"):
         raise RuntimeError("[write] Unable to write 4096 bytes to file.")
     assert names(tmp_path) == []
 
@@ -172,7 +170,7 @@ def test_a_failed_replacement_leaves_the_old_folder(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "replace", refuse)
     with (
-        pytest.raises(WorkError, match="no space is left"),
+        pytest.raises(WorkError, match="no space left"),
         atomic_folder(tmp_path / "best", replace=True) as partial,
     ):
         (partial / "new").write_text("new")
@@ -255,3 +253,15 @@ def test_a_fingerprint_sees_every_byte_and_name(tmp_path: Path):
     (tmp_path / "model" / "a").rename(tmp_path / "model" / "b")
     assert len({before, changed, content_hash(tmp_path / "model")}) == 3
     assert content_hash(tmp_path / "model" / "b") == sha256_file(tmp_path / "model" / "b")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_users_text_may_have_a_byte_order_mark_and_carriage_returns(tmp_path: Path, encoding: str):
+    file = tmp_path / "rubric.txt"
+    file.write_bytes("Grade é:\r\n1 to 5".encode(encoding))
+    assert read_text(file, "rubric") == "Grade é:\n1 to 5"
+    file.write_bytes('{"a":\r\n"é"}'.encode(encoding))
+    assert read_json(file) == {"a": "é"}
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="is not a readable UTF-8 file"):
+        read_text(tmp_path / "bad.txt", "rubric")

@@ -1,19 +1,25 @@
-"""smidgen: small language models, made into specialists you can trust."""
+"""smidgen: turn small language models into specialists you can trust."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from smidgen.judge import Judge
+    from smidgen.options import EngineOptions, JudgeOptions, SamplingOptions
 
 __version__ = "0.1.0"
-__all__ = ["Judge", "__version__"]
+__all__ = ["EngineOptions", "Judge", "JudgeOptions", "SamplingOptions", "__version__"]
 
-_DOORS = {"Judge": "smidgen.judge"}
-"""What a program may import from here; loaded when it is first used, since a model's libraries are heavy."""
+_EXPORTS = {
+    "EngineOptions": "smidgen.options",
+    "Judge": "smidgen.judge",
+    "JudgeOptions": "smidgen.options",
+    "SamplingOptions": "smidgen.options",
+}
+"""The public names and their modules; imported on first use, because the libraries of a model are heavy."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _DOORS:
+    if name not in _EXPORTS:
         raise AttributeError(f"module 'smidgen' has no attribute '{name}'")
-    return getattr(import_module(_DOORS[name]), name)
+    return getattr(import_module(_EXPORTS[name]), name)

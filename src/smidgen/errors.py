@@ -1,12 +1,12 @@
 """The errors smidgen raises on purpose.
 
     SmidgenError
-    ├── UserError         the input was wrong; the command line prints the sentence and exits with 2
+    ├── UserError         bad input; the command line prints the message and exits with 2
     │   ├── ConfigError   a recipe, an option or a setting
     │   ├── DataError     a dataset, a row or a recording
     │   └── ModelError    a model folder, its weights, an adapter or a tokenizer
-    ├── WorkError         the input was fine but the work failed (disk full, loss not finite); exits with 1
-    └── ParseError        a model's text could not be read; scoring catches it, a user never sees it
+    ├── WorkError         valid input, but the work failed (disk full, loss not finite); exits with 1
+    └── ParseError        a model's output could not be parsed; caught by scoring, never shown to a user
 
 Every message says what was given, what was expected and what to do about it.
 """
@@ -15,8 +15,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-NAMED = 5
-"""Faults that a message names; of more, it says how many there are."""
+MAX_LISTED = 5
+"""Number of faults that a message lists; the others are only counted."""
 
 
 class SmidgenError(Exception):
@@ -24,7 +24,7 @@ class SmidgenError(Exception):
 
 
 class UserError(SmidgenError):
-    """The input was wrong and the message says how to mend it."""
+    """The input was wrong; the message says how to fix it."""
 
 
 class ConfigError(UserError):
@@ -40,26 +40,26 @@ class ModelError(UserError):
 
 
 class WorkError(SmidgenError):
-    """The input was fine but the work could not be finished."""
+    """The input was valid but the work failed."""
 
 
 class ParseError(SmidgenError):
-    """A model's text did not have the form that its task asked for."""
+    """A model's output did not have the format that its task expects."""
 
 
 def first_few(faults: Sequence[str], separator: str = "; ") -> str:
-    """The first faults, and how many more there are."""
-    more = f"{separator}and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-    return separator.join(faults[:NAMED]) + more
+    """Join the first faults and the number of further ones."""
+    more = f"{separator}and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
+    return separator.join(faults[:MAX_LISTED]) + more
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the known name nearest to `name`, or an empty string."""
+    """Return ` Did you mean 'x'?` for the closest known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def did_you_mean_best(folder: Path) -> str:
-    """Return ` Did you mean 'run/best'?` for the folder of a run that holds its best, or nothing."""
+    """Return ` Did you mean 'run/best'?` if a run folder contains its best model, or an empty string."""
     best = folder / "best"
     return f" Did you mean '{best}'?" if best.is_dir() else ""

@@ -1,9 +1,10 @@
-"""Files that are whole or not there, lines that are appended, and fingerprints of content.
+"""Atomic writes, append-only JSONL, and content hashes.
 
-Whatever smidgen writes is written beside its place and renamed into it: a reader, or a run that was killed,
-finds the old content or the new, never half of either. Any room may import this module.
+Files are written under a temporary name in the same folder and then renamed, so that a reader, or a process
+that was killed, sees the old content or the new but never a mixture. Any package may import this module.
 """
 
+import codecs
 import dataclasses
 import errno
 import fcntl
@@ -17,50 +18,51 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from smidgen.cache import sha256_of
 from smidgen.errors import ConfigError, DataError, SmidgenError, WorkError
 
-# Writers in other languages report a full disk without its number; below so many free bytes we believe that.
+# Native writers report a full disk without an errno; with fewer free bytes than this, it is assumed full.
 _FULL_BELOW = 1 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_OF_WRITING = (*_FULL, errno.EFBIG, errno.EIO)
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+_WRITE_ERRNOS = (*_FULL_ERRNOS, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path`; the file written there takes its place when the block ends well.
+    """Yield a temporary path next to `path`; the file written there replaces `path` if the block succeeds.
 
     Raises:
-        WorkError: the disk is full or the place cannot be written; nothing is left behind.
+        WorkError: the disk is full or `path` is not writable; nothing is left behind.
     """
-    partial = _beside(path, "partial")
+    partial = _temporary_path(path, "partial")
     try:
-        with _plain_write_errors(path, partial):
+        with _as_work_errors(path, partial):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             _flush(partial)
             os.replace(partial, path)
     finally:
-        with suppress(OSError):  # it was renamed, or never could be made
+        with suppress(OSError):  # it was renamed, or could not be created
             partial.unlink()
 
 
 @contextmanager
 def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a new folder beside `path` that takes its place when the block ends well.
+    """Yield a temporary folder next to `path` that is renamed to `path` if the block succeeds.
 
     Args:
-        path: where the folder is to stand.
-        replace: whether a folder that stands there goes away; only for folders that smidgen itself made.
+        path: the final folder.
+        replace: replace an existing folder; only for folders that smidgen itself created.
 
     Raises:
-        ConfigError: something stands at `path` and `replace` was not given.
-        WorkError: the disk is full or the place cannot be written; nothing is left behind.
+        ConfigError: `path` exists, is not an empty folder, and `replace` is false.
+        WorkError: the disk is full or `path` is not writable; nothing is left behind.
     """
     if not replace and path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ConfigError(f"{path} already exists and is not empty; name another folder or remove it first")
-    partial, old = _beside(path, "partial"), _beside(path, "old")
+    partial, old = _temporary_path(path, "partial"), _temporary_path(path, "old")
     try:
-        with _plain_write_errors(path, partial):
+        with _as_work_errors(path, partial):
             partial.mkdir(parents=True)
             yield partial
             for file in partial.rglob("*"):
@@ -72,7 +74,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Tidy what killed processes left half-done in a folder that this process holds alone."""
+    """Clean up the temporary files of killed processes in a folder that this process has locked."""
     for old in folder.rglob(".*.old"):
         place = old.with_name(old.name[1:].rsplit(".", 2)[0])
         if place.exists():
@@ -98,13 +100,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file.
+    """Read a JSON file.
 
     Raises:
         DataError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(decode_text(path.read_bytes()))
     except FileNotFoundError:
         raise DataError(f"there is no file {path}; check the path") from None
     except (OSError, ValueError) as error:
@@ -118,13 +120,13 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one row as one line of JSON; a line torn by an earlier kill is cut off first.
+    """Append one row as one line of JSON, after removing an incomplete last line left by a killed process.
 
     Raises:
-        WorkError: the line did not fit on the disk; the file is left as it was.
+        WorkError: the line could not be written, for example on a full disk; the file is unchanged.
     """
     line = json.dumps(jsonable(row), ensure_ascii=False).encode() + b"\n"
-    with _plain_write_errors(path, path):
+    with _as_work_errors(path, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
@@ -134,33 +136,31 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that `append_jsonl` wrote; empty when there is none, without a torn last line.
+    """Read the rows that `append_jsonl` wrote, ignoring an incomplete last line; empty for a missing file.
 
     Raises:
-        DataError: a line in the middle is not JSON.
+        DataError: a complete line is not JSON.
     """
     if not path.exists():
         return []
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    whole, _, _ = path.read_bytes().rpartition(b"\n")  # what follows the last newline is incomplete
     rows = []
     for number, line in enumerate(whole.split(b"\n"), start=1):
         try:
             rows.extend([json.loads(line)] if line.strip() else [])
         except ValueError as error:
-            raise DataError(
-                f"{path}, line {number} is not JSON ({error}); mend or remove that line"
-            ) from None
+            raise DataError(f"{path}, line {number} is not JSON ({error}); fix or remove that line") from None
     return rows
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a file that a user named.
+    """Read a text file that the user named.
 
     Raises:
-        DataError: it is missing or is no UTF-8 text; `what` says what it was to be.
+        DataError: it is missing or is not UTF-8 text; `what` names the expected content.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return decode_text(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"there is no {what} at {path}; expected a text file") from None
     except IsADirectoryError:
@@ -169,8 +169,21 @@ def read_text(path: Path, what: str) -> str:
         raise DataError(f"{path} is not a readable UTF-8 file: {error}") from None
 
 
+def decode_text(data: bytes) -> str:
+    r"""Decode a user's text file as UTF-8, or as UTF-16 if its byte order mark says so.
+
+    The byte order mark is dropped and line endings become `\n`. Some editors on Windows write UTF-16.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+    """
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def jsonable(value: Any) -> Any:
-    """The value in JSON's own types; a number that is not finite becomes None, which JSON has a name for."""
+    """Convert a value to JSON types; numbers that are not finite become None, since JSON has no NaN."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):
@@ -183,40 +196,39 @@ def jsonable(value: Any) -> Any:
         return sorted(jsonable(item) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    scalar = getattr(value, "item", None)  # numpy's numbers are not Python's
+    scalar = getattr(value, "item", None)  # numpy scalars are not Python numbers
     if callable(scalar):
         return jsonable(scalar())
     return str(value)
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is the URL of a server, and so no place on this machine."""
+    """Whether a name is the URL of a server rather than a local path."""
     return name.startswith(("http://", "https://"))
 
 
 def sha256_json(value: Any) -> str:
-    """Fingerprint of a value: the same for equal values, whatever the order of their keys."""
+    """Return the SHA-256 of a value's canonical JSON; the order of keys does not matter."""
     text = json.dumps(jsonable(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """Fingerprint of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file's bytes; hashes of large unchanged files are cached."""
+    return sha256_of(path)
 
 
 def contents(folder: Path) -> list[Path]:
-    """The files under a folder, sorted, without a README.md, which tells of the rest and decides nothing."""
+    """List the files under a folder, sorted, without README.md, which only describes the others."""
     return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "README.md")
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold a file, made if it is not there, for this process alone; the lock dies with the process.
+    """Lock a file for this process, creating it if needed; the lock is released when the process ends.
 
     Raises:
-        WorkError: another process holds it.
+        WorkError: another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
@@ -230,21 +242,21 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def content_hash(path: Path) -> str:
-    """Fingerprint of a file, or of what `contents` finds in a folder with its names."""
+    """Return the SHA-256 of a file, or of the names and hashes of the `contents` of a folder."""
     if path.is_file():
         return sha256_file(path)
     files = contents(path)
     return sha256_json([[file.relative_to(path).as_posix(), sha256_file(file)] for file in files])
 
 
-def _beside(path: Path, ending: str) -> Path:
-    """A hidden name next to `path` that no other process uses."""
-    whole = Path(os.path.abspath(path))  # `.` and `..` have no name to write beside
+def _temporary_path(path: Path, ending: str) -> Path:
+    """Return a hidden name next to `path` that no other process uses."""
+    whole = Path(os.path.abspath(path))  # `.` and `..` have no file name of their own
     return whole.with_name(f".{whole.name}.{os.getpid()}.{ending}")
 
 
 def _flush(file: Path) -> None:
-    """Make sure that a file's bytes are on the disk before its name is."""
+    """Flush a file's bytes to disk, so that a rename never becomes durable before its content."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -253,7 +265,7 @@ def _flush(file: Path) -> None:
 
 
 def _swap(partial: Path, path: Path, old: Path) -> None:
-    """Put `partial` in the place of `path`, whose old folder goes away only when that went well."""
+    """Rename `partial` to `path`; the old folder is removed only after the rename succeeded."""
     if path.exists():
         os.replace(path, old)
     try:
@@ -266,10 +278,10 @@ def _swap(partial: Path, path: Path, old: Path) -> None:
 
 
 def _append_whole(descriptor: int, line: bytes) -> None:
-    """Append a line to an open file after its last whole one, or leave only whole lines there."""
+    """Append a line after the last complete one; on failure, leave only complete lines in the file."""
     size = _cut_torn_line(descriptor)
     try:
-        if os.write(descriptor, line) < len(line):
+        if os.write(descriptor, line) < len(line):  # a disk that fills up accepts part of a write
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError:
         os.ftruncate(descriptor, size)
@@ -277,7 +289,7 @@ def _append_whole(descriptor: int, line: bytes) -> None:
 
 
 def _cut_torn_line(descriptor: int) -> int:
-    """Cut a torn last line off an open file and return the size that is left."""
+    """Remove an incomplete last line from an open file and return the remaining size."""
     size = os.fstat(descriptor).st_size
     if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
         return size
@@ -287,41 +299,41 @@ def _cut_torn_line(descriptor: int) -> int:
 
 
 @contextmanager
-def _plain_write_errors(path: Path, partial: Path) -> Iterator[None]:
-    """Turn what goes wrong while `path` is written by way of `partial` into one sentence."""
+def _as_work_errors(path: Path, partial: Path) -> Iterator[None]:
+    """Turn errors raised while `path` is written through `partial` into a `WorkError` of one sentence."""
     try:
         yield
     except SmidgenError:
         raise
     except OSError as error:
-        if not _concerns(error, path, partial):
+        if not _is_about(error, path, partial):
             raise
-        raise WorkError(_write_sentence(path, error)) from error
+        raise WorkError(_describe_write_error(path, error)) from error
     except Exception as error:
         if not _disk_is_full(path):
             raise
-        raise WorkError(_write_sentence(path, OSError(errno.ENOSPC, str(error)))) from error
+        raise WorkError(_describe_write_error(path, OSError(errno.ENOSPC, str(error)))) from error
 
 
-def _concerns(error: OSError, path: Path, partial: Path) -> bool:
-    """Whether an error is about what is being written, and not about a file that was read meanwhile."""
-    if error.errno in _OF_WRITING:
+def _is_about(error: OSError, path: Path, partial: Path) -> bool:
+    """Whether an error is about the file being written, not about one that was read in the meantime."""
+    if error.errno in _WRITE_ERRNOS:
         return True
     named = str(error.filename or "")
     return partial.name in named or Path(named) in (path, *path.parents)
 
 
 def _disk_is_full(path: Path) -> bool:
-    """Whether the nearest existing folder above `path` has no room left."""
+    """Whether the disk of the nearest existing folder above `path` is full."""
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     return shutil.disk_usage(parent).free < _FULL_BELOW
 
 
-def _write_sentence(path: Path, error: OSError) -> str:
-    """What failed and what to do, for an error of the operating system."""
-    if error.errno in _FULL:
-        return f"{path} could not be written: no space is left on its disk; free some space and start again"
+def _describe_write_error(path: Path, error: OSError) -> str:
+    """Describe an error of the operating system and what to do about it."""
+    if error.errno in _FULL_ERRNOS:
+        return f"{path} could not be written: no space left on the disk; free some space and run again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{path} could not be written: permission denied; choose a folder that you may write to"
+        return f"{path} could not be written: permission denied; choose a writable folder"
     reason = (error.strerror or str(error)).lower()
-    return f"{path} could not be written: {reason}; mend that or choose another place, and start again"
+    return f"{path} could not be written: {reason}; fix that or choose another path, and run again"

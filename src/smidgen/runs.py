@@ -1,11 +1,11 @@
-"""A run folder: what one run was asked, what it did with what, and which of its stages are done.
+"""Run folders: the resolved recipe of a run, its provenance, its logs and its finished stages.
 
 runs/<name>/
 ├── config.toml        the recipe with every default written out
 ├── provenance.json    versions, machine, git revision, command, seeds, data hashes, start and end
-├── metrics.jsonl      one line a step, appended
-├── evaluations/*/     records.jsonl, one line an evaluated sample, appended, and evaluation.json
-├── stages/<name>.json what a finished stage read and wrote, so that it is skipped next time
+├── metrics.jsonl      one line per step, appended
+├── evaluations/*/     records.jsonl, one line per evaluated sample, appended, and evaluation.json
+├── stages/<name>.json inputs and outputs of a finished stage, so that it is skipped next time
 └── checkpoints/ best/ report.html report.json …
 """
 
@@ -41,10 +41,10 @@ _DISTRIBUTIONS = ("smidgen", "mlx", "mlx-lm", "transformers", "tokenizers", "num
 
 
 class Run:
-    """One run folder. Making the object touches nothing on the disk.
+    """One run folder. Creating the object does not touch the disk.
 
     Attributes:
-        folder: where everything of this run stands.
+        folder: path of the run folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,11 +52,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the run, which is the name of its folder."""
+        """The name of the run: that of its folder."""
         return self.folder.name
 
     def path(self, name: str) -> Path:
-        """Where the file or folder `name` of this run stands."""
+        """The path of the file or folder `name` of this run."""
         return self.folder / name
 
     def write_text(self, name: str, text: str) -> Path:
@@ -70,15 +70,15 @@ class Run:
         return self.path(name)
 
     def append_jsonl(self, name: str, row: Mapping[str, Any]) -> None:
-        """Append one row to a file of lines of this run."""
+        """Append one row to a JSONL file of this run."""
         append_jsonl(self.path(name), row)
 
     def read_jsonl(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a file of lines of this run, without a torn last one."""
+        """Read the rows of a JSONL file of this run, ignoring an incomplete last line."""
         return read_jsonl(self.path(name))
 
     def keep_jsonl(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> None:
-        """Drop the rows that fail `keep`, as those after the checkpoint that a run resumes from."""
+        """Drop the rows that fail `keep`, such as those logged after the checkpoint to resume from."""
         rows = self.read_jsonl(name)
         kept = [row for row in rows if keep(row)]
         if len(kept) < len(rows):
@@ -86,13 +86,13 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process alone. The lock dies with the process, so none is ever stale.
+        """Lock the folder for this process. The lock ends with the process, so it is never stale.
 
         Raises:
-            WorkError: another process works in the folder.
+            WorkError: another process has locked the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.path(".lock").open("a+") as file:
+        with self.path(".lock").open("a+") as file:  # not "w": the owner's name must survive until we own it
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -109,12 +109,12 @@ class Run:
             file.truncate(0)
 
     def stage_record(self, name: str) -> dict[str, Any] | None:
-        """What the finished stage `name` read and wrote, or None when it never finished."""
+        """The record of inputs and outputs of the finished stage `name`, or None if it never finished."""
         path = self.path(f"stages/{name}.json")
         return read_json(path) if path.exists() else None
 
     def stage_is_done(self, name: str, inputs_hash: str) -> bool:
-        """Whether the stage finished on the same inputs and all that it wrote is still as it left it."""
+        """Whether the stage finished on the same inputs and its outputs are unchanged."""
         record = self.stage_record(name)
         if record is None or record["inputs"] != inputs_hash:
             return False
@@ -128,10 +128,10 @@ class Run:
         """Record that a stage is done.
 
         Args:
-            name: of the stage.
-            inputs_hash: fingerprint of everything that the stage's outcome depends on.
+            name: name of the stage.
+            inputs_hash: hash of everything that the stage's result depends on.
             outputs: files and folders that it wrote, relative to the run folder.
-            seconds: wall-clock it took.
+            seconds: wall-clock seconds it took.
         """
         record = {
             "inputs": inputs_hash,
@@ -145,18 +145,18 @@ class Run:
         self.write_json(f"stages/{name}.json", record)
 
     def outputs_hash(self, name: str) -> str:
-        """Fingerprint of what a finished stage wrote: the inputs of the stages after it."""
+        """Return a hash of a finished stage's outputs, an input of the stages after it."""
         record = self.stage_record(name)
         assert record is not None, f"stage {name} of {self.folder} is not finished"
         return sha256_json({path: output["sha256"] for path, output in record["outputs"].items()})
 
     def start(self, *, seeds: Mapping[str, int], data: Mapping[str, str], **facts: Any) -> None:
-        """Write down the provenance of a run that begins, or begins again.
+        """Write the provenance of a run that starts or resumes.
 
         Args:
-            seeds: every seed, by what it decides.
-            data: fingerprint of every dataset, by its role.
-            facts: anything else that the outcome depends on, such as the device.
+            seeds: every seed, by its purpose.
+            data: hash of every dataset, by its role.
+            facts: anything else that the result depends on, such as the device.
         """
         earlier = self._provenance()
         starts = [*earlier["earlier_starts"], earlier["started"]] if earlier else []
@@ -165,7 +165,7 @@ class Run:
         )
 
     def finish(self) -> None:
-        """Write down that the run ended, and when."""
+        """Record the time at which the run finished."""
         started = self._provenance()
         assert started is not None, f"{self.folder} was never started"
         self.write_json("provenance.json", started | {"finished": now()})
@@ -176,15 +176,15 @@ class Run:
 
 
 def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run that was begun with other settings.
+    """Refuse to resume a run with settings other than those it was started with.
 
     Args:
-        folder: of the run.
-        before: the settings it was begun with, by name.
-        now: those that it is to go on with; only these are compared.
+        folder: the run folder.
+        before: the settings that the run was started with, by name.
+        now: the settings to resume with; only these are compared.
 
     Raises:
-        ConfigError: some differ; the message says which.
+        ConfigError: some differ; the message lists them.
     """
     changed = [
         f"{name} was {before.get(name)!r} and is now {value!r}"
@@ -193,15 +193,15 @@ def refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
     ]
     if changed:
         raise ConfigError(
-            f"{folder} holds a run with other settings: {'; '.join(changed)}. "
-            "Go back to them to resume it, or name another run folder"
+            f"{folder} contains a run with other settings: {'; '.join(changed)}. "
+            "Restore them to resume it, or name another run folder"
         )
 
 
 def provenance(
     *, seeds: Mapping[str, int], data: Mapping[str, str], command: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """What a reader needs to make a run again. Imports none of the packages whose versions it names."""
+    """Collect what is needed to reproduce a run. Imports none of the packages whose versions it reports."""
     return {
         "command": list(sys.argv if command is None else command),
         "started": now(),
@@ -219,12 +219,12 @@ def provenance(
 
 
 def versions() -> dict[str, str | None]:
-    """Installed versions of smidgen and of what its numbers depend on; None for what is not installed."""
+    """Return the installed versions of smidgen and the packages its results depend on; None if missing."""
     return {name: _version(name) for name in _DISTRIBUTIONS}
 
 
 def cpu_name() -> str:
-    """What the processor calls itself."""
+    """Return the model name of the processor."""
     if sys.platform == "darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     try:
@@ -236,7 +236,7 @@ def cpu_name() -> str:
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:
-    """The commit that `folder` stands on and whether it has changes, or None outside a repository."""
+    """Return the commit checked out in `folder` and whether it has changes, or None outside a repository."""
     revision = _output("git", "-C", str(folder), "rev-parse", "HEAD")
     if not revision:
         return None
@@ -244,7 +244,7 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
 
 
 def now() -> str:
-    """The time in UTC, to the second, as ISO 8601."""
+    """Return the current UTC time, to the second, as ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
@@ -256,7 +256,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _output(*command: str) -> str:
-    """What a short command prints, or an empty string when it fails or is not there."""
+    """Return what a short command prints, or an empty string if it fails or is not installed."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -264,7 +264,7 @@ def _output(*command: str) -> str:
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a file, or of the contents of a folder; None for what is not there."""
+    """Return the bytes of a file, or of the contents of a folder; None if it does not exist."""
     if not path.exists():
         return None
     if path.is_file():

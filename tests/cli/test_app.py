@@ -40,10 +40,13 @@ def failing(monkeypatch: pytest.MonkeyPatch):
         ("run nowhere.toml", "there is no recipe at nowhere.toml; see the folder recipes/ for examples"),
         ("run a.toml b.toml", "Unexpected argument 'b.toml'. See `smidgen run --help`."),
         ("evaluate judge --limit -1", 'Invalid value "-1" for --limit. Must be > 0.'),
-        ("evaluate judge --limit many", "Invalid value for --limit: many is no whole number."),
+        ("evaluate judge --limit many", "Invalid value for --limit: many is not a whole number."),
+        ("judge --promt hi", "Unknown option: --promt. Did you mean --prompt? See `smidgen judge --help`."),
+        ("judge rows.csv --promt hi", "Unknown option: --promt. Did you mean --prompt?"),
         ("evaluate judge --limt 3", "Unknown option: --limt. Did you mean --limit?"),
         ("evaluate judge --engine mxl", 'Invalid value "mxl" for --engine.'),
         ("generate --prompt hi --temperature -0.5", 'Invalid value "-0.5" for --temperature. Must be >= 0.'),
+        ("generate --prompt hi --timeout inf", 'Invalid value "inf" for --timeout. Must be < inf.'),
         (
             "quantize nowhere --out out --bits 7",
             'Invalid value "7" for --bits. Choose from: 2, 3, 4, 5, 6, 8.',
@@ -73,14 +76,18 @@ def test_an_unknown_key_of_a_recipe_is_named(tmp_path: Path, capsys: pytest.Capt
         (
             OSError(28, "No space left on device", "a/b"),
             1,
-            "a/b: no space left on device; mend that and start again",
+            "a/b: no space left on device; fix this and run again",
         ),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (KeyError("x"), 1, "smidgen failed unexpectedly (KeyError: 'x'); set SMIDGEN_DEBUG=1 to see where"),
+        (
+            KeyError("x"),
+            1,
+            "smidgen failed unexpectedly (KeyError: 'x'); set SMIDGEN_DEBUG=1 for the traceback",
+        ),
         (
             AssertionError(),
             1,
-            "smidgen failed unexpectedly (AssertionError); set SMIDGEN_DEBUG=1 to see where",
+            "smidgen failed unexpectedly (AssertionError); set SMIDGEN_DEBUG=1 for the traceback",
         ),
     ],
 )
@@ -136,7 +143,7 @@ def test_a_result_that_cannot_be_printed_fails():
             stdout=full, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == "error: no space left on device; mend that and start again\n"
+    assert done.stderr == "error: no space left on device; fix this and run again\n"
 
 
 def test_a_reader_that_goes_away_is_no_traceback():

@@ -18,6 +18,7 @@ FACTS = {
         "numpy_gflops": 160.0,
     },
     "disk": {"folder": ".", "free_bytes": 50e9},
+    "cache": {"folder": "/c/gguf", "files": 1, "bytes": 3e9, "bound_bytes": 20e9},
     "versions": {"smidgen": "0.1.0", "mlx": "0.32.4"},
     "problems": [],
 }
@@ -38,10 +39,10 @@ def test_a_sound_machine_has_no_problem():
     [
         (
             changed("blas", gflops=20.0),
-            "MLX multiplies at 20 GFLOP/s where numpy reaches 160; close other programs",
+            "MLX multiplies at 20 GFLOP/s and numpy at 160; close other programs",
         ),
         (changed("versions", mlx=None), "not installed: mlx; install with `pip install mlx`"),
-        (changed("disk", free_bytes=1e9), "only 1.0 GB are free in"),
+        (changed("disk", free_bytes=1e9), "only 1.0 GB of disk space free in"),
     ],
 )
 def test_a_problem_says_what_mends_it(facts: dict, problem: str):
@@ -64,4 +65,5 @@ def test_facts_go_to_stdout_and_problems_to_stderr(capsys: pytest.CaptureFixture
     show(FACTS | {"problems": ["something is missing"]})
     out, err = capsys.readouterr()
     assert "150 GFLOP/s; numpy on the same product 160" in out
+    assert "1 converted model, 3.0 GB of at most 20.0 GB in /c/gguf" in " ".join(out.split())
     assert err == "problem: something is missing\n"

@@ -7,8 +7,8 @@ import pytest
 
 from smidgen.cli.app import exit_code
 from smidgen.evaluation import read_records
-from smidgen.evaluation.judge_evidence import ways
-from smidgen.evaluation.rewardbench import ROWS
+from smidgen.evaluation.cost_section import ways
+from smidgen.tasks.judge.rewardbench_scores import ROWS
 
 PAIRS = [{"id": f"p{n}", "prompt": f"{n}?", "a": "x", "b": "yy", "better": "ab"[n % 2]} for n in range(4)]
 
@@ -37,7 +37,7 @@ def test_a_recording_in_a_template(tmp_path: Path, capsys: pytest.CaptureFixture
     assert found["rejected_rows"] == 0
     assert "The judge" in (tmp_path / "out/report.html").read_text()
     assert exit_code([*arguments, "--template", "scores", "--out", str(tmp_path / "out")]) == 2
-    assert "holds the records of another evaluation" in capsys.readouterr().err
+    assert "contains the records of another evaluation" in capsys.readouterr().err
     (tmp_path / "out/records.jsonl").unlink()
     assert exit_code([*arguments, "--template", "verdict", "--out", str(tmp_path / "out")]) == 0
 
@@ -56,13 +56,13 @@ def test_own_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_bad_rows_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = [*judged(tmp_path, lambda row, order: f"[[{letter(row, order)}]]"), "--template", "verdict"]
     data = Path(arguments[7])
-    data.write_text(data.read_text() + 'not JSON\n{"prompt": "q", "a": 3, "b": "y", "better": "a"}\n')
+    data.write_text(data.read_text() + 'not JSON\n{"prompt": "q", "a": [3], "b": "y", "better": "a"}\n')
     assert exit_code(arguments) == 2
     assert "line 5 is not JSON" in capsys.readouterr().err
     assert exit_code([*arguments, "--skip-bad-rows"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["rejected_rows"] == 2 and json.loads(out)["n"] == 8
-    assert "2 rows left out: line 5 is not JSON" in err and "line 6: 'a' is 3, expected text" in err
+    assert "2 rows skipped: line 5 is not JSON" in err and "line 6: 'a' is [3], expected text" in err
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,12 @@ def test_wrong_uses(arguments: list[str], said: str, tmp_path: Path, capsys: pyt
     assert said in capsys.readouterr().err
     unlabelled = write(tmp_path / "bare.jsonl", [{"prompt": "q", "a": "x", "b": "y"}])
     assert exit_code(["evaluate", "judge", "--data", unlabelled]) == 2
-    assert "ask for verdicts with `smidgen judge`" in capsys.readouterr().err
+    assert "get verdicts with `smidgen judge`" in capsys.readouterr().err
     assert exit_code(["evaluate", "intent", "--template", "rubric"]) == 2
-    assert "a template is for the task judge" in capsys.readouterr().err
+    assert (
+        "the task intent has no setting 'template', which is for judge; leave it out"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,7 @@ def test_judging_by_logits_is_refused_before_an_engine_is_opened_that_cannot(
     data = write(tmp_path / "pairs.jsonl", PAIRS)
     arguments = ["evaluate", "judge", "--data", data, "--template", "scores", "--method", "logits"]
     assert exit_code([*arguments, "--model", model, "--engine", engine]) == 2
-    assert f"the engine {engine} tells no probabilities of given cont" in capsys.readouterr().err
+    assert f"the engine {engine} does not support log-probability scoring" in capsys.readouterr().err
 
 
 def test_a_place_of_something_else_is_refused_before_the_model_is_opened(
@@ -104,12 +107,12 @@ def test_a_place_of_something_else_is_refused_before_the_model_is_opened(
     evaluation = ["evaluate", "judge", "--data", data, "--model", "./nowhere", "--out", str(place)]
     place.write_text("")
     assert exit_code(evaluation) == 2
-    assert "It is a file; name a folder" in capsys.readouterr().err
+    assert "It is a file; give a folder" in capsys.readouterr().err
     place.unlink()
     place.mkdir()
     (place / "config.json").write_text("{}")
     assert exit_code(evaluation) == 2
-    assert "It holds something else than an evaluation; name another" in capsys.readouterr().err
+    assert "It is not empty and not an evaluation; give another" in capsys.readouterr().err
     assert [file.name for file in place.iterdir()] == ["config.json"]
     (place / "records.jsonl").write_text('{"id": "p0"}\n')
     assert exit_code(evaluation) == 2
@@ -137,10 +140,10 @@ def test_two_evaluations_of_the_same_rows(tmp_path: Path, capsys: pytest.Capture
     assert exit_code(["compare", good, str(tmp_path / "other/out")]) == 2
     assert "answered different rows (8 and 2" in capsys.readouterr().err
     assert exit_code(["compare", good, str(tmp_path)]) == 2
-    assert "holds no evaluation.json" in capsys.readouterr().err
+    assert "contains no evaluation.json" in capsys.readouterr().err
     (tmp_path / "evaluation.json").write_text("[1]")
     assert exit_code(["compare", good, str(tmp_path)]) == 2
-    assert "is not the result of an evaluation" in capsys.readouterr().err
+    assert "is not an evaluation result; run the evaluation again" in capsys.readouterr().err
 
 
 def test_evaluations_with_other_labels_are_not_compared_and_not_gone_on_with(
@@ -154,7 +157,10 @@ def test_evaluations_with_other_labels_are_not_compared_and_not_gone_on_with(
     assert exit_code([*arguments, *out, str(tmp_path / "second")]) == 0
     capsys.readouterr()
     assert exit_code(["compare", str(tmp_path / "first"), str(tmp_path / "second")]) == 2
-    assert "with other labels or answers; compare runs on the same data" in capsys.readouterr().err
+    assert (
+        "have different labels or answers for 'p0#ab'; compare runs on the same data"
+        in capsys.readouterr().err
+    )
     assert exit_code([*arguments, *out, str(tmp_path / "first")]) == 2
     said = capsys.readouterr().err
     assert "was asked with other messages, labels," in said and "--engine replay --model" in said
@@ -191,7 +197,7 @@ def test_a_rubric_is_read_from_a_file(
     assert "Is it short?" in (tmp_path / "out/records.jsonl").read_text()
     capsys.readouterr()
     assert exit_code(arguments) == 2
-    assert "a rubric is for the template grade, not for rubric" in capsys.readouterr().err
+    assert "only the template grade takes a rubric, not rubric" in capsys.readouterr().err
     rubric.unlink()
     assert exit_code(arguments) == 2
     assert "there is no rubric at" in capsys.readouterr().err
@@ -247,9 +253,9 @@ def test_a_part_of_rewardbench_2(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "19 pairs with each answer graded alone" in err
     assert "RewardBench 2" in out and "Factuality" in out
     page = (tmp_path / "out/report.html").read_text()
-    for said in ("As the benchmarks publish it", "0 is only ref or only tied", "Math 3 of 183", "Precise IF"):
+    for said in ("Benchmark scores", "0 is only ref or only tied", "Math 3 of 183", "Precise IF"):
         assert said in page
-        assert said in err or said == "As the benchmarks publish it"
+        assert said in err or said == "Benchmark scores"
 
 
 def test_rewardbench_2_needs_grades(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -257,7 +263,7 @@ def test_rewardbench_2_needs_grades(tmp_path: Path, capsys: pytest.CaptureFixtur
     said = [{"id": f"Factuality0/0-{n}", "order": o, "text": "[[A]]"} for n in range(3) for o in ("ab", "ba")]
     write(tmp_path / "said.jsonl", said)
     assert exit_code(arguments) == 0
-    assert "need answers graded alone; ask with --template grade" in capsys.readouterr().err
+    assert "need answers graded alone; use --template grade" in capsys.readouterr().err
 
 
 def test_sections_of_rewardbench_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -278,9 +284,9 @@ def test_bad_rows_without_a_reference(tmp_path: Path, capsys: pytest.CaptureFixt
     assert exit_code([*arguments, "--skip-bad-rows"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["rejected_rows"] == 1 and "line 2: 'p1' has no reference answer" in err
-    write(tmp_path / "pairs.jsonl", [PAIRS[0] | {"a": 3}])
+    write(tmp_path / "pairs.jsonl", [PAIRS[0] | {"a": None}])
     assert exit_code([*arguments, "--skip-bad-rows"]) == 2
-    assert "nothing is left of 1 rows to judge: line 1: 'a' is 3" in capsys.readouterr().err
+    assert "none of 1 rows can be judged: line 1: 'a' is null" in capsys.readouterr().err
 
 
 def test_unlabelled_rows_of_a_benchmark_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -301,17 +307,20 @@ def test_by_logits(tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert exit_code([arguments[0], "judge", *arguments[1:], "--template", "verdict", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     shown = ways({"after": found, "cost": found["cost"]})
-    assert shown is not None and shown["labels"] == ["By probabilities"]
+    assert shown is not None and shown["labels"] == ["By log-probability"]
     assert found["metrics"]["unparsed_rate"]["value"] == 0.0 and found["speed"]["completion_tokens"] == 0
     path = tmp_path / "own.toml"
     path.write_text("user = '{{ a }} {{ b }}'\n[parse]\nregex = '(?P<winner>[AB])'")
     assert exit_code([arguments[0], "judge", *arguments[1:], "--template", str(path)]) == 2
-    assert "cannot judge by logits" in capsys.readouterr().err
+    assert (
+        "the task judge cannot be evaluated with --method logits; leave it out, or use generate"
+        in capsys.readouterr().err
+    )
     assert exit_code([arguments[0], "answers", *arguments[1:3], "--method", "logits"]) == 2
-    assert "--method logits is for the task judge" in capsys.readouterr().err
+    assert "the task answers cannot be evaluated with --method logits" in capsys.readouterr().err
     recording = write(tmp_path / "said.jsonl", [{"id": "p0", "order": "ab", "text": "[[A]]"}])
     assert exit_code(["evaluate", "judge", "--model", recording, "--data", data, "--method", "logits"]) == 2
-    assert "the engine replay tells no probabilities of given continuations" in capsys.readouterr().err
+    assert "the engine replay does not support log-probability scoring" in capsys.readouterr().err
 
 
 def test_constrained_answers_can_all_be_read(
@@ -343,10 +352,10 @@ def test_constraints_that_no_one_can_keep_to_are_refused(tmp_path: Path, capsys:
     recorded = [*judged(tmp_path, letter), "--constrained"]
     for method in ("generate", "logits"):
         assert exit_code([*recorded, "--template", "verdict", "--method", method]) == 2
-        assert "the task judge in the template verdict has no constraint" in capsys.readouterr().err
+        assert "the task judge in the template verdict has no output constraint" in capsys.readouterr().err
     template = tmp_path / "own.toml"
     for regex, fault in (
-        ("(?P<winner>[AB])", "a recording cannot be held to a constraint"),
+        ("(?P<winner>[AB])", "a recording does not support constraints"),
         (r"\\b(?P<winner>[AB])", "the regular expression cannot be enforced: lookarounds"),
     ):
         template.write_text(f"user = '{{{{ a }}}} {{{{ b }}}}'\n[parse]\nregex = \"{regex}\"")
@@ -369,6 +378,6 @@ def test_llama_cpp_says_what_mlx_says(
     assert found[0] == found[1] and len(found[0]) == 8
     assert exit_code(["evaluate", "judge", "--engine", "llama", "--method", "logits", "--limit", "1"]) == 2
     assert (
-        "the engine llama tells no probabilities of given continuations; use --engine mlx"
+        "the engine llama does not support log-probability scoring; use --engine mlx"
         in capsys.readouterr().err
     )

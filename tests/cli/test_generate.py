@@ -36,7 +36,7 @@ def test_the_prompt_may_come_from_stdin(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     texts = []
-    for arguments, piped in ((["--prompt", "- the first"], ""), (["--prompt", "-"], "- the first")):
+    for arguments, piped in ((["--prompt", "- the first"], ""), (["--prompt", "-"], "\ufeff- the first")):
         monkeypatch.setattr("sys.stdin", io.StringIO(piped))
         assert generate(tiny_model_dir, *arguments, "--json") == 0
         texts.append(json.loads(capsys.readouterr().out)["text"])
@@ -77,7 +77,7 @@ def test_weights_that_are_no_numbers_are_said(
     weights["model.norm.weight"][:] = np.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert generate(folder, "--prompt", "hi") == 2
-    assert "computes scores that are not numbers" in capsys.readouterr().err
+    assert "computes logits that are NaN" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_weights_that_are_no_numbers_are_said(
             "frequency_penalty is nan, expected a finite number",
         ),
         (["--prompt", "hi", "--temperature", "inf"], "temperature is inf"),
-        (["--prompt", "hi", "--seed", "1.5"], "1.5 is no whole number"),
+        (["--prompt", "hi", "--seed", "1.5"], "1.5 is not a whole number"),
     ],
 )
 def test_prompts_and_settings_that_mean_nothing(
@@ -103,7 +103,8 @@ def test_answers_keep_to_a_constraint(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     file = tmp_path / "schema.json"
-    file.write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}')
+    schema = '{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}'
+    file.write_text(schema, encoding="utf-8-sig")
     model = ["generate", "--model", str(tiny_model_dir), "--prompt", "which", "--json"]
     said = {}
     for arguments in (
@@ -133,7 +134,7 @@ def test_a_constrained_answer_that_is_cut_off_is_printed_and_is_a_failure(
     assert generate(tiny_model_dir, "--prompt", "which", "--regex", "x{1000}") == 1
     out, err = capsys.readouterr()
     assert re.fullmatch("x+\n", out)
-    assert "error: the answer was cut off at --max-tokens, so that it need not keep to its constraint" in err
+    assert "error: the answer was cut off at --max-tokens and may not match its constraint" in err
     assert generate(tiny_model_dir, "--prompt", "which", "--regex", "x{1000}", "--json") == 1
     assert json.loads(capsys.readouterr().out)["finish_reason"] == "length"
 
@@ -141,16 +142,19 @@ def test_a_constrained_answer_that_is_cut_off_is_printed_and_is_a_failure(
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["--regex", "a", "--choice", "b"], "--regex and --choice are given, and an answer keeps to one"),
+        (
+            ["--regex", "a", "--choice", "b"],
+            "--regex and --choice are given; expected at most one constraint",
+        ),
         (["--regex", "(?=a)"], "the regular expression cannot be enforced: look-around"),
-        (["--schema", "none.json"], "the schema none.json cannot be read (No such file or directory)"),
-        (["--choice", "a", "--stop", "b"], "strings that end an answer (--stop, --stop-at-boxed"),
-        (["--choice", "a", "--thinking"], "no place for thinking (--thinking); leave one of them out"),
+        (["--schema", "none.json"], "cannot read the schema none.json (No such file or directory)"),
+        (["--choice", "a", "--stop", "b"], "stop strings (--stop, --stop-at-boxed"),
+        (["--choice", "a", "--thinking"], "no room for thinking (--thinking); leave one of them out"),
         (["--choice", ""], "one of the choices is empty"),
         (["--regex", ""], "the regular expression is empty"),
         (
             ["--choice", r"\boxed{a}", "--choice", "b", "--extract-boxed"],
-            "--choice leaves no place for the box",
+            "which --choice does not guarantee; remove one",
         ),
     ],
 )
@@ -177,7 +181,7 @@ def test_what_goes_through_the_template_needs_it(
     option: str, value: list[str], tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert generate(tiny_model_dir, "--prompt", "a", "--no-chat-template", option, *value) == 2
-    assert f"{option} goes through the chat template; leave it or" in capsys.readouterr().err
+    assert f"{option} requires the chat template; remove it or" in capsys.readouterr().err
 
 
 THOUGHT = r"<think>\boxed{0}?</think> It is \boxed{\frac{1}{2}}, I say. "
@@ -192,8 +196,8 @@ THOUGHT = r"<think>\boxed{0}?</think> It is \boxed{\frac{1}{2}}, I say. "
         (THOUGHT, ["--extract-boxed", "--final-only", "--thinking"], r"\frac{1}{2}", None),
         (r"<think>\boxed{0}</think> no", ["--extract-boxed"], "", r"no closed \boxed{…}"),
         (r"It is \boxed{1", ["--extract-boxed"], "", r"no closed \boxed{…}"),
-        ("<think>on and on", ["--final-only"], "", "no end of what was thought"),
-        ("on and on", ["--final-only", "--thinking"], "", "no end of what was thought"),
+        ("<think>on and on", ["--final-only"], "", "an unclosed thinking block"),
+        ("on and on", ["--final-only", "--thinking"], "", "an unclosed thinking block"),
         ("plain", ["--final-only"], "plain", None),
     ],
 )
@@ -235,16 +239,17 @@ def test_stopping_at_the_box_reaches_the_engine(tiny_model_dir: Path, monkeypatc
     assert asked == [False, True]
 
 
-def test_a_gguf_file_answers_as_its_folder_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_gguf_file_answers_as_its_folder_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SMIDGEN_CACHE", str(tmp_path / "cache"))
     file = str(tmp_path / "nano.gguf")
     write_gguf("smidgen:nano", Path(file), dtype="F32")
     texts = []
-    for model in (file, "smidgen:nano"):
+    for model in (["smidgen:nano"], [file], [file, "--engine", "mlx"]):
         arguments = ["--prompt", "What is 2 + 3?", "--max-tokens", "8", "--json"]
-        assert exit_code(["generate", "--model", model, *arguments]) == 0
+        assert exit_code(["generate", "--model", *model, *arguments]) == 0
         texts.append(json.loads(capsys.readouterr().out)["text"])
-    assert texts[0] == texts[1]
-    assert exit_code(["generate", "--model", file, "--engine", "mlx", "--prompt", "hi"]) == 2
-    assert "nano.gguf is a file; expected a model's folder" in capsys.readouterr().err
+    assert texts[0] == texts[1] == texts[2]
     assert exit_code(["generate", "--model", file, "--model-name", "x", "--prompt", "hi"]) == 2
-    assert "a model name does not go with the model" in capsys.readouterr().err
+    assert "a model name does not apply to the model" in capsys.readouterr().err

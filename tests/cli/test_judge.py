@@ -3,13 +3,12 @@
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.tools import processes
 
 from smidgen.cli.app import exit_code
 
@@ -36,7 +35,7 @@ def test_one_pair(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("said", "headline"),
     [
-        ("AA", "the judgements contradict each other, so neither is taken as better"),
+        ("AA", "the judgements contradict each other, so neither counts as better"),
         ("AB", "A is better"),
         ("CC", "neither is better"),
     ],
@@ -78,9 +77,9 @@ def test_a_file_is_judged_once_and_goes_on(
     assert [row["id"] for row in verdicts] == [f"p{n}" for n in range(5)]
     capsys.readouterr()
     assert exit_code(["evaluate", "judge", "--engine", "replay", "--model", str(out), "--data", file]) == 2
-    assert "ask for verdicts with `smidgen judge`" in capsys.readouterr().err
+    assert "get verdicts with `smidgen judge`" in capsys.readouterr().err
     assert exit_code([*arguments, "--template", "scores"]) == 2
-    assert "holds the records of another evaluation" in capsys.readouterr().err
+    assert "contains the records of another evaluation" in capsys.readouterr().err
 
 
 def test_several_samples_of_each_order(tiny_model_dir: Path, tmp_path: Path):
@@ -95,18 +94,19 @@ def test_several_samples_of_each_order(tiny_model_dir: Path, tmp_path: Path):
 
 def test_kills_lose_and_double_nothing(tiny_model_dir: Path, tmp_path: Path):
     file, out = pairs_file(tmp_path / "pairs.jsonl", 100), tmp_path / "said.jsonl"
-    command = [sys.executable, "-m", "smidgen", "judge", file, "--out", str(out), "--concurrency", "4"]
+    command = ["judge", file, "--out", str(out), "--concurrency", "4"]
     command += ["--model", str(tiny_model_dir), "--max-tokens", "8"]
     moments = random.Random(0)
     for kill in range(3):
         wanted = min(180, 5 + 50 * kill + moments.randrange(50))
-        child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        while child.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < wanted):
+        child = processes.smidgen(command)
+        while child.is_alive() and (not out.exists() or out.read_bytes().count(b"\n") < wanted):
             time.sleep(0.005)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
     assert out.read_bytes().count(b"\n") < 200
-    assert subprocess.run(command, stderr=subprocess.DEVNULL, check=True).returncode == 0
+    assert exit_code(command) == 0
     ids = Counter(json.loads(line)["id"] for line in out.read_text().splitlines())
     assert len(ids) == 200 and set(ids.values()) == {1}
 
@@ -116,14 +116,17 @@ def test_kills_lose_and_double_nothing(tiny_model_dir: Path, tmp_path: Path):
     [
         ([], "give --prompt, --a and --b to judge one pair, or a file of pairs"),
         (ONE[:4], "give --prompt, --a and --b to judge one pair"),
-        ([*ONE, "--out", "x.jsonl"], "--out is for a file of pairs"),
-        ([*ONE, "--reference"], "--reference is for a file of pairs"),
-        ([*ONE, "--samples", "2"], "2 samples at temperature 0 would all say the same"),
-        ([*ONE, "--template", "grade"], "the template grade grades one answer"),
-        (["pairs.jsonl"], "name the file for the judgements of pairs.jsonl with --out"),
-        (["pairs.jsonl", *ONE], "but not both"),
+        ([*ONE, "--out", "x.jsonl"], "--out applies only to a file of pairs"),
+        ([*ONE, "--reference"], "--reference applies only to a file of pairs"),
+        ([*ONE, "--samples", "2"], "2 samples at temperature 0 would all be equal"),
+        ([*ONE, "--template", "grade"], "the template grade grades single answers"),
+        (["pairs.jsonl"], "no output file is given for the judgements of pairs.jsonl; give one, as --out"),
+        (["pairs.jsonl", *ONE], "both a file of pairs and one pair are given"),
         (["pairs.jsonl", "--out", "x.jsonl"], "there is no data file at pairs.jsonl"),
-        (["pairs.jsonl", "--out", "x.jsonl", "--template", "grade"], "the template grade grades one answer"),
+        (
+            ["pairs.jsonl", "--out", "x.jsonl", "--template", "grade"],
+            "the template grade grades single answers",
+        ),
         (["--prompt", " ", "--a", "x", "--b", "y"], "the prompt is empty"),
     ],
 )

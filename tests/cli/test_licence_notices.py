@@ -58,7 +58,7 @@ def test_every_door_tells_it(
     arguments = command(noncommercial, adapter)
     out = ["--out", str(tmp_path / "out")] if arguments[0] == "export" else []
     assert exit_code([*arguments, *out]) == 0
-    assert capsys.readouterr().err.count("base is under the cc-by-nc-4.0 (told by README.md)") == 1
+    assert capsys.readouterr().err.count("base is under the cc-by-nc-4.0 (according to README.md)") == 1
 
 
 def test_a_copy_and_what_is_made_of_it_keep_it(
@@ -68,7 +68,7 @@ def test_a_copy_and_what_is_made_of_it_keep_it(
     assert exit_code(["quantize", str(noncommercial), "--bits", "8", "--out", str(small)]) == 0
     capsys.readouterr()
     assert exit_code(generating(small)) == 0
-    assert "small is under the cc-by-nc-4.0 (told by README.md)" in capsys.readouterr().err
+    assert "small is under the cc-by-nc-4.0 (according to README.md)" in capsys.readouterr().err
     export = ["export", "gguf", "--model", str(small), "--out", str(file), "--no-verify", "--modelfile"]
     assert exit_code(export) == 0
     assert GGUFReader(file).fields["general.license"].contents() == "cc-by-nc-4.0"

@@ -7,9 +7,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from smidgen.cli.app import exit_code
-from smidgen.cli.calibration import calibration_rows
 from smidgen.data.templates import load_tokenizer
 from smidgen.models.load import load
+from smidgen.pipeline.calibration_texts import calibration_rows
 
 
 def test_the_copy_loads_and_says_how_small_it_is(
@@ -48,7 +48,7 @@ def test_a_folder_of_the_user_is_not_written_over(
 ):
     (tmp_path / "thesis.txt").write_text("years of work")
     assert exit_code(["quantize", str(tiny_model_dir), "--out", str(tmp_path)]) == 2
-    assert "Something is there already; name another folder" in capsys.readouterr().err
+    assert "It already exists; give another folder" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -103,8 +103,8 @@ def test_measured_bits_meet_the_target_and_their_table_is_written(
 @pytest.mark.parametrize(
     ("row", "match"),
     [
-        ({"messages": "hello"}, "line 1: 'messages' is no list of {role, content}; mend that row"),
-        ({"text": 3}, "line 1: 'text' is no text; mend that row"),
+        ({"messages": "hello"}, "line 1: 'messages' is not a list of {role, content}; fix that row"),
+        ({"text": None}, "line 1: 'text' is not a text; fix that row"),
         ({"prompt": "p"}, "prompt"),
     ],
 )
@@ -124,7 +124,7 @@ def test_settings_that_contradict_each_other_are_refused(
 ):
     arguments = ["quantize", str(tiny_model_dir), "--out", str(tmp_path / "small")]
     assert exit_code([*arguments, "--mode", "mxfp4", "--bits", "4"]) == 2
-    assert "--mode is mxfp4, which has bits and groups of its own for every layer; leave --bits out" in (
+    assert "--mode is mxfp4, which fixes the bits and the group size of every layer; leave --bits out" in (
         capsys.readouterr().err
     )
 
@@ -133,11 +133,11 @@ def test_settings_that_contradict_each_other_are_refused(
     ("options", "message"),
     [
         ("--target-bits 20", "--target-bits is 20.0: input should be less than 16"),
-        ("--target-bits 4.5 --bits 4", "--bits and --target-bits each decide the bits of every layer"),
-        ("--target-bits 15", "--target-bits is 15, and even the widest of --candidate-bits come to"),
+        ("--target-bits 4.5 --bits 4", "--bits and --target-bits each set the bits of every layer"),
+        ("--target-bits 15", "--target-bits is 15, but even the widest of --candidate-bits take only"),
         ("--target-bits 1", "raise --target-bits, or add a narrower candidate"),
         ("--head-bits 8", "set --embedding-bits, not --head-bits"),
-        ("--group-size 128", "--group-size is 128, which does not divide layers of the width"),
+        ("--group-size 128", "--group-size is 128, which does not divide layers of width"),
     ],
 )
 def test_errors_name_the_options_and_nothing_is_measured(

@@ -18,6 +18,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="the kernels are for the CPU, with OpenBLAS"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def team_of_two(two_threads: None) -> None:
+    """The kernels share their work."""
+
+
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., nn.Module]:
     """Make a model of mlx-lm with weights that are nowhere zero or one."""

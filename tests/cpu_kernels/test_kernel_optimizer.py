@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from smidgen.backend import mx
-from smidgen.cpu_kernels import adamw, global_norm
-from smidgen.cpu_kernels.optimizer import SPAN
+from smidgen.cpu_kernels import AdamWStep, adamw, global_norm
+from smidgen.cpu_kernels.adamw import SPAN
 
 SHAPES = [(3, 5), (SPAN + 7,), (1,), (2, SPAN)]
 
@@ -31,7 +31,7 @@ def test_adamw_equals_that_of_mlx(decay: float, scale: float):
         )
         moved = adamw(
             values, gradients, firsts, seconds, [decay] * len(values),
-            step=step, learning_rate=2e-3, betas=(0.9, 0.95), eps=1e-8, scale=scale,
+            AdamWStep(step, 2e-3, betas=(0.9, 0.95), eps=1e-8, scale=scale),
         )  # fmt: skip
         values, firsts, seconds = (list(part) for part in zip(*moved, strict=True))
     for index, value in enumerate(values):
@@ -44,7 +44,7 @@ def test_what_is_given_stays_as_it_is():
     values, gradients = arrays(1), arrays(2)
     before = [mx.array(np.array(value)) for value in values]
     zeros = [mx.zeros(shape) for shape in SHAPES]
-    adamw(values, gradients, zeros, zeros, [0.0] * 4, step=1, learning_rate=1.0, betas=(0.9, 0.9), eps=1e-8)
+    adamw(values, gradients, zeros, zeros, [0.0] * 4, AdamWStep(1, 1.0, (0.9, 0.9), eps=1e-8))
     assert all(mx.array_equal(old, value) for old, value in zip(before, values, strict=True))
     assert not any(zero.any() for zero in zeros)
 

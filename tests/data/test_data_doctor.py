@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smidgen.data.doctor import Finding, examine_overlap, examine_pairs, examine_queries
+from smidgen.data.examine import Finding, examine_overlap, examine_pairs, examine_queries
 from smidgen.data.formats import Pair, Query
 
 CLEAN = [Pair("1", "one?", "yes", "not", "a"), Pair("2", "two?", "no", "ok", "b")]
@@ -21,7 +21,7 @@ def test_answers_that_do_not_differ() -> None:
     found = examine_pairs([*CLEAN, Pair("3", "x", "Same  Answer", "same answer", "a")])
     assert kinds(found) == {"same answers": ("3",)}
     assert found[0].severity == "error"
-    assert found[0].message == "1 row: the two answers are equal, so no label is right; remove"
+    assert found[0].message == "1 row: the two answers are identical, so no label is right; remove"
 
 
 def test_a_swapped_repeat_is_a_duplicate_and_a_flipped_label_is_not() -> None:

@@ -48,7 +48,7 @@ def test_separators_inside_strings_do_not_split_lines(tmp_path: Path) -> None:
     [
         (['{"id": 1}', '{"id": '], r"rows\.jsonl: line 2 is not JSON"),
         (['{"id": 1}', "[1, 2]"], r"rows\.jsonl: line 2 is a JSON list, not an object"),
-        (['{"id": "\\ud800"}'], r"line 1 holds half of a surrogate pair"),
+        (['{"id": "\\ud800"}'], r"line 1 contains half of a surrogate pair"),
         (["", "  "], r"rows\.jsonl is empty; expected one JSON object a line"),
         (["x"] * 9, r"line 5 is not JSON .*; and 4 more\. Expected: every line must be one JSON object"),
     ],
@@ -91,11 +91,11 @@ def test_queries() -> None:
         ([], r"mine has no rows"),
         (
             [{"prompt": "x", "a": "y", "b": "z", "id": "1"}],
-            r"mine has no labels \('better'\), so nothing can be .* ask for verdicts with `smidgen judge`",
+            r"mine has no labels \('better'\), so no metric can be .* get verdicts with `smidgen judge`",
         ),
         (
             [FileRow({"input": "x"}, 4, "line")],
-            r"line 4 has the fields input, which fit no known format; it lacks 'output_1'",
+            r"line 4 has the fields input, which match no known format; it lacks 'output_1'",
         ),
         ([{}], r"row 1 has the fields none"),
         (
@@ -106,7 +106,7 @@ def test_queries() -> None:
         ([OWN, {"id": "q"}], r"row 2: 'prompt' is missing"),
         ([OWN | {"prompt": "  "}], r"row 1: 'prompt' is \"  \", expected text"),
         ([OWN | {"a": ["x" * 80]}], r"row 1: 'a' is \[\"x+\.\.\., expected text"),
-        ([OWN | {"subset": 3}], r"row 1: 'subset' is 3, expected text"),
+        ([OWN | {"subset": []}], r"row 1: 'subset' is \[\], expected text"),
         ([OWN | {"id": []}], r"row 1: 'id' is \[\], expected text or a whole number"),
         (
             [OWN, OWN],
@@ -223,7 +223,7 @@ def test_scores_that_are_no_numbers_are_no_labels(field: str, score: object) -> 
 def test_without_a_reference_a_row_is_refused_or_left_out() -> None:
     rows = [OWN | {"reference": "r"}, OWN | {"id": "q"}]
     fault = "row 2: 'q' has no reference answer"
-    with pytest.raises(DataError, match=rf"{fault}\. Expected: .*a reference to judge beside"):
+    with pytest.raises(DataError, match=rf"{fault}\. Expected: .*a reference answer, or judge without"):
         pairs(rows, with_reference=True)
     rejected: list[str] = []
     assert [pair.id for pair in pairs(rows, with_reference=True, rejected=rejected)] == ["p"]
@@ -231,12 +231,12 @@ def test_without_a_reference_a_row_is_refused_or_left_out() -> None:
 
 
 def test_nothing_left_is_an_error_that_says_why() -> None:
-    with pytest.raises(DataError, match=r"nothing is left of 2 rows to judge: row 1: 'a' is 3, .*; row 2"):
-        pairs([OWN | {"a": 3}] * 2, source="mine", rejected=[])
-    with pytest.raises(DataError, match="mine: nothing is left of 1 rows to judge: they hold no pair"):
+    with pytest.raises(DataError, match=r"none of 2 rows can be judged: row 1: 'a' is \[\], .*; row 2"):
+        pairs([OWN | {"a": []}] * 2, source="mine", rejected=[])
+    with pytest.raises(DataError, match="mine: none of 1 rows can be judged: they contain no pair"):
         pairs([{"question": "q", "ground_truth": "g"}], source="mine")
-    with pytest.raises(DataError, match=r"mine: nothing is left of 1 rows: row 1: 'text' is 3, expected"):
-        queries([{"text": 3, "intent": "x"}], source="mine", rejected=[])
+    with pytest.raises(DataError, match=r"mine: none of 1 rows can be used: row 1: 'text' is null, expected"):
+        queries([{"text": None, "intent": "x"}], source="mine", rejected=[])
 
 
 @pytest.mark.parametrize(
@@ -305,14 +305,14 @@ def test_one_row_may_hold_several_pairs() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"chosen": "x", "rejected": "y"}, "row 1: 'prompt' is missing, and only lists of messages can do"),
+        ({"chosen": "x", "rejected": "y"}, "row 1: 'prompt' is missing; only lists of messages may omit it"),
         ({"chosen": CHAT + SAID, "rejected": "y"}, "must both be text or both be lists"),
         ({"chosen": [{"role": "user"}], "rejected": CHAT}, "message 1 of 'chosen' needs a 'role' and"),
         ({"prompt": "q", "chosen": ["x"], "rejected": "y"}, r"'rejected' is \"y\", expected a list of texts"),
         (VOTE | {"conversation_a": CHAT + SAID}, "ask different questions"),
         (VOTE | {"winner": "c"}, "'winner' is \"c\", expected 'model_a' or"),
         ({"question": "q", "ground_truth": "g", "m": {"solution": "s"}}, "'m' needs 'is_correct'"),
-        (JUDGELM | {"score": [1, 2], "reference": 3}, "'reference' is 3, expected text"),
+        (JUDGELM | {"score": [1, 2], "reference": [3]}, r"'reference' is \[3\], expected text"),
     ],
 )
 def test_bad_rows_of_benchmarks_name_the_field(row: dict, message: str) -> None:
@@ -322,7 +322,7 @@ def test_bad_rows_of_benchmarks_name_the_field(row: dict, message: str) -> None:
 
 def test_bad_rows_can_be_left_out_and_counted() -> None:
     rejected: list[str] = []
-    bad = [{}, OWN | {"id": "q", "a": 3}, OWN, OWN | {"id": "r", "better": None}]
+    bad = [{}, OWN | {"id": "q", "a": []}, OWN, OWN | {"id": "r", "better": None}]
     assert [pair.id for pair in pairs([*bad[:1], OWN, *bad[1:]], rejected=rejected)] == ["p"]
     assert [fault.partition(":")[0] for fault in rejected] == ["row 1", "row 3", "row 4", "row 5"]
     assert rejected[-1] == "row 5: it has no label ('better')"
@@ -337,7 +337,8 @@ any_json = st.recursive(
 KNOWN = sorted({field for known in PAIR_FORMATS for field in known.fields} | {"subset", "id", "reference"})
 
 
-@settings(max_examples=400)
+@pytest.mark.filterwarnings("ignore:a row contains numbers or booleans")
+@settings(max_examples=150)
 @given(
     st.lists(
         st.dictionaries(st.sampled_from(KNOWN), any_json, min_size=2, max_size=9), min_size=1, max_size=3
@@ -390,7 +391,7 @@ def test_splits() -> None:
 
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_limit_of_nothing_is_refused(limit: int) -> None:
-    with pytest.raises(ConfigError, match=f"the limit of rows is {limit}; expected a number above 0"):
+    with pytest.raises(ConfigError, match=f"the row limit is {limit}; expected a number above 0"):
         select_rows([{}], limit=limit)
 
 
@@ -427,7 +428,7 @@ def test_what_is_no_file_may_be_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: {"test": loaded}[split])
     assert pairs(read_rows(Path("owner/name:test"))) == pairs([OWN])
     with pytest.raises(
-        DataError, match="owner/name has the splits train, test; name one, as owner/name:train"
+        DataError, match="owner/name has the splits train, test; select one, such as owner/name:train"
     ):
         read_rows(Path("owner/name"))
 
@@ -435,7 +436,7 @@ def test_what_is_no_file_may_be_a_dataset_of_the_hub(monkeypatch: pytest.MonkeyP
         raise FileNotFoundError("no such repository")
 
     monkeypatch.setattr(datasets, "load_dataset", missing)
-    with pytest.raises(DataError, match="the hub gives no such dataset: no such repository"):
+    with pytest.raises(DataError, match="the hub has no such dataset: no such repository"):
         read_rows(Path("owner/name:test"))
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(

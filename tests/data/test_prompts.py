@@ -29,13 +29,13 @@ def test_every_bad_row_is_told(tmp_path: Path):
         {"text": "p"},
         {"messages": [{"role": "robot", "content": "x"}]},
         {"messages": []},
-        {"prompt": "p", "target": 4},
+        {"prompt": "p", "target": []},
     )
     with pytest.raises(DataError, match=r"prompts\.jsonl") as caught:
         read_prompts(file)
     for part in (
         "line 1: 'prompt' is missing, expected text",
         "line 2: 'messages' is [{",
-        "line 3: 'messages' is [], expected turns of a role and content each",
+        "line 3: 'messages' is [], expected messages with a role and content each",
     ):
         assert part in str(caught.value)

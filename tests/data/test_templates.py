@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +10,7 @@ from transformers import AutoTokenizer
 from smidgen.data.templates import TEXT, Rendered, Tokenizer, fit, load_tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import DataError, ModelError
+from smidgen.training.pretrain import fast_encoder
 
 QUESTION = Message("user", "Which answer is better?")
 ANSWER = Message("assistant", "the first — 第一 🙂")
@@ -100,7 +99,7 @@ def test_mask_all_refuses_a_template_that_rewrites_earlier_turns(tokenizer):
     [((), "this one is empty"), ((QUESTION,), "this one ends with 'user'")],
 )
 def test_conversation_must_end_with_the_assistant(tokenizer, messages, fault):
-    with pytest.raises(DataError, match=f"must end with an assistant message, and {fault}"):
+    with pytest.raises(DataError, match=f"must end with an assistant message, but {fault}"):
         tokenizer.render_conversation(messages)
 
 
@@ -114,7 +113,7 @@ def test_messages_are_checked(tokenizer):
 def test_thinking_needs_a_switch(chatml):
     assert chatml.render_prompt([QUESTION], thinking=False)
     with pytest.raises(
-        ModelError, match=r"thinking was asked for, but the chat template of .* has no enable_th"
+        ModelError, match=r"thinking is enabled, but the chat template of .* has no enable_th"
     ):
         chatml.render_prompt([QUESTION], thinking=True)
 
@@ -132,7 +131,7 @@ def test_missing_template(make_tokenizer_dir):
 def test_template_that_refuses_the_messages(make_tokenizer_dir):
     template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     tokenizer = load_tokenizer(make_tokenizer_dir(template))
-    with pytest.raises(ModelError, match="refused the messages: no system role"):
+    with pytest.raises(ModelError, match="rejected the messages: no system role"):
         tokenizer.render_prompt(CONVERSATION[:2])
 
 
@@ -217,21 +216,13 @@ def test_fit_cuts_the_prompt_and_never_the_answer(prompt, answer, earlier, max_l
     rendered = Rendered(list(range(len(mask))), mask)
     if answer + 1 > max_length and prompt + answer > max_length:
         with pytest.raises(
-            DataError, match=f"an answer has {answer} tokens .*{max_length}.* to {answer + 1} or"
+            DataError, match=f"a completion has {answer} tokens .*{max_length}.* to {answer + 1} or"
         ):
             fit(rendered, max_length)
         return
     fitted, cut = fit(rendered, max_length)
     assert len(fitted.token_ids) == len(fitted.loss_mask) == min(len(mask), max_length)
     assert (fitted.token_ids, fitted.loss_mask) == (rendered.token_ids[cut:], rendered.loss_mask[cut:])
-
-
-def test_text_side_needs_no_arrays():
-    code = (
-        "import sys, smidgen.data.templates; print(sorted({'mlx', 'mlx_lm', 'torch'} & sys.modules.keys()))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
 def test_slow_tokenizer_is_refused(make_tokenizer_dir, monkeypatch):
@@ -249,5 +240,32 @@ def test_an_answer_that_is_begun_is_gone_on_with(tokenizer):
 
 
 def test_a_whole_prompt_that_is_empty(make_tokenizer_dir):
-    with pytest.raises(DataError, match="the prompt is empty; give it at least one character"):
+    with pytest.raises(DataError, match="the prompt is empty; expected at least one character"):
         load_tokenizer(make_tokenizer_dir(template=None)).render_prompt([Message(TEXT, "")])
+
+
+STATE = {
+    "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+    "padding": {
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "<|endoftext|>",
+    },
+}  # fmt: skip
+
+
+def test_what_a_tokenizer_file_remembers_of_its_last_use_changes_nothing(make_tokenizer_dir):
+    path = make_tokenizer_dir(CHATML)
+    expected = load_tokenizer(path)
+    encode, _ = fast_encoder(path / "tokenizer.json")
+    texts = ["the better answer is the first", "user"]
+    wanted = [expected.encode(text) for text in texts]
+    assert encode(texts) == wanted
+    content = json.loads((path / "tokenizer.json").read_text(encoding="utf-8")) | STATE
+    content["model"]["dropout"] = 0.9
+    (path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    found = load_tokenizer(path)
+    assert [found.encode(text) for text in texts] == wanted
+    assert found.render_prompt(CONVERSATION[:-1]) == expected.render_prompt(CONVERSATION[:-1])
+    assert found.render_conversation(CONVERSATION) == expected.render_conversation(CONVERSATION)
+    assert found.to_json() == expected.to_json()
+    assert fast_encoder(path / "tokenizer.json")[0](texts) == wanted

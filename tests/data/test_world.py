@@ -6,7 +6,8 @@ import pytest
 
 from smidgen.data.corpus import FORMS, OPENING, curriculum, documents
 from smidgen.data.preferences import JUDGE_KINDS, judge_rows
-from smidgen.data.world import KINDS, items, near_misses, operand_key, split_of
+from smidgen.data.world import operand_key, split_of
+from smidgen.data.world_items import KINDS, items, near_misses
 from smidgen.errors import DataError
 
 DOCUMENTS = 8_000

@@ -84,5 +84,5 @@ def test_a_wrong_file_of_prices_is_refused(tmp_path, text: str, match: str):
 
 
 def test_a_missing_file_of_prices_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"there is no file of prices at .*none\.toml; see docs"):
+    with pytest.raises(ConfigError, match=r"there is no price file at .*none\.toml; see docs"):
         read_prices(tmp_path / "none.toml")

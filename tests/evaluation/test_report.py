@@ -7,14 +7,13 @@ import math
 import re
 from html.parser import HTMLParser
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
-from smidgen.evaluation import formatting, wording
-from smidgen.evaluation.plots import CURVE_POINTS, Interval, interval_plot, loss_curve
+from smidgen.evaluation import wording
 from smidgen.evaluation.report import build_report, console_table
+from smidgen.figures import formatting
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 THIN = "\N{NARROW NO-BREAK SPACE}"
@@ -188,10 +187,11 @@ def intents(report: dict[str, Any]) -> dict[str, Any]:
             oos_recall=metric(0.13, 0.078, 0.21, 100),
             unparsed_rate=metric(0.0, 0.0, 0.001, 3100),
         ) | {"n": 3100, "baselines": {"most_frequent": metric(0.032, 0.027, 0.039)}}
-    changed["confusions"] = [
+    confusions = [
         {"true": "fly", "predicted": "walk", "count": 9},
         {"true": "fly", "predicted": None, "count": 3},
     ]
+    changed["after"]["details"] = {"confusions": confusions}
     return changed
 
 
@@ -277,16 +277,18 @@ def test_headline_of_a_judge_that_works(report: dict[str, Any]) -> None:
 
 def test_headline_of_a_judge_that_may_be_guessing(report: dict[str, Any]) -> None:
     guessing = wording.headline(with_accuracy(report, 0.513, 0.462, 0.563))
-    assert guessing.startswith("The trained judge cannot be told from guessing: on 240 held-out pairs")
+    assert guessing.startswith(
+        "The trained judge is not distinguishable from guessing: on 240 held-out pairs"
+    )
     assert f"the 95{THIN}% interval, 46.2–56.3{THIN}%, contains 50{THIN}%" in guessing
     assert "guessing" not in wording.headline(with_accuracy(report, 0.55, 0.501, 0.6))
     worse = wording.headline(with_accuracy(report, 0.40, 0.35, 0.45))
-    assert "does worse than guessing" in worse and "lies below" in worse
+    assert "is worse than guessing" in worse and "lies below" in worse
 
 
 def test_headline_of_a_judge_that_cannot_be_read(report: dict[str, Any]) -> None:
     unread = wording.headline(with_accuracy(report, 0.013, 0.002, 0.03, unparsed=0.975))
-    assert unread.startswith("The trained judge does not answer in the form it was asked for: 97.5")
+    assert unread.startswith("The trained judge does not follow the answer format: 97.5")
     assert f"1.3{THIN}% of judgements (0.2–3.0{THIN}%)" in unread
 
 
@@ -298,34 +300,38 @@ def test_an_evaluation_without_training(report: dict[str, Any]) -> None:
         "accuracy_decided": metric(0.444, 0.391, 0.502, 225),
     }
     page = build_report(found)
-    assert "The judge does worse than guessing: on 240 pairs" in page
-    assert "Of the verdicts it gives, 44.4" in page
-    assert "cannot be told from guessing" in page
-    assert "rained" not in page and "held-out" not in page and "Size of the weights" not in page
+    assert "The judge is worse than guessing: on 240 pairs" in page
+    assert "Of its other verdicts, 44.4" in page
+    assert "not distinguishable from guessing" in page
+    assert "rained" not in page and "held-out" not in page and "Weight size" not in page
     found["task"] = "answers"
-    assert wording.headline(found).startswith("The model answers right 23.7\u202f% of questions")
+    assert wording.headline(found).startswith("The model correctly answers 23.7\u202f% of questions")
 
 
 def test_headline_without_evidence() -> None:
-    assert wording.headline({}) == "Nothing was evaluated, so nothing is shown."
+    assert wording.headline({}) == "Nothing was evaluated."
     assert wording.headline({"training": {"steps": 3}}).startswith(
-        "Trained for 3 steps; nothing was evaluated"
+        "Trained for 3 steps; the trained model was not evaluated"
     )
 
 
 def test_remarks_name_what_is_not_shown(report: dict[str, Any]) -> None:
     good = " ".join(wording.remarks(report))
     assert "+91.2\N{NO-BREAK SPACE}points" in good and "Quantised to 4 bits, it scores 89.8" in good
-    assert "cannot be told from chance" in good and "not shown to beat" not in good and "leans" not in good
+    assert "difference from the full-precision model is not significant" in good
+    assert "not significantly better" not in good and "biased" not in good
     weak = with_accuracy(report, 0.6, 0.55, 0.65, unparsed=0.1)
     weak["comparisons"]["after_vs_before"]["p_value"] = 0.3
     weak["comparisons"]["quantized_vs_after"]["p_value"] = 0.01
     weak["after"]["metrics"]["prefer_first_rate"] = metric(0.3, 0.25, 0.35)
     said = " ".join(wording.remarks(weak))
-    assert "made no difference that can be told from chance (p = 0.30)" in said
-    assert f"not shown to beat “always the longer answer”, which scores 61.3{THIN}%" in said
-    assert f"leans towards the answer shown second: 70.0{THIN}%" in said
-    assert f"10.0{THIN}% of its answers cannot be read" in said
+    assert "training did not change the accuracy significantly (p = 0.30)" in said
+    assert (
+        f"not significantly better than the baseline “always the longer answer”, which scores 61.3{THIN}%"
+        in said
+    )
+    assert f"is biased towards the answer shown second: 70.0{THIN}%" in said
+    assert f"10.0{THIN}% of its answers are unreadable and count as wrong" in said
     assert "quantising cost 1.5 points" in said
 
 
@@ -334,7 +340,7 @@ def test_intent_report(report: dict[str, Any]) -> None:
     for words in ("Macro F1", "Out-of-scope recall", "In-scope accuracy", "fly → walk", "fly → unreadable"):
         assert words in page.text
     assert "names the right intent for 82.3" in page.text and "on 3,100 held-out queries" in page.text
-    assert "sway" not in page.text
+    assert "Position bias" not in page.text and "Length bias" not in page.text
 
 
 def paths(table: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -366,28 +372,6 @@ def test_nothing_missing_is_an_error(report: dict[str, Any]) -> None:
     Page(build_report({}))
 
 
-def test_absent_numbers_are_dashes() -> None:
-    forms = (
-        formatting.percent, formatting.interval, formatting.points, formatting.points_interval,
-        formatting.p_value, formatting.count, formatting.quantity, formatting.seconds, formatting.size,
-        formatting.parameters, formatting.moment, formatting.text,
-    )  # fmt: skip
-    assert {form(None) for form in forms} == {"—"}
-    assert formatting.percent(float("nan")) == formatting.percent("12") == formatting.percent(True) == "—"
-
-
-def test_formats() -> None:
-    assert formatting.percent(0.9996) == f">99.9{THIN}%"
-    assert formatting.percent(0.0002) == f"<0.1{THIN}%"
-    assert formatting.points({"value": -0.0001}) == "0.0\N{NO-BREAK SPACE}points"
-    assert [formatting.p_value(p) for p in (0.0, 0.0123, 0.5)] == ["< 0.001", "0.012", "0.50"]
-    times = [formatting.seconds(t) for t in (0.0421, 8.06, 59.97, 734.2, 12_000)]
-    assert times == ["42.1 ms", "8.1 s", "1 min 0 s", "12 min 14 s", "3 h 20 min"]
-    assert [formatting.size(b) for b in (12, 9_650_000, 999_900_000)] == ["12 B", "9.65 MB", "1 GB"]
-    assert [formatting.parameters(p) for p in (12, 431_000, 8.03e9)] == ["12", "431 k", "8.03 B"]
-    assert formatting.moment("yesterday") == "yesterday"
-
-
 def test_console_table_has_every_metric(report: dict[str, Any]) -> None:
     console = Console(file=io.StringIO(), width=120)
     console.print(console_table(report))
@@ -405,50 +389,6 @@ def test_console_table_has_every_metric(report: dict[str, Any]) -> None:
         assert shown in printed
 
 
-def test_interval_plot_places_values_as_shares() -> None:
-    drawn = interval_plot(
-        [Interval("after", "<here>", metric(0.25, 0.2, 1.7))], reference=0.5, description='"a"'
-    )
-    svg = ElementTree.fromstring(drawn)
-    assert svg.find(".//circle").attrib["cx"] == "25%"  # type: ignore[union-attr]
-    span = svg.find(".//line[@class='span']")
-    assert span is not None and (span.attrib["x1"], span.attrib["x2"]) == ("20%", "100%")
-    assert svg.findtext(".//title") == "<here>"
-    assert (
-        ElementTree.fromstring(interval_plot([Interval("after", "", {})], description="")).find(".//circle")
-        is None
-    )
-
-
-def test_loss_curve_keeps_the_extremes_of_a_long_run() -> None:
-    points = [(float(step), 1.0) for step in range(1, 20_001)]
-    points[7000] = (7001.0, 3.0)
-    curve = loss_curve(points, [(10_000.0, 1.1)], chosen_step=10_000.0)
-    assert curve is not None and not curve.logarithmic
-    svg = ElementTree.fromstring(curve.svg)
-    raw = svg.find(".//polyline[@class='raw']").attrib["points"].split()  # type: ignore[union-attr]
-    heights = [float(point.split(",")[1]) for point in raw]
-    assert len(raw) <= CURVE_POINTS and min(heights) < 100 < 800 < max(heights)
-    assert "kept: step 10,000" in curve.svg
-
-
-def test_loss_curve_turns_logarithmic_when_the_loss_falls_far() -> None:
-    curve = loss_curve([(float(step), 10.0 ** (1 - step / 10)) for step in range(31)])
-    assert curve is not None and curve.logarithmic
-    labels = re.findall(r'class="tick" x="0" y="[\d.-]+">([\d.]+)<', curve.svg)
-    assert {"0.01", "0.1", "1", "10"} <= set(labels)
-
-
-@pytest.mark.parametrize("points", [[], [(1.0, 2.0)]])
-def test_no_curve_from_less_than_two_points(points: list[tuple[float, float]]) -> None:
-    assert loss_curve(points) is None
-
-
-def test_flat_and_single_step_curves_are_drawn() -> None:
-    assert loss_curve([(1.0, 0.0), (2.0, 0.0)]) is not None
-    assert loss_curve([(1.0, 2.0)], [(1.0, 2.1)], chosen_step=1.0) is not None
-
-
 def test_too_few_rows_for_an_interval(report: dict[str, Any]) -> None:
     report["after"]["metrics"]["accuracy"] = metric(0.5, None, None, 2)  # type: ignore[arg-type]
     assert "too few for an interval" in wording.headline(report)
@@ -461,10 +401,10 @@ def test_a_correlation_is_no_rate(report: dict[str, Any]) -> None:
 
 
 def test_the_reliability_of_the_last_model_is_drawn(report: dict[str, Any]) -> None:
-    assert "score gap worth" not in build_report(report)
+    assert "<h2>Calibration</h2>" not in build_report(report)
     bins = [{"low": 0.8, "high": 0.9, "n": 250, "predicted": 0.85, "observed": 0.9}]
     brier = metric(0.103, 0.078, 0.134, 480)
     report["quantized"]["calibration"] = {"n": 480, "ece": 0.017, "brier": brier, "bins": bins}
     page = build_report(report)
-    assert "What is a score gap worth?" in page and "85% predicted, 90% so, n = 250" in page
+    assert "<h2>Calibration</h2>" in page and "85% predicted, 90% observed, n = 250" in page
     assert "0.017" in page and "0.08 to 0.13" in page and "quantised model is calibrated" in page

@@ -7,11 +7,11 @@ import pytest
 
 from smidgen.data.types import Completion, Constraint, Request, Sample, Sampling, Timing
 from smidgen.errors import ConfigError, DataError, WorkError
-from smidgen.evaluation import collect_records, compare, evaluate, read_records, summarise
+from smidgen.evaluation import collect_records, compare, evaluate, read_log, read_records, summarise
 from smidgen.files import exclusive
-from smidgen.tasks import Intent, Judge
+from smidgen.tasks import Intent, JudgeTask
 
-TASK = Judge()
+TASK = JudgeTask()
 ANSWERS = {"a": "yes", "b": "no"}
 SAMPLES = TASK.samples(
     [
@@ -89,7 +89,7 @@ def test_an_evaluation_as_json(tmp_path: Path) -> None:
     assert json.loads(json.dumps(evaluation, allow_nan=False)) == evaluation
     assert {key: evaluation[key] for key in ("task", "version", "model", "data", "n")} == {
         "task": "judge",
-        "version": 2,
+        "version": 3,
         "model": "scripted",
         "data": "six pairs",
         "n": 12,
@@ -151,7 +151,10 @@ def test_a_finished_run_asks_nothing(tmp_path: Path) -> None:
     [
         ({"model": "another"}, OTHERWISE),
         ({"sampling": Sampling(max_tokens=7)}, OTHERWISE),
-        ({"samples": SAMPLES[:-1]}, "'p5#ba' is not among these samples: --limit, --seed or the data differ"),
+        (
+            {"samples": SAMPLES[:-1]},
+            "'p5#ba' is not one of these samples: --limit, --seed or the data differ",
+        ),
         ({"samples": [replace(s, messages=s.messages[:1]) for s in SAMPLES]}, OTHERWISE),
     ],
 )
@@ -160,7 +163,7 @@ def test_records_of_another_evaluation_are_refused(tmp_path: Path, changes: dict
     run(path, Scripted())
     before = path.read_bytes()
     with pytest.raises(
-        DataError, match=f"records of another evaluation \\({message}\\); give another place as --out"
+        DataError, match=f"contains the records of another evaluation \\({message}\\); give another --out"
     ):
         run(path, Scripted(), **changes)
     assert path.read_bytes() == before
@@ -170,7 +173,7 @@ def test_a_row_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     run(path, Scripted())
     path.write_bytes(path.read_bytes() * 2)
-    with pytest.raises(DataError, match="'p5#ba' stands in it twice"):
+    with pytest.raises(DataError, match="'p5#ba' occurs twice"):
         run(path, Scripted())
 
 
@@ -180,17 +183,17 @@ def test_unanswered_samples_fail_the_run_and_keep_the_rest(tmp_path: Path) -> No
             return super().complete(list(requests)[2:])
 
     path = tmp_path / "records.jsonl"
-    with pytest.raises(WorkError, match=r"the engine left 2 of 12 samples unanswered, 'p0#ab' among them"):
+    with pytest.raises(WorkError, match=r"the engine left 2 of 12 samples unanswered, including 'p0#ab'"):
         run(path, Forgetful())
     assert len(read_records(path)) == 10
     with pytest.raises(
-        DataError, match=r"has no record of 2 of 12 samples, 'p0#ab' first; run the evaluation again"
+        DataError, match=r"2 of 12 samples have no record, beginning with 'p0#ab'; run the evaluation again"
     ):
-        summarise(TASK, SAMPLES, path, model="scripted")
+        summarise(TASK, SAMPLES, read_log(path), model="scripted")
 
 
 def test_what_is_not_a_records_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there are no records at .*none\.jsonl; run the evaluation first"):
+    with pytest.raises(DataError, match=r"records file .*none\.jsonl not found; run the evaluation first"):
         read_records(tmp_path / "none.jsonl")
     (tmp_path / "other.jsonl").write_text('{"id": "p"}\n')
     with pytest.raises(DataError, match=r"other\.jsonl: row 1 is not a record \(KeyError: 'messages'\)"):
@@ -198,7 +201,7 @@ def test_what_is_not_a_records_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_stop_strings_of_a_task_are_asked_for(tmp_path: Path) -> None:
-    task, engine = Judge(), Scripted()
+    task, engine = JudgeTask(), Scripted()
     task.stop, task.stop_after = ("END",), ("</x>",)
     run(tmp_path / "records.jsonl", engine, task=task, sampling=Sampling(stop=("X",), max_tokens=9))
     assert {request.sampling for request in engine.requests} == {
@@ -207,18 +210,18 @@ def test_the_stop_strings_of_a_task_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_the_constraint_of_a_task_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:
-    task, engine = Judge(), Scripted()
-    task.constraint = Constraint("regex", "a|b")
+    task, engine = JudgeTask(), Scripted()
+    task.form.constraint = Constraint("regex", "a|b")
     for name, constrained in (("free", False), ("held", True)):
         run(tmp_path / f"{name}.jsonl", engine, task=task, constrained=constrained)
     assert [request.constraint for request in engine.requests] == [None] * 12 + [task.constraint] * 12
     for name, constrained in (("free", True), ("held", False)):
         with pytest.raises(DataError, match="with other messages, labels, sampling, constraint, model"):
             run(tmp_path / f"{name}.jsonl", engine, task=task, constrained=constrained)
-    task.constraint = Constraint("regex", "a")
+    task.form.constraint = Constraint("regex", "a")
     with pytest.raises(DataError, match="with other messages, labels, sampling, constraint, model"):
         run(tmp_path / "held.jsonl", engine, task=task, constrained=True)
-    with pytest.raises(ConfigError, match="the task judge in the template rubric has no constraint to hold"):
+    with pytest.raises(ConfigError, match="the task judge in the template rubric has no output constraint"):
         run(tmp_path / "none.jsonl", engine, constrained=True)
 
 
@@ -275,7 +278,9 @@ def test_different_rows_are_not_compared(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"different rows \(12 and 11, and only the first has 'p5#ba'\)"):
         compare(TASK, records, records[1:])
     other = replace(records[0].sample, messages=records[0].sample.messages[:1])
-    with pytest.raises(DataError, match="asked 'p5#ba' in different words; compare runs of one task version"):
+    with pytest.raises(
+        DataError, match="have different prompts for 'p5#ba'; compare runs of the same task version"
+    ):
         compare(TASK, records, [replace(records[0], sample=other), *records[1:]])
 
 

@@ -1,6 +1,6 @@
 from xml.etree import ElementTree
 
-from smidgen.evaluation.sensitivity import markdown, page
+from smidgen.evaluation.sensitivity_report import markdown, page
 
 CHOSEN = {"bytes": 1000, "bits_per_weight": 4.0, "divergence": 0.2, "sum_of_divergences": 0.3}
 TABLE = {
@@ -39,7 +39,10 @@ def test_the_table_holds_every_figure():
     assert "| model.layers.0.mlp.up_proj | 1,234 | 5.00e-01 | 0.00e+00 | 4 |" in text
     assert "| model.embed_tokens | 64 | — | — | kept |" in text
     assert "| all 3 bits | 3.500 | 900 | 0.9 |" in text
-    assert "1,234 tokens of 3 rows" in text and "0.2 measured, 0.3 as the sum" in text
+    assert (
+        "1,234 tokens of 3 rows" in text
+        and "with all layers quantised: 0.2; sum of the divergences of single layers: 0.3" in text
+    )
 
 
 def test_the_figure_shades_what_matters_most_and_keeps_blocks_in_order():

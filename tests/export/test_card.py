@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from smidgen.backend import mx
 from smidgen.errors import ConfigError
 from smidgen.export.card import FORMATS, card_text, write_card
-from smidgen.export.peft import export_peft
+from smidgen.export.peft_adapter import export_peft
 from smidgen.files import sha256_file
 from smidgen.models.adapter import Adapter, write_adapter
 
@@ -99,7 +99,7 @@ def test_the_card_tells_what_was_measured_and_what_it_was_made_of(folder: Path):
     text = card_text(folder, report(), artefact="fused", format="fused")
     for part in (
         "# my-judge (fused)",
-        "The base is under the licence apache-2.0 (told by README.md)",
+        "The base is licensed under apache-2.0 (according to README.md), and so is this artefact.",
         "This artefact itself was evaluated, as it ships, on held-out rows of world.",
         "| accuracy | 0.875 | 0.825 | 0.925 | 480 |",
         "in accuracy: \\-0.010 (-0.020 to +0.000).",
@@ -120,14 +120,16 @@ def test_the_card_tells_what_was_measured_and_what_it_was_made_of(folder: Path):
 def test_what_was_not_evaluated_is_not_vouched_for(folder: Path):
     text = card_text(folder, report(), artefact="mlx-3bit", format="mlx")
     assert "**This artefact was not evaluated.**" in text
-    assert "scored, before it was exported" in text and "| accuracy | 0.8833 | 0.833 | 0.933 | 480 |" in text
+    assert (
+        "Before export, the model scored:" in text and "| accuracy | 0.8833 | 0.833 | 0.933 | 480 |" in text
+    )
     assert "model-index" not in text
 
 
 def test_a_card_without_a_run_says_what_is_known(folder: Path):
     text = card_text(folder, {"model": {"base": "owner/unseen"}}, artefact="fused", format="fused")
     assert "# made (fused)" in text and "from owner/unseen" in text
-    assert "The licence of the base is not known here" in text
+    assert "The licence of the base is unknown" in text
     data = ModelCard(text).data
     assert (data.license, data.base_model, data.base_model_relation) == (None, "owner/unseen", "finetune")
 
@@ -137,7 +139,7 @@ def test_a_licence_that_forbids_commerce_is_told(folder: Path, tmp_path: Path):
     base.mkdir()
     (base / "config.json").write_text('{"model_type": "llama4_text"}', encoding="utf-8")
     text = card_text(folder, {"model": {"base": str(base)}}, artefact="fused", format="fused")
-    assert "**It is not for commercial use.**" in text and str(tmp_path) not in text
+    assert "**It is not licensed for commercial use.**" in text and str(tmp_path) not in text
     data = ModelCard(text).data
     assert (data.license, data.license_name) == ("other", "FAIR Noncommercial Research License")
 
@@ -160,12 +162,19 @@ def test_only_programs_that_load_it_are_named(folder: Path, format: str):
     assert programs(text) == PROGRAMS[format]
 
 
+USAGE = {
+    "command": "judge",
+    "arguments": ("--prompt", "What is 23 + 48?", "--a", "71", "--b", "61"),
+    "note": "Give the whole prompt elsewhere.",
+}
+
+
 @pytest.mark.parametrize("format", PROGRAMS)
-def test_a_judge_is_shown_judging_first(folder: Path, format: str):
-    text = card_text(folder, report(recipe=None), artefact="x", format=format)
+def test_a_specialist_with_a_command_of_its_own_is_shown_in_it_first(folder: Path, format: str):
+    text = card_text(folder, report(recipe=None, usage=USAGE), artefact="x", format=format)
     assert programs(text) == ["smidgen", *PROGRAMS[format][:-1]]
-    assert " --prompt 'What is 23 + 48?' --a 71 --b 61\n" in text and "smidgen generate" not in text
-    assert "Other programs have to be given that whole prompt" in text
+    assert "smidgen judge --model " in text and " --prompt 'What is 23 + 48?' --a 71 --b 61\n" in text
+    assert "smidgen generate" not in text and "Give the whole prompt elsewhere." in text
 
 
 def test_drift_stands_in_the_card_as_far_as_it_was_measured(folder: Path):
@@ -207,7 +216,7 @@ def run_it(folder: Path, format: str, base: str, place: str | None = None, *, th
 def test_a_base_that_comes_with_smidgen_is_to_be_named_by_its_folder_elsewhere(peft_dir: Path, format: str):
     text = run_it(peft_dir, format, "smidgen:nano")
     elsewhere, _, ours = text.rpartition("smidgen:\n")
-    notes = elsewhere.count("name the folder that smidgen inspect smidgen:nano shows instead")
+    notes = elsewhere.count("use the folder that smidgen inspect smidgen:nano shows instead")
     assert notes == {"peft": 2, "mlx-adapter": 1}[format]
     assert "smidgen generate --model smidgen:nano --adapter peft" in ours
 
@@ -234,14 +243,14 @@ def test_thinking_is_as_it_was_in_training(
 ):
     made = peft_dir if format == "peft" else folder
     text = run_it(made, format, str(tiny_model_dir), thinking=thinking)
-    assert f"switch for thinking. It is {'on' if thinking else 'off'} in what follows, as in the" in text
+    assert f"switch for thinking. It is {'on' if thinking else 'off'} below, as in training and" in text
     for part in SWITCHES[format]:
         value = str(thinking) if "=True," in part else str(thinking).lower()
         assert part.replace("VALUE", value) in text
     assert text.count("enable_thinking") == len(SWITCHES[format])
     assert text.rstrip("`\n ").endswith("--thinking") == thinking
     untold = card_text(made, {"model": {"base": str(tiny_model_dir)}}, artefact="x", format=format)
-    assert "It is off in what follows.\n" in untold
+    assert "It is off below.\n" in untold
     unknown = run_it(made, format, "owner/unseen", thinking=thinking)
     assert "thinking" not in unknown
 
@@ -267,7 +276,7 @@ def test_what_is_on_the_hub_is_named_so(folder: Path, peft_dir: Path):
 
 def test_a_gguf_file_is_named_as_it_stands(folder: Path):
     (folder / "model.safetensors").rename(folder / "my judge.gguf")
-    text = card_text(folder, report(), artefact="gguf-q8_0", format="gguf")
+    text = card_text(folder, report(usage=USAGE), artefact="gguf-q8_0", format="gguf")
     assert "llama-server -m 'my judge.gguf'" in text and "smidgen judge --model 'my judge.gguf'" in text
     assert "printf 'FROM ./%s\\n' 'my judge.gguf' > Modelfile" in text
     (folder / "my judge.Modelfile").touch()
@@ -277,7 +286,8 @@ def test_a_gguf_file_is_named_as_it_stands(folder: Path):
 
 def test_what_stands_in_data_stays_text(folder: Path):
     evil = '"]: x\n---\n# own\n| a | `b` <script>alert(1)</script> [c](http://d.e) ```'
-    changed = report(name=evil, description=evil, limits=[evil], recipe=evil, task=evil)
+    usage = {"command": evil, "arguments": [evil], "note": evil}
+    changed = report(name=evil, description=evil, limits=[evil], recipe=evil, task=evil, usage=usage)
     changed["model"]["method"] = evil
     changed["provenance"]["data"]["test"]["path"] = evil
     changed["exports"]["fused"]["metrics"] = {evil: metric(0.5)}
@@ -289,7 +299,7 @@ def test_what_stands_in_data_stays_text(folder: Path):
     kinds |= {piece.type for token in tokens for piece in token.children or ()}
     assert not kinds & {"html_block", "html_inline", "link_open", "image", "hr"}
     headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
-    assert headings[1:] == ["Figures", "How to run it", "How it was made", "Files"]
+    assert headings[1:] == ["Results", "How to run it", "How it was made", "Files"]
 
 
 def test_an_unknown_format_is_refused(folder: Path):

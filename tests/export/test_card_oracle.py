@@ -10,7 +10,7 @@ import pytest
 from smidgen.config import LoraConfig
 from smidgen.export.card import write_card
 from smidgen.export.fused import export_fused
-from smidgen.export.peft import export_peft
+from smidgen.export.peft_adapter import export_peft
 from smidgen.models.load import resolve
 
 pytestmark = [

@@ -14,7 +14,7 @@ from smidgen.errors import ConfigError, DataError, ModelError, WorkError
 from smidgen.export.drift import MAX_PROMPTS, POSITIONS, compare, last_logits, token_rows
 from smidgen.export.fused import export_fused
 from smidgen.models.load import load, read_config
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 
 PROMPTS = [[Message("user", "the better answer")], [Message("user", "user system assistant")]]
@@ -35,10 +35,10 @@ def test_one_folder_says_what_base_and_adapter_said(
     facts = export_fused(str(tiny_model_dir), adapter, tmp_path / "out", prompts=PROMPTS)
     wanted = load(str(tiny_model_dir), adapter=adapter).model(tokens)
     np.testing.assert_allclose(load(str(tmp_path / "out")).model(tokens), wanted, rtol=1e-4, atol=1e-4)
-    assert (facts["format"], facts["bits"], facts["dtype"]) == ("fused", None, "float32")
-    assert facts["bytes"] == (tmp_path / "out" / "model.safetensors").stat().st_size
-    assert facts["drift"]["mean_kl"] < 1e-6 and facts["drift"]["same_top"] == 1.0
-    assert facts["adapter_effect"]["mean_kl"] > 0.1
+    assert (facts.format, facts.bits, facts.dtype) == ("fused", None, "float32")
+    assert facts.bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert facts.drift.mean_kl < 1e-6 and facts.drift.same_top == 1.0
+    assert facts.adapter_effect.mean_kl > 0.1
 
 
 def test_weights_keep_the_dtype_of_the_file_where_the_config_says_none(tiny_model_dir: Path, tmp_path: Path):
@@ -47,7 +47,7 @@ def test_weights_keep_the_dtype_of_the_file_where_the_config_says_none(tiny_mode
     config = {name: value for name, value in read_config(silent).items() if name != "dtype"}
     (silent / "config.json").write_text(json.dumps(config))
     facts = export_fused(str(silent), None, tmp_path / "out", prompts=PROMPTS)
-    assert facts["dtype"] == "float32" and facts["drift"]["max_logit_difference"] < 1e-4
+    assert facts.dtype == "float32" and facts.drift.max_logit_difference < 1e-4
 
 
 def test_mlx_lm_loads_it_plain_and_quantised(
@@ -68,19 +68,19 @@ def test_an_update_on_a_quantised_base_is_added_to_what_its_weights_say(
     facts = export_fused(str(quantized_dir), adapter, tmp_path / "out", prompts=PROMPTS)
     assert "quantization" not in read_config(tmp_path / "out")
     np.testing.assert_allclose(load(str(tmp_path / "out")).model(tokens), wanted, rtol=1e-3, atol=1e-3)
-    assert facts["drift"]["mean_kl"] < 1e-5
+    assert facts.drift.mean_kl < 1e-5
 
 
 def test_quantising_anew_is_told_and_measured(
     quantized_dir: Path, adapter: Path, tmp_path: Path, tokens: mx.array
 ):
     facts = export_fused(str(quantized_dir), adapter, tmp_path / "out", bits=8, group_size=32, max_drift=9.0)
-    assert (facts["format"], facts["bits"], facts["group_size"]) == ("mlx", 8, 32)
+    assert (facts.format, facts.bits, facts.group_size) == ("mlx", 8, 32)
     assert read_config(tmp_path / "out")["quantization"]["bits"] == 8
     found = load(str(tmp_path / "out")).model(tokens)
     wanted = load(str(quantized_dir), adapter=adapter).model(tokens)
     assert 0 < np.abs(np.array(found) - np.array(wanted)).max() < 1
-    assert facts["drift"]["mean_kl"] > 1e-5
+    assert facts.drift.mean_kl > 1e-5
 
 
 def test_too_great_a_drift_leaves_nothing_unless_it_is_wanted(
@@ -92,7 +92,7 @@ def test_too_great_a_drift_leaves_nothing_unless_it_is_wanted(
         WorkError,
         match=r"nothing was written: .* differ from the unfused model's by [\d.e+-]+ nats on average, above "
         r"--max-drift 0\.001; the adapter itself changes it by [\d.]+\. It was measured on 12 prompts of "
-        r"smidgen's own; --prompts FILE .* Use more bits, or none, raise",
+        r"smidgen's own; --prompts FILE .* Use more bits, or no quantisation, raise",
     ):
         export_fused(str(tiny_model_dir), adapter, tmp_path / "out", bits=2, group_size=32, max_drift=0.001)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "out"]
@@ -100,7 +100,7 @@ def test_too_great_a_drift_leaves_nothing_unless_it_is_wanted(
     facts = export_fused(
         str(tiny_model_dir), adapter, tmp_path / "out", bits=2, group_size=32, max_drift=0.001, force=True
     )
-    assert facts["drift"]["mean_kl"] > 0.001
+    assert facts.drift.mean_kl > 0.001
     load(str(tmp_path / "out"))
 
 
@@ -109,16 +109,16 @@ def test_an_adapter_that_is_rounded_away_is_told(
 ):
     faint, options = make_adapter(str(tiny_model_dir), size=0.02), {"group_size": 32, "force": True}
     coarse = export_fused(str(tiny_model_dir), faint, tmp_path / "coarse", bits=2, **options)
-    assert coarse["drift"]["mean_kl"] > coarse["adapter_effect"]["mean_kl"]
-    assert coarse["warnings"] == [
-        "the drift is as great as what the adapter does, which may have been rounded away; evaluate it"
+    assert coarse.drift.mean_kl > coarse.adapter_effect.mean_kl
+    assert coarse.warnings == [
+        "the drift is as large as the adapter's effect, which may have been rounded away; evaluate it"
     ]
-    assert export_fused(str(tiny_model_dir), faint, tmp_path / "plain")["warnings"] == []
+    assert export_fused(str(tiny_model_dir), faint, tmp_path / "plain").warnings == []
 
 
 def test_a_model_by_itself_has_no_adapter_to_lose(tiny_model_dir: Path, tmp_path: Path):
     facts = export_fused(str(tiny_model_dir), None, tmp_path / "out")
-    assert facts["adapter_effect"] is None and facts["drift"]["mean_kl"] == 0.0
+    assert facts.adapter_effect is None and facts.drift.mean_kl == 0.0
 
 
 def test_the_licence_goes_with_the_weights(tiny_model_dir: Path, tmp_path: Path):
@@ -130,11 +130,11 @@ def test_the_licence_goes_with_the_weights(tiny_model_dir: Path, tmp_path: Path)
 
 def test_settings_that_do_not_go_together(adapter: Path, tiny_model_dir: Path, tmp_path: Path):
     name = str(tiny_model_dir)
-    with pytest.raises(ConfigError, match=r"group_size is 32, but plain weights have no groups; give bits"):
+    with pytest.raises(ConfigError, match=r"group_size is 32, but plain weights have no groups; set bits"):
         export_fused(name, adapter, tmp_path / "out", group_size=32)
     with pytest.raises(ConfigError, match=r"max_drift is -1; expected 0 or more nats"):
         export_fused(name, adapter, tmp_path / "out", max_drift=-1)
-    with pytest.raises(ConfigError, match=r"'group_size' is 128, which does not divide layers of the width"):
+    with pytest.raises(ConfigError, match=r"'group_size' is 128, which does not divide layers of width"):
         export_fused(name, adapter, tmp_path / "out", bits=4, group_size=128)
     with pytest.raises(ModelError, match=r"the adapter in .* does not fit the model"):
         export_fused("smidgen:nano", adapter, tmp_path / "out")

@@ -20,7 +20,7 @@ from smidgen.data.types import Message
 from smidgen.errors import ModelError
 from smidgen.export.fused import export_fused
 from smidgen.export.gguf import write_gguf
-from smidgen.export.peft import export_mlx_adapter, export_peft, peft_config, vllm_warnings
+from smidgen.export.peft_adapter import export_mlx_adapter, export_peft, peft_config, vllm_warnings
 from smidgen.models import peft
 from smidgen.models.adapter import Adapter, read_adapter, warn_of_another_base, write_adapter
 from smidgen.models.load import load
@@ -70,7 +70,7 @@ def test_names_shapes_and_settings_are_those_of_peft(adapter: Path, tiny_model_d
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.1)
     assert (config["target_modules"], config["layers_to_transform"]) == (["down_proj", "q_proj"], [1])
     assert config["base_model_name_or_path"] == str(tiny_model_dir)
-    assert (facts["parameters"], facts["layers"], facts["warnings"]) == (4 * (32 + 32 + 64 + 32), 2, [])
+    assert (facts.parameters, facts.layers, facts.warnings) == (4 * (32 + 32 + 64 + 32), 2, [])
 
 
 def test_there_and_back_is_exact(adapter: Path, peft_dir: Path, tiny_model_dir: Path, tmp_path: Path):
@@ -153,34 +153,40 @@ def test_rank_stabilised_scale(peft_dir: Path):
             {"modules_to_save": ["lm_head"]},
             r"'modules_to_save' is \['lm_head'\], which is not supported: merge",
         ),
-        ({"bias": "all"}, r"'bias' is 'all', only 'none' can be read"),
+        ({"bias": "all"}, r"'bias' is 'all', only 'none' is supported"),
         ({"init_lora_weights": "pissa"}, r"'init_lora_weights' is 'pissa', only True or False or"),
         ({"lora_alhpa": 4}, r"'lora_alhpa' is 4, and there is no such key\. Did you mean 'lora_alpha'\?"),
         (
             {"r": 0, "lora_alpha": "x"},
-            r"'r' is 0, expected a whole number above 0; 'lora_alpha' is 'x', expected a number",
+            r"'r' is 0, expected a positive integer; 'lora_alpha' is 'x', expected a positive number",
         ),
-        ({"rank_pattern": {"q": "x"}}, r"'rank_pattern' is \{'q': 'x'\}, expected a table of one rank"),
-        ({"rank_pattern": ["q"]}, r"'rank_pattern' is \['q'\], expected a table of one rank"),
-        ({"rank_pattern": {"q": 0}}, r"'rank_pattern' is \{'q': 0\}, expected a table of one rank"),
+        (
+            {"rank_pattern": {"q": "x"}},
+            r"is \{'q': 'x'\}, expected a table of layer names with a rank",
+        ),
+        ({"rank_pattern": ["q"]}, r"'rank_pattern' is \['q'\], expected a table of layer names with a rank"),
+        (
+            {"rank_pattern": {"q": 0}},
+            r"is \{'q': 0\}, expected a table of layer names with a rank",
+        ),
         (
             {"alpha_pattern": {"q": 0}},
-            r"'alpha_pattern' is \{'q': 0\}, expected a table of one alpha above 0",
+            r"'alpha_pattern' is \{'q': 0\}, expected a table of layer names with a positive alpha",
         ),
-        ({"lora_alpha": math.nan}, r"'lora_alpha' is nan, expected a number above 0"),
+        ({"lora_alpha": math.nan}, r"'lora_alpha' is nan, expected a positive number"),
         ({"lora_dropout": "x"}, r"'lora_dropout' is 'x', expected a number"),
-        ({"lora_dropout": 1.0}, r"'lora_dropout' is 1\.0, expected a number from 0 up to, but not, 1"),
-        ({"lora_dropout": -1}, r"'lora_dropout' is -1, expected a number from 0 up to, but not, 1"),
-        ({"exclude_modules": 5}, r"'exclude_modules' is 5, expected a list of layers' names or one pattern"),
-        ({"layers_pattern": 5}, r"'layers_pattern' is 5, expected a pattern or a list of them"),
-        ({"layers_pattern": ["("]}, r"the pattern '\(' cannot be read"),
-        ({"layers_to_transform": "all"}, r"'layers_to_transform' is 'all', expected the number of a block"),
-        ({"base_model_name_or_path": 5}, r"'base_model_name_or_path' is 5, expected a model's name"),
-        ({"target_modules": None}, r"'target_modules' is None, expected a list of layers"),
-        ({"alpha_pattern": {"(": 4}}, r"the pattern '\(' cannot be read"),
-        ({"r": 8}, r"'model.layers.1.mlp.down_proj' has rank 4, and adapter_config.json says 8"),
+        ({"lora_dropout": 1.0}, r"'lora_dropout' is 1\.0, expected a number of at least 0 and below 1"),
+        ({"lora_dropout": -1}, r"'lora_dropout' is -1, expected a number of at least 0 and below 1"),
+        ({"exclude_modules": 5}, r"'exclude_modules' is 5, expected a list of layer names or one pattern"),
+        ({"layers_pattern": 5}, r"'layers_pattern' is 5, expected a pattern or a list of patterns"),
+        ({"layers_pattern": ["("]}, r"the pattern '\(' is not a regular expression"),
+        ({"layers_to_transform": "all"}, r"'layers_to_transform' is 'all', expected a block number"),
+        ({"base_model_name_or_path": 5}, r"'base_model_name_or_path' is 5, expected a model name"),
+        ({"target_modules": None}, r"'target_modules' is None, expected a list of layer names"),
+        ({"alpha_pattern": {"(": 4}}, r"the pattern '\(' is not a regular expression"),
+        ({"r": 8}, r"'model.layers.1.mlp.down_proj' has rank 4, but adapter_config.json says 8"),
         ({"layers_to_transform": [0]}, rf"'{Q}' has an update, but adapter_config.json does not target it"),
-        ({"target_modules": ["down_proj", "q_proj", "v_proj"]}, r"there is none for 'v_proj'"),
+        ({"target_modules": ["down_proj", "q_proj", "v_proj"]}, r"there is no tensor for 'v_proj'"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(peft_dir: Path, changes: dict, complaint: str):
@@ -192,14 +198,14 @@ def test_what_cannot_be_honoured_is_refused_by_name(peft_dir: Path, changes: dic
 @pytest.mark.parametrize("scale", [0, -1, math.nan, math.inf, "2", True, None])
 def test_a_scale_that_no_update_can_have_is_refused(adapter: Path, scale: Any):
     edit(adapter, lora_parameters={"rank": 4, "scale": scale, "dropout": 0.0})
-    with pytest.raises(ModelError, match=r"has no number above 0 at lora_parameters\.scale"):
+    with pytest.raises(ModelError, match=r"has no positive number at lora_parameters\.scale"):
         read_adapter(adapter)
 
 
 @pytest.mark.parametrize("dropout", [None, "0.1", 1.5, 1, -0.1, math.nan])
 def test_a_dropout_that_no_layer_can_have_is_refused(adapter: Path, dropout: Any):
     edit(adapter, lora_parameters={"rank": 4, "scale": 2.0, "dropout": dropout})
-    with pytest.raises(ModelError, match=r"at lora_parameters\.dropout; expected a number from 0 up to, but"):
+    with pytest.raises(ModelError, match=r"at lora_parameters\.dropout; expected a number of at least 0"):
         read_adapter(adapter)
 
 
@@ -216,7 +222,7 @@ def test_a_dropout_that_no_layer_can_have_is_refused(adapter: Path, dropout: Any
 def test_a_target_that_is_excluded_needs_no_update(peft_dir: Path, excluded: Any, is_told: bool):
     edit(peft_dir, target_modules=["down_proj", "q_proj", "up_proj"], exclude_modules=excluded)
     if is_told:
-        with pytest.raises(ModelError, match=r"there is none for 'up_proj'"):
+        with pytest.raises(ModelError, match=r"there is no tensor for 'up_proj'"):
             read_adapter(peft_dir)
     else:
         assert read_adapter(peft_dir).layers == [DOWN, Q]
@@ -242,7 +248,7 @@ def test_tensors_that_are_no_update_of_a_linear_layer_are_told(peft_dir: Path):
 
 def test_a_pickle_is_not_opened(peft_dir: Path):
     (peft_dir / "adapter_model.safetensors").rename(peft_dir / "adapter_model.bin")
-    with pytest.raises(ModelError, match=r"its weights are a pickle, adapter_model.bin; save them as"):
+    with pytest.raises(ModelError, match=r"its weights are a pickle file, adapter_model.bin; save them as"):
         read_adapter(peft_dir)
 
 
@@ -291,7 +297,7 @@ def test_broken_adapters_are_refused_without_the_base(
 def test_a_cut_file_is_refused(peft_dir: Path, tmp_path: Path):
     file = peft_dir / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(ModelError, match=r"adapter_model.safetensors is cut short or damaged"):
+    with pytest.raises(ModelError, match=r"adapter_model.safetensors is truncated or damaged"):
         export_mlx_adapter(peft_dir, "owner/base", tmp_path / "out")
 
 
@@ -333,7 +339,7 @@ def test_an_adapter_of_another_model_is_told(made_for: str | None, given: str, i
         warn_of_another_base(made, given)
     told = [str(warning.message) for warning in caught]
     assert len(told) == is_told
-    assert all(f"made was made for {made_for}, and not for {given}; on another" in text for text in told)
+    assert all(f"made was trained on {made_for}, not on {given}; on another" in text for text in told)
 
 
 def test_every_way_to_use_an_adapter_tells_its_base(make_adapter: Callable[..., Path], tmp_path: Path):
@@ -351,7 +357,7 @@ def test_every_way_to_use_an_adapter_tells_its_base(make_adapter: Callable[..., 
         lambda: write_gguf("smidgen:nano", tmp_path / "nano.gguf", adapter=tmp_path / "peft"),
     )
     for use in uses:
-        with pytest.warns(UserWarning, match=r"was made for owner/other, and not for smidgen:nano"):
+        with pytest.warns(UserWarning, match=r"was trained on owner/other, not on smidgen:nano"):
             use()
 
 
@@ -359,7 +365,7 @@ def test_every_way_to_use_an_adapter_tells_its_base(make_adapter: Callable[..., 
     ("layers", "warning"),
     [
         ({Q: (16, 2.0)}, None),
-        ({Q: (17, 2.0)}, r"up to rank 16 unless .* has 17: start it with --max-lora-rank 32"),
+        ({Q: (17, 2.0)}, r"up to rank 16 by default, and this one has 17: start it with --max-lora-rank 32"),
         ({Q: (513, 2.0)}, r"vLLM serves adapters up to rank 512, and this one has 513"),
         ({Q: (4, 2.0), "lm_head": (4, 2.0)}, r"refuses or ignores updates outside of the blocks: lm_head"),
         ({Q: (4, 2.0), DOWN: (4, 1.0)}, r"ignores rank_pattern and alpha_pattern"),

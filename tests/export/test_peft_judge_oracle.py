@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from smidgen.cli.app import exit_code
-from smidgen.cli.sources import test_rows as world_rows
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.types import Completion, Record, Request, Sampling
 from smidgen.evaluation import collect_records, read_records, summarise
@@ -90,7 +89,7 @@ def test_peft_judges_as_we_do(tmp_path: Path):
     assert exit_code(["run", str(tmp_path / "short.toml"), "--runs", str(tmp_path)]) == 0
     run = tmp_path / "short"
     task = find_task("judge")
-    samples = list(task.samples(world_rows("judge", "world", splits=(), limit=PAIRS, seed=0), source="world"))
+    samples = list(task.samples(task.world_rows("test", PAIRS, seed=0), source="world"))
     engine = PeftEngine(resolve("smidgen:nano"), run / "exports/peft")
     path = tmp_path / "records.jsonl"
     sampling = Sampling(max_tokens=MAX_TOKENS)

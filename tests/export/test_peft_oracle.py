@@ -10,7 +10,7 @@ import pytest
 
 from smidgen.backend import mx
 from smidgen.config import LoraConfig
-from smidgen.export.peft import export_peft
+from smidgen.export.peft_adapter import export_peft
 from smidgen.models.load import load, resolve
 from smidgen.models.peft import ELSEWHERE, HARMLESS, ONLY_AT, USED
 

@@ -43,8 +43,8 @@ def test_a_token_that_may_not_write_is_told(hub: Any, folder: Path, status: int)
     hub.refuse = status
     with pytest.raises(
         ConfigError,
-        match=r"does not let this token write to me/judge: .*\. Use a token with write access, or another "
-        r"owner\. .*judge is whole; upload it later with `smidgen export push .*judge --to me/judge`",
+        match=r"refuses this token write access to me/judge: .*\. Use a token with write access, or another "
+        r"owner\. .*judge is complete; upload it later with `smidgen export push .*judge --to me/judge`",
     ):
         push_folder(folder, "me/judge")
     assert not hub.files
@@ -59,7 +59,7 @@ def test_a_hub_that_fails_is_told(hub: Any, folder: Path):
 def test_without_a_network_the_folder_stays(hub: Any, folder: Path):
     hub.shutdown()
     hub.socket.close()
-    with pytest.raises(WorkError, match=r"could not be uploaded to http://127.*is whole; upload it later"):
+    with pytest.raises(WorkError, match=r"could not be uploaded to http://127.*is complete; upload it later"):
         push_folder(folder, "me/judge")
     assert (folder / "model.safetensors").exists()
 
@@ -68,14 +68,14 @@ def test_what_cannot_be_pushed_is_refused_before(
     hub: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("judge", "me/judge/more", "me/../x", "-"):
-        with pytest.raises(ConfigError, match=r"is no repository of the hub; expected owner/name"):
+        with pytest.raises(ConfigError, match=r"is not a hub repository; expected owner/name"):
             check_push(name)
-    with pytest.raises(ConfigError, match=r"is no folder with files in it; export something there first"):
+    with pytest.raises(ConfigError, match=r"is not a folder with files; export something there first"):
         push_folder(tmp_path / "none", "me/judge")
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    with pytest.raises(ConfigError, match=r"no token to upload me/judge with; set HF_TOKEN, or log in once"):
+    with pytest.raises(ConfigError, match=r"no token to upload me/judge; set HF_TOKEN, or log in once"):
         push_folder(folder, "me/judge")
-    with pytest.raises(ConfigError, match=r"none is no folder with files in it"):  # nor is a token of use
+    with pytest.raises(ConfigError, match=r"none is not a folder with files"):  # nor is a token of use
         push_folder(tmp_path / "none", "me/judge")
     assert not hub.repos

@@ -10,6 +10,11 @@ from smidgen.backend import mx
 from smidgen.models.load import LoadedModel, load
 
 
+@pytest.fixture(scope="module", autouse=True)
+def rows_are_shared(two_threads: None) -> None:
+    """Rows are shared among cores."""
+
+
 @pytest.fixture(scope="session")
 def loaded(tiny_model_dir: Path) -> LoadedModel:
     return load(str(tiny_model_dir))

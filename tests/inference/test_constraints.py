@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from smidgen.data.types import Completion, Constraint, Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, ModelError
-from smidgen.inference import mlx as mlx_module
+from smidgen.inference import lane as lane_module
 from smidgen.inference.constraints import Guides, check_constrained, grammar_of
 from smidgen.inference.forward import MlxForward
 from smidgen.inference.mlx import MlxEngine
@@ -196,8 +196,26 @@ def test_regular_expressions_match_the_whole_answer(engine, pattern):
         assert re.fullmatch(pattern, completion.text), completion.text
 
 
+@pytest.mark.parametrize(
+    ("content", "matching"),
+    [
+        ({"type": "string", "pattern": r"^\p{Lu}\p{L}{2}$"}, r'"[^\W\d_]{3}"'),
+        (
+            {"type": "object", "patternProperties": {r"^\p{L}$": {"const": 1}}, "minProperties": 1},
+            r'\{"[^\W\d_]": 1.*',
+        ),
+    ],
+)
+def test_unicode_classes_of_patterns_are_enforced(engine, content, matching):
+    for seed in range(3):
+        content = content if "patternProperties" not in content else content | {"additionalProperties": False}
+        request = ask(f"{seed}", schema(content), temperature=1.0, seed=seed, max_tokens=30)
+        completion = answers(engine, [request])[f"{seed}"]
+        assert re.match(matching, completion.text)
+
+
 def test_the_end_token_comes_only_where_the_answer_may_end(engine):
-    ends = engine._tokenizer.eos_token_ids
+    ends = engine._builder.tokenizer.eos_token_ids
     requests = [ask(str(i), regex("[ab]{3,40}"), temperature=3.0, seed=i) for i in range(40)]
     sizes = set()
     for completion in answers(engine, requests).values():
@@ -221,10 +239,10 @@ def test_unbounded_strings_may_be_cut_off(engine):
 # ---------------------------------------------------------------------------------------- how it is drawn
 
 
-@pytest.mark.parametrize("forced_scores", [mlx_module.FORCED_SCORES, 1, 5000])
+@pytest.mark.parametrize("forced_scores", [lane_module.FORCED_SCORES, 1, 5000])
 def test_fast_forward_changes_nothing(engine, slow, monkeypatch, forced_scores):
     expected = answers(slow, MIXED)
-    monkeypatch.setattr(mlx_module, "FORCED_SCORES", forced_scores)
+    monkeypatch.setattr(lane_module, "FORCED_SCORES", forced_scores)
     assert_same(answers(engine, MIXED), expected)
 
 
@@ -239,13 +257,13 @@ def test_company_changes_nothing(loaded, engine):
 @pytest.mark.parametrize("fast_forward", [True, False])
 def test_the_path_of_other_devices_gives_the_same(loaded, engine, fast_forward):
     other = MlxEngine(loaded, batch_size=3, fast_forward=fast_forward)
-    other._forward = MlxForward(loaded.model)
+    other._decoders.base = MlxForward(loaded.model)
     assert_same(answers(engine, MIXED), answers(other, MIXED))
 
 
 def test_forced_tokens_are_run_together(engine, slow, monkeypatch):
     passes: list[int] = []
-    hidden = engine._forward.hidden
+    hidden = engine._decoders.base.hidden
 
     def counted(rows, at, caches):
         passes.append(sum(map(len, rows)))
@@ -255,12 +273,12 @@ def test_forced_tokens_are_run_together(engine, slow, monkeypatch):
     few, many = [], []
     for with_it, counts in ((engine, few), (slow, many)):
         passes.clear()
-        monkeypatch.setattr(with_it._forward, "hidden", counted)
+        monkeypatch.setattr(with_it._decoders.base, "hidden", counted)
         completion = answers(with_it, [request])["a"]
         counts += passes
     text = '{"action": "SAVE", "category": "'
     assert completion.text.startswith(text)
-    assert len(few) <= len(many) - len(engine._tokenizer.encode(text)) + 1
+    assert len(few) <= len(many) - len(engine._builder.tokenizer.encode(text)) + 1
     assert len(many) >= len(completion.token_ids)
 
 
@@ -269,7 +287,10 @@ def test_logprobs_are_those_of_the_unmodified_distribution(engine, full_logits):
         if request.constraint is None:
             continue
         completion = answers(engine, [request])[request.sample.id]
-        prompt, tokens = engine._tokenizer.render_prompt(request.sample.messages), list(completion.token_ids)
+        prompt, tokens = (
+            engine._builder.tokenizer.render_prompt(request.sample.messages),
+            list(completion.token_ids),
+        )
         logits = full_logits(prompt + tokens)[len(prompt) - 1 : -1].astype(np.float64)
         expected = [row[token] - np.logaddexp.reduce(row) for row, token in zip(logits, tokens, strict=True)]
         assert completion.logprobs == pytest.approx(expected, abs=1e-4)
@@ -278,8 +299,8 @@ def test_logprobs_are_those_of_the_unmodified_distribution(engine, full_logits):
 
 def test_penalties_count_before_the_mask(engine, full_logits):
     request = ask("a", regex("(?:[xyz]){6}"), frequency_penalty=2.5, repetition_penalty=1.4)
-    prompt = engine._tokenizer.render_prompt(request.sample.messages)
-    allowed, tokens = [engine._tokenizer.encode(letter)[0] for letter in "xyz"], []
+    prompt = engine._builder.tokenizer.render_prompt(request.sample.messages)
+    allowed, tokens = [engine._builder.tokenizer.encode(letter)[0] for letter in "xyz"], []
     for _ in range(6):
         scores = full_logits(prompt + tokens)[-1]
         for token in set(prompt + tokens):
@@ -298,8 +319,8 @@ def test_the_temperature_counts_under_the_mask(engine, full_logits):
         for i in range(600)
     ]
     said = [completion.text for completion in answers(engine, requests).values()]
-    prompt = engine._tokenizer.render_prompt(requests[0].sample.messages)
-    scores = full_logits(prompt)[-1][[engine._tokenizer.encode(letter)[0] for letter in "abcdefgh"]]
+    prompt = engine._builder.tokenizer.render_prompt(requests[0].sample.messages)
+    scores = full_logits(prompt)[-1][[engine._builder.tokenizer.encode(letter)[0] for letter in "abcdefgh"]]
     weights = np.exp((scores - scores.max()) / 1.5)
     for letter, share in zip("abcdefgh", weights / weights.sum(), strict=True):
         error = 4 * math.sqrt(share * (1 - share) / 600) + 1e-3
@@ -359,8 +380,8 @@ NO_SCHEMAS = (True, False, 3, None, "text", [{}])
     [
         (Constraint("json_schema", "{"), "the schema cannot be read .* expected the JSON text of a schema"),
         *((schema(not_one), "the schema is .*, expected a JSON object; {} allows") for not_one in NO_SCHEMAS),
-        *((schema({"$schema": no_text}), r"the schema's \$schema is no text") for no_text in (3, [], None)),
-        (schema({"type": "text"}), "the schema is no JSON schema: 'text' is not valid"),
+        *((schema({"$schema": no_text}), r"schema's \$schema is not a text") for no_text in (3, [], None)),
+        (schema({"type": "text"}), "the schema is not a valid JSON schema: 'text' is not valid"),
         (schema({"type": "array", "uniqueItems": True}), r'cannot be enforced: .*"uniqueItems"'),
         (schema({"properties": {"a": {"not": {}}}}), r'cannot be enforced: .*"not"'),
         (schema({"oneOf": [{}, {"type": "string"}]}), "cannot be enforced: oneOf"),
@@ -369,26 +390,31 @@ NO_SCHEMAS = (True, False, 3, None, "text", [{}])
         (schema({"type": "string", "pattern": "(?=a)b"}), "look-around"),
         (schema({"$ref": "https://example.org/schema"}), "'https://example.org/schema' is not present"),
         (schema({"minimum": 2, "maximum": 1, "type": "integer"}), "Unsatisfiable schema: minimum"),
-        (schema({"items": {"type": "integer", "minimun": 1}}), "'minimun', which .* Did you mean 'minimum'"),
-        (schema({"type": "string", "nullable": True}), "the keyword 'nullable', which asserts nothing"),
+        (schema({"items": {"type": "integer", "minimun": 1}}), "'minimun'.* Did you mean 'minimum'"),
+        (schema({"type": "string", "nullable": True}), "the unknown keyword 'nullable'"),
         (
             schema({"x-guidance": {"lenient": True}, "uniqueItems": True}),
             'cannot be enforced: .*"uniqueItems"',
         ),
-        (schema({"x-guidance": {"whitespace_flexible": True}}), "the keyword 'x-guidance'"),
-        (schema({"$ref": "#/spare", "spare": {"type": "null"}}), "the keyword 'spare'"),
+        (schema({"x-guidance": {"whitespace_flexible": True}}), "the unknown keyword 'x-guidance'"),
+        (schema({"$ref": "#/spare", "spare": {"type": "null"}}), "the unknown keyword 'spare'"),
         (schema({"type": "object", "minProperties": 2}), "minProperties, which cannot be enforced where"),
         (schema({"$schema": "http://json-schema.org/draft-03/schema#"}), "draft 3 of JSON Schema"),
         (Constraint("json_schema", '{"items": ' * 3000 + "{}" + "}" * 3000), "the schema is nested too deep"),
-        (regex("(a"), "the regular expression cannot be enforced: unclosed group; mend it"),
+        (schema({"type": "string", "pattern": "("}), "the schema cannot be enforced: unclosed group"),
+        (schema({"type": "string", "pattern": r"\p{No}{2"}), "the schema cannot be enforced: "),
+        (choices("a", "\ud800"), "the choices cannot be read .*surrogates not allowed"),
+        (regex("\ud800"), "the regular expression cannot be read .*use complete Unicode characters"),
+        (regex(r"\p{Nothing}"), "the regular expression cannot be enforced: "),
+        (regex("(a"), "the regular expression cannot be enforced: unclosed group; fix it"),
         (regex("(?!a)b"), "look-around"),
         (regex(r"(a)\1"), "backreferences are not supported"),
         (regex(r"\bthe\b"), "lookarounds not supported yet; WordUnicode"),
-        (regex(""), "the regular expression is empty, as every answer would be"),
-        (choices("yes", ""), "one of the choices is empty; give each of them text"),
-        (choices(), "the choices are .*, expected a JSON list of one text or more"),
-        (Constraint("choices", '{"a": 1}'), "expected a JSON list of one text or more"),
-        (Constraint("choices", "[1]"), "expected a JSON list of one text or more"),
+        (regex(""), "the regular expression is empty, so every answer would be empty"),
+        (choices("yes", ""), "one of the choices is empty; expected a text"),
+        (choices(), "the choices are .*, expected a JSON list of one or more texts"),
+        (Constraint("choices", '{"a": 1}'), "expected a JSON list of one or more texts"),
+        (Constraint("choices", "[1]"), "expected a JSON list of one or more texts"),
         (Constraint("choices", "yes"), "the choices cannot be read .* expected a JSON list of texts"),
     ],
 )
@@ -399,7 +425,7 @@ def test_what_cannot_be_enforced_is_refused(constraint, fault):
 
 def test_nothing_is_decoded_before_constraints_are_checked(engine, monkeypatch):
     ran = []
-    monkeypatch.setattr(engine._forward, "hidden", lambda *rest: ran.append(rest))
+    monkeypatch.setattr(engine._decoders.base, "hidden", lambda *rest: ran.append(rest))
     requests = [*MIXED, ask("bad", schema({"uniqueItems": True}))]
     with pytest.raises(ConfigError, match="uniqueItems"):
         next(engine.complete(requests))
@@ -411,14 +437,14 @@ def test_nothing_is_decoded_before_constraints_are_checked(engine, monkeypatch):
     [
         (
             choices("<|im_end|>", "b"),
-            r"<\|im_end\|> stands in the choices, and this model has it for a sign, not for text",
+            r"<\|im_end\|> in the choices is a special token of this model and not text",
         ),
-        (schema({"const": "a <think> b"}), "<think> stands in the schema"),
+        (schema({"const": "a <think> b"}), "<think> in the schema is a special token"),
         (
             regex(r"[^\s\S]"),
-            "the regular expression cannot be followed: there is no text that could come next; write",
+            "the regular expression cannot be followed: no text could come next; change it",
         ),
-        (regex(r"[<]think>"), "the regular expression cannot be followed: .*; write another"),
+        (regex(r"[<]think>"), "the regular expression cannot be followed: .*; change it"),
     ],
 )
 def test_what_a_tokenizer_cannot_write_is_refused(engine, constraint, fault):
@@ -428,17 +454,17 @@ def test_what_a_tokenizer_cannot_write_is_refused(engine, constraint, fault):
 
 def test_tokenizers_of_an_unknown_kind_are_refused(loaded, monkeypatch):
     monkeypatch.setattr(loaded.tokenizer, "to_json", lambda: "{}", raising=False)
-    with pytest.raises(ModelError, match=r"the tokenizer of .* does not go with constraints"):
+    with pytest.raises(ModelError, match=r"the tokenizer of .* does not support constraints"):
         Guides(loaded.tokenizer).begin(choices("a"))
 
 
 @pytest.mark.parametrize("strings", [{"stop": ("x",)}, {"stop_after": ("x",)}])
 def test_strings_that_end_answers_are_refused(engine, strings):
-    with pytest.raises(ConfigError, match=r"strings that end an answer .* would cut off what its constraint"):
+    with pytest.raises(ConfigError, match=r"stop strings .* would cut off a constrained answer"):
         answers(engine, [ask("a", choices("a"), **strings)])
     check_constrained(ask("a", None, **strings))
 
 
 def test_thinking_is_refused(loaded):
-    with pytest.raises(ConfigError, match=r"leaves no place for thinking \(--thinking\)"):
+    with pytest.raises(ConfigError, match=r"leaves no room for thinking \(--thinking\)"):
         answers(MlxEngine(loaded, thinking=True), [ask("a", choices("a"))])

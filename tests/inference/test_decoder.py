@@ -1,14 +1,19 @@
+import json
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
+from tests.conftest import TINY_CONFIG, random_qwen3, write_tokenizer
 
 from smidgen.inference import decoder as decoder_module
 from smidgen.inference import prefixes
 from smidgen.inference.cpu_forward import CpuForward
 from smidgen.inference.decoder import Decoder
-from smidgen.inference.forward import MlxForward
+from smidgen.inference.forward import ForwardPass, MlxForward
 from smidgen.inference.kv_cache import GROWTH
+from smidgen.models.load import load
 
 PROMPTS = [[1, 2, 3, 4, 5], [1, 2, 3, 9], [1, 2, 3, 4, 5], [1, 2, 3, 4, 7, 8, 9, 10]]
 
@@ -59,6 +64,11 @@ class Mirror:
         self.rows[row] = self.rows[-1]
         self.rows.pop()
 
+    def rollback(self, counts: list[int]) -> None:
+        self.decoder.rollback(counts)
+        self.rows = [row[: len(row) - count] for row, count in zip(self.rows, counts, strict=True)]
+        assert self.decoder.lengths == tuple(map(len, self.rows))
+
     def check(self, logits, rows: list[list[int]], lasts: list[int]) -> None:
         expected = np.concatenate(
             [self.full_logits(row)[-last:] for row, last in zip(rows, lasts, strict=True)]
@@ -92,14 +102,89 @@ def test_any_history_equals_full_forward_passes(forward, full_logits, family_tok
 def check_history(mirror: Mirror, data: st.DataObject) -> None:
     prompts = data.draw(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
     mirror.decoder.share(prompts)
-    for action in data.draw(st.lists(st.sampled_from(["add", "step", "remove"]), max_size=8)):
+    for action in data.draw(st.lists(st.sampled_from(["add", "step", "remove", "rollback"]), max_size=10)):
         if action == "add":
             mirror.add(data.draw(st.lists(st.sampled_from(prompts), min_size=1, max_size=4)))
         elif mirror.rows and action == "step":
             size = len(mirror.rows)
             mirror.step(data.draw(st.lists(st.integers(1, 3), min_size=size, max_size=size)))
+        elif mirror.rows and action == "rollback":
+            mirror.rollback([data.draw(st.integers(0, len(row) - 1)) for row in mirror.rows])
         elif mirror.rows:
             mirror.remove(data.draw(st.integers(0, len(mirror.rows) - 1)))
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory) -> MlxForward:
+    """A model whose heads are wide enough for keys and values of 8 bits."""
+    config = TINY_CONFIG | {"head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    path = write_tokenizer(tmp_path_factory.mktemp("wide"))
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(random_qwen3(config), path / "model.safetensors", metadata={"format": "pt"})
+    return MlxForward(load(str(path)).model, kv_bits=8)
+
+
+@pytest.fixture(scope="module", params=["plain", "8 bits"])
+def any_cache(request) -> tuple[ForwardPass, float]:
+    """A forward pass, and how far its logits may be from those of other blocks.
+
+    A key that falls on the other side of a rounding to 8 bits moves logits by up to 0.03, another token by 2.
+    """
+    if request.param == "8 bits":
+        return request.getfixturevalue("quantised"), 0.1
+    return MlxForward(request.getfixturevalue("loaded").model), 1e-3
+
+
+@given(data=st.data())
+@settings(max_examples=15)
+def test_blocks_and_rollback_leave_no_trace(any_cache, data):
+    """Rows that step in blocks, some of them taken back, end as rows that step token by token."""
+    size = data.draw(st.integers(1, 4))
+    prompts = [[5 + row, 6, 7] for row in range(size)]
+    forward, tolerance = any_cache
+    in_blocks, one_by_one = Decoder(forward), Decoder(forward)
+    for decoder in (in_blocks, one_by_one):
+        decoder.add(prompts)
+    for _ in range(data.draw(st.integers(1, 3))):
+        kept = [data.draw(st.lists(st.integers(0, 299), min_size=1, max_size=4)) for _ in prompts]
+        tried = [data.draw(st.lists(st.integers(0, 299), max_size=3)) for _ in prompts]
+        logits = np.array(in_blocks.step([left + right for left, right in zip(kept, tried, strict=True)]))
+        in_blocks.rollback([len(tail) for tail in tried])
+        ends = np.cumsum([len(left) + len(right) for left, right in zip(kept, tried, strict=True)])
+        for row, block in enumerate(kept):
+            alone = []
+            for token in block:  # the other rows run a token as well, and take it back
+                step = np.array(one_by_one.step([[token]] * size))
+                one_by_one.rollback([int(other != row) for other in range(size)])
+                alone.append(step[row])
+            start = ends[row] - len(block) - len(tried[row])
+            assert logits[start : start + len(block)] == pytest.approx(np.array(alone), abs=tolerance)
+        assert in_blocks.lengths == one_by_one.lengths
+
+
+def test_rows_that_were_rolled_back_leave_and_are_forked(forward, full_logits):
+    mirror = Mirror(forward, full_logits)
+    mirror.add(PROMPTS)
+    mirror.step([3, 1, 2, 4])
+    mirror.rollback([3, 0, 1, 6])
+    mirror.remove(1)
+    got = np.array(mirror.decoder.fork([1, 0], [[8, 9], [4]]))
+    expected = [full_logits([*mirror.rows[1], 8, 9])[-2:], full_logits([*mirror.rows[0], 4])[-1:]]
+    assert got == pytest.approx(np.concatenate(expected), abs=1e-3)
+    mirror.step([1, 2, 1])
+
+
+def test_the_prefix_cache_outlasts_prompts_without_it(forward, full_logits, ran):
+    mirror = Mirror(forward, full_logits)
+    assert mirror.decoder.share([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7]]) == 4
+    assert mirror.decoder.reuse([[1, 2, 9]]) == 2 == mirror.decoder.num_cached([1, 2, 9])
+    mirror.add([[1, 2, 9]])
+    assert mirror.decoder.share([[8, 8], [9]]) == 0
+    mirror.add([[8, 8], [9]])
+    assert mirror.decoder.reuse([[1, 2, 3, 4, 8]]) == 4
+    mirror.add([[1, 2, 3, 4, 8]])
+    assert [sum(passed) for passed in ran] == [4, 1, 3, 1]
+    mirror.step()
 
 
 def test_each_prompt_has_its_own_number_of_scores(forward, full_logits):

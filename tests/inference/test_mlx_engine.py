@@ -9,9 +9,12 @@ import pytest
 from smidgen.backend import device
 from smidgen.data.types import Completion, Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
+from smidgen.inference import lane as lane_module
 from smidgen.inference import mlx as mlx_module
+from smidgen.inference import session as session_module
 from smidgen.inference.decoder import Decoder
 from smidgen.inference.forward import MlxForward
+from smidgen.inference.inbox import Submitted
 from smidgen.inference.mlx import MlxEngine
 
 WORDS = ("the", "better", "answer", "is", "first", "second", "which", "why")
@@ -48,11 +51,11 @@ def assert_same(left: dict[str, Completion], right: dict[str, Completion]) -> No
 
 
 def prompt_of(engine: MlxEngine, request: Request) -> list[int]:
-    return engine._tokenizer.render_prompt(request.sample.messages)
+    return engine._builder.tokenizer.render_prompt(request.sample.messages)
 
 
 def test_greedy_equals_full_forward_passes(engine, naive_greedy, full_logits):
-    ends = engine._tokenizer.eos_token_ids
+    ends = engine._builder.tokenizer.eos_token_ids
     requests = many(9)
     found = answers(engine, requests)
     for request in requests:
@@ -74,7 +77,7 @@ def test_greedy_equals_full_forward_passes(engine, naive_greedy, full_logits):
 )
 @pytest.mark.parametrize("read_ahead", [1024, 5])
 def test_company_changes_nothing(loaded, engine, monkeypatch, sampling, read_ahead):
-    monkeypatch.setattr(mlx_module, "READ_AHEAD", read_ahead)
+    monkeypatch.setattr(session_module, "READ_AHEAD", read_ahead)
     requests = many(13, **sampling)
     together = answers(engine, requests)
     one = MlxEngine(loaded, batch_size=1)
@@ -84,7 +87,7 @@ def test_company_changes_nothing(loaded, engine, monkeypatch, sampling, read_ahe
 
 def test_the_path_of_other_devices_gives_the_same(loaded, engine):
     other = MlxEngine(loaded, batch_size=3)
-    other._forward = MlxForward(loaded.model)
+    other._decoders.base = MlxForward(loaded.model)
     for sampling in ({}, {"temperature": 0.7, "top_p": 0.9, "frequency_penalty": 0.3}):
         requests = many(8, **sampling)
         assert_same(answers(engine, requests), answers(other, requests))
@@ -115,7 +118,7 @@ def test_penalties_equal_a_naive_loop(engine, full_logits):
         for token in tokens:
             scores[token] -= 0.6
         tokens.append(int(scores.argmax()))
-        if tokens[-1] in engine._tokenizer.eos_token_ids:
+        if tokens[-1] in engine._builder.tokenizer.eos_token_ids:
             break
     assert list(answers(engine, [request])["a"].token_ids) == tokens
 
@@ -148,7 +151,7 @@ def test_stop_string_across_tokens(engine):
         assert completion.text == whole.text[: whole.text.index(stop)]
         assert completion.finish_reason == "stop"
         assert completion.token_ids == whole.token_ids[: len(completion.token_ids)]
-        assert stop in engine._tokenizer.decode(completion.token_ids)
+        assert stop in engine._builder.tokenizer.decode(completion.token_ids)
 
 
 def test_stream_gives_the_same_text_in_whole_pieces(engine):
@@ -174,10 +177,10 @@ def test_stream_never_shows_part_of_a_stop_string(engine):
 def test_rows_are_no_more_than_memory_has_room_for(engine, loaded, monkeypatch):
     small = MlxEngine(loaded, batch_size=64)
     expected = answers(engine, many(12))
-    rows = [small._row(request, False) for request in many(12)]
+    rows = [small._builder.build(Submitted(i, request)) for i, request in enumerate(many(12))]
     longest = max(len(row.prompt) + row.max_tokens for row in rows)
-    memory = 3.5 * longest * Decoder(small._forward).bytes_per_token / mlx_module.CACHE_SHARE
-    monkeypatch.setattr(mlx_module, "device", lambda: replace(device(), memory_bytes=int(memory)))
+    memory = 3.5 * longest * Decoder(small._decoders.base).bytes_per_token / lane_module.CACHE_SHARE
+    monkeypatch.setattr(lane_module, "device", lambda: replace(device(), memory_bytes=int(memory)))
     held = []
     step = Decoder.step
     monkeypatch.setattr(Decoder, "step", lambda self, rows: held.append(len(rows)) or step(self, rows))
@@ -201,7 +204,7 @@ def test_an_answer_ends_with_its_box_if_it_is_asked_to(loaded, engine, monkeypat
 
     def answer(**sampling) -> Completion:
         tokens = iter(script)
-        monkeypatch.setattr(mlx_module, "draw", lambda *_: ([next(tokens)], [0.0]))
+        monkeypatch.setattr(lane_module, "draw", lambda *_: ([next(tokens)], [0.0]))
         return answers(engine, [ask("a", "the answer", max_tokens=len(script), **sampling)])["a"]
 
     assert answer().text == r"is \boxed{1{2}} second \boxed{3}"
@@ -230,9 +233,9 @@ def score(engine, messages, continuations=CONTINUATIONS, **settings):
 )
 def test_score_equals_full_forward_passes(engine, full_logits, continuations):
     messages = (Message("user", "which is better"),)
-    prompt = engine._tokenizer.render_prompt(messages)
+    prompt = engine._builder.tokenizer.render_prompt(messages)
     for text, scores in zip(continuations, score(engine, messages, continuations), strict=True):
-        tokens = engine._tokenizer.encode(text)
+        tokens = engine._builder.tokenizer.encode(text)
         logits = full_logits(prompt + tokens)[len(prompt) - 1 : -1].astype(np.float64)
         expected = [row[token] - np.logaddexp.reduce(row) for row, token in zip(logits, tokens, strict=True)]
         assert scores == pytest.approx(expected, abs=1e-4)
@@ -280,7 +283,7 @@ def test_timing(engine):
 
 
 def test_requests_are_read_as_they_are_needed(engine, monkeypatch):
-    monkeypatch.setattr(mlx_module, "READ_AHEAD", 3)
+    monkeypatch.setattr(session_module, "READ_AHEAD", 3)
     read: list[str] = []
 
     def source() -> Iterator[Request]:
@@ -319,14 +322,14 @@ def test_generation_ends_with_the_context(engine):
 
 
 def test_prompts_that_fill_the_context_have_no_completion(engine, monkeypatch):
-    monkeypatch.setattr(mlx_module, "READ_AHEAD", 3)
+    monkeypatch.setattr(session_module, "READ_AHEAD", 3)
     lengths = [5, 600, 5, 600, 600, 600, 5, 5, 600]
     requests = [ask(f"sample {i}", "x" * length) for i, length in enumerate(lengths)]
     found = answers(engine, requests)
     fitting = [request for request, length in zip(requests, lengths, strict=True) if length < 512]
     assert_same(answers(engine, fitting), {r.sample.id: found.pop(r.sample.id) for r in fitting})
     assert list(found.values()) == [Completion("", finish_reason="context")] * 5
-    fault = r"the prompt has 6\d\d tokens and the context of .* 512, which leaves no room for an answer"
+    fault = r"the prompt has 6\d\d tokens and .* a context of 512, which leaves no room for an answer"
     with pytest.raises(DataError, match=fault):
         list(engine.stream(requests[1]))
     assert answers(engine, requests[:1])

@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from smidgen.data.types import Completion, Constraint, Message, Request, Sample
-from smidgen.errors import ConfigError, DataError
+from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.inference.replay import ReplayEngine
 
 
@@ -38,7 +39,7 @@ def test_missing_answers_are_named_together(tmp_path):
     engine = ReplayEngine(write(tmp_path, {"id": "a", "text": ""}))
     with pytest.raises(
         DataError,
-        match=r"recording\.jsonl has no completion of s0, s1, s2, s3, s4, and 3 more; "
+        match=r"recording\.jsonl has no completion for s0, s1, s2, s3, s4, and 3 more; "
         r"expected one row for each of the 9 samples",
     ):
         next(engine.complete(ask("a", *[f"s{i}" for i in range(8)])))
@@ -50,14 +51,14 @@ def test_faults_are_named_together(tmp_path):
         {"id": "a", "text": "y"},
         {"id": "b"},
         {"text": "z"},
-        {"id": "c", "text": 5},
+        {"id": "c", "text": [5]},
         {"id": True, "text": "x"},
     ]
     with pytest.raises(
         DataError,
         match=r"recording\.jsonl: row 2 answers a again, after row 1; row 3 has no text; row 4 has no id; "
-        r"row 5 has text 5, expected text; row 6 has id true, expected text or a whole number\. "
-        r"Expected one row of id, text and, if any, order a sample",
+        r"row 5 has text \[5\], expected text; row 6 has id true, expected text or an integer\. "
+        r"Expected one row per sample with id, text and, for pairs, order",
     ):
         ReplayEngine(write(tmp_path, *rows))
 
@@ -93,13 +94,37 @@ def test_missing_file(tmp_path):
 def test_recordings_are_held_to_no_constraint(tmp_path):
     engine = ReplayEngine(write(tmp_path, {"id": "a", "text": "b"}))
     request = Request(Sample("a", (Message("user", "?"),)), constraint=Constraint("regex", "b"))
-    with pytest.raises(ConfigError, match="a recording cannot be held to a constraint; leave it out or use"):
+    with pytest.raises(
+        ConfigError, match="a recording does not support constraints; leave the constraint out or"
+    ):
         list(engine.complete([request]))
 
 
 def test_recordings_hold_no_probabilities(tmp_path):
     engine = ReplayEngine(write(tmp_path, {"id": "a", "text": ""}))
     with pytest.raises(
-        ConfigError, match="holds no probabilities, so it cannot score continuations; use a model"
+        ConfigError, match="a recording does not support log-probability scoring; use a model"
     ):
         engine.score([Sample("a", (Message("user", "?"),))], ["yes"])
+
+
+def test_sessions_answer_what_has_arrived(tmp_path):
+    session = ReplayEngine(write(tmp_path, {"id": "a", "text": "first"}, {"id": "b", "text": ""})).session()
+    asked = dict(zip("abc", ask("a", "b", "c"), strict=True))
+    assert session.is_idle and session.room and session.step() == []
+    tickets = [session.submit(request, stream=True) for request in asked.values()]
+    tickets.append(session.submit(replace(asked["a"], adapter="x")))
+    session.cancel(tickets[1])
+    assert session.pending == 3
+    first, missing, adapted = session.step()
+    assert (first.ticket, first.piece, first.completion) == (tickets[0], "first", Completion("first"))
+    with pytest.raises(DataError, match="has no completion for c"):
+        raise missing.error
+    with pytest.raises(
+        ConfigError, match="a recording has no weights, so the adapter x does not apply to it"
+    ):
+        raise adapted.error
+    assert session.is_idle
+    session.close()
+    with pytest.raises(WorkError, match="the session is closed"):
+        session.submit(asked["a"])

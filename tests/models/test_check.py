@@ -12,7 +12,7 @@ from smidgen.backend import mx, nn
 from smidgen.models import check as check_module
 from smidgen.models.check import check_model, statistics_of
 from smidgen.models.load import load, read_config
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 
 
@@ -52,6 +52,15 @@ def test_a_whole_model_has_no_faults_and_every_tensor_is_told(tiny_model_dir: Pa
 
 def test_a_config_that_says_no_dtype_is_not_held_against_the_file(changed: Callable[..., Path]):
     assert check(changed(dtype=None)).notes == []
+
+
+def test_ids_beyond_the_vocabulary_are_faults(changed: Callable[..., Path]):
+    folder = changed(bos_token_id=99_999, pad_token_id=-1)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 151645]}')
+    assert check(folder).faults == [
+        "bos_token_id in config.json is 99999, which is not in the vocabulary",
+        "eos_token_id in generation_config.json is 151645, which is not in the vocabulary",
+    ]
 
 
 def test_statistics_of_parts_are_those_of_the_whole(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch):
@@ -107,7 +116,7 @@ def test_weights_that_cannot_be_unpacked_are_a_fault(
         (lambda file: file.unlink(), "there is no tokenizer in "),
         (
             lambda file: file.write_text(more_tokens(file.read_text())),
-            "a token 900, and the model has only 320",
+            "the token id 900, but the model's vocab_size is 320",
         ),
     ],
 )
@@ -139,10 +148,11 @@ ONES = np.ones((320, 32), np.float32)
         ({"model.extra": ONES}, "unexpected 'model.extra' (320, 32)"),
         ({UP: ONES}, f"'{UP}' has shape (320, 32), expected (64, 32)"),
         ({NORM: np.ones(32, np.int32)}, f"'{NORM}' is stored as int32, expected float32"),
-        ({NORM: np.full(32, np.nan, np.float32)}, f"'{NORM}' has 32 values that are no finite numbers"),
+        ({NORM: np.full(32, np.nan, np.float32)}, f"'{NORM}' has 32 values that are not finite"),
         (
             {"lm_head.weight": ONES},
-            "'lm_head.weight' is left out, since config.json ties the head, but it is not the embedding",
+            "'lm_head.weight' is ignored because config.json ties the head, "
+            "but it differs from the embedding",
         ),
     ],
 )
@@ -175,7 +185,7 @@ def test_what_is_odd_is_noted(changed):
     found = check(changed({UP: np.zeros((64, 32), np.float32)}, dtype="bfloat16"))
     assert found.faults == []
     assert found.notes == [
-        "weights are stored in float32, by config.json in bfloat16",
+        "weights are stored in float32, but config.json declares bfloat16",
         f"every value of '{UP}' is 0",
     ]
 

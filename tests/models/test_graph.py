@@ -7,7 +7,7 @@ from smidgen.config import ArchitectureConfig
 from smidgen.models.architectures import build_arguments, build_graph
 from smidgen.models.graph import body, create, head_weight, logits, named_arrays
 from smidgen.models.load import build, read_config
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 
 SMALL = ArchitectureConfig(
     hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16,

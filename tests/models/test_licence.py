@@ -48,10 +48,10 @@ def test_a_card_that_says_nothing_leaves_it_to_the_architecture(tmp_path: Path, 
 
 
 def test_only_what_may_not_be_sold_is_warned_of(tmp_path: Path):
-    with pytest.warns(LicenceNotice, match="what is made of it and its answers are not for commercial use"):
+    with pytest.warns(LicenceNotice, match="models made from it and its answers are not for commercial use"):
         warn_of_licence(tmp_path, MOBILE)
     (tmp_path / "README.md").write_text(card("license: cc-by-nc-4.0"))
-    with pytest.warns(LicenceNotice, match=r"told by README.md\): the model and what is made of it are"):
+    with pytest.warns(LicenceNotice, match=r"according to README.md\): the model and models made from it"):
         warn_of_licence(tmp_path, MOBILE)
     (tmp_path / "README.md").write_text(card("license: mit"))
     warn_of_licence(tmp_path, MOBILE)  # a warning would be an error here

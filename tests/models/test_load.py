@@ -11,11 +11,15 @@ from mlx_lm.utils import load_model as mlx_lm_load_model
 from smidgen.backend import compute_dtype, mx
 from smidgen.config import LoraConfig
 from smidgen.errors import ModelError
+from smidgen.export.gguf import write_gguf
 from smidgen.models import load as load_module
+from smidgen.models import packaged
+from smidgen.models import weights as weights_module
+from smidgen.models.check import check_model
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import load, read_config, resolve
 from smidgen.models.lora import add_lora, save_adapter
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 
 
@@ -87,7 +91,7 @@ def test_a_file_cut_short_is_named(edited: Callable[..., Path], keep: int):
     folder = edited()
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(ModelError, match=r"model\.safetensors is cut short or damaged .* fetch it again"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is truncated or damaged .* download it again"):
         load(str(folder))
 
 
@@ -103,9 +107,7 @@ def test_shards_are_read_by_their_index(edited: Callable[..., Path], tiny_model_
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     np.testing.assert_array_equal(load(str(folder)).model(tokens), load(str(tiny_model_dir)).model(tokens))
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(
-        ModelError, match=r"lacks model-00002-of-00002.safetensors, named by model.safetensors"
-    ):
+    with pytest.raises(ModelError, match=r"lacks model-00002-of-00002.safetensors, which model.safetensors"):
         load(str(folder))
     for text in ("{}", '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "x", "b": 1}}'):
         (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
@@ -117,7 +119,7 @@ def test_a_folder_without_safetensors_is_refused(edited: Callable[..., Path]):
     folder = edited()
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(
-        ModelError, match=r"holds no model\*\.safetensors; it has pytorch_model\.bin, which can"
+        ModelError, match=r"contains no model\*\.safetensors; it has pytorch_model\.bin, which is not"
     ):
         load(str(folder))
 
@@ -127,7 +129,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tiny_model_dir: Path, 
     weights = dict(mx.load(str(tiny_model_dir / "model.safetensors")))
     weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"][:260]
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
-    with pytest.raises(ModelError, match=r"has \d+ tokens, the model 260; use the tokenizer"):
+    with pytest.raises(ModelError, match=r"has \d+ tokens, but the model has 260; use the tokenizer"):
         load(str(folder))
 
 
@@ -142,7 +144,11 @@ def test_foreign_quantisation_is_refused_by_name(edited: Callable[..., Path]):
         ("quantization", True, r"has 'quantization' = True; expected a table of settings"),
         ("quantization", [4], r"has 'quantization' = \[4\]; expected a table"),
         ("quantization_config", "gptq", r"has 'quantization_config' = 'gptq'; expected a table"),
-        ("quantization", {}, r"has None as '(bits|group_size)' in 'quantization'; expected a whole number"),
+        (
+            "quantization",
+            {},
+            r"has None as '(bits|group_size)' in 'quantization'; expected a positive integer",
+        ),
         ("quantization", {"bits": 4}, r"has None as 'group_size' in 'quantization'"),
         ("quantization", {"group_size": 32}, r"has None as 'bits' in 'quantization'"),
         ("quantization", {"group_size": 32, "bits": "4"}, r"has '4' as 'bits' in 'quantization'"),
@@ -166,7 +172,7 @@ def test_quantisation_that_mlx_does_not_have_is_refused(edited: Callable[..., Pa
     quantize(loaded.model, loaded.config, bits=4, group_size=32)
     folder = edited(quantization={"bits": 7, "group_size": 32})
     mx.save_safetensors(str(folder / "model.safetensors"), named_arrays(loaded.model.parameters()))
-    with pytest.raises(ModelError, match=r"config\.json has quantization \{'bits': 7.*cannot be used"):
+    with pytest.raises(ModelError, match=r"config\.json has quantization \{'bits': 7.*is not usable"):
         load(str(folder))
 
 
@@ -176,34 +182,38 @@ def test_an_unreadable_config_is_refused(edited: Callable[..., Path], tmp_path: 
     with pytest.raises(ModelError, match=r"config\.json is not readable JSON"):
         load(str(folder))
     (folder / "config.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(ModelError, match=r"config\.json holds a list; expected a JSON object"):
+    with pytest.raises(ModelError, match=r"config\.json contains a list; expected a JSON object"):
         load(str(folder))
-    with pytest.raises(ModelError, match=r"holds no config\.json; expected the folder of a model"):
+    with pytest.raises(ModelError, match=r"contains no config\.json; expected a model folder"):
         load(str(tmp_path))
 
 
 def test_names_that_lead_nowhere(tmp_path: Path):
     for name in ("./nowhere", "/no/where", "nowhere", "a/b/c"):
         with pytest.raises(
-            ModelError, match=rf"there is no folder {name}; expected a model's folder, smidgen:n"
+            ModelError,
+            match=rf"there is no folder {name}; expected a model's folder, a .gguf file, smidgen:n",
         ):
             resolve(name)
-    (tmp_path / "file.gguf").touch()
-    with pytest.raises(ModelError, match=r"file\.gguf is a file; expected a model's folder"):
+    (tmp_path / "file.bin").touch()
+    with pytest.raises(ModelError, match=r"file\.bin is a file; expected a \.gguf file, or a model's folder"):
+        resolve(str(tmp_path / "file.bin"))
+    (tmp_path / "file.gguf").write_text("no model" * 100)
+    with pytest.raises(ModelError, match=r"file\.gguf is not a complete GGUF file"):
         resolve(str(tmp_path / "file.gguf"))
-    with pytest.raises(ModelError, match=r"in it; GGUF files run with --engine llama or no --engine, and"):
-        resolve(str(tmp_path / "file.gguf"))
+    with pytest.raises(ModelError, match=r"there is no file .*none\.gguf; check the path"):
+        resolve(str(tmp_path / "none.gguf"))
     with pytest.raises(ModelError, match=r"there is no folder http:.*, and not the URL of a server$"):
         resolve("http://localhost:1/v1")
     (tmp_path / "run/best").mkdir(parents=True)
-    with pytest.raises(ModelError, match=r"run holds no config.json; .* Did you mean '.*/run/best'\?"):
+    with pytest.raises(ModelError, match=r"run contains no config.json; .* Did you mean '.*/run/best'\?"):
         load(str(tmp_path / "run"))
     with pytest.raises(ModelError, match=r"there is no bundled model 'smidgen:mini'; expected smidgen:nano"):
         resolve("smidgen:mini")
 
 
 def test_the_bundled_model_is_looked_for_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(load_module, "files", lambda package: tmp_path)
+    monkeypatch.setattr(packaged, "files", lambda package: tmp_path)
     with pytest.raises(ModelError, match=r"smidgen:nano is missing from this installation"):
         resolve("smidgen:nano")
     (tmp_path / "nano").mkdir()
@@ -238,6 +248,74 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(load_module, "snapshot_download", snapshot_download)
     with pytest.raises(
-        ModelError, match=r"^owner/repo is no folder here .* hub: Cannot reach the hub\. Check"
+        ModelError, match=r"^owner/repo is not a local folder .* hub: Cannot reach the hub\. Check"
     ):
         resolve("owner/repo")
+
+
+# ------------------------------------------------------------------------- a head beside a tied embedding
+
+
+@pytest.fixture
+def with_head(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A function that copies the tiny model, which ties its head, with a head in a file of its own."""
+
+    def write(change: Callable[[mx.array], mx.array]) -> Path:
+        folder = tmp_path / "headed"
+        shutil.copytree(tiny_model_dir, folder)
+        embedding = mx.load(str(folder / "model.safetensors"))["model.embed_tokens.weight"]
+        mx.save_safetensors(str(folder / "model-2.safetensors"), {"lm_head.weight": change(embedding)})
+        return folder
+
+    return write
+
+
+OTHER = {
+    "one bit": lambda value: mx.concatenate([value[:-1], value[-1:] * (1 + 2**-20)]),
+    "rows swapped": lambda value: value[::-1],
+    "zeros": mx.zeros_like,
+    "fewer rows": lambda value: value[:-1],
+    "rounded": lambda value: value.astype(mx.bfloat16),
+    "whole numbers": lambda value: value.astype(mx.int32),
+}
+
+
+@pytest.mark.parametrize("compared", [64, 1 << 22])
+def test_a_head_that_is_the_embedding_changes_nothing(
+    with_head, tiny_model_dir: Path, tokens: mx.array, monkeypatch: pytest.MonkeyPatch, compared: int
+):
+    monkeypatch.setattr(weights_module, "COMPARED_BYTES", compared)
+    model = load(str(with_head(lambda value: value))).model
+    np.testing.assert_array_equal(model(tokens), load(str(tiny_model_dir)).model(tokens))
+
+
+def test_a_head_that_is_the_embedding_in_another_dtype_changes_nothing(with_head):
+    folder = with_head(lambda value: value.astype(mx.bfloat16))
+    weights = mx.load(str(folder / "model.safetensors"))
+    name = "model.embed_tokens.weight"
+    weights[name] = weights[name].astype(mx.bfloat16).astype(mx.float32)
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    load(str(folder))
+
+
+@pytest.mark.parametrize("compared", [64, 1 << 22])
+@pytest.mark.parametrize("change", OTHER.values(), ids=OTHER)
+def test_a_head_that_is_not_the_embedding_is_refused(
+    with_head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change, compared: int
+):
+    monkeypatch.setattr(weights_module, "COMPARED_BYTES", compared)
+    folder = with_head(change)
+    match = r'contains a lm_head\.weight that differs from its embedding.*set "tie_word_embeddings": false'
+    with pytest.raises(ModelError, match=match):
+        load(str(folder))
+    with pytest.raises(ModelError, match=match):
+        write_gguf(str(folder), tmp_path / "model.gguf")
+    assert any(
+        "differs from the embedding" in fault for fault in check_model(folder, read_config(folder)).faults
+    )
+
+
+def test_a_head_of_an_untied_model_is_its_own(with_head, tiny_model_dir: Path, tokens: mx.array):
+    folder = with_head(mx.zeros_like)
+    (folder / "config.json").write_text(json.dumps(read_config(folder) | {"tie_word_embeddings": False}))
+    assert not np.array(load(str(folder)).model(tokens)).any()

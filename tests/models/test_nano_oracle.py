@@ -5,10 +5,11 @@ import pytest
 
 from smidgen.backend import mx
 from smidgen.data.types import Message, Request, Sample, Sampling
-from smidgen.data.world import items
+from smidgen.data.world_items import items
 from smidgen.inference import open_engine
 from smidgen.models.graph import body, logits
 from smidgen.models.load import load, resolve
+from smidgen.options import EngineOptions
 
 pytestmark = [
     pytest.mark.oracle,
@@ -50,7 +51,7 @@ def test_logits(reference):
 
 def test_greedy_text(reference):
     model, tokenizer = reference
-    engine = open_engine("smidgen:nano")
+    engine = open_engine(EngineOptions("smidgen:nano"))
     requests = [
         Request(Sample(str(number), (Message("user", prompt),)), Sampling(max_tokens=NEW_TOKENS))
         for number, prompt in enumerate(PROMPTS)

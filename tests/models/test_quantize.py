@@ -18,7 +18,7 @@ from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import load, read_config
 from smidgen.models.lora import add_lora
-from smidgen.models.quantize import (
+from smidgen.models.quantization import (
     MIXES,
     MODES,
     Setting,
@@ -119,7 +119,7 @@ def test_a_mix_is_what_mlx_lm_makes_of_its_name(edited: Callable[..., Path], rec
 
 def test_a_model_of_which_nothing_would_be_quantised_is_refused(tiny_model_dir: Path):
     loaded = load(str(tiny_model_dir))
-    with pytest.raises(ModelError, match=r"no layer would be quantised; leave the model as it is"):
+    with pytest.raises(ModelError, match=r"the plan quantises no layer; set bits for at least one layer"):
         quantize_as(loaded.model, loaded.config, dict.fromkeys(quantizable(loaded.model, loaded.config)))
 
 
@@ -149,7 +149,7 @@ def test_eight_bits_stay_near_the_original(tiny_model_dir: Path, tokens: mx.arra
 def test_a_width_that_the_group_does_not_divide_is_named(tiny_model_dir: Path):
     loaded = load(str(tiny_model_dir))
     with pytest.raises(
-        ConfigError, match=r"'group_size' is 64, which does not divide layers of the width 32; choose 32"
+        ConfigError, match=r"'group_size' is 64, which does not divide layers of width 32; choose 32"
     ):
         quantize(loaded.model, loaded.config, bits=4, group_size=64)
     assert all(v.dtype == mx.float32 for v in named_arrays(loaded.model.parameters()).values())
@@ -158,7 +158,7 @@ def test_a_width_that_the_group_does_not_divide_is_named(tiny_model_dir: Path):
 def test_what_is_quantised_or_adapted_is_refused(tiny_model_dir: Path):
     loaded = load(str(tiny_model_dir))
     add_lora(loaded.model, LoraConfig(), seed=0)
-    with pytest.raises(ModelError, match=r"holds an adapter that is not fused; fuse it before quantising"):
+    with pytest.raises(ModelError, match=r"has an adapter that is not fused; fuse it before quantising"):
         quantize(loaded.model, loaded.config, bits=4, group_size=32)
-    with pytest.raises(ModelError, match=r"quantised already; start from its unquantised weights"):
+    with pytest.raises(ModelError, match=r"already quantised; start from its unquantised weights"):
         quantize(loaded.model, {"quantization": {"bits": 4}}, bits=4, group_size=32)

@@ -16,7 +16,7 @@ from smidgen.models.graph import create, named_arrays
 from smidgen.models.licence import licence_of
 from smidgen.models.load import load, read_config
 from smidgen.models.lora import add_lora, fuse
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model, stored_dtype
 
 SHAPE = {
@@ -124,11 +124,11 @@ def test_fusing_drops_the_quantisation_from_the_config(tiny_model_dir: Path, tmp
 def test_what_cannot_be_saved_is_refused(tiny_model_dir: Path, tmp_path: Path):
     loaded = load(str(tiny_model_dir))
     with pytest.raises(
-        ModelError, match=r"holds no tokenizer.json; name the folder the model's tokenizer is in"
+        ModelError, match=r"contains no tokenizer.json; pass the folder of the model's tokenizer"
     ):
         save_model(tmp_path / "out", loaded.model, loaded.config, tmp_path)
     add_lora(loaded.model, LoraConfig(), seed=0)
-    with pytest.raises(ModelError, match=r"holds an adapter that is not fused; fuse it or save the adapter"):
+    with pytest.raises(ModelError, match=r"has an adapter that is not fused; fuse it or save the adapter"):
         save_model(tmp_path / "out", loaded.model, loaded.config, tiny_model_dir)
     assert not (tmp_path / "out").exists()
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_saved_is_refused(tiny_model_dir: Path, tmp_path: Path):
 def test_the_dtype_of_a_folder_is_that_of_most_of_its_numbers(tmp_path: Path):
     file = str(tmp_path / "model.safetensors")
     mx.save_safetensors(file, {"packed": mx.zeros(9, mx.uint32)})
-    with pytest.raises(ModelError, match=r"holds no weights of float32, bfloat16, float16; fetch it again"):
+    with pytest.raises(ModelError, match=r"has no float32, bfloat16, float16 weights; download the model"):
         stored_dtype(tmp_path)
     weights = {"a": mx.zeros(3, mx.float16), "b": mx.zeros(1), "c": mx.zeros(1)}
     mx.save_safetensors(file, weights | {"packed": mx.zeros(9, mx.uint32)})

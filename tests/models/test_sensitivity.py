@@ -10,7 +10,7 @@ from smidgen.backend import mx
 from smidgen.config import QuantizeConfig
 from smidgen.errors import ConfigError
 from smidgen.models.load import load
-from smidgen.models.quantize import Setting, quantizable, quantize_as, size_of
+from smidgen.models.quantization import Setting, quantizable, quantize_as, size_of
 from smidgen.models.sensitivity import Predictions, affordable, choose, measure, rounded
 
 ROWS = [list(range(5, 45)), list(range(100, 117)), [7]]
@@ -102,15 +102,13 @@ def test_a_target_below_the_narrowest_layers_is_refused(tiny_model_dir: Path):
     costs, budget = affordable(loaded.model, meets, {}, mx.bfloat16, names)
     assert choose({name: {3: 0.1, 4: 0.0} for name in names}, costs, budget) == dict.fromkeys(names, 3)
     fails = QuantizeConfig(target_bits=least - 0.001, candidate_bits=(3, 4))
-    with pytest.raises(
-        ConfigError, match=rf"come to {least:.3f} bits per weight.*raise 'target_bits', or add"
-    ):
+    with pytest.raises(ConfigError, match=rf"take {least:.3f} bits per weight.*raise 'target_bits', or add"):
         affordable(loaded.model, fails, {}, mx.bfloat16, names)
     most = size_of(loaded.model, mx.bfloat16, dict.fromkeys(names, Setting(4, 32))).bits_per_weight
     whole = QuantizeConfig(target_bits=round(most, 3), candidate_bits=(3, 4))
     affordable(loaded.model, whole, {}, mx.bfloat16, names)
     beyond = QuantizeConfig(target_bits=most + 0.01, candidate_bits=(3, 4))
     with pytest.raises(
-        ConfigError, match=rf"even the widest .* {most:.3f} bits per weight.*give 'bits' 4, or"
+        ConfigError, match=rf"even the widest .* {most:.3f} bits per weight.*set 'bits' to 4, or"
     ):
         affordable(loaded.model, beyond, {}, mx.bfloat16, names)

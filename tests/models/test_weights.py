@@ -5,7 +5,7 @@ import pytest
 from smidgen.errors import ModelError
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import load
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 from smidgen.models.weights import count_weights
 
@@ -24,5 +24,5 @@ def test_weights_are_counted_by_headers_packed_or_not(tiny_model_dir: Path, tmp_
 
 def test_a_damaged_file_cannot_be_counted(tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes(b"\x10")
-    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read .*; fetch it again"):
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read .*; download it again"):
         count_weights(tmp_path, {})

@@ -1,7 +1,7 @@
 import pytest
 
 from smidgen.data.types import Completion
-from smidgen.data.world import question_rows
+from smidgen.data.world_items import question_rows
 from smidgen.errors import DataError
 from smidgen.tasks.answers import Answers
 

@@ -11,7 +11,8 @@ from smidgen.data.rows import read_rows
 from smidgen.data.types import Completion, Record
 from smidgen.errors import DataError, ParseError
 from smidgen.evaluation.metrics import measure
-from smidgen.tasks.intent import Intent, label_text, macro_f1
+from smidgen.tasks.classification import macro_f1
+from smidgen.tasks.intent import Intent, label_text
 
 CLINC = Path(__file__).parents[3] / "shared" / "data" / "memory" / "clinc150_train_val.jsonl"
 ROWS = [

@@ -5,7 +5,8 @@ from smidgen.tasks import TASKS, find_task
 
 
 def test_every_task_is_found_by_its_name() -> None:
-    assert {find_task(name).name for name in TASKS} == set(TASKS)
+    settings = {"own": {"message": "{{ text }}", "gold": "label"}}
+    assert {find_task(name, settings.get(name)).name for name in TASKS} == set(TASKS)
 
 
 def test_an_unknown_task_gets_a_suggestion() -> None:

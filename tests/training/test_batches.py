@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,15 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smidgen.errors import DataError
-from smidgen.training.batches import LENGTH_STEP, TARGET_STEP, Row, RowBatches, fixed_batches, pad, plan
+from smidgen.training.batches import (
+    LENGTH_STEP,
+    TARGET_STEP,
+    RowBatches,
+    TrainRow,
+    fixed_batches,
+    join_rows,
+    pad,
+    plan_training,
+)
 
-Rows = Callable[..., list[Row]]
+Rows = Callable[..., list[TrainRow]]
 
 
-def numbered(lengths: list[int]) -> list[Row]:
+def numbered(lengths: list[int]) -> list[TrainRow]:
     """Rows whose first token is their number."""
     return [
-        Row(np.array([number] + [7] * (length - 1), np.int32), np.ones(length, bool))
+        TrainRow(np.array([number] + [7] * (length - 1), np.int32), np.ones(length, bool))
         for number, length in enumerate(lengths)
     ]
 
@@ -84,7 +94,7 @@ def test_no_rows_are_refused():
 @given(lengths)
 def test_lengths_and_counts_come_from_a_small_set(lengths: list[int]):
     rows = numbered(lengths)
-    rows = [Row(row.token_ids, np.arange(len(row.token_ids)) % 2 == 1) for row in rows]
+    rows = [TrainRow(row.token_ids, np.arange(len(row.token_ids)) % 2 == 1) for row in rows]
     batch = pad(rows)
     assert batch.inputs.shape[1] % LENGTH_STEP == 0
     assert batch.inputs.shape[1] - LENGTH_STEP < max(lengths) - 1 <= batch.inputs.shape[1]
@@ -97,7 +107,7 @@ def test_a_position_stands_before_the_token_that_is_learnt():
     tokens = np.arange(10, 20, dtype=np.int32)
     mask = np.zeros(10, bool)
     mask[[0, 4, 9]] = True  # the first token is never predicted
-    batch = pad([Row(tokens[:3], np.zeros(3, bool)), Row(tokens, mask)])
+    batch = pad([TrainRow(tokens[:3], np.zeros(3, bool)), TrainRow(tokens, mask)])
     assert batch.positions is not None
     positions, targets = batch.positions[: batch.trained_tokens], batch.targets[: batch.trained_tokens]
     np.testing.assert_array_equal(batch.inputs.reshape(-1)[positions], [13, 18])
@@ -105,7 +115,7 @@ def test_a_position_stands_before_the_token_that_is_learnt():
 
 
 def test_rows_without_padding_are_learnt_without_picking():
-    rows = [Row(np.arange(33, dtype=np.int32), np.ones(33, bool))] * 2
+    rows = [TrainRow(np.arange(33, dtype=np.int32), np.ones(33, bool))] * 2
     batch = pad(rows)
     assert batch.positions is None
     np.testing.assert_array_equal(batch.targets, np.tile(np.arange(1, 33), 2))
@@ -113,7 +123,7 @@ def test_rows_without_padding_are_learnt_without_picking():
 
 def test_neighbours_in_length_share_a_batch(make_rows: Rows):
     rows = make_rows(512, longest=400)
-    planned = plan(rows, RowBatches(rows, batch_size=8))
+    planned = plan_training(rows, RowBatches(rows, batch_size=8))
     shuffled = [pad(rows[i : i + 8]) for i in range(0, 512, 8)]
     unsorted = 1 - sum(batch.tokens for batch in shuffled) / sum(batch.inputs.size for batch in shuffled)
     assert planned.padding < 0.12 < 0.3 < unsorted
@@ -123,14 +133,14 @@ def test_a_plan_counts_every_step_and_leaves_the_batches_where_they_were(make_ro
     rows = make_rows(21)
     batches = RowBatches(rows, batch_size=4, epochs=2)
     batches.next_step()
-    planned = plan(rows, RowBatches(rows, batch_size=4, epochs=2))
-    assert plan(rows, RowBatches(rows, batch_size=4)).rows == 21
+    planned = plan_training(rows, RowBatches(rows, batch_size=4, epochs=2))
+    assert plan_training(rows, RowBatches(rows, batch_size=4)).rows == 21
     assert planned.steps == 12
     assert planned.longest == max(len(row.token_ids) for row in rows)
     assert planned.tokens == 2 * sum(len(row.token_ids) - 1 for row in rows)
     assert planned.trained_tokens == 2 * sum(row.trained_tokens for row in rows)
     position = batches.state()
-    plan(rows, batches)
+    plan_training(rows, batches)
     assert batches.state() == position
 
 
@@ -141,3 +151,26 @@ def test_a_validation_set_holds_every_row_once(make_rows: Rows):
     assert sum(batch.trained_tokens for batch in batches) == sum(row.trained_tokens for row in rows)
     seen = Counter(int(row[0]) for batch in batches for row in batch.inputs)
     assert seen == Counter(int(row.token_ids[0]) for row in rows)
+
+
+def test_joined_rows_keep_their_texts(make_rows: Rows):
+    texts = make_rows(3)
+    learnt = replace(texts[0], loss_mask=np.ones(len(texts[0].token_ids), bool))
+    joined = join_rows([learnt, *texts[1:]])
+    assert joined.trained_tokens == learnt.trained_tokens + sum(row.trained_tokens for row in texts[1:])
+    batch = pad([joined, texts[0]])
+    assert batch.segment_ids is not None and batch.position_ids is not None
+    lengths = [len(row.token_ids) for row in texts]
+    places = np.concatenate([np.arange(length) for length in lengths])[:-1]
+    np.testing.assert_array_equal(batch.position_ids[0, : len(places)], places)
+    np.testing.assert_array_equal(np.unique(batch.segment_ids[0]), [-1, 0, 1, 2])
+    np.testing.assert_array_equal(batch.segment_ids[1, : lengths[0] - 1], 0)
+    assert (batch.segment_ids[1, lengths[0] - 1 :] == -1).all()
+
+
+def test_joined_rows_keep_their_weights(make_rows: Rows):
+    plain, other = make_rows(2)
+    weighted = replace(other, weights=np.arange(len(other.token_ids), dtype=np.float32))
+    assert join_rows([plain, other]).weights is None
+    joined = join_rows([plain, weighted])
+    np.testing.assert_array_equal(joined.weights, [*np.ones(len(plain.token_ids)), *weighted.weights])

@@ -1,60 +1,55 @@
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.tools import processes
 
 from smidgen.backend import mx, nn
-from smidgen.config import ArchitectureConfig, TrainConfig
+from smidgen.config import ArchitectureConfig, SftConfig
+from smidgen.data.types import StepResult
 from smidgen.errors import ConfigError, ModelError
 from smidgen.files import read_jsonl
 from smidgen.models.graph import create, named_arrays
-from smidgen.training.batches import Row, RowBatches, fixed_batches
+from smidgen.training.batches import RowBatches, TrainRow, fixed_batches
 from smidgen.training.loop import train
-
-RUN = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from smidgen.config import ArchitectureConfig, TrainConfig
-from smidgen.models.graph import create
-from smidgen.training.batches import Row, RowBatches, fixed_batches
-from smidgen.training.loop import train
+from smidgen.training.objectives.likelihood import Likelihood
 
 SHAPE = ArchitectureConfig(
     hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
     intermediate_size=64, vocab_size=97,
-)
-CONFIG = TrainConfig(
+)  # fmt: skip
+CONFIG = SftConfig(
     batch_size=2, gradient_accumulation=2, learning_rate=1e-2, dropout=0.2, weight_decay=0.1, epochs=4,
     checkpoint_every=5, validate_every=3, seed=4,
-)
-
-def rows(count, seed):
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(4, 40, count)
-    return [Row(rng.integers(0, 97, n).astype(np.int32), np.arange(n) >= n // 2) for n in lengths]
-
-def start(run_dir):
-    model = create(SHAPE, seed=0)[0]
-    batches = RowBatches(rows(23, 1), batch_size=2, gradient_accumulation=2, epochs=4, seed=4)
-    validation = fixed_batches(rows(6, 2), 4)
-    save = lambda path: (path.mkdir(exist_ok=True), model.save_weights(str(path / "w.safetensors")))
-    return model, train(model, batches, CONFIG, run_dir=Path(run_dir), validation=validation, save=save)
-"""
-SLOW = """
-for result in start(sys.argv[1])[1]:
-    time.sleep(0.05)
-"""
+)  # fmt: skip
 NUM_STEPS = 24
 
-scope: dict = {}
-exec(RUN, scope)
-start: Callable[[Path], tuple[nn.Module, object]] = scope["start"]
+
+def make_rows(count: int, seed: int) -> list[TrainRow]:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(4, 40, count)
+    return [TrainRow(rng.integers(0, 97, n).astype(np.int32), np.arange(n) >= n // 2) for n in lengths]
+
+
+def start(run_dir: Path) -> tuple[nn.Module, Iterator[StepResult]]:
+    model = create(SHAPE, seed=0)[0]
+    batches = RowBatches(make_rows(23, 1), batch_size=2, gradient_accumulation=2, epochs=4, seed=4)
+
+    def save(path: Path) -> None:
+        path.mkdir(exist_ok=True)
+        model.save_weights(str(path / "w.safetensors"))
+
+    validation = fixed_batches(make_rows(6, 2), 4)
+    return model, train(
+        model, Likelihood(), batches, CONFIG, run_dir=run_dir, validation=validation, save=save
+    )
+
+
+def start_slowly(run_dir: Path) -> None:
+    for _ in start(run_dir)[1]:
+        time.sleep(0.05)
 
 
 def weights(model: nn.Module) -> dict[str, np.ndarray]:
@@ -62,12 +57,12 @@ def weights(model: nn.Module) -> dict[str, np.ndarray]:
 
 
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path):
-    child = subprocess.Popen([sys.executable, "-c", RUN + SLOW, str(tmp_path / "killed")])
+    child = processes.start(start_slowly, tmp_path / "killed")
     while len(read_jsonl(tmp_path / "killed" / "metrics.jsonl")) < 13:
-        assert child.poll() is None, "the child ended by itself"
+        assert child.is_alive(), "the child ended by itself"
         time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
     done = len(read_jsonl(tmp_path / "killed" / "metrics.jsonl"))
     assert 13 <= done < NUM_STEPS
     whole_model, whole = start(tmp_path / "whole")
@@ -102,14 +97,14 @@ def test_a_finished_run_keeps_two_checkpoints_and_does_nothing_more(tmp_path: Pa
     ]
 
 
-def run(tmp_path: Path, rows: list[Row], shape: ArchitectureConfig | None = None, **settings) -> list:
-    config = TrainConfig(**{"batch_size": 2, "checkpoint_every": 2, **settings})
-    model = create(shape or scope["SHAPE"], seed=0)[0]
-    return list(train(model, RowBatches(rows, batch_size=2), config, run_dir=tmp_path))
+def run(tmp_path: Path, rows: list[TrainRow], shape: ArchitectureConfig | None = None, **settings) -> list:
+    config = SftConfig(**{"batch_size": 2, "checkpoint_every": 2, **settings})
+    model = create(shape or SHAPE, seed=0)[0]
+    return list(train(model, Likelihood(), RowBatches(rows, batch_size=2), config, run_dir=tmp_path))
 
 
 def test_metrics_of_a_run_without_a_checkpoint_start_anew(tmp_path: Path):
-    rows = scope["rows"](6, 1)
+    rows = make_rows(6, 1)
     for _ in range(2):
         run(tmp_path, rows, checkpoint_every=0)
         assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2, 3]
@@ -117,41 +112,41 @@ def test_metrics_of_a_run_without_a_checkpoint_start_anew(tmp_path: Path):
 
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path: Path):
-    rows = scope["rows"](6, 1)
+    rows = make_rows(6, 1)
     run(tmp_path, rows)
     with pytest.raises(
-        ConfigError, match=r"holds a run with other settings: learning_rate was 0.0001 and is now"
+        ConfigError, match=r"contains a run with other settings: learning_rate was 0.0001 and is now"
     ):
         run(tmp_path, rows, learning_rate=0.1)
-    with pytest.raises(
-        ConfigError, match=r"steps was 3 and is now 2\. Go back to them to resume it, or name"
-    ):
+    with pytest.raises(ConfigError, match=r"steps was 3 and is now 2\. Restore them to resume it, or name"):
         run(tmp_path, rows[:4])
-    wider = scope["SHAPE"].model_copy(update={"intermediate_size": 96})
-    with pytest.raises(ConfigError, match=r"holds the weights of another model than the one to train"):
+    wider = SHAPE.model_copy(update={"intermediate_size": 96})
+    with pytest.raises(ConfigError, match=r"has trainable weights of other names or shapes than the model"):
         run(tmp_path, rows, shape=wider)
     assert run(tmp_path, rows, checkpoint_every=1) == []
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path):
-    rows = scope["rows"](6, 1)
+    rows = make_rows(6, 1)
     run(tmp_path, rows)
     file = tmp_path / "checkpoints" / "step-00000003" / "optimizer.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ModelError, match=r"step-00000003/optimizer\.safetensors is cut short or damaged"):
+    with pytest.raises(ModelError, match=r"step-00000003/optimizer\.safetensors is truncated or damaged"):
         run(tmp_path, rows)
 
 
 def test_an_early_stop_is_remembered(tmp_path: Path):
-    rows = scope["rows"](8, 1)
-    config = TrainConfig(
+    rows = make_rows(8, 1)
+    config = SftConfig(
         batch_size=2, learning_rate=0.5, warmup=0, validate_every=1, patience=1, checkpoint_every=100
     )
 
     def go() -> list:
-        model = create(scope["SHAPE"], seed=0)[0]
+        model = create(SHAPE, seed=0)[0]
         batches = RowBatches(rows, batch_size=2, epochs=10)
-        return list(train(model, batches, config, run_dir=tmp_path, validation=fixed_batches(rows, 4)))
+        return list(
+            train(model, Likelihood(), batches, config, run_dir=tmp_path, validation=fixed_batches(rows, 4))
+        )
 
     assert 1 < len(go()) < 40
     assert go() == []

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smidgen.config import TrainConfig
+from smidgen.config import SftConfig
 from smidgen.models.load import load
 from smidgen.models.save import save_model
-from smidgen.training.batches import Row, RowBatches
+from smidgen.training.batches import RowBatches, TrainRow
 from smidgen.training.loop import train
+from smidgen.training.objectives.likelihood import Likelihood
 
 pytestmark = [
     pytest.mark.oracle,
@@ -19,17 +20,19 @@ pytestmark = [
 ]
 
 
-def test_training_is_that_of_torch(tiny_model_dir: Path, tmp_path: Path, make_rows: Callable[..., list[Row]]):
+def test_training_is_that_of_torch(
+    tiny_model_dir: Path, tmp_path: Path, make_rows: Callable[..., list[TrainRow]]
+):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     loaded = load(str(tiny_model_dir))
     rows = make_rows(24)
-    config = TrainConfig(
+    config = SftConfig(
         batch_size=4, gradient_accumulation=2, epochs=3, learning_rate=3e-3, weight_decay=0.1, warmup=0.3
     )
     arguments = {"batch_size": 4, "gradient_accumulation": 2, "epochs": 3}
     steps = RowBatches(rows, **arguments)
-    ours = list(train(loaded.model, RowBatches(rows, **arguments), config))
+    ours = list(train(loaded.model, Likelihood(), RowBatches(rows, **arguments), config))
     save_model(tmp_path / "end", loaded.model, loaded.config, tiny_model_dir)
 
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)

@@ -1,65 +1,9 @@
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
 from smidgen.backend import mx, nn
-from smidgen.models.graph import named_arrays
 from smidgen.training import losses
-from smidgen.training.batches import Batch, Row, pad
-from smidgen.training.losses import hidden_states, negative_log_likelihood, token_losses
-
-Rows = Callable[..., list[Row]]
-
-
-def reference(model: nn.Module, rows: list[Row]) -> float:
-    """The sum over rows one at a time, from whole logits."""
-    total = 0.0
-    for row in rows:
-        logits = np.array(model(mx.array(row.token_ids[None])), np.float64)[0, :-1]
-        logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        chosen = logprobs[np.arange(len(logprobs)), row.token_ids[1:]]
-        total -= chosen[row.loss_mask[1:]].sum()
-    return total
-
-
-def test_the_sum_is_that_of_whole_logits_row_by_row(tiny: nn.Module, make_rows: Rows):
-    rows = make_rows(7)
-    loss = negative_log_likelihood(tiny, pad(rows)).item()
-    assert loss == pytest.approx(reference(tiny, rows), rel=1e-5)
-
-
-def test_padding_changes_neither_loss_nor_gradient(tiny: nn.Module, make_rows: Rows):
-    rows = make_rows(3, longest=30)
-    long = Row(np.zeros(300, np.int32), np.zeros(300, bool))  # learns nothing, and stretches its batch
-    value_and_grad = nn.value_and_grad(tiny, lambda batch: negative_log_likelihood(tiny, batch))
-    loss, gradient = value_and_grad(pad(rows))
-    padded_loss, padded_gradient = value_and_grad(pad([*rows, long]))
-    assert padded_loss.item() == pytest.approx(loss.item(), rel=1e-5)
-    for name, value in named_arrays(gradient).items():
-        np.testing.assert_allclose(named_arrays(padded_gradient)[name], value, atol=2e-4, err_msg=name)
-
-
-def test_no_padding_token_is_counted(tiny: nn.Module):
-    """A row of one learnt token in a padded batch costs exactly that token."""
-    row = Row(np.array([5, 6, 7], np.int32), np.array([False, False, True]))
-    batch = pad([row])
-    assert batch.trained_tokens == 1
-    logits = np.array(tiny(mx.array([[5, 6]])))[0, 1]
-    wanted = np.log(np.exp(logits).sum()) - logits[7]
-    assert negative_log_likelihood(tiny, batch).item() == pytest.approx(wanted, rel=1e-5)
-
-
-def test_filled_up_positions_have_no_gradient(tiny: nn.Module, make_rows: Rows):
-    batch = pad(make_rows(2))
-    assert batch.positions is not None
-    n = batch.trained_tokens
-    bare = Batch(batch.inputs, batch.positions[:n], batch.targets[:n], n, batch.tokens)
-    value_and_grad = nn.value_and_grad(tiny, lambda b: negative_log_likelihood(tiny, b))
-    (loss, gradient), (bare_loss, bare_gradient) = value_and_grad(batch), value_and_grad(bare)
-    assert loss.item() == pytest.approx(bare_loss.item(), rel=1e-6)
-    for name, value in named_arrays(bare_gradient).items():
-        np.testing.assert_allclose(named_arrays(gradient)[name], value, atol=1e-4, err_msg=name)
+from smidgen.training.losses import hidden_states, token_losses
 
 
 def test_dropout_works_in_training_only_and_is_seeded(tiny: nn.Module):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smidgen.config import TrainConfig
+from smidgen.config import PretrainConfig
 from smidgen.errors import DataError, ModelError
 from smidgen.training.pretrain import PackedBatches, TokenStream, fast_encoder, num_steps, packed_rows
 
@@ -65,7 +65,7 @@ def test_many_documents_are_encoded_in_few_calls():
 
 
 def test_batches_are_full_and_every_token_is_learnt():
-    config = TrainConfig(
+    config = PretrainConfig(
         method="pretrain", batch_size=3, gradient_accumulation=2, max_length=32, total_tokens=1000
     )
     batches = PackedBatches(source(["abcdef"] * 50), encode, SEPARATOR, config)
@@ -100,7 +100,7 @@ def test_an_endless_source_is_read_only_as_far_as_needed():
 
 
 def test_nothing_to_learn_from_is_refused():
-    with pytest.raises(DataError, match=r"the stream holds no documents; pretraining needs at least one"):
+    with pytest.raises(DataError, match=r"the stream has no documents; pretraining needs at least one"):
         TokenStream(source([]), encode, SEPARATOR).take(3)
 
 
@@ -109,7 +109,9 @@ def test_the_encoder_knows_the_separator(tiny_tokenizer_dir: Path, tmp_path: Pat
     assert separator == 0
     (ids,) = encode_batch(["the first<|endoftext|>"])
     assert ids[-1] == 0
-    with pytest.raises(ModelError, match=r"tokenizer.json has no token '<\|eos\|>', which stands between"):
+    with pytest.raises(
+        ModelError, match=r"tokenizer.json has no token '<\|eos\|>', which separates documents"
+    ):
         fast_encoder(tiny_tokenizer_dir / "tokenizer.json", separator="<|eos|>")
     with pytest.raises(ModelError, match=r"absent.json is not a readable tokenizer.json"):
         fast_encoder(tmp_path / "absent.json")

@@ -1,6 +1,6 @@
-"""The command line: one file a command, and the only place where rooms meet.
+"""The command line: one module per command.
 
-Command files import the rooms inside their functions, so that `smidgen --help` loads none of them.
+Command modules import the other packages inside their functions, so that `smidgen --help` stays fast.
 """
 
 from smidgen.cli.app import main

@@ -1,16 +1,18 @@
-"""The command `smidgen`: its commands, its exit codes and how it says what went wrong.
+"""The `smidgen` application: subcommands, exit codes and error output.
 
-Exit codes: 0 good, 1 the work failed, 2 the input was wrong, 130 interrupted. With `SMIDGEN_DEBUG=1` an error
-shows its traceback.
+Exit codes: 0 success, 1 failure, 2 invalid input, 130 interrupted. With `SMIDGEN_DEBUG=1` an error shows its
+traceback.
 """
 
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
 from typing import NoReturn
 
-from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
 
 from smidgen import __doc__ as summary
 from smidgen import __version__
@@ -20,6 +22,7 @@ from smidgen.cli.doctor import doctor
 from smidgen.cli.evaluate import evaluate
 from smidgen.cli.export import export
 from smidgen.cli.generate import generate
+from smidgen.cli.importing import importing
 from smidgen.cli.inspect import inspect
 from smidgen.cli.judge import judge
 from smidgen.cli.quantize import quantize
@@ -43,15 +46,16 @@ app = App(
 for position, command in enumerate(COMMANDS):
     app.command(command, sort_key=position)
 app.command(export)
+app.command(importing)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and leave the process with its exit code."""
+    """Run the command line and exit the process with its exit code."""
     sys.exit(exit_code(sys.argv[1:] if arguments is None else list(arguments)))
 
 
 def exit_code(arguments: list[str]) -> int:
-    """Run one command; say what went wrong in one sentence on stderr, and return the exit code."""
+    """Run one command, print any error as one sentence on stderr, and return the exit code."""
     if os.environ.get("SMIDGEN_DEBUG") == "1":
         app(arguments)
         return 0
@@ -66,7 +70,7 @@ def exit_code(arguments: list[str]) -> int:
     except SmidgenError as error:
         return _fail(1, str(error))
     except BrokenPipeError:
-        # The reader went away, as `head` does; nothing may be flushed to it when Python ends.
+        # The reader closed the pipe, as `head` does. Without this, Python would fail to flush stdout on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -75,7 +79,7 @@ def exit_code(arguments: list[str]) -> int:
         return _fail(130, "interrupted")
     except Exception as error:
         fault = f"{type(error).__name__}: {error}".rstrip(": ")
-        return _fail(1, f"smidgen failed unexpectedly ({fault}); set SMIDGEN_DEBUG=1 to see where")
+        return _fail(1, f"smidgen failed unexpectedly ({fault}); set SMIDGEN_DEBUG=1 for the traceback")
     return 0
 
 
@@ -85,20 +89,24 @@ def _fail(code: int, sentence: str) -> int:
 
 
 def _usage_sentence(error: CycloptsError) -> str:
-    """What was wrong with the arguments, and where their list is."""
+    """Describe what is wrong with the arguments, and point to the help page."""
     words = " ".join(("smidgen", *(error.command_chain or ())))
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"Unexpected argument '{error.unused_tokens[0]}'. See `{words} --help`."
+    if isinstance(error, UnknownOptionError) and not error.argument_collection:
+        # `file_or_stdin` raises it without the options that cyclopts searches for similar names.
+        command = reduce(getitem, error.command_chain or (), app)
+        error.argument_collection = command.assemble_argument_collection()
     return f"{error} See `{words} --help`."
 
 
 def _system_sentence(error: OSError) -> str:
-    """What the operating system refused, and of which file."""
+    """Describe an error of the operating system and the file that it concerns."""
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{(error.strerror or str(error)).lower()}; mend that and start again"
+    return f"{where}{(error.strerror or str(error)).lower()}; fix this and run again"
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
-    """Show a warning that is meant for the user as one line, and those about code not at all."""
+    """Print a warning for the user on one line; hide warnings for developers."""
     if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | ResourceWarning):
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`smidgen compare`: two evaluations of the same rows, and whether they differ by more than chance."""
+"""`smidgen compare`: paired comparison of two evaluations on the same rows."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,22 +6,26 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from smidgen.cli.console import figure, print_json, print_table, say
-from smidgen.cli.options import Json, Seed
+from smidgen.cli.parameters import Json
 from smidgen.errors import DataError
+from smidgen.options import Seed
 
 Place = Annotated[
-    Path, Parameter(help="The folder that `evaluate --out` wrote, or evaluations/after of a run folder.")
+    Path, Parameter(help="Output folder of `evaluate --out`, or evaluations/after in a run folder.")
 ]
 
 
 def compare(first: Place, second: Place, /, *, seed: Seed = 0, json: Json = False) -> None:
-    """Compare two evaluations of the same rows: paired intervals, and McNemar's test."""
+    """Compare two evaluations of the same rows, with paired intervals and McNemar's test."""
     from smidgen.evaluation import compare as compare_records
     from smidgen.evaluation import read_records
 
     results = [_result(place) for place in (first, second)]
     if results[0]["task"] != results[1]["task"]:
-        raise DataError(f"{first} is of the task {results[0]['task']} and {second} of {results[1]['task']}")
+        raise DataError(
+            f"{first} evaluates the task {results[0]['task']} and {second} the task {results[1]['task']}; "
+            "expected two evaluations of the same task"
+        )
     task, other = (task_of(result) for result in results)
     records = [read_records(place / "records.jsonl") for place in (first, second)]
     compared = compare_records(task, *records, other=other, seed=seed)
@@ -31,24 +35,20 @@ def compare(first: Place, second: Place, /, *, seed: Seed = 0, json: Json = Fals
 
 
 def task_of(result: dict[str, Any]) -> Any:
-    """The task that an evaluation was of, in its template."""
+    """Return the task of an evaluation, with its settings."""
     from smidgen.tasks import find_task
-    from smidgen.tasks.judge import WITH_REFERENCE
 
-    if result["task"] != "judge":
-        return find_task(result["task"])
-    template = result["variant"].removesuffix(WITH_REFERENCE)
-    return find_task("judge", template=template, reference=template != result["variant"])
+    return find_task(result["task"], result["settings"])
 
 
 def _result(place: Path) -> dict[str, Any]:
     from smidgen.files import read_json
 
     if not (place / "evaluation.json").is_file():
-        raise DataError(f"{place} holds no evaluation.json; expected a folder that `evaluate --out` wrote")
+        raise DataError(f"{place} contains no evaluation.json; expected an output folder of `evaluate --out`")
     result = read_json(place / "evaluation.json")
-    if not isinstance(result, dict) or not {"task", "variant", "model"} <= result.keys():
-        raise DataError(f"{place / 'evaluation.json'} is not the result of an evaluation; evaluate again")
+    if not isinstance(result, dict) or not {"task", "settings", "model"} <= result.keys():
+        raise DataError(f"{place / 'evaluation.json'} is not an evaluation result; run the evaluation again")
     return result
 
 

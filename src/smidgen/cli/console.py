@@ -1,10 +1,10 @@
-"""What a command shows: results on stdout, progress and prose on stderr."""
+"""Terminal output: results on stdout, progress and messages on stderr."""
 
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -15,51 +15,55 @@ from smidgen.files import jsonable
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from smidgen.pipeline.events import Work
+
+Result = TypeVar("Result")
+
 SHOWN_FAULTS = 3
 
 
 def say(text: str) -> None:
-    """Print one line of prose to stderr."""
+    """Print a message to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
-    """Print the one JSON object of a command to stdout."""
+    """Print a command's result as one JSON object to stdout."""
     print(json.dumps(jsonable(value), indent=2, ensure_ascii=False))
 
 
 def print_table(
     rows: Sequence[Sequence[str]], *, headers: Sequence[str] = (), width: int | None = None
 ) -> None:
-    """Print rows as a table without lines to stdout.
+    """Print rows as a borderless table to stdout.
 
     Args:
-        rows: cells of every row, all of the same number.
-        headers: names of the columns; those after the first then stand to the right, as numbers do. Without
-            names the columns are prose.
-        width: characters in which it is to fit, its cells folded; the terminal's where None.
+        rows: the cells of each row, all rows of equal length.
+        headers: names of the columns. If given, columns after the first are right-aligned, as for numbers.
+        width: width of the table in characters, cells wrapped to fit; that of the terminal if None.
     """
     table = Table(box=None, show_header=bool(headers), pad_edge=False, padding=(0, 2))
     for index in range(len(rows[0])):
         name = headers[index] if headers else ""
         table.add_column(name, justify="right" if headers and index else "left", overflow="fold")
     for row in rows:
+        # as Text, since rich would interpret brackets in a string as markup
         table.add_row(*(Text(cell) for cell in row))
     Console(width=width).print(table)
 
 
 def count(number: float) -> str:
-    """A count or rate with thousands set apart, and a decimal where that says something: `1,234`, `12.3`."""
+    """Format a count or rate, with one decimal if small: `1,234`, `12.3`."""
     return f"{number:,.0f}" if abs(number) >= 100 or number == int(number) else f"{number:,.1f}"
 
 
 def figure(value: float | None) -> str:
-    """A metric with three decimals, or a dash where there is none."""
+    """Format a metric with three decimals; a dash if None."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def say_cost(cost: Mapping[str, Any] | None) -> None:
-    """Say what judgements took and cost, here and elsewhere."""
+    """Print the tokens, time and cost of judgements on this machine and from APIs."""
     if cost is None:
         return
     way = next(iter(cost["ways"].values()))
@@ -67,21 +71,21 @@ def say_cost(cost: Mapping[str, Any] | None) -> None:
     total = number / 1000
     read, written = number * way["prompt_tokens"], number * way["completion_tokens"]
     say(
-        f"{read:,.0f} tokens read, {written:,.0f} written, {way['seconds_per_1000'] * total:.1f} s; "
-        f"{way['money_per_1000'] * total:.2g} {cost['currency']} at {cost['machine_per_hour']:g} an hour"
+        f"{read:,.0f} prompt tokens, {written:,.0f} generated, {way['seconds_per_1000'] * total:.1f} s; "
+        f"{way['money_per_1000'] * total:.2g} {cost['currency']} at {cost['machine_per_hour']:g} per hour"
     )
     for api in cost["apis"]:
-        say(f"as many tokens from {api['name']}: {api['money_per_1000'] * total:.2g} {cost['currency']}")
+        say(f"the same tokens from {api['name']}: {api['money_per_1000'] * total:.2g} {cost['currency']}")
 
 
 def say_rejected(rejected: Sequence[str]) -> None:
-    """Say how many rows were left out, and why the first of them were."""
+    """Print how many rows were skipped, and the reasons for the first of them."""
     if rejected:
-        say(f"{len(rejected):,} rows left out: {'; '.join(rejected[:SHOWN_FAULTS])}")
+        say(f"{len(rejected):,} rows skipped: {'; '.join(rejected[:SHOWN_FAULTS])}")
 
 
 def size(num_bytes: float) -> str:
-    """A number of bytes in the unit a person would name: `3.4 GB`."""
+    """Format a number of bytes in a readable unit: `3.4 GB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
@@ -90,24 +94,24 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A stretch of time as a clock shows it: `1:02:03`, `0:09`."""
+    """Format a duration as hours, minutes and seconds: `1:02:03`, `0:09`."""
     hours, rest = divmod(round(seconds), 3600)
     minutes, seconds = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class Progress:
-    """How far one stage is, on stderr: a bar on a terminal, a plain line now and then anywhere else.
+    """The progress of one stage on stderr: a bar on a terminal, otherwise a plain line at intervals.
 
         with Progress("train", total=steps) as progress:
             for result in train(...):
                 progress.update(result.step, tokens=result.tokens, loss=result.loss)
 
     Args:
-        stage: what is going on, as `train`.
-        total: how many steps there are; None when nobody knows.
+        stage: name of the stage, such as `train`.
+        total: number of steps; None if unknown.
         every: seconds between plain lines.
-        clock: seconds that only go up.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -137,17 +141,22 @@ class Progress:
         elif failure[0] is None and self._step:
             self._say(f" in {duration(self._clock() - self._started)}{self._facts(', ')}")
 
+    @property
+    def is_unused(self) -> bool:
+        """Whether there was no update yet."""
+        return self._step == 0
+
     def begin_at(self, step: int) -> None:
-        """Say that `step` steps were done before, so that rates and what is left count only what is new."""
+        """Set the number of steps done earlier, so that rates and the time left count only new steps."""
         self._step = self._first_step = step
 
     def update(self, step: int, *, tokens: int = 0, **values: float | None) -> None:
-        """Say that `step` steps are done.
+        """Report progress.
 
         Args:
-            step: how many are done in all.
-            tokens: how many more tokens were seen since the last update.
-            values: what else to show, as `loss=…`; None keeps what was shown last.
+            step: total number of steps done.
+            tokens: tokens processed since the last update.
+            values: other values to show, such as `loss=…`; None keeps the last one.
         """
         self._step, self._tokens = step, self._tokens + tokens
         self._values |= {name: value for name, value in values.items() if value is not None}
@@ -165,7 +174,7 @@ class Progress:
         return f"{self._step:,}" if self.total is None else f"{self._step:,}/{self.total:,}"
 
     def _facts(self, between: str) -> str:
-        """The values and the token rate, each with `between` before it."""
+        """Format the values and the token rate, each preceded by `between`."""
         facts = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._values.items()]
         if self._tokens:
             facts.append(f"{count(self._tokens / max(self._clock() - self._started, 1e-9))} tokens/s")
@@ -178,8 +187,55 @@ class Progress:
         return (self.total - self._step) * (self._clock() - self._started) / done
 
 
+def follow(work: "Work[Result]", *, stages: bool = True) -> "Result":
+    """Run work to its end, showing its events as they come, and return its result.
+
+    Args:
+        work: a generator of events.
+        stages: whether to show finished and skipped stages.
+    """
+    from smidgen.pipeline.events import MessageEvent, StageEvent, StepEvent
+
+    progress: Progress | None = None
+    try:
+        while True:
+            event = next(work)
+            if isinstance(event, StepEvent):
+                if progress is None or progress.stage != event.stage:
+                    _close(progress)
+                    progress = Progress(event.stage, event.total).__enter__()
+                if not event.is_new:
+                    progress.begin_at(event.step)
+                elif progress.is_unused:  # a resumed stage begins at a later step than 1
+                    progress.begin_at(event.step - 1)
+                progress.update(event.step, tokens=event.tokens, **event.values)
+                continue
+            if not isinstance(event, MessageEvent | StageEvent):
+                continue
+            progress = _close(progress)
+            if isinstance(event, MessageEvent):
+                say(event.text if event.text.startswith("warning") else f"{event.stage}: {event.text}")
+            elif stages and event.state == "skipped":
+                say(f"{event.stage}: already done, skipped")
+            elif stages and event.state == "finished":
+                say(f"{event.stage}: finished in {duration(event.seconds or 0.0)}")
+    except StopIteration as finished:
+        _close(progress)
+        return finished.value
+    except BaseException:
+        if progress is not None:
+            progress.__exit__(*sys.exc_info())
+        raise
+
+
+def _close(progress: Progress | None) -> None:
+    """Close the progress of a stage, if there is one."""
+    if progress is not None:
+        progress.__exit__(None, None, None)
+
+
 def _bar() -> "Bar":
-    """A bar with the steps, the facts and the time that is left."""
+    """Return a progress bar with the steps, the values and the time left."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(

@@ -1,39 +1,36 @@
-"""`smidgen export`: a model in the formats of other programs, one command a format."""
+"""`smidgen export`: models in the formats of other programs, one command per format."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
-from cyclopts.types import NonNegativeFloat
 
 from smidgen.cli.console import print_json, say, size
-from smidgen.cli.options import Adapter, Json, Model, Out, naming_options
-from smidgen.cli.shipping import begin, check_quantization, ship, tell, tell_drift
+from smidgen.cli.export_options import FuseOptions, GgufOptions, Private, PublishOptions
+from smidgen.cli.parameters import Json, Out, naming_options
 from smidgen.errors import ConfigError
+from smidgen.options import Adapter, Model
+
+if TYPE_CHECKING:
+    from smidgen.export.facts import Export
+    from smidgen.export.gguf.gguf_facts import GgufExport
+    from smidgen.pipeline.shipping import Published
 
 export = App(
     name="export",
-    help="Write a model in the format of another program, and prove it there.",
+    help="Export a model to the format of another program, and verify the result.",
     default_parameter=Parameter(negative=()),
 )
 
-Push = Annotated[
-    str | None, Parameter(help="Upload the folder to this repository of the Hugging Face hub, owner/name.")
-]
-Private = Annotated[
-    bool, Parameter(show_default=False, help="Make the repository private if it is made now.")
-]
-AdapterFolder = Annotated[Path, Parameter(help="Folder of a LoRA adapter: ours, mlx-lm's or PEFT's.")]
-RunFolder = Annotated[
-    Path | None,
-    Parameter(name="--run", help="The run folder that it came from; the model card tells what stands there."),
-]
+AdapterFolder = Annotated[Path, Parameter(help="LoRA adapter folder: smidgen, mlx-lm or PEFT format.")]
 
 
-def _new(_: object, path: Path) -> None:
-    """Refuse a name that is taken, before any work is done for it."""
+def _check_new_path(_: object, path: Path) -> None:
+    """Check that nothing exists at the path, before any work is done."""
     if path.exists():
-        raise ValueError("Something is there already; give another name or remove it first.")
+        raise ValueError("It already exists; give another name or remove it first.")
 
 
 @export.command
@@ -43,115 +40,116 @@ def gguf(
     out: Annotated[
         Path,
         Parameter(
-            validator=_new,
-            help="The new file, FILE.gguf; any other name is that of a folder for it and a model card.",
+            validator=_check_new_path,
+            help="New file, FILE.gguf; any other name is a new folder for the file and a model card.",
         ),
     ],
     adapter: Adapter = None,
-    adapter_only: Annotated[
-        bool, Parameter(help="Write the adapter by itself, to be put on the base model's GGUF file.")
-    ] = False,
-    dtype: Annotated[
-        Literal["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"] | None,
-        Parameter(help="How matrices are stored: Q8_0 if nothing is said, F32 for an adapter by itself."),
-    ] = None,
-    no_verify: Annotated[
-        bool, Parameter(help="Do not compare the file with the model in llama.cpp.")
-    ] = False,
-    modelfile: Annotated[bool, Parameter(help="Write FILE.Modelfile for Ollama beside it.")] = False,
-    run: RunFolder = None,
-    push: Push = None,
-    private: Private = False,
+    options: GgufOptions = GgufOptions(),
+    publish: PublishOptions = PublishOptions(),
     json: Json = False,
 ) -> None:
     """Write a GGUF file for llama.cpp, Ollama and LM Studio.
 
-    An adapter is added to the weights in float32. The file is compared with the model before it appears:
-    every number, the tokens of a text in many scripts, the end tokens and the next-token probabilities.
+    An adapter is merged into the weights in float32. The file is verified against the model before it is put
+    in place: every weight, the tokens of a text in many scripts, the end tokens and next-token probabilities.
     """
+    from smidgen.pipeline import shipping
+
+    adapter_only = options.adapter_only
     if adapter_only and adapter is None:
-        raise ConfigError("--adapter-only writes an adapter by itself; name one with --adapter")
-    if adapter_only and modelfile:
-        raise ConfigError("--modelfile is for a whole model; leave it out with --adapter-only")
-    kind = dtype or ("F32" if adapter_only else "Q8_0")
-
-    def make(file: Path) -> dict[str, Any]:
-        return _make_gguf(file, model, adapter, adapter_only, kind, not no_verify, modelfile)
-
-    if out.suffix == ".gguf":
-        if run or push or private:
-            raise ConfigError(f"a model card needs a folder, and {out} is a file; name a folder as --out")
-        facts = make(out)
-    elif adapter_only:
-        raise ConfigError(f"--adapter-only writes one file, and {out} does not end in .gguf; name a file")
-    else:
-        story, artefact = begin(model, adapter, run, push, private), f"gguf-{kind.lower()}"
-        name = f"{out.resolve().name}-{kind.lower()}.gguf"
-        facts = _placed(
-            ship(lambda folder: make(folder / name), out, story, artefact, push, private), out / name
+        raise ConfigError(
+            "--adapter-only exports an adapter without its model; give the adapter with --adapter"
         )
-    if json:
-        print_json(facts)
-        return
-    if "out" in facts:
-        tell(facts, json)
+    if adapter_only and options.modelfile:
+        raise ConfigError(
+            "--modelfile requires a whole model and does not apply to --adapter-only; remove one of the two"
+        )
+    kind = options.dtype or ("F32" if adapter_only else "Q8_0")
+
+    def make(file: Path) -> "GgufExport":
+        return _make_gguf(file, model, adapter, kind, options)
+
+    published = None
+    if out.suffix == ".gguf":
+        if publish != PublishOptions():
+            raise ConfigError(f"a model card needs a folder, and {out} is a file; give a folder as --out")
+        made = make(out)
+    elif adapter_only:
+        raise ConfigError(
+            f"--adapter-only writes one file, and {out} does not end in .gguf; give FILE.gguf as --out"
+        )
     else:
-        tell_drift(facts)
-    _say_gguf(facts)
+        publication = publish.publication()
+        source = shipping.card_source(model, adapter, publication)
+        name = f"{out.resolve().name}-{kind.lower()}.gguf"
+        published = shipping.publish(
+            lambda folder: make(folder / name), out, source, f"gguf-{kind.lower()}", publication
+        )
+        made = published.export.at(out / name)
+        published = replace(published, export=made)
+    if json:
+        print_json((published or made).to_json())
+        return
+    if published is not None:
+        show_published(published)
+    else:
+        show_drift(made)
+    _say_gguf(made)
 
 
-def _make_gguf(
-    out: Path, model: str, adapter: Path | None, adapter_only: bool, dtype: str, verify: bool, modelfile: bool
-) -> dict[str, Any]:
-    """Write a file, which appears when it was held against the model, and its Modelfile beside it."""
-    from smidgen.cli.exports import gguf_drift
+def _make_gguf(out: Path, model: str, adapter: Path | None, dtype: str, options: GgufOptions) -> "GgufExport":
+    """Write a GGUF file and its Modelfile; they are put in place only after verification."""
     from smidgen.export.gguf import verify_gguf, verify_gguf_adapter, write_gguf, write_gguf_adapter
+    from smidgen.export.gguf.gguf_facts import GgufExport
     from smidgen.export.gguf.modelfile import modelfile as modelfile_text
     from smidgen.files import atomic_file, write_text
     from smidgen.models.load import resolve
+    from smidgen.pipeline.exporting import gguf_drift
 
+    verify = not options.no_verify
     recipe, text = out.with_suffix(".Modelfile"), None
-    if modelfile and recipe.exists():
-        raise ConfigError(f"{recipe} is there already; remove it, or name another file as --out")
+    if options.modelfile and recipe.exists():
+        raise ConfigError(f"{recipe} already exists; remove it, or give another file as --out")
     with atomic_file(out) as file:
-        if adapter_only and adapter is not None:
-            facts = write_gguf_adapter(model, adapter, file, dtype=dtype)
-            facts["verified"] = verify_gguf_adapter(file, model, adapter) if verify else None
+        if options.adapter_only and adapter is not None:
+            written = write_gguf_adapter(model, adapter, file, dtype=dtype)
+            verified = verify_gguf_adapter(file, model, adapter) if verify else None
+            made = GgufExport(written=written, verified=verified)
         else:
-            facts = write_gguf(model, file, dtype=dtype, adapter=adapter)
-            facts["verified"] = verify_gguf(file, model, adapter=adapter) if verify else None
-            facts |= gguf_drift(facts["verified"], dtype)
-        if modelfile:
-            text = modelfile_text(out.name, resolve(model), facts["licence"])
+            written = write_gguf(model, file, dtype=dtype, adapter=adapter)
+            verified = verify_gguf(file, model, adapter=adapter) if verify else None
+            measured = gguf_drift(verified, dtype)
+            made = GgufExport(
+                written=written, verified=verified, drift=measured.drift, warnings=measured.warnings or []
+            )
+            if options.modelfile:
+                text = modelfile_text(out.name, resolve(model), written.licence)
     if text is not None:
         write_text(recipe, text)
-        facts["modelfile"] = recipe
-    return _placed(facts, out) | {"format": "gguf"}
+        made = replace(made, modelfile=recipe)
+    return made.at(out)
 
 
-def _placed(facts: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The facts of a file that now stands at `path`."""
-    verified = facts["verified"] and {**facts["verified"], "path": path}
-    beside = {"modelfile": path.with_suffix(".Modelfile")} if "modelfile" in facts else {}
-    return {**facts, "path": path, "verified": verified, **beside}
+def _say_gguf(made: "GgufExport") -> None:
+    """Print what was written and verified."""
+    from smidgen.export.gguf.gguf_facts import WrittenModel
 
-
-def _say_gguf(facts: dict[str, Any]) -> None:
-    """Say what was written and what was proven."""
-    say(f"{facts['path']}: {size(facts['bytes'])}, {facts['tensors']} tensors, {facts['seconds']:.1f} s")
-    if facts.get("licence"):
-        say(f"licence of the model: {facts['licence']}")
-    if facts.get("unblocked"):
-        say(f"kept in F16, their rows being no whole blocks: {', '.join(facts['unblocked'])}")
-    if verified := facts["verified"]:
+    written = made.written
+    say(f"{written.path}: {size(written.bytes)}, {written.tensors} tensors, {written.seconds:.1f} s")
+    if isinstance(written, WrittenModel) and written.licence:
+        say(f"model licence: {written.licence}")
+    if isinstance(written, WrittenModel) and written.unblocked:
+        names = ", ".join(written.unblocked)
+        say(f"kept in F16, since their row lengths are not multiples of the block size: {names}")
+    if verified := made.verified:
         say(
-            f"llama.cpp predicts from the file what our own graph does: logits differ by "
-            f"{verified['logit_error']:.2g} of their spread, and its arithmetic explains "
-            f"{verified['tolerance']:g}"
+            f"verified: the logits of llama.cpp differ from the model's by {verified.logit_error:.2g} of "
+            f"their standard deviation (tolerance: {verified.tolerance:g})"
         )
     else:
         say("not verified")
-    if file := facts.get("modelfile"):
+    if file := made.modelfile:
         say(f"{file}: ollama create NAME -f {file}")
 
 
@@ -161,19 +159,17 @@ def peft(
     model: Model,
     adapter: AdapterFolder,
     out: Out,
-    run: RunFolder = None,
-    push: Push = None,
-    private: Private = False,
+    publish: PublishOptions = PublishOptions(),
     json: Json = False,
 ) -> None:
-    """Write an adapter for PEFT: for transformers, and for vLLM to put on its base.
+    """Write an adapter in PEFT format, for transformers and vLLM.
 
-    The adapter may be ours or mlx-lm's. Nothing is rounded. What vLLM would not take of it is told.
+    The source may be a smidgen or mlx-lm adapter. Nothing is rounded. Parts that vLLM does not support are
+    reported.
     """
-    from smidgen.export.peft import export_peft
+    from smidgen.export.peft_adapter import export_peft
 
-    story = begin(model, adapter, run, push, private)
-    tell(ship(lambda folder: export_peft(adapter, model, folder), out, story, "peft", push, private), json)
+    _export(lambda folder: export_peft(adapter, model, folder), model, adapter, out, "peft", publish, json)
 
 
 @export.command
@@ -182,19 +178,16 @@ def mlx(
     model: Model,
     adapter: AdapterFolder,
     out: Out,
-    run: RunFolder = None,
-    push: Push = None,
-    private: Private = False,
+    publish: PublishOptions = PublishOptions(),
     json: Json = False,
 ) -> None:
-    """Write an adapter for mlx-lm; it may be PEFT's, or ours, which is mlx-lm's already."""
-    from smidgen.export.peft import export_mlx_adapter
+    """Write an adapter for mlx-lm, from a PEFT or smidgen adapter."""
+    from smidgen.export.peft_adapter import AdapterExport, export_mlx_adapter
 
-    story = begin(model, adapter, run, push, private)
-    facts = ship(
-        lambda folder: export_mlx_adapter(adapter, model, folder), out, story, "mlx-adapter", push, private
-    )
-    tell(facts, json)
+    def make(folder: Path) -> AdapterExport:
+        return export_mlx_adapter(adapter, model, folder)
+
+    _export(make, model, adapter, out, "mlx-adapter", publish, json)
 
 
 @export.command
@@ -203,80 +196,99 @@ def fused(
     model: Model,
     out: Out,
     adapter: Adapter = None,
-    bits: Annotated[
-        Literal[2, 3, 4, 5, 6, 8] | None, Parameter(help="Quantise the sum: bits of a weight.")
-    ] = None,
-    group_size: Annotated[
-        Literal[32, 64, 128] | None,
-        Parameter(help="Weights that share a scale, with --bits; else 64."),
-    ] = None,
-    dequantize: Annotated[
-        bool, Parameter(show_default=False, help="Write plain weights though the model's are quantised.")
-    ] = False,
-    prompts: Annotated[
-        Path | None,
-        Parameter(help="JSONL with prompt or messages, and target where there is one, for the drift."),
-    ] = None,
-    max_drift: Annotated[
-        NonNegativeFloat, Parameter(help="Greatest mean KL divergence from the unfused model, in nats.")
-    ] = 0.1,
-    force: Annotated[
-        bool, Parameter(show_default=False, help="Keep the folder however far it drifts.")
-    ] = False,
-    run: RunFolder = None,
-    push: Push = None,
-    private: Private = False,
+    options: FuseOptions = FuseOptions(),
+    publish: PublishOptions = PublishOptions(),
     json: Json = False,
 ) -> None:
-    """Write one model with the adapter in it, for mlx-lm, transformers and vLLM; for MLX alone with --bits.
+    """Merge an adapter into its model, for mlx-lm, transformers and vLLM; with --bits for MLX only.
 
-    What was written is loaded again, and its next-token distributions are compared with those of the model
-    and adapter it was made from. Without --prompts, those are rows that the --run validated on, or a dozen
-    that smidgen has; the same model drifts by another figure on each. If they drift too far apart nothing is
-    kept, and the exit code is 1.
+    The result is loaded again, and its next-token distributions are compared with those of the original model
+    and adapter. Without --prompts, the comparison uses the validation rows of --run, or a dozen built-in
+    prompts; the drift depends on the prompts. If it exceeds --max-drift, nothing is kept and the exit code
+    is 1.
     """
-    from smidgen.cli.exports import VALIDATED
     from smidgen.data.prompts import read_prompts
-    from smidgen.export.fused import export_fused
+    from smidgen.export.fused import FusedExport, export_fused
+    from smidgen.pipeline.exporting import VALIDATED
+    from smidgen.pipeline.shipping import check_quantization
 
-    check_quantization(model, bits, dequantize)
-    story = begin(model, adapter, run, push, private)
+    bits, prompts, run = options.bits, options.prompts, publish.run
+    check_quantization(model, bits, options.dequantize)
     source = prompts or (run and run / "data/validation.jsonl")
-    questions = read_prompts(source) if source else None
-    asked = f"prompts of {prompts.name}" if prompts else VALIDATED
 
-    def make(folder: Path) -> dict[str, Any]:
+    def make(folder: Path) -> FusedExport:
+        questions = read_prompts(source) if source else None
         return export_fused(
             model,
             adapter,
             folder,
             bits=bits,
-            group_size=group_size,
+            group_size=options.group_size,
             prompts=questions,
-            asked=asked,
-            max_drift=max_drift,
-            force=force,
+            asked=f"prompts of {prompts.name}" if prompts else VALIDATED,
+            max_drift=options.max_drift,
+            force=options.force,
         )
 
     with naming_options(("group_size",)):
-        facts = ship(make, out, story, f"mlx-{bits}bit" if bits else "fused", push, private)
-    tell(facts, json)
+        _export(make, model, adapter, out, f"mlx-{bits}bit" if bits else "fused", publish, json)
+
+
+def _export(
+    make: "Callable[[Path], Export]",
+    model: str,
+    adapter: Path | None,
+    out: Path,
+    artefact: str,
+    publish: PublishOptions,
+    json: bool,
+) -> None:
+    """Write an export with its model card, upload it if requested, and print a summary."""
+    from smidgen.pipeline import shipping
+
+    publication = publish.publication()
+    source = shipping.card_source(model, adapter, publication)
+    published = shipping.publish(make, out, source, artefact, publication)
+    if json:
+        print_json(published.to_json())
+    else:
+        show_published(published)
+
+
+def show_published(published: "Published[Export]") -> None:
+    """Print a summary of an export."""
+    say(f"{published.out}: {size(published.export.bytes)} of weights and a model card")
+    show_drift(published.export)
+    if published.url is not None:
+        say(f"uploaded to {published.url}")
+
+
+def show_drift(export: "Export") -> None:
+    """Print the warnings of an export and its drift from the original model."""
+    from smidgen.export.drift import in_words
+
+    for warning in export.warnings:
+        say(f"warning: {warning}")
+    if drift := export.drift:
+        effect = export.adapter_effect
+        beside = f"; effect of the adapter itself: {effect.mean_kl:.3g}" if effect else ""
+        say(f"drift from the original model, {in_words(drift.to_json())}{beside}")
 
 
 @export.command
 def push(
-    folder: Annotated[Path, Parameter(help="A folder that was exported, such as one of a run.")],
+    folder: Annotated[Path, Parameter(help="Exported folder, such as one in a run folder.")],
     /,
     *,
-    to: Annotated[str, Parameter(help="The repository of the Hugging Face hub, owner/name.")],
+    to: Annotated[str, Parameter(help="Repository on the Hugging Face hub, owner/name.")],
     private: Private = False,
     json: Json = False,
 ) -> None:
-    """Upload a folder as it stands to the Hugging Face hub, or to the server that HF_ENDPOINT names."""
+    """Upload a folder unchanged to the Hugging Face hub, or to the server given by HF_ENDPOINT."""
     from smidgen.export.push import push_folder
 
     url = push_folder(folder, to, private=private)
     if json:
         print_json({"folder": folder, "url": url})
     else:
-        say(f"{folder} is at {url}")
+        say(f"uploaded {folder} to {url}")

@@ -1,176 +1,150 @@
-"""`smidgen generate`: try a model on one prompt."""
+"""`smidgen generate`: the answer of a model to one prompt."""
 
 import sys
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from smidgen.cli.console import count, print_json, say
-from smidgen.cli.constraint import check_boxed, read_constraint
-from smidgen.cli.options import (
-    Adapter,
-    ApiKeyEnv,
-    Choice,
-    Engine,
-    FrequencyPenalty,
-    Json,
-    KvBits,
-    MaxTokens,
-    MinP,
-    Model,
-    ModelName,
-    Regex,
-    RepetitionPenalty,
-    Schema,
-    Seed,
-    Stop,
-    Temperature,
-    Thinking,
-    Timeout,
-    TopK,
-    TopP,
-)
+from smidgen.cli.constraint import ConstraintOptions, check_boxed, read_constraint
+from smidgen.cli.parameters import Json
 from smidgen.errors import ConfigError, DataError, ParseError, WorkError
+from smidgen.options import DecodingOptions, EngineOptions
 
 if TYPE_CHECKING:
     from smidgen.data.types import Completion, Message, Timing
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PromptOptions:
+    """The prompt."""
+
+    prompt: Annotated[str, Parameter(allow_leading_hyphen=True, help="User message; - reads it from stdin.")]
+    system: Annotated[str | None, Parameter(help="System message.")] = None
+    no_chat_template: Annotated[
+        bool,
+        Parameter(
+            show_default=False,
+            help="Continue the prompt as raw text; special tokens in it are parsed.",
+        ),
+    ] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class OutputOptions:
+    """The part of the answer to print."""
+
+    final_only: Annotated[
+        bool, Parameter(show_default=False, help="Print the answer without its thinking block.")
+    ] = False
+    extract_boxed: Annotated[
+        bool, Parameter(show_default=False, help="Print only the content of the last \\boxed{…}.")
+    ] = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole answer is printed, as a stream."""
+        return not self.final_only and not self.extract_boxed
+
+
 def generate(
     *,
-    prompt: Annotated[
-        str, Parameter(allow_leading_hyphen=True, help="What the user says; - reads it from stdin.")
-    ],
-    model: Model = "smidgen:nano",
-    engine: Engine = "auto",
-    model_name: ModelName = None,
-    api_key_env: ApiKeyEnv = None,
-    timeout: Timeout = None,
-    adapter: Adapter = None,
-    kv_bits: KvBits = None,
-    system: Annotated[str | None, Parameter(help="What the model is told first.")] = None,
-    thinking: Thinking = False,
-    no_chat_template: Annotated[
-        bool, Parameter(show_default=False, help="Go on with the prompt as it stands, as a base model does.")
-    ] = False,
-    max_tokens: MaxTokens = 256,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    min_p: MinP = 0.0,
-    repetition_penalty: RepetitionPenalty = 1.0,
-    frequency_penalty: FrequencyPenalty = 0.0,
-    stop: Stop = (),
-    stop_at_boxed: Annotated[
-        bool, Parameter(show_default=False, help="End the answer with the first \\boxed{…}, braces balanced.")
-    ] = False,
-    final_only: Annotated[
-        bool, Parameter(show_default=False, help="Print the answer without what was thought.")
-    ] = False,
-    extract_boxed: Annotated[
-        bool, Parameter(show_default=False, help="Print only what the answer's last \\boxed{…} holds.")
-    ] = False,
-    seed: Seed = 0,
-    schema: Schema = None,
-    regex: Regex = None,
-    choice: Choice = (),
+    prompting: PromptOptions,
+    engine: EngineOptions = EngineOptions(),
+    decoding: DecodingOptions = DecodingOptions(),
+    constraint: ConstraintOptions = ConstraintOptions(),
+    output: OutputOptions = OutputOptions(),
     json: Json = False,
 ) -> None:
-    """Answer one prompt, on stdout and as it comes.
+    """Answer one prompt, streamed to stdout.
 
-    With --final-only or --extract-boxed the wanted part comes when the answer is whole.
+    With --final-only or --extract-boxed, the requested part is printed once the answer is complete.
     """
-    from smidgen.data.types import Request, Sample, Sampling
+    from smidgen.data.types import Request, Sample
     from smidgen.inference import open_engine
     from smidgen.inference.constraints import check_constrained
 
-    if no_chat_template and (system or thinking):
-        given = "--system" if system else "--thinking"
-        raise ConfigError(f"{given} goes through the chat template; leave it or --no-chat-template out")
-    messages = messages_of(prompt, system, no_chat_template)
-    sampling = Sampling(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        frequency_penalty=frequency_penalty,
-        stop=stop,
-        stop_at_boxed=stop_at_boxed,
-        seed=seed,
-    )
-    constraint = read_constraint(schema, regex, choice)
-    request = Request(Sample("prompt", messages), sampling, constraint)
-    check_constrained(request, thinking=thinking)
-    if extract_boxed:
-        check_boxed(constraint)
-    opened = open_engine(
-        model,
-        engine=engine,
-        adapter=adapter,
-        thinking=thinking,
-        batch_size=1,
-        model_name=model_name,
-        api_key_env=api_key_env,
-        timeout=timeout,
-        kv_bits=kv_bits,
-    )
+    if prompting.no_chat_template and (prompting.system or engine.thinking):
+        given = "--system" if prompting.system else "--thinking"
+        raise ConfigError(f"{given} requires the chat template; remove it or --no-chat-template")
+    messages = messages_of(prompting.prompt, prompting.system, prompting.no_chat_template)
+    output_constraint = read_constraint(constraint)
+    request = Request(Sample("prompt", messages), decoding.sampling(), output_constraint)
+    check_constrained(request, thinking=engine.thinking)
+    if output.extract_boxed:
+        check_boxed(output_constraint)
+    opened = open_engine(replace(engine, batch_size=1))
     stream = opened.stream(request)
-    whole = not final_only and not extract_boxed
     for piece in stream:
-        if whole and not json:
+        if output.whole and not json:
             print(piece, end="", flush=True)
     completion = stream.completion
     opened.close()
     assert completion is not None
-    answer = None if whole else answer_in(completion.text, thinking=thinking, boxed=extract_boxed)
-    if json:
-        facts = facts_of(completion, completion.timing)
-        print_json({"model": model, **facts, **({} if whole else {"answer": answer})})
-    else:
-        print(answer or "")
-        say_speed(completion.timing, is_cut=completion.finish_reason == "length")
-    if not whole and answer is None:
-        part = "no closed \\boxed{…}" if extract_boxed else "no end of what was thought"
-        raise WorkError(f"the answer has {part}; raise --max-tokens, or look at all of it")
-    if constraint is not None and completion.finish_reason == "length":
+    _print_end(completion, engine, output, json=json)
+    if output_constraint is not None and completion.finish_reason == "length":
         raise WorkError(
-            "the answer was cut off at --max-tokens, so that it need not keep to its constraint; "
-            "raise --max-tokens, or ask for something shorter"
+            "the answer was cut off at --max-tokens and may not match its constraint; "
+            "raise --max-tokens, or ask for a shorter answer"
         )
 
 
-def messages_of(prompt: str, system: str | None, as_it_stands: bool) -> "tuple[Message, ...]":
-    """What the model is shown; `-` stands for what comes from stdin.
+def _print_end(completion: "Completion", engine: EngineOptions, output: OutputOptions, *, json: bool) -> None:
+    """Print what was not streamed.
 
     Raises:
-        DataError: the prompt is empty or no text.
+        WorkError: the answer does not contain the requested part.
+    """
+    boxed = output.extract_boxed
+    answer = None if output.whole else answer_in(completion.text, thinking=engine.thinking, boxed=boxed)
+    if json:
+        facts = facts_of(completion, completion.timing)
+        print_json({"model": engine.model, **facts, **({} if output.whole else {"answer": answer})})
+    else:
+        print(answer or "")
+        say_speed(completion.timing, is_cut=completion.finish_reason == "length")
+    if not output.whole and answer is None:
+        part = "no closed \\boxed{…}" if boxed else "an unclosed thinking block"
+        raise WorkError(f"the answer has {part}; raise --max-tokens, or print the whole answer")
+
+
+def messages_of(prompt: str, system: str | None, is_raw: bool) -> "tuple[Message, ...]":
+    """Return the messages of a prompt; `-` reads it from stdin.
+
+    Raises:
+        DataError: the prompt is empty or is not UTF-8 text.
     """
     from smidgen.data.types import Message
 
-    text = sys.stdin.read() if prompt == "-" else prompt
+    # Some tools on Windows put a byte order mark before text that they pipe.
+    text = sys.stdin.read().removeprefix("\ufeff") if prompt == "-" else prompt
     try:
+        # Invalid bytes in arguments arrive as lone surrogates, which cannot be encoded.
         (text + (system or "")).encode()
     except UnicodeEncodeError:
-        raise DataError("the prompt is not UTF-8 text; convert it first, as with `iconv -t utf-8`") from None
+        raise DataError(
+            "the prompt is not UTF-8 text; convert it first, for example with `iconv -t utf-8`"
+        ) from None
     if not text.strip():
-        raise DataError("the prompt is empty; give it text, as --prompt 'Which answer is better?'")
-    if as_it_stands:
+        raise DataError("the prompt is empty; give it text, for example --prompt 'Which answer is better?'")
+    if is_raw:
         return (Message("text", text),)
     return (*([Message("system", system)] if system else []), Message("user", text))
 
 
 def answer_in(text: str, *, thinking: bool, boxed: bool) -> str | None:
-    """The answer behind what was thought, or what its last box holds; None if it never comes.
+    """Return the answer after the thinking block, or the content of its last box; None if absent.
 
     Args:
-        text: all that the model wrote.
+        text: the generated text.
         thinking: whether the prompt may have opened a thinking block.
-        boxed: whether only the box is wanted.
+        boxed: whether to return only the content of the box.
     """
     from smidgen.data.boxed import last_boxed
-    from smidgen.tasks.forms import without_thinking
+    from smidgen.tasks.thinking import without_thinking
 
     if thinking and "</think>" not in text:
         return None
@@ -182,7 +156,7 @@ def answer_in(text: str, *, thinking: bool, boxed: bool) -> str | None:
 
 
 def say_speed(timing: "Timing | None", *, is_cut: bool) -> None:
-    """Say how many tokens came how fast, where that is known."""
+    """Print the number of tokens and the speed, if known."""
     if timing is None:
         return
     rate = count(timing.completion_tokens / timing.seconds)
@@ -191,7 +165,7 @@ def say_speed(timing: "Timing | None", *, is_cut: bool) -> None:
 
 
 def facts_of(completion: "Completion", timing: "Timing | None") -> dict[str, Any]:
-    """An answer with its token counts and times, where they are known."""
+    """Return an answer with its token counts and times, if known."""
     answer = {"text": completion.text, "finish_reason": completion.finish_reason}
     if timing is None:
         return answer

@@ -1,4 +1,4 @@
-"""`smidgen inspect`: what a model folder holds, by its configuration and the headers of its weights."""
+"""`smidgen inspect`: a model folder's contents, from its configuration and weight headers."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,36 +7,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from smidgen.cli.console import count, print_json, print_table, say, size
-from smidgen.cli.options import Json
+from smidgen.cli.parameters import Json
 from smidgen.errors import ModelError, WorkError
 
 if TYPE_CHECKING:
-    from smidgen.backend import mx
     from smidgen.data.templates import Tokenizer
     from smidgen.models.check import Check
 
 WIDE = 160
-"""Characters of a line in the table of tensors: a name that is folded cannot be searched for."""
-PARTS = ("embedding", "attention", "mlp", "norms", "head", "other")
+"""Width of the table of tensors in characters: wide, since a wrapped name cannot be searched for."""
 
 
 def inspect(
-    model: Annotated[str, Parameter(help="A folder, a hub id or smidgen:nano.")],
+    model: Annotated[str, Parameter(help="Model folder, hub id or smidgen:nano.")],
     /,
     *,
     check: Annotated[
         bool,
-        Parameter(
-            show_default=False, help="Hold every tensor and the tokenizer against config.json; see below."
-        ),
+        Parameter(show_default=False, help="Check every tensor and the tokenizer against config.json."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show a model's architecture, parameters by part, precision, size and template.
+    """Show a model's architecture, parameters by part, precision, size and chat template.
 
-    With --check every tensor is read instead, one at a time: its name, shape, dtype and statistics are shown,
-    what is missing, unexpected, damaged or would be left out, the kind of the feed-forward layers and whether
-    the head is tied. The tokenizer is read too. The exit code is 1 if something is wrong.
+    With --check, every tensor is read instead, one at a time, and shown with its name, shape, dtype and
+    statistics. Missing, unexpected, damaged and ignored tensors are reported, as are the kind of feed-forward
+    layers and whether the output head is tied. The tokenizer is checked too. The exit code is 1 if there are
+    problems.
     """
     from smidgen.data.templates import load_tokenizer
     from smidgen.models.load import resolve
@@ -53,11 +50,11 @@ def inspect(
 
 
 def check_tensors(model: str, path: Path, json: bool) -> None:
-    """Hold a model's tensors and its tokenizer against its configuration.
+    """Check a model's tensors and its tokenizer against its configuration.
 
     Raises:
         ModelError: the configuration or the weights are missing or damaged.
-        WorkError: something is wrong with them.
+        WorkError: the check found problems.
     """
     from smidgen.models.check import check_model
     from smidgen.models.load import read_config
@@ -75,12 +72,12 @@ def check_tensors(model: str, path: Path, json: bool) -> None:
     else:
         show_check(facts, found)
     if number := len(found.faults):
-        things = "1 thing is" if number == 1 else f"{number} things are"
-        raise WorkError(f"{things} wrong with {model}; fetch or convert it again")
+        problems = "1 problem" if number == 1 else f"{number} problems"
+        raise WorkError(f"{model} has {problems}; download or convert it again")
 
 
 def licence_name(path: Path, config: dict[str, Any]) -> str | None:
-    """The name of a model's licence, or None where nothing tells."""
+    """Return the name of a model's licence, or None if unknown."""
     from smidgen.models.licence import licence_of
 
     licence = licence_of(path, config)
@@ -88,8 +85,8 @@ def licence_name(path: Path, config: dict[str, Any]) -> str | None:
 
 
 def show_check(facts: dict[str, Any], found: "Check") -> None:
-    """Print what a check found as two tables, and what is odd or wrong to stderr."""
-    head = {True: "tied to the embedding", False: "of its own", None: "unknown"}[found.tied_head]
+    """Print the result of a check as two tables, with notes and problems on stderr."""
+    head = {True: "tied to the embedding", False: "untied", None: "unknown"}[found.tied_head]
     print_table(
         [
             ("model", facts["model"]),
@@ -98,8 +95,8 @@ def show_check(facts: dict[str, Any], found: "Check") -> None:
             ("architecture", str(facts["architecture"])),
             ("feed-forward", f"{found.mlp} ({', '.join(found.mlp_parts)})"),
             ("head", head),
-            ("left out", ", ".join(found.ignored) or "nothing"),
-            ("keys unread", ", ".join(found.ignored_keys) or "none"),
+            ("ignored tensors", ", ".join(found.ignored) or "none"),
+            ("ignored keys", ", ".join(found.ignored_keys) or "none"),
         ]
     )
     print()
@@ -109,20 +106,21 @@ def show_check(facts: dict[str, Any], found: "Check") -> None:
         numbers = ["–" if value is None else f"{value:.4g}" for value in values]
         shape = " × ".join(map(str, tensor.shape))
         rows.append((tensor.name, shape, tensor.dtype, *numbers, count(non_finite)))
-    headers = ("tensor", "shape", "dtype", "min", "max", "mean", "std", "not finite")
+    headers = ("tensor", "shape", "dtype", "min", "max", "mean", "std", "non-finite")
     print_table(rows, headers=headers, width=WIDE)
-    for kind, sentences in (("note", found.notes), ("wrong", found.faults)):
+    for kind, sentences in (("note", found.notes), ("problem", found.faults)):
         for sentence in sentences:
             say(f"{kind}: {sentence}")
 
 
 def weight_facts(path: Path) -> dict[str, Any]:
-    """Architecture, parameters, precision, size and context of a model folder.
+    """Return the architecture, parameters, precision, size and context length of a model folder.
 
     Raises:
         ModelError: the configuration or the weights are missing or damaged.
     """
     from smidgen.models.load import fitting_graph, read_config
+    from smidgen.models.parts import PARTS, parameters_of, part_of
     from smidgen.models.weights import read_weights, weight_files
 
     config, weights = read_config(path), read_weights(path)
@@ -132,7 +130,7 @@ def weight_facts(path: Path) -> dict[str, Any]:
         widths[width] += num
     total, refused = parameters.total(), None
     try:
-        fitting_graph(path, config)  # computes nothing
+        fitting_graph(path, config)  # builds the graph without computing anything
     except ModelError as error:
         refused = str(error)
     return {
@@ -150,51 +148,8 @@ def weight_facts(path: Path) -> dict[str, Any]:
     }
 
 
-def parameters_of(weights: "dict[str, mx.array]", config: dict[str, Any]) -> list[tuple[str, int, int]]:
-    """Name, number of parameters and bits of each tensor; scales of quantised layers are no parameters."""
-    found = []
-    for name, value in weights.items():
-        module, _, leaf = name.rpartition(".")
-        scales = weights.get(f"{module}.scales")
-        if scales is None:
-            found.append((name, value.size, 8 * value.itemsize))
-        elif leaf == "weight":
-            num = scales.size * group_size_of(module, config)
-            found.append((name, num, 8 * value.nbytes // num))
-    return found
-
-
-def group_size_of(module: str, config: dict[str, Any]) -> int:
-    """How many weights of a quantised layer share a scale: its own setting, or the model's.
-
-    Raises:
-        ModelError: the configuration does not say.
-    """
-    quantization = config.get("quantization") or {}
-    own = quantization.get(module)
-    group_size = (own if isinstance(own, dict) else quantization).get("group_size")
-    if not group_size:
-        raise ModelError(
-            f"'{module}' is quantised, but config.json names no group_size for it; convert the model again"
-        )
-    return group_size
-
-
-def part_of(name: str) -> str:
-    """The part of a transformer that a tensor belongs to, by the names that checkpoints share."""
-    if "norm" in name:
-        return "norms"
-    if "embed_tokens" in name:
-        return "embedding"
-    if name.startswith("lm_head"):
-        return "head"
-    if "attn" in name:
-        return "attention"
-    return "mlp" if "mlp" in name or "feed_forward" in name else "other"
-
-
 def tokenizer_facts(tokenizer: "Tokenizer") -> dict[str, Any]:
-    """Vocabulary, template, thinking switch and end tokens of a tokenizer."""
+    """Return the vocabulary, template, thinking switch and end tokens of a tokenizer."""
     ends = sorted(tokenizer.eos_token_ids)
     return {
         "vocabulary": tokenizer.vocab_size,
@@ -205,7 +160,7 @@ def tokenizer_facts(tokenizer: "Tokenizer") -> dict[str, Any]:
 
 
 def _has_thinking_switch(tokenizer: "Tokenizer") -> bool:
-    """Whether the template can open a thinking block: one that cannot refuses to."""
+    """Whether the chat template can open a thinking block."""
     from smidgen.data.types import Message
 
     try:
@@ -216,7 +171,7 @@ def _has_thinking_switch(tokenizer: "Tokenizer") -> bool:
 
 
 def show(facts: dict[str, Any]) -> None:
-    """Print what was found as two tables."""
+    """Print the facts of a model as two tables."""
     thinking = "yes, with a thinking switch" if facts["thinking_switch"] else "yes, without a thinking switch"
     widths = " and ".join(facts["bits"])
     print_table(
@@ -225,17 +180,17 @@ def show(facts: dict[str, Any]) -> None:
             ("folder", str(facts["path"])),
             ("licence", facts["licence"] or "not declared"),
             ("architecture", f"{facts['architecture']}, {facts['layers']} layers"),
-            ("precision", f"{', '.join(facts['dtypes'])}; weights of {widths} bits"),
+            ("precision", f"{', '.join(facts['dtypes'])}; {widths} bits per weight"),
             ("size", size(facts["size_bytes"])),
             ("context", f"{facts['context']:,} tokens" if facts["context"] else "not declared"),
             ("vocabulary", f"{facts['vocabulary']:,} tokens"),
             ("chat template", thinking if facts["chat_template"] else "no"),
             ("end tokens", ", ".join(f"{end['text']} ({end['id']})" for end in facts["end_tokens"])),
-            ("head", "tied to the embedding" if facts["tied_head"] else "of its own"),
+            ("head", "tied to the embedding" if facts["tied_head"] else "untied"),
         ]
     )
     if facts["refused"]:
-        say(f"It cannot be run: {facts['refused']}")
+        say(f"this model cannot be run: {facts['refused']}")
     print()
     parameters = facts["parameters"]
     shares = [

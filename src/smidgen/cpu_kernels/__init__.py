@@ -1,19 +1,28 @@
-"""Training and prefill in float32 on the CPU, several times faster than MLX's own ops there.
+"""Float32 training and prefill on the CPU, several times faster than MLX's own ops there.
 
 MLX's elementwise ops, softmax, normalisation and layout changes are single-threaded scalar loops on Linux.
 Here a whole pre-norm block (Qwen3, Qwen2, Llama) is one `mx.custom_function` with a hand-written gradient,
-and so is the head with its cross-entropy. Their work is cut into pieces that fit a core's cache; a few
-threads take them in turn, each with numpy's vectorised loops and a single-threaded OpenBLAS. Which thread
-takes a piece never changes a sum, so results do not depend on timing.
+and so is the head with its cross-entropy. Their work is split into pieces that fit a core's cache; a few
+threads process them in turn, each with numpy's vectorised loops and a single-threaded OpenBLAS. Which thread
+processes a piece never changes a sum, so results do not depend on timing.
 
-What the kernels do not cover (other dtypes, explicit masks, a cache, quantised layers) goes to the MLX ops
-of the modules they replace, with the same result. They evaluate their arguments, so `mx.compile` cannot
-trace them.
+Unsupported cases (other dtypes, explicit masks, a cache, quantised layers) use the MLX ops of the replaced
+modules, with the same result. The kernels evaluate their arguments, so `mx.compile` cannot trace them.
 """
 
+from smidgen.cpu_kernels.adamw import AdamWStep, adamw, global_norm
 from smidgen.cpu_kernels.head import linear_cross_entropy
 from smidgen.cpu_kernels.modules import FusedBlock, accelerate
-from smidgen.cpu_kernels.optimizer import adamw, global_norm
+from smidgen.cpu_kernels.packing import Packing
 from smidgen.cpu_kernels.team import usable
 
-__all__ = ["FusedBlock", "accelerate", "adamw", "global_norm", "linear_cross_entropy", "usable"]
+__all__ = [
+    "AdamWStep",
+    "FusedBlock",
+    "Packing",
+    "accelerate",
+    "adamw",
+    "global_norm",
+    "linear_cross_entropy",
+    "usable",
+]

@@ -18,73 +18,73 @@ from smidgen.cpu_kernels.team import Array, new, product, scratch, team, view
 
 
 class Backward(Block):
-    """The gradient of a block. Attention probabilities are computed again; nothing of size L² is kept."""
+    """The gradient of a block. Attention probabilities are recomputed; nothing of size L² is stored."""
 
     def run(self, kept: dict[str, mx.array], dy: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
-        """Compute the gradients of `x` and of the arrays that learn.
+        """Return the gradients of `x` and of the trainable arrays.
 
         Args:
-            kept: what `Forward` returned.
+            kept: the outputs of `Forward.run`.
             dy: the gradient of its `y`.
         """
         mx.eval(dy, kept)
-        plan, tokens, width, leaving = self.plan, self.tokens, self.width, self.leaving
-        self.dy = view(dy).reshape(leaving, width)
+        plan, tokens, width, num_outputs = self.plan, self.tokens, self.width, self.num_outputs
+        self.dy = view(dy).reshape(num_outputs, width)
         self.kept = {name: view(array) for name, array in kept.items()}
         out = new({"x": (tokens, width)})["x"]
         self.dx = view(out)
         self._allocate()
         crew = team()
-        crew.run(self._unfinish, self.tiles(leaving))
+        crew.run(self._finish_back, self.tiles(num_outputs))
         heads = self.heads()
-        crew.run(lambda piece: self._unattend(*heads[piece]), len(heads))
+        crew.run(lambda piece: self._attend_back(*heads[piece]), len(heads))
         if plan.chosen:
-            self.dx[self.w["chosen"]] = self._past_attention(slice(None))
-        crew.run(self._unproject, self.tiles(tokens))
+            self.dx[self.w["chosen"]] = self._residual_gradient(slice(None))
+        crew.run(self._project_back, self.tiles(tokens))
         gradients = self._norm_gradients() | self._weight_gradients()
         return out.reshape(self.batch, self.length, width), gradients
 
     def _allocate(self) -> None:
-        """Take memory for what passes from one step of the work to the next; the next block reuses it."""
-        plan, tokens, width, leaving = self.plan, self.tokens, self.width, self.leaving
+        """Allocate the intermediate arrays; the next block reuses the memory."""
+        plan, tokens, width, num_outputs = self.plan, self.tokens, self.width, self.num_outputs
         queries = plan.heads * plan.head_dim
         self.normed = scratch("all normed", tokens, width)
-        self.normed_middle = scratch("all normed_middle", leaving, width)
-        self.dmiddle = scratch("all dmiddle", leaving, width)
-        # What reaches the down projection, and what passes the block by.
-        self.ddown = scratch("all ddown", leaving, width) if plan.dropout else self.dy
-        self.straight = scratch("all straight", leaving, width) if plan.dropout else None
-        self.act = scratch("all act", leaving, self.inner)
-        self.dgate = scratch("all dgate", leaving, self.inner)
-        self.dup = scratch("all dup", leaving, self.inner)
-        self.attended = scratch("all chosen", queries, leaving) if plan.chosen else self.kept["attended"]
+        self.normed_middle = scratch("all normed_middle", num_outputs, width)
+        self.dmiddle = scratch("all dmiddle", num_outputs, width)
+        # Gradients of the down projection's output, and of the path around the dropped block.
+        self.ddown = scratch("all ddown", num_outputs, width) if plan.dropout else self.dy
+        self.bypass = scratch("all bypass", num_outputs, width) if plan.dropout else None
+        self.act = scratch("all act", num_outputs, self.inner)
+        self.dgate = scratch("all dgate", num_outputs, self.inner)
+        self.dup = scratch("all dup", num_outputs, self.inner)
+        self.attended = scratch("all chosen", queries, num_outputs) if plan.chosen else self.kept["attended"]
         self.dattended = scratch("all dattended", queries, self.pitch)
         self.dot = scratch("all dot", plan.heads, self.pitch)
         self.dqkv = scratch("all dqkv", self.features, self.pitch)
-        if plan.chosen:  # the others' queries have no gradient
+        if plan.chosen:  # queries of other tokens have no gradient
             self.dattended.fill(0)
             self.dot.fill(0)
             self.dqkv.fill(0)
         self.norms: dict[str, Array] = {
             "input_layernorm": np.zeros((self.tiles(tokens), width), np.float32),
-            "post_attention_layernorm": np.zeros((self.tiles(leaving), width), np.float32),
+            "post_attention_layernorm": np.zeros((self.tiles(num_outputs), width), np.float32),
         }
         if plan.head_norms:
             self.norms["heads"] = np.zeros(
                 (self.tiles(tokens), plan.heads + plan.kv_heads, plan.head_dim), np.float32
             )
 
-    def _unfinish(self, piece: int) -> None:
+    def _finish_back(self, piece: int) -> None:
         """The gradient of `Forward._finish`."""
-        tile, w = self.tile(piece, self.leaving), self.w
+        tile, w = self.tile(piece, self.num_outputs), self.w
         ddown, middle = self.ddown[tile], self.kept["middle"][tile]
-        if self.straight is not None:
+        if self.bypass is not None:
             np.copyto(ddown, self.dy[tile])
             drop(ddown, self.plan.dropout, int(w["seed"][0]), piece)
-            np.subtract(self.dy[tile], ddown, out=self.straight[tile])
+            np.subtract(self.dy[tile], ddown, out=self.bypass[tile])
         normed, weight = self.normed_middle[tile], w["post_attention_layernorm"]
         inverse = normalize(middle, weight, self.plan.eps[1], normed)
-        dgate, dup = self._unswiglu(tile, ddown)
+        dgate, dup = self._swiglu_back(tile, ddown)
         dnormed = product(dgate, w["gate_proj.weight"], scratch("dnormed", *middle.shape))
         product(dup, w["up_proj.weight"], dnormed, beta=1.0)
         dmiddle = self.dmiddle[tile]
@@ -101,8 +101,8 @@ class Backward(Block):
         dattended *= attended
         self.dot[:, origin] = dattended.reshape(self.plan.heads, -1, dattended.shape[1]).sum(axis=1)
 
-    def _unswiglu(self, tile: slice, ddown: Array) -> tuple[Array, Array]:
-        """Gradients of the gate and of what it gates; their value again, for the down projection."""
+    def _swiglu_back(self, tile: slice, ddown: Array) -> tuple[Array, Array]:
+        """Return the gradients of gate and up projection; also recompute the down projection's input."""
         gate, up = self.kept["gate"][tile], self.kept["up"][tile]
         dgate, dup = self.dgate[tile], self.dup[tile]
         dact = product(ddown, self.w["down_proj.weight"], scratch("dact", *gate.shape))
@@ -118,10 +118,10 @@ class Backward(Block):
         dgate *= dact
         return dgate, dup
 
-    def _unattend(self, row: int, head: int) -> None:
+    def _attend_back(self, row: int, head: int) -> None:
         """The gradient of `Forward._attend` for every query of one key head."""
         scale, qkv = self.plan.scale, self.kept["qkv"]
-        # The last queries come first and see every key, so that they may overwrite what was there.
+        # The last queries come first and see every key, so they can overwrite the old contents.
         beta = float(self.plan.chosen)
         for piece in self.attention_pieces(row, head):
             keys, values = piece.keys(qkv), piece.values(qkv)
@@ -139,7 +139,7 @@ class Backward(Block):
             product(queries, dscores, piece.keys(self.dqkv), alpha=scale, beta=beta)
             beta = 1.0
 
-    def _unproject(self, piece: int) -> None:
+    def _project_back(self, piece: int) -> None:
         """The gradient of `Forward._project`."""
         tile, plan = self.tile(piece, self.tokens), self.plan
         x, dx, weight = self.x[tile], self.dx[tile], self.w["input_layernorm"]
@@ -157,12 +157,12 @@ class Backward(Block):
             product(self.dqkv[self.rows[name], tile].T, self.w[f"{name}.weight"], dnormed, beta=beta)
             beta = 1.0
         if not plan.chosen:
-            np.copyto(dx, self._past_attention(tile))
+            np.copyto(dx, self._residual_gradient(tile))
         self.norms["input_layernorm"][piece] = normalize_back(dnormed, x, inverse, weight, dx)
 
-    def _past_attention(self, tile: slice) -> Array:
-        """What reaches `x` otherwise than through the attention."""
-        return self.dmiddle[tile] if self.straight is None else self.dmiddle[tile] + self.straight[tile]
+    def _residual_gradient(self, tile: slice) -> Array:
+        """Return the gradient of `x` through the residual connections, without the attention."""
+        return self.dmiddle[tile] if self.bypass is None else self.dmiddle[tile] + self.bypass[tile]
 
     def _norm_gradients(self) -> dict[str, mx.array]:
         sums = {name: part.sum(axis=0) for name, part in self.norms.items()}
@@ -173,21 +173,21 @@ class Backward(Block):
         return {name: mx.array(value) for name, value in sums.items()}
 
     def _weight_gradients(self) -> dict[str, mx.array]:
-        """Gradients of the linear layers, each a sum over all tokens."""
+        """Return the gradients of the linear layers, each a sum over all tokens."""
         t = slice(0, self.tokens)
         inputs_and_gradients = {
             **{name: (self.normed, self.dqkv[rows, t].T) for name, rows in self.rows.items()},
-            "o_proj": (self.attended[:, : self.leaving].T, self.dmiddle),
+            "o_proj": (self.attended[:, : self.num_outputs].T, self.dmiddle),
             "gate_proj": (self.normed_middle, self.dgate),
             "up_proj": (self.normed_middle, self.dup),
             "down_proj": (self.act, self.ddown),
         }
-        learning = [
+        trainable = [
             f"{name}.{part}"
             for name, linear in self.plan.linears
             for part in ([] if linear.frozen else ["weight"]) + (["lora_a", "lora_b"] if linear.rank else [])
         ]
-        gradients = new({name: self.w[name].shape for name in learning})
+        gradients = new({name: self.w[name].shape for name in trainable})
         jobs: list[Callable[[], object]] = []
         for name, linear in self.plan.linears:
             x, dy = inputs_and_gradients[name]
@@ -206,7 +206,7 @@ class Backward(Block):
         return gradients
 
     def _low_rank(self, name: str, x: Array, dy: Array, gradients: dict[str, mx.array]) -> None:
-        """The gradients of an update: dA = s xᵀ(dy Bᵀ) and dB = s (x A)ᵀ dy."""
+        """Write the gradients of a low-rank update: dA = s xᵀ(dy Bᵀ) and dB = s (x A)ᵀ dy."""
         a, b, scale = self.w[f"{name}.lora_a"], self.w[f"{name}.lora_b"], self.linears[name].scale
         inner = product(dy, b.T, scratch("low_rank", x.shape[0], a.shape[1]))
         product(x.T, inner, view(gradients[f"{name}.lora_a"]), alpha=scale)

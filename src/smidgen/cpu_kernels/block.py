@@ -1,8 +1,7 @@
-"""One pass through one transformer block: its arrays as numpy views and how its work is cut.
+"""One pass through one transformer block: its arrays as numpy views, and how its work is split.
 
-Queries, keys and values are kept feature-major, (features, tokens of the whole batch): per-head norms,
-rotation and the merge of heads are then long contiguous loops, and every matrix product reads the layout it
-finds.
+Queries, keys and values are stored feature-major, (features, tokens of the whole batch): per-head norms,
+rotation and the merge of heads are then long contiguous loops, and matrix products need no transposition.
 """
 
 from collections.abc import Iterator
@@ -13,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from smidgen.backend import mx
-from smidgen.cpu_kernels.pieces import later
+from smidgen.cpu_kernels.pieces import causal_mask
 from smidgen.cpu_kernels.team import Array, product, scratch, team, view
 
 TILE = 256
-"""Most tokens a thread works on at a time: the widest arrays of a small model stay in a core's own cache."""
+"""Maximum tokens per piece, so that the widest arrays of a small model stay in a core's own cache."""
 QUERY_TILE = 128
-"""Queries of one piece of attention; keys after the last of them are never touched."""
+"""Queries per piece of attention; keys after the last of them are not read."""
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 LINEARS = (*PROJECTIONS, "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -27,13 +26,13 @@ LINEARS = (*PROJECTIONS, "o_proj", "gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True)
 class Linear:
-    """What is known of a linear layer besides its arrays.
+    """Static properties of a linear layer.
 
     Attributes:
-        frozen: Its weight and bias get no gradient.
-        bias: It adds one.
-        rank: Of its low-rank update; 0 when it has none.
-        scale: Of its low-rank update.
+        frozen: whether weight and bias get no gradient.
+        bias: whether it has a bias.
+        rank: rank of its low-rank update; 0 if it has none.
+        scale: scale of its low-rank update.
     """
 
     frozen: bool
@@ -43,20 +42,20 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is known of a block besides its arrays; equal plans share one function.
+class BlockPlan:
+    """Static properties of a block; equal plans share one function.
 
     Attributes:
-        heads: Query heads.
-        kv_heads: Key and value heads, a divisor of `heads`.
-        head_dim: Width of one head.
-        scale: Of the attention scores.
-        eps: Of the block's two norms and of the heads' norms.
-        head_norms: Whether queries and keys are normalised.
-        linears: The linear layers by name.
-        dropout: Share of what the block adds to the stream that is dropped.
-        chosen: Whether only some tokens leave the block.
-        keeps: Whether what the gradient needs is kept.
+        heads: number of query heads.
+        kv_heads: number of key and value heads, a divisor of `heads`.
+        head_dim: width of one head.
+        scale: factor on the attention scores.
+        eps: eps of the block's two norms and of the head norms.
+        head_norms: whether queries and keys are normalised per head.
+        linears: linear layers by name.
+        dropout: dropout rate on the block's output before the residual sum.
+        chosen: whether only some tokens are output.
+        keeps: whether the intermediate values for the gradient are stored.
     """
 
     heads: int
@@ -72,16 +71,17 @@ class Plan:
 
 
 class Block:
-    """The arrays of one pass and where each lies; `Forward` and `Backward` hold the work.
+    """The arrays of one pass and their layout; `Forward` and `Backward` do the computation.
 
     Args:
-        plan: what is known besides the arrays.
+        plan: static properties of the block.
         x: (B, L, D) float32.
         arrays: by name: the norms' weights; `{linear}.weight`, `.bias`, `.lora_a`, `.lora_b`; `cosine` and
-            `sine` (head_dim / 2, L); `chosen` (n,), positions in the flattened batch; `seed` (1,) of dropout.
+            `sine` (head_dim / 2, L); `chosen` (n,), positions in the flattened batch; `seed` (1,) of dropout;
+            `segments` and `positions` (B · L,) of packed rows.
     """
 
-    def __init__(self, plan: Plan, x: mx.array, arrays: dict[str, mx.array]) -> None:
+    def __init__(self, plan: BlockPlan, x: mx.array, arrays: dict[str, mx.array]) -> None:
         mx.eval(x, arrays)
         self.plan = plan
         self.batch, self.length, self.width = x.shape
@@ -101,19 +101,19 @@ class Block:
             "k_proj": slice(queries, queries + keys),
             "v_proj": slice(queries + keys, queries + 2 * keys),
         }
-        self.turned = slice(0, queries + keys)
+        self.rotary = slice(0, queries + keys)
         self.features = queries + 2 * keys
         self.inner = self.w["gate_proj.weight"].shape[0]
-        self.leaving = self.tokens
+        self.num_outputs = self.tokens
         if plan.chosen:
-            self.leaving = self.w["chosen"].size
+            self.num_outputs = self.w["chosen"].size
             self.is_chosen = np.zeros(self.tokens, np.bool_)
             self.is_chosen[self.w["chosen"]] = True
-        # An odd number of cache lines: rows a power of two apart would share a few sets of the cache.
+        # An odd number of cache lines, because rows a power of two apart compete for a few cache sets.
         self.pitch = 16 * (-(-self.tokens // 16) | 1)
 
     def _merged(self, name: str, linear: Linear) -> Array:
-        """The weight with its low-rank update, (out, in)."""
+        """Return the weight with its low-rank update, (out, in)."""
         a, b = self.w[f"{name}.lora_a"], self.w[f"{name}.lora_b"]
         weight = self.w[f"{name}.weight"]
         merged = scratch(f"merged {name}", *weight.shape)
@@ -121,31 +121,32 @@ class Block:
         return product(b.T, a.T, merged, alpha=linear.scale, beta=1.0)
 
     def tile(self, piece: int, tokens: int) -> slice:
-        """The tokens of one piece."""
+        """Return the tokens of one piece."""
         step = _tile_length(tokens, team().size)
         return slice(piece * step, min((piece + 1) * step, tokens))
 
     def tiles(self, tokens: int) -> int:
-        """How many pieces there are."""
+        """Return the number of pieces."""
         return -(-tokens // _tile_length(tokens, team().size))
 
     def origin(self, tile: slice) -> slice | np.ndarray:
-        """Where the tokens of a tile of those that leave stand in the batch."""
+        """Return the positions in the batch of a tile of output tokens."""
         return self.w["chosen"][tile] if self.plan.chosen else tile
 
     def angles(self, tile: slice) -> tuple[Array, Array]:
-        """Cosine and sine of (head_dim / 2, tokens of the tile)."""
-        positions = np.arange(tile.start, tile.stop) % self.length
+        """Return cosine and sine, (head_dim / 2, tokens of the tile)."""
+        packed = self.w.get("positions")
+        positions = np.arange(tile.start, tile.stop) % self.length if packed is None else packed[tile]
         return self.w["cosine"][:, positions], self.w["sine"][:, positions]
 
     def by_head(self, array: Array, tile: slice) -> Array:
-        """Queries and keys of a tile, (heads + kv_heads, head_dim, tokens)."""
-        return array[self.turned, tile].reshape(-1, self.plan.head_dim, tile.stop - tile.start)
+        """Return queries and keys of a tile, (heads + kv_heads, head_dim, tokens)."""
+        return array[self.rotary, tile].reshape(-1, self.plan.head_dim, tile.stop - tile.start)
 
     def attention_pieces(self, row: int, head: int) -> Iterator["HeadView"]:
-        """The query tiles of one row of the batch and one key head, the longest first.
+        """Yield the query tiles of one row of the batch and one key head, the longest first.
 
-        Those whose attention nobody reads are left out.
+        Tiles without any chosen token are skipped.
         """
         for first in reversed(range(0, self.length, QUERY_TILE)):
             piece = HeadView(self, row, head, first)
@@ -153,19 +154,19 @@ class Block:
                 yield piece
 
     def heads(self) -> list[tuple[int, int]]:
-        """Every row of the batch with every key head."""
+        """Return all pairs of a row of the batch and a key head."""
         return [(row, head) for row in range(self.batch) for head in range(self.plan.kv_heads)]
 
 
 @lru_cache(256)
 def _tile_length(tokens: int, threads: int) -> int:
-    """At most `TILE`, a multiple of a cache line, and so that every thread gets as many tiles."""
+    """Return a tile length of at most `TILE`, a multiple of a cache line, that balances the threads."""
     rounds = -(-tokens // (TILE * threads))
     return 16 * -(-tokens // (16 * rounds * threads))
 
 
 class HeadView:
-    """Where one piece of attention lies: a row of the batch, a key head and its query heads, some queries."""
+    """The layout of one piece of attention: a batch row, a key head with its query heads, some queries."""
 
     def __init__(self, block: Block, row: int, head: int, first: int) -> None:
         plan, start = block.plan, row * block.length
@@ -174,42 +175,46 @@ class HeadView:
         self.query_heads = slice(head * self.group, (head + 1) * self.group)
         self.first, self.last = first, min(first + QUERY_TILE, block.length)
         self.columns = slice(start + first, start + self.last)
-        self.seen = slice(start, start + self.last)
+        self.visible = slice(start, start + self.last)
 
     def _queries(self, array: Array) -> Array:
-        """(head_dim, group, queries) of a feature-major array whose first rows are the query heads'."""
+        """Return a view (head_dim, group, queries) of a feature-major array with the query heads first."""
         size = self.block.plan.head_dim
         rows = slice(self.query_heads.start * size, self.query_heads.stop * size)
         return array[rows, self.columns].reshape(self.group, size, -1).transpose(1, 0, 2)
 
     def gather(self, array: Array, name: str) -> Array:
-        """The query heads side by side, (head_dim, group · queries), so that one product serves them all."""
+        """Return the query heads concatenated, (head_dim, group · queries), for a single matrix product."""
         source = self._queries(array)
         out = scratch(name, *source.shape)
         np.copyto(out, source)
         return out.reshape(source.shape[0], -1)
 
     def scatter(self, gathered: Array, array: Array) -> None:
-        """Put back what `gather` would take."""
+        """Write back an array with the layout of `gather`."""
         target = self._queries(array)
         np.copyto(target, gathered.reshape(target.shape))
 
     def keys(self, qkv: Array) -> Array:
-        """The keys that the last query sees, (head_dim, keys)."""
-        return qkv[self._rows("k_proj"), self.seen]
+        """Return the keys that the last query attends to, (head_dim, keys)."""
+        return qkv[self._rows("k_proj"), self.visible]
 
     def values(self, qkv: Array) -> Array:
-        """Their values, (head_dim, keys)."""
-        return qkv[self._rows("v_proj"), self.seen]
+        """Return the values of these keys, (head_dim, keys)."""
+        return qkv[self._rows("v_proj"), self.visible]
 
     def _rows(self, name: str) -> slice:
         size, start = self.block.plan.head_dim, self.block.rows[name].start
         return slice(start + self.head * size, start + (self.head + 1) * size)
 
     def scores(self, queries: Array, keys: Array) -> Array:
-        """Scaled scores (group · queries, keys), -inf where the key comes after the query."""
+        """Return scaled scores (group · queries, keys), -inf where a query does not attend to a key."""
         out = scratch("scores", queries.shape[1], keys.shape[1])
         product(queries.T, keys, out, alpha=self.block.plan.scale)
         size = self.last - self.first
-        out.reshape(self.group, size, -1)[:, :, self.first :] += later(size)
+        by_query = out.reshape(self.group, size, -1)
+        by_query[:, :, self.first :] += causal_mask(size)
+        if (segments := self.block.w.get("segments")) is not None:
+            apart = segments[self.columns][:, None] != segments[self.visible]
+            np.copyto(by_query, -np.inf, where=apart)
         return out

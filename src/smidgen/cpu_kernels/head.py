@@ -1,8 +1,7 @@
 """The head with its cross-entropy, over chunks of tokens.
 
-The gradient reads the probabilities where they are few enough to be kept, and computes them a second time
-where not, as Cut Cross-Entropy does (https://arxiv.org/abs/2411.09009), so memory stays bounded whatever
-the vocabulary.
+The gradient reuses the probabilities if they are few enough to be kept, and recomputes them otherwise, as Cut
+Cross-Entropy does (https://arxiv.org/abs/2411.09009), so memory is bounded whatever the vocabulary size.
 """
 
 from functools import lru_cache
@@ -14,9 +13,9 @@ from smidgen.backend import mx, nn
 from smidgen.cpu_kernels.team import new, product, scratch, team, usable, view
 
 LOGITS = 1 << 20
-"""Logits that a chunk of tokens has, where a single token has no more."""
+"""Maximum logits of a chunk of tokens, unless a single token has more."""
 KEPT = 1 << 24
-"""Probabilities that are kept for the gradient at most: 64 MB."""
+"""Maximum number of probabilities that are kept for the gradient: 64 MB."""
 
 
 def linear_cross_entropy(
@@ -28,7 +27,7 @@ def linear_cross_entropy(
         hidden: (N, D) float32.
         weight: the head's matrix, (V, D) float32.
         targets: (N,) integers.
-        weight_frozen: spare the gradient of `weight`, which is then zero.
+        weight_frozen: skip the gradient of `weight`, which is then zero.
 
     Returns:
         (N,) float32, in nats.
@@ -57,7 +56,7 @@ def _function(weight_frozen: bool) -> Any:
 
 
 class _Head:
-    """The head's arrays as numpy views, and its work over chunks of tokens."""
+    """The head's arrays as numpy views, and its computation over chunks of tokens."""
 
     def __init__(self, hidden: mx.array, weight: mx.array, targets: mx.array) -> None:
         mx.eval(hidden, weight, targets)
@@ -67,7 +66,7 @@ class _Head:
         self.keeps = self.tokens * self.vocabulary <= KEPT
 
     def losses(self) -> tuple[mx.array, ...]:
-        """Loss and log-sum-exp of each token, and probabilities less the targets' ones, (N, V), if kept."""
+        """Return loss and log-sum-exp per token, and softmax minus one-hot targets, (N, V), if kept."""
         outputs = new(
             {
                 "loss": (self.tokens,),
@@ -101,7 +100,7 @@ class _Head:
     def gradients(
         self, outputs: tuple[mx.array, ...], dloss: mx.array, weight_frozen: bool
     ) -> tuple[mx.array, mx.array]:
-        """Gradients of `hidden` and `weight`; `outputs` are those of `losses`."""
+        """Return the gradients of `hidden` and `weight`; `outputs` are those of `losses`."""
         mx.eval(outputs, dloss)
         _, self.log_totals, self.errors = (view(array) for array in outputs)
         self.dlosses = np.array(dloss)
@@ -113,7 +112,7 @@ class _Head:
         return gradients["hidden"], gradients["weight"]
 
     def _chunk_gradients(self, chunk: slice, weight_frozen: bool) -> None:
-        """Write the gradient of a chunk of tokens and add to the weight's; no two threads add to one row."""
+        """Write the gradient of a chunk of tokens and add to the weight's; each row has one thread."""
         size = chunk.stop - chunk.start
         tile = -(-size // team().size)
         span = -(-self.vocabulary // team().size)

@@ -1,4 +1,4 @@
-"""The kernels as modules: mlx-lm's blocks are replaced in place, and go back to MLX's ops where they must."""
+"""The kernels as modules that replace mlx-lm's blocks in place, with MLX's ops as the fallback."""
 
 from collections import UserDict
 from collections.abc import Callable
@@ -10,21 +10,22 @@ import numpy as np
 
 from smidgen.backend import blas_library, device, mx, nn
 from smidgen.cpu_kernels.backward import Backward
-from smidgen.cpu_kernels.block import LINEARS, Linear, Plan
-from smidgen.cpu_kernels.forward import Forward
+from smidgen.cpu_kernels.block import LINEARS, BlockPlan, Linear
+from smidgen.cpu_kernels.block_forward import Forward
+from smidgen.cpu_kernels.packing import Packing
 from smidgen.cpu_kernels.team import usable
 
 FEW_TOKENS = 32
-"""Below so many tokens the cost of leaving MLX outweighs the gain."""
+"""Minimum number of tokens; below, the overhead of leaving MLX outweighs the gain."""
 
 _Linears = tuple[tuple[str, Linear], ...]
 _ARCHITECTURES = ("mlx_lm.models.qwen3", "mlx_lm.models.qwen2", "mlx_lm.models.llama")
 
 
 def accelerate(model: nn.Module) -> None:
-    """Put the kernels under the blocks of a Qwen3, Qwen2 or Llama of mlx-lm; does nothing off the CPU.
+    """Replace the blocks of a Qwen3, Qwen2 or Llama of mlx-lm with the kernels; does nothing on a GPU.
 
-    Parameters keep their names, and layers that are replaced later (low-rank updates) are seen.
+    Parameters keep their names, and layers that are replaced later (low-rank updates) are respected.
     """
     if blas_library() is None or device().kind != "cpu":
         return
@@ -35,7 +36,7 @@ def accelerate(model: nn.Module) -> None:
 
 
 class FusedBlock(nn.Module):
-    """A transformer block of mlx-lm that runs as one kernel where it can."""
+    """A transformer block of mlx-lm that runs as one kernel if it is supported."""
 
     self_attn: Any
     mlp: Any
@@ -46,7 +47,7 @@ class FusedBlock(nn.Module):
         super().__init__()
         self.__dict__.update(block.__dict__)
         dict.update(self, block)
-        # No plain dict: a module would take its arrays for parameters.
+        # Not a plain dict, because nn.Module would treat its arrays as parameters.
         self._angles: UserDict[int, tuple[mx.array, mx.array] | None] = UserDict()
 
     def __call__(
@@ -57,30 +58,38 @@ class FusedBlock(nn.Module):
         *,
         dropout: float = 0.0,
         chosen: mx.array | None = None,
+        packing: Packing | None = None,
     ) -> mx.array:
         """Run the block.
 
         Args:
             x: (B, L, D).
-            mask: as mlx-lm gives it; the kernels serve `"causal"`.
-            cache: as mlx-lm gives it; the kernels serve None.
-            dropout: share of what the block adds to `x` that is dropped while training.
-            chosen: distinct positions (n,) in the flattened batch, when only these tokens are read.
+            mask: as in mlx-lm; the kernels support `"causal"`.
+            cache: as in mlx-lm; the kernels support None.
+            dropout: rate on the block's output before it is added to `x`, in training mode.
+            chosen: distinct positions (n,) in the flattened batch, if only these tokens are needed.
+            packing: segments and positions of packed rows; `mask` is `"causal"` then.
 
         Returns:
             (B, L, D), or (n, D) of the chosen tokens.
         """
         dropout = dropout if self.training else 0.0
-        arrays, linears = self._served(x, mask, cache)
+        arrays, linears = self._kernel_inputs(x, mask, cache, packing)
         if not linears:
+            if packing is not None:
+                with packing.placed(self.self_attn):
+                    return self._unfused(x, packing.mask(), cache, dropout, chosen)
             return self._unfused(x, mask, cache, dropout, chosen)
+        if packing is not None:
+            arrays["segments"] = mx.array(packing.segments.reshape(-1))
+            arrays["positions"] = mx.array(packing.positions.reshape(-1))
         if chosen is not None:
             arrays["chosen"] = chosen
         if dropout:
             arrays["seed"] = mx.random.randint(0, 1 << 30, (1,))
         attention = self.self_attn
         head_norms = "q_norm" in attention
-        plan = Plan(
+        plan = BlockPlan(
             heads=attention.n_heads,
             kv_heads=attention.n_kv_heads,
             head_dim=2 * arrays["cosine"].shape[0],
@@ -101,18 +110,20 @@ class FusedBlock(nn.Module):
     def _unfused(
         self, x: mx.array, mask: Any, cache: Any, dropout: float, chosen: mx.array | None
     ) -> mx.array:
-        """The same, by the ops of MLX."""
+        """Run the block with MLX's ops."""
         middle = x + self.self_attn(self.input_layernorm(x), mask, cache)
         if chosen is not None:
             x, middle = (array.reshape(-1, array.shape[-1])[chosen] for array in (x, middle))
         y = middle + self.mlp(self.post_attention_layernorm(middle))
         return x + nn.Dropout(dropout)(y - x) if dropout else y
 
-    def _served(self, x: mx.array, mask: Any, cache: Any) -> tuple[dict[str, mx.array], _Linears]:
-        """The block's arrays and linear layers; nothing when the kernels do not serve the call."""
+    def _kernel_inputs(
+        self, x: mx.array, mask: Any, cache: Any, packing: Packing | None
+    ) -> tuple[dict[str, mx.array], _Linears]:
+        """Return the block's arrays and linear layers; empty if the kernels do not support the call."""
         if not (isinstance(mask, str) and mask == "causal") or cache is not None:
             return {}, ()
-        angles = self._rotation(x.shape[1])
+        angles = self._rotation(max(x.shape[1], packing.num_positions if packing else 0))
         if angles is None or x.shape[0] * x.shape[1] < FEW_TOKENS:
             return {}, ()
         arrays = {name: self[name].weight for name in ("input_layernorm", "post_attention_layernorm")}
@@ -137,7 +148,7 @@ class FusedBlock(nn.Module):
         return arrays | {"cosine": angles[0], "sine": angles[1]}, tuple(linears)
 
     def _rotation(self, length: int) -> tuple[mx.array, mx.array] | None:
-        """Cosine and sine of the rotary embedding, (head_dim / 2, length); None when it turns no halves."""
+        """Return cosine and sine of the rotary embedding, (head_dim / 2, length); None for another layout."""
         if length not in self._angles:
             keys = self.self_attn.k_proj
             rows = (keys.linear if "linear" in keys else keys).weight.shape[0]
@@ -147,7 +158,7 @@ class FusedBlock(nn.Module):
 
 
 @lru_cache(64)
-def _function(plan: Plan) -> Any:
+def _function(plan: BlockPlan) -> Any:
     @mx.custom_function
     def block(x: mx.array, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
         return Forward(plan, x, arrays).run()
@@ -170,7 +181,7 @@ def _function(plan: Plan) -> Any:
 
 
 def _read_angles(rope: Callable[..., mx.array], half: int, length: int) -> tuple[mx.array, mx.array] | None:
-    """Read the angles off by turning unit vectors, which serves every kind of scaling alike."""
+    """Return the cosines and sines of a rotary embedding by rotating unit vectors, whatever its scaling."""
     one, zero = mx.ones((1, 1, length, half)), mx.zeros((1, 1, length, half))
     first = rope(mx.concatenate([one, zero], axis=-1))[0, 0]
     second = rope(mx.concatenate([zero, one], axis=-1))[0, 0]
@@ -180,7 +191,7 @@ def _read_angles(rope: Callable[..., mx.array], half: int, length: int) -> tuple
 
 
 def _describe(module: Any) -> Linear | None:
-    """What the kernels need to know of a linear layer; None when they do not serve it."""
+    """Return the kernels' description of a linear layer; None if they do not support it."""
     if type(module) is nn.Linear:
         return Linear("weight" in module._no_grad, "bias" in module)
     if type(module).__name__ != "LoRALinear" or type(module.linear) is not nn.Linear:

@@ -1,7 +1,7 @@
-"""The elementwise parts of a block and their gradients, over tiles that fit a core's cache.
+"""Elementwise parts of a block and their gradients, on tiles that fit a core's cache.
 
-Row-major tiles are (tokens, features); feature-major ones (heads, head_dim, tokens), so that sums over a head
-and rotations are long contiguous loops.
+Row-major tiles are (tokens, features); feature-major ones are (heads, head_dim, tokens), so that sums over a
+head and rotations are long contiguous loops.
 """
 
 from functools import lru_cache
@@ -12,7 +12,7 @@ from smidgen.cpu_kernels.team import Array, scratch
 
 
 def normalize(x: Array, weight: Array, eps: float, out: Array) -> Array:
-    """RMS norm (https://arxiv.org/abs/1910.07467) of rows.
+    """Write the RMS norm (https://arxiv.org/abs/1910.07467) of rows to `out`.
 
     Returns:
         1 / √(mean square + eps) of each row, (rows, 1).
@@ -25,7 +25,7 @@ def normalize(x: Array, weight: Array, eps: float, out: Array) -> Array:
 
 
 def normalize_back(dy: Array, x: Array, inverse: Array, weight: Array, dx: Array) -> Array:
-    """Add the gradient of the rows that were normalised to `dx`; returns that of the weight."""
+    """Add the gradient of the normalised rows' inputs to `dx`; return the gradient of the weight."""
     unit = np.multiply(x, inverse, out=scratch("unit", *x.shape))
     shared = np.multiply(dy, unit, out=scratch("shared", *x.shape))
     dweight = shared.sum(axis=0)
@@ -40,9 +40,9 @@ def normalize_back(dy: Array, x: Array, inverse: Array, weight: Array, dx: Array
 
 
 def normalize_heads(raw: Array, weight: Array, eps: float, out: Array, inverse: Array) -> None:
-    """RMS norm of each head and token of (heads, head_dim, tokens); `weight` is (heads, head_dim, 1).
+    """Write the RMS norm per head and token of (heads, head_dim, tokens); `weight` is (heads, head_dim, 1).
 
-    1 / √(mean square + eps) goes into `inverse`, (heads, tokens).
+    1 / √(mean square + eps) is written to `inverse`, (heads, tokens).
     """
     square = np.multiply(raw, raw, out=scratch("square", *raw.shape))
     np.add.reduce(square, axis=1, out=inverse)
@@ -52,7 +52,7 @@ def normalize_heads(raw: Array, weight: Array, eps: float, out: Array, inverse: 
 
 
 def normalize_heads_back(gradient: Array, raw: Array, weight: Array, inverse: Array) -> Array:
-    """Turn the gradient of normalised heads, in place, into that of the raw ones.
+    """Convert the gradient of normalised heads into that of the raw heads, in place.
 
     Returns:
         The gradient of the weight, (heads, head_dim).
@@ -78,9 +78,9 @@ def _finish_inverse(sums: Array, size: int, eps: float) -> None:
 
 
 def rotate(x: Array, cosine: Array, sine: Array) -> None:
-    """Turn the halves of each head of (heads, head_dim, tokens), in place, by angles (head_dim / 2, tokens).
+    """Rotate the halves of each head of (heads, head_dim, tokens) in place, by angles (head_dim / 2, tokens).
 
-    The gradient is the same with -sine.
+    The gradient is the same rotation with -sine.
     """
     half = x.shape[1] // 2
     first, second = x[:, :half], x[:, half:]
@@ -93,7 +93,7 @@ def rotate(x: Array, cosine: Array, sine: Array) -> None:
 
 
 def sigmoid(x: Array, out: Array) -> Array:
-    """1 / (1 + exp(-x)); exp of a large -x overflows to infinity, whose reciprocal is the right zero."""
+    """Write 1 / (1 + exp(-x)) to `out`; if exp overflows to infinity, its reciprocal is the correct zero."""
     np.negative(x, out=out)
     np.exp(out, out=out)
     out += 1
@@ -101,13 +101,13 @@ def sigmoid(x: Array, out: Array) -> Array:
 
 
 @lru_cache(8)
-def later(size: int) -> Array:
-    """Return 0 up to the diagonal and -inf after it, (size, size)."""
+def causal_mask(size: int) -> Array:
+    """Return the additive causal mask (size, size): 0 up to the diagonal and -inf after it."""
     return np.triu(np.full((size, size), -np.inf, np.float32), 1)
 
 
 def drop(x: Array, rate: float, *seed: int) -> Array:
-    """Drop out a share `rate` of `x`, in place, and scale up the rest; the same seed drops the same."""
+    """Apply dropout with `rate` to `x` in place, scaling up the rest; deterministic given the seed."""
     random = np.random.Generator(np.random.SFC64(seed))
     x *= random.integers(0, 1 << 16, x.shape, np.uint16) >= round(rate * (1 << 16))
     x *= 1 / (1 - rate)

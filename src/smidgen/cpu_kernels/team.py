@@ -1,4 +1,4 @@
-"""What the kernels stand on: threads that share numbered pieces of work, matrix products, scratch memory."""
+"""Foundations of the kernels: a thread team for numbered pieces of work, matrix products, scratch memory."""
 
 import ctypes
 import itertools
@@ -19,7 +19,7 @@ _ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112  # enums of cblas.h
 
 
 def usable(*arrays: mx.array) -> bool:
-    """Whether the kernels serve these arrays on this machine."""
+    """Return whether the kernels support these arrays on this machine."""
     return (
         blas_library() is not None
         and device().kind == "cpu"
@@ -28,7 +28,7 @@ def usable(*arrays: mx.array) -> bool:
 
 
 class Team:
-    """A few threads that take numbered pieces of work in turn, while OpenBLAS itself keeps to one thread."""
+    """A thread pool that processes numbered pieces of work, with OpenBLAS limited to one thread meanwhile."""
 
     def __init__(self, size: int) -> None:
         self.size = max(1, size)
@@ -42,7 +42,7 @@ class Team:
         numbers = itertools.count()
 
         def take() -> None:
-            with np.errstate(all="ignore"):  # as MLX: what overflows is infinite, and the caller looks
+            with np.errstate(all="ignore"):  # as in MLX, overflow gives infinity, which the caller checks
                 while (piece := next(numbers)) < pieces:
                     work(piece)
 
@@ -60,7 +60,7 @@ class Team:
 
 @lru_cache(1)
 def team() -> Team:
-    """Return the process's team: as many threads as OpenBLAS was given."""
+    """Return the process-wide team, with as many threads as OpenBLAS has."""
     return Team(blas().threads)
 
 
@@ -75,7 +75,7 @@ def _sgemm() -> Callable[..., None]:
 
 
 def product(a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.0) -> Array:
-    """Put alpha · a b + beta · out into `out`, row-major; `a` and `b` have one contiguous axis each."""
+    """Set `out` to alpha · a b + beta · out, row-major; `a` and `b` need one contiguous axis each."""
     (turn_a, lda), (turn_b, ldb) = _layout(a), _layout(b)
     (m, k), n = a.shape, b.shape[1]
     _sgemm()(
@@ -86,10 +86,10 @@ def product(a: Array, b: Array, out: Array, alpha: float = 1.0, beta: float = 0.
 
 
 def _layout(matrix: Array) -> tuple[int, int]:
-    """Whether BLAS has to turn a matrix, and how far its rows, or columns if turned, lie apart."""
+    """Return the transposition flag of a matrix for BLAS, and its leading dimension."""
     columns = matrix.shape[1]
     if matrix.strides[1] == 4 or columns == 1:
-        return _PLAIN, max(matrix.strides[0] // 4, columns)  # the stride of a lone row means nothing
+        return _PLAIN, max(matrix.strides[0] // 4, columns)  # the stride of a single row is arbitrary
     return _TRANSPOSED, matrix.strides[1] // 4
 
 
@@ -97,7 +97,7 @@ _SCRATCH = threading.local()
 
 
 def scratch(name: str, *shape: int) -> Array:
-    """Return a named array of this thread, reused by the next piece; its content is whatever was there."""
+    """Return a named array of this thread, reused by later pieces; its content is undefined."""
     size = math.prod(shape)
     held = _SCRATCH.__dict__.get(name)
     if held is None or held.size < size:
@@ -106,12 +106,12 @@ def scratch(name: str, *shape: int) -> Array:
 
 
 def new(shapes: dict[str, tuple[int, ...]]) -> dict[str, mx.array]:
-    """Return float32 arrays of MLX, all zero, that `view` gives to be written to."""
+    """Return evaluated zero float32 arrays of MLX, to be written through `view`."""
     arrays = {name: mx.zeros(shape) for name, shape in shapes.items()}
     mx.eval(arrays)
     return arrays
 
 
 def view(array: mx.array) -> Array:
-    """Return an evaluated array's memory as numpy sees it; a copy where its rows do not lie one by one."""
+    """Return a numpy view of an evaluated array; a copy if it is not contiguous."""
     return np.ascontiguousarray(np.array(array, copy=False))

@@ -1,7 +1,7 @@
-"""Pairs as benchmarks and preference data publish them.
+"""Readers of the row formats in which benchmarks and preference datasets publish pairs.
 
-A row may hold several pairs: one right answer against each wrong one. Labels are optional, and told by the
-field that `Format.label` names.
+A row may contain several pairs: each right answer against each wrong one. Labels are optional; `Format.label`
+names their field.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from smidgen.data.fields import (
+    as_text,
     conversation,
     is_chat,
     is_finite,
@@ -20,8 +21,10 @@ from smidgen.data.fields import (
     scores_of,
     shown,
     side_of,
+    structured,
     subset_of,
     text_of,
+    texts_of,
     turns_of,
 )
 from smidgen.data.items import Label, Pair
@@ -43,21 +46,21 @@ def _llmbar_pair(row: Row, number: int) -> list[Pair]:
 
 
 def _preference_pair(row: Row, number: int) -> list[Pair]:
-    """RewardBench, and the preference data of TRL, standard or conversational, also with implicit prompt."""
+    """RewardBench, and TRL preference data: standard, conversational, or with an implicit prompt."""
     if is_chat(row["chosen"]) != is_chat(row["rejected"]):
         raise DataError("'chosen' and 'rejected' must both be text or both be lists of messages")
     if is_chat(row["chosen"]):
         prompt, a, b = _answers_of_chats(row)
     else:
         if "prompt" not in row:
-            raise DataError("'prompt' is missing, and only lists of messages can do without it")
+            raise DataError("'prompt' is missing; only lists of messages may omit it")
         prompt = prompt_of(row)
         a, b = text_of(row, "chosen", empty=True), text_of(row, "rejected", empty=True)
     return [Pair(row_id(row, number), prompt, a, b, "a", subset_of(row), reference_of(row))]
 
 
 def _answers_of_chats(row: Row) -> tuple[str, str, str]:
-    """Prompt and answers of two conversations: what they share at their beginning is the prompt."""
+    """Split two conversations into prompt and answers; their shared prefix is the prompt."""
     chosen, rejected = turns_of(row, "chosen"), turns_of(row, "rejected")
     shared = 0
     if "prompt" not in row:
@@ -77,28 +80,26 @@ def _answers_of_chats(row: Row) -> tuple[str, str, str]:
 
 
 def _many_pairs(row: Row, number: int) -> list[Pair]:
-    """RewardBench 2 and RM-Bench: every chosen answer against every rejected one."""
+    """RewardBench 2 and RM-Bench: each chosen answer against each rejected one."""
     key, prompt = row_id(row, number), text_of(row, "prompt")
-    for name in ("chosen", "rejected"):
-        if not is_texts(row[name]):
-            raise DataError(f"'{name}' is {shown(row, name)}, expected a list of texts")
+    chosen, rejected = texts_of(row, "chosen"), texts_of(row, "rejected")
     return [
         Pair(
             id=f"{key}/{i}-{j}",
             prompt=prompt,
-            a=row["chosen"][i],
-            b=row["rejected"][j],
+            a=chosen[i],
+            b=rejected[j],
             better="a",
             subset=subset_of(row),
             facts={"row": key, "chosen": i, "rejected": j},
             answer_ids=(f"{key}/{i}", f"{key}/{j}"),
         )
-        for i, j in product(range(len(row["chosen"])), range(len(row["rejected"])))
+        for i, j in product(range(len(chosen)), range(len(rejected)))
     ]
 
 
 def _judgelm_pair(row: Row, number: int) -> list[Pair]:
-    """JudgeLM: `score`, else the first line of `text`; beside a reference, the same of its own judgement."""
+    """JudgeLM: labels from `score`, else the first line of `text`; likewise for the reference-based ones."""
     if row.get("text") == "error":
         return []
     return [
@@ -107,20 +108,20 @@ def _judgelm_pair(row: Row, number: int) -> list[Pair]:
             prompt=text_of(row, "question_body"),
             a=text_of(row, "answer1_body", empty=True),
             b=text_of(row, "answer2_body", empty=True),
-            better=_judged(row, "score", "text"),
-            better_beside_reference=_judged(row, "score_w_reference", "text_w_reference"),
+            better=_label_from_scores(row, "score", "text"),
+            better_with_reference=_label_from_scores(row, "score_w_reference", "text_w_reference"),
             subset=subset_of(row),
             reference=reference_of(row),
         )
     ]
 
 
-def _judged(row: Row, scores: str, text: str) -> Label | None:
-    """The side with the higher score; None where the row has no scores that can be read."""
+def _label_from_scores(row: Row, scores: str, text: str) -> Label | None:
+    """Return the side with the higher score; None if the row has no readable scores."""
     found = scores_of(row, scores)
     if found is None and row.get(text) is not None:
         found = _two_numbers(text_of(row, text, empty=True).partition("\n")[0].split())
-    return _higher(*found) if found else None
+    return _label_of(*found) if found else None
 
 
 def _two_numbers(words: Sequence[str]) -> tuple[float, float] | None:
@@ -131,17 +132,17 @@ def _two_numbers(words: Sequence[str]) -> tuple[float, float] | None:
     return (first, second) if is_finite(first) and is_finite(second) else None
 
 
-def _higher(first: float, second: float) -> Label:
+def _label_of(first: float, second: float) -> Label:
     if first == second:
         return "tie"
     return "a" if first > second else "b"
 
 
-_PANDALM_PEOPLE = ("annotator1", "annotator2", "annotator3")
+_PANDALM_ANNOTATORS = ("annotator1", "annotator2", "annotator3")
 
 
 def _majority(labels: Sequence[Label]) -> Label:
-    """What most annotators say; three who all differ make a tie."""
+    """Return the label of most annotators; a tie if there is no majority."""
     for label in ("a", "b"):
         if 2 * labels.count(label) > len(labels):
             return label
@@ -151,8 +152,8 @@ def _majority(labels: Sequence[Label]) -> Label:
 def _pandalm_pair(row: Row, number: int) -> list[Pair]:
     sides: dict[Any, Label] = {0: "tie", 1: "a", 2: "b"}
     annotators: tuple[Label, ...] = ()
-    if any(row.get(name) is not None for name in _PANDALM_PEOPLE):
-        annotators = tuple(side_of(row, name, sides) for name in _PANDALM_PEOPLE)
+    if any(row.get(name) is not None for name in _PANDALM_ANNOTATORS):
+        annotators = tuple(side_of(row, name, sides) for name in _PANDALM_ANNOTATORS)
     parts = [text_of(row, name, empty=True) for name in ("instruction", "input")]
     if not any(part.strip() for part in parts):
         raise DataError("'instruction' and 'input' are both empty")
@@ -183,10 +184,10 @@ def _autoj_pair(row: Row, number: int) -> list[Pair]:
 
 
 def _mtbench_pair(row: Row, number: int) -> list[Pair]:
-    """MT-bench human votes: the conversations differ from the first answer on, so both are shown whole."""
+    """MT-bench human votes: the conversations differ from the first answer on, so each is shown in full."""
     ties: dict[Any, Label] = {"model_a": "a", "model_b": "b", "tie": "tie", "tie (inconsistent)": "tie"}
     for name in ("conversation_a", "conversation_b"):
-        if not is_chat(row[name]):
+        if not is_chat(structured(row, name)):
             raise DataError(f"'{name}' is {shown(row, name)}, expected a list of messages")
     turns = {side: turns_of(row, f"conversation_{side}") for side in ("a", "b")}
     asked = [[turn for turn in turns[side] if turn[0] == "user"] for side in ("a", "b")]
@@ -196,12 +197,12 @@ def _mtbench_pair(row: Row, number: int) -> list[Pair]:
     a, b = ("\n\n".join(_numbered(answers[side])) for side in ("a", "b"))
     prompt = "\n\n".join(_numbered([text for _, text in asked[0]]))
     if not prompt.strip():
-        raise DataError("'conversation_a' holds no question")
+        raise DataError("'conversation_a' contains no question")
     return [Pair(row_id(row, number), prompt, a, b, label_of(row, "winner", ties), subset_of(row))]
 
 
 def _numbered(texts: Sequence[str]) -> list[str]:
-    """Turns with their numbers, where there are several."""
+    """Number the turns if there are several."""
     return (
         list(texts) if len(texts) == 1 else [f"[Turn {turn}]\n{text}" for turn, text in enumerate(texts, 1)]
     )
@@ -221,14 +222,15 @@ def _judgebench_pair(row: Row, number: int) -> list[Pair]:
 
 
 def _solution_pairs(row: Row, number: int) -> list[Pair]:
-    """GSM8K model solutions: every right solution against every wrong one; none where all agree."""
+    """GSM8K model solutions: each right solution against each wrong one; none if all are right or wrong."""
     key, question, reference = row_id(row, number), text_of(row, "question"), text_of(row, "ground_truth")
     sides: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
-    for model, found in row.items():
+    for model in row:
+        found = structured(row, model)
         if not isinstance(found, Mapping):
             continue
-        right, solution = found.get("is_correct"), found.get("solution")
-        if not isinstance(right, bool) or not isinstance(solution, str):
+        right, solution = found.get("is_correct"), as_text(found.get("solution"), row)
+        if not isinstance(right, bool) or solution is None:
             raise DataError(f"'{model}' needs 'is_correct' (true or false) and 'solution' (text)")
         sides[right].append((model, solution))
     return [

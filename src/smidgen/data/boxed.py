@@ -1,6 +1,6 @@
-r"""`\boxed{…}`, where a solver of mathematics puts its final answer.
+r"""Parse `\boxed{…}`, the convention for final answers to math problems.
 
-Braces are balanced, as in `\boxed{\frac{1}{2}}`; escaped ones, as in `\boxed{\{1, 2\}}`, are only characters.
+Nested braces are balanced, as in `\boxed{\frac{1}{2}}`; escaped ones, as in `\boxed{\{1, 2\}}`, are ignored.
 """
 
 import re
@@ -10,13 +10,13 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def box_end(text: str, begin: int = 0) -> int | None:
-    """Return where the first box from `begin` on ends, behind its brace; None if it is open or not there."""
+    """Return the end of the first box at or after `begin`; None if there is none or it is not closed."""
     opened = _OPENING.search(text, begin)
     return None if opened is None else _closing(text, opened.end())
 
 
 def last_boxed(text: str) -> str | None:
-    """Return what the last box that is closed holds, or None if there is none."""
+    """Return the content of the last closed box, or None if there is none."""
     found, at = None, 0
     while opened := _OPENING.search(text, at):
         end = _closing(text, opened.end())
@@ -27,7 +27,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def _closing(text: str, begin: int) -> int | None:
-    """Where the group ends whose brace was opened right before `begin`."""
+    """Return the end of the group that was opened right before `begin`, or None if it is not closed."""
     depth = 1
     for brace in _BRACE.finditer(text, begin):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)

@@ -1,4 +1,4 @@
-"""Fields of rows, read and checked: each function raises `DataError` with the field and what it holds."""
+"""Read and check fields of rows: each function raises `DataError` with the field's name and value."""
 
 import json
 import sys
@@ -6,20 +6,47 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smidgen.data.items import Label
-from smidgen.data.rows import Row, number_of
+from smidgen.data.row_files import RowFile, WrittenNumber
+from smidgen.data.rows import Row, file_of, number_of
 from smidgen.errors import DataError
 
 
 def text_of(row: Row, field: str, *, empty: bool = False) -> str:
-    """A field that must hold text; an answer may be `empty`, a question may not."""
-    value = row.get(field)
-    if not isinstance(value, str) or not (empty or value.strip()):
+    """Read a field of text; an answer may be `empty`, a question may not.
+
+    A JSON number or boolean is read as its JSON text.
+    """
+    value = as_text(row.get(field), row)
+    if value is None or not (empty or value.strip()):
         raise DataError(f"'{field}' is {shown(row, field)}, expected text")
     return value
 
 
+def as_text(value: Any, row: Row) -> str | None:
+    """Return a text unchanged and a number or boolean as its JSON text (warns once per file); else None."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, bool | int | float) or not is_finite(value):
+        return None
+    file = file_of(row) or RowFile("")
+    file.warn_once("contains numbers or booleans where text is expected; they are read as their JSON text")
+    return value.written if isinstance(value, WrittenNumber) else json.dumps(value)
+
+
+def structured(row: Row, field: str) -> Any:
+    """Read a field with a list or an object; in a table, its cell contains JSON."""
+    value, file = row.get(field), file_of(row)
+    if file is None or not file.is_table or not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return found if isinstance(found, list | dict) else value
+
+
 def shown(row: Row, field: str) -> str:
-    """A field's value as an error shows it."""
+    """Format a field's value for an error message."""
     if field not in row:
         return "missing"
     text = json.dumps(row[field], ensure_ascii=False, default=repr)
@@ -27,15 +54,12 @@ def shown(row: Row, field: str) -> str:
 
 
 def subset_of(row: Row) -> str | None:
-    """The part of a benchmark that the row belongs to, if it says so."""
-    subset = row.get("subset")
-    if subset is not None and not isinstance(subset, str):
-        raise DataError(f"'subset' is {shown(row, 'subset')}, expected text")
-    return subset
+    """Return the row's subset of a benchmark, or None."""
+    return None if row.get("subset") is None else text_of(row, "subset", empty=True)
 
 
 def row_id(row: Row, number: int) -> str:
-    """The row's own id, else where it stands in its source, else where it stands in the file."""
+    """Return the row's `id`, else `subset/index`, else its number in the file."""
     if row.get("id") is not None:
         return _name(row, "id")
     if row.get("subset") is not None and row.get("index") is not None:
@@ -44,7 +68,7 @@ def row_id(row: Row, number: int) -> str:
 
 
 def _name(row: Row, field: str) -> str:
-    """What names a row."""
+    """Read a field that identifies a row."""
     value = row[field]
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise DataError(f"'{field}' is {shown(row, field)}, expected text or a whole number")
@@ -52,13 +76,15 @@ def _name(row: Row, field: str) -> str:
 
 
 def label_of(row: Row, name: str, choices: Mapping[Any, Label]) -> Label | None:
-    """The side that a label names, or None where there is no label."""
+    """Return the side that a label names, or None if there is no label."""
     return None if row.get(name) is None else side_of(row, name, choices)
 
 
 def side_of(row: Row, name: str, choices: Mapping[Any, Label]) -> Label:
-    """The side that a label names, which must be there."""
-    value = row.get(name)
+    """Return the side that a required label names."""
+    value, file = row.get(name), file_of(row)
+    if file is not None and file.is_table:
+        choices = {str(choice): side for choice, side in choices.items()}
     if isinstance(value, bool) or not isinstance(value, str | int) or value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
         raise DataError(f"'{name}' is {shown(row, name)}, expected {expected}")
@@ -66,8 +92,8 @@ def side_of(row: Row, name: str, choices: Mapping[Any, Label]) -> Label:
 
 
 def scores_of(row: Row, name: str) -> tuple[float, float] | None:
-    """Two scores, or None where there are none, or objects in their place."""
-    value = row.get(name)
+    """Return two scores, or None if they are missing or are null or objects."""
+    value = structured(row, name)
     parts = value if isinstance(value, list | tuple) else []
     if value is None or (parts and all(part is None or isinstance(part, Mapping) for part in parts)):
         return None
@@ -78,51 +104,66 @@ def scores_of(row: Row, name: str) -> tuple[float, float] | None:
 
 
 def is_finite(number: float) -> bool:
-    """Whether a number is one that a float can hold; whole numbers may be too large."""
+    """Whether a number fits a float; integers may be too large."""
     return abs(number) <= sys.float_info.max
 
 
 def reference_of(row: Row) -> str | None:
-    """A reference answer, as text or as an object with `text`."""
+    """Return the reference answer, given as text or as an object with `text`; None if there is none."""
     value = row.get("reference")
     if isinstance(value, Mapping):
         value = value.get("text")
-    if value is not None and not isinstance(value, str):
+    text = None if value is None else as_text(value, row)
+    if value is not None and text is None:
         raise DataError(f"'reference' is {shown(row, 'reference')}, expected text")
-    return value or None
+    return text or None
 
 
 def is_chat(value: Any) -> bool:
-    """Whether it is a list of messages."""
+    """Whether a value is a list of messages."""
     return isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
 
 
 def is_texts(value: Any) -> bool:
-    """Whether it is a list of texts."""
-    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+    """Whether a value is a list of texts, or of values that are read as text."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(t, str | bool | int | float) for t in value)
+    )
+
+
+def texts_of(row: Row, name: str) -> list[str]:
+    """Read a list of texts."""
+    value = row.get(name)
+    texts = [as_text(text, row) for text in value] if isinstance(value, list) else []
+    if not texts or None in texts:
+        raise DataError(f"'{name}' is {shown(row, name)}, expected a list of texts")
+    return [text for text in texts if text is not None]
 
 
 def turns_of(row: Row, name: str) -> list[tuple[str, str]]:
-    """A list of messages as (role, text)."""
+    """Read a list of messages as (role, text)."""
     turns = []
-    for number, turn in enumerate(row[name], start=1):
+    for number, turn in enumerate(structured(row, name), start=1):
         role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
-        if not isinstance(role, str) or not isinstance(content, str):
+        content = as_text(content, row)
+        if not isinstance(role, str) or content is None:
             raise DataError(f"message {number} of '{name}' needs a 'role' and a 'content' of text")
         turns.append((role, content))
     return turns
 
 
 def conversation(turns: Sequence[tuple[str, str]], name: str) -> str:
-    """Turns as a judge reads them: a single question as it is, several with their speakers."""
+    """Format turns for a judge: a single question unchanged, several with the names of their roles."""
     if not turns or not any(text.strip() for _, text in turns):
-        raise DataError(f"'{name}' holds no question")
+        raise DataError(f"'{name}' contains no question")
     if len(turns) == 1:
         return turns[0][1]
     return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in turns)
 
 
 def prompt_of(row: Row) -> str:
-    """A prompt that is text or a list of messages."""
+    """Read a prompt given as text or as a list of messages."""
     chat = is_chat(row.get("prompt"))
     return conversation(turns_of(row, "prompt"), "prompt") if chat else text_of(row, "prompt")

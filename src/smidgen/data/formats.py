@@ -1,8 +1,8 @@
-"""The row formats that tasks read: labelled pairs, our own and as published, utterances, questions.
+"""The row formats that tasks read: labelled pairs in our own and published formats, utterances, questions.
 
-Every format of pairs becomes the same `Pair`. A row may hold several. An id is the row's own `id`, else
-`subset/index`, else its line; where a row holds several pairs, what tells them apart follows after a slash:
-the numbers of its right and its wrong answer (`7/0-2`), or the models that gave them.
+Every pair format is converted to `Pair`. A row may contain several pairs. An id is the row's `id`, else
+`subset/index`, else its line number; the pairs of a row with several have a suffix after a slash: the indices
+of the right and the wrong answer (`7/0-2`), or the models that gave them.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,23 +29,21 @@ def pairs(
     """Read pairs from rows of any of `PAIR_FORMATS`.
 
     Args:
-        rows: objects as `read_rows` gives them.
+        rows: objects as `read_rows` returns them.
         source: names the rows in errors.
-        labelled: refuse pairs without a label.
-        with_reference: refuse pairs without a reference, and take the labels that were given beside it.
-        rejected: takes what is wrong with each bad row, and the others are read; None refuses them all.
+        labelled: require a label.
+        with_reference: require a reference, and use the labels that were given with it in view.
+        rejected: collects the fault of each bad row, which is skipped; if None, bad rows raise.
 
     Raises:
-        DataError: the format is not known, a row does not have it or lacks what it must have, two rows share
-            an id, or no pair is left.
+        DataError: the format is unknown, a row does not match it or lacks a required field, two rows share an
+            id, or no pair is left.
     """
     faults: list[str] = []
     form, placed = read_placed(rows, PAIR_FORMATS, source, rejected=rejected)
     kept = []
     for place, found in placed:
-        pair = (
-            replace(found, better=found.better_beside_reference or found.better) if with_reference else found
-        )
+        pair = replace(found, better=found.better_with_reference or found.better) if with_reference else found
         if labelled and pair.better is None:
             faults.append(f"{place}: it has no label ('{form.label}')")
         elif with_reference and not pair.reference:
@@ -54,35 +52,35 @@ def pairs(
             kept.append(pair)
     if labelled and placed and all(pair.better is None for _, pair in placed):
         raise DataError(
-            f"{source} has no labels ('{form.label}'), so nothing can be measured on it; give each row one, "
-            "or ask for verdicts with `smidgen judge`"
+            f"{source} has no labels ('{form.label}'), so no metric can be computed; add one to each row, "
+            "or get verdicts with `smidgen judge`"
         )
     if rejected is None:
         refuse(faults, source, f"every pair has {_needed(labelled, with_reference)}")
     else:
         rejected += faults
     if not kept:
-        why = first_few(rejected) if rejected else "they hold no pair"
-        raise DataError(f"{source}: nothing is left of {len(rows)} rows to judge: {why}")
+        why = first_few(rejected) if rejected else "they contain no pair"
+        raise DataError(f"{source}: none of {len(rows)} rows can be judged: {why}")
     return kept
 
 
 def _needed(labelled: bool, with_reference: bool) -> str:
-    """What pairs must have, and what to do without it."""
-    label = "a label, or none has and `smidgen judge` gives verdicts"
-    reference = "a reference to judge beside, or judge without --reference"
+    """Say what pairs must have, and what to do otherwise."""
+    label = "a label, or use `smidgen judge`, which needs none"
+    reference = "a reference answer, or judge without --reference"
     return "; ".join([label] * labelled + [reference] * with_reference)
 
 
 def queries(rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None) -> list[Query]:
-    """Read utterances with intents, one for each row; raises and rejects as `read_items`."""
+    """Read utterances with intents, one per row; raises and rejects as `read_items`."""
     return read_items(rows, QUERY_FORMATS, source, rejected=rejected)
 
 
 def questions(
     rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
 ) -> list[Question]:
-    """Read questions with their right answers, one for each row; raises and rejects as `read_items`."""
+    """Read questions with their right answers, one per row; raises and rejects as `read_items`."""
     return read_items(rows, QUESTION_FORMATS, source, rejected=rejected)
 
 
@@ -107,7 +105,7 @@ PAIR_FORMATS = (
 
 
 def _one(item: Callable[[Row, int], Any]) -> Callable[[Row, int], list[Any]]:
-    """A reader of rows that hold one item each."""
+    """Wrap a reader of rows that contain one item each."""
     return lambda row, number: [item(row, number)]
 
 

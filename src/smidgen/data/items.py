@@ -1,4 +1,4 @@
-"""What rows hold, whatever their format: pairs of answers, utterances, questions."""
+"""The items read from rows of any format: pairs of answers, utterances, questions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,20 +9,20 @@ Label = Literal["a", "b", "tie"]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt, and which of them people (or the construction) hold to be better.
+    """Two answers to one prompt, and the label that says which is better.
 
     Attributes:
         id: unique in its file.
         prompt: the whole conversation up to the answers, as text.
         a: one answer.
         b: the other.
-        better: the label; None where nobody gave one.
-        better_beside_reference: the label that was given with the reference in view, where there are two.
-        subset: the part of a benchmark that it belongs to.
+        better: the label; None if there is none.
+        better_with_reference: the label that was given with the reference in view, if there are two.
+        subset: the subset of the benchmark.
         reference: a right answer that a judge may be shown.
-        annotators: what each person said, where the row tells.
-        facts: what its benchmark needs for scoring, such as the row that several pairs come from.
-        answer_ids: what `a` and `b` are known by among all answers of the file, where pairs share answers.
+        annotators: the label of each annotator, if the row has them.
+        facts: fields that the benchmark needs for scoring, such as the row that several pairs come from.
+        answer_ids: ids of `a` and `b` among all answers of the file, if pairs share answers.
     """
 
     id: str
@@ -35,7 +35,7 @@ class Pair:
     annotators: tuple[Label, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     answer_ids: tuple[str, str] | None = None
-    better_beside_reference: Label | None = None
+    better_with_reference: Label | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Question:
-    """One question, the ways its right answer may be put, shortest first, and the kind of question it is."""
+    """One question, its accepted answers, shortest first, and the kind of question."""
 
     id: str
     prompt: str

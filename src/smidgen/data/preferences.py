@@ -1,15 +1,16 @@
-"""Pairs of answers to the world's questions, the better one named and explained: what a judge learns from.
+"""Generated training data of a judge: pairs of answers to the world's questions, with gold judgements.
 
-Style does not tell which answer is better: each is bare, a sentence, or a sentence with a remark, drawn
-independently of whether it is right, so "the longer one" is a guess.
+Style does not reveal which answer is better: each is bare, a sentence, or a sentence with a remark, drawn
+independently of whether it is right, so "the longer one" performs at chance.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 from smidgen.data.world import Item, Split, World
+from smidgen.data.world_items import draw_item
 
-# Kinds and how often each is drawn.
+# Sampling weight of each kind of question.
 JUDGE_KINDS = {
     "recall": 5, "update": 3, "color": 2, "sum": 4, "difference": 2, "problem": 2,
     "pick": 3, "count": 2, "order": 2, "layout": 2, "larger": 2,
@@ -35,13 +36,13 @@ def judge_rows(split: Split, number: int, seed: int) -> Iterator[dict[str, Any]]
     """Yield `number` pair rows with distinct prompts.
 
     Fields: `id, prompt, a, b, better ("a" | "b"), subset`, and the gold judgement `criteria` (list of str),
-    `analysis` ({"ab": str, "ba": str}, by the order the answers are shown in) and `scores` ([of a, of b]).
+    `analysis` ({"ab": str, "ba": str}, by the order in which the answers are shown) and `scores` ([a, b]).
     """
     world = World(split, f"judge/{seed}")
     kinds, weights = list(JUDGE_KINDS), list(JUDGE_KINDS.values())
     seen: set[str] = set()
     while len(seen) < number:
-        item = world.item(world.rng.choices(kinds, weights))
+        item = draw_item(world, world.rng.choices(kinds, weights))
         if item.prompt not in seen:
             seen.add(item.prompt)
             yield _row(world, item, f"{split}-{seed}-{len(seen) - 1}")
@@ -68,17 +69,17 @@ def _row(world: World, item: Item, row_id: str) -> dict[str, Any]:
 
 
 def _styled(world: World, item: Item, answer: str) -> str:
-    if item.sentence == "{}":  # the form is the answer, so nothing may be added to it
+    if item.sentence == "{}":  # the answer is the exact text, so nothing may be added to it
         return answer
     sentence = item.sentence.format(answer)
     return world.rng.choice((answer + ".", sentence, sentence + world.rng.choice(_REMARKS)))
 
 
 def _analysis(item: Item, shown_first: str, shown_second: str) -> str:
-    """Ask again and answer first, then quote each response and say whether it agrees.
+    """Repeat the question and answer it, then quote each response and say whether it agrees.
 
-    The answer comes right after the question that it answers: read across the two responses, a small model
-    takes either of theirs for it (docs/notebook.md).
+    The answer directly follows the repeated question: a small model that answers after the two responses
+    tends to copy one of theirs (docs/notebook.md).
     """
     lines = [f"{item.question} {item.sentence.format(item.answer)}"]
     for mark, shown in (("A", shown_first), ("B", shown_second)):

@@ -1,21 +1,21 @@
-"""Conversations to try a model on, from a file of them."""
+"""Read a file of prompts or conversations."""
 
 from pathlib import Path
 
-from smidgen.data.fields import shown, text_of
+from smidgen.data.chat import ROLES
+from smidgen.data.fields import is_chat, shown, structured, text_of, turns_of
 from smidgen.data.rows import Row, place_of, read_rows, refuse
-from smidgen.data.templates import ROLES
 from smidgen.data.types import Message
 from smidgen.errors import DataError
 
 
 def read_prompts(path: Path) -> list[tuple[Message, ...]]:
-    """Read rows with a `prompt`, or with `messages`; a `target` is read as their answer.
+    """Read rows with a `prompt` or with `messages`; a `target` becomes the assistant's answer.
 
-    Samples that a run wrote down are such rows.
+    Samples that a run recorded are such rows.
 
     Raises:
-        DataError: the file cannot be read, or a row has neither, or not of the right kind.
+        DataError: the file cannot be read, or a row has neither field, or one of the wrong type.
     """
     found, faults = [], []
     for number, row in enumerate(read_rows(path), start=1):
@@ -23,7 +23,7 @@ def read_prompts(path: Path) -> list[tuple[Message, ...]]:
             found.append(_conversation(row))
         except DataError as fault:
             faults.append(f"{place_of(row, number)}: {fault}")
-    refuse(faults, str(path), "every row has a prompt, or messages of a role and content each")
+    refuse(faults, str(path), "every row has a prompt, or messages with a role and content each")
     return found
 
 
@@ -31,15 +31,10 @@ def _conversation(row: Row) -> tuple[Message, ...]:
     answer = () if row.get("target") is None else (Message("assistant", text_of(row, "target", empty=True)),)
     if "messages" not in row:
         return (Message("user", text_of(row, "prompt")), *answer)
-    turns = row["messages"]
-    fitting = (
-        isinstance(turns, list)
-        and turns
-        and all(
-            isinstance(turn, dict) and turn.get("role") in ROLES and isinstance(turn.get("content"), str)
-            for turn in turns
+    found = structured(row, "messages")
+    turns = turns_of(row, "messages") if is_chat(found) else []
+    if not turns or any(role not in ROLES for role, _ in turns):
+        raise DataError(
+            f"'messages' is {shown(row, 'messages')}, expected messages with a role and content each"
         )
-    )
-    if not fitting:
-        raise DataError(f"'messages' is {shown(row, 'messages')}, expected turns of a role and content each")
-    return (*(Message(turn["role"], turn["content"]) for turn in turns), *answer)
+    return (*(Message(role, content) for role, content in turns), *answer)

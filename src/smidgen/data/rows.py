@@ -1,49 +1,32 @@
-"""Files of rows, and how rows of a known shape are read.
+"""Detect the format of rows and read them.
 
-A file is JSONL, one JSON object a line, or a JSON array of objects. Its format is the one that most of its
-rows have, and every row must have it. Faults are collected and raised together.
+The format is the one that matches most rows, and every row must match it. Faults are collected and raised
+together.
 """
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from smidgen.data.row_files import FileRow, Row, RowFile, read_rows, refuse
 from smidgen.errors import ConfigError, DataError, did_you_mean, first_few
 
-Row = Mapping[str, Any]
+__all__ = [
+    "FileRow", "Format", "Row", "number_of", "place_of", "read_items", "read_placed", "read_rows", "refuse",
+    "select_rows",
+]  # fmt: skip
+
 _AnyRow = TypeVar("_AnyRow", bound=dict[str, Any])
-
-FILES = (".jsonl", ".json", ".parquet")
-"""Endings of files, which no name of a dataset is taken to have."""
-_HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]*\w)(:(?P<split>\w+))?")
-_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-class FileRow(dict[str, Any]):
-    """A row that knows where it stands, apart from its fields.
-
-    Attributes:
-        number: of its line, or of the row where the file has no lines; from 1.
-        unit: what is counted, `line` or `row`.
-    """
-
-    def __init__(self, fields: Row, number: int, unit: str):
-        super().__init__(fields)
-        self.number = number
-        self.unit = unit
 
 
 class Format(NamedTuple):
-    """How rows of one shape are recognised and read.
+    """How rows of one format are recognised and read.
 
     Attributes:
-        title: what errors call such a row.
-        fields: those that it always has.
-        read: the items of a row, each with an `id`, from the row and its number; raises `DataError`.
-        fits: tells formats with the same fields apart by what the fields hold.
-        label: the field of its label, which a row may lack.
+        title: name of such a row in errors.
+        fields: the required fields.
+        read: returns the items of a row, each with an `id`, given the row and its number; raises `DataError`.
+        fits: distinguishes formats with the same fields by their values.
+        label: the optional field of the label.
     """
 
     title: str
@@ -53,125 +36,6 @@ class Format(NamedTuple):
     label: str = ""
 
 
-def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[FileRow]:
-    """Read a file of rows, each with its place: by it a row is named in errors, and known if it has no `id`.
-
-    Blank lines of JSONL are skipped. A file named `.json` may hold one array of objects instead. A Parquet
-    file and a dataset of the Hugging Face hub (`owner/name`, or `owner/name:split`) are read by the package
-    `datasets`.
-
-    Args:
-        path: the file, or the hub id.
-        rejected: takes what is wrong with each bad line, and the others are read; None refuses them all.
-
-    Raises:
-        DataError: the file is missing or empty, or a line is not a JSON object.
-    """
-    if path.suffix == ".parquet" and path.is_file():
-        return _numbered(_datasets(str(path)).Dataset.from_parquet(str(path)), str(path))
-    is_file = path.exists() or path.suffix in FILES
-    if not is_file and (found := _HUB_ID.fullmatch(str(path))):
-        return _numbered(_from_hub(found["name"], found["split"]), str(path))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"there is no data file at {path}; expected one JSON object a line (JSONL)") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder; name a file of one JSON object a line (JSONL)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable UTF-8 file: {error}") from None
-    is_array = path.suffix == ".json" and text.lstrip().startswith("[")
-    faults: list[str] = []
-    rows = _of_array(text, str(path), faults) if is_array else _of_lines(text, faults)
-    if rejected is None:
-        refuse(faults, str(path), f"every {'row' if is_array else 'line'} must be one JSON object")
-    else:
-        rejected += faults
-    if not rows:
-        what = "has no row that is a JSON object" if faults else "is empty"
-        raise DataError(f"{path} {what}; expected one JSON object a line (JSONL)")
-    return rows
-
-
-def _of_lines(text: str, faults: list[str]) -> list[FileRow]:
-    """The rows of JSONL; what is wrong with the other lines goes to `faults`."""
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: strings may hold U+2028
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            faults.append(f"line {number} is not JSON ({error})")
-            continue
-        if fault := _fault(row, is_suspect=_HALF_CHARACTER.search(line) is not None):
-            faults.append(f"line {number} {fault}")
-        else:
-            rows.append(FileRow(row, number, "line"))
-    return rows
-
-
-def _of_array(text: str, source: str, faults: list[str]) -> list[FileRow]:
-    """The rows of a JSON array; what is wrong with the other elements goes to `faults`."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{source} is not a JSON array of rows ({error})") from None
-    is_suspect = _HALF_CHARACTER.search(text) is not None
-    rows = []
-    for number, row in enumerate(found, start=1):
-        if fault := _fault(row, is_suspect=is_suspect):
-            faults.append(f"row {number} {fault}")
-        else:
-            rows.append(FileRow(row, number, "row"))
-    return rows
-
-
-def _fault(row: Any, *, is_suspect: bool) -> str:
-    """Why a JSON value is no row, or nothing; `is_suspect` if it may hold half characters."""
-    if not isinstance(row, dict):
-        return f"is a JSON {type(row).__name__}, not an object"
-    if is_suspect and not _is_unicode(row):
-        return "holds half of a surrogate pair, which is no character"
-    return ""
-
-
-def _numbered(dataset: Any, source: str) -> list[FileRow]:
-    """The rows of a dataset, with their numbers."""
-    rows = [FileRow(row, number, "row") for number, row in enumerate(dataset.to_list(), start=1)]
-    if not rows:
-        raise DataError(f"{source} has no rows; expected at least one")
-    return rows
-
-
-def _from_hub(name: str, split: str | None) -> Any:
-    """One split of a dataset of the hub; the only one, if none is named."""
-    source = f"{name}:{split}" if split else name
-    datasets = _datasets(source)
-    try:
-        if split is None:
-            splits = datasets.get_dataset_split_names(name)
-            if len(splits) != 1:
-                raise DataError(f"{name} has the splits {', '.join(splits)}; name one, as {name}:{splits[0]}")
-            split = splits[0]
-        return datasets.load_dataset(name, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"there is no file {source}, and the hub gives no such dataset: {reason}") from None
-
-
-def _datasets(source: str) -> Any:
-    """The package `datasets`, which JSONL does not need."""
-    try:
-        import datasets
-    except ImportError:
-        raise DataError(
-            f"reading {source} needs the package datasets; install it with `pip install 'smidgen[hub]'`"
-        ) from None
-    datasets.disable_progress_bars()
-    return datasets
-
-
 def select_rows(
     rows: Sequence[_AnyRow],
     *,
@@ -179,17 +43,17 @@ def select_rows(
     limit: int | None = None,
     source: str = "rows",
 ) -> list[_AnyRow]:
-    """The rows whose `split` is wanted, at most `limit` of them, evenly spaced.
+    """Select the rows of the given splits, at most `limit` of them, evenly spaced.
 
-    Files are often sorted by class, so the head of one is not a sample of it. Rows without `split` are all
-    kept.
+    Files are often sorted by class, so the first rows are not a representative sample. Rows without a `split`
+    field are always kept.
 
     Raises:
         ConfigError: `limit` is not positive.
-        DataError: no row has a wanted split.
+        DataError: no row has one of the splits.
     """
     if limit is not None and limit <= 0:
-        raise ConfigError(f"the limit of rows is {limit}; expected a number above 0, or none for every row")
+        raise ConfigError(f"the row limit is {limit}; expected a number above 0, or no limit for all rows")
     kept = [row for row in rows if not splits or "split" not in row or row["split"] in splits]
     if not kept:
         known = sorted({str(row["split"]) for row in rows if "split" in row})
@@ -200,56 +64,48 @@ def select_rows(
     return [kept[index * len(kept) // limit] for index in range(limit)]
 
 
-def _is_unicode(row: Row) -> bool:
-    """Whether the row's text can be written again as UTF-8; JSON's escapes can spell what cannot."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def read_items(
     rows: Sequence[Row], formats: Sequence[Format], source: str, *, rejected: list[str] | None = None
 ) -> list[Any]:
-    """Read every row in the format that most of them have; for arguments and errors see `read_placed`."""
+    """Read all rows in the format that matches most of them; arguments and errors as in `read_placed`."""
     items = [item for _, item in read_placed(rows, formats, source, rejected=rejected)[1]]
     if not items and rejected:
-        raise DataError(f"{source}: nothing is left of {len(rows)} rows: {first_few(rejected)}")
+        raise DataError(f"{source}: none of {len(rows)} rows can be used: {first_few(rejected)}")
     return items
 
 
 def read_placed(
     rows: Sequence[Row], formats: Sequence[Format], source: str, *, rejected: list[str] | None = None
 ) -> tuple[Format, list[tuple[str, Any]]]:
-    """As `read_items`, with the format, and with each item the place of its row.
+    """Read rows as `read_items` does; also return the format and, with each item, the position of its row.
 
     Args:
-        rows: objects as `read_rows` gives them.
-        formats: those that are known, the most particular first.
+        rows: objects as `read_rows` returns them.
+        formats: the known formats, the most specific first.
         source: names the rows in errors.
-        rejected: takes what is wrong with each bad row, and the others are read; None refuses them all.
+        rejected: collects the fault of each bad row, which is skipped; if None, bad rows raise.
 
     Raises:
-        DataError: the format is not known, a row does not have it, or two rows share an id.
+        DataError: the format is unknown, a row does not match it, or two rows of one file share an id.
     """
     if not rows:
         raise DataError(f"{source} has no rows; expected at least one")
     chosen = _recognise(rows, formats, source)
     placed: list[tuple[str, Any]] = []
-    faults, seen = [], {}
+    faults: list[str] = []
+    seen: dict[tuple[RowFile | None, str], str] = {}
     for number, row in enumerate(rows, start=1):
-        place = place_of(row, number)
+        place, file, row = place_of(row, number), file_of(row), _filled(row, chosen)
         try:
             if lacking := [field for field in chosen.fields if field not in row]:
                 raise DataError(f"'{lacking[0]}' is missing")
             found = chosen.read(row, number)
-            if twice := next((item.id for item in found if item.id in seen), None):
-                raise DataError(f"its id '{twice}' is also that of {seen[twice]}")
+            if twice := next((item.id for item in found if (file, item.id) in seen), None):
+                raise DataError(f"its id '{twice}' is also that of {seen[file, twice]}")
         except DataError as fault:
             faults.append(f"{place}: {fault}")
             continue
-        seen |= {item.id: place for item in found}
+        seen |= {(file, item.id): place for item in found}
         placed += ((place, item) for item in found)
     if rejected is None:
         refuse(faults, source, f"a {chosen.title} has the fields {', '.join(chosen.fields)}")
@@ -259,13 +115,14 @@ def read_placed(
 
 
 def _recognise(rows: Sequence[Row], formats: Sequence[Format], source: str) -> Format:
-    """The format that most rows have, the more particular of two."""
+    """Return the format that matches most rows; the more specific one of a tie."""
     counts = [0] * len(formats)
     for row in rows:
         fitting = (
             number
             for number, known in enumerate(formats)
-            if all(field in row for field in known.fields) and known.fits(row)
+            for whole in (_filled(row, known),)
+            if all(field in whole for field in known.fields) and known.fits(whole)
         )
         if (number := next(fitting, None)) is not None:
             counts[number] += 1
@@ -274,25 +131,29 @@ def _recognise(rows: Sequence[Row], formats: Sequence[Format], source: str) -> F
     fields = ", ".join(rows[0])
     nearest = max(formats, key=lambda candidate: sum(field in rows[0] for field in candidate.fields))
     lacking = ", ".join(f"'{field}'" for field in nearest.fields if field not in rows[0])
-    lacks = f"it lacks {lacking} of a {nearest.title}" if lacking else f"it is no {nearest.title}"
+    lacks = f"it lacks {lacking} of a {nearest.title}" if lacking else f"it is not a {nearest.title}"
     shapes = "; ".join(f"{known.title}: {', '.join(known.fields)}" for known in formats)
     raise DataError(
-        f"{source}: {place_of(rows[0], 1)} has the fields {fields or 'none'}, which fit no known format; "
+        f"{source}: {place_of(rows[0], 1)} has the fields {fields or 'none'}, which match no known format; "
         f"{lacks}. Known: {shapes}"
     )
 
 
 def place_of(row: Row, number: int) -> str:
-    """Where a row stands, as errors say it: its line, or its number among the rows."""
+    """Return the position of a row for errors: its line, or its number among the rows."""
     return f"{row.unit} {row.number}" if isinstance(row, FileRow) else f"row {number}"
 
 
+def file_of(row: Row) -> RowFile | None:
+    """Return the file that a row comes from, or None; ids are unique within a file."""
+    return row.file if isinstance(row, FileRow) else None
+
+
+def _filled(row: Row, form: Format) -> Row:
+    """Add the format's required fields to a row of a table if their cells are empty."""
+    return row.filled(form.fields) if isinstance(row, FileRow) else row
+
+
 def number_of(row: Row, number: int) -> int:
-    """Where a row stands in its file, or its number among the rows."""
+    """Return the number of a row in its file, or else among the rows."""
     return row.number if isinstance(row, FileRow) else number
-
-
-def refuse(faults: Sequence[str], source: str, expected: str) -> None:
-    """Raise the first faults and how many more there are; nothing if there are none."""
-    if faults:
-        raise DataError(f"{source}: {first_few(faults)}. Expected: {expected}")

@@ -1,69 +1,75 @@
-"""Messages become token ids here, through the chat template that the checkpoint itself carries.
+"""Render messages as token ids with the chat template of the checkpoint.
 
-Training and serving share one rule: a training row is the generation prompt, the completion as it stands and
-the end token, in that order. So what a model is asked to continue is, token for token, what it was trained to
-continue. Templates that render a finished turn differently from the prompt before it (Qwen3 drops the
-thinking block of earlier turns) cannot break the rule: the last turn is never rendered by the template.
+Training and inference share one rule: a training row is the generation prompt, the verbatim completion and
+the end token, in that order. So a prompt at inference is, token for token, the one seen in training.
+Templates that render a finished turn differently from the prompt before it (Qwen3 drops the thinking block of
+earlier turns) cannot break the rule, because the last turn is never rendered by the template.
 """
 
 import json
 import os
-import re
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # it advises every user to install PyTorch
+os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # otherwise it recommends installing PyTorch
 
-from jinja2 import TemplateError
+from tokenizers import Tokenizer as Codec
 from transformers import AutoTokenizer
 
+from smidgen.data.chat import ChatTemplate
+from smidgen.data.control_tokens import KNOWN_ENDS, ControlTokens, looks_like_control
+from smidgen.data.token_ids import known_ends
 from smidgen.data.types import Message
 from smidgen.errors import DataError, ModelError
 
-ROLES = ("system", "user", "assistant")
 TEXT = "text"
-"""Role of a message that is a whole prompt as it stands."""
+"""Role of a message that is the raw prompt: control tokens spelled in it are encoded as such."""
 REPLACEMENT = "\ufffd"
-KNOWN_ENDS = frozenset(
-    "<|im_end|> <|endoftext|> <|eot_id|> <|eom_id|> <|end_of_text|> <|end|> </s> <end_of_turn> <EOT>".split()
-)
-"""Texts of special tokens that end a completion in every model that has them; llama.cpp knows them too."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """Token ids of a conversation and, for each, whether it is learnt; the lists are of the same length."""
+    """Token ids of a conversation and its loss mask, two lists of equal length."""
 
     token_ids: list[int]
     loss_mask: list[bool]
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer together with its chat template and its end tokens; see `load_tokenizer`."""
+    """A checkpoint's tokenizer with its chat template and end tokens; see `load_tokenizer`."""
 
     def __init__(self, path: Path, backend: Any):
         self.path = path
         self._backend = backend
-        self._codec = backend.backend_tokenizer  # the Rust tokenizer: no Python work per token
+        self._codec = plain(backend.backend_tokenizer)  # the Rust tokenizer avoids Python work per token
+        self._template = ChatTemplate(path, backend)
 
     @property
     def vocab_size(self) -> int:
         """Number of tokens, added ones included; a model's embedding may be padded to more."""
         return len(self._backend)
 
-    @property
+    @cached_property
     def opening(self) -> list[int]:
-        """Ids of the tokens that begin every text that is a whole prompt, if there are such."""
-        return self._codec.encode("").ids
+        """Ids of the special tokens, such as BOS, that the tokenizer puts before every text."""
+        probe = self._codec.encode("a")
+        return [
+            i for i, _ in takewhile(itemgetter(1), zip(probe.ids, probe.special_tokens_mask, strict=True))
+        ]
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """The id of every token by its text as tokenizer.json has it, added ones included."""
+        """The id of every token by its text in tokenizer.json, added tokens included."""
         return self._codec.get_vocab(with_added_tokens=True)
+
+    def has_id(self, token_id: int) -> bool:
+        """Whether a number is the id of a token."""
+        return 0 <= token_id < 2**32 and self._codec.id_to_token(token_id) is not None
 
     @property
     def has_template(self) -> bool:
@@ -72,17 +78,20 @@ class Tokenizer:
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja text that messages are rendered by, or None."""
-        return self._backend.get_chat_template() if self.has_template else None
+        """The Jinja source of the chat template, or None."""
+        return self._template.text
 
     @property
     def has_thinking_switch(self) -> bool:
-        """Whether the chat template asks if the model is to think, by the variable `enable_thinking`."""
-        return re.search(r"\benable_thinking\b", self.chat_template or "") is not None
+        """Whether the chat template reads the variable `enable_thinking`."""
+        return self._template.has_thinking_switch
 
     @cached_property
     def eos_token_ids(self) -> frozenset[int]:
-        """Every token that ends a completion, by tokenizer, config files, template or its text."""
+        """Every token that ends a completion, from the tokenizer, config files, template or known texts.
+
+        Ids that are not in the vocabulary are ignored with a warning.
+        """
         ids = {self._backend.eos_token_id, *_configured_eos(self.path)}
         ids |= {
             i
@@ -91,51 +100,50 @@ class Tokenizer:
         }
         if self.has_template:
             ids.add(self._end_of_turn)
-        return frozenset(ids - {None})
+        return known_ends(ids - {None}, self.has_id, self.path)
 
     @property
     def added_tokens(self) -> frozenset[str]:
-        """The texts that are tokens as a whole, wherever they stand: special tokens and tags."""
+        """Texts that are always one token: special tokens and tags."""
         return frozenset(token.content for token in self._backend.added_tokens_decoder.values())
 
     def to_json(self) -> str:
-        """Return the text of a tokenizer.json that neither pads nor truncates."""
-        codec = copy(self._codec)
-        codec.no_padding()
-        codec.no_truncation()
-        return codec.to_str()
+        """Return the content of a tokenizer.json without padding and truncation."""
+        return self._codec.to_str()
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; special tokens spelt in it are recognised, none is added."""
+        """Encode `text`; special tokens spelled in it are recognised, none are added."""
         return self._codec.encode(text, add_special_tokens=False).ids
 
     def decode(self, token_ids: Sequence[int], *, keep_special: bool = False) -> str:
-        """Text of `token_ids`; special tokens such as `<|im_end|>` are left out unless `keep_special`."""
+        """Decode `token_ids`; special tokens such as `<|im_end|>` are dropped unless `keep_special`."""
         return self._codec.decode(token_ids, skip_special_tokens=not keep_special)
 
     def stream_decoder(self) -> "StreamDecoder":
-        """Return a decoder that is fed one token at a time."""
+        """Return a decoder that takes one token at a time."""
         return StreamDecoder(self)
 
     def render_prompt(self, messages: Sequence[Message], *, thinking: bool = False) -> list[int]:
-        """Token ids of the messages followed by the opening of the assistant's turn.
+        """Render messages and the generation prompt as token ids.
 
-        If the last message is the assistant's, it is the beginning of the answer, to be gone on with. A
-        single message of the role `text` is the whole prompt, behind the token that the tokenizer begins
-        every text with, if it has one.
+        If the last message is the assistant's, it is the beginning of the completion. A single message of the
+        role `text` is the raw prompt, preceded only by the tokenizer's BOS token, if it has one.
 
         Raises:
-            DataError: there are no messages, one has an unknown role, or the whole prompt is empty.
-            ModelError: the tokenizer has no template, the template refuses the messages, or `thinking` is
-                asked of a template without such a switch.
+            DataError: there are no messages, one has an unknown role, or the raw prompt is empty.
+            ModelError: the tokenizer has no template, the template rejects the messages, or `thinking` is
+                requested and the template has no such switch.
         """
         if [message.role for message in messages] == [TEXT]:
-            if not (token_ids := self._codec.encode(messages[0].content).ids):
-                raise DataError("the prompt is empty; give it at least one character")
+            if not (token_ids := self._opened(self.encode(messages[0].content))):
+                raise DataError("the prompt is empty; expected at least one character")
             return token_ids
+        shielded, mark = self._shielded(messages)
+        begun = ""
         if messages and messages[-1].role == "assistant":
-            return self.encode(self._prompt_text(messages[:-1], thinking) + messages[-1].content)
-        return self.encode(self._prompt_text(messages, thinking))
+            begun = shielded.pop().content
+        text = self._template.render(shielded, thinking=thinking)
+        return self._opened(self._controls.encode(text + begun, mark))
 
     def render_conversation(
         self,
@@ -144,83 +152,75 @@ class Tokenizer:
         thinking: bool = False,
         mask: Literal["last", "all"] = "last",
     ) -> Rendered:
-        """Token ids and loss mask of a conversation that ends with the assistant.
+        """Render a conversation that ends with the assistant as token ids and a loss mask.
 
-        The last turn is the generation prompt, the completion verbatim, the end token, and nothing after it.
+        The row ends with the generation prompt, the verbatim completion and the end token.
 
         Args:
             messages: the conversation.
             thinking: as in `render_prompt`.
-            mask: learn only the `last` assistant turn, or `all` of them; an end token belongs to its turn.
+            mask: the loss covers the `last` assistant turn or `all` of them, end tokens included.
 
         Raises:
             DataError: as in `render_prompt`, or the last message is not the assistant's.
-            ModelError: as in `render_prompt`, or `all` is asked of a template that rewrites earlier turns.
+            ModelError: as in `render_prompt`, or `mask` is `all` and the template rewrites earlier turns.
         """
         if not messages or messages[-1].role != "assistant":
             last = f"ends with '{messages[-1].role}'" if messages else "is empty"
             raise DataError(
-                f"a conversation to learn from must end with an assistant message, and this one {last}"
+                f"a training conversation must end with an assistant message, but this one {last}"
             )
         last_turn = len(messages) - 1
         turns = [i for i, m in enumerate(messages) if m.role == "assistant"] if mask == "all" else [last_turn]
+        shielded, marked = self._shielded(messages)
         token_ids: list[int] = []
         loss_mask: list[bool] = []
         rendered = ""
         for turn in turns:
-            prompt = self._prompt_text(messages[:turn], thinking)
+            prompt, answer = self._template.render(shielded[:turn], thinking=thinking), shielded[turn].content
             if not prompt.startswith(rendered):
                 raise ModelError(
                     f"the chat template of {self.path} renders earlier assistant turns differently from the "
-                    "prompts they answered, so they cannot be learnt together; "
-                    'use mask = "last", with one row for each turn'
+                    "prompts that they answered, so they cannot be trained on in one row; "
+                    'use mask = "last", with one row per turn'
                 )
-            context = self.encode(prompt[len(rendered) :])
-            answer = [*self.encode(messages[turn].content), self._end_of_turn]
-            token_ids += context + answer
-            loss_mask += [False] * len(context) + [True] * len(answer)
-            rendered = prompt + messages[turn].content + self.decode([self._end_of_turn], keep_special=True)
+            context = self._controls.encode(prompt[len(rendered) :], marked)
+            context = context if rendered else self._opened(context)
+            completion = [*self._controls.encode(answer, marked), self._end_of_turn]
+            token_ids += context + completion
+            loss_mask += [False] * len(context) + [True] * len(completion)
+            rendered = prompt + answer + self.decode([self._end_of_turn], keep_special=True)
         return Rendered(token_ids, loss_mask)
 
-    def _prompt_text(self, messages: Sequence[Message], thinking: bool) -> str:
-        if not messages:
-            raise DataError("there are no messages to render; expected at least one")
-        return self._template_text(messages, thinking, add_generation_prompt=True)
+    def _shielded(self, messages: Sequence[Message]) -> tuple[list[Message], str]:
+        """Escape the control tokens spelled in messages; also return the escape mark for `_controls`."""
+        mark = self._controls.mark_for((m.content for m in messages), template=self.chat_template or "")
+        return [Message(m.role, self._controls.hide(m.content, mark)) for m in messages], mark
 
-    def _template_text(
-        self, messages: Sequence[Message], thinking: bool, *, add_generation_prompt: bool
-    ) -> str:
-        if not self.has_template:
-            raise ModelError(
-                f"the tokenizer of {self.path} has no chat template, so messages cannot be rendered; "
-                "use an instruction-tuned checkpoint or add a chat_template.jinja to the folder"
-            )
-        if unknown := sorted({m.role for m in messages} - set(ROLES)):
-            raise DataError(
-                f"unknown role {', '.join(map(repr, unknown))}; expected one of {', '.join(ROLES)}"
-            )
-        switches = {}
-        if self.has_thinking_switch:
-            switches["enable_thinking"] = thinking
-        elif thinking:
-            raise ModelError(
-                f"thinking was asked for, but the chat template of {self.path} has no enable_thinking "
-                "switch; turn thinking off or use a checkpoint whose template has the switch"
-            )
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        try:
-            return self._backend.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt, **switches
-            )
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise ModelError(f"the chat template of {self.path} refused the messages: {error}") from None
+    def _opened(self, token_ids: list[int]) -> list[int]:
+        """Prepend the tokenizer's opening tokens, unless the template already wrote them."""
+        opening = self.opening
+        return token_ids if token_ids[: len(opening)] == opening else [*opening, *token_ids]
+
+    @cached_property
+    def _controls(self) -> ControlTokens:
+        """The tokens that messages cannot produce: special tokens, end tokens, and lookalikes."""
+        ends = _configured_eos(self.path)
+        return ControlTokens(
+            self._codec,
+            {
+                token.content: i
+                for i, token in self._backend.added_tokens_decoder.items()
+                if token.special or i in ends or looks_like_control(token.content)
+            },
+        )
 
     @cached_property
     def _end_of_turn(self) -> int:
-        """The token that closes an assistant turn: the first special one after its content."""
+        """The token that closes an assistant turn: the first special token after its content."""
         probe = "smidgen"
         turns = [Message("user", probe), Message("assistant", probe)]
-        text = self._template_text(turns, thinking=False, add_generation_prompt=False)
+        text = self._template.render(turns, thinking=False, add_generation_prompt=False)
         tail = text[text.rindex(probe) + len(probe) :]
         special = {i for i, token in self._backend.added_tokens_decoder.items() if token.special}
         end = next((i for i in self.encode(tail) if i in special), self._backend.eos_token_id)
@@ -234,20 +234,21 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Turns tokens into text as they come, never emitting half a character.
+    """Incremental detokenizer that never emits an incomplete character.
 
-    A character may be split over several byte-level tokens, so text is held back while it ends in U+FFFD.
-    Each step decodes the new tokens after those of the step before: some tokenizers drop a leading space.
+    A character may be split across several byte-level tokens, so text is held back while it ends in U+FFFD.
+    Each step decodes the new tokens together with those of the previous step, because some tokenizers drop a
+    leading space.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self._token_ids: list[int] = []  # what was emitted last, then what is held back
+        self._token_ids: list[int] = []  # those emitted last, then those held back
         self._num_emitted = 0
         self._emitted = ""
 
     def push(self, token_id: int) -> str:
-        """Take one token; return the text that is now complete, often one piece and at times none."""
+        """Add one token; return the text that is now complete, which may be empty."""
         self._token_ids.append(token_id)
         text = self._tokenizer.decode(self._token_ids)
         if text.endswith(REPLACEMENT):
@@ -259,22 +260,22 @@ class StreamDecoder:
         return piece
 
     def flush(self) -> str:
-        """Return what is held back at the end, with U+FFFD for bytes that are no character."""
+        """Return the text that is still held back, with U+FFFD for invalid bytes."""
         piece = self._tokenizer.decode(self._token_ids)[len(self._emitted) :]
         self._token_ids, self._num_emitted, self._emitted = [], 0, ""
         return piece
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Load the tokenizer of the model folder `path`; nothing is downloaded and no code of the folder is run.
+    """Load the tokenizer of the model folder `path`, without downloads and without running code from it.
 
     Raises:
-        ModelError: the folder has no tokenizer, or one that cannot be read.
+        ModelError: the folder has no tokenizer, or it cannot be read.
     """
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(
             f"there is no tokenizer in {path}; "
-            "expected tokenizer.json and tokenizer_config.json beside the weights"
+            "expected tokenizer.json and tokenizer_config.json next to the weights"
         )
     try:
         backend = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -287,18 +288,31 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return Tokenizer(path, backend)
 
 
+def plain(codec: Codec) -> Codec:
+    """Disable truncation, padding and BPE dropout of a codec, whatever its file says.
+
+    A tokenizer.json stores the truncation and padding settings at the time it was saved, and BPE dropout.
+    """
+    codec.no_truncation()
+    codec.no_padding()
+    codec.encode_special_tokens = False
+    if getattr(codec.model, "dropout", None) is not None:
+        codec.model.dropout = None
+    return codec
+
+
 def fit(rendered: Rendered, max_length: int) -> tuple[Rendered, int]:
-    """Shorten a row to `max_length` tokens by cutting its prompt from the left; the answer is never cut.
+    """Truncate a row to `max_length` tokens at the left of its prompt; the completion is never truncated.
 
     Args:
-        rendered: a row; its answer is the last run of learnt tokens.
-        max_length: tokens to keep at most.
+        rendered: a row; its completion is the last run of tokens with loss.
+        max_length: maximum number of tokens to keep.
 
     Returns:
-        The row and how many tokens it lost.
+        The row and the number of tokens removed.
 
     Raises:
-        DataError: the answer and the one token before it, which predicts its first token, do not fit.
+        DataError: the completion and the one token before it, which predicts its first token, do not fit.
     """
     cut = max(len(rendered.token_ids) - max_length, 0)
     if cut == 0:
@@ -309,14 +323,14 @@ def fit(rendered: Rendered, max_length: int) -> tuple[Rendered, int]:
     answer = len(rendered.token_ids) - start
     if answer + 1 > max_length:
         raise DataError(
-            f"an answer has {answer} tokens and the longest row may have {max_length}, its prompt included; "
-            f"raise max_length to {answer + 1} or more, or leave the row out"
+            f"a completion has {answer} tokens and max_length allows {max_length}, prompt included; "
+            f"raise max_length to {answer + 1} or more, or remove the row"
         )
     return Rendered(rendered.token_ids[cut:], rendered.loss_mask[cut:]), cut
 
 
 def _configured_eos(path: Path) -> set[int]:
-    """End tokens that generation_config.json and config.json name, as a number or as a list."""
+    """Read `eos_token_id` from generation_config.json and config.json, a number or a list."""
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
         file = path / name

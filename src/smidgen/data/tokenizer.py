@@ -1,8 +1,8 @@
-"""Makes a tokenizer: byte-level BPE with Qwen2's pre-tokenizer and Qwen3's special tokens and chat markers.
+"""Train a tokenizer: byte-level BPE with Qwen2's pre-tokenizer and Qwen3's special tokens and chat markers.
 
-Every runtime that loads Qwen3 loads what this writes. The pre-tokenizer's pattern and the names of the
-special tokens are part of that format; the chat template is our own text and covers plain conversations with
-an optional thinking block.
+Every runtime that supports Qwen3 can load the result. The pattern of the pre-tokenizer and the names of the
+special tokens are part of that format; the chat template is our own and covers plain conversations with an
+optional thinking block.
 """
 
 import json
@@ -23,7 +23,7 @@ from tokenizers import (
 
 from smidgen.data.types import Message
 
-# In the tokenizer.json of Qwen2 and Qwen3: contractions, words, single digits, punctuation, white space.
+# From the tokenizer.json of Qwen2 and Qwen3: contractions, words, single digits, punctuation, whitespace.
 QWEN2_PATTERN = "|".join(
     (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
@@ -57,7 +57,7 @@ CHAT_TEMPLATE = """\
 
 
 def chat_text(messages: Sequence[Message]) -> str:
-    """What `CHAT_TEMPLATE` renders for a finished conversation; a test keeps the two equal."""
+    """Render a finished conversation as `CHAT_TEMPLATE` does, but faster; a test keeps the two equal."""
     text = ""
     for index, message in enumerate(messages):
         empty_thought = (
@@ -69,7 +69,7 @@ def chat_text(messages: Sequence[Message]) -> str:
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn `vocab_size` entries, special tokens included, from the documents."""
+    """Train a tokenizer with `vocab_size` entries, special tokens included, on the documents."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -90,12 +90,13 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
     )
+    # Not special: decoding drops special tokens, and parsers need the thinking tags.
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in THINKING_TOKENS])
     return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, context: int) -> None:
-    """Write the files that other runtimes read; `context` is the longest input in tokens."""
+    """Write the tokenizer files that other runtimes read; `context` is the context length in tokens."""
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "Qwen2Tokenizer",
@@ -112,7 +113,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, context: int) -> None:
 
 
 def _without_markers(documents: Iterable[str]) -> Iterable[str]:
-    """Documents with their markers cut out, so that no merge is learnt across one."""
+    """Replace special tokens by line breaks, so that no merge is learned across them."""
     for document in documents:
         for marker in (*SPECIAL_TOKENS, *THINKING_TOKENS):
             document = document.replace(marker, "\n")

@@ -1,7 +1,8 @@
-"""The small frozen types that rooms hand to each other."""
+"""The frozen dataclasses that packages exchange."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -9,7 +10,7 @@ from typing import Any, Literal
 class Message:
     """One turn of a conversation; `role` is `system`, `user` or `assistant`.
 
-    A prompt that is one message of the role `text` is that text as it stands, without any chat template.
+    A single message of the role `text` is a raw prompt, to which no chat template is applied.
     """
 
     role: str
@@ -21,10 +22,10 @@ class Sample:
     """One item of a training or evaluation set.
 
     Attributes:
-        id: unique in its set; a judge asks each pair twice, so its ids end in `#ab` or `#ba`.
-        messages: what the model is shown.
-        target: the text it should answer (training), or None.
-        metadata: whatever its task needs for scoring; JSON-serialisable.
+        id: unique in its set; a judge sees each pair in two orders, so its ids end in `#ab` or `#ba`.
+        messages: the prompt.
+        target: the target completion for training, or None.
+        metadata: whatever the task needs for scoring; JSON-serialisable.
     """
 
     id: str
@@ -35,11 +36,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Sampling:
-    r"""How tokens are drawn, and what ends them. The defaults are greedy decoding to the end token.
+    r"""Sampling settings and stop conditions. The defaults are greedy decoding until the end token.
 
-    An answer is cut before the first string of `stop`, wherever it comes. It ends with the first string of
-    `stop_after` that stands outside of a thinking block, which stays in it; with `stop_at_boxed` also with
-    the first `\boxed{…}` there.
+    A completion is cut before the first occurrence of a string of `stop`, anywhere. It ends after the first
+    occurrence of a string of `stop_after` outside the thinking block, and keeps that string; with
+    `stop_at_boxed` also after the first `\boxed{…}` outside it.
     """
 
     max_tokens: int = 256
@@ -57,10 +58,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Constraint:
-    """What the whole answer has to be.
+    """A constraint on the whole completion (guided decoding).
 
     Attributes:
-        kind: what `value` is.
+        kind: the kind of constraint.
         value: JSON text of a schema; a regular expression; or a JSON list of texts to choose from.
     """
 
@@ -70,25 +71,28 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Request:
-    """One sample to complete, with the way to do it.
+    """One sample to complete, with its settings.
 
     Attributes:
-        sample: what the model is shown.
-        sampling: how tokens are drawn.
-        constraint: what the answer has to be.
-        logprobs: whether the completion is to tell the probabilities of its tokens, where its engine can. In
-            llama.cpp they cost a sort of the whole vocabulary for every token.
+        sample: the prompt.
+        sampling: sampling settings.
+        constraint: constraint on the completion.
+        logprobs: return the log-probabilities of the tokens, if the engine can. With llama.cpp they cost a
+            sort of the whole vocabulary per token.
+        adapter: the LoRA adapter to use: a folder (for llama.cpp also a `.gguf` file), or its name on a
+            server; if None, the engine's own adapter, or none.
     """
 
     sample: Sample
     sampling: Sampling = Sampling()
     constraint: Constraint | None = None
     logprobs: bool = True
+    adapter: str | Path | None = None
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall-clock of one completion, in seconds, and its token counts."""
+    """Wall-clock times of one completion, in seconds, and its token counts."""
 
     time_to_first_token: float
     seconds: float
@@ -98,25 +102,26 @@ class Timing:
 
 UNANSWERED = {
     "context": "the prompt does not fit the model's context",
-    "content_filter": "the server's filter held the answer back",
-    "tool_calls": "the server called a tool, where there is none, instead of answering",
+    "content_filter": "the server's content filter withheld the answer",
+    "tool_calls": "the server called a tool instead of answering, although none was offered",
+    "error": "the server failed on this request, although it answers others",
 }
-"""Reasons why a completion is no answer, whatever its text; with `context` nothing was generated."""
+"""Finish reasons of completions that are not answers, whatever their text; `context` generates nothing."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model answered.
+    """The completion of a request.
 
     Attributes:
-        text: the answer without its end token, cut before a stop string.
-        token_ids: the sampled ids, the end token included where one was sampled; what a constraint left no
-            choice about is among them.
-        logprobs: natural-log probability of each sampled id under the unmodified distribution; empty if the
-            request did not ask for them or the engine does not know them.
-        finish_reason: `stop` (an end token, a stop string, or a constraint that nothing can follow),
-            `length`, or one of `UNANSWERED`.
-        timing: None where it was not measured, as in a recording.
+        text: the generated text without its end token, cut before a stop string.
+        token_ids: the generated ids, including the end token if there was one and tokens forced by a
+            constraint.
+        logprobs: natural-log probability of each generated id under the unmodified distribution; empty if
+            not requested or not available from the engine.
+        finish_reason: `stop` (an end token, a stop string, or a completed constraint), `length`, or one of
+            `UNANSWERED`.
+        timing: None if it was not measured, as in a recording.
     """
 
     text: str
@@ -128,12 +133,12 @@ class Completion:
 
 @dataclass(frozen=True)
 class Scored:
-    """What an engine found of given continuations of one prompt.
+    """Log-probabilities of given continuations of one prompt.
 
     Attributes:
         logprobs: natural-log probability of every token of every continuation; None if the prompt with the
-            longest does not fit the model's context.
-        timing: every token that was run counts as one of the prompt; nothing was generated.
+            longest one does not fit the model's context.
+        timing: every processed token counts as a prompt token, since nothing is generated.
     """
 
     logprobs: list[list[float]] | None
@@ -142,13 +147,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Score:
-    """What a task made of a completion.
+    """A task's score of a completion.
 
     Attributes:
-        value: 1.0 right, 0.0 wrong, between for partial credit; what does not parse is 0.0.
-        answer: the parsed answer in the task's own words, or None when unparsed.
-        parsed: whether the text had the form that was asked for.
-        explanation: why it failed to parse, or what the answer was read from.
+        value: 1.0 if right, 0.0 if wrong, between for partial credit; unparsed completions get 0.0.
+        answer: the parsed answer as text, or None if unparsed.
+        parsed: whether the completion has the expected format.
+        explanation: why parsing failed, or what the answer was derived from.
     """
 
     value: float
@@ -159,7 +164,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Record:
-    """A sample, what the model said, and what that was worth."""
+    """A sample, the model's completion, and its score."""
 
     sample: Sample
     completion: Completion
@@ -172,14 +177,16 @@ class StepResult:
 
     Attributes:
         step: 1 for the first step.
-        epoch: epochs begun, as a fraction of the rows seen.
-        loss: token-weighted mean negative log-likelihood in nats over the trained tokens of the step.
-        trained_tokens: how many tokens the loss counted.
-        tokens: how many real (unpadded) tokens went through the model.
-        learning_rate: the rate this step used.
-        grad_norm: global L2 norm before clipping.
-        seconds: wall-clock of the step.
-        validation_loss: on the fixed validation set, where this step measured it.
+        epoch: passes over the training rows so far, as a fraction.
+        loss: weighted mean loss; for likelihood objectives, negative log-likelihood in nats per token.
+        trained_tokens: number of tokens that the loss covers.
+        tokens: number of real (unpadded) tokens processed.
+        learning_rate: learning rate of this step.
+        grad_norm: global L2 norm of the gradient before clipping.
+        seconds: wall-clock seconds of the step.
+        validation_loss: loss on the fixed validation set, if this step measured it.
+        metrics: further metrics of the objective, averaged as the loss is; those of the validation set are
+            named `validation_…`.
     """
 
     step: int
@@ -191,3 +198,8 @@ class StepResult:
     grad_norm: float
     seconds: float
     validation_loss: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields by name; `metrics` is left out if empty."""
+        return {name: value for name, value in asdict(self).items() if name != "metrics" or value}

@@ -1,26 +1,26 @@
-"""A small closed world that can be generated without end: questions whose answers are known by construction.
+"""A small synthetic world from which unlimited data can be generated: people, towns, things, numbers, splits.
 
-Everything the bundled model learns, and everything its specialists are proven on, comes from here. An `Item`
-is one question with its right answer and plausible wrong ones. Items belong to a split by their *keys* (the
-names, towns, objects and operands in them): a key is in exactly one split, so nothing that a test item is
-about was ever trained on.
+The bundled model is trained on it, and its demonstration specialists are evaluated on it. An `Item` is one
+question with its right answer and plausible wrong ones; `world_items` draws them. The split of an item
+follows from its *keys* (the names, towns, objects and operands in it): a key is in exactly one split, so no
+test item is about anything that occurs in training.
 """
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from typing import Literal
 
-from smidgen.errors import DataError
-
 Split = Literal["train", "test"]
+WORLD_ROWS: dict[Split, int] = {"train": 1000, "test": 240}
+"""Default number of generated rows."""
 
 TEST_PERCENT = 12  # of all keys: enough for thousands of distinct test items
 
-# Few enough syllables that each is one token: an unseen name is a new mix of known tokens.
+# Few enough syllables that each is one token: an unseen name is a new combination of known tokens.
 _ONSETS = "b d f g h k l m n p r s t v w z".split()
 _VOWELS = "a e i o u".split()
 _CODAS = ["", "", "n", "r", "l"]
@@ -50,13 +50,13 @@ class Item:
     """One question of the world.
 
     Attributes:
-        kind: what it asks for, e.g. `recall` or `sum`.
-        context: what the answer follows from; may be empty.
+        kind: the kind of question, such as `recall` or `sum`.
+        context: the text from which the answer follows; may be empty.
         question: the question or instruction itself.
-        answer: the right answer, as short as it can be.
+        answer: the right answer in its shortest form.
         wrong: plausible wrong answers, each different from `answer`.
         sentence: a template with `{}` that turns an answer into a full sentence.
-        keys: what the item is about; all of them belong to the item's split.
+        keys: names and operands in the item; all of them belong to the item's split.
     """
 
     kind: str
@@ -75,18 +75,16 @@ class Item:
 
 @cache
 def split_of(key: str) -> Split:
-    """The split a key belongs to, by a hash of its text."""
+    """Return the split of a key, decided by a hash of its text."""
     return "test" if int(hashlib.sha256(key.encode()).hexdigest(), 16) % 100 < TEST_PERCENT else "train"
 
 
 class World:
-    """Draws items of one split; the same seed draws the same items."""
+    """Draws the contents of items of one split, deterministically for a seed."""
 
     def __init__(self, split: Split, seed: int | str) -> None:
         self.split: Split = split
         self.rng = random.Random(f"{split}/{seed}")
-
-    # Entities
 
     def syllable(self) -> str:
         """One pronounceable syllable."""
@@ -122,7 +120,7 @@ class World:
         return self._draw(self._any_thing)
 
     def names(self, count: int) -> list[str]:
-        """People who share no part of their names."""
+        """Names of people that share no first or last name."""
         return self._distinct(self.name, count)
 
     def towns(self, count: int) -> list[str]:
@@ -130,7 +128,7 @@ class World:
         return self._distinct(self.town, count)
 
     def things(self, count: int) -> list[str]:
-        """Objects that share neither kind nor material."""
+        """Objects that share neither type nor material."""
         return self._distinct(self.thing, count)
 
     def _distinct(self, draw: Callable[[], str], count: int) -> list[str]:
@@ -154,294 +152,9 @@ class World:
             if split_of(operand_key(a, sign, b)) == self.split:
                 return a, b
 
-    # Items
-
-    def item(self, kinds: Sequence[str] | None = None) -> Item:
-        """Draw one item of one of the kinds (all kinds when None)."""
-        kind = self.rng.choice(kinds or tuple(KINDS))
-        return KINDS[kind](self)
-
 
 def operand_key(a: int, sign: str, b: int) -> str:
     """The key of a calculation; a sum or a comparison has one key for both orders of its operands."""
     if sign in "+?":
         a, b = min(a, b), max(a, b)
     return f"{a} {sign} {b}"
-
-
-def recall(world: World) -> Item:
-    """Several people, one attribute of each; one is asked for."""
-    rng = world.rng
-    count = rng.randint(2, 4)
-    people = world.names(count)
-    verb, question, sentence, values = rng.choice(
-        (
-            ("lives in", "Where does {} live?", "{} lives in {{}}.", world.towns(count)),
-            ("keeps a", "What does {} keep?", "{} keeps a {{}}.", world.things(count)),
-            ("was born in", "Where was {} born?", "{} was born in {{}}.", world.towns(count)),
-            ("has a", "What does {} have?", "{} has a {{}}.", world.things(count)),
-            ("likes", "What does {} like?", "{} likes {{}}.", rng.sample(FOODS, count)),
-            ("works as a", "What is the job of {}?", "{} works as a {{}}.", rng.sample(JOBS, count)),
-        )
-    )
-    asked = rng.randrange(count)
-    context = " ".join(f"{person} {verb} {value}." for person, value in zip(people, values, strict=True))
-    wrong = tuple(value for index, value in enumerate(values) if index != asked)
-    keys = (*people, *(value for value in values if " " in value or value[0].isupper()))
-    name = people[asked]
-    return Item("recall", context, question.format(name), values[asked], wrong, sentence.format(name), keys)
-
-
-def update(world: World) -> Item:
-    """A fact that changes: only the last state counts."""
-    rng = world.rng
-    person, other = world.names(2)
-    first, second, third = world.towns(3)
-    thing, later = world.things(2)
-    story, question, answer, wrong, sentence, keys = rng.choice(
-        (
-            (
-                f"{person} lived in {first}. Then {person} moved to {second}. {other} lives in {third}.",
-                f"Where does {person} live now?", second, (first, third), f"{person} lives in {{}} now.",
-                (person, other, first, second, third),
-            ),
-            (
-                f"{person} had a {thing}. {person} gave it to {other} and got a {later}.",
-                f"What does {person} have now?", later, (thing,), f"{person} has a {{}} now.",
-                (person, other, thing, later),
-            ),
-            (
-                f"{person} had a {thing}. {person} gave it to {other}.",
-                f"Who has the {thing} now?", other, (person,), "{} has it now.", (person, other, thing),
-            ),
-        )
-    )  # fmt: skip
-    return Item("update", story, question, answer, wrong, sentence, keys)
-
-
-def color(world: World) -> Item:
-    """Things and their colors."""
-    rng = world.rng
-    things = world.things(rng.randint(2, 3))
-    colors = rng.sample(COLORS, len(things))
-    asked = rng.randrange(len(things))
-    context = " ".join(f"The {thing} is {shade}." for thing, shade in zip(things, colors, strict=True))
-    wrong = tuple(shade for index, shade in enumerate(colors) if index != asked)
-    thing = things[asked]
-    return Item(
-        "color",
-        context,
-        f"What color is the {thing}?",
-        colors[asked],
-        wrong,
-        f"The {thing} is {{}}.",
-        tuple(things),
-    )
-
-
-def near_misses(rng: random.Random, value: int) -> tuple[str, ...]:
-    """Wrong results that a careless calculation would give."""
-    offsets = rng.sample([-20, -11, -10, -9, -3, -2, -1, 1, 2, 3, 9, 10, 11, 20], 5)
-    return tuple(str(value + offset) for offset in offsets if value + offset >= 0) or (str(value + 1),)
-
-
-def sum_item(world: World) -> Item:
-    """A sum of two numbers below 100."""
-    a, b = world.operands("+")
-    question = world.rng.choice(("What is {} + {}?", "Add {} and {}.", "How much is {} + {}?")).format(a, b)
-    return Item(
-        "sum",
-        "",
-        question,
-        str(a + b),
-        near_misses(world.rng, a + b),
-        f"{a} + {b} = {{}}.",
-        (operand_key(a, "+", b),),
-    )
-
-
-def difference(world: World) -> Item:
-    """A difference of two numbers below 100."""
-    a, b = world.operands("-")
-    question = world.rng.choice(("What is {} - {}?", "How much is {} - {}?")).format(a, b)
-    return Item(
-        "difference",
-        "",
-        question,
-        str(a - b),
-        near_misses(world.rng, a - b),
-        f"{a} - {b} = {{}}.",
-        (operand_key(a, "-", b),),
-    )
-
-
-def problem(world: World) -> Item:
-    """A word problem of one step."""
-    rng = world.rng
-    sign = rng.choice("+-")
-    a, b = world.operands(sign)
-    person, other = world.names(2)
-    things = rng.choice(("plums", "apples", "coins", "eggs", "cards", "shells", "beads"))
-    if sign == "+":
-        context = rng.choice((f"{person} has {a} {things}. {other} gives {person} {b} more.",
-                              f"{person} has {a} {things} and finds {b} more."))  # fmt: skip
-    else:
-        context = rng.choice((f"{person} has {a} {things}. {person} gives {b} to {other}.",
-                              f"{person} has {a} {things} and loses {b}."))  # fmt: skip
-    value = a + b if sign == "+" else a - b
-    keys = (operand_key(a, sign, b), person, *([other] if other in context else []))
-    question = f"How many {things} does {person} have now?"
-    return Item(
-        "problem",
-        context,
-        question,
-        str(value),
-        near_misses(rng, value),
-        f"{a} {sign} {b} = {{}} {things}.",
-        keys,
-    )
-
-
-def _entries(world: World, low: int = 3, high: int = 5) -> list[str]:
-    """Entries of a list: things or people."""
-    draw = world.rng.choice((world.things, world.names))
-    return draw(world.rng.randint(low, high))
-
-
-def _listing(words: list[str]) -> str:
-    return f"Here is a list: {', '.join(words)}."
-
-
-def pick(world: World) -> Item:
-    """The first, second or last word of a list."""
-    words = _entries(world)
-    place = world.rng.choice(("first", "second", "last"))
-    answer = {"first": words[0], "second": words[1], "last": words[-1]}[place]
-    wrong = tuple(word for word in words if word != answer)
-    return Item("pick", _listing(words), f"Which is the {place}?", answer, wrong,
-                f"The {place} is {{}}.", tuple(words))  # fmt: skip
-
-
-def count(world: World) -> Item:
-    """How many words a list has."""
-    words = _entries(world, 2, 7)
-    value = len(words)
-    wrong = tuple(str(n) for n in range(max(1, value - 2), value + 3) if n != value)
-    return Item("count", _listing(words), "How many are in it?", str(value), wrong,
-                "It has {}.", tuple(words))  # fmt: skip
-
-
-def order(world: World) -> Item:
-    """Sort a list, or turn it around."""
-    rng = world.rng
-    words = _entries(world, 3, 4)
-    alphabetical = rng.random() < 0.4
-    right = sorted(words) if alphabetical else words[::-1]
-    wrong = {", ".join(rng.sample(words, len(words))) for _ in range(4)} - {", ".join(right)}
-    question = f"Put these in {'alphabetical' if alphabetical else 'reverse'} order: {', '.join(words)}."
-    wrong = wrong or {", ".join([right[1], right[0], *right[2:]])}
-    return Item(
-        "order", "", question, ", ".join(right), tuple(sorted(wrong)), "The order is {}.", tuple(words)
-    )
-
-
-def layout(world: World) -> Item:
-    """Write two words in a form that can be checked."""
-    rng = world.rng
-    first, second = _entries(world, 2, 2)
-    forms = {
-        "with a plus sign between them": f"{first} + {second}",
-        "with a comma between them": f"{first}, {second}",
-        "in round brackets": f"({first}, {second})",
-        "in a box": f"\\boxed{{{first}, {second}}}",
-        "as a JSON list": f'["{first}", "{second}"]',
-        "between quotes": f'"{first}, {second}"',
-        "in reverse order": f"{second}, {first}",
-        "twice": f"{first}, {second}, {first}, {second}",
-    }
-    asked = rng.choice(list(forms))
-    wrong = tuple(form for name, form in forms.items() if name != asked)
-    return Item(
-        "layout",
-        "",
-        f"Write {first} and {second} {asked}.",
-        forms[asked],
-        tuple(rng.sample(wrong, 3)),
-        "{}",
-        (first, second),
-    )
-
-
-def case(world: World) -> Item:
-    """Write a word in capital or small letters."""
-    rng = world.rng
-    word = world.thing()
-    upper, title = word.upper(), word.capitalize()
-    if rng.random() < 0.5:
-        return Item("case", "", f"Write {word} in capital letters.", upper, (word, title), "{}", (word,))
-    return Item("case", "", f"Write {upper} in small letters.", word, (upper, title), "{}", (word,))
-
-
-def larger(world: World) -> Item:
-    """Which of two numbers is larger or smaller."""
-    rng = world.rng
-    a, b = world.operands("?")
-    word = rng.choice(("larger", "smaller"))
-    right, wrong = (max(a, b), min(a, b)) if word == "larger" else (min(a, b), max(a, b))
-    return Item(
-        "larger",
-        "",
-        f"Which number is {word}, {a} or {b}?",
-        str(right),
-        (str(wrong),),
-        f"{{}} is {word}.",
-        (operand_key(a, "?", b),),
-    )
-
-
-KINDS: dict[str, Callable[[World], Item]] = {
-    "recall": recall,
-    "update": update,
-    "color": color,
-    "sum": sum_item,
-    "difference": difference,
-    "problem": problem,
-    "pick": pick,
-    "count": count,
-    "order": order,
-    "layout": layout,
-    "case": case,
-    "larger": larger,
-}
-
-
-def items(split: Split, count: int, seed: int, kinds: Sequence[str] | None = None) -> Iterator[Item]:
-    """Draw distinct items.
-
-    Raises:
-        DataError: the split does not hold so many.
-    """
-    world = World(split, seed)
-    seen: set[str] = set()
-    for _ in range(20 * count):
-        item = world.item(kinds)
-        if item.prompt not in seen:
-            seen.add(item.prompt)
-            yield item
-        if len(seen) == count:
-            return
-    raise DataError(
-        f"the {split} split of the world has fewer than {count} distinct items of {kinds or 'any kind'}"
-    )
-
-
-def question_rows(split: Split, count: int, seed: int) -> Iterator[dict[str, str]]:
-    """Yield distinct items as rows: `id, prompt, answer, sentence, subset` (the kind)."""
-    for number, item in enumerate(items(split, count, seed)):
-        yield {
-            "id": f"{split}-{seed}-{number}",
-            "prompt": item.prompt,
-            "answer": item.answer,
-            "sentence": item.sentence.format(item.answer),
-            "subset": item.kind,
-        }

@@ -1,9 +1,9 @@
-"""Evaluation: an engine and a task become evidence, with intervals, on rows that two models can share."""
+"""Evaluation of models on tasks: metrics with intervals, paired comparisons and reports."""
 
-from smidgen.evaluation.compare import Comparison, compare
+from smidgen.evaluation.collect import Evaluation, collect_log, collect_records, evaluate, measured, summarise
+from smidgen.evaluation.comparison import Comparison, compare
 from smidgen.evaluation.metrics import McNemar, Measured, mcnemar, measure, paired_difference, wilson
-from smidgen.evaluation.records import read_records
-from smidgen.evaluation.runner import Evaluation, collect_records, evaluate, summarise
+from smidgen.evaluation.records import read_log, read_records
 from smidgen.evaluation.speed import Speed, measure_speed
 
 __all__ = [
@@ -12,13 +12,16 @@ __all__ = [
     "McNemar",
     "Measured",
     "Speed",
+    "collect_log",
     "collect_records",
     "compare",
     "evaluate",
     "mcnemar",
     "measure",
     "measure_speed",
+    "measured",
     "paired_difference",
+    "read_log",
     "read_records",
     "summarise",
     "wilson",

@@ -1,7 +1,7 @@
-"""What judgements cost here, by each way of judging, and what they would cost elsewhere.
+"""Cost of answers on this machine, for each evaluation, and from APIs.
 
-Money here is time: wall-clock of the evaluation at the price of an hour of the machine. Elsewhere it is
-tokens: those that were counted here, with this model's tokenizer, at the price of a million of them.
+On this machine, the cost is the wall-clock time of the evaluation times the machine's price per hour. From an
+API, it is the number of tokens, counted with this model's tokenizer, times the price per million tokens.
 """
 
 import math
@@ -9,42 +9,42 @@ from collections.abc import Mapping
 from typing import Any
 
 from smidgen.config import ApiPrice, Prices
-from smidgen.evaluation.formatting import dig, finite
+from smidgen.figures.formatting import dig, finite
 
 BATCH = 1000
-"""Judgements that a price is given for."""
+"""Number of answers that costs are given for."""
 
 
 def cost_table(
     evaluations: Mapping[str, Mapping[str, Any]], prices: Prices, *, training_seconds: float = 0.0
 ) -> dict[str, Any] | None:
-    """The cost of each of some evaluations as a JSON object; None where no tokens were counted.
+    """Return the cost of evaluations as a JSON object; None if no tokens were counted.
 
     Args:
-        evaluations: as JSON, by name. The first one's tokens are what an API would be paid for.
+        evaluations: as JSON, by name. API costs are computed from the tokens of the first one.
         prices: of this machine and of APIs.
-        training_seconds: what it took to make the model. Its price is what judging here must win back.
+        training_seconds: training time, whose cost is included in the break-even points.
 
     Returns:
-        `ways`: for each evaluation its tokens and seconds; `apis`: the price of each, and after how many
-        judgements the model made here is cheaper, or None if it never is.
+        `ways`: tokens, seconds and cost of each evaluation; `apis`: the cost of each API, and the number of
+        answers from which this machine is cheaper, or None if it never is.
     """
-    ways = {name: _way(evaluation, prices) for name, evaluation in evaluations.items()}
+    ways = {name: _evaluation_cost(evaluation, prices) for name, evaluation in evaluations.items()}
     ways = {name: way for name, way in ways.items() if way is not None}
     if not ways:
         return None
     first = next(iter(ways.values()))
-    making = training_seconds / 3600 * prices.machine_per_hour
+    training_money = training_seconds / 3600 * prices.machine_per_hour
     return {
         "currency": prices.currency,
         "machine_per_hour": prices.machine_per_hour,
-        "making": {"seconds": training_seconds, "money": making},
+        "making": {"seconds": training_seconds, "money": training_money},
         "ways": ways,
-        "apis": [_elsewhere(api, first, making) for api in prices.api],
+        "apis": [_api_cost(api, first, training_money) for api in prices.api],
     }
 
 
-def _way(evaluation: Mapping[str, Any], prices: Prices) -> dict[str, Any] | None:
+def _evaluation_cost(evaluation: Mapping[str, Any], prices: Prices) -> dict[str, Any] | None:
     asked = finite(evaluation.get("n"))
     read, written, seconds, peak = (
         finite(dig(evaluation, "speed", name))
@@ -63,12 +63,12 @@ def _way(evaluation: Mapping[str, Any], prices: Prices) -> dict[str, Any] | None
     }
 
 
-def _elsewhere(api: ApiPrice, way: Mapping[str, Any], making: float) -> dict[str, Any]:
+def _api_cost(api: ApiPrice, way: Mapping[str, Any], training_money: float) -> dict[str, Any]:
     tokens = way["prompt_tokens"] * api.input_per_million + way["completion_tokens"] * api.output_per_million
     price = BATCH * tokens / 1e6
     saved = (price - way["money_per_1000"]) / BATCH
     return {
         "name": api.name,
         "money_per_1000": price,
-        "cheaper_here_after": math.ceil(making / saved) if saved > 0 else None,
+        "cheaper_here_after": math.ceil(training_money / saved) if saved > 0 else None,
     }

@@ -1,200 +1,155 @@
-"""What a report shows of metrics, comparisons, position bias, samples, confusions and speed, formatted."""
+"""Formatted rows of a report: metrics, comparisons, exports, examples, confusions and speed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from smidgen.evaluation import formatting, wording
-from smidgen.evaluation.formatting import ABSENT, dig, finite, rows_at, table_at
-from smidgen.evaluation.plots import Interval, interval_plot
+from smidgen.evaluation import wording
+from smidgen.figures import formatting
+from smidgen.figures.columns import BY_LOGITS, COLUMNS, TALL_ROW, ReportColumn, numbers, plain
+from smidgen.figures.formatting import dig, finite, rows_at, table_at
+from smidgen.figures.plots import Interval, interval_plot
+from smidgen.tasks.words import MetricWords
 
-HALF = {"accuracy", "prefer_first_rate", "prefer_second_rate", "accuracy_decided"}
-"""Metrics of a judge that are compared with 50 %."""
-PLAIN = ("length_correlation", "kappa")
-"""Metrics that are no rates, by how their names begin; written without a percent sign or a figure."""
-DETAILS = {
-    "prefer_second_rate", "delta_bias", "total_bias", "unparsed_rate_lenient", "accuracy_lenient",
-    "accuracy_longer_better", "accuracy_shorter_better", "length_correlation",
-}  # fmt: skip
-"""Metrics of a judge that the table at the end of a run leaves to the page."""
-TALL_ROW = 42
-"""Height in pixels of an interval that stands beside two lines of numbers."""
 SHOWN_CONFUSIONS = 15
-"""At most so many confusions are drawn; the rest is in the records."""
-
-
-class Stage(NamedTuple):
-    """One of the models that are evaluated: its key in the report and its names."""
-
-    key: str
-    label: str
-    long: str
-
-
-STAGES = (
-    Stage("before", "Base", "base model"),
-    Stage("after", "Trained", "trained model"),
-    Stage("quantized", "Quantised", "quantised model"),
-)
-
-
-BY_LOGITS = Stage("logits", "By probabilities", "trained model, by the probabilities of its answers")
-"""The trained judge, asked without being let write."""
+"""Maximum number of confusions shown; all of them are in the records."""
 
 
 class Cell(NamedTuple):
-    """A number of one stage with its interval."""
+    """A value of one stage with its interval."""
 
-    stage: Stage
+    stage: ReportColumn
     value: str
     interval: str = ""
 
 
-class Row(NamedTuple):
-    """A metric: its name, its words, its figure, and a cell for every stage."""
+class MetricRow(NamedTuple):
+    """A metric: its name, label, figure, and a cell for every stage."""
 
     name: str
-    words: wording.MetricWords
+    words: MetricWords
     figure: Markup
     cells: list[Cell]
 
 
-class Verdict(NamedTuple):
-    """What one model said about a sample pair; `mark` is `right`, `wrong` or `unreadable`."""
+class ExampleAnswer(NamedTuple):
+    """The answer of one model to an example; `mark` is `right`, `wrong` or `unreadable`."""
 
-    stage: Stage
+    stage: ReportColumn
     mark: str
     choice: str
     text: str
 
 
-def evaluated(report: Mapping[str, Any]) -> list[Stage]:
-    """The stages with metrics; a report without training has one model, which was not trained for it."""
-    if "training" not in report and "before" not in report:
-        return [Stage("after", "Model", "model")] if table_at(report, "after", "metrics") else []
-    return [stage for stage in STAGES if table_at(report, stage.key, "metrics")]
-
-
 def task_of(report: Mapping[str, Any]) -> str:
-    """The name of the task, empty where there is none."""
+    """Return the name of the task, empty if there is none."""
     return str(report.get("task") or "")
 
 
 def baselines(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The baselines; they see the rows only, so every evaluation of the same rows has the same ones."""
+    """Return the baselines, which depend on the rows only and are equal in every evaluation."""
     return table_at(report, "after", "baselines") or table_at(report, "before", "baselines")
 
 
-def results(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[Row]:
-    """A row for every metric that any stage has, the described ones first and in their order."""
-    task = task_of(report)
+def results(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[MetricRow]:
+    """Return a row per metric that any stage has, those with a description first and in its order."""
+    words = wording.words_of(report)
     measured = [name for stage in stages for name in table_at(report, stage.key, "metrics")]
-    described = [name for name in wording.METRIC_WORDS.get(task, {}) if name in measured]
+    described = [name for name in words.metrics if name in measured]
     return [
         _row(
             name,
-            wording.metric_words(task, name),
+            words.metric(name),
             [(stage, table_at(report, stage.key, "metrics", name)) for stage in stages],
-            reference=0.5 if task == "judge" and name in HALF else None,
+            reference=words.chance if name in words.compared_with_chance else None,
+            is_rate=not name.startswith(words.plain),
         )
         for name in dict.fromkeys((*described, *measured))
     ]
 
 
-def subsets(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[Row]:
-    """The accuracy on every kind of row that the data name."""
+def subsets(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[MetricRow]:
+    """Return the headline metric of every subset of the data."""
     names = [name for stage in stages for name in table_at(report, stage.key, "subsets")]
-    reference = 0.5 if task_of(report) == "judge" else None
+    reference = wording.words_of(report).chance
     rows = []
+    headline = wording.headline_metric(report)
     for name in dict.fromkeys(names):
-        metrics = [(stage, table_at(report, stage.key, "subsets", name, "accuracy")) for stage in stages]
+        metrics = [(stage, table_at(report, stage.key, "subsets", name, headline)) for stage in stages]
         most = max((finite(metric.get("n")) or 0.0 for _, metric in metrics), default=0.0)
         rows.append(
-            _row(
-                name, wording.MetricWords(name, f"n = {formatting.count(most)}"), metrics, reference=reference
-            )
+            _row(name, MetricWords(name, f"n = {formatting.count(most)}"), metrics, reference=reference)
         )
     return rows
 
 
 def _row(
     name: str,
-    words: wording.MetricWords,
-    metrics: Sequence[tuple[Stage, Mapping[str, Any]]],
+    words: MetricWords,
+    metrics: Sequence[tuple[ReportColumn, Mapping[str, Any]]],
     *,
     reference: float | None,
-) -> Row:
-    """One metric of every stage, as figure and as numbers."""
-    if name.startswith(PLAIN):
-        return Row(name, words, Markup(""), [Cell(stage, *plain(metric)) for stage, metric in metrics])
+    is_rate: bool = True,
+) -> MetricRow:
+    """Return one metric of every stage, as figure and as numbers."""
+    if not is_rate:
+        return MetricRow(name, words, Markup(""), [Cell(stage, *plain(metric)) for stage, metric in metrics])
     cells = [Cell(stage, *numbers(metric)) for stage, metric in metrics]
     intervals = [
-        Interval(cell.stage.key, _hover(cell, metric), metric)
+        Interval(cell.stage.key, _tooltip(cell, metric), metric)
         for cell, (_, metric) in zip(cells, metrics, strict=True)
     ]
-    spoken = "; ".join(f"{cell.stage.long} {with_interval(cell)}" for cell in cells)
-    figure = interval_plot(intervals, reference=reference, description=f"{words.label}: {spoken}")
-    return Row(name, words, figure, cells)
-
-
-def plain(metric: Mapping[str, Any]) -> tuple[str, str]:
-    """A number that is no rate, and its interval."""
-    value, low, high = (finite(metric.get(name)) for name in ("value", "low", "high"))
-    if value is None:
-        return ABSENT, ""
-    return f"{value:.2f}", "" if low is None or high is None else f"{low:.2f} to {high:.2f}"
-
-
-def numbers(metric: Any) -> tuple[str, str]:
-    """A rate and its interval; no interval where there is no rate."""
-    value = formatting.percent(dig(metric, "value"))
-    return value, "" if value == ABSENT else formatting.interval(metric)
+    values = "; ".join(f"{cell.stage.long} {with_interval(cell)}" for cell in cells)
+    figure = interval_plot(intervals, reference=reference, description=f"{words.label}: {values}")
+    return MetricRow(name, words, figure, cells)
 
 
 def with_interval(cell: Cell) -> str:
-    """`91.2 % (88.1–94.0)`."""
+    """Format a value with its interval: `91.2 % (88.1–94.0)`."""
     return f"{cell.value} ({cell.interval.removesuffix(formatting.PERCENT)})" if cell.interval else cell.value
 
 
-def _hover(cell: Cell, metric: Mapping[str, Any]) -> str:
-    """What hovering over a mark says; it has room for the number of rows or pairs."""
+def _tooltip(cell: Cell, metric: Mapping[str, Any]) -> str:
+    """Return the tooltip of a mark, with the number of rows or pairs."""
     return f"{cell.stage.label}: {with_interval(cell)}, n = {formatting.count(metric.get('n'))}"
 
 
 def baseline_rows(report: Mapping[str, Any]) -> list[tuple[str, Markup, str, str]]:
-    """Label, figure, value and interval of what needs no model, on the same rows."""
-    reference = 0.5 if task_of(report) == "judge" else None
+    """Return label, figure, value and interval of each baseline."""
+    reference = wording.words_of(report).chance
     rows = []
     for name, baseline in baselines(report).items():
-        label = wording.baseline_words(name)
+        label = wording.words_of(report).baseline(name)
         value, span = numbers(baseline)
-        spoken = f"{label}: {value} ({span})"
+        description = f"{label}: {value} ({span})"
         figure = interval_plot(
-            [Interval("baseline", spoken, baseline)], reference=reference, description=f"Baseline, {spoken}"
+            [Interval("baseline", description, baseline)],
+            reference=reference,
+            description=f"Baseline, {description}",
         )
         rows.append((label, figure, value, span))
     return rows
 
 
 def comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Paired differences; `x_vs_y` is the accuracy of x less that of y on the same rows."""
-    labels = {stage.key: stage.label for stage in (*STAGES, BY_LOGITS)}
+    """Yield the paired differences; `x_vs_y` is the accuracy of x minus that of y on the same rows."""
+    labels = {stage.key: stage.label for stage in (*COLUMNS, BY_LOGITS)}
     for key, comparison in table_at(report, "comparisons").items():
         first, _, second = key.partition("_vs_")
         first, second = labels.get(first, first), labels.get(second, second)
         difference = dig(comparison, "difference")
         value, span = formatting.points(difference), formatting.points_interval(difference)
-        kind = next((stage.key for stage in STAGES if stage.label == first), "after")
+        kind = next((stage.key for stage in COLUMNS if stage.label == first), "after")
         yield {
-            "label": f"{first} against {second.lower()}",
+            "label": f"{first} vs. {second.lower()}",
             "figure": interval_plot(
                 [Interval(kind, f"{value} ({span})", difference)],
                 domain=(-1.0, 1.0),
                 ticks=(-1.0, -0.5, 0.5, 1.0),
                 reference=0.0,
                 row_height=TALL_ROW,
-                description=f"{first} less {second.lower()}: {value} ({span})",
+                description=f"{first} minus {second.lower()}: {value} ({span})",
             ),
             "value": value,
             "interval": span,
@@ -206,13 +161,13 @@ def comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def exports(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Every artefact with its size, what it scores, and the paired difference from the trained model."""
+    """Return every export with its size, score, and paired difference from the trained model."""
     return [
         {
             "name": name,
             "path": formatting.text(dig(entry, "path")),
             "size": formatting.size(dig(entry, "bytes")),
-            **_score(dig(entry, "metrics", "accuracy")),
+            **_score(next(iter(table_at(entry, "metrics").values()), None)),
             "difference": formatting.points(dig(entry, "difference")),
             "span": formatting.points_interval(dig(entry, "difference")),
             "p": formatting.p_value(dig(entry, "p_value")),
@@ -227,8 +182,8 @@ def _score(metric: Any) -> dict[str, str]:
 
 
 def example(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One sample judgement with the verdict of every stage that gave one."""
-    given = [stage for stage in STAGES if isinstance(row.get(stage.key), Mapping)]
+    """Return one example with the answer of every stage that has one."""
+    given = [stage for stage in COLUMNS if isinstance(row.get(stage.key), Mapping)]
     return {
         "id": formatting.text(row.get("id")),
         "prompt": formatting.text(row.get("prompt")),
@@ -242,22 +197,22 @@ def example(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _verdict(row: Mapping[str, Any], stage: Stage) -> Verdict:
-    """Right or wrong; `first` and `second` are read in the order that was asked, `ab` if not said."""
+def _verdict(row: Mapping[str, Any], stage: ReportColumn) -> ExampleAnswer:
+    """Return a stage's answer; `first` and `second` refer to the order of the row, by default `ab`."""
     answer = dig(row, stage.key, "answer")
     order = "ba" if row.get("order") == "ba" else "ab"
-    said = str(answer).lower()
-    choice = {"first": order[0], "second": order[1]}.get(said, said)
+    name = str(answer).lower()
+    choice = {"first": order[0], "second": order[1]}.get(name, name)
     text = formatting.text(dig(row, stage.key, "text"))
     if not answer:
-        return Verdict(stage, "unreadable", "unreadable", text)
+        return ExampleAnswer(stage, "unreadable", "unreadable", text)
     mark = "right" if dig(row, stage.key, "right") else "wrong"
-    return Verdict(stage, mark, choice.upper() if choice in ("a", "b") else choice, text)
+    return ExampleAnswer(stage, mark, choice.upper() if choice in ("a", "b") else choice, text)
 
 
 def confusions(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The most frequent confusions with the width of their bars in percent."""
-    found = rows_at(report, "confusions") or rows_at(report, "after", "details", "confusions")
+    """Return the most frequent confusions with the width of their bars in percent."""
+    found = rows_at(report, "after", "details", "confusions")
     counted = [row for row in found if finite(row.get("count"))]
     counted = sorted(counted, key=lambda row: -row["count"])[:SHOWN_CONFUSIONS]
     return [
@@ -271,19 +226,19 @@ def confusions(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def speed(report: Mapping[str, Any], stages: Sequence[Stage]) -> list[tuple[str, list[Cell]]]:
-    """Speed and size of every stage; a speed counts the tokens of answers."""
+def speed(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[tuple[str, list[Cell]]]:
+    """Return speed and size of every stage; speeds count completion tokens."""
     if not stages:
         return []
     rows = []
     for label, key, form in (
         ("Tokens per second", "tokens_per_second", formatting.quantity),
-        ("Time to an answer, median", "latency_p50", formatting.seconds),
-        ("Time to an answer, 95th percentile", "latency_p95", formatting.seconds),
+        ("Latency, median", "latency_p50", formatting.seconds),
+        ("Latency, 95th percentile", "latency_p95", formatting.seconds),
         ("Peak memory", "peak_memory_bytes", formatting.size),
     ):
         rows.append((label, [Cell(stage, form(dig(report, stage.key, "speed", key))) for stage in stages]))
     if sizes := table_at(report, "sizes"):
         cells = [Cell(stage, formatting.size(sizes.get(stage.key))) for stage in stages]
-        rows.append(("Size of the weights", cells))
+        rows.append(("Weight size", cells))
     return rows

@@ -1,8 +1,7 @@
-"""Intervals: Wilson for a rate of independent units, a cluster bootstrap for the rest, and paired tests.
+"""Confidence intervals (Wilson and cluster bootstrap) and paired tests.
 
-Wilson (1927) is used where every unit stands alone; where units share a prompt, whole clusters are resampled,
-since two answers about one prompt are less than two pieces of evidence. Two models are compared on the same
-resamples.
+The Wilson interval (1927) is used for rates of independent units. If units share a prompt, whole clusters are
+resampled, since two answers to one prompt are not independent. Two models are compared on the same resamples.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,20 +18,20 @@ from smidgen.tasks.task import Measure, Metric
 RESAMPLES = 2000  # the bounds of a 95 % interval move by less than a tenth of its width from seed to seed
 CONFIDENCE = 0.95
 
-_DRAWS_AT_ONCE = 2_000_000
+_MAX_DRAWS = 2_000_000  # clusters drawn per step of resampling, to bound memory
 
 Estimator = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric with its 95 % interval; all None where there was nothing to measure.
+    """A metric with its 95 % interval; all values None if there were no units.
 
     Attributes:
-        value: the metric.
-        low: lower bound.
-        high: upper bound.
-        n: how many units it was measured on.
+        value: value of the metric.
+        low: lower bound of the interval.
+        high: upper bound of the interval.
+        n: number of units.
     """
 
     value: float | None
@@ -41,7 +40,7 @@ class Measured:
     n: int
 
     def to_json(self) -> dict[str, float | int | None]:
-        """The four numbers as a JSON object."""
+        """Return the four numbers as a JSON object."""
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
@@ -51,7 +50,7 @@ class McNemar(NamedTuple):
     Attributes:
         only_first: units on which the first model did better.
         only_second: units on which the second model did better.
-        p_value: two-sided; 1.0 where the models never differ.
+        p_value: two-sided; 1.0 if the models never differ.
     """
 
     only_first: int
@@ -60,7 +59,7 @@ class McNemar(NamedTuple):
 
 
 def wilson(successes: int, n: int) -> Measured:
-    """A rate of independent trials with its Wilson interval."""
+    """Return a rate of independent trials with its Wilson interval."""
     if n == 0:
         return Measured(None, None, None, 0)
     interval = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
@@ -68,18 +67,18 @@ def wilson(successes: int, n: int) -> Measured:
 
 
 def measure(metric: Metric, *, seed: int = 0) -> Measured:
-    """A metric with its interval.
+    """Return a metric with its interval.
 
-    Wilson for a rate of independent units, else a bootstrap over clusters. Where every unit agrees,
-    resampling knows nothing of what was not seen, and Wilson over the clusters takes its place. One cluster
-    has no interval.
+    The interval is Wilson's for a rate of independent units, otherwise a bootstrap over clusters. If all
+    units agree, all resamples are equal, and Wilson's interval over the clusters is used instead. A single
+    cluster has no interval.
 
     Args:
         metric: the values of units, or a statistic over them.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
     if isinstance(metric, Measure) and metric.absolute:
-        return _folded(measure(replace(metric, absolute=False), seed=seed))
+        return _absolute(measure(replace(metric, absolute=False), seed=seed))
     n, clusters = len(metric.clusters), sorted(set(metric.clusters))
     if n == 0:
         return Measured(None, None, None, 0)
@@ -89,13 +88,13 @@ def measure(metric: Metric, *, seed: int = 0) -> Measured:
     estimate = _estimator(metric, clusters)
     value = float(estimate(np.ones((1, len(clusters))))[0])
     replicates = _replicates([estimate], len(clusters), seed)[0]
-    return _measured(value, replicates, len(clusters), n)
+    return _bootstrap_interval(value, replicates, len(clusters), n)
 
 
 def paired_difference(first: Metric, second: Metric, *, seed: int = 0) -> Measured:
-    """By how much a metric of one model exceeds that of another on the same clusters.
+    """Return the difference of a metric between two models on the same clusters.
 
-    Every resample draws the same clusters for both, so what makes a row hard for both cancels out.
+    Every resample draws the same clusters for both models, so that the difficulty of a row cancels out.
 
     Returns:
         first - second with its interval; `n` is the number of clusters.
@@ -107,17 +106,17 @@ def paired_difference(first: Metric, second: Metric, *, seed: int = 0) -> Measur
     everything = np.ones((1, len(clusters)))
     value = float(estimates[0](everything)[0] - estimates[1](everything)[0])
     replicates = _replicates(estimates, len(clusters), seed)
-    return _measured(value, replicates[0] - replicates[1], len(clusters), len(clusters))
+    return _bootstrap_interval(value, replicates[0] - replicates[1], len(clusters), len(clusters))
 
 
 def mcnemar(first: Sequence[float], second: Sequence[float]) -> McNemar:
-    """Do two models differ in which of the same units they get right?
+    """Test whether two models differ on the same units.
 
-    On zeros and ones this is McNemar's test in its exact form; on the sums of clusters, the sign test.
+    For scores of 0 and 1 this is McNemar's exact test, for sums of clusters the sign test.
 
     Args:
-        first: what each unit scored with the first model.
-        second: what the same units scored with the second.
+        first: score of each unit with the first model.
+        second: score of the same units with the second model.
     """
     only_first = sum(a > b for a, b in zip(first, second, strict=True))
     only_second = sum(a < b for a, b in zip(first, second, strict=True))
@@ -126,10 +125,10 @@ def mcnemar(first: Sequence[float], second: Sequence[float]) -> McNemar:
     return McNemar(only_first, only_second, p_value)
 
 
-def _folded(signed: Measured) -> Measured:
-    """The absolute value of a signed metric: an interval across zero reaches down to zero.
+def _absolute(signed: Measured) -> Measured:
+    """Return the absolute value of a signed metric; an interval across zero gets the lower bound zero.
 
-    Resampling the absolute value itself would not do: near zero it is never below what was found.
+    The absolute value itself cannot be resampled: near zero, the resamples are almost never below the value.
     """
     value, low, high = signed.value, signed.low, signed.high
     if value is None or low is None or high is None:
@@ -139,13 +138,13 @@ def _folded(signed: Measured) -> Measured:
 
 
 def _wilson_applies(metric: Measure, num_clusters: int) -> bool:
-    """Whether the metric is a rate of units that stand alone, or that all agree."""
+    """Whether the metric is a rate of independent units, or of units that all agree."""
     values = set(metric.values)
     return values <= {0.0, 1.0} and (len(metric.values) == num_clusters or len(values) == 1)
 
 
 def _estimator(metric: Metric, clusters: Sequence[str]) -> Estimator:
-    """The metric as a function of how often each cluster counts: (R, C) → (R,)."""
+    """Return the metric as a function of the multiplicity of each cluster: (R, C) → (R,)."""
     position = {cluster: index for index, cluster in enumerate(clusters)}
     units = np.array([position[cluster] for cluster in metric.clusters])
     if isinstance(metric, Measure):
@@ -164,13 +163,14 @@ def _estimator(metric: Metric, clusters: Sequence[str]) -> Estimator:
 
 
 def _replicates(estimates: Sequence[Estimator], num_clusters: int, seed: int) -> list[NDArray[np.float64]]:
-    """The value of each estimator on the same `RESAMPLES` draws of clusters with replacement."""
+    """Return the values of each estimator on the same `RESAMPLES` draws of clusters with replacement."""
     random = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // num_clusters)
+    at_once = max(1, _MAX_DRAWS // num_clusters)
     parts: list[list[NDArray[np.float64]]] = [[] for _ in estimates]
     for start in range(0, RESAMPLES, at_once):
         rows = min(at_once, RESAMPLES - start)
         drawn = random.integers(0, num_clusters, size=(rows, num_clusters))
+        # Each resample gets its own range of cluster numbers, so that one bincount counts all of them.
         drawn += np.arange(rows)[:, None] * num_clusters
         counts = np.bincount(drawn.ravel(), minlength=rows * num_clusters)
         multiplicities = counts.reshape(rows, num_clusters).astype(np.float64)
@@ -179,11 +179,11 @@ def _replicates(estimates: Sequence[Estimator], num_clusters: int, seed: int) ->
     return [np.concatenate(part) for part in parts]
 
 
-def _measured(value: float, replicates: NDArray[np.float64], num_clusters: int, n: int) -> Measured:
-    """The bias-corrected percentile interval (Efron 1981) of the replicates.
+def _bootstrap_interval(value: float, replicates: NDArray[np.float64], num_clusters: int, n: int) -> Measured:
+    """Return the bias-corrected percentile interval (Efron 1981) of the replicates.
 
-    A macro F1 of resampled rows is lower than that of the rows, since resampling loses rows of rare classes;
-    a plain percentile interval would hang too low by as much. Resamples without a value are left out.
+    The macro F1 of resampled rows is biased downwards, since resampling loses rows of rare classes; a plain
+    percentile interval would be too low by the same amount. Replicates that are not finite are dropped.
     """
     if not np.isfinite(value):
         return Measured(None, None, None, n)
@@ -191,6 +191,7 @@ def _measured(value: float, replicates: NDArray[np.float64], num_clusters: int, 
     if num_clusters < 2 or not replicates.size:
         return Measured(value, None, None, n)
     below = (np.mean(replicates < value) + np.mean(replicates <= value)) / 2
+    # Clipped, since ndtri is infinite at 0 and 1.
     bias = ndtri(np.clip(below, 1 / replicates.size, 1 - 1 / replicates.size))
     tail = ndtri((1 - CONFIDENCE) / 2)
     low, high = np.quantile(replicates, ndtr([2 * bias + tail, 2 * bias - tail]))

@@ -1,8 +1,8 @@
-"""The evidence of one specialist for reading: `report.html`, and the short table at the end of a run.
+"""Rendering of a report: the page `report.html`, and the summary table at the end of a run.
 
-Both are made from the dictionary of `report.json` alone. The page is one file without scripts and without
-anything fetched: its own content policy forbids both, since it shows text that a model wrote. What a run did
-not measure is a dash, never an error.
+Both are rendered from the dictionary of `report.json` alone. The page is a single file without scripts or
+external resources. Its content security policy forbids both, since it shows generated text. Missing values
+are shown as a dash and are never an error.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from smidgen.evaluation import evidence, formatting, judge_evidence, wording
-from smidgen.evaluation.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
-from smidgen.evaluation.plots import Curve, axis, loss_curve
-from smidgen.evaluation.published import as_published
+from smidgen.evaluation import evidence, wording
+from smidgen.evaluation.cost_section import ways
+from smidgen.figures import formatting
+from smidgen.figures.columns import evaluated
+from smidgen.figures.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
+from smidgen.figures.loss_curve import Curve, loss_curve
+from smidgen.figures.plots import axis
+from smidgen.tasks import task_class
 
 
 class Fact(NamedTuple):
-    """A term, its value, and a smaller note."""
+    """A term, its value, and a note in small print."""
 
     term: str
     value: str
@@ -29,28 +34,33 @@ class Fact(NamedTuple):
 
 
 def build_report(report: Mapping[str, Any]) -> str:
-    """The HTML page for a report dictionary; equal dictionaries give equal pages.
+    """Render the HTML page of a report; equal dictionaries give equal pages.
 
     Args:
-        report: the content of `report.json`. Every key is optional; text in it is escaped.
+        report: the content of `report.json`. Every key is optional; text is escaped.
     """
-    return _template().render(_page(report))
+    return _template("report.html.jinja").render(_page(report))
+
+
+def console_tables(report: Mapping[str, Any]) -> list[Table]:
+    """Return the summary tables for the terminal: metrics of every stage with intervals, one per task."""
+    return [console_table(view) for view in task_views(report)]
 
 
 def console_table(report: Mapping[str, Any]) -> Table:
-    """The metrics of every stage with their intervals, for the end of a run in a terminal."""
-    stages = evidence.evaluated(report)
+    """Return the summary table of one task."""
+    stages, words = evaluated(report), wording.words_of(report)
     table = Table(title=wording.headline(report), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     table.add_column("")
     for stage in stages:
         table.add_column(stage.label, justify="right", no_wrap=True)
     for row in evidence.results(report, stages):
-        if row.name in evidence.DETAILS:
+        if row.name in words.details:
             continue
         table.add_row(row.words.label, *(evidence.with_interval(cell) for cell in row.cells))
     for name in evidence.baselines(report):
         values = (formatting.percent(dig(report, stage.key, "baselines", name, "value")) for stage in stages)
-        table.add_row(wording.baseline_words(name), *values, style="dim")
+        table.add_row(words.baseline(name), *values, style="dim")
     table.add_section()
     for label, cells in evidence.speed(report, stages):
         table.add_row(label, *(cell.value for cell in cells))
@@ -58,7 +68,7 @@ def console_table(report: Mapping[str, Any]) -> Table:
 
 
 @cache
-def _template() -> jinja2.Template:
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -66,44 +76,36 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
+
+
+def task_views(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Split a report into one per task; a report with one task is returned as it is."""
+    tasks = table_at(report, "tasks")
+    if not tasks:
+        return [report]
+    shared = {key: value for key, value in report.items() if key != "tasks"}
+    return [{**shared, "title": name, **table_at(tasks, name)} for name in tasks]
 
 
 def _page(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything the template shows, formatted."""
-    stages = evidence.evaluated(report)
+    """Return the formatted content of the page."""
+    views = task_views(report)
+    alone = len(views) == 1
+    evidences = [_template("evidence.html.jinja").render(_evidence(view)) for view in views]
     return {
         "name": str(report.get("name") or "smidgen"),
-        "task": evidence.task_of(report),
+        "task": ", ".join(dict.fromkeys(filter(None, map(evidence.task_of, views)))),
         "description": str(report.get("description") or ""),
         "created": formatting.moment(report.get("created")) if report.get("created") else "",
         "command": str(report.get("command") or ""),
-        "headline": wording.headline(report),
-        "remarks": wording.remarks(report),
+        "headline": wording.headline(report) if alone else f"One model for {len(views)} tasks.",
+        "remarks": wording.remarks(report) if alone else [],
         "origin": _origin(report),
-        "stages": stages,
-        "results": evidence.results(report, stages),
-        "results_axis": axis([(0, "0"), (0.25, "25"), (0.5, "50"), (0.75, "75"), (1, f"100{PERCENT}")]),
-        "baselines": evidence.baseline_rows(report),
-        "subsets": evidence.subsets(report, stages),
-        "comparisons": list(evidence.comparisons(report)),
-        "comparisons_axis": axis([(0, "−100"), (0.5, "0"), (1, "+100 points")]),
-        "bias": judge_evidence.position_bias(report, stages),
-        "lengths": judge_evidence.length_bias(report, stages),
-        "reliability": judge_evidence.reliability(report),
-        "disagreements": judge_evidence.disagreements(report),
-        "ways": judge_evidence.ways(report),
-        "published": as_published(report),
-        "share_axis": axis([(0, "0"), (0.5, f"50{PERCENT}"), (1, f"100{PERCENT}")]),
-        "bias_axis": axis([(0, "always the second"), (0.5, f"50{PERCENT}"), (1, "always the first")]),
+        "evidence": Markup("\n").join(map(Markup, evidences)),
         "curve": _curve(report),
         "training": _training(report),
-        "exports": evidence.exports(report),
-        "examples": [evidence.example(row) for row in rows_at(report, "examples")],
-        "confusions": evidence.confusions(report),
-        "speed": evidence.speed(report, stages),
         "durations": _durations(report),
-        "machine": _machine(report),
         "data": _data(report),
         "data_facts": _data_facts(report),
         "provenance": _provenance(report),
@@ -112,12 +114,41 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _evidence(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the formatted content of one task's sections."""
+    columns, task = evaluated(report), task_class(evidence.task_of(report))
+    return {
+        "title": report.get("title"),
+        "description": str(report.get("description") or ""),
+        "origin": _origin(report),
+        "headline": wording.headline(report),
+        "remarks": wording.remarks(report),
+        "stages": columns,
+        "results": evidence.results(report, columns),
+        "results_axis": axis([(0, "0"), (0.25, "25"), (0.5, "50"), (0.75, "75"), (1, f"100{PERCENT}")]),
+        "baselines": evidence.baseline_rows(report),
+        "subsets": evidence.subsets(report, columns),
+        "comparisons": list(evidence.comparisons(report)),
+        "comparisons_axis": axis([(0, "−100"), (0.5, "0"), (1, "+100 points")]),
+        "pairing": task.words.pairing,
+        "things": task.words.claim.asked,
+        "published": task.score_tables(report),
+        "sections": Markup("\n").join(map(Markup, task.sections(report))),
+        "ways": ways(report),
+        "exports": evidence.exports(report),
+        "examples": [evidence.example(row) for row in rows_at(report, "examples")],
+        "confusions": evidence.confusions(report),
+        "speed": evidence.speed(report, columns),
+        "machine": _machine(report),
+    }
+
+
 def _origin(report: Mapping[str, Any]) -> list[Fact]:
-    """What was made from what."""
+    """Return facts on the base model, the training and the quantisation."""
     model, data, quantize = (table_at(report, key) for key in ("model", "data", "quantize"))
     total, trained = finite(model.get("parameters")), finite(model.get("trained_parameters"))
     share = f", {formatting.percent(trained / total)} of them" if total and trained else ""
-    learnt, read = finite(data.get("trained_tokens")), finite(data.get("train_tokens"))
+    trained_tokens, tokens = finite(data.get("trained_tokens")), finite(data.get("train_tokens"))
     facts = [
         Fact(
             "Base model",
@@ -130,24 +161,26 @@ def _origin(report: Mapping[str, Any]) -> list[Fact]:
             f"{formatting.parameters(trained)} trained{share}" if trained else "",
         ),
         Fact(
-            "Learnt from",
+            "Training data",
             f"{formatting.count(data['train_rows'])} rows" if "train_rows" in data else ABSENT,
-            f"{formatting.count(learnt)} of {formatting.count(read)} tokens" if learnt and read else "",
+            f"{formatting.count(trained_tokens)} of {formatting.count(tokens)} tokens"
+            if trained_tokens and tokens
+            else "",
         ),
-        Fact("Training took", formatting.seconds(dig(report, "training", "seconds")), _machine(report)),
+        Fact("Training time", formatting.seconds(dig(report, "training", "seconds")), _machine(report)),
     ]
     if quantize:
         before, after = (formatting.size(dig(report, "sizes", key)) for key in ("after", "quantized"))
         exact = finite(quantize.get("bits_per_weight"))
         widths = f"{exact:.2f} bits per weight; " if exact else ""
         facts.append(
-            Fact("Quantised to", formatting.text(quantize.get("summary")), f"{widths}{before} → {after}")
+            Fact("Quantisation", formatting.text(quantize.get("summary")), f"{widths}{before} → {after}")
         )
     return [fact for fact in facts if fact.value != ABSENT]
 
 
 def _machine(report: Mapping[str, Any]) -> str:
-    """The machine in a line."""
+    """Describe the machine in one line."""
     machine = table_at(report, "machine")
     cores, memory = finite(machine.get("cores")), finite(machine.get("memory_bytes"))
     parts = [
@@ -160,7 +193,7 @@ def _machine(report: Mapping[str, Any]) -> str:
 
 
 def _points(report: Mapping[str, Any], name: str) -> list[tuple[float, float]]:
-    """The finite (step, loss) points of a curve, in order of steps."""
+    """Return the finite (step, loss) points of a curve, sorted by step."""
     pairs = [(finite(row.get("step")), finite(row.get("loss"))) for row in rows_at(report, "training", name)]
     return sorted((step, loss) for step, loss in pairs if step is not None and loss is not None)
 
@@ -180,14 +213,14 @@ def _training(report: Mapping[str, Any]) -> list[Fact]:
             formatting.count(training.get("steps")),
             f"{formatting.quantity(training.get('epochs'))} epochs",
         ),
-        Fact("Kept", ABSENT if chosen is None else f"step {formatting.count(chosen)}", kept),
+        Fact("Checkpoint kept", ABSENT if chosen is None else f"step {formatting.count(chosen)}", kept),
         Fact("Speed", f"{formatting.quantity(training.get('tokens_per_second'))} tokens/s"),
         Fact("Time", formatting.seconds(training.get("seconds"))),
     ]
 
 
 def _durations(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The stages of the run with the width of their bars in percent."""
+    """Return the stages of the run with the width of their bars in percent."""
     timed = [
         (formatting.text(row.get("name")), finite(row.get("seconds")) or 0.0)
         for row in rows_at(report, "stages")
@@ -217,15 +250,15 @@ def _data_facts(report: Mapping[str, Any]) -> list[Fact]:
         return []
     return [
         Fact("Training rows", formatting.count(data.get("train_rows"))),
-        Fact("Tokens read", formatting.count(data.get("train_tokens"))),
-        Fact("Tokens learnt", formatting.count(data.get("trained_tokens")), "those the loss counted"),
-        Fact("Rows cut", formatting.count(data.get("cut_rows")), "prompts shortened from the left"),
+        Fact("Training tokens", formatting.count(data.get("train_tokens"))),
+        Fact("Trained tokens", formatting.count(data.get("trained_tokens")), "in the loss mask"),
+        Fact("Truncated rows", formatting.count(data.get("cut_rows")), "prompts cut from the left"),
         Fact("Test rows", formatting.count(data.get("test_rows"))),
     ]
 
 
 def _provenance(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Groups of names and values: the machine, the model, and everything the run recorded."""
+    """Return groups of names and values: machine, model and recorded provenance."""
     groups: list[tuple[str, list[tuple[str, str]]]] = []
     loose: list[tuple[str, str]] = []
     made = {"machine": report.get("machine"), "trained model": report.get("model")}
@@ -243,7 +276,7 @@ def _limits(report: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Names and values of a nested table, in its order."""
+    """Yield the names and values of a nested table, in order."""
     for key, value in table.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):

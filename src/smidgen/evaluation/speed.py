@@ -1,6 +1,6 @@
-"""What an evaluation took: throughput of the whole run, latency of one answer.
+"""Speed of an evaluation: throughput of the whole run, latency of single answers.
 
-Descriptive numbers of the machine at hand. A claim of speed needs a peer in the same run; see `benchmarks/`.
+These numbers describe the machine at hand. For comparisons of speed see `benchmarks/`.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,16 @@ from smidgen.data.types import Timing
 
 @dataclass(frozen=True)
 class Speed:
-    """Speed of one evaluation; None where it was not measured, as with a recording.
+    """Speed of one evaluation; values that were not measured, as in replays, are None.
 
     Attributes:
-        tokens_per_second: completion tokens of all answers over the wall-clock of the run, prefill included.
-        latency_p50: median seconds from a request's start to its last token; in a batch, others run beside
-            it.
-        latency_p95: 95th percentile of the same.
-        peak_memory_bytes: highest memory use of the device.
-        prompt_tokens: tokens of all prompts, shared beginnings counted each time.
-        completion_tokens: tokens written.
-        seconds: wall-clock of the run, over all its sessions.
+        tokens_per_second: completion tokens of all answers per second of wall-clock time, prefill included.
+        latency_p50: median seconds from the start of a request to its last token, in a batch with others.
+        latency_p95: 95th percentile of the latency.
+        peak_memory_bytes: peak memory use of the device.
+        prompt_tokens: tokens of all prompts, shared prefixes counted each time.
+        completion_tokens: generated tokens.
+        seconds: wall-clock time of the run, over all sessions.
     """
 
     tokens_per_second: float | None
@@ -35,19 +34,19 @@ class Speed:
     seconds: float
 
     def to_json(self) -> dict[str, float | int | None]:
-        """The fields as a JSON object."""
+        """Return the fields as a JSON object."""
         return asdict(self)
 
 
 def measure_speed(
     timings: Sequence[Timing | None], seconds: float, *, peak_memory_bytes: int | None = None
 ) -> Speed:
-    """Sum up the timings of a run's completions.
+    """Compute the speed of a run from the timings of its completions.
 
     Args:
-        timings: one entry a completion; throughput needs all of them.
-        seconds: wall-clock of the run.
-        peak_memory_bytes: as the backend counted it.
+        timings: one entry per completion; throughput is None if any is missing.
+        seconds: wall-clock time of the run.
+        peak_memory_bytes: as measured by the backend.
     """
     timed = [timing for timing in timings if timing is not None]
     complete = bool(timed) and len(timed) == len(timings)

@@ -1,4 +1,4 @@
-"""Artefacts that other programs load: adapters, fused models, and the card that goes with them.
+"""Exports for other programs: adapters, fused models, GGUF files, and their model cards.
 
 `smidgen.backend` is imported first because its BLAS has to be in place before MLX starts.
 """

@@ -1,8 +1,8 @@
-"""The model card of an artefact: what it is, what it was made of and how, what it scores, how to run it.
+"""The model card of an artefact: what it is, how it was made, its results, and how to run it.
 
-It is made from `report.json` of a run and shows the figures of this artefact, evaluated as it ships, or says
-that it was not. The front matter is the hub's (https://huggingface.co/docs/hub/model-cards), `model-index`
-included.
+It is made from the `report.json` of a run and shows the results of this artefact, evaluated as it ships, or
+says that it was not evaluated. The front matter is the hub's (https://huggingface.co/docs/hub/model-cards),
+including `model-index`.
 """
 
 import re
@@ -26,14 +26,14 @@ from smidgen.models.load import HUB_ID, read_config, resolve
 
 FORMATS = {
     "mlx": "a quantised MLX model",
-    "fused": "a whole model in safetensors, its adapter added to the weights",
+    "fused": "a model in safetensors with its adapter merged into the weights",
     "peft": "a LoRA adapter in PEFT's format",
     "mlx-adapter": "a LoRA adapter in mlx-lm's format",
     "gguf": "a GGUF file",
 }
 LIBRARIES = {"mlx": "mlx", "fused": "transformers", "peft": "peft", "mlx-adapter": "mlx", "gguf": "gguf"}
 RELATIONS = {"mlx": "quantized", "fused": "finetune", "peft": "adapter", "mlx-adapter": "adapter"}
-"""How the hub calls what became of the base; a GGUF file is quantised."""
+"""The hub's name for the relation to the base; a GGUF file is quantised."""
 CURVE_ROWS = 8
 
 _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -42,18 +42,18 @@ _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 def write_card(
     folder: Path, report: Mapping[str, Any], *, artefact: str, format: str, place: str | None = None
 ) -> None:
-    """Write the model card of an exported folder, its `README.md`; one that stands there is replaced.
+    """Write the model card of an exported folder, its `README.md`; an existing one is replaced.
 
     Args:
-        folder: of the artefact, written and evaluated.
+        folder: the artefact's folder, already written.
         report: the content of `report.json`. Every key is optional; text in it is escaped.
-        artefact: its name in the report's `exports`; the figures are those that stand there.
+        artefact: its name in the report's `exports`, whose results are shown.
         format: `mlx`, `fused`, `peft`, `mlx-adapter` or `gguf`.
-        place: where it will be found, `owner/name` on the hub or a folder's name; the folder's own if None.
+        place: where users find it: `owner/name` on the hub or a folder's name; default: the folder's name.
 
     Raises:
         ConfigError: the format is not known.
-        WorkError: the disk is full or the place cannot be written.
+        WorkError: the disk is full or the folder is not writable.
     """
     text = card_text(folder, report, artefact=artefact, format=format, place=place)
     write_text(folder / "README.md", text)
@@ -62,7 +62,7 @@ def write_card(
 def card_text(
     folder: Path, report: Mapping[str, Any], *, artefact: str, format: str, place: str | None = None
 ) -> str:
-    """Return what `write_card` writes; equal folders and reports give equal cards."""
+    """Return the text of the card; equal folders and reports give equal cards."""
     if format not in FORMATS:
         raise ConfigError(
             f"there is no format '{format}'; expected one of {', '.join(FORMATS)}."
@@ -81,13 +81,13 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # the text is Markdown: `finalize` escapes every value as that
+        autoescape=False,  # the output is Markdown: `finalize` escapes every value for it
     )
     return environment.get_template("card.md.jinja")
 
 
 def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, place: str) -> dict[str, Any]:
-    """Everything the template shows."""
+    """The variables of the template."""
     named = str(_at(report, "model", "base") or "an unknown model")
     base, base_folder = _public_name(named) or named, _base_folder(named)
     config = _config(base_folder) or _config(folder)
@@ -95,7 +95,7 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, 
     weights = sorted(file for file in folder.glob("*") if file.suffix in (".safetensors", ".gguf"))
     shipped = _at(report, "exports", artefact) or {}
     thinking = _thinking(report, folder, base_folder)
-    subject = Subject(format, folder, place, base, config.get("model_type"), thinking, report.get("task"))
+    subject = Subject(format, folder, place, base, config.get("model_type"), thinking, report.get("usage"))
     return {
         "name": f"{report.get('name') or subject.name} ({artefact})",
         "description": report.get("description"),
@@ -122,7 +122,7 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, 
 
 
 def _front_matter(report: Mapping[str, Any], facts: Mapping[str, Any], format: str) -> str:
-    """The YAML at the head of the card; the library that the hub reads it with writes it."""
+    """The YAML front matter of the card, written by the hub's own library."""
     licence, base = facts["licence"], facts["base"]
     known = licence is not None and _LICENCE_ID.fullmatch(licence.name)
     results = [
@@ -151,20 +151,20 @@ def _front_matter(report: Mapping[str, Any], facts: Mapping[str, Any], format: s
 
 
 def _base_folder(base: str) -> Path | None:
-    """Where the base stands on this machine, if it does; nothing is fetched."""
+    """The base's folder on this machine, if there is one; nothing is downloaded."""
     try:
-        if base.startswith("smidgen:") or Path(base).expanduser().is_dir():
+        if base.startswith("smidgen:") or Path(base).expanduser().exists():
             return resolve(base)
         if matched := HUB_ID.fullmatch(base):
             found = Path(snapshot_download(matched["repo"], local_files_only=True))
             return found / (matched["subfolder"] or "")
-    except Exception:  # a base that is not here is no obstacle; the hub client has a dozen types of errors
+    except Exception:  # a missing base is not an error; the hub client raises many types of errors
         return None
     return None
 
 
 def _thinking(report: Mapping[str, Any], *folders: Path | None) -> bool | None:
-    """Whether thinking is on; None where the chat template has no switch for it or is not on this machine."""
+    """Whether thinking is on; None if the chat template has no switch for it or is not on this machine."""
     for folder in folders:
         with suppress(ModelError):  # adapters and GGUF files have no tokenizer beside them
             if folder is not None and load_tokenizer(folder).has_thinking_switch:
@@ -180,7 +180,7 @@ def _config(folder: Path | None) -> dict[str, Any]:
 
 
 def _figures(metrics: Any) -> Iterator[tuple[str, float, str, str, int]]:
-    """Name, value, both ends of the interval and number of each metric that has a value."""
+    """Yield name, value, interval bounds and n of each metric that has a value."""
     for name, metric in (metrics or {}).items():
         value = metric.get("value")
         if value is not None:
@@ -194,31 +194,31 @@ def _figures(metrics: Any) -> Iterator[tuple[str, float, str, str, int]]:
 
 
 def _interval(metric: Any) -> str | None:
-    """`value (low to high)` of a difference, or None."""
+    """Format a difference as `value (low to high)`, or return None."""
     if not metric or metric.get("value") is None:
         return None
     return f"{metric['value']:+.3f} ({metric['low']:+.3f} to {metric['high']:+.3f})"
 
 
 def _data(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Role, name, rows and fingerprint of each dataset."""
+    """Yield role, name, rows and fingerprint of each dataset."""
     for role, source in (_at(report, "provenance", "data") or {}).items():
         rows = source.get("rows")
         yield role, _public_name(source.get("path")) or "–", _number(rows), source.get("sha256") or "–"
 
 
 def _training(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What was trained and for how long, as terms and values."""
+    """Yield the facts of the training as terms and values."""
     model, data, training = (report.get(name) or {} for name in ("model", "data", "training"))
     known = (
         ("method", model.get("method")),
         ("parameters", model.get("parameters")),
         ("trained parameters", model.get("trained_parameters")),
         ("training rows", data.get("train_rows")),
-        ("tokens learnt", data.get("trained_tokens")),
+        ("trained tokens", data.get("trained_tokens")),
         ("steps", training.get("steps")),
         ("epochs", training.get("epochs")),
-        ("step that was kept", training.get("chosen_step")),
+        ("best step", training.get("chosen_step")),
         ("seconds", training.get("seconds") and round(training["seconds"])),
     )
     for term, value in known:
@@ -227,7 +227,7 @@ def _training(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _curve(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Step, training loss and validation loss at steps spread evenly, and at every validated one."""
+    """Yield step, training loss and validation loss at evenly spaced steps and at every validated step."""
     curve = {point["step"]: point["loss"] for point in _at(report, "training", "curve") or ()}
     validated = {point["step"]: point["loss"] for point in _at(report, "training", "validation") or ()}
     steps = sorted(curve)
@@ -237,7 +237,7 @@ def _curve(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _made(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """When, where and with what it was made."""
+    """Yield when, where and with what it was made."""
     machine, provenance = report.get("machine") or {}, report.get("provenance") or {}
     versions = provenance.get("versions") or {}
     command = " ".join(_public_name(word) or word for word in str(report.get("command") or "").split())
@@ -254,7 +254,7 @@ def _made(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _public_name(path: Any) -> str | None:
-    """What a path is called in public: of a place on somebody's machine only the last name."""
+    """A path as the card shows it: of a local path only the last part, which reveals nothing private."""
     if not path:
         return None
     return Path(path).name if str(path).startswith(("/", "~", ".")) else str(path)
@@ -267,7 +267,7 @@ def _number(value: Any) -> str:
 
 
 def _at(tree: Mapping[str, Any] | None, *names: str) -> Any:
-    """What stands at a path of keys, or None."""
+    """Return the value at a path of keys, or None."""
     for name in names:
         tree = tree.get(name) if isinstance(tree, Mapping) else None
     return tree

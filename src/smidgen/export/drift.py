@@ -1,8 +1,8 @@
-"""How far a model that was rewritten says something else than before: measured on prompts, not assumed.
+"""Drift: how much an export changed a model's predictions, measured on prompts.
 
-Two models read the same tokens. At the last positions of every prompt their distributions of the next token
-are compared: mean KL divergence KL(before ‖ after) in nats, the greatest difference of two logits, and how
-often the most probable token is the same.
+Two models read the same tokens. At the last positions of every prompt, their next-token distributions are
+compared: mean KL divergence KL(before ‖ after) in nats, the largest difference of two logits, and how often
+the most probable token is the same.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +16,12 @@ from smidgen.backend import mx, nn
 from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import DataError
+from smidgen.export.facts import DriftFacts
 from smidgen.models.graph import body, logits
 
 MAX_PROMPTS = 32
 POSITIONS = 32
-"""Prompts and last positions of each that are compared: 620 MB of logits for 152,000 tokens."""
+"""The most prompts, and last positions of each, that are compared: 620 MB of logits for 152,000 tokens."""
 
 PROMPTS: tuple[tuple[Message, ...], ...] = tuple(
     (Message("user", text),)
@@ -41,20 +42,20 @@ PROMPTS: tuple[tuple[Message, ...], ...] = tuple(
         "Name three metals, one to a line, in alphabetical order.",
     )
 )
-"""What is asked where the user gives no prompts."""
+"""The default prompts."""
 OWN_PROMPTS = "prompts of smidgen's own"
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Two models compared.
+    """The comparison of two models.
 
     Attributes:
         mean_kl: KL divergence in nats, averaged over the positions.
-        max_logit_difference: of any token at any position.
+        max_logit_difference: the largest difference of two logits, of any token at any position.
         same_top: share of the positions at which the most probable token is the same.
-        prompts: how many were read.
-        positions: how many were compared.
+        prompts: number of prompts.
+        positions: number of positions that were compared.
     """
 
     mean_kl: float
@@ -70,17 +71,17 @@ def token_rows(
     """Return the token ids of the prompts, at most `MAX_PROMPTS` of them, evenly spaced.
 
     Args:
-        tokenizer: of the model; without a chat template the contents alone are read.
-        prompts: conversations; those that end with the assistant are read to the end of that. None takes
+        tokenizer: the model's tokenizer; without a chat template, only the contents are encoded.
+        prompts: conversations; one that ends with an assistant message includes that message. None for
             `PROMPTS`.
-        context: the most tokens that the model reads; longer prompts lose their beginning.
+        context: context length in tokens; longer prompts are truncated at the beginning.
 
     Raises:
-        DataError: there are no prompts, or one has no text or an unknown role.
+        DataError: there are no prompts, or a prompt has no text or an unknown role.
     """
     chosen = PROMPTS if prompts is None else prompts
     if not chosen:
-        raise DataError("there are no prompts to compare the models on; give at least one")
+        raise DataError("there are no prompts to compare the models on; pass at least one")
     rows = []
     for index in np.linspace(0, len(chosen) - 1, min(len(chosen), MAX_PROMPTS)).astype(int):
         messages = tuple(chosen[index])
@@ -89,20 +90,20 @@ def token_rows(
         else:
             ids = tokenizer.encode("\n".join(message.content for message in messages))
         if not ids:
-            raise DataError(f"prompt {index + 1} has no text to compare the models on; leave it out")
+            raise DataError(f"prompt {index + 1} has no text to compare the models on; remove it")
         rows.append(ids[-context:] if context else ids)
     return rows
 
 
 def last_logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
-    """Yield the scores at the last positions of each row, (P, V) float32."""
+    """Yield the logits (P, V), float32, at the last positions of each row."""
     for ids in rows:
         hidden = body(model)(mx.array([ids], mx.int32))[0, -POSITIONS:]
         yield np.array(logits(model, hidden).astype(mx.float32))
 
 
 def compare(before: Sequence[np.ndarray], after: Iterator[np.ndarray]) -> Drift:
-    """Compare the scores of two models for the same rows, each as `last_logits` gives them."""
+    """Compare the logits of two models for the same rows, as `last_logits` yields them."""
     divergence, difference, same, positions = 0.0, 0.0, 0, 0
     for first, second in zip(before, after, strict=True):
         log_p, log_q = log_softmax(first, axis=-1), log_softmax(second, axis=-1)
@@ -113,25 +114,25 @@ def compare(before: Sequence[np.ndarray], after: Iterator[np.ndarray]) -> Drift:
     return Drift(divergence / positions, difference, same / positions, len(before), positions)
 
 
-def describe(drift: Drift, asked: str = OWN_PROMPTS) -> dict[str, Any]:
-    """Return a comparison in JSON's types, a divergence that is below zero by rounding as zero.
+def describe(drift: Drift, asked: str = OWN_PROMPTS) -> DriftFacts:
+    """Return a comparison as facts to report; a divergence that rounding made negative becomes zero.
 
     Args:
         drift: the comparison.
-        asked: what the prompts are, as goes on from a number: `prompts of smidgen's own`.
+        asked: what the prompts are, as it follows their number: `prompts of smidgen's own`.
     """
-    return {
-        "asked": asked,
-        "mean_kl": max(drift.mean_kl, 0.0),
-        "max_logit_difference": drift.max_logit_difference,
-        "same_top": drift.same_top,
-        "prompts": drift.prompts,
-        "positions": drift.positions,
-    }
+    return DriftFacts(
+        asked=asked,
+        mean_kl=max(drift.mean_kl, 0.0),
+        max_logit_difference=drift.max_logit_difference,
+        same_top=drift.same_top,
+        prompts=drift.prompts,
+        positions=drift.positions,
+    )
 
 
 def in_words(drift: Mapping[str, Any]) -> str:
-    """Return what `describe` returned as a clause; what it does not hold is left out."""
+    """Return the JSON of `DriftFacts` as a clause; missing values are left out."""
     clauses = [f"{drift['mean_kl']:.2g} nats on average"]
     if "max_logit_difference" in drift:
         clauses.append(f"logits by {drift['max_logit_difference']:.2g} at most")

@@ -1,27 +1,21 @@
-"""How each kind of artefact is run in each program that loads it, as a model card says it."""
+"""How to run each format in each program that loads it, for the model card."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from smidgen.export.markdown import Markdown, argument, code
-from smidgen.export.peft import VLLM_DEFAULT_RANK, VLLM_RANKS, vllm_warnings
+from smidgen.export.peft_adapter import VLLM_DEFAULT_RANK, VLLM_RANKS, vllm_warnings
 from smidgen.models.adapter import read_adapter
 
 QUESTION = "Which answer is better?"
-PAIR = ("What is 23 + 48?", "71", "61")
-"""A question and two answers to it, for a judge."""
-JUDGING = (
-    "A judge reads a question and two answers in the prompt that it was trained on, which smidgen renders. "
-    "Other programs have to be given that whole prompt; a bare question, as below, only shows that it runs."
-)
 ELSEWHERE = ("llama", "qwen2", "qwen3")
-"""Model types that transformers and vLLM run as we do."""
+"""Model types that transformers and vLLM run like smidgen."""
 
 
 class Way(NamedTuple):
-    """A program, how to run the artefact in it, and what to know before."""
+    """A program, the code that runs the artefact in it, and notes."""
 
     program: str
     code: Markdown
@@ -29,16 +23,17 @@ class Way(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What is to be run.
+    """The artefact to run.
 
     Attributes:
         format: `mlx`, `fused`, `peft`, `mlx-adapter` or `gguf`.
-        folder: where it stands while the card is written.
-        place: where it will be found: `owner/name` on the hub, or a folder's name.
-        base: the model that an adapter goes on.
-        model_type: of the model, as in `config.json`.
-        thinking: whether the chat template is to let the model think; None where it has no switch for that.
-        task: what it was trained for, if that is known.
+        folder: its folder while the card is written.
+        place: where users find it: `owner/name` on the hub, or a folder's name.
+        base: the base model of an adapter.
+        model_type: the model's `model_type` in `config.json`.
+        thinking: whether the chat template enables thinking; None if it has no switch for it.
+        usage: the report's `usage`: `command`, `arguments` and `note` with which smidgen runs the task; None
+            for a plain prompt.
     """
 
     format: str
@@ -47,40 +42,40 @@ class Subject(NamedTuple):
     base: str
     model_type: str | None
     thinking: bool | None
-    task: str | None = None
+    usage: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         return self.place.rpartition("/")[2]
 
     def fetched(self, folder: str) -> str:
-        """The command before those that name files, where the files are on the hub."""
+        """The download command, if the files are on the hub; commands that name files need it first."""
         return f"hf download {argument(self.place)} --local-dir {folder}\n" if "/" in self.place else ""
 
     def switched(self, option: str) -> str:
-        """An option that takes the chat template's variables, where there is one to be set."""
+        """An option that sets the chat template's thinking switch, if it has one."""
         if self.thinking is None:
             return ""
         return f" {option} {argument(json.dumps({'enable_thinking': self.thinking}))}"
 
     @property
     def base_notes(self) -> tuple[str, ...]:
-        """What to know of a base that programs cannot fetch by the name that stands in the commands."""
+        """Notes on a base that other programs cannot download by the name in the commands."""
         if self.base.startswith("smidgen:"):
             return (
-                f"{self.base} comes with smidgen; name the folder that smidgen inspect {self.base} shows "
+                f"{self.base} comes with smidgen; use the folder that smidgen inspect {self.base} shows "
                 "instead.",
             )
         return ()
 
 
 def ways(subject: Subject) -> Iterator[Way]:
-    """Yield the ways to run an artefact, what it was trained for first."""
-    if subject.task == "judge":
-        question, a, b = map(argument, PAIR)
-        asked = f"--prompt {question} --a {a} --b {b}"
-        yield Way("smidgen", _shell(_smidgen(subject, "judge", asked)), (JUDGING,))
+    """Yield the ways to run an artefact, the command for its task first."""
+    if usage := subject.usage:
+        command, note = argument(usage["command"]), usage.get("note")
+        options = " ".join(map(argument, usage["arguments"]))
+        yield Way("smidgen", _shell(_smidgen(subject, command, options)), (note,) if note else ())
     if subject.format == "peft":
         yield from _peft(subject)
     elif subject.format == "mlx-adapter":
@@ -91,13 +86,13 @@ def ways(subject: Subject) -> Iterator[Way]:
         yield from _gguf(subject)
     else:
         yield from _model(subject)
-    if subject.task != "judge":
+    if not subject.usage:
         yield Way("smidgen", _shell(_smidgen(subject, "generate", f"--prompt {argument(QUESTION)}")))
 
 
 def _model(subject: Subject) -> Iterator[Way]:
     place = argument(subject.place)
-    if subject.model_type in ELSEWHERE:  # mlx-lm has no graph for the dense models of the others
+    if subject.model_type in ELSEWHERE:  # mlx-lm does not support the dense models of the others
         yield Way("mlx-lm", _shell(_mlx_lm(subject, f"--model {place}")))
     if subject.format == "fused":
         yield Way("transformers", _python(subject, subject.place, None))
@@ -161,7 +156,7 @@ def _shell(text: str) -> Markdown:
 
 
 def _python(subject: Subject, model: str, adapter: str | None) -> Markdown:
-    """A program that asks one question through the chat template; an adapter is put on the model."""
+    """A script that asks one question through the chat template, with an adapter if there is one."""
     switch = "" if subject.thinking is None else f", enable_thinking={subject.thinking}"
     put = f"model = PeftModel.from_pretrained(model, {json.dumps(adapter)})\n" if adapter else ""
     return code(

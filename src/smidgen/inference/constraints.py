@@ -1,12 +1,12 @@
-"""Answers that keep to a JSON schema, to a regular expression or to a list of choices.
+"""Constrained decoding by a JSON schema, a regular expression or a list of choices.
 
-llguidance (https://github.com/guidance-ai/llguidance) says which tokens may come next, and which must: where
-a constraint leaves no choice, the tokens are those that the tokenizer would cut the text into.
+llguidance (https://github.com/guidance-ai/llguidance) computes which tokens may come next, and which must:
+where a constraint leaves no choice, the tokens are those of the tokenizer's own encoding of the text.
 
-JSON is written as `json.dumps` writes it, on one line with a space after every comma and colon, and keys come
-in the schema's order, so nothing but values is left to choose. A regular expression is in the syntax of
-Rust's `regex` (https://docs.rs/regex/latest/regex/#syntax), and the whole answer matches it. What could not
-be enforced is refused; a keyword that no validator knows counts as a misspelling.
+JSON has the layout of `json.dumps`, on one line with a space after every comma and colon, and keys in the
+schema's order, so only values are left to the model. Regular expressions have the syntax of Rust's `regex`
+(https://docs.rs/regex/latest/regex/#syntax) and match the whole answer. Anything that cannot be enforced is
+refused; an unknown keyword is treated as a misspelling.
 """
 
 import json
@@ -21,16 +21,16 @@ from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 from numpy.typing import NDArray
-from referencing import Resource
-from referencing.jsonschema import DRAFT202012
 
+from smidgen.data.schemas import check_schema
 from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Constraint, Request
 from smidgen.errors import ConfigError, ModelError, did_you_mean
+from smidgen.inference.exact_numbers import ExactGrammar, read_exactly, rounded, schema_grammar, schemas_in
 
 NAMES = {"json_schema": "the schema", "regex": "the regular expression", "choices": "the choices"}
 KEPT_MATCHERS = 64
-"""Constraints whose compiled form is kept; a copy of it takes a hundredth of the time."""
+"""Number of compiled constraints in the cache; copying one takes a hundredth of the time to compile it."""
 ANNOTATIONS = frozenset(
     "$anchor $comment $defs $id $schema $vocabulary contentEncoding contentMediaType contentSchema default "
     "definitions deprecated description examples readOnly title writeOnly".split()
@@ -39,76 +39,76 @@ ANNOTATIONS = frozenset(
 
 
 class Guide:
-    """How far one answer has come in what its constraint allows."""
+    """State of one constrained answer."""
 
     def __init__(self, matcher: LLMatcher, vocab_size: int, name: str):
-        """Begin with a matcher that nothing else uses; `name` says in errors what it enforces."""
+        """Take ownership of a matcher; `name` describes the constraint in errors."""
         self._matcher = matcher
         self._vocab_size = vocab_size
         self._name = name
-        self._due: list[int] = []  # what must come now and was not taken yet
+        self._forced: list[int] = []  # forced tokens that have not been consumed yet
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing can follow."""
-        return not self._due and self._matcher.is_stopped()
+        """Whether the answer is complete, so that no token can follow."""
+        return not self._forced and self._matcher.is_stopped()
 
     def allowed(self) -> NDArray[np.bool_]:
-        """Which tokens may come next (V,), end tokens among them once the answer may end.
+        """Return the mask of allowed next tokens (V,), which includes end tokens once the answer may end.
 
         Raises:
-            ConfigError: none may, or finding out is too costly.
+            ConfigError: no token is allowed, or computing the mask is too costly.
         """
-        if due := self._must_come():
+        if forced := self._forced_tokens():
             only = np.zeros(self._vocab_size, bool)
-            only[due[0]] = True
+            only[forced[0]] = True
             return only
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         return np.unpackbits(packed, bitorder="little").view(bool)
 
     def take(self, token_id: int) -> None:
-        """Go on by one token that was allowed."""
+        """Consume one allowed token."""
         self._matcher.consume_token(token_id)
         self._check()
-        self._due = self._due[1:]
+        self._forced = self._forced[1:]
 
     def force(self, most: int) -> list[int]:
-        """Go on by the tokens, at most so many, that must come now; return them."""
-        forced = self._must_come()[:most] if most else []
+        """Consume at most `most` forced tokens, those without an alternative; return them."""
+        forced = self._forced_tokens()[:most] if most else []
         self._matcher.consume_tokens(forced)
         self._check()
-        self._due = self._due[len(forced) :]
+        self._forced = self._forced[len(forced) :]
         return forced
 
-    def _must_come(self) -> list[int]:
-        # Asked once for each stretch: its rest, cut into tokens alone, may give others.
-        if not self._due:
-            self._due = self._matcher.compute_ff_tokens()
-        return self._due
+    def _forced_tokens(self) -> list[int]:
+        # Computed once per stretch: the rest of a stretch, encoded by itself, may give other tokens.
+        if not self._forced:
+            self._forced = self._matcher.compute_ff_tokens()
+        return self._forced
 
     def _check(self) -> None:
         if self._matcher.is_error():
             fault = self._matcher.get_error().partition("\n")[0]
             if fault.startswith("NoExtension"):
-                fault = "there is no text that could come next"
-            raise ConfigError(f"{self._name} cannot be followed: {fault}; write another")
+                fault = "no text could come next"
+            raise ConfigError(f"{self._name} cannot be followed: {fault}; change it")
 
 
 class Guides:
-    """What makes guides for the answers of one tokenizer's model."""
+    """Makes guides for answers of the model with a given tokenizer; caches compiled constraints."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._matcher = lru_cache(KEPT_MATCHERS)(self._compiled)
 
     def begin(self, constraint: Constraint) -> Guide:
-        """Return a guide of an answer that is to begin.
+        """Return a guide for a new answer.
 
         Raises:
-            ConfigError: as `grammar_of`, or a text of the constraint is a token of its own, or no text
+            ConfigError: as `grammar_of`, or the constraint contains a special token as text, or no text
                 satisfies it.
-            ModelError: the tokenizer is of a kind that is not known.
+            ModelError: the tokenizer is of an unsupported kind.
         """
         guide = Guide(
             self._matcher(constraint).deep_copy(), self._vocabulary.vocab_size, NAMES[constraint.kind]
@@ -122,7 +122,7 @@ class Guides:
             return LLTokenizer(self._tokenizer.to_json(), eos_token=sorted(self._tokenizer.eos_token_ids))
         except ValueError as error:
             raise ModelError(
-                f"the tokenizer of {self._tokenizer.path} does not go with constraints: {error}; "
+                f"the tokenizer of {self._tokenizer.path} does not support constraints: {error}; "
                 "leave the constraint out"
             ) from None
 
@@ -130,48 +130,51 @@ class Guides:
         grammar = grammar_of(constraint)
         if tokens := sorted(token for token in self._tokenizer.added_tokens if token in constraint.value):
             raise ConfigError(
-                f"{tokens[0]} stands in {NAMES[constraint.kind]}, and this model has it for a sign, "
-                "not for text; leave it out"
+                f"{tokens[0]} in {NAMES[constraint.kind]} is a special token of this model and not text; "
+                "leave it out"
             )
         limits = LLParserLimits(verbose_errors=False)
         return LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
 
 
 def check_constrained(request: Request, *, thinking: bool = False) -> None:
-    """Refuse what a constraint does not go with.
+    """Refuse settings that conflict with a constraint.
 
     Raises:
-        ConfigError: there are strings that end the answer, or it would begin with a thought.
+        ConfigError: the request has stop strings, or thinking is on.
     """
     if request.constraint is None:
         return
     if request.sampling.stop or request.sampling.stop_after or request.sampling.stop_at_boxed:
         raise ConfigError(
-            "strings that end an answer (--stop, --stop-at-boxed, a task's own) would cut off what its "
-            "constraint asks for; give either the strings or the constraint"
+            "stop strings (--stop, --stop-at-boxed, a task's own) would cut off a constrained answer; "
+            "give either stop strings or a constraint"
         )
     if thinking:
         raise ConfigError(
-            "a constraint holds from the first token on, which leaves no place for thinking (--thinking); "
+            "a constraint applies from the first token on, which leaves no room for thinking (--thinking); "
             "leave one of them out"
         )
 
 
 @lru_cache(KEPT_MATCHERS)
 def grammar_of(constraint: Constraint) -> str:
-    """Return a constraint as llguidance takes it.
+    """Return the llguidance grammar of a constraint.
 
     Raises:
-        ConfigError: it cannot be read, or has a part that could not be enforced, which the message names.
+        ConfigError: the constraint cannot be parsed, or has a part that cannot be enforced.
     """
     name = NAMES[constraint.kind]
     try:
+        constraint.value.encode()
         grammar = READERS[constraint.kind](constraint.value)
     except RecursionError:
         raise ConfigError(f"{name} is nested too deeply; simplify it") from None
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{name} cannot be read ({error}); use complete Unicode characters") from None
     _, faults = LLMatcher.validate_grammar_with_warnings(grammar)
     if faults:
-        raise ConfigError(f"{name} cannot be enforced: {_in_short(faults[0])}; mend it")
+        raise ConfigError(f"{name} cannot be enforced: {_in_short(faults[0])}; fix it")
     if constraint.kind == "json_schema":
         _refuse_ignored(json.loads(constraint.value))
     return grammar
@@ -182,32 +185,31 @@ def _of_schema(value: str) -> str:
     if not isinstance(schema, dict):
         raise ConfigError(f"the schema is {value.strip()[:60]}, expected a JSON object; {{}} allows any JSON")
     if not isinstance(schema.get("$schema", ""), str):
-        raise ConfigError("the schema's $schema is no text; write the URL of its dialect or leave it out")
-    dialect = validator_for(schema, default=Draft202012Validator)
+        raise ConfigError("the schema's $schema is not a text; give the URL of its dialect or leave it out")
     try:
-        dialect.check_schema(schema)
+        dialect = check_schema(schema, with_patterns=False)  # llguidance checks patterns in its own syntax
     except SchemaError as error:
-        raise ConfigError(f"the schema is no JSON schema: {error.message}") from None
+        raise ConfigError(f"the schema is not a valid JSON schema: {error.message}") from None
     if dialect is Draft3Validator:
-        raise ConfigError("the schema is in draft 3 of JSON Schema; write it in draft 4 or later")
-    return LLMatcher.grammar_from_json_schema(
-        value,
-        overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
-    )
+        raise ConfigError("the schema is in draft 3 of JSON Schema; expected draft 4 or later")
+    exact = read_exactly(value)
+    if any(rounded(part) is not None for part in schemas_in(exact)):
+        return ExactGrammar(exact, dialect, ANNOTATIONS).text()
+    return schema_grammar(value)
 
 
 def _of_choices(value: str) -> str:
     texts = _json(value, "choices", "a JSON list of texts")
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"the choices are {value[:60]}, expected a JSON list of one text or more")
+        raise ConfigError(f"the choices are {value[:60]}, expected a JSON list of one or more texts")
     if "" in texts:
-        raise ConfigError("one of the choices is empty; give each of them text")
+        raise ConfigError("one of the choices is empty; expected a text")
     return grammar_from("choice", json.dumps(texts))
 
 
 def _of_regex(value: str) -> str:
     if not value:
-        raise ConfigError("the regular expression is empty, as every answer would be; write one")
+        raise ConfigError("the regular expression is empty, so every answer would be empty; give another")
     return LLMatcher.grammar_from_regex(value)
 
 
@@ -220,40 +222,37 @@ READERS: dict[str, Callable[[str], str]] = {
 
 def _json(value: str, kind: str, expected: str) -> Any:
     try:
-        return json.loads(value)
+        found = json.loads(value)
+        # Python accepts NaN and lone surrogates, which are not JSON.
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
+        return found
     except ValueError as error:
         raise ConfigError(f"{NAMES[kind]} cannot be read ({error}); expected {expected}") from None
 
 
 def _in_short(fault: str) -> str:
-    """The line of llguidance's message that says what is wrong."""
+    """Return the line of llguidance's message that says what is wrong."""
     cause = re.search(r"^error: (.*)$", fault, re.MULTILINE)
     return cause[1] if cause else fault.rpartition("(in regex): ")[2].partition("\n")[0]
 
 
 def _refuse_ignored(schema: Any) -> None:
-    """Refuse what llguidance would take and not enforce.
+    """Refuse keywords that llguidance accepts but does not enforce.
 
     Raises:
-        ConfigError: a keyword is unknown, or counts keys that could be written twice.
+        ConfigError: a keyword is unknown, or counts properties that could be repeated.
     """
     dialect = validator_for(schema, default=Draft202012Validator)
     known = dialect.VALIDATORS.keys() | ANNOTATIONS
-    waiting = [Resource.from_contents(schema, default_specification=DRAFT202012)]
-    while waiting:
-        resource = waiting.pop()
-        waiting.extend(resource.subresources())
-        part = resource.contents
-        if not isinstance(part, dict):
-            continue
+    for part in schemas_in(schema):
         if strange := sorted(part.keys() - known):
             raise ConfigError(
-                f"the schema has the keyword '{strange[0]}', which asserts nothing."
+                f"the schema has the unknown keyword '{strange[0]}'."
                 f"{did_you_mean(strange[0], known)} Leave it out"
             )
         is_open = part.get("additionalProperties", True) is not False or "patternProperties" in part
         if part.get("minProperties", 0) > 1 and is_open:
             raise ConfigError(
-                "the schema has minProperties, which cannot be enforced where a key may come twice; "
-                "name all properties and set additionalProperties to false"
+                "the schema has minProperties, which cannot be enforced where a key may be repeated; "
+                "list all properties and set additionalProperties to false"
             )

@@ -1,11 +1,11 @@
 """The forward pass of a small float32 model on the CPU, in numpy.
 
 A decoding step of a small model is a hundred tiny operations. MLX spends 30 to 100 µs on each and computes
-the exponentials of softmax and SwiGLU one by one; numpy spends 2 to 10 µs and computes them in vectors. Rows
-never look at each other, so every processor core takes a share of them through the whole network.
+the exponentials of softmax and SwiGLU one by one; numpy spends 2 to 10 µs and vectorises them. Rows are
+independent, so each processor core runs a share of them through the whole network.
 
-Only what Llama and its kin are made of is read: RMS norms, linear layers (plain, quantised, with a low-rank
-update), rotary embeddings, SwiGLU, and what MobileLLM-R1 does to attention. Any other model is left to MLX.
+Supported are the parts of Llama-like models: RMS norms, linear layers (plain, quantised, with a low-rank
+update), rotary embeddings, SwiGLU, and MobileLLM-R1's attention. Any other model runs in MLX.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,27 +22,30 @@ from smidgen.models import mobilellm
 from smidgen.models.graph import head_weight
 
 LARGEST = 1 << 28
-"""Weights of the largest model that runs here; beyond it matrix products outweigh all else."""
+"""Number of weights of the largest model to run here; beyond it matrix products dominate."""
 FEWEST_TOKENS = 8
-"""A share of fewer tokens costs more than it brings."""
+"""Minimum tokens per core; splitting further costs more than it saves."""
 LARGE_PRODUCT = 1_000_000_000
-"""Tokens × weights from which BLAS may use threads of its own; below, they mostly wait for each other."""
+"""Tokens × weights from which BLAS uses its own threads; below, they mostly wait for each other."""
 
 
 class Unsupported(Exception):
-    """The model has a part that this module does not know."""
+    """The model has a part that this module does not support."""
 
 
 class CpuForward:
-    """A model's forward pass over rows that stand in slots; its arrays are numpy's."""
+    """A model's forward pass over rows in KV-cache slots, on numpy arrays."""
 
     xp = np
 
     def __init__(self, model: Any):
-        """Copy the weights of `model`; what becomes of them later changes nothing here.
+        """Copy the current weights of `model`; later changes to the model have no effect.
+
+        The embedding is a view of MLX's memory. All other matrices are copied once, transposed, and those
+        with the same input are concatenated.
 
         Raises:
-            Unsupported: the model has a part that this module does not know, or is too large.
+            Unsupported: the model has a part that this module does not support, or is too large.
         """
         layers = model.model.layers
         self._num_weights = _num_weights(model)
@@ -50,7 +53,7 @@ class CpuForward:
             raise Unsupported(f"{self._num_weights} weights")
         self._blocks = [_Block(layer) for layer in layers]
         self._embedding = _weight(model.model.embed_tokens)
-        self._head = np.array(head_weight(model).astype(mx.float32)).T.copy()
+        self._head = np.asarray(head_weight(model).astype(mx.float32)).T.copy()
         self._norm = _Norm(model.model.norm)
         first = next((layer for layer in layers if layer.self_attn.rope is not None), layers[0])
         self._rope, self._order = first.self_attn.rope, _order(first.self_attn, self._blocks[0].head_dim)
@@ -60,26 +63,26 @@ class CpuForward:
         self._pool = ThreadPoolExecutor(self._cores, thread_name_prefix="smidgen-decode")
 
     def new_caches(self) -> list[SlotCache]:
-        """Return an empty cache for each block."""
+        """Return an empty KV cache per block."""
         return [SlotCache(np, block.kv_heads, block.head_dim, np.float32) for block in self._blocks]
 
     def hidden(self, tokens: Sequence[Sequence[int]], at: Pass, caches: Sequence[SlotCache]) -> np.ndarray:
-        """Return the normed hidden states (T, D) of all new tokens, row after row."""
+        """Return the normalised hidden states (T, D) of all new tokens, row by row."""
         if at.width > self._angles.shape[1]:
             self._angles = _rotations(self._rope, self._order, 2 * at.width)
 
         def share(rows: slice) -> np.ndarray:
-            part = Pass(at.start + rows.start, at.held[rows], at.counts[rows])
+            part = Pass(at.start + rows.start, at.cached[rows], at.counts[rows])
             return self._share(np.concatenate([np.asarray(row) for row in tokens[rows]]), part, caches)
 
         return self._in_shares(share, len(tokens), int(at.counts.sum()))
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
-        """Return the head's scores (T, V) for hidden states (T, D)."""
+        """Return the logits (T, V) of hidden states (T, D)."""
         return self._in_shares(lambda rows: hidden[rows] @ self._head, len(hidden), len(hidden))
 
     def _in_shares(self, work: Callable[[slice], np.ndarray], num_rows: int, num_tokens: int) -> np.ndarray:
-        """Do `work` on slices of the rows, one for each core, and put the results below each other."""
+        """Run `work` on slices of the rows, one per core, and concatenate the results."""
         shares = max(1, min(self._cores, num_rows, num_tokens // FEWEST_TOKENS))
         if shares == 1 and num_tokens * self._num_weights > LARGE_PRODUCT:
             return work(slice(0, num_rows))
@@ -91,14 +94,14 @@ class CpuForward:
     def _share(self, tokens: np.ndarray, at: Pass, caches: Sequence[SlotCache]) -> np.ndarray:
         x = self._embedding[tokens]
         angles = self._angles[:, at.columns, None]  # (2, T, 1, D/2)
-        with np.errstate(over="ignore"):  # SwiGLU far below zero is x / (1 + ∞) = 0, as it should be
+        with np.errstate(over="ignore"):  # SwiGLU far below zero is x / (1 + ∞) = 0, which is right
             for block, cache in zip(self._blocks, caches, strict=True):
                 block.run(x, angles, at, cache)
         return self._norm(x)
 
 
 class _Block:
-    """One pre-norm block: attention, then SwiGLU, each added to the stream."""
+    """One pre-norm block: attention, then SwiGLU, each added to the residual stream."""
 
     def __init__(self, layer: Any):
         attention, mlp = layer.self_attn, layer.get("mlp") or layer.get("feed_forward")
@@ -127,7 +130,7 @@ class _Block:
                 self._tuning = attention.attn_scale, attention.floor_scale
 
     def run(self, x: np.ndarray, angles: np.ndarray, at: Pass, cache: SlotCache) -> None:
-        """Add the block's contribution to the stream `x` (T, D), and its keys and values to `cache`."""
+        """Add the block's output to the residual stream `x` (T, D), and its keys and values to `cache`."""
         x += self._output(self._attention(self._input_norm(x), angles, at, cache))
         gate_up = self._gate_up(self._post_norm(x))
         gate, up = gate_up[:, : self._inner], gate_up[:, self._inner :]
@@ -139,9 +142,9 @@ class _Block:
 
     def _attention(self, x: np.ndarray, angles: np.ndarray, at: Pass, cache: SlotCache) -> np.ndarray:
         heads = self._qkv(x).reshape(len(x), -1, self.head_dim)
-        turning = self.heads + self.kv_heads  # queries and keys are normed and turned together
-        values = heads[:, turning:]
-        heads = heads[:, :turning] if self._head_norm is None else self._head_norm(heads[:, :turning])
+        rotary = self.heads + self.kv_heads  # queries and keys are normalised and rotated together
+        values = heads[:, rotary:]
+        heads = heads[:, :rotary] if self._head_norm is None else self._head_norm(heads[:, :rotary])
         if self._rotary:
             heads = _rotated(heads, angles)
         queries = heads[:, : self.heads] * self._scale
@@ -155,13 +158,14 @@ class _Block:
 
 
 class _Linear:
-    """One matrix product for several linear layers of the same input; their outputs stand side by side."""
+    """One matrix product for several linear layers with the same input; their outputs are concatenated."""
 
     def __init__(self, *layers: Any):
         weights = [_weight(layer) for layer in layers]
         biases = [_base(layer).get("bias") for layer in layers]
-        # Transposed: products of a few dozen rows are a quarter faster that way.
-        self._weight, self.size = np.concatenate(weights).T.copy(), sum(map(len, weights))
+        # Transposed, because products of a few dozen rows are then a quarter faster.
+        joined = np.concatenate(weights) if len(weights) > 1 else weights[0]
+        self._weight, self.size = joined.T.copy(), len(joined)
         self._bias = None
         if any(bias is not None for bias in biases):
             full = [
@@ -170,7 +174,7 @@ class _Linear:
             self._bias = np.concatenate(full).astype(np.float32)
 
     def reorder(self, order: np.ndarray, heads: int) -> None:
-        """Put the outputs of the first `heads` heads into another order, the same in each."""
+        """Permute the outputs of the first `heads` heads, in the same way within each head."""
         columns = np.arange(self.size)
         size = heads * len(order)
         columns[:size] = (columns[:size].reshape(heads, -1)[:, order]).ravel()
@@ -185,7 +189,7 @@ class _Linear:
 
 
 class _Norm:
-    """RMS norm over the last axis; given two norms, they serve so many heads each."""
+    """RMS norm over the last axis; with two norms, each is applied to its own number of heads."""
 
     def __init__(self, norm: Any, heads: int = 0, other: Any = None, other_heads: int = 0):
         if type(norm) is not nn.RMSNorm or (other is not None and other.eps != norm.eps):
@@ -206,12 +210,12 @@ class _Norm:
 
 
 def _attend_step(queries: np.ndarray, at: Pass, cache: SlotCache, chunk: int) -> np.ndarray:
-    """Attention of rows with one new token each: queries (B, H, D) read (B, H, D) of their chunk."""
+    """Attention of rows with one new token each: queries (B, H, D) to outputs (B, H, D), within chunks."""
     keys, values = cache.read(at)
     B, K, W, D = keys.shape
     scores = queries.reshape(B, K, -1, D) @ keys.swapaxes(-1, -2)
-    held, columns = at.held[:, None], np.arange(W)
-    hidden = (columns > held) | (columns < held // chunk * chunk)
+    cached, columns = at.cached[:, None], np.arange(W)
+    hidden = (columns > cached) | (columns < cached // chunk * chunk)
     scores += np.where(hidden, np.float32(-np.inf), np.float32(0))[:, None, None]
     return _weighted(scores, values).reshape(queries.shape)
 
@@ -219,27 +223,27 @@ def _attend_step(queries: np.ndarray, at: Pass, cache: SlotCache, chunk: int) ->
 def _attend_rows(queries: np.ndarray, at: Pass, cache: SlotCache, chunk: int) -> np.ndarray:
     """Attention of rows with many new tokens, (T, H, D): row by row, so scores stay in a core's cache.
 
-    A token looks no further back than the beginning of its chunk of `chunk` tokens.
+    A token attends no further back than the start of its chunk of `chunk` tokens.
     """
     T, H, D = queries.shape
-    read = np.empty((T, H, D), np.float32)
+    outputs = np.empty((T, H, D), np.float32)
     keys, values = cache.read(at)
     end = 0
-    for i, (held, count) in enumerate(zip(at.held.tolist(), at.counts.tolist(), strict=True)):
-        begin, end, width = end, end + count, held + count
+    for i, (cached, count) in enumerate(zip(at.cached.tolist(), at.counts.tolist(), strict=True)):
+        begin, end, width = end, end + count, cached + count
         row = queries[begin:end].swapaxes(0, 1).reshape(keys.shape[1], -1, D)  # (K, H/K · L, D)
         scores = (row @ keys[i, :, :width].swapaxes(-1, -2)).reshape(H, count, width)
-        scores[:, :, held:] += _later(1 << count.bit_length())[:count, :count]
+        scores[:, :, cached:] += _causal_mask(1 << count.bit_length())[:count, :count]
         if width > chunk:
-            begins = np.arange(held, width)[:, None] // chunk * chunk
+            begins = np.arange(cached, width)[:, None] // chunk * chunk
             scores[:, np.arange(width) < begins] = -np.inf
         scores = scores.reshape(keys.shape[1], -1, width)
-        read[begin:end] = _weighted(scores, values[i, :, :width]).reshape(H, count, D).swapaxes(0, 1)
-    return read
+        outputs[begin:end] = _weighted(scores, values[i, :, :width]).reshape(H, count, D).swapaxes(0, 1)
+    return outputs
 
 
 def _weighted(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Means of `values` (…, W, D) under the softmax of `scores` (…, L, W), which is overwritten."""
+    """Return softmax(`scores`) (…, L, W) times `values` (…, W, D); overwrites `scores`."""
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     means = scores @ values
@@ -248,13 +252,13 @@ def _weighted(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(16)
-def _later(size: int) -> np.ndarray:
-    """0 up to the diagonal and −∞ after it, (size, size)."""
+def _causal_mask(size: int) -> np.ndarray:
+    """Return the additive causal mask (size, size): 0 up to the diagonal and −∞ after it."""
     return np.triu(np.full((size, size), -np.inf, np.float32), 1)
 
 
 def _rotated(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """Turn each pair (i, i + D/2) of heads (T, H, D) by its angle."""
+    """Rotate each pair (i, i + D/2) of heads (T, H, D) by its angle."""
     cosine, sine = angles
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
@@ -267,15 +271,15 @@ def _rotated(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
 
 
 def _order(attention: Any, head_dim: int) -> np.ndarray:
-    """The order of a head's dimensions in which the pairs that are turned stand half of them apart, (D,)."""
+    """Return the order of a head's dimensions (D,) in which the rotated pairs are D/2 apart."""
     dimensions = np.arange(head_dim)
-    if isinstance(attention, mobilellm.Attention):  # turns neighbours
+    if isinstance(attention, mobilellm.Attention):  # rotates adjacent dimensions
         return np.concatenate([dimensions[::2], dimensions[1::2]])
     return dimensions
 
 
 def _rotations(rope: Any, order: np.ndarray, length: int) -> np.ndarray:
-    """Cosines and sines (2, length, D/2) of a rotary embedding, read off by turning unit vectors."""
+    """Return cosines and sines (2, length, D/2) of a rotary embedding, found by rotating unit vectors."""
     half = len(order) // 2
     if rope is None:
         return np.zeros((2, length, half), np.float32)
@@ -284,23 +288,23 @@ def _rotations(rope: Any, order: np.ndarray, length: int) -> np.ndarray:
     turned = np.array(rope(mx.array(unit), offset=0))[:, 0][..., order]
     cosine, sine = turned[0, :, :half], turned[0, :, half:]
     if not (np.allclose(turned[1, :, half:], cosine) and np.allclose(turned[1, :, :half], -sine)):
-        raise Unsupported("rotation of other pairs")
+        raise Unsupported("rotary embedding of other pairs")
     return np.stack([cosine, sine])
 
 
 def _num_weights(model: Any) -> int:
-    """Weights of the model as they would be unpacked."""
-    held = [module for module in model.modules() if "weight" in module]
-    return sum(int(m.weight.size * (32 / m.bits if "scales" in m else 1)) for m in held)
+    """Return the number of weights of the model, counting quantised ones individually."""
+    weighted = [module for module in model.modules() if "weight" in module]
+    return sum(int(m.weight.size * (32 / m.bits if "scales" in m else 1)) for m in weighted)
 
 
 def _base(layer: Any) -> Any:
-    """The linear layer under a low-rank update, or the layer itself."""
+    """Return the linear layer under a low-rank update, or the layer itself."""
     return layer.linear if "lora_a" in layer else layer
 
 
 def _weight(layer: Any) -> np.ndarray:
-    """The float32 matrix (out, in) of a linear layer or an embedding."""
+    """Return the float32 matrix (out, in) of a linear layer or an embedding, low-rank update included."""
     base = _base(layer)
     if isinstance(base, nn.QuantizedLinear | nn.QuantizedEmbedding):
         matrix = mx.dequantize(
@@ -314,4 +318,5 @@ def _weight(layer: Any) -> np.ndarray:
         if type(layer).__name__ != "LoRALinear":
             raise Unsupported(type(layer).__name__)
         matrix = matrix + (layer.scale * layer.lora_b.T) @ layer.lora_a.T
-    return np.array(matrix.astype(mx.float32))
+    # A view with its own handle: the layer's array may be reassigned in place.
+    return np.asarray(matrix.astype(mx.float32))

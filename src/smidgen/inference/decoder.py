@@ -1,66 +1,93 @@
-"""Rows of tokens that one model continues together; they join and leave between any two steps."""
+"""Batched decoding with a KV cache: rows join and leave between any two steps."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from smidgen.inference.forward import Forward
+from smidgen.backend import mx
+from smidgen.inference.forward import ForwardPass
 from smidgen.inference.kv_cache import Pass
 from smidgen.inference.prefixes import common_prefix, levels, stem_of
 
 PREFILL_TOKENS = 2048
-"""Prompt tokens of one forward pass: enough to keep the processor busy, few enough to bound memory."""
+"""Prompt tokens per prefill pass: enough to keep the processor busy, few enough to bound memory."""
 
 
 class Decoder:
-    """A model and the rows it holds.
+    """A model with the KV caches of its rows.
 
-    Slot 0 keeps a prefix that prompts have in common; it is computed once and copied into every row. The rows
-    stand from slot 1 on, without gaps.
+    Slot 0 is the prefix cache: the shared prefix of the prompts is computed there once and copied into every
+    row. Rows occupy the slots from 1 on, without gaps.
     """
 
-    def __init__(self, forward: Forward):
+    def __init__(self, forward: ForwardPass):
         self._forward = forward
         self._caches = forward.new_caches()
         self._prefix: list[int] = []
-        self._held: list[int] = []
+        self._shared = 0  # tokens of the prefix cache that new rows start from
+        self._lengths: list[int] = []
+
+    @property
+    def xp(self) -> Any:
+        """Array module of the logits, `numpy` or `mlx.core`."""
+        return self._forward.xp
+
+    def runs(self, forward: ForwardPass) -> bool:
+        """Return whether `forward` is the forward pass of this decoder."""
+        return self._forward is forward
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory that one token of one row takes."""
+        """KV-cache bytes per token of one row."""
         return sum(cache.bytes_per_token for cache in self._caches)
 
     @property
     def num_rows(self) -> int:
-        """How many rows are being continued."""
-        return len(self._held)
+        """Number of rows being decoded."""
+        return len(self._lengths)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Number of cached tokens of each row."""
+        return tuple(self._lengths)
 
     def share(self, prompts: Sequence[list[int]]) -> int:
-        """Make slot 0 hold what all prompts begin with, computing only what it does not hold yet.
+        """Fill the prefix cache with the shared prefix of all prompts, computing only what is missing.
 
         Returns:
-            The number of shared tokens.
+            The number of shared tokens; rows added from now on start from them.
         """
         common = stem_of(prompts)
-        held = len(common_prefix(self._prefix, common))
-        self._prefix = common[:held]
-        if held < len(common):
-            held, rest = self._run_leading(0, held, common[held:])
-            self._run(0, held, [rest])
+        cached = len(common_prefix(self._prefix, common))
+        if cached < len(common):
+            self._prefix = common[:cached]
+            cached, rest = self._run_leading(0, cached, common[cached:])
+            self._run(0, cached, [rest])
             self._prefix = common
-        return len(common)
+        self._shared = len(common)
+        return self._shared
+
+    def reuse(self, prompts: Sequence[list[int]]) -> int:
+        """As `share`, but compute nothing: rows start from what the prefix cache has of all prompts."""
+        self._shared = len(common_prefix(self._prefix, stem_of(prompts)))
+        return self._shared
+
+    def num_cached(self, prompt: Sequence[int]) -> int:
+        """Return how many tokens of the prefix cache `prompt` starts with."""
+        return len(common_prefix(self._prefix, prompt[:-1]))
 
     def add(self, prompts: Sequence[Sequence[int]], last: int | Sequence[int] = 1) -> Any:
-        """Let rows join behind those that are there; equal prompts, and what some share, run once.
+        """Prefill new rows after the existing ones; equal prompts and shared prefixes are computed once.
 
         Args:
-            prompts: token ids (B lists), each beginning with the prefix that `share` made and with `last`
-                tokens or more after it.
-            last: tokens at the end of each prompt whose scores are wanted; one number, or one for each.
+            prompts: token ids (B lists), each starting with the prefix of the last `share` or `reuse`,
+                followed by `last` tokens or more.
+            last: number of tokens at the end of each prompt whose logits are returned; one number for all,
+                or one per prompt.
 
         Returns:
-            Scores (T, V) of what follows each row's last tokens, in their order, row after row.
+            Logits (T, V) after each row's last tokens, row by row.
         """
         lasts = np.broadcast_to(last, len(prompts))
         unique = list(dict.fromkeys(map(tuple, prompts)))
@@ -71,61 +98,87 @@ class Decoder:
         first = 1 + self.num_rows
         self._copy_prefix(first, len(unique))
         self._reserve(first + len(prompts), 0)
-        held = self._run_families(first, unique, wanted)
-        rows: list[Sequence[int]] = [prompt[size:] for prompt, size in zip(unique, held, strict=True)]
+        cached = self._run_families(first, unique, wanted)
+        rows: list[Sequence[int]] = [prompt[size:] for prompt, size in zip(unique, cached, strict=True)]
         if len(rows) == 1:
-            held[0], rows[0] = self._run_leading(first, held[0], rows[0], int(wanted[0]))
+            cached[0], rows[0] = self._run_leading(first, cached[0], rows[0], int(wanted[0]))
         ends = np.cumsum([len(row) for row in rows])
-        hidden = self._run(first, held, rows)
+        hidden = self._run(first, cached, rows)
         if len(unique) < len(prompts):
             self._copy([first + source for source in sources], first, max(map(len, prompts)))
-        self._held += map(len, prompts)
+        self._lengths += map(len, prompts)
         at = [np.arange(end - count, end) for end, count in zip(ends[sources], lasts, strict=True)]
         return self._forward.logits(hidden[self._forward.xp.array(np.concatenate(at))])
 
     def step(self, tokens: Sequence[Sequence[int]]) -> Any:
-        """Give every row its next tokens, one or more; return the scores (T, V) of what follows each."""
-        hidden = self._run(1, self._held, tokens)
-        self._held = [held + len(new) for held, new in zip(self._held, tokens, strict=True)]
+        """Run the next block of tokens of every row in one pass.
+
+        Args:
+            tokens: one block per row, in the order of the rows, of one token or more; lengths may differ.
+
+        Returns:
+            Logits (T, V) after every token of every block, row by row.
+        """
+        assert len(tokens) == self.num_rows and all(len(block) > 0 for block in tokens)
+        hidden = self._run(1, self._lengths, tokens)
+        self._lengths = [cached + len(new) for cached, new in zip(self._lengths, tokens, strict=True)]
         return self._forward.logits(hidden)
 
+    def rollback(self, counts: Sequence[int]) -> None:
+        """Undo the last `counts[i]` tokens of every row i.
+
+        Columns past a row's end are masked and overwritten by its next tokens.
+        """
+        assert len(counts) == self.num_rows
+        assert all(0 <= count <= cached for count, cached in zip(counts, self._lengths, strict=True))
+        self._lengths = [cached - count for count, cached in zip(counts, self._lengths, strict=True)]
+
     def remove(self, row: int) -> None:
-        """Let a row leave; the last row takes its place."""
-        held = self._held.pop()
+        """Remove a row; the last row takes its place."""
+        cached = self._lengths.pop()
         if row < self.num_rows:
-            self._copy([1 + self.num_rows], 1 + row, held)
-            self._held[row] = held
+            self._copy([1 + self.num_rows], 1 + row, cached)
+            self._lengths[row] = cached
 
     def forget(self) -> None:
-        """Let all rows leave; their memory stays for the next ones."""
-        self._held = []
+        """Remove all rows; their memory stays allocated."""
+        self._lengths = []
 
     def clear(self) -> None:
-        """Let all rows leave and give their memory back; the shared prefix stays."""
+        """Remove all rows and release their memory; the prefix cache stays."""
         self.forget()
         for cache in self._caches:
             cache.keep(1)
+        self.settle()
+
+    def settle(self) -> None:
+        """Evaluate all pending operations, so that another thread may run the next pass.
+
+        MLX evaluates lazy operations only in the thread that created them.
+        """
+        if self.xp is mx:
+            mx.eval([cache.arrays for cache in self._caches])
 
     def fork(self, rows: Sequence[int], tails: Sequence[Sequence[int]]) -> Any:
-        """Run tails behind copies of rows, which stay as they are; return the scores (T, V) behind each."""
-        first, held = 1 + self.num_rows, [self._held[row] for row in rows]
+        """Run tails after copies of rows, which do not change; return the logits (T, V) after each token."""
+        first, cached = 1 + self.num_rows, [self._lengths[row] for row in rows]
         self._reserve(first + len(rows), 0)
-        self._copy([1 + row for row in rows], first, max(held))
-        return self._forward.logits(self._run(first, held, tails))
+        self._copy([1 + row for row in rows], first, max(cached))
+        return self._forward.logits(self._run(first, cached, tails))
 
     def _run_families(self, first: int, prompts: Sequence[Sequence[int]], last: np.ndarray) -> list[int]:
-        """Run once what some of the prompts have in common beyond the prefix; their slots hold that.
+        """Prefill prefixes that only some prompts share, once each, into the slots of these prompts.
 
         Returns:
-            How many tokens the slot of each prompt holds then; at least its `last` are left of each prompt.
+            The number of cached tokens in each prompt's slot; at least `last` tokens of each prompt are left.
         """
         most = [len(prompt) - int(count) for prompt, count in zip(prompts, last, strict=True)]
-        held = [len(self._prefix)] * len(prompts)
+        cached = [self._shared] * len(prompts)
         sources = list(range(first, first + len(prompts)))
-        free = first  # a tree has fewer inner nodes than leaves, so that there is a slot for each
-        for level in levels(prompts, len(self._prefix), most):
+        free = first  # a tree has fewer inner nodes than leaves, so there is a slot for each
+        for level in levels(prompts, self._shared, most):
             leaders = [family.members[0] for family in level]
-            known = [held[i] for i in leaders]
+            known = [cached[i] for i in leaders]
             self._copy([sources[i] for i in leaders], free, max(known))
             rows = [
                 prompts[i][size : family.shared]
@@ -134,25 +187,25 @@ class Decoder:
             self._run(free, known, rows)
             for family in level:
                 for i in family.members:
-                    held[i], sources[i] = family.shared, free
+                    cached[i], sources[i] = family.shared, free
                 free += 1
         if free > first:
-            self._copy(sources, first, max(held))
-        return held
+            self._copy(sources, first, max(cached))
+        return cached
 
     def _run_leading(
-        self, slot: int, held: int, row: Sequence[int], last: int = 1
+        self, slot: int, cached: int, row: Sequence[int], last: int = 1
     ) -> tuple[int, Sequence[int]]:
-        """Run all but the end of a long row, in parts; return what the slot holds then and the rest."""
+        """Prefill a long row in parts, except its end; return the number of cached tokens and the rest."""
         while len(row) > max(PREFILL_TOKENS, last):
             part = min(PREFILL_TOKENS, len(row) - last)
-            self._run(slot, held, [row[:part]])
-            held, row = held + part, row[part:]
-        return held, row
+            self._run(slot, cached, [row[:part]])
+            cached, row = cached + part, row[part:]
+        return cached, row
 
-    def _run(self, first: int, held: int | Sequence[int], rows: Sequence[Sequence[int]]) -> Any:
-        """Run new tokens through the slots from `first` on; return hidden states (T, D)."""
-        at = Pass(first, np.broadcast_to(held, len(rows)), [len(row) for row in rows])
+    def _run(self, first: int, cached: int | Sequence[int], rows: Sequence[Sequence[int]]) -> Any:
+        """Run new tokens of the slots from `first` on; return hidden states (T, D)."""
+        at = Pass(first, np.broadcast_to(cached, len(rows)), [len(row) for row in rows])
         self._reserve(at.stop, at.width)
         return self._forward.hidden(rows, at, self._caches)
 
@@ -161,8 +214,8 @@ class Decoder:
             cache.reserve(slots, columns)
 
     def _copy_prefix(self, first: int, num_rows: int) -> None:
-        self._reserve(first + num_rows, len(self._prefix))
-        self._copy([0] * num_rows, first, len(self._prefix))
+        self._reserve(first + num_rows, self._shared)
+        self._copy([0] * num_rows, first, self._shared)
 
     def _copy(self, sources: Sequence[int], start: int, length: int) -> None:
         for cache in self._caches:

@@ -1,4 +1,4 @@
-"""The forward pass of a model over rows that stand in slots, in the way that suits the device."""
+"""The forward pass of a model over rows in KV-cache slots, in numpy or MLX depending on the device."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -13,8 +13,8 @@ from smidgen.models import graph
 Cache = SlotCache | QuantisedSlotCache
 
 
-class Forward(Protocol):
-    """What a decoder needs of a model.
+class ForwardPass(Protocol):
+    """The interface of a model for a decoder.
 
     Attributes:
         xp: module of its arrays, `numpy` or `mlx.core`.
@@ -23,28 +23,30 @@ class Forward(Protocol):
     xp: Any
 
     def new_caches(self) -> Sequence[Cache]:
-        """Return an empty cache for each layer."""
+        """Return an empty KV cache per layer."""
         ...
 
     def hidden(self, tokens: Sequence[Sequence[int]], at: Pass, caches: Sequence[Any]) -> Any:
-        """Return the normed hidden states (T, D) of all new tokens, row after row."""
+        """Return the normalised hidden states (T, D) of all new tokens, row by row."""
         ...
 
     def logits(self, hidden: Any) -> Any:
-        """Return the head's scores (T, V), float32, for hidden states (T, D)."""
+        """Return the logits (T, V), float32, of hidden states (T, D)."""
         ...
 
 
-def forward_of(model: nn.Module, *, kv_bits: int | None = None) -> Forward:
-    """Return the fastest forward pass that serves `model` on this machine.
+def forward_of(model: nn.Module, *, kv_bits: int | None = None) -> ForwardPass:
+    """Return the fastest forward pass that supports `model` on this machine.
 
     Args:
-        model: of mlx-lm.
-        kv_bits: how many bits a number of the keys and values is held in; as the model computes if None.
+        model: a model of mlx-lm.
+        kv_bits: KV-cache bits; default: the dtype of the model.
 
     Raises:
-        ConfigError: the model's heads have a width that cannot be held so.
+        ConfigError: the model's head width does not allow a quantised KV cache.
     """
+    # Evaluate everything, including rotary tables (not parameters): later passes may run in any thread.
+    mx.eval([part for module in model.modules() for part in module.values() if isinstance(part, mx.array)])
     if device().kind == "cpu" and kv_bits is None:
         try:
             return CpuForward(model)
@@ -54,7 +56,7 @@ def forward_of(model: nn.Module, *, kv_bits: int | None = None) -> Forward:
 
 
 class MlxForward:
-    """Any model of mlx-lm that keeps nothing but keys and values, on any device."""
+    """Any model of mlx-lm whose only state is a KV cache, on any device."""
 
     xp = mx
 
@@ -70,7 +72,7 @@ class MlxForward:
             self._quantisation = {"bits": kv_bits, "group_size": group_size_of(self._head_dim)}
 
     def new_caches(self) -> list[Cache]:
-        """Return an empty cache for each layer."""
+        """Return an empty KV cache per layer."""
         kind = QuantisedSlotCache if self._quantisation else SlotCache
         dtype = self._model.model.norm.weight.dtype
         return [
@@ -79,43 +81,43 @@ class MlxForward:
         ]
 
     def hidden(self, tokens: Sequence[Sequence[int]], at: Pass, caches: Sequence[Cache]) -> mx.array:
-        """Return the normed hidden states (T, D) of all new tokens, row after row."""
+        """Return the normalised hidden states (T, D) of all new tokens, row by row."""
         padded = np.zeros(at.is_padding.shape, np.int32)
         padded[~at.is_padding] = np.concatenate([np.asarray(row) for row in tokens])
         hidden = self._body(mx.array(padded), cache=[_LayerView(cache, at) for cache in caches])
-        # Keys and values too: the last layer's would otherwise keep the graph of the pass alive.
+        # Also evaluate keys and values: the last layer's would otherwise keep the graph of the pass alive.
         mx.eval(hidden, [cache.arrays for cache in caches])
         return _packed(hidden, at)
 
     def logits(self, hidden: mx.array) -> mx.array:
-        """Return the head's scores (T, V), float32, for hidden states (T, D)."""
+        """Return the logits (T, V), float32, of hidden states (T, D)."""
         return graph.logits(self._model, hidden).astype(mx.float32)
 
 
 class _LayerView:
-    """What a model of mlx-lm takes for the cache of one layer during one pass."""
+    """Adapter that presents a slot cache as mlx-lm's cache of one layer, for one pass."""
 
     def __init__(self, slots: Cache, at: Pass):
         self._slots = slots
         self._at = at
-        self.offset = mx.array(at.held)
-        if isinstance(slots, QuantisedSlotCache):  # what mlx-lm's attention tells a quantised cache by
+        self.offset = mx.array(at.cached)
+        if isinstance(slots, QuantisedSlotCache):  # mlx-lm's attention detects a quantised cache by `bits`
             self.bits, self.group_size = slots.bits, slots.group_size
 
     def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> mx.array:
-        """Return which columns each token may look at (B, 1, N, W): those up to its own."""
+        """Return the causal mask (B, 1, N, W): each token attends to the columns up to its own."""
         assert window_size is None, "sliding windows are refused when a model is loaded"
         positions = self.offset[:, None] + mx.arange(N)
         return mx.arange(self._at.width) <= positions[:, None, :, None]
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
-        """Take new keys and values (B, K, L, D); return those of all columns in use (B, K, W, D)."""
+        """Store new keys and values (B, K, L, D); return those of all columns in use (B, K, W, D)."""
         new = (_packed(x.transpose(0, 2, 1, 3), self._at) for x in (keys, values))
         self._slots.write(self._at, *new)
         return self._slots.read(self._at)
 
 
 def _packed(x: mx.array, at: Pass) -> mx.array:
-    """The real tokens (T, …) of a padded array (B, L, …)."""
+    """Return the non-padding tokens (T, …) of a padded array (B, L, …)."""
     flat = x.reshape(-1, *x.shape[2:])
     return flat[mx.array(np.flatnonzero(~at.is_padding))] if at.is_padding.any() else flat

@@ -1,31 +1,40 @@
-"""Completions by any server that speaks OpenAI's protocol: vLLM, llama-server, Ollama, mlx_lm.server, an API.
+"""Completions from any OpenAI-compatible server: vLLM, llama-server, Ollama, mlx_lm.server, an API.
 
-https://platform.openai.com/docs/api-reference/chat. Messages go out as they are and the server's own chat
-template renders them. Many requests are under way at once; one that fails for a reason that may pass (429,
-5xx, a timeout, a broken connection) is sent again after a while that doubles each time, or after what
-`Retry-After` says. However often it is sent, it is answered once.
+https://platform.openai.com/docs/api-reference/chat. Messages are sent unrendered; the server applies its own
+chat template. Many requests are in flight at once. One that fails with a transient error (429, 5xx, a
+timeout, a broken connection) is retried with exponential backoff, or after the delay in `Retry-After`.
 
-The protocol has no place for some settings of sampling; those are refused rather than left out.
+Sampling settings that the protocol lacks are refused rather than ignored.
 """
 
 import asyncio
 import json
-import queue
-import threading
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import httpx2
 
 from smidgen.data.types import UNANSWERED, Completion, Request, Sample, Scored
-from smidgen.errors import ConfigError, DataError, WorkError
+from smidgen.errors import ConfigError, DataError, WorkError, did_you_mean
 from smidgen.inference.engine import Stream
-from smidgen.inference.http_protocol import is_about_length, read_answer, request_body
+from smidgen.inference.http_faults import NotAnswered, RequestFailed, completed_despite_failures
+from smidgen.inference.http_protocol import (
+    OTHER_LIMIT,
+    is_about_length,
+    read_answer,
+    request_body,
+    wants_other_limit,
+)
 from smidgen.inference.http_server import KEY_NAME, Answer, Patience, Server, excerpt
+from smidgen.inference.http_session import HttpSession
+from smidgen.inference.offline import streamed
 
 Found = TypeVar("Found")
-LISTING = "check that it runs and that the URL ends in /v1, or name the model with --model-name"
+NOT_OF_A_REQUEST = frozenset((401, 402, 403, 404, 405, 407, 429))
+"""Statuses not caused by one request: the key, account, URL or model is wrong."""
+LISTING = "check that it is running and that the URL ends in /v1, or name the model with --model-name"
 
 
 class HttpEngine:
@@ -41,168 +50,169 @@ class HttpEngine:
         batch_size: int = 64,
         patience: Patience | None = None,
     ):
-        """Talk to the server at `url`.
+        """Connect to the server at `url`.
 
         Args:
-            url: up to and with the version, as `http://localhost:8000/v1`.
-            model_name: what the server calls the model; its only one, unless given.
-            api_key_env: name of the environment variable that holds the key; `OPENAI_API_KEY`, if it is set,
-                unless given.
-            thinking: sent to the chat template, by servers that have such a switch.
-            batch_size: requests that are under way at once.
-            patience: how long to wait, and how often to try again; `Patience()` if None.
+            url: base URL including the version, such as `http://localhost:8000/v1`.
+            model_name: the server's name of the model; default: its only model.
+            api_key_env: environment variable that contains the API key; default: `OPENAI_API_KEY`, if set.
+            thinking: passed to the chat template, on servers that support it.
+            batch_size: maximum number of requests in flight.
+            patience: timeout and retries; default: `Patience()`.
 
         Raises:
-            ConfigError: the key is not there, or the server has several models.
+            ConfigError: the key is missing, or the server has several models.
             WorkError: the server does not answer.
         """
         self._server = Server(url, api_key_env=api_key_env, patience=patience or Patience())
         self.url = self._server.url
         self._thinking = thinking
         self._batch_size = batch_size
+        self._limit_name = "max_tokens"
+        self._has_blamed = False
+        self._listed: list[str] = []
         self.model_name = model_name or _apart(self._only_model())
+
+    def session(self) -> HttpSession:
+        """Open a session for requests that arrive over time."""
+
+        async def complete(client: httpx2.AsyncClient, request: Request) -> Completion:
+            try:
+                return await self._complete(client, request)
+            except RequestFailed as failed:  # a single request cannot tell whether the server is at fault
+                raise failed.error from None
+
+        return HttpSession(self._server.connect(self._batch_size), complete, self._batch_size)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Complete requests in finishing order; see `Engine.complete`.
 
-        If one fails for good, no more are sent; those under way are waited for and handed out first.
+        A request that fails while others succeed gets the finish reason `error`; the first one is reported on
+        stderr. If the server fails, no more requests are sent, and those in flight are completed first.
 
         Raises:
-            ConfigError: the protocol has no place for a setting, or the server refuses a request.
-            WorkError: the server does not answer, or what it answers is no completion.
+            ConfigError: the protocol lacks a setting, or the server refuses all requests.
+            WorkError: the server does not answer, or none of its answers is a completion.
         """
-        answered: queue.Queue[tuple[Request, Completion] | Exception | None] = queue.Queue()
-        loop = asyncio.new_event_loop()
-        task = loop.create_task(self._ask_all(iter(requests), answered.put))
-
-        def work() -> None:
-            try:
-                loop.run_until_complete(task)
-            except asyncio.CancelledError:
-                pass
-            except Exception as error:
-                answered.put(error)
-            finally:
-                loop.close()
-                answered.put(None)
-
-        thread = threading.Thread(target=work, name="smidgen-http")
-        thread.start()
-        try:
-            for found in iter(answered.get, None):
-                if isinstance(found, Exception):
-                    raise found
-                yield found
-        finally:
-            if thread.is_alive() and not loop.is_closed():
-                loop.call_soon_threadsafe(task.cancel)
-            thread.join()
+        session = HttpSession(self._server.connect(self._batch_size), self._complete, self._batch_size)
+        yield from completed_despite_failures(session, requests, self._blame)
 
     def stream(self, request: Request) -> Stream:
         """Complete one request, in one piece.
 
         Raises:
-            DataError: there is no answer, as when the prompt does not fit the model's context.
+            DataError: there is no answer, for example because the prompt does not fit the model's context.
         """
 
-        def pieces() -> Generator[str, None, Completion]:
-            ((_, completion),) = self.complete([request])
-            if completion.finish_reason in UNANSWERED:
-                why = UNANSWERED[completion.finish_reason]
-                raise DataError(f"{self.model_name} at {self.url} gave no answer: {why}; change the prompt")
-            yield completion.text
-            return completion
+        def fault_of(completion: Completion) -> DataError | None:
+            if completion.finish_reason not in UNANSWERED:
+                return None
+            why = UNANSWERED[completion.finish_reason]
+            return DataError(f"{self.model_name} at {self.url} gave no answer: {why}; change the prompt")
 
-        return Stream(pieces())
+        return Stream(streamed(self.session(), request, fault_of))
 
     def score(
         self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
     ) -> Iterator[tuple[Sample, Scored]]:
-        """Refuse: the protocol has no probabilities of given texts."""
-        raise ConfigError(
-            "a server tells no probabilities of given continuations; use the engine mlx for that"
-        )
+        """Refuse: the protocol has no log-probabilities of given texts."""
+        raise ConfigError("a server does not support log-probability scoring; use the engine mlx")
 
     def peak_memory_bytes(self) -> None:
-        """Return None: the memory is the server's."""
+        """Return None: the model is in the server's memory."""
         return None
 
     def close(self) -> None:
-        """Do nothing: every call has connections of its own."""
+        """Do nothing: every call opens its own connections."""
 
-    async def _ask_all(
-        self, requests: Iterator[Request], put: Callable[[tuple[Request, Completion]], None]
-    ) -> None:
-        running: dict[asyncio.Task[Completion], Request] = {}
-        failure: BaseException | None = None
-
-        async def wait() -> BaseException | None:
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            failed = None
-            for task in done:
-                request = running.pop(task)
-                if (error := task.exception()) is None:
-                    put((request, task.result()))
-                else:
-                    failed = error
-            return failed
-
-        async with self._server.connect(self._batch_size) as client:
-            try:
-                while failure is None and (request := next(requests, None)) is not None:
-                    running[asyncio.create_task(self._complete(client, request))] = request
-                    if len(running) >= self._batch_size:
-                        failure = await wait()
-                while running:
-                    failure = await wait() or failure
-            finally:
-                for task in running:
-                    task.cancel()
-        if failure is not None:
-            raise failure
+    def _blame(self, failed: RequestFailed) -> None:
+        if not self._has_blamed:
+            self._has_blamed = True
+            warnings.warn(
+                f"{failed.what}; the server answers other requests, so this one counts as wrong. Further "
+                "failed requests count as wrong too and are not reported",
+                NotAnswered,
+                stacklevel=1,
+            )
 
     async def _complete(self, client: httpx2.AsyncClient, request: Request) -> Completion:
-        """Ask for one completion until it is there or there is no hope."""
-        body = request_body(request, self.model_name, thinking=self._thinking)
+        """Request one completion, adapting to the server's name of the token limit."""
+        model = self.model_name
+        if request.adapter is not None:
+            model = await self._adapted_model(client, str(request.adapter))
+        body = request_body(request, model, thinking=self._thinking, limit_name=self._limit_name)
         if self._server.is_openai:
             del body["chat_template_kwargs"]
         answer = await self._ask(client, body)
+        if "max_tokens" in body and wants_other_limit(answer):
+            body[OTHER_LIMIT] = body.pop("max_tokens")
+            answer = await self._ask(client, body)
+            if answer.status == 200:
+                self._limit_name = OTHER_LIMIT
         if answer.status == 200:
             return read_answer(request, answer.text, answer.seconds, self.url, thinking=self._thinking)
         if not is_about_length(answer):
             raise self._refusal(answer)
-        # Servers tell in many ways, and some not at all, whether the prompt alone is too long. One token is
-        # the least that can be asked for: what leaves no room for it does not fit.
-        least = await self._ask(client, body | {"max_tokens": 1})
+        # Servers report in different ways, or not at all, whether the prompt alone is too long. One token
+        # is the smallest possible limit: if even that is refused, the prompt does not fit.
+        limit = OTHER_LIMIT if OTHER_LIMIT in body else "max_tokens"
+        least = await self._ask(client, body | {limit: 1})
         if is_about_length(least):
             return Completion("", finish_reason="context")
         if least.status != 200:
             raise self._refusal(least)
         raise ConfigError(
-            f"the server at {self.url} has room for a prompt but not for {request.sampling.max_tokens} more "
-            f"tokens: {excerpt(answer.text)}; lower --max-tokens"
+            f"the server at {self.url} has room for the prompt but not for {request.sampling.max_tokens} "
+            f"more tokens: {excerpt(answer.text)}; lower --max-tokens"
         )
 
     async def _ask(self, client: httpx2.AsyncClient, body: dict[str, Any]) -> Answer:
-        advice = "what was finished is kept, so see to the server and start again"
+        advice = "finished answers are kept, so fix the server and run again"
         return await self._server.ask(client, "/chat/completions", body, advice=advice)
 
-    def _refusal(self, answer: Answer) -> ConfigError:
-        """What is to be said of a request that will never be answered."""
+    def _refusal(self, answer: Answer) -> ConfigError | RequestFailed:
+        """Return the error for a request that the server refused."""
         advice = {
             401: f"set the key in {KEY_NAME}, or name its variable with --api-key-env",
             403: f"set the key in {KEY_NAME}, or name its variable with --api-key-env",
             404: "check the URL, which often ends in /v1, and the name given as --model-name",
-        }.get(answer.status, "mend the request")
-        return ConfigError(
-            f"the server at {self.url} refuses a request with status {answer.status}: "
-            f"{excerpt(answer.text)}; {advice}"
+        }.get(answer.status, "fix the request")
+        what = (
+            f"the server at {self.url} refuses a request with status {answer.status}: {excerpt(answer.text)}"
         )
+        if answer.status < 400 or answer.status in NOT_OF_A_REQUEST:
+            return ConfigError(f"{what}; {advice}")
+        return RequestFailed(ConfigError, what, f"; {advice}")
+
+    async def _adapted_model(self, client: httpx2.AsyncClient, adapter: str) -> str:
+        """Return the server's model name for an adapter; vLLM lists each loaded adapter as a model."""
+        if adapter not in self._listed:
+            self._listed = await self._models(client)
+        if adapter not in self._listed:
+            shown = ", ".join(self._listed[:5]) or "none"
+            raise ConfigError(
+                f"the server at {self.url} lists no model '{adapter}' for the adapter of that name; it lists "
+                f"{shown}.{did_you_mean(adapter, self._listed)} Load the adapter there, or leave it out"
+            )
+        return adapter
 
     async def _only_model(self) -> str:
-        """The name of the server's only model."""
+        """Return the name of the server's only model."""
         async with self._server.connect(1) as client:
+            names = await self._models(client)
+        if len(names) != 1:
+            shown = ", ".join(names[:5]) or "none"
+            raise ConfigError(
+                f"the server at {self.url} has {len(names)} models ({shown}); name one with --model-name"
+            )
+        return names[0]
+
+    async def _models(self, client: httpx2.AsyncClient) -> list[str]:
+        """Return the names of the server's models."""
+        try:
             answer = await self._server.ask(client, "/models", advice=LISTING)
+        except RequestFailed as failed:
+            raise failed.error from None
         if answer.status in (401, 403):
             raise self._refusal(answer)
         try:
@@ -213,15 +223,10 @@ class HttpEngine:
                 f"the server at {self.url} does not list its models (status {answer.status}, "
                 f"{type(error).__name__}: {excerpt(answer.text)}); {LISTING}"
             ) from None
-        if len(names) != 1:
-            shown = ", ".join(names[:5]) or "none"
-            raise ConfigError(
-                f"the server at {self.url} has {len(names)} models ({shown}); name one with --model-name"
-            )
-        return names[0]
+        return names
 
 
 def _apart(work: Coroutine[Any, Any, Found]) -> Found:
-    """Wait for something asynchronous, also where a notebook's own loop is running."""
+    """Run a coroutine in a thread of its own, so that it works inside a notebook's running event loop."""
     with ThreadPoolExecutor(1, thread_name_prefix="smidgen-http") as pool:
         return pool.submit(asyncio.run, work).result()

@@ -1,8 +1,8 @@
-"""Keys and values of the rows that are being decoded, in slots of one buffer for each layer.
+"""The KV cache of the rows being decoded: slots in one buffer per layer.
 
-The token at position p of a row stands in column p of its slot, so rows of different lengths share a buffer
-without padding on their left. A row joins by being written into a free slot and leaves by having the last row
-copied over it. Whatever stands behind a row's end is hidden by the causal mask and overwritten later.
+The token at position p of a row is in column p of its slot, so rows of different lengths share a buffer
+without left padding. A row joins by being written into a free slot and leaves by having the last row copied
+over it. Columns past a row's end are hidden by the causal mask and overwritten later.
 """
 
 from collections.abc import Sequence
@@ -14,30 +14,30 @@ import numpy as np
 
 from smidgen.errors import ConfigError
 
-GROWTH = 128  # columns are added by this many
+GROWTH = 128  # columns are added in multiples of this
 GROUP_SIZES = (64, 32)
-"""Neighbours along a head's width that share a scale: the first of these that divides the width."""
+"""Quantisation group sizes along a head's width: the first that divides the width is used."""
 
 
 class Pass:
-    """One forward pass over neighbouring slots: where its rows stand and how many tokens each brings.
+    """One forward pass over consecutive slots: the positions and numbers of new tokens.
 
     Attributes:
-        start, stop: the slots of its B rows.
-        held: tokens that each row already holds (B,).
-        counts: tokens that each row brings (B,); T together, L at most.
-        width: columns in use once the pass is done, W.
+        start, stop: slot range of the B rows.
+        cached: number of cached tokens per row (B,).
+        counts: number of new tokens per row (B,), with sum T and maximum L.
+        width: columns in use after the pass, W.
     """
 
-    def __init__(self, start: int, held: Sequence[int] | np.ndarray, counts: Sequence[int] | np.ndarray):
-        self.start, self.stop = start, start + len(held)
-        self.held = np.asarray(held, np.int32)
+    def __init__(self, start: int, cached: Sequence[int] | np.ndarray, counts: Sequence[int] | np.ndarray):
+        self.start, self.stop = start, start + len(cached)
+        self.cached = np.asarray(cached, np.int32)
         self.counts = np.asarray(counts, np.int32)
-        self.width = int((self.held + self.counts).max())
+        self.width = int((self.cached + self.counts).max())
 
     @cached_property
     def is_padding(self) -> np.ndarray:
-        """Which entries of the right-padded input (B, L) are no tokens."""
+        """Mask of the padding in the right-padded input (B, L)."""
         return np.arange(self.counts.max()) >= self.counts[:, None]
 
     @cached_property
@@ -48,7 +48,7 @@ class Pass:
     @cached_property
     def columns(self) -> np.ndarray:
         """Position of every new token (T,)."""
-        padded = self.held[:, None] + np.arange(self.counts.max())
+        padded = self.cached[:, None] + np.arange(self.counts.max())
         return padded[~self.is_padding]
 
 
@@ -56,25 +56,25 @@ class SlotCache:
     """Keys and values of one layer (S, K, C, D): S slots, K heads, C columns, heads of width D."""
 
     def __init__(self, xp: Any, num_heads: int, head_dim: int, dtype: Any):
-        """Make a cache without slots; `xp` is `numpy` or `mlx.core`."""
+        """Create a cache without slots; `xp` is `numpy` or `mlx.core`."""
         self._xp = xp
         self.keys = xp.zeros((0, num_heads, 0, head_dim), dtype=dtype)
         self.values = self.keys
 
     def reserve(self, slots: int, columns: int) -> None:
-        """Make room; what is there stays."""
+        """Grow to at least `slots` and `columns`, keeping the contents."""
         S, K, C, D = self.keys.shape
         if slots > S or columns > C:
             shape = (max(slots, S), K, max(-(-columns // GROWTH) * GROWTH, C), D)
             self.keys, self.values = self._grown(self.keys, shape), self._grown(self.values, shape)
 
     def keep(self, slots: int) -> None:
-        """Give back the memory of all but the first `slots` slots."""
+        """Release the memory of all but the first `slots` slots."""
         if self.keys.shape[0] > slots:
             self.keys, self.values = (self._xp.array(x[:slots]) for x in (self.keys, self.values))
 
     def copy(self, sources: Sequence[int], start: int, length: int) -> None:
-        """Copy the first `length` columns of some slots, all read first, into those from `start` on."""
+        """Copy the first `length` columns of some slots to those from `start` on; reads all of them first."""
         if len(sources) and length:
             index = self._xp.array(sources)
             for buffer in (self.keys, self.values):
@@ -82,23 +82,23 @@ class SlotCache:
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """What is held."""
+        """The arrays of the cache."""
         return self.keys, self.values
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one column of one slot."""
+        """Bytes of one column of one slot."""
         _, K, _, D = self.keys.shape
         return 2 * K * D * self._xp.zeros(1, dtype=self.keys.dtype).nbytes
 
     def write(self, at: Pass, keys: Any, values: Any) -> None:
-        """Put the keys and values (T, K, D) of the new tokens in their places."""
+        """Store the keys and values (T, K, D) of the new tokens."""
         slots, columns = self._xp.array(at.slots), self._xp.array(at.columns)
         self.keys[slots, :, columns] = keys
         self.values[slots, :, columns] = values
 
     def read(self, at: Pass) -> tuple[Any, Any]:
-        """Return keys and values of the rows of a pass up to its width, (B, K, W, D)."""
+        """Return the keys and values of the rows of a pass up to its width, (B, K, W, D)."""
         rows = slice(at.start, at.stop)
         return self.keys[rows, :, : at.width], self.values[rows, :, : at.width]
 
@@ -109,32 +109,32 @@ class SlotCache:
 
 
 def group_size_of(head_dim: int) -> int:
-    """Return how many neighbours along a head of some width share a scale.
+    """Return the quantisation group size for a head width.
 
     Raises:
-        ConfigError: such heads cannot be held in few bits.
+        ConfigError: the width is not a multiple of any group size.
     """
     for size in GROUP_SIZES:
         if head_dim % size == 0:
             return size
     raise ConfigError(
-        f"kv_bits needs heads whose width is a multiple of {min(GROUP_SIZES)}; this model's are "
-        f"{head_dim} wide, so leave it out"
+        f"kv_bits needs a head width that is a multiple of {min(GROUP_SIZES)}; this model's is "
+        f"{head_dim}, so leave kv_bits out"
     )
 
 
 class QuantisedSlotCache:
-    """A `SlotCache` of MLX whose keys and values are held in few bits, in the form of `mx.quantize`.
+    """A `SlotCache` for MLX with keys and values quantised by `mx.quantize`.
 
-    It is made of three plain ones: of the packed numbers, and of the scale and the bias of each group of
-    neighbours along a head's width.
+    It consists of three plain caches: of the packed values, and of the scale and bias of each group along a
+    head's width.
 
     Attributes:
-        bits, group_size: of the quantisation; mlx-lm's attention looks for them.
+        bits, group_size: quantisation parameters, read by mlx-lm's attention.
     """
 
     def __init__(self, mx: Any, num_heads: int, head_dim: int, dtype: Any, *, bits: int, group_size: int):
-        """Make a cache without slots; `head_dim` is a multiple of `group_size`."""
+        """Create a cache without slots; `head_dim` is a multiple of `group_size`."""
         self.bits, self.group_size = bits, group_size
         self._mx = mx
         groups = head_dim // group_size
@@ -142,37 +142,37 @@ class QuantisedSlotCache:
         self._parts = [SlotCache(mx, num_heads, width, kind) for width, kind in shapes]
 
     def reserve(self, slots: int, columns: int) -> None:
-        """Make room; what is there stays."""
+        """Grow to at least `slots` and `columns`, keeping the contents."""
         for part in self._parts:
             part.reserve(slots, columns)
 
     def keep(self, slots: int) -> None:
-        """Give back the memory of all but the first `slots` slots."""
+        """Release the memory of all but the first `slots` slots."""
         for part in self._parts:
             part.keep(slots)
 
     def copy(self, sources: Sequence[int], start: int, length: int) -> None:
-        """Copy the first `length` columns of some slots, all read first, into those from `start` on."""
+        """Copy the first `length` columns of some slots to those from `start` on; reads all of them first."""
         for part in self._parts:
             part.copy(sources, start, length)
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """What is held."""
+        """The arrays of the cache."""
         return tuple(chain.from_iterable(part.arrays for part in self._parts))
 
     @property
     def bytes_per_token(self) -> int:
-        """Memory of one column of one slot."""
+        """Bytes of one column of one slot."""
         return sum(part.bytes_per_token for part in self._parts)
 
     def write(self, at: Pass, keys: Any, values: Any) -> None:
-        """Put the keys and values (T, K, D) of the new tokens in their places."""
+        """Store the keys and values (T, K, D) of the new tokens."""
         halves = (self._mx.quantize(x, group_size=self.group_size, bits=self.bits) for x in (keys, values))
         for part, key, value in zip(self._parts, *halves, strict=True):
             part.write(at, key, value)
 
     def read(self, at: Pass) -> tuple[Any, Any]:
-        """Return keys and values of the rows of a pass, each as numbers, scales and biases (B, K, W, …)."""
+        """Return the keys and values of a pass, each as packed values, scales and biases (B, K, W, …)."""
         keys, values = zip(*(part.read(at) for part in self._parts), strict=True)
         return keys, values

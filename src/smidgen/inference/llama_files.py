@@ -1,46 +1,44 @@
-"""The GGUF file of a model, and the tokenizer that goes with it.
+"""The GGUF file of a model and its tokenizer.
 
-A model folder is converted once; the file is kept in the cache folder under a fingerprint of the weights, so
-that what runs is always what the folder holds.
+A model folder is converted once; the file is kept in the cache folder under a hash of the weights, so a
+changed folder is always converted again.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
-from tokenizers import Tokenizer as Codec
-
-from smidgen.backend import cache_dir
-from smidgen.data.templates import KNOWN_ENDS, Tokenizer, load_tokenizer
-from smidgen.errors import ConfigError, ModelError
+from smidgen.cache import cache_dir
+from smidgen.data.templates import Tokenizer, load_tokenizer
+from smidgen.errors import ModelError
 from smidgen.export.gguf import write_gguf
-from smidgen.export.gguf.tokenizer import PRE_TOKENIZERS
-from smidgen.files import atomic_folder, content_hash, sha256_json, write_json
+from smidgen.files import atomic_folder, content_hash, sha256_json
+from smidgen.gguf.read import read_metadata
+from smidgen.gguf.read_tokenizer import FORMAT as TOKENIZER_FORMAT
+from smidgen.gguf.read_tokenizer import write_tokenizer
+from smidgen.inference.llama_cache import converted
 from smidgen.models.licence import warn_of_licence
 from smidgen.models.load import read_config, resolve
 
 FORMAT = 3
-"""Counts changes of what a conversion writes; older files of the cache are then no longer used."""
+"""Version of the converted files; increment it when the conversion changes, to invalidate the cache."""
 DTYPE, DTYPE_OF_QUANTISED = "F16", "Q8_0"
-"""What folders are converted to: nothing that changes an answer but by rounding."""
-CONTROL, USER_DEFINED = 3, 4  # token types, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""Target dtypes of conversions: precise enough that answers change only by rounding."""
 
 
 @dataclass(frozen=True)
 class LlamaModel:
-    """What llama.cpp runs, and what smidgen has to know of it.
+    """A GGUF model for llama.cpp with its tokenizer and dimensions.
 
     Attributes:
         file: the GGUF file.
-        adapter: a GGUF adapter to put on it.
-        tokenizer: of the model, with its chat template.
-        context: longest row in tokens, answer included.
-        bytes_per_token: of the keys and values of one position.
-        head_dim: width of one head's keys.
-        is_exact: whether keys and values are float32, as the weights are, and not float16.
-        name: as the user named it.
+        adapter: a GGUF adapter to apply.
+        tokenizer: the model's tokenizer, with its chat template.
+        context: maximum tokens of a row, answer included.
+        bytes_per_token: KV-cache bytes per token.
+        head_dim: width of one key head.
+        name: the model as given by the user.
+        is_exact: whether weights and KV cache are float32 instead of float16.
     """
 
     file: Path
@@ -58,19 +56,14 @@ def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = N
 
     Args:
         name: a `.gguf` file, or a model as `smidgen.models.load.load` takes it.
-        adapter: a folder, which is added to the weights as they are converted, or a `.gguf` adapter.
+        adapter: a folder, which is added to the weights as they are converted (a `.gguf` file is imported for
+            that), or a `.gguf` adapter.
         dtype: what a folder is converted to; float16, or Q8_0 if its weights are quantised, unless given.
 
     Raises:
-        ConfigError: a folder of an adapter was given for a GGUF file.
         ModelError: there is no such model, or llama.cpp has none of its kind.
     """
-    if name.endswith(".gguf"):
-        if adapter is not None and adapter.suffix != ".gguf":
-            raise ConfigError(
-                f"the adapter {adapter} is a folder and {name} a GGUF file; "
-                "give a GGUF adapter, or the folder of the model that the adapter was made for"
-            )
+    if name.endswith(".gguf") and (adapter is None or adapter.suffix == ".gguf"):
         return _from_file(Path(name).expanduser(), adapter)
     path = resolve(name)
     config = read_config(path)
@@ -96,22 +89,20 @@ def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = N
 
 
 def _converted(name: str, path: Path, dtype: str, adapter: Path | None) -> Path:
-    """The GGUF file of a folder, made if the cache has none."""
+    """Return the GGUF file of a folder, converting it if it is not in the cache."""
     parts = [FORMAT, content_hash(path), dtype, content_hash(adapter) if adapter else None]
     file = cache_dir() / "gguf" / f"{sha256_json(parts)[:32]}.gguf"
-    if not file.exists():
-        write_gguf(name, file, dtype=dtype, adapter=adapter)
-    return file
+    return converted(file, lambda: write_gguf(name, file, dtype=dtype, adapter=adapter))
 
 
 def _from_file(file: Path, adapter: Path | None) -> LlamaModel:
-    metadata = _read_metadata(file)
+    metadata = read_metadata(file)
     family = metadata["general.architecture"]
 
     def number(key: str, default: int | None = None) -> int:
         value = metadata.get(f"{family}.{key}", default)
         if value is None:
-            raise ModelError(f"{file} has no {family}.{key}; it is no file of a language model")
+            raise ModelError(f"{file} has no {family}.{key}; expected a GGUF file of a language model")
         return int(max(value) if isinstance(value, list) else value)
 
     heads = number("attention.head_count")
@@ -132,93 +123,25 @@ def _bytes_per_token(layers: int, kv_heads: int, head_dim: int, number_bytes: in
     return 2 * layers * kv_heads * head_dim * number_bytes
 
 
-def _read_metadata(file: Path) -> dict[str, Any]:
-    try:
-        fields = GGUFReader(file).fields
-        return {"general.architecture": ""} | {name: field.contents() for name, field in fields.items()}
-    except FileNotFoundError:
-        raise ModelError(f"there is no file {file}; check the path") from None
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise ModelError(f"{file} is no whole GGUF file ({error}); make or fetch it again") from None
-
-
 def _tokenizer_of(file: Path, metadata: dict[str, Any]) -> Tokenizer:
-    """The tokenizer beside a GGUF file, or else the one within it, written out in the cache folder.
+    """Return the tokenizer next to a GGUF file, or else the embedded one, written to the cache folder.
 
     Raises:
-        ModelError: the one beside it has other tokens, or the one within is of an unknown kind.
+        ModelError: the tokenizer next to it has other tokens, or the embedded one is of an unsupported kind.
     """
     tokens, template = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.chat_template")
     if (file.parent / "tokenizer.json").is_file():
         beside = load_tokenizer(file.parent)
         if tokens and any(i >= len(tokens) or tokens[i] != text for text, i in beside.vocabulary.items()):
             raise ModelError(
-                f"the tokenizer.json beside {file} has other tokens than the file; move the file to a folder "
-                "of its own, or put its own tokenizer there"
+                f"the tokenizer.json next to {file} has other tokens than the file; move the file to a "
+                "separate folder, or put its own tokenizer there"
             )
         if beside.has_template or not template:
             return beside
     content = {name: value for name, value in metadata.items() if name.startswith("tokenizer.")}
-    folder = cache_dir() / "gguf" / f"tokenizer-{sha256_json([FORMAT, content])[:32]}"
+    folder = cache_dir() / "gguf" / f"tokenizer-{sha256_json([TOKENIZER_FORMAT, content])[:32]}"
     if not folder.exists():
-        codec = _codec(file, content)
         with atomic_folder(folder) as partial:
-            codec.save(str(partial / "tokenizer.json"))
-            _write_settings(partial, content)
+            write_tokenizer(partial, file, content)
     return load_tokenizer(folder)
-
-
-def _codec(file: Path, content: dict[str, Any]) -> Codec:
-    """The byte-level BPE that a file's metadata describe."""
-    kind, pre = content.get("tokenizer.ggml.model"), content.get("tokenizer.ggml.pre")
-    known = {
-        name: (steps[1], whole) for (steps, whole), name in PRE_TOKENIZERS.items() if steps[0] == "split"
-    }
-    if "tokenizer.ggml.merges" not in content and kind == "gpt2":
-        raise ModelError(f"{file} names no merges of its tokenizer; it is damaged, so make or fetch it again")
-    if kind != "gpt2" or pre not in known:
-        raise ModelError(
-            f"the tokenizer in {file} is of the kind {kind} {pre}; expected gpt2 with one of "
-            f"{', '.join(known)}, or the model's tokenizer.json and tokenizer_config.json beside the file"
-        )
-    pattern, ignore_merges = known[pre]
-    tokens, types = content["tokenizer.ggml.tokens"], content["tokenizer.ggml.token_type"]
-    added = [i for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED)]
-    codec = Codec(
-        models.BPE(
-            vocab={text: i for i, text in enumerate(tokens)},
-            merges=[tuple(pair.split(" ")) for pair in content["tokenizer.ggml.merges"]],
-            ignore_merges=ignore_merges,
-        )
-    )
-    codec.normalizer = normalizers.NFC() if pre.startswith("qwen") else None  # as Qwen's tokenizer.json
-    codec.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    codec.decoder = decoders.ByteLevel()
-    if content.get("tokenizer.ggml.add_bos_token"):
-        bos = tokens[content["tokenizer.ggml.bos_token_id"]]
-        codec.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, content["tokenizer.ggml.bos_token_id"])]
-        )
-    codec.add_tokens([AddedToken(tokens[i], special=types[i] == CONTROL, normalized=False) for i in added])
-    return codec
-
-
-def _write_settings(folder: Path, content: dict[str, Any]) -> None:
-    """Write beside `tokenizer.json` the chat template and what ends an answer."""
-    tokens = content["tokenizer.ggml.tokens"]
-    named = {kind: content.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")}
-    ends = {i for i in named.values() if i is not None}
-    ends |= {i for i, text in enumerate(tokens) if text in KNOWN_ENDS}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    for kind, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-        if (token := content.get(f"tokenizer.ggml.{key}_token_id")) is not None:
-            settings[f"{kind}_token"] = tokens[token]
-    write_json(folder / "tokenizer_config.json", settings)
-    write_json(folder / "generation_config.json", {"eos_token_id": sorted(ends)})
-    if template := content.get("tokenizer.chat_template"):
-        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")

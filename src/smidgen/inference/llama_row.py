@@ -1,30 +1,38 @@
-"""One request on its way through llama.cpp: what came back of it, and whether it is over."""
+"""The state of one request in llama.cpp: prompt, answer so far, and finish reason."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
+from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Completion, Request, Timing
+from smidgen.errors import ConfigError
+from smidgen.inference.constraints import check_constrained, grammar_of
+from smidgen.inference.inbox import Submitted
+from smidgen.inference.sampling import check_sampling
 from smidgen.inference.stopping import Ending, GrowingText
 
 
 @dataclass(eq=False)
 class LlamaRow:
-    """One request on its way.
+    """One request being decoded.
 
-    llama.cpp gives no probability of a token that ends within a character or belongs to a string that ended
-    the answer; then none of the answer's is known. In a stream it does not even name the former.
+    llama.cpp returns no log-probability for a token that ends inside a character or belongs to a stop string;
+    then the answer has no log-probabilities at all. In a stream it also omits the ids of the former.
 
     Attributes:
-        prompt: its token ids.
-        max_tokens: longest answer.
-        text, ending: what ends it besides an end token.
+        submitted: the request.
+        prompt: token ids of the prompt.
+        max_tokens: maximum tokens of the answer.
+        text, ending: detect stop conditions other than an end token.
         token_ids, logprobs: the answer so far.
-        hidden: how many of its tokens have no probability.
+        hidden: number of its tokens without a log-probability.
         streamed: the text that came with the tokens of a stream.
-        finish_reason: why it is over, or None.
+        num_streamed: number of characters already streamed out.
+        finish_reason: why it is finished, or None.
+        is_cancelled: whether the request was cancelled.
     """
 
-    request: Request
+    submitted: Submitted
     prompt: list[int]
     max_tokens: int
     text: GrowingText
@@ -35,10 +43,22 @@ class LlamaRow:
     streamed: str = ""
     time_to_first_token: float | None = None
     seconds: float = 0.0
+    num_streamed: int = 0
     finish_reason: str | None = None
+    is_cancelled: bool = False
+
+    @property
+    def request(self) -> Request:
+        """The request."""
+        return self.submitted.request
+
+    def take_piece(self) -> str:
+        """Return the settled text that has not been streamed out yet."""
+        begin, self.num_streamed = self.num_streamed, max(self.num_streamed, self.text.settled)
+        return self.text.text[begin : self.num_streamed]
 
     def take(self, answer: dict[str, Any], ends: frozenset[int]) -> None:
-        """Take what llama.cpp answered, up to where the request says that it ends."""
+        """Append an answer of llama.cpp, up to the request's own stop conditions."""
         times = answer["timings"]
         if self.time_to_first_token is None:
             self.time_to_first_token = times["prompt_ms"] / 1000
@@ -63,12 +83,11 @@ class LlamaRow:
             self.finish_reason = "stop"
 
     def take_part(self, part: dict[str, Any], ends: frozenset[int]) -> None:
-        """Take one part of a streamed answer: text, and the last of the tokens that it is made of."""
+        """Append one part of a streamed answer: text, and the last of its tokens."""
         (choice,) = part["choices"]
         usage = part.get("usage")
-        if (
-            self.token_ids and self.token_ids[-1] in ends and usage is None
-        ):  # it takes no such token for an end
+        # llama.cpp does not treat every end token of smidgen as one, so it may continue after it.
+        if self.token_ids and self.token_ids[-1] in ends and usage is None:
             self.finish_reason = "stop"
             return
         if self.time_to_first_token is None:
@@ -87,7 +106,7 @@ class LlamaRow:
             self.finish_reason = choice["finish_reason"]
 
     def completion(self) -> Completion:
-        """The answer."""
+        """Return the completion of a finished row."""
         assert self.finish_reason is not None
         if self.finish_reason == "context":
             return Completion("", finish_reason="context")
@@ -101,3 +120,36 @@ class LlamaRow:
             token_ids, count = (), count + self.hidden
         timing = Timing(self.time_to_first_token or 0.0, self.seconds, len(self.prompt), count)
         return Completion(text, token_ids, logprobs, self.finish_reason, timing)
+
+
+def llama_row(submitted: Submitted, tokenizer: Tokenizer, context: int, *, thinking: bool) -> LlamaRow:
+    """Build the row of a request; it is already finished if its prompt leaves no room for an answer.
+
+    Raises:
+        ConfigError: a sampling setting is out of range or not supported by llama.cpp, or a constraint cannot
+            be enforced.
+        DataError: there are no messages.
+        ModelError: the chat template rejects the messages.
+    """
+    request = submitted.request
+    sampling = request.sampling
+    check_sampling(sampling)
+    if sampling.frequency_penalty:
+        raise ConfigError(
+            "the engine llama does not support frequency_penalty, since llama.cpp also counts the tokens of "
+            "the prompt; leave it out or use the engine mlx"
+        )
+    check_constrained(request, thinking=thinking)
+    if request.constraint is not None:
+        grammar_of(request.constraint)
+    prompt = tokenizer.render_prompt(request.sample.messages, thinking=thinking)
+    ends, boxed = sampling.stop_after, sampling.stop_at_boxed
+    row = LlamaRow(
+        submitted,
+        prompt,
+        min(sampling.max_tokens, context - len(prompt)),
+        GrowingText(tokenizer.stream_decoder(), sampling.stop),
+        Ending(tokenizer, ends, boxed=boxed, thinking=thinking) if ends or boxed else None,
+    )
+    row.finish_reason = None if row.max_tokens > 0 else "context"
+    return row

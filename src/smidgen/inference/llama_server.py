@@ -1,9 +1,8 @@
-"""llama.cpp's server core in this process, by the `xllamacpp` wheel: slots, each with its own prompt cache.
+"""llama.cpp's server core in this process, from the `xllamacpp` wheel: slots, each with its own KV cache.
 
-A slot keeps the keys and values of its last prompt and goes on from what the next one has in common with it,
-but slots do not read each other's. So what many prompts begin with is run once in one slot and copied to the
-others. Copying goes through the HTTP listener that the core opens on this machine's loopback, which takes
-nothing without a key that is drawn anew each time.
+A slot keeps the KV cache of its last prompt and reuses the prefix shared with the next one, but slots cannot
+read each other's caches. So a prefix shared by many prompts is computed in one slot and copied to the others.
+Copying uses the HTTP listener that the core opens on this machine's loopback, protected by a random key.
 """
 
 import os
@@ -18,9 +17,9 @@ import httpx2
 from smidgen.backend import device
 from smidgen.errors import ConfigError, ModelError
 
-# llama.cpp's threads wait for each other hundreds of times a token, by default without letting go of the
-# processor: beside other programs a token then takes many times as long. If they let go at once, it takes
-# twice as long where nothing else runs; so they turn some microseconds first. Read as the wheel is loaded.
+# llama.cpp's threads wait for each other hundreds of times per token. By default they spin, which makes a
+# token many times slower while other programs run. If they yield at once, a token takes twice as long on an
+# idle machine. So they spin for some microseconds first. The variable is read when the wheel is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 try:
@@ -31,25 +30,25 @@ else:
     xllamacpp = _xllamacpp
 
 SHARED_LEAST = 32
-"""Tokens in common from which copying them costs less than running them again."""
+"""Minimum shared tokens for which copying is cheaper than computing them in every slot."""
 _SHARED = "shared"
 
 
 class Refused(Exception):
-    """llama.cpp did not take a question; the message is its own."""
+    """llama.cpp refused a request; the message is its own."""
 
 
 def is_installed() -> bool:
-    """Whether the wheel is there."""
+    """Return whether the wheel is installed."""
     return xllamacpp is not None
 
 
 class LlamaServer:
-    """A GGUF model that is loaded with room for some rows at once; used from several threads.
+    """A loaded GGUF model with a fixed number of slots; thread-safe.
 
     Attributes:
-        num_slots: rows at once.
-        context: longest row in tokens, answer included.
+        num_slots: number of rows decoded together.
+        context: maximum tokens of a row, answer included.
     """
 
     def __init__(
@@ -66,11 +65,11 @@ class LlamaServer:
 
         Args:
             file: the model.
-            num_slots: rows at once.
-            context: longest row in tokens.
-            adapter: a GGUF adapter to put on the model.
-            is_exact: whether attention is in float32, keys and values too; in float16 if not.
-            kv_bits: how many bits a number of the keys and values is held in instead, 8 or 4.
+            num_slots: number of rows decoded together.
+            context: maximum tokens of a row.
+            adapter: a GGUF adapter to apply.
+            is_exact: whether attention and KV cache are float32 instead of float16.
+            kv_bits: KV-cache bits, 8 or 4, instead.
 
         Raises:
             ConfigError: the wheel is not installed.
@@ -96,11 +95,11 @@ class LlamaServer:
             parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
         elif is_exact:
             parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-            # It would go through float16 whatever the cache holds.
+            # Flash attention would compute in float16 whatever the dtype of the cache.
             parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if adapter is not None:
             parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
-        # Prompts of rows that were pushed out of their slots would be copied to memory, gigabytes of them.
+        # Otherwise the caches of replaced prompts would be copied to main memory, gigabytes of them.
         parameters.cache_ram_mib = 0
         parameters.slot_save_path = f"{self._folder.name}/"
         parameters.api_keys = [self._key]
@@ -112,19 +111,19 @@ class LlamaServer:
             self._folder.cleanup()
             raise ModelError(
                 f"llama.cpp cannot load {file}; it is damaged, of an architecture that this version "
-                f"({xllamacpp.__version__}) does not know, or does not go with the adapter"
+                f"({xllamacpp.__version__}) does not support, or does not fit the adapter"
             ) from None
 
     def complete(self, question: dict[str, Any], on_part: Any = None) -> dict[str, Any]:
-        """Ask for one completion and wait for it.
+        """Request one completion and wait for it.
 
         Args:
-            question: what `/v1/completions` of llama.cpp's server takes.
-            on_part: called with each part of the answer, of which there are many if `stream` is asked for; if
-                it returns True, the completion ends there.
+            question: request body of `/v1/completions` of llama.cpp's server.
+            on_part: called with each part of the answer, of which there are many with `stream`; if it returns
+                True, the completion stops.
 
         Raises:
-            Refused: llama.cpp did not take the question.
+            Refused: llama.cpp refused the request.
         """
         if on_part is not None:
             self._server.handle_completions(question, on_part)
@@ -135,7 +134,7 @@ class LlamaServer:
         return answer
 
     def share(self, prefix: Sequence[int]) -> None:
-        """Let every slot hold `prefix`, run once; nothing may be running meanwhile."""
+        """Compute `prefix` once and copy its KV cache to every slot; no rows may be running."""
         if self.num_slots == 1 or len(prefix) < SHARED_LEAST or self._shared == list(prefix):
             return
         self._shared = list(prefix)
@@ -143,9 +142,8 @@ class LlamaServer:
         self._ask_slot(0, "save")
         for slot in range(1, self.num_slots):
             self._ask_slot(slot, "restore")
-        Path(
-            self._folder.name, _SHARED
-        ).unlink()  # no keys and values stay on the disk if the process is killed
+        # Removed at once, so that no KV cache stays on disk if the process is killed later.
+        Path(self._folder.name, _SHARED).unlink()
 
     def close(self) -> None:
         """Unload the model."""

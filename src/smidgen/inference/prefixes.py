@@ -1,6 +1,6 @@
-"""What prompts have in common at their beginning, as a tree: each shared stretch is run once.
+"""The tree of prefixes that prompts share, so that each shared stretch is computed once.
 
-The two orders of a pair share its question, and the comparisons of one answer with several others share the
+The two orders of a pair share its question, and comparisons of one answer with several others share the
 question and that answer.
 """
 
@@ -12,16 +12,16 @@ from typing import TypeVar
 Tokens = TypeVar("Tokens", bound=Sequence[int])
 
 FAMILY_TOKENS = 16
-"""Neighbouring prompts with so many tokens in common, beyond what all share, have them run once."""
+"""Minimum shared tokens, beyond those shared by all prompts, for which a prefix is computed separately."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Prompts that begin alike.
+    """Prompts with a shared prefix.
 
     Attributes:
-        members: their indices.
-        shared: how many tokens they have in common.
+        members: indices of the prompts.
+        shared: number of tokens in the prefix.
     """
 
     members: tuple[int, ...]
@@ -29,7 +29,7 @@ class Family:
 
 
 def common_prefix(left: Tokens, right: Tokens) -> Tokens:
-    """What two rows of tokens begin with."""
+    """Return the shared prefix of two token sequences."""
     for i, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return left[:i]  # type: ignore[return-value]
@@ -37,37 +37,37 @@ def common_prefix(left: Tokens, right: Tokens) -> Tokens:
 
 
 def stem_of(prompts: Sequence[list[int]]) -> list[int]:
-    """What all prompts begin with, without the last token of the shortest: its row has to run that itself."""
+    """Return the shared prefix of all prompts, at least one token shorter than the shortest of them."""
     return common_prefix(min(prompts), max(prompts))[: min(map(len, prompts)) - 1]
 
 
 def levels(prompts: Sequence[Sequence[int]], base: int, most: Sequence[int]) -> list[list[Family]]:
-    """Find the tree of what prompts have in common.
+    """Return the tree of shared prefixes, level by level.
 
     Args:
-        prompts: token ids, all beginning with the same `base` tokens.
-        base: how many of them need no family.
-        most: tokens of each prompt that may be shared at most.
+        prompts: token ids, all starting with the same `base` tokens.
+        base: length of the prefix shared by all, which needs no family.
+        most: maximum number of shareable tokens of each prompt.
 
     Returns:
-        The families of every level, from the stem on. Every family has two members or more and at least
-        `FAMILY_TOKENS` tokens in common beyond its parent's.
+        The families of every level, from the root on. Every family has at least two members and shares at
+        least `FAMILY_TOKENS` tokens more than its parent.
     """
     level = [Family(tuple(_in_order(prompts)), base)]
-    found = []
+    tree = []
     while level := [part for family in level for part in _split(prompts, family, most)]:
-        found.append(level)
-    return found
+        tree.append(level)
+    return tree
 
 
 def by_family(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """Order prompts so that those that begin alike are neighbours, and families with longer ones come first.
+    """Order prompts so that shared prefixes are adjacent, and families with longer prompts come first.
 
     Args:
         prompts: token ids.
 
     Returns:
-        Their indices.
+        The indices of the prompts in that order.
     """
     order = _in_order(prompts)
     if not order:
@@ -87,7 +87,7 @@ def _in_order(prompts: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _split(prompts: Sequence[Sequence[int]], parent: Family, most: Sequence[int]) -> list[Family]:
-    """The families within one, its members in order."""
+    """Return the subfamilies of a family whose members are sorted."""
     base = parent.shared
     families: list[tuple[list[int], int]] = []
     for i in parent.members:

@@ -1,31 +1,38 @@
-"""One request on its way: what was asked, what is answered so far, and whether that is all."""
+"""The state of one request being decoded: prompt, answer so far, and finish reason."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from smidgen.data.types import Request, Timing
-from smidgen.inference.constraints import Guide
-from smidgen.inference.sampling import RowState
+from smidgen.data.templates import Tokenizer
+from smidgen.data.types import Completion, Request, Sample, Sampling, Timing
+from smidgen.errors import SmidgenError
+from smidgen.inference.constraints import Guide, Guides, check_constrained
+from smidgen.inference.inbox import Submitted
+from smidgen.inference.sampling import RowState, check_sampling
 from smidgen.inference.stopping import Ending, GrowingText
 
 
 @dataclass(eq=False)
-class Row:
-    """One request on its way.
+class DecodeRow:
+    """One request being decoded.
 
     Attributes:
-        prompt: its token ids.
-        max_tokens: longest answer.
-        state: what drawing has to know.
-        text: the answer as text, where it is watched while it grows.
-        ending: watches for strings that end the answer.
-        guide: what a constraint allows.
+        submitted: the request.
+        prompt: token ids of the prompt.
+        max_tokens: maximum tokens of the answer.
+        state: sampling state.
+        text: the answer as text, if it is needed during decoding (streaming, stop strings).
+        ending: detects strings that end the answer and belong to it.
+        guide: state of the constraint.
         token_ids, logprobs: the answer so far.
-        ahead: tokens that the constraint leaves no choice about, to be run and scored by the next pass.
-        finish_reason: why it is over, or None.
+        forced: tokens forced by the constraint, to be run and scored in the next pass.
+        started, first_token, last_token: times in seconds, from `time.perf_counter`.
+        num_streamed: number of characters already streamed out.
+        finish_reason: why it is finished, or None.
+        error: why it failed, or None.
     """
 
-    request: Request
+    submitted: Submitted
     prompt: list[int]
     max_tokens: int
     state: RowState
@@ -34,38 +41,71 @@ class Row:
     guide: Guide | None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    ahead: list[int] = field(default_factory=list)
+    forced: list[int] = field(default_factory=list)
     started: float = 0.0
     first_token: float = 0.0
     last_token: float = 0.0
+    num_streamed: int = 0
     finish_reason: str | None = None
+    error: SmidgenError | None = None
 
     @property
-    def unrun(self) -> list[int]:
-        """The tokens that the next pass runs: the prompt or the token drawn last, then those ahead."""
-        return (self.token_ids[-1:] or self.prompt) + self.ahead
+    def request(self) -> Request:
+        """The request."""
+        return self.submitted.request
 
-    def look_ahead(self, most: int) -> None:
-        """Find out which tokens, at most so many, have to come next."""
+    @property
+    def is_finished(self) -> bool:
+        """Whether the row is finished or failed."""
+        return self.finish_reason is not None or self.error is not None
+
+    @property
+    def next_tokens(self) -> list[int]:
+        """The tokens of the next pass: the prompt or the last sampled token, then the forced ones."""
+        return (self.token_ids[-1:] or self.prompt) + self.forced
+
+    def plan_forced(self, most: int) -> None:
+        """Set `forced` to at most `most` forced tokens."""
         if self.guide is not None:
-            self.ahead = self.guide.force(min(most, self.max_tokens - len(self.token_ids)))
+            try:
+                self.forced = self.guide.force(min(most, self.max_tokens - len(self.token_ids)))
+            except SmidgenError as error:
+                self.error = error
 
-    def take_ahead(self, logprobs: Sequence[float], now: float) -> None:
-        """Take the tokens that had to come."""
-        self._append(self.ahead, logprobs, now)
-        self.ahead = []
+    def restrict(self) -> bool:
+        """Update the mask of allowed tokens from the constraint; return False if that failed."""
+        try:
+            self.state.allowed = self.guide and self.guide.allowed()
+        except SmidgenError as error:
+            self.error = error
+        return self.error is None
+
+    def take_piece(self) -> str:
+        """Return the settled text that has not been streamed out yet."""
+        assert self.text is not None
+        begin, self.num_streamed = self.num_streamed, max(self.num_streamed, self.text.settled)
+        return self.text.text[begin : self.num_streamed]
+
+    def take_forced(self, logprobs: Sequence[float], now: float) -> None:
+        """Append the forced tokens with their log-probabilities."""
+        self._append(self.forced, logprobs, now)
+        self.forced = []
         self._finish()
 
     def take(self, token_id: int, logprob: float, *, is_end: bool, now: float) -> None:
-        """Take a token that was drawn and note whether it is the last."""
+        """Append a sampled token and check whether it is the last."""
         if self.guide is not None and not is_end:
-            self.guide.take(token_id)
+            try:
+                self.guide.take(token_id)
+            except SmidgenError as error:
+                self.error = error
+                return
         self._append([token_id], [logprob], now, is_end=is_end)
         self._finish(is_end=is_end)
 
     @property
     def timing(self) -> Timing:
-        """How long it took."""
+        """Timing of the row."""
         return Timing(
             time_to_first_token=self.first_token - self.started,
             seconds=self.last_token - self.started,
@@ -93,3 +133,75 @@ class Row:
             self.finish_reason = "stop"
         elif len(self.token_ids) == self.max_tokens:
             self.finish_reason = "length"
+
+
+class RowBuilder:
+    """Builds rows from requests to one model, and completions from finished rows."""
+
+    def __init__(self, tokenizer: Tokenizer, context: int, *, thinking: bool):
+        """Prepare for a model.
+
+        Args:
+            tokenizer: the model's tokenizer.
+            context: maximum tokens of a row, answer included.
+            thinking: passed to the chat template.
+        """
+        self.tokenizer = tokenizer
+        self.context = context
+        self._thinking = thinking
+        self._endings: dict[tuple[tuple[str, ...], bool], Ending] = {}
+        self._guides = Guides(tokenizer)
+
+    def prompt(self, sample: Sample) -> list[int]:
+        """Return the token ids of a sample's prompt."""
+        return self.tokenizer.render_prompt(sample.messages, thinking=self._thinking)
+
+    def build(self, submitted: Submitted) -> DecodeRow:
+        """Build a row; it is already finished if its prompt leaves no room for an answer.
+
+        Raises:
+            ConfigError: a sampling setting is out of range, or a constraint cannot be enforced.
+            DataError: there are no messages.
+            ModelError: the chat template rejects the messages.
+        """
+        request = submitted.request
+        check_sampling(request.sampling)
+        guide = self._guide(request)
+        prompt = self.prompt(request.sample)
+        text = None
+        if submitted.stream or request.sampling.stop:
+            text = GrowingText(self.tokenizer.stream_decoder(), request.sampling.stop)
+        max_tokens = min(request.sampling.max_tokens, self.context - len(prompt))
+        state = RowState.begin(request.sample.id, request.sampling, prompt)
+        row = DecodeRow(submitted, prompt, max_tokens, state, text, self._ending(request.sampling), guide)
+        row.finish_reason = None if max_tokens > 0 else "context"
+        return row
+
+    def completion(self, row: DecodeRow) -> Completion:
+        """Return the completion of a finished row."""
+        assert row.finish_reason is not None
+        token_ids = row.token_ids
+        if not token_ids:
+            return Completion("", finish_reason=row.finish_reason)
+        if row.text is not None:
+            text = row.text.finish()
+        else:
+            ended = token_ids[-1] in self.tokenizer.eos_token_ids
+            text = self.tokenizer.decode(token_ids[:-1] if ended else token_ids)
+        if row.ending is not None:
+            text = row.ending.cut(text)
+        logprobs = tuple(row.logprobs) if row.request.logprobs else ()
+        return Completion(text, tuple(token_ids), logprobs, row.finish_reason, row.timing)
+
+    def _guide(self, request: Request) -> Guide | None:
+        """Return the guide of a request's constraint, if it has one."""
+        check_constrained(request, thinking=self._thinking)
+        return self._guides.begin(request.constraint) if request.constraint else None
+
+    def _ending(self, sampling: Sampling) -> Ending | None:
+        """Return the detector of the answer's end; shared by rows, since it caches which tokens matter."""
+        watched = sampling.stop_after, sampling.stop_at_boxed
+        if any(watched) and watched not in self._endings:
+            ends, boxed = watched
+            self._endings[watched] = Ending(self.tokenizer, ends, boxed=boxed, thinking=self._thinking)
+        return self._endings.get(watched)

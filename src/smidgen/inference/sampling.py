@@ -1,10 +1,10 @@
-"""Drawing the next token of every row of a batch at once.
+"""Batched sampling of the next token of every row.
 
-The arithmetic is written once for numpy and for MLX, whose functions have the same names: `xp` is numpy on
-the CPU, where MLX computes exponentials one by one, and `mlx.core` on a GPU, where logits should not travel.
+The arithmetic is written once for numpy and MLX, whose functions have the same names: `xp` is numpy on the
+CPU, where MLX computes exponentials one by one, and `mlx.core` on a GPU, to keep the logits on the device.
 
-A row's randomness depends only on its seed, its sample and the position, so a row draws the same tokens in
-whatever company it is decoded, up to the floating point of the logits.
+A row's randomness depends only on its seed, sample and position, so it gets the same tokens whatever the rest
+of the batch, up to rounding of the logits.
 """
 
 import hashlib
@@ -19,20 +19,21 @@ from numpy.typing import NDArray
 from smidgen.data.types import Sampling
 from smidgen.errors import ConfigError
 
-SMALLEST_TEMPERATURE = 0.01  # below it, quotients leave the range of float32
-UNIFORM_BITS = 24  # what float32 holds exactly, so that a draw never rounds up to 1
+SMALLEST_TEMPERATURE = 0.01  # below it, quotients exceed the range of float32
+UNIFORM_BITS = 24  # exact in float32, so that a uniform number never rounds up to 1
 
 
 @dataclass
 class RowState:
-    """What drawing has to know about one row.
+    """Sampling state of one row.
 
     Attributes:
         sample_id: id of the sample, part of the seed.
-        sampling: how its tokens are drawn.
-        position: tokens drawn so far.
-        counts: how often each token was drawn; those of the prompt too, as 0, if repetition is penalised.
-        allowed: which tokens may come next (V,), bool; None allows all.
+        sampling: sampling settings.
+        position: number of tokens generated so far.
+        counts: number of occurrences of each token in the answer; if there is a repetition penalty, tokens of
+            the prompt are included with 0.
+        allowed: mask of the allowed next tokens (V,), bool; None allows all.
     """
 
     sample_id: str
@@ -43,24 +44,24 @@ class RowState:
 
     @classmethod
     def begin(cls, sample_id: str, sampling: Sampling, prompt: Sequence[int]) -> "RowState":
-        """Return the state of a row of which nothing is drawn yet."""
+        """Return the state of a new row."""
         seen = prompt if sampling.repetition_penalty != 1.0 else ()
         return cls(sample_id, sampling, counts=dict.fromkeys(seen, 0))
 
     def record(self, token_id: int) -> None:
-        """Take note of a token that was drawn."""
+        """Record a generated token."""
         self.position += 1
         self.counts[token_id] = self.counts.get(token_id, 0) + 1
 
     def uniform(self) -> float:
-        """Return the number in [0, 1) that decides the next token."""
+        """Return the random number in [0, 1) for the next token."""
         name = f"{self.sampling.seed}/{self.position}/{self.sample_id}"
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         return (int.from_bytes(digest, "little") >> (64 - UNIFORM_BITS)) / 2**UNIFORM_BITS
 
 
 def check_sampling(sampling: Sampling) -> None:
-    """Refuse settings that have no meaning, all of them in one message.
+    """Refuse settings that are out of range, all of them in one message.
 
     Raises:
         ConfigError: a setting is out of its range.
@@ -90,18 +91,18 @@ def check_sampling(sampling: Sampling) -> None:
 
 
 def draw(logits: Any, rows: Sequence[RowState], xp: Any) -> tuple[list[int], list[float]]:
-    """Draw one token for every row.
+    """Sample one token for every row.
 
-    Penalties come first, then what is allowed, the temperature, top-k, top-p and min-p, each on what the one
-    before it left.
+    The order is: penalties, mask of allowed tokens, temperature, top-k, top-p, min-p; each applies to the
+    result of the previous one.
 
     Args:
-        logits: scores (B, V), float32, an array of `xp`; not changed.
-        rows: the B rows, in the same order; not changed.
+        logits: logits (B, V), float32, an array of `xp`; not modified.
+        rows: the B rows, in the same order; not modified.
         xp: `numpy` or `mlx.core`.
 
     Returns:
-        The B token ids, and their natural-log probabilities under softmax(logits) as it came.
+        The B token ids, and their natural-log probabilities under softmax of the unmodified logits.
     """
     scores = restrict(penalise(logits, rows, xp), rows, xp)
     tokens = xp.argmax(scores, axis=-1)
@@ -116,7 +117,7 @@ def draw(logits: Any, rows: Sequence[RowState], xp: Any) -> tuple[list[int], lis
 def logprobs_of(
     tokens: Sequence[int], logits: Any, xp: Any, *, rows: Sequence[int] | None = None
 ) -> list[float]:
-    """Return the natural-log probability of tokens under rows of `logits` (B, V): one each, or `rows`."""
+    """Return natural-log probabilities of tokens under `logits` (B, V); token i in row i, or in `rows[i]`."""
     if not tokens:
         return []
     top = xp.max(logits, axis=-1, keepdims=True)
@@ -126,11 +127,11 @@ def logprobs_of(
 
 
 def penalise(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
-    """Lower the scores of tokens that a row has seen.
+    """Apply the repetition and frequency penalties.
 
-    Repetition (https://arxiv.org/abs/1909.05858): positive scores of tokens of the prompt and of the
-    completion are divided by the penalty, negative ones multiplied. Frequency: the penalty is subtracted once
-    for each time that the completion holds the token.
+    Repetition (https://arxiv.org/abs/1909.05858): positive logits of tokens in the prompt or completion are
+    divided by the penalty, negative ones multiplied. Frequency: the penalty is subtracted once per occurrence
+    of the token in the completion.
     """
     touched = [
         (i, row)
@@ -153,12 +154,12 @@ def penalise(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
 
 
 def restrict(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
-    """Leave each row the tokens that it is allowed; the score of any other becomes −∞."""
+    """Set the logits of tokens that a row does not allow to −∞."""
     bound = [(i, row.allowed) for i, row in enumerate(rows) if row.allowed is not None]
     if not bound:
         return logits
     V = logits.shape[-1]
-    masks = np.zeros((len(bound), V), bool)  # an embedding may be padded to more tokens than there are
+    masks = np.zeros((len(bound), V), bool)  # an embedding may be padded beyond the vocabulary
     for mask, (_, allowed) in zip(masks, bound, strict=True):
         mask[: len(allowed)] = allowed[:V]
     index = xp.array([i for i, _ in bound])
@@ -168,18 +169,18 @@ def restrict(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
 
 
 def _sample(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
-    """Draw from each row's tempered and cut distribution by the inverse of its cumulative sum, (B,)."""
+    """Sample from each row's tempered, truncated distribution by inverting its cumulative sum; (B,)."""
     temperature = _column([row.sampling.temperature for row in rows], xp)
     weights = xp.exp((logits - xp.max(logits, axis=-1, keepdims=True)) / temperature)  # the largest is 1
     weights = xp.where(weights >= _smallest_kept(weights, rows, xp), weights, 0.0)
     cumulative = xp.cumsum(weights, axis=-1)
     target = _column([row.uniform() for row in rows], xp) * cumulative[:, -1:]
-    # A sum in parallel may be off by a rounding, which must not draw a token without weight.
+    # A parallel sum may be off by rounding, which must not select a token without weight.
     return xp.argmax((cumulative > target) & (weights > 0), axis=-1)
 
 
 def _smallest_kept(weights: Any, rows: Sequence[RowState], xp: Any) -> Any:
-    """The least weight (B, 1) that survives top-k, top-p and min-p; equal weights survive together."""
+    """Return the smallest weight (B, 1) kept by top-k, top-p and min-p; equal weights are kept together."""
     floor = _column([row.sampling.min_p for row in rows], xp)
     V = weights.shape[-1]
     top_k = [row.sampling.top_k or V for row in rows]
@@ -192,7 +193,7 @@ def _smallest_kept(weights: Any, rows: Sequence[RowState], xp: Any) -> Any:
     cumulative = xp.cumsum(ranked, axis=-1)
     is_kept = cumulative - ranked < _column(top_p, xp) * cumulative[:, -1:]
     smallest = xp.min(xp.where(is_kept, ranked, 1.0), axis=-1, keepdims=True)
-    # A row without a cut keeps its whole tail, whatever rows it is drawn with.
+    # A row without top-k and top-p keeps its full tail, whatever the other rows of the batch.
     return xp.maximum(floor, xp.where(_column(is_cut, xp) > 0, smallest, 0.0))
 
 

@@ -1,8 +1,8 @@
-"""Log-probabilities of given continuations of many prompts, without generating.
+"""Log-probability scoring of continuations of many prompts, without generating.
 
-Continuations share their beginnings, so their tokens stand in a tree. The tokens that all of them begin with
-are run together with the prompt; what lies beyond is run from copies of the prompt's row, one for each
-branch, and only for branches that are probable enough to matter.
+Continuations share prefixes, so their tokens form a tree. The prefix common to all of them runs together with
+the prompt. The branches after it run from copies of the prompt's row, one per branch, and only those branches
+that are probable enough.
 """
 
 import math
@@ -21,11 +21,12 @@ Found = dict[tuple[int, int], float]
 
 
 class Tree:
-    """The tokens of some continuations.
+    """The token tree of some continuations.
 
     Attributes:
-        common: what all of them begin with, except for the last token of the shortest.
-        branches: what may follow it and must be run to score the tokens after; none begins another.
+        common: the prefix of all continuations, at least one token shorter than the shortest.
+        branches: token sequences after `common` that have to run to score later tokens; none is a prefix of
+            another.
         depth: tokens of the longest continuation.
     """
 
@@ -38,7 +39,7 @@ class Tree:
         self.common = common
         begun = len(common)
         inner = sorted({tail[begun:-1] for tail in filled})
-        # In order, whatever begins a branch stands right before it.
+        # Sorted, a prefix of a branch comes right before it.
         self.branches = [
             stem
             for stem, after in zip(inner, [*inner[1:], ()], strict=False)
@@ -48,15 +49,15 @@ class Tree:
         self._branch_of = [self._find(tail[begun:-1]) for tail in self._tails]
         at_start = {(k, tail[k]): None for tail in filled for k in range(min(len(tail), begun + 1))}
         self.early = list(at_start)
-        """(position, token) of every token that the common part alone can score, each once."""
+        """(position, token) of every token that is scored after the common prefix or inside it, each once."""
         self.late = [
             sorted({(k, tail[begun + 1 + k]) for tail in self._of(i) for k in range(len(tail) - begun - 1)})
             for i in range(len(self.branches))
         ]
-        """For each branch, (position in it, token) of every token that only it can score."""
+        """For each branch, (position in it, token) of every token that only this branch can score."""
 
     def gather(self, early: Found, late: Sequence[Found]) -> list[list[float]]:
-        """Put found log-probabilities in the order of the continuations; where none was found, −inf."""
+        """Return the log-probabilities of the tokens of each continuation; −inf for pruned tokens."""
         begun = len(self.common)
         return [
             [
@@ -67,7 +68,7 @@ class Tree:
         ]
 
     def _find(self, stem: tuple[int, ...]) -> int:
-        """The branch that begins with `stem`; −1 where nothing lies beyond the common part."""
+        """Return the index of the branch that starts with `stem`; −1 if `stem` is empty."""
         return next((i for i, branch in enumerate(self.branches) if stem and branch[: len(stem)] == stem), -1)
 
     def _of(self, branch: int) -> Iterator[tuple[int, ...]]:
@@ -82,16 +83,16 @@ def score_group(
     least_share: float,
     num_rows: int,
 ) -> list[Scored]:
-    """Score a tree's continuations of some prompts.
+    """Score the continuations of a tree after some prompts.
 
     Args:
-        decoder: without rows; its prefix is what all prompts begin with. It has no rows afterwards either.
+        decoder: a decoder without rows whose prefix cache fits all prompts. It has no rows afterwards either.
         xp: module of its arrays.
         prompts: token ids.
         tree: the continuations.
-        least_share: of a branch's first token among all continuations' tokens there; below it, a branch is
-            not run. The most probable branch always is.
-        num_rows: branches that are run together; bounds the memory of their keys, values and scores.
+        least_share: minimum share of a branch's first token in the probability of all continuations' tokens
+            there; a branch below it is pruned, except the most probable one.
+        num_rows: number of branches that run together; bounds the memory of KV cache and logits.
     """
     started = time.perf_counter()
     width = len(tree.common) + 1
@@ -130,8 +131,8 @@ def score_group(
 
 
 def _probable(tree: Tree, early: Found, least_share: float) -> list[int]:
-    """The branches whose first token has at least the share that was asked for, or the greatest."""
-    parting = len(tree.common)
-    shares = {token: math.exp(value) for (k, token), value in early.items() if k == parting}
+    """Return the branches whose first token has at least `least_share`, or the largest share."""
+    divergence = len(tree.common)  # the position where the continuations diverge
+    shares = {token: math.exp(value) for (k, token), value in early.items() if k == divergence}
     needed = min(least_share * sum(shares.values()), max(shares.values(), default=0.0))
     return [i for i, branch in enumerate(tree.branches) if shares[branch[0]] >= needed]

@@ -1,4 +1,4 @@
-"""What ends a completion besides its end token: strings that may lie across token borders, and boxes."""
+r"""Stop conditions other than end tokens: strings that may span several tokens, and `\boxed{…}`."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,11 +8,11 @@ from smidgen.data.templates import StreamDecoder
 
 
 class GrowingText:
-    """Text made of tokens, cut before the first stop string.
+    """Incrementally decoded text, cut before the first stop string.
 
     Attributes:
-        text: what there is so far.
-        is_stopped: whether a stop string came; what follows it is not taken.
+        text: the text so far.
+        is_stopped: whether a stop string was found; later tokens are ignored.
     """
 
     def __init__(self, decoder: StreamDecoder, stop: tuple[str, ...]):
@@ -23,22 +23,22 @@ class GrowingText:
         self._longest = max(map(len, stop), default=0)
 
     def push(self, token_id: int) -> None:
-        """Take one token."""
+        """Append one token."""
         self._append(self._decoder.push(token_id))
 
     def push_text(self, piece: str) -> None:
-        """Take text of whole characters."""
+        """Append text of complete characters."""
         self._append(piece)
 
     def finish(self) -> str:
-        """Return the whole text; bytes that never became a character are U+FFFD."""
+        """Return the full text; bytes of incomplete characters become U+FFFD."""
         if not self.is_stopped:
             self._append(self._decoder.flush())
         return self.text
 
     @property
     def settled(self) -> int:
-        """How many characters stand for good: none of them can become the beginning of a stop string."""
+        """Number of final characters: the rest may still become the start of a stop string."""
         if self.is_stopped:
             return len(self.text)
         for size in range(min(self._longest - 1, len(self.text)), 0, -1):
@@ -58,28 +58,28 @@ class GrowingText:
 
 
 class Decoding(Protocol):
-    """What an `Ending` needs of a tokenizer."""
+    """The interface of a tokenizer for `Ending`."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of tokens."""
+        """Return the text of tokens."""
         ...
 
 
 class Ending:
-    """What ends an answer and belongs to it, as a closing tag does; what is thought does not count.
+    """Strings that end an answer and belong to it, such as a closing tag; ignored inside thinking blocks.
 
-    The text is looked at only after tokens that may complete one of them.
+    The text is checked only after tokens that may complete one of the strings.
     """
 
     def __init__(
         self, tokenizer: Decoding, ends: tuple[str, ...], *, boxed: bool = False, thinking: bool = False
     ):
-        r"""Watch for strings.
+        r"""Prepare the search.
 
         Args:
-            tokenizer: of the answer.
-            ends: what to watch for.
-            boxed: watch for the first `\boxed{…}` too.
+            tokenizer: decodes the answer.
+            ends: the strings.
+            boxed: whether the first `\boxed{…}` ends the answer too.
             thinking: whether the prompt has opened a thinking block.
         """
         self._tokenizer = tokenizer
@@ -90,18 +90,18 @@ class Ending:
         self._may_end: dict[int, bool] = {}
 
     def is_complete(self, token_ids: Sequence[int]) -> bool:
-        """Whether the last of these tokens has completed the answer."""
+        """Return whether the last of these tokens completes the answer."""
         last = token_ids[-1]
         if last not in self._may_end:
             self._may_end[last] = not self._last.isdisjoint(self._tokenizer.decode([last]))
         return self._may_end[last] and self._end(self._tokenizer.decode(token_ids)) is not None
 
     def is_in(self, text: str) -> bool:
-        """Whether a text holds the end of the answer."""
+        """Return whether a text contains the end of the answer."""
         return self._end(text) is not None
 
     def cut(self, text: str) -> str:
-        """The text up to the end of the answer; all of it if the answer has no end."""
+        """Return the text up to the end of the answer, or all of it if there is no end."""
         return text[: self._end(text)]
 
     def _end(self, text: str) -> int | None:
@@ -109,13 +109,13 @@ class Ending:
 
 
 def end_of(text: str, ends: tuple[str, ...], *, boxed: bool = False, thinking: bool = False) -> int | None:
-    """Return where the first end outside of a thinking block ends, or None.
+    r"""Return the index after the first end outside of thinking blocks, or None.
 
     Args:
         text: an answer.
-        ends: strings that end it and belong to it.
-        boxed: whether a closed box ends it too.
-        thinking: whether it begins within a thinking block.
+        ends: strings that end the answer and belong to it.
+        boxed: whether a closed `\boxed{…}` ends it too.
+        thinking: whether the text starts inside a thinking block.
     """
     begin = 0
     while True:

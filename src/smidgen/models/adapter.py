@@ -1,8 +1,8 @@
-"""Low-rank adapters as files: mlx-lm's format, which is ours too, and that of PEFT.
+"""Low-rank adapter files: mlx-lm's format, which smidgen writes too, and PEFT's.
 
-Both hold a pair of matrices for each adapted layer. mlx-lm multiplies with A (in, rank) and B (rank, out) and
-writes one factor, `scale`; PEFT stores both transposed, as torch's linear layers do, and writes α, which it
-divides by the rank. Whichever a folder holds is read to the same `Adapter`.
+Both store a pair of matrices for each adapted layer. mlx-lm multiplies with A (in, rank) and B (rank, out)
+and stores one factor, `scale`. PEFT stores both transposed, like torch's linear layers, and stores α, which
+it divides by the rank. Both formats are read into the same `Adapter`.
 """
 
 import json
@@ -22,7 +22,7 @@ from smidgen.models.weights import read_safetensors
 
 _HUB_NAME = re.compile(r"smidgen:\w+|\w[\w.-]*/[\w.-]+(:[\w./-]+)?")
 _COPY = re.compile(r"(-bnb|-mlx)?-(\d+bit|bf16|fp16)\b.*$", re.IGNORECASE)
-"""What the name of a quantised copy has behind that of the model."""
+"""The suffix that a quantised copy's name adds to the model's name."""
 
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
@@ -30,15 +30,15 @@ CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Adapter:
-    """The updates `scale · A B` of some layers of a model.
+    """Low-rank updates `scale · A B` of some layers of a model.
 
     Attributes:
         weights: `<layer>.lora_a` (in, rank) and `<layer>.lora_b` (rank, out), in the dtype of their file.
-            What else stands in the file keeps its name; `refuse_faults` tells it.
+            Other tensors of the file keep their names; `refuse_faults` reports them.
         scales: the factor of each layer.
-        dropout: of the layers' inputs while training.
-        base: the model that it was made for, where the file names one.
-        source: the folder it was read from, for errors.
+        dropout: dropout rate of the layers' inputs during training.
+        base: the model that it was trained on, if the file names one.
+        source: the folder it was read from, for error messages.
     """
 
     weights: Mapping[str, mx.array]
@@ -49,7 +49,7 @@ class Adapter:
 
     @cached_property
     def layers(self) -> list[str]:
-        """The dotted name of each layer that something in the file belongs to."""
+        """The dotted names of the layers that the file has tensors for."""
         return sorted({_layer_of(name) for name in self.weights})
 
     @cached_property
@@ -59,22 +59,22 @@ class Adapter:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in all matrices."""
+        """Number of values in all matrices."""
         return sum(value.size for value in self.weights.values())
 
 
 def read_adapter(path: Path) -> Adapter:
-    """Read the adapter of a folder, ours, mlx-lm's or PEFT's by what its `adapter_config.json` says.
+    """Read an adapter folder in mlx-lm's or PEFT's format, as its `adapter_config.json` tells.
 
     Raises:
-        ModelError: the folder is no adapter, or one that is not a plain low-rank update.
+        ModelError: the folder is not an adapter, or the adapter is not a plain low-rank update.
     """
     config = read_adapter_config(path)
     return _read_peft(path, config) if "peft_type" in config else _read_mlx(path, config)
 
 
 def read_adapter_config(path: Path) -> dict[str, Any]:
-    """Return the `adapter_config.json` of an adapter's folder.
+    """Return the `adapter_config.json` of an adapter folder.
 
     Raises:
         ModelError: it is missing or is not a JSON object.
@@ -84,49 +84,49 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         if not path.is_dir():
             fault = "is a file" if path.exists() else "does not exist"
-            raise ModelError(f"{path} {fault}; expected the folder of an adapter") from None
+            raise ModelError(f"{path} {fault}; expected an adapter folder") from None
         raise ModelError(
-            f"{path} holds no {CONFIG}; expected an adapter of smidgen, mlx-lm or PEFT."
+            f"{path} does not contain {CONFIG}; expected an adapter of smidgen, mlx-lm or PEFT."
             f"{did_you_mean_best(path)}"
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path / CONFIG} is not readable JSON: {error}") from None
     if not isinstance(config, dict):
-        raise ModelError(f"{path / CONFIG} holds a {type(config).__name__}; expected a JSON object")
+        raise ModelError(f"{path / CONFIG} contains a {type(config).__name__}; expected a JSON object")
     return config
 
 
 def warn_of_another_base(adapter: Adapter, name: str) -> None:
-    """Warn of an adapter that was made for another model than the one of this name, though it may fit.
+    """Warn if an adapter was trained on another model than the named one, even if its shapes fit.
 
-    Only names are compared, and by their last parts: mirrors and quantised copies of a model are that model,
-    and what stands in a folder may be any.
+    Only the last parts of hub names are compared: mirrors and quantised copies of a model count as that
+    model, and a local folder may contain any model.
     """
-    named = adapter.base or ""
-    if all(_HUB_NAME.fullmatch(base) and not Path(base).exists() for base in (named, name)):
-        made_for, given = (_COPY.sub("", re.split("[/:]", base)[1]).lower() for base in (named, name))
-        if made_for != given:
+    trained_on = adapter.base or ""
+    if all(_HUB_NAME.fullmatch(base) and not Path(base).exists() for base in (trained_on, name)):
+        expected, given = (_COPY.sub("", re.split("[/:]", base)[1]).lower() for base in (trained_on, name))
+        if expected != given:
             warnings.warn(
-                f"the adapter in {adapter.source} was made for {named}, and not for {name}; "
-                "on another model its answers may be worthless",
+                f"the adapter in {adapter.source} was trained on {trained_on}, not on {name}; "
+                "on another model its answers may be useless",
                 stacklevel=1,  # from one place, so that Python shows it once
             )
 
 
 def write_adapter(path: Path, adapter: Adapter, *, num_blocks: int | None = None) -> None:
-    """Write a folder that mlx-lm's `load_adapters` reads; one that stands there is replaced.
+    """Write a folder that mlx-lm's `load_adapters` reads; an existing folder is replaced.
 
-    mlx-lm knows one rank and one scale: smaller updates are filled up with zeros, and where scales differ,
-    B takes up the difference.
+    mlx-lm supports one rank and one scale: smaller updates are padded with zeros, and where scales differ,
+    the difference is multiplied into B.
 
     Args:
         path: the folder.
-        adapter: without faults.
-        num_blocks: how many blocks the model has, to name the layers by their kind where all the last blocks
-            have the same; without it each is named.
+        adapter: an adapter that `refuse_faults` accepts.
+        num_blocks: number of blocks of the model. With it, layers are named by their kind if the last blocks
+            all have the same kinds; without it, every layer is listed.
 
     Raises:
-        WorkError: the disk is full or the place cannot be written.
+        WorkError: the disk is full or the folder is not writable.
     """
     rank, scale = max(adapter.ranks.values()), next(iter(adapter.scales.values()))
     weights = {}
@@ -140,7 +140,7 @@ def write_adapter(path: Path, adapter: Adapter, *, num_blocks: int | None = None
     blocks, kinds = grid(adapter.layers)
     if num_blocks is not None and blocks and blocks == list(range(num_blocks - len(blocks), num_blocks)):
         named = {"num_layers": len(blocks), "keys": kinds}
-    else:  # mlx-lm takes whole names too, and then does not count blocks
+    else:  # mlx-lm accepts whole names too, and then ignores num_layers
         named = {"num_layers": 1, "keys": adapter.layers}
     description = {
         "fine_tune_type": "lora",
@@ -155,9 +155,9 @@ def write_adapter(path: Path, adapter: Adapter, *, num_blocks: int | None = None
 
 
 def grid(layers: list[str]) -> tuple[list[int], list[str]]:
-    """Return the blocks and the kinds of layer in them, as `mlp.up_proj`.
+    """Return the adapted blocks and the kinds of layers in them, such as `mlp.up_proj`.
 
-    Both are empty where some blocks have kinds that others have not, or a layer is in no block.
+    Both are empty if blocks differ in their kinds, or a layer is outside of the blocks.
     """
     found: dict[int, set[str]] = {}
     for layer in layers:
@@ -173,22 +173,22 @@ def grid(layers: list[str]) -> tuple[list[int], list[str]]:
 
 
 def refuse_faults(adapter: Adapter) -> None:
-    """Refuse an adapter that holds nothing, half a pair, or something else than pairs.
+    """Refuse an adapter that is empty or has tensors other than complete A and B pairs.
 
     Raises:
-        ModelError: names the first faults, and says how many more there are.
+        ModelError: names the first faults and the number of others.
     """
     faults = [fault for layer in adapter.layers for fault in pair_faults(layer, adapter.weights)]
     if not adapter.layers:
         faults = ["it has no tensors"]
     if faults:
         raise ModelError(
-            f"the adapter in {adapter.source} cannot be used: {first_few(faults)}. Fetch or save it again"
+            f"the adapter in {adapter.source} cannot be used: {first_few(faults)}. Download or save it again"
         )
 
 
 def pair_faults(layer: str, weights: Mapping[str, mx.array]) -> Iterator[str]:
-    """What is wrong with one layer's matrices, whatever the model."""
+    """Yield the faults of one layer's matrices that do not depend on the model."""
     a, b = weights.get(f"{layer}.lora_a"), weights.get(f"{layer}.lora_b")
     if a is None and b is None:
         yield f"'{layer}' is neither a lora_a nor a lora_b"
@@ -210,12 +210,12 @@ def _read_mlx(path: Path, config: dict[str, Any]) -> Adapter:
     parameters = config.get("lora_parameters")
     if not isinstance(parameters, dict) or not peft.is_positive(scale := parameters.get("scale")):
         raise ModelError(
-            f"{path / CONFIG} has no number above 0 at lora_parameters.scale, the factor of the update"
+            f"{path / CONFIG} has no positive number at lora_parameters.scale, the factor of the update"
         )
     if not peft.is_dropout(dropout := parameters.get("dropout", 0.0)):
         raise ModelError(
-            f"{path / CONFIG} has {dropout!r} at lora_parameters.dropout; expected a number from 0 up to, "
-            "but not, 1"
+            f"{path / CONFIG} has {dropout!r} at lora_parameters.dropout; expected a number of at "
+            "least 0 and below 1"
         )
     weights = read_safetensors(path / WEIGHTS)
     scales = {_layer_of(name): scale for name in weights}
@@ -226,24 +226,24 @@ def _read_mlx(path: Path, config: dict[str, Any]) -> Adapter:
 def _read_peft(path: Path, config: dict[str, Any]) -> Adapter:
     faults = peft.config_faults(config)
     if not (path / peft.WEIGHTS).exists() and (path / "adapter_model.bin").exists():
-        faults.append("its weights are a pickle, adapter_model.bin; save them as safetensors")
+        faults.append("its weights are a pickle file, adapter_model.bin; save them as safetensors")
     if faults:
-        raise ModelError(f"the PEFT adapter in {path} cannot be honoured: {first_few(faults)}")
+        raise ModelError(f"the PEFT adapter in {path} is not supported: {first_few(faults)}")
     weights = {}
     for name, value in read_safetensors(path / peft.WEIGHTS).items():
         layer, _, part = name.removesuffix(".weight").removeprefix(peft.PREFIX).rpartition(".")
         if part in ("lora_A", "lora_B") and name == f"{peft.PREFIX}{layer}.{part}.weight" and value.ndim == 2:
             weights[f"{layer}.{part.lower()}"] = value.T
         else:
-            faults.append(f"'{name}' {value.shape} is no lora_A or lora_B of a linear layer")
+            faults.append(f"'{name}' {value.shape} is not a lora_A or lora_B matrix of a linear layer")
     layers = sorted({_layer_of(name) for name in weights})
     for layer in layers:
         wanted, a = peft.rank_of(config, layer), weights.get(f"{layer}.lora_a")
         if not peft.is_target(config, layer):
             faults.append(f"'{layer}' has an update, but {CONFIG} does not target it")
         elif a is not None and a.shape[1] != wanted:
-            faults.append(f"'{layer}' has rank {a.shape[1]}, and {CONFIG} says {wanted}")
-    faults += [f"there is none for '{name}'" for name in peft.idle_targets(config, layers)]
+            faults.append(f"'{layer}' has rank {a.shape[1]}, but {CONFIG} says {wanted}")
+    faults += [f"there is no tensor for '{name}'" for name in peft.idle_targets(config, layers)]
     if faults:
         raise ModelError(
             f"the tensors of the PEFT adapter in {path} do not fit its {CONFIG}: {first_few(faults)}"

@@ -1,6 +1,7 @@
-"""Which architectures are supported, and what every key of a `config.json` means to them.
+"""The supported architectures, and what each key of `config.json` means to them.
 
-A key dropped in silence is a model that speaks nonsense, so each is used, known to be harmless, or refused.
+A key that is silently ignored can make a model produce nonsense, so each key is used, known to be harmless,
+or refused.
 """
 
 import dataclasses
@@ -14,15 +15,18 @@ from smidgen.errors import ModelError, did_you_mean
 from smidgen.models import mobilellm
 
 ARCHITECTURES: dict[str, Any] = {"llama": llama, "llama4_text": mobilellm, "qwen2": qwen2, "qwen3": qwen3}
-"""`model_type` to the module, mostly of mlx-lm, with its `Model` and `ModelArgs`."""
+"""`model_type` to the module, mostly from mlx-lm, that has its `Model` and `ModelArgs`."""
+
+ModelConfigJson = dict[str, Any]
+"""The content of a model's `config.json`."""
 
 HARMLESS = frozenset({
-    # how the file came to be
+    # how the file was made
     "architectures", "_name_or_path", "name_or_path", "transformers_version", "unsloth_version",
     "unsloth_fixed",
     # the dtype is chosen by the device
     "torch_dtype", "dtype",
-    # token ids are the tokenizer's and the decoder's business
+    # token ids are read with the tokenizer
     "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "tokenizer_class",
     # only random initialisation and training in transformers read these
     "initializer_range", "attention_dropout", "hidden_dropout", "gradient_checkpointing",
@@ -30,9 +34,9 @@ HARMLESS = frozenset({
     "use_cache", "pretraining_tp", "output_attentions", "output_hidden_states", "return_dict", "torchscript",
     "_attn_implementation", "_attn_implementation_autoset", "is_decoder", "chunk_size_feed_forward",
     "cache_implementation",
-    # labels of a classifier that a causal model does not have
+    # labels of a classification head, which a causal model does not have
     "id2label", "label2id", "problem_type",
-    # of no effect while sliding windows are off, which is checked by name below
+    # no effect while sliding windows are off; they are checked by name below
     "max_window_layers",
 })  # fmt: skip
 
@@ -50,21 +54,21 @@ HARMLESS_AT: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),
     "tie_encoder_decoder": (False,),
 }
-"""Keys that mean nothing at these values, or at null, to an architecture that does not read them."""
+"""Keys that have no effect at these values, or at null, on an architecture that does not read them."""
 
 UNUSED: dict[str, frozenset[str]] = {
-    # of mixtures of experts, which a dense model has none of
+    # for mixtures of experts; a dense model has none
     "llama4_text": frozenset({
         "intermediate_size", "num_local_experts", "num_experts_per_tok", "output_router_logits",
         "router_aux_loss_coef", "router_jitter_noise", "for_llm_compressor",
     }),
 }  # fmt: skip
-"""Keys that one architecture has beyond `HARMLESS` and that change nothing there."""
+"""Keys beyond `HARMLESS` that have no effect on one architecture."""
 
 LAYER_TYPES: dict[str, frozenset[str]] = {
     "llama4_text": frozenset({"full_attention", "chunked_attention"}),
 }
-"""What a layer may attend to; full_attention where nothing stands here."""
+"""The supported `layer_types`; full_attention only for other architectures."""
 
 ROPE_KEYS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "default": (frozenset(), frozenset()),
@@ -78,11 +82,11 @@ ROPE_KEYS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         frozenset({"beta_fast", "beta_slow"}),
     ),
 }
-"""Kinds of rotary scaling that mlx-lm computes as transformers does: keys they need, keys they may have."""
+"""Kinds of RoPE scaling that mlx-lm computes as transformers does: required keys, optional keys."""
 ROPE_HARMLESS = {"partial_rotary_factor": 1, "truncate": True}
-"""Values at which a key of rotary scaling means nothing."""
+"""Values at which a key of RoPE scaling has no effect."""
 
-# What transformers assumes where config.json is silent; mlx-lm assumes otherwise or refuses.
+# The defaults of transformers for keys that config.json leaves out; mlx-lm's differ or are missing.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6},
     "qwen2": {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6},
@@ -96,12 +100,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def build_arguments(config: dict[str, Any], source: str) -> Any:
+def build_arguments(config: ModelConfigJson, source: str) -> Any:
     """Return the `ModelArgs` for a `config.json`; `source` names it in errors.
 
     Raises:
-        ModelError: the architecture is not supported, or keys are missing, unknown, or at values that would
-            make another model.
+        ModelError: the architecture is not supported, or keys are missing, unknown, or have values that are
+            not supported.
     """
     module = architecture(config, source)
     config, faults = _explicit(config)
@@ -115,33 +119,33 @@ def build_arguments(config: dict[str, Any], source: str) -> Any:
     ]
     faults += [f"'{name}' is missing" for name in missing]
     if faults:
-        raise ModelError(f"{source} cannot be honoured as {kind}: {'; '.join(faults)}")
+        raise ModelError(f"{source} is not supported as {kind}: {'; '.join(faults)}")
     with _making(kind, source):
         return module.ModelArgs(**{name: value for name, value in config.items() if name in fields})
 
 
-def explicit_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a `config.json` that leaves nothing to a loader's own defaults, which differ.
+def explicit_config(config: ModelConfigJson) -> ModelConfigJson:
+    """Return a `config.json` with explicit values wherever the defaults of loaders differ.
 
-    Rotary settings stand flat, as mlx-lm reads them and transformers too: what transformers 5 nests in
-    `rope_parameters` mlx-lm sees in few architectures, and takes its own θ in the others.
+    RoPE settings are flat, which both mlx-lm and transformers read. transformers 5 nests them in
+    `rope_parameters`, which mlx-lm reads for few architectures; for the others it would use its own θ.
     """
     return _explicit(config)[0]
 
 
-def unread_keys(config: dict[str, Any]) -> list[str]:
-    """Return the keys of a `config.json` that change nothing: its architecture does not read them."""
+def unread_keys(config: ModelConfigJson) -> list[str]:
+    """Return the keys of a `config.json` that have no effect: its architecture does not read them."""
     kind = config.get("model_type")
     module = ARCHITECTURES.get(str(kind))
     read = {field.name for field in dataclasses.fields(module.ModelArgs)} if module else set()
     return sorted((HARMLESS | UNUSED.get(str(kind), frozenset()) | HARMLESS_AT.keys()) & config.keys() - read)
 
 
-def build_graph(config: dict[str, Any], source: str) -> Any:
-    """Return the model for a `config.json`, its weights still random and not yet computed.
+def build_graph(config: ModelConfigJson, source: str) -> Any:
+    """Return the model for a `config.json` with random weights that are not computed yet.
 
     Raises:
-        ModelError: as in `build_arguments`, or the values do not make a graph.
+        ModelError: as in `build_arguments`, or the values do not define a model.
     """
     arguments = build_arguments(config, source)
     with _making(arguments.model_type, source):
@@ -150,14 +154,14 @@ def build_graph(config: dict[str, Any], source: str) -> Any:
 
 @contextmanager
 def _making(kind: str, source: str) -> Iterator[None]:
-    """Say in one sentence that the values of a config make no model."""
+    """Turn the errors of a model's constructor into one `ModelError`."""
     try:
         yield
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ModelError(f"{source} has values that make no {kind}: {error}") from None
+        raise ModelError(f"{source} has values that do not define a {kind} model: {error}") from None
 
 
-def architecture(config: dict[str, Any], source: str) -> Any:
+def architecture(config: ModelConfigJson, source: str) -> Any:
     """Return the module of the config's `model_type`."""
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
@@ -168,8 +172,8 @@ def architecture(config: dict[str, Any], source: str) -> Any:
     return ARCHITECTURES[kind]
 
 
-def _explicit(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A copy with flat rotary settings and the defaults of transformers, and what is wrong with those."""
+def _explicit(config: ModelConfigJson) -> tuple[ModelConfigJson, list[str]]:
+    """Return a copy with flat RoPE settings and the defaults of transformers, and faults of the settings."""
     config, faults = _flat_rope(config)
     missing = {
         name: value
@@ -179,10 +183,10 @@ def _explicit(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return config | missing, faults
 
 
-def _flat_rope(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A copy with one `rope_theta` and `rope_scaling`, as mlx-lm reads them, and what is wrong with them.
+def _flat_rope(config: ModelConfigJson) -> tuple[ModelConfigJson, list[str]]:
+    """Return a copy with one `rope_theta` and `rope_scaling`, as mlx-lm reads them, and their faults.
 
-    transformers 5 writes both as `rope_parameters`; older files have `rope_scaling`, its kind as `type`.
+    transformers 5 writes both as `rope_parameters`; older files have `rope_scaling` with its kind as `type`.
     """
     config, faults = dict(config), []
     given = {name: config.pop(name, None) for name in ("rope_parameters", "rope_scaling")}
@@ -217,8 +221,8 @@ def _flat_rope(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return config, faults
 
 
-def _fault(name: str, value: Any, config: dict[str, Any], fields: dict[str, Any]) -> str | None:
-    """Why a key cannot be honoured, or None."""
+def _fault(name: str, value: Any, config: ModelConfigJson, fields: dict[str, Any]) -> str | None:
+    """Return why a key is not supported, or None."""
     kind = config["model_type"]
     if name in ("quantization", "quantization_config") or name in HARMLESS | UNUSED.get(kind, frozenset()):
         return None
@@ -240,7 +244,11 @@ def _fault(name: str, value: Any, config: dict[str, Any], fields: dict[str, Any]
         if not config.get("hidden_size") or not config.get("num_attention_heads"):
             return None  # reported as missing
         own = config["hidden_size"] // config["num_attention_heads"]
-        return None if value == own else f"'head_dim' is {value!r}, only hidden_size / heads = {own} works"
+        return (
+            None
+            if value == own
+            else f"'head_dim' is {value!r}, only hidden_size / num_attention_heads = {own} is supported"
+        )
     if name in HARMLESS_AT:
         allowed = HARMLESS_AT[name]
         return None if value in allowed else f"'{name}' is {value!r}, only {allowed[0]!r} is supported"

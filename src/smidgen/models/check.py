@@ -1,7 +1,4 @@
-"""Every tensor of a model folder and its tokenizer, held against what its `config.json` implies.
-
-One tensor at a time is in memory.
-"""
+"""Check every tensor of a model folder and its tokenizer against its `config.json`, one tensor at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,24 +9,25 @@ import numpy as np
 
 from smidgen.backend import mx, nn
 from smidgen.data.templates import load_tokenizer
+from smidgen.data.token_ids import unknown_in_configs
 from smidgen.errors import ModelError
-from smidgen.models.architectures import build_graph, unread_keys
-from smidgen.models.load import misfits, quantize_like
+from smidgen.models.architectures import ModelConfigJson, build_graph, unread_keys
+from smidgen.models.load import HEAD, has_other_head, misfits, quantize_like
 from smidgen.models.mobilellm import mlp_variant
 from smidgen.models.save import declared_dtype
 from smidgen.models.weights import read_weights
 
 PART = 1 << 22
-"""Values whose statistics are computed together, in float32."""
+"""Number of values whose statistics are computed at a time, in float32."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the finite values of a tensor, and how many are not; quantised weights count as what they stand for.
+    """Statistics of the finite values of a tensor; quantised weights are dequantised first.
 
     Attributes:
-        minimum, maximum, mean, deviation: None if no value is finite.
-        non_finite: how many values are infinite or no numbers.
+        minimum, maximum, mean, deviation: None if no value is finite; `deviation` is the standard deviation.
+        non_finite: number of infinite and NaN values.
     """
 
     minimum: float | None
@@ -41,7 +39,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of the file; `is_read` says whether the model takes it."""
+    """One tensor of the file; `is_read` tells whether the model uses it."""
 
     name: str
     shape: tuple[int, ...]
@@ -52,17 +50,17 @@ class Tensor:
 
 @dataclass
 class Check:
-    """What was found.
+    """The findings of `check_model`.
 
     Attributes:
         mlp: kind of the feed-forward layers, by the names of their tensors.
         mlp_parts: those names.
-        tied_head: whether the config makes the embedding the head; None if the config cannot be honoured.
-        ignored: tensors that loading leaves out.
-        ignored_keys: keys of the config that change nothing.
-        tensors: all of the file's.
-        notes: what is odd but no fault.
-        faults: what keeps the model from loading, or from computing what it should.
+        tied_head: whether the config ties the head to the embedding; None if the config is not supported.
+        ignored: tensors that loading ignores.
+        ignored_keys: keys of the config that have no effect.
+        tensors: all tensors of the file.
+        notes: unusual findings that are not faults.
+        faults: what prevents the model from loading, or from computing what it should.
     """
 
     mlp: str
@@ -75,8 +73,8 @@ class Check:
     faults: list[str] = field(default_factory=list)
 
 
-def check_model(path: Path, config: dict[str, Any]) -> Check:
-    """Read every tensor of a model folder and its tokenizer, and hold them against its `config.json`.
+def check_model(path: Path, config: ModelConfigJson) -> Check:
+    """Read every tensor of a model folder and its tokenizer, and check them against its `config.json`.
 
     Raises:
         ModelError: a weight file is missing or damaged.
@@ -92,34 +90,41 @@ def check_model(path: Path, config: dict[str, Any]) -> Check:
         ignored_keys=unread_keys(config),
         faults=faults,
     )
+    if model is not None and has_other_head(model, path, weights):
+        check.faults.append(
+            f"'{HEAD}' is ignored because config.json ties the head, but it differs from the embedding"
+        )
     check.notes += _odd_dtypes(weights, declared_dtype(config))
     for tensor in _tensors(weights, model, read):
         check.tensors.append(tensor)
         check.faults += _faults(tensor)
         check.notes += _notes(tensor)
-    check.faults += _other_head(check)
     check.faults += _tokenizer_faults(path, config)
     return check
 
 
-def _tokenizer_faults(path: Path, config: dict[str, Any]) -> list[str]:
-    """Whether the tokenizer cannot be read, or has tokens that the embedding has no rows for."""
+def _tokenizer_faults(path: Path, config: ModelConfigJson) -> list[str]:
+    """Faults of the tokenizer: unreadable, without tokens that configs name, or larger than the embedding."""
     try:
-        greatest = max(load_tokenizer(path).vocabulary.values(), default=-1)
+        tokenizer = load_tokenizer(path)
     except ModelError as error:
         return [str(error)]
+    faults, greatest = (
+        unknown_in_configs(path, tokenizer.has_id),
+        max(tokenizer.vocabulary.values(), default=-1),
+    )
     size = config.get("vocab_size")
-    if not isinstance(size, int) or greatest < size:
-        return []
-    return [f"the tokenizer has a token {greatest}, and the model has only {size}, from 0 on"]
+    if isinstance(size, int) and greatest >= size:
+        faults.append(f"the tokenizer has the token id {greatest}, but the model's vocab_size is {size}")
+    return faults
 
 
 def _graph(
-    path: Path, config: dict[str, Any], weights: dict[str, mx.array]
+    path: Path, config: ModelConfigJson, weights: dict[str, mx.array]
 ) -> tuple[nn.Module | None, set[str], list[str]]:
-    """The graph that loading would make, which tensors it takes, and what keeps it from loading.
+    """The graph that loading would build, the tensors it uses, and what prevents it from loading.
 
-    None of its weights are computed. Where there is no graph it counts as taking all.
+    Its weights are not computed. Without a graph, all tensors count as used.
     """
     try:
         model = build_graph(config, "config.json")
@@ -131,7 +136,7 @@ def _graph(
 
 
 def _tensors(weights: dict[str, mx.array], model: nn.Module | None, read: set[str]) -> Iterator[Tensor]:
-    """The tensors in the order of their names; each is let go of before the next."""
+    """Yield the tensors in the order of their names; each is freed before the next is read."""
     layers = {} if model is None else dict(model.named_modules())
     for name in sorted(weights, key=_place):
         module = name.removesuffix(".weight")
@@ -148,13 +153,13 @@ def _tensors(weights: dict[str, mx.array], model: nn.Module | None, read: set[st
 
 
 def _place(name: str) -> tuple[list[str], bool, str]:
-    """Where a tensor stands in a list: layer 2 before layer 10, packed weights before their scales."""
+    """The sort key of a tensor: layer 2 before layer 10, packed weights before their scales."""
     module, _, leaf = name.rpartition(".")
     return [part.zfill(6) if part.isdigit() else part for part in module.split(".")], leaf != "weight", leaf
 
 
 def statistics_of(parts: Iterator[np.ndarray]) -> Statistics:
-    """The statistics of float32 arrays, together."""
+    """Return the joint statistics of float32 arrays."""
     count = non_finite = 0
     lowest, highest, total, squares = np.inf, -np.inf, 0.0, 0.0
     for part in parts:
@@ -181,7 +186,7 @@ def _values(value: mx.array) -> Iterator[np.ndarray]:
 def _dequantized(
     weight: mx.array, scales: mx.array, biases: mx.array | None, layer: Any
 ) -> Iterator[np.ndarray]:
-    """What packed weights stand for; nothing where it is not known how they were packed."""
+    """The dequantised values of packed weights; nothing if it is not known how they were packed."""
     if layer is None or "scales" not in layer:
         return
     pairs = ((weight, layer.weight), (scales, layer.scales), (biases, layer.biases))
@@ -202,29 +207,22 @@ def _shape(value: mx.array | None) -> tuple[int, ...] | None:
 
 
 def _odd_dtypes(weights: dict[str, mx.array], declared: mx.Dtype | None) -> list[str]:
-    """Whether floating weights are stored in other dtypes than the config says, where it says one."""
+    """A note if floating-point weights are stored in other dtypes than the config declares."""
     if declared is None:
         return []
     found = {value.dtype for value in weights.values() if mx.issubdtype(value.dtype, mx.floating)}
     names = sorted(str(dtype).removeprefix("mlx.core.") for dtype in found - {declared})
     wanted = str(declared).removeprefix("mlx.core.")
-    return [f"weights are stored in {' and '.join(names)}, by config.json in {wanted}"] if names else []
+    return (
+        [f"weights are stored in {' and '.join(names)}, but config.json declares {wanted}"] if names else []
+    )
 
 
 def _faults(tensor: Tensor) -> list[str]:
     bad = tensor.statistics.non_finite
-    return [f"'{tensor.name}' has {bad:,} values that are no finite numbers"] if bad else []
+    return [f"'{tensor.name}' has {bad:,} values that are not finite"] if bad else []
 
 
 def _notes(tensor: Tensor) -> list[str]:
     same = tensor.statistics.deviation == 0 and len(tensor.shape) > 1
     return [f"every value of '{tensor.name}' is {tensor.statistics.mean:g}"] if same else []
-
-
-def _other_head(check: Check) -> list[str]:
-    """Whether a head that is left out, since the embedding is the head, is not the embedding."""
-    found = {tensor.name: tensor for tensor in check.tensors}
-    head, embedding = found.get("lm_head.weight"), found.get("model.embed_tokens.weight")
-    if not check.tied_head or head is None or embedding is None or head.statistics == embedding.statistics:
-        return []
-    return ["'lm_head.weight' is left out, since config.json ties the head, but it is not the embedding"]

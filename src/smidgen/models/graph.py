@@ -1,7 +1,7 @@
-"""The parts of a decoder that training and decoding need apart: its body, its head, and a fresh one.
+"""The body and head of a decoder, for training and decoding, and the creation of new models.
 
-Every architecture in `smidgen.models.architectures` is laid out alike in mlx-lm: `model.model` is the body
-(embedding, pre-norm blocks, last norm), and the head is either the embedding's transpose or `model.lm_head`.
+Every architecture in `smidgen.models.architectures` has the same layout in mlx-lm: `model.model` is the body
+(embedding, pre-norm blocks, final norm), and the head is either the transposed embedding or `model.lm_head`.
 """
 
 import math
@@ -14,6 +14,7 @@ from mlx_lm.models import qwen3
 from smidgen import cpu_kernels
 from smidgen.backend import compute_dtype, mx, nn
 from smidgen.config import ArchitectureConfig
+from smidgen.models.architectures import ModelConfigJson
 from smidgen.models.induction import add_induction_circuit
 
 INITIAL_DEVIATION = 0.02
@@ -25,7 +26,7 @@ def body(model: nn.Module) -> Any:
 
 
 def head(model: nn.Module) -> Any:
-    """Return the layer that turns hidden states into scores: the untied linear layer or the embedding."""
+    """Return the layer that turns hidden states into logits: the untied linear layer or the embedding."""
     return model.lm_head if "lm_head" in model else body(model).embed_tokens
 
 
@@ -41,7 +42,7 @@ def head_weight(model: nn.Module) -> mx.array:
 
 
 def logits(model: nn.Module, hidden: mx.array) -> mx.array:
-    """Return the head's scores (..., V) for hidden states (..., D)."""
+    """Return the logits (..., V) for hidden states (..., D)."""
     layer = head(model)
     return layer.as_linear(hidden) if hasattr(layer, "as_linear") else layer(hidden)
 
@@ -51,10 +52,10 @@ def named_arrays(tree: Any) -> dict[str, mx.array]:
     return tree_flatten(tree, destination={})  # pyright: ignore[reportReturnType]
 
 
-def create(architecture: ArchitectureConfig, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    """Make a model with random weights and the `config.json` that mlx-lm and transformers load it by.
+def create(architecture: ArchitectureConfig, seed: int) -> tuple[nn.Module, ModelConfigJson]:
+    """Create a model with random weights, and the `config.json` with which mlx-lm and transformers load it.
 
-    Matrices are normal with deviation 0.02; those that write to the residual stream are scaled by
+    Matrices are normal with standard deviation 0.02; those that write to the residual stream are scaled by
     1/√(2 · layers), as in GPT-2 (Radford et al. 2019, section 2.3). `initialization = "induction"` writes an
     induction circuit over them (`smidgen.models.induction`).
 
@@ -80,8 +81,8 @@ def create(architecture: ArchitectureConfig, seed: int) -> tuple[nn.Module, dict
     return model, config
 
 
-def huggingface_config(architecture: ArchitectureConfig) -> dict[str, Any]:
-    """Return `config.json` as transformers writes it, but for the token ids, which are the tokenizer's."""
+def huggingface_config(architecture: ArchitectureConfig) -> ModelConfigJson:
+    """Return `config.json` as transformers writes it, without the token ids, which the tokenizer decides."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
         **architecture.model_dump(exclude={"initialization"}),

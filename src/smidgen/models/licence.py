@@ -1,7 +1,7 @@
-"""What a model may be used for, as far as its folder tells.
+"""The licence of a model, as far as its folder tells.
 
-A licence is read from the front matter of the model card or from the licence file, and where there is
-neither, known from the architecture. Whatever is made of a model (quantised, merged, exported) inherits it.
+It is read from the front matter of the model card or from the licence file. Without either, it may be known
+from the architecture. Models derived from it (quantised, merged, exported) inherit the licence.
 """
 
 import re
@@ -9,12 +9,13 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import metadata_save
 
+from smidgen.models.architectures import ModelConfigJson
+
 LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
-"""Files that state a licence; they go where the weights go."""
+"""Licence files; they are copied along with the weights."""
 FAIR = "FAIR Noncommercial Research License"
 MOBILELLM = "llama4_text"
 """The only dense models of this type that are published are MobileLLM-R1's."""
@@ -25,12 +26,12 @@ _NONCOMMERCIAL = re.compile(r"non-?commercial|(?:^|[-_ ])nc(?:[-_ ]|$)", re.IGNO
 
 
 class LicenceNotice(UserWarning):
-    """A model is loaded or exported that may not be used commercially."""
+    """The model that is loaded or exported is not licensed for commercial use."""
 
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence by its name, and where that stands."""
+    """A licence: its name, and the file or fact it was read from."""
 
     name: str
     source: str
@@ -41,11 +42,11 @@ class Licence:
         return bool(_NONCOMMERCIAL.search(self.name))
 
 
-def licence_of(folder: Path, config: dict[str, Any]) -> Licence | None:
-    """Return the licence of a model folder, or None where nothing tells.
+def licence_of(folder: Path, config: ModelConfigJson) -> Licence | None:
+    """Return the licence of a model folder, or None if it is not known.
 
     Args:
-        folder: of the model.
+        folder: the model folder.
         config: the content of its `config.json`.
     """
     card = card_licence(folder)
@@ -60,13 +61,13 @@ def licence_of(folder: Path, config: dict[str, Any]) -> Licence | None:
     return None
 
 
-def warn_of_licence(folder: Path, config: dict[str, Any]) -> None:
-    """Warn, in one line, of a licence that rules out commercial use."""
+def warn_of_licence(folder: Path, config: ModelConfigJson) -> None:
+    """Warn if the licence rules out commercial use."""
     licence = licence_of(folder, config)
     if licence is not None and licence.is_noncommercial:
-        parts = ["the model", "what is made of it", *(["its answers"] if licence.name == FAIR else [])]
+        parts = ["the model", "models made from it", *(["its answers"] if licence.name == FAIR else [])]
         warnings.warn(
-            f"{folder} is under the {licence.name} (told by {licence.source}): "
+            f"{folder} is under the {licence.name} (according to {licence.source}): "
             f"{', '.join(parts[:-1])} and {parts[-1]} are not for commercial use",
             LicenceNotice,
             stacklevel=2,
@@ -74,9 +75,9 @@ def warn_of_licence(folder: Path, config: dict[str, Any]) -> None:
 
 
 def card_licence(folder: Path) -> dict[str, str]:
-    """Return what the front matter of a model card says: `license`, `license_name`, `license_link`.
+    """Return `license`, `license_name` and `license_link` from the front matter of a model card.
 
-    It is read by lines: a card is prose of others, and one that is no proper YAML has a licence too.
+    The front matter is read line by line, because cards with invalid YAML have a licence too.
     """
     card = folder / "README.md"
     matter = card.is_file() and _FRONT_MATTER.match(card.read_text(encoding="utf-8", errors="replace"))
@@ -84,16 +85,16 @@ def card_licence(folder: Path) -> dict[str, str]:
 
 
 def copy_licence(source: Path, folder: Path) -> None:
-    """Copy the licence files of a model folder, and of its model card what that says of the licence."""
+    """Copy the licence files of a model folder, and the licence entries of its model card."""
     for name in LICENCE_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    if said := card_licence(source):
-        metadata_save(folder / "README.md", said)
+    if entries := card_licence(source):
+        metadata_save(folder / "README.md", entries)
 
 
 def _title(file: Path) -> str:
-    """The first line of a licence that is not empty."""
+    """The first non-empty line of a licence file."""
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line.strip(" #*\t") for line in lines if line.strip(" #*\t")), "")
 

@@ -1,13 +1,12 @@
-"""Find a model by name and load it, refusing whatever does not fit.
+"""Find a model by name and load it, refusing anything that does not fit.
 
-mlx-lm supplies the graphs. Its own loader stops at the first wrong tensor and ignores keys of `config.json`
-that it does not know; here every fault is collected and named.
+mlx-lm supplies the graphs. Its own loader stops at the first wrong tensor and ignores unknown keys of
+`config.json`; here all faults are collected and reported.
 """
 
 import json
 import re
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,15 @@ from smidgen.backend import compute_dtype, mx, nn
 from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.errors import ModelError, did_you_mean_best, first_few
 from smidgen.files import is_url
-from smidgen.models.architectures import build_arguments, build_graph
+from smidgen.gguf import cached_import
+from smidgen.models.architectures import ModelConfigJson, build_arguments, build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.licence import LICENCE_FILES, warn_of_licence
 from smidgen.models.lora import load_adapter
-from smidgen.models.weights import read_weights
+from smidgen.models.packaged import NAMES, PREFIX, named_folder
+from smidgen.models.weights import is_same_tensor, read_weights
 
-BUNDLED = ("nano",)
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<subfolder>[\w./-]+))?")
 HUB_FILES: tuple[str, ...] = (
     "*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "README.md", *LICENCE_FILES,
@@ -33,41 +34,44 @@ HUB_FILES: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with what belongs to it.
+    """A model with its tokenizer and configuration.
 
     Attributes:
         model: the graph with its weights, in evaluation mode.
         tokenizer: tokenizer and chat template of its folder.
-        config: `config.json` as it stands there.
+        config: the content of `config.json`.
         path: its folder on this machine.
-        name: the name it was asked for by.
+        name: the name that it was loaded by.
     """
 
     model: nn.Module
     tokenizer: Tokenizer
-    config: dict[str, Any]
+    config: ModelConfigJson
     path: Path
     name: str
 
 
 def load(name: str, *, adapter: Path | None = None) -> LoadedModel:
-    """Load a model and its tokenizer, and put an adapter on it.
+    """Load a model and its tokenizer, and attach an adapter if one is given.
 
     Args:
-        name: a folder, `smidgen:nano`, or a hub id (`owner/repo`, `owner/repo:subfolder`).
-        adapter: folder of a low-rank adapter.
+        name: a folder, a `.gguf` file, `smidgen:nano`, `smidgen:smollm2`, or a hub id (`owner/repo`,
+            `owner/repo:subfolder`).
+        adapter: folder of a LoRA adapter.
 
     Raises:
-        ModelError: the model is not there, is not supported, or its parts do not fit each other.
+        ModelError: the model is missing or not supported, or its parts do not fit each other.
     """
     path = resolve(name)
     config = read_config(path)
-    build_arguments(config, str(path / "config.json"))  # transformers reads it with the tokenizer
+    # transformers reads config.json with the tokenizer and would fail with an error of its own
+    build_arguments(config, str(path / "config.json"))
     tokenizer = load_tokenizer(path)
     model = build(path, config)
     if tokenizer.vocab_size > config["vocab_size"]:
         raise ModelError(
-            f"the tokenizer in {path} has {tokenizer.vocab_size} tokens, the model {config['vocab_size']}; "
+            f"the tokenizer in {path} has {tokenizer.vocab_size} tokens, but the model has "
+            f"{config['vocab_size']}; "
             "use the tokenizer that the model was trained with"
         )
     if adapter is not None:
@@ -78,6 +82,8 @@ def load(name: str, *, adapter: Path | None = None) -> LoadedModel:
 
 def resolve(name: str) -> Path:
     """Return the folder of a model, fetching it from the hub if it is not on this machine.
+
+    A GGUF file is imported into the cache folder, once for its content.
 
     Raises:
         ModelError: there is no such model, or the hub cannot be reached.
@@ -91,31 +97,32 @@ def local_folder(name: str) -> Path | None:
     Raises:
         ModelError: the name is neither.
     """
-    if name.startswith("smidgen:"):
-        return _bundled(name)
+    if name.startswith(PREFIX):
+        return named_folder(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
+    if folder.suffix == ".gguf":
+        return cached_import(folder)
     if folder.exists():
-        runs = "; GGUF files run with --engine llama or no --engine, and this needs what it was made from"
         raise ModelError(
-            f"{name} is a file; expected a model's folder, with config.json and safetensors in it"
-            f"{runs if folder.suffix == '.gguf' else ''}"
+            f"{name} is a file; expected a .gguf file, or a model's folder with config.json and safetensors"
         )
     if HUB_ID.fullmatch(name) is None or name.startswith((".", "~", "/")):
         raise ModelError(
             f"there is no folder {name}; "
-            "expected a model's folder, smidgen:nano, or a hub id such as Qwen/Qwen3-0.6B"
+            f"expected a model's folder, a .gguf file, {', '.join(NAMES)}, "
+            "or a hub id such as Qwen/Qwen3-0.6B"
             f"{', and not the URL of a server' if is_url(name) else ''}"
         )
     return None
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> ModelConfigJson:
     """Return the `config.json` of a model folder.
 
     Raises:
-        ModelError: it is missing, is not a JSON object, or tells of quantisation what no tool writes.
+        ModelError: it is missing, is not a JSON object, or has invalid quantisation settings.
     """
     file = path / "config.json"
     try:
@@ -123,42 +130,56 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         if (path / "adapter_config.json").exists():
             raise ModelError(
-                f"{path} is an adapter; name the model it was made for, and give it as --adapter {path}"
+                f"{path} is an adapter; pass the model it was trained on, and the adapter as --adapter {path}"
             ) from None
         raise ModelError(
-            f"{path} holds no config.json; expected the folder of a model.{did_you_mean_best(path)}"
+            f"{path} contains no config.json; expected a model folder.{did_you_mean_best(path)}"
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} is not readable JSON: {error}") from None
     if not isinstance(config, dict):
-        raise ModelError(f"{file} holds a {type(config).__name__}; expected a JSON object")
+        raise ModelError(f"{file} contains a {type(config).__name__}; expected a JSON object")
     _check_quantization(config, file)
     return config
 
 
-def fitting_graph(path: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[str, mx.array]]:
-    """Return the graph that `config` describes and the weights of the folder that belong into it.
+def fitting_graph(path: Path, config: ModelConfigJson) -> tuple[nn.Module, dict[str, mx.array]]:
+    """Return the graph that `config` describes and the weights of the folder that it loads.
 
-    Neither is computed: the graph's own weights are random, and those of the folder not read yet.
+    Both are lazy: the graph's random weights are not computed, and the folder's values are not read yet.
 
     Raises:
-        ModelError: the config cannot be honoured, a file is damaged, or tensors are missing, unexpected or
-            of the wrong shape.
+        ModelError: the config is not supported, a file is damaged, tensors are missing, unexpected or of the
+            wrong shape, or the weights have a separate head although the config ties it to the embedding.
     """
     model = build_graph(config, str(path / "config.json"))
-    weights = model.sanitize(read_weights(path))
+    stored = read_weights(path)
+    if has_other_head(model, path, stored):
+        raise ModelError(
+            f"{path} contains a {HEAD} that differs from its embedding, but its config.json ties the head to "
+            'the embedding; set "tie_word_embeddings": false there if the head should be used, '
+            f"or remove {HEAD} from the weights"
+        )
+    weights = model.sanitize(stored)
     quantize_like(model, config, weights, path)
     if faults := misfits(model, weights):
         raise ModelError(
-            f"the weights in {path} do not fit its config.json: {first_few(faults)}. Fetch the model again"
+            f"the weights in {path} do not fit its config.json: {first_few(faults)}. Download the model again"
         )
     return model, weights
 
 
-def build(path: Path, config: dict[str, Any]) -> nn.Module:
+def has_other_head(model: nn.Module, path: Path, weights: dict[str, mx.array]) -> bool:
+    """Whether the weights have a head that differs from the embedding although the graph ties the two."""
+    if "lm_head" in model or not {HEAD, EMBEDDING} <= weights.keys():
+        return False
+    return not is_same_tensor(path, weights, HEAD, EMBEDDING)
+
+
+def build(path: Path, config: ModelConfigJson) -> nn.Module:
     """Return the graph that `config` describes with the weights of the folder, in evaluation mode.
 
-    Warns of a licence that rules out commercial use.
+    Warns if the licence rules out commercial use.
 
     Raises:
         ModelError: as in `fitting_graph`.
@@ -172,13 +193,13 @@ def build(path: Path, config: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _check_quantization(config: dict[str, Any], file: Path) -> None:
-    """Refuse what is no table of settings, or has no numbers where `nn.quantize` needs them."""
+def _check_quantization(config: ModelConfigJson, file: Path) -> None:
+    """Refuse quantisation settings that are not a table, or lack the integers that `nn.quantize` needs."""
     for key in ("quantization", "quantization_config"):
         if not isinstance(config.get(key), dict | None):
             raise ModelError(
                 f"{file} has '{key}' = {config[key]!r}; expected a table of settings such as bits and "
-                "group_size, so fetch the model again"
+                "group_size, so download the model again"
             )
     if (quantization := config.get("quantization")) is None:
         return
@@ -189,32 +210,22 @@ def _check_quantization(config: dict[str, Any], file: Path) -> None:
             number = table[key]
             if not (type(number) is int and number > 0):
                 raise ModelError(
-                    f"{file} has {number!r} as '{key}' in '{name}'; expected a whole number above 0, so "
-                    "fetch or convert the model again"
+                    f"{file} has {number!r} as '{key}' in '{name}'; expected a positive integer, so "
+                    "download or convert the model again"
                 )
 
 
-def _bundled(name: str) -> Path:
-    short = name.removeprefix("smidgen:")
-    if short not in BUNDLED:
-        raise ModelError(f"there is no bundled model '{name}'; expected smidgen:nano")
-    path = Path(str(files("smidgen") / short))
-    if not (path / "config.json").exists():
-        raise ModelError(f"{name} is missing from this installation; install smidgen again")
-    return path
-
-
 def _fetched(hub_id: str) -> Path:
-    """The local snapshot of a hub repository, or of one folder in it."""
+    """Download a hub repository, or one folder of it, and return its local path."""
     repo, _, subfolder = hub_id.partition(":")
     patterns = [f"{subfolder}/{pattern}" for pattern in HUB_FILES] if subfolder else list(HUB_FILES)
     try:
         path = Path(snapshot_download(repo, allow_patterns=patterns))
-    except Exception as error:  # the hub client has a dozen error types of several libraries
+    except Exception as error:  # the hub client raises errors of several libraries
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(
-            f"{repo} is no folder here and could not be fetched from the Hugging Face hub: {reason}. "
-            "Check the name and the network, or name a local folder"
+            f"{repo} is not a local folder and could not be downloaded from the Hugging Face hub: {reason}. "
+            "Check the name and the network, or pass a local folder"
         ) from error
     if subfolder and not (path / subfolder).is_dir():
         raise ModelError(
@@ -223,11 +234,13 @@ def _fetched(hub_id: str) -> Path:
     return path / subfolder if subfolder else path
 
 
-def quantize_like(model: nn.Module, config: dict[str, Any], weights: dict[str, mx.array], path: Path) -> None:
-    """Give the graph the quantised layers that the weights were saved from.
+def quantize_like(
+    model: nn.Module, config: ModelConfigJson, weights: dict[str, mx.array], path: Path
+) -> None:
+    """Quantise the layers of the graph with the settings of the stored weights.
 
     Raises:
-        ModelError: `quantization` in the config cannot be used, or another tool has quantised the weights.
+        ModelError: `quantization` in the config is not usable, or another tool has quantised the weights.
     """
     quantization = config.get("quantization")
     if quantization is None:
@@ -255,12 +268,12 @@ def quantize_like(model: nn.Module, config: dict[str, Any], weights: dict[str, m
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{path / 'config.json'} has quantization {quantization}, which cannot be used: {error}"
+            f"{path / 'config.json'} has quantization {quantization}, which is not usable: {error}"
         ) from None
 
 
 def misfits(model: nn.Module, weights: dict[str, mx.array]) -> list[str]:
-    """Return every difference in names, shapes and kinds of number between weights and the graph."""
+    """Return every difference in names, shapes and dtype kinds between the weights and the graph."""
     arrays = named_arrays(model.parameters())
     wanted = {name: value.shape for name, value in arrays.items()}
     faults = [f"missing '{name}' {shape}" for name, shape in wanted.items() if name not in weights]

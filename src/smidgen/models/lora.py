@@ -1,8 +1,9 @@
 """Low-rank adaptation (https://arxiv.org/abs/2106.09685) over mlx-lm's layers.
 
-A linear layer's output gains `scale · (dropout(x) A) B`: A is (in, rank), B (rank, out), scale alpha / rank,
-and B zero at the start. Unlike in mlx-lm, A is seeded by the layer's name, loading names all misfits at once
-and `fuse` adds in float32 and never quantises the sum again, which may round the update away.
+`scale · (dropout(x) A) B` is added to a linear layer's output: A is (in, rank), B (rank, out), scale alpha /
+rank, and B is zero at the start. Unlike mlx-lm, A is seeded by the layer's name, loading reports all
+mismatches at once, and `fuse` adds in float32 and never quantises the sum again, which may round the update
+away.
 """
 
 import math
@@ -31,8 +32,8 @@ def add_lora(model: nn.Module, config: LoraConfig, seed: int) -> None:
     """Freeze the model and give the targeted layers of its last blocks a trainable low-rank update.
 
     Raises:
-        ModelError: a target names no linear layer, there are fewer blocks than asked for, or the model holds
-            an adapter already.
+        ModelError: a target does not name a linear layer, the model has fewer blocks than requested, or it
+            already has an adapter.
     """
     _check_bare(model)
     targets = _targets(model, config)
@@ -50,15 +51,15 @@ def add_lora(model: nn.Module, config: LoraConfig, seed: int) -> None:
 
 
 def save_adapter(path: Path, model: nn.Module, config: LoraConfig) -> None:
-    """Write the adapter to a folder that mlx-lm's `load_adapters` reads; one that stands there is replaced.
+    """Write the adapter to a folder that mlx-lm's `load_adapters` reads; an existing folder is replaced.
 
     Raises:
-        ModelError: the model holds no adapter.
-        WorkError: the disk is full or the place cannot be written.
+        ModelError: the model has no adapter.
+        WorkError: the disk is full or the folder is not writable.
     """
     layers = dict(_adapted(model))
     if not layers:
-        raise ModelError("the model holds no adapter to save; call add_lora first")
+        raise ModelError("the model has no adapter to save; call add_lora first")
     weights = {}
     for name, layer in layers.items():
         weights[f"{name}.lora_a"], weights[f"{name}.lora_b"] = layer.lora_a, layer.lora_b
@@ -68,13 +69,13 @@ def save_adapter(path: Path, model: nn.Module, config: LoraConfig) -> None:
 
 
 def load_adapter(model: nn.Module, path: Path, base: str | None = None) -> None:
-    """Freeze the model and put an adapter of ours, of mlx-lm or of PEFT on it.
+    """Freeze the model and attach an adapter in mlx-lm's or PEFT's format.
 
-    Which layers have one is read from the tensors; the scales are the file's. Where the model's name is given
-    as `base`, and the adapter was plainly made for another, that is warned of.
+    The tensors determine the adapted layers; the scales are the file's. If the model's name is given as
+    `base` and the adapter names another base, a warning is raised.
 
     Raises:
-        ModelError: the folder is no such adapter, or its tensors do not fit the model.
+        ModelError: the folder is not such an adapter, or its tensors do not fit the model.
     """
     _check_bare(model)
     adapter = read_adapter(path)
@@ -96,11 +97,23 @@ def load_adapter(model: nn.Module, path: Path, base: str | None = None) -> None:
     mx.eval(model.parameters())
 
 
-def refuse_misfits(adapter: Adapter, model: nn.Module) -> None:
-    """Refuse an adapter that is not one of this model; the weights of the model are not looked at.
+def with_adapter(model: nn.Module, path: Path, base: str | None = None) -> nn.Module:
+    """Return a model that shares this one's weights and has the adapter of a folder instead of its own.
 
     Raises:
-        ModelError: names the first tensors that do not fit, and says how many more there are.
+        ModelError: as in `load_adapter`.
+    """
+    adapted = _sharing(model)
+    adapted.update_modules(tree_unflatten([(name, layer.linear) for name, layer in _adapted(adapted)]))
+    load_adapter(adapted, path, base)
+    return adapted
+
+
+def refuse_misfits(adapter: Adapter, model: nn.Module) -> None:
+    """Refuse an adapter whose tensors do not fit the model; only the model's shapes are read.
+
+    Raises:
+        ModelError: names the first tensors that do not fit and the number of others.
     """
     modules = dict(model.named_modules())
     faults = [
@@ -113,12 +126,12 @@ def refuse_misfits(adapter: Adapter, model: nn.Module) -> None:
     if faults:
         raise ModelError(
             f"the adapter in {adapter.source} does not fit the model: {first_few(faults)}. "
-            "Load it on the base it was trained on"
+            "Load it on the base that it was trained on"
         )
 
 
 def count_parameters(model: nn.Module, config: LoraConfig) -> int:
-    """Return how many numbers `add_lora` would train, from shapes alone: rank · (in + out) a layer.
+    """Return how many parameters `add_lora` would train, from shapes alone: rank · (in + out) per layer.
 
     Raises:
         ModelError: as in `add_lora`.
@@ -127,10 +140,10 @@ def count_parameters(model: nn.Module, config: LoraConfig) -> int:
 
 
 def fuse(model: nn.Module) -> None:
-    """Add every low-rank update into its layer, in float32, and leave plain layers.
+    """Merge every low-rank update into its layer, in float32, so that plain layers remain.
 
-    A quantised model is dequantised as a whole: quantising the sum again would make another model, which is
-    to be done, and measured, on purpose.
+    A quantised model is dequantised completely: quantising the sum again would change the model, so that is
+    left to the caller, who can measure its effect.
     """
     replacements: list[tuple[str, nn.Module]] = []
     for name, layer in _adapted(model):
@@ -146,11 +159,11 @@ def fuse(model: nn.Module) -> None:
 
 
 def dequantize(model: nn.Module, dtype: mx.Dtype | None = None) -> None:
-    """Put plain layers of the same weights in the place of quantised ones.
+    """Replace quantised layers with plain layers of the same weights.
 
     Args:
         model: changed in place; without adapter layers.
-        dtype: of the new weights; what each layer computed in when None.
+        dtype: dtype of the new weights; each layer's compute dtype if None.
     """
     replacements = []
     for name, module in model.named_modules():
@@ -162,9 +175,23 @@ def dequantize(model: nn.Module, dtype: mx.Dtype | None = None) -> None:
     mx.eval(model.parameters())
 
 
+def _sharing(part: Any) -> Any:
+    """Return a copy of a module, or of a container in one, that shares its arrays."""
+    if isinstance(part, nn.Module):
+        copy = part.__class__.__new__(part.__class__)
+        # MLX keeps the names of frozen parameters in sets that it changes in place.
+        copy.__dict__.update({k: set(v) if isinstance(v, set) else v for k, v in vars(part).items()})
+        for name, child in part.items():
+            dict.__setitem__(copy, name, _sharing(child))
+        return copy
+    if isinstance(part, dict):
+        return {name: _sharing(child) for name, child in part.items()}
+    return type(part)(map(_sharing, part)) if type(part) in (list, tuple) else part
+
+
 def _check_bare(model: nn.Module) -> None:
     if any(_adapted(model)):
-        raise ModelError("the model already holds an adapter; fuse it first, or start from its base")
+        raise ModelError("the model already has an adapter; fuse it first, or start from its base")
 
 
 def _targets(model: nn.Module, config: LoraConfig) -> list[tuple[str, Any]]:
@@ -173,7 +200,9 @@ def _targets(model: nn.Module, config: LoraConfig) -> list[tuple[str, Any]]:
     total = len(blocks)
     wanted = total if config.num_layers is None else config.num_layers
     if wanted > total:
-        raise ModelError(f"lora.num_layers is {wanted}, but the model has {total} blocks; ask for no more")
+        raise ModelError(
+            f"lora.num_layers is {wanted}, but the model has {total} blocks; use at most {total}"
+        )
     linear = [
         (f"model.layers.{i}.{name}", name.rsplit(".", 1)[-1], module)
         for i in range(total - wanted, total)
@@ -184,7 +213,7 @@ def _targets(model: nn.Module, config: LoraConfig) -> list[tuple[str, Any]]:
     for target in config.target_modules:
         if target not in known:
             raise ModelError(
-                f"lora.target_modules names '{target}', which is no linear layer of this model."
+                f"lora.target_modules names '{target}', which is not a linear layer of this model."
                 f"{did_you_mean(target, known)} It has {', '.join(known)}"
             )
     return sorted((path, module) for path, kind, module in linear if kind in config.target_modules)
@@ -195,12 +224,12 @@ def _adapted(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
 
 
 def _misfits(name: str, module: nn.Module | None, adapter: Adapter) -> Iterator[str]:
-    """What keeps the matrices of one layer from fitting the model's."""
+    """Yield why the matrices of one layer do not fit the model's layer."""
     a, b = adapter.weights.get(f"{name}.lora_a"), adapter.weights.get(f"{name}.lora_b")
     if a is None and b is None:
         return
     if not isinstance(module, nn.Linear | nn.QuantizedLinear):
-        yield f"'{name}' is no linear layer of the model"
+        yield f"'{name}' is not a linear layer of the model"
         return
     outputs, inputs = _dimensions(module)
     for part, tensor, axis, size in (("lora_a", a, 0, inputs), ("lora_b", b, 1, outputs)):
@@ -215,7 +244,7 @@ def _dimensions(linear: Any) -> tuple[int, int]:
 
 
 def _plain(module: Any) -> Any:
-    """The layer itself or, where it is quantised, a plain one of the same weights in float32."""
+    """Return the layer itself or, if it is quantised, a plain one with the same weights in float32."""
     if "scales" not in module:
         return module
     if module.mode != "affine":
@@ -239,5 +268,5 @@ def _plain(module: Any) -> Any:
 
 
 def _float_dtype(module: Any) -> mx.Dtype:
-    """The dtype a layer computes in."""
+    """The compute dtype of a layer."""
     return module.scales.dtype if "scales" in module else module.weight.dtype

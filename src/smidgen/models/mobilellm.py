@@ -1,15 +1,15 @@
 """MobileLLM-R1 (https://arxiv.org/abs/2509.24945): the dense decoder that transformers calls `llama4_text`.
 
-Grouped-query attention, SwiGLU and RMS norms as in Llama, and per layer either rotary positions or none:
+Grouped-query attention, SwiGLU and RMS norms as in Llama. Each layer has RoPE or no positional encoding:
 
-- A layer with rotary positions turns neighbouring pairs, norms queries and keys without a weight, and looks
-  no further back than the beginning of its chunk of `attention_chunk_size` tokens.
-- A layer without them is neither normed nor chunked. Where `attn_temperature_tuning` is on, its query at
-  position p (from 0) is multiplied by 1 + `attn_scale` · ln(1 + ⌊(p + 1) / `floor_scale`⌋)
-  (https://arxiv.org/abs/2501.19399); `attn_scale` is nothing else.
+- A layer with RoPE rotates neighbouring pairs, normalises queries and keys without a weight, and attends only
+  within its chunk of `attention_chunk_size` tokens.
+- A layer without RoPE has neither QK norms nor chunks. With `attn_temperature_tuning`, its query at position
+  p (from 0) is multiplied by 1 + `attn_scale` · ln(1 + ⌊(p + 1) / `floor_scale`⌋)
+  (https://arxiv.org/abs/2501.19399); `attn_scale` has no other use.
 
-mlx-lm has a `llama4_text` too. Unlike it, the head is tied through `as_linear`, so that a quantised embedding
-serves as one, layers without positions are not normed, and tuning, chunks and rotary scaling are honoured.
+Differences from mlx-lm's `llama4_text`: the tied head uses `as_linear`, so that a quantised embedding works
+as a head, layers without RoPE have no QK norm, and temperature tuning, chunks and RoPE scaling are supported.
 Mixtures of experts are refused.
 """
 
@@ -33,17 +33,17 @@ class ModelArgs:
     """The keys of `config.json` that are read.
 
     Attributes:
-        intermediate_size_mlp: width of the dense layers; `intermediate_size` is that of experts.
-        head_dim: 128 where nothing is said, hidden_size / num_attention_heads where it is None.
-        no_rope_layers: for each layer 1 if it has rotary positions, 0 if not (the name says the opposite);
-            where it is empty, every layer but each `no_rope_layer_interval`th has them.
-        attention_chunk_size: 8192 where nothing is said; no chunks where it is None.
-        layer_types: chunked_attention or full_attention for each layer; chunks go with rotary positions where
-            it is None.
-        moe_layers: must be empty; None stands for every `interleave_moe_layer_step`th layer.
+        intermediate_size_mlp: width of the dense layers; `intermediate_size` is the experts' width.
+        head_dim: default 128; None means hidden_size / num_attention_heads.
+        no_rope_layers: for each layer 1 if it has RoPE, 0 if not (the name suggests the opposite); if empty,
+            every layer except each `no_rope_layer_interval`th has RoPE.
+        attention_chunk_size: default 8192; None means no chunks.
+        layer_types: chunked_attention or full_attention for each layer; if None, the layers with RoPE are
+            chunked.
+        moe_layers: must be empty; None means every `interleave_moe_layer_step`th layer.
 
     Raises:
-        ValueError: the values make no dense model.
+        ValueError: the values do not define a dense model.
     """
 
     model_type: str
@@ -76,12 +76,15 @@ class ModelArgs:
         if self.moe_layers is None:
             self.moe_layers = list(range(step - 1, layers, step)) if step > 0 else []
         if self.moe_layers:
-            raise ValueError(f"layers {self.moe_layers} are mixtures of experts, only dense ones are known")
+            raise ValueError(
+                f"layers {self.moe_layers} are mixtures of experts, only dense layers are supported"
+            )
         if self.head_dim is None:
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"{self.num_attention_heads} heads cannot share {self.num_key_value_heads} keys evenly"
+                f"num_attention_heads is {self.num_attention_heads}, expected a multiple of "
+                f"num_key_value_heads, {self.num_key_value_heads}"
             )
         if not self.no_rope_layers:
             every = self.no_rope_layer_interval
@@ -92,13 +95,13 @@ class ModelArgs:
             kinds = ("full_attention", "chunked_attention")
             self.layer_types = [kinds[rotary] for rotary in self.no_rope_layers]
         if len(self.layer_types) < layers:
-            raise ValueError(f"layer_types names {len(self.layer_types)} layers of {layers}")
+            raise ValueError(f"layer_types has {len(self.layer_types)} entries, expected {layers}")
         if self.attention_chunk_size is not None and self.attention_chunk_size < 1:
             raise ValueError(f"attention_chunk_size is {self.attention_chunk_size}, expected 1 or more")
 
 
 class Attention(nn.Module):
-    """Grouped-query attention of one layer, which may have rotary positions and chunks."""
+    """Grouped-query attention of one layer, with or without RoPE and chunks."""
 
     def __init__(self, args: ModelArgs, *, rotary: bool, chunk_size: int | None):
         super().__init__()
@@ -123,7 +126,7 @@ class Attention(nn.Module):
             )
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        """Attend from x (B, L, D) to itself and what `cache` holds; `mask` is mlx-lm's causal one."""
+        """Attend from x (B, L, D) to itself and the KV cache; `mask` is mlx-lm's causal mask."""
         B, L, _ = x.shape
         offset = 0 if cache is None else cache.offset
         queries, keys, values = (
@@ -139,7 +142,7 @@ class Attention(nn.Module):
             queries = (queries * factors).astype(queries.dtype)
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
-        columns = (keys[0] if isinstance(keys, tuple) else keys).shape[2]  # a tuple where they are quantised
+        columns = (keys[0] if isinstance(keys, tuple) else keys).shape[2]  # a tuple if the cache is quantised
         if self.chunk_size is not None and columns > self.chunk_size:
             mask = chunk_mask(offset, L, columns, self.chunk_size)
         heads = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=self.scale, mask=mask)
@@ -147,21 +150,21 @@ class Attention(nn.Module):
 
 
 def temperatures(offset: int | mx.array, length: int, attn_scale: float, floor_scale: float) -> mx.array:
-    """Return the factors (1 or B, 1, L, 1), float32, of queries that follow `offset` (one, or B) others."""
+    """Return the factors (1 or B, 1, L, 1), float32, of L queries after `offset` (scalar or B) tokens."""
     positions = _positions(offset, length).astype(mx.float32)
     factors = 1 + attn_scale * mx.log1p(mx.floor((positions + 1) / floor_scale))
     return factors[:, None, :, None]
 
 
 def chunk_mask(offset: int | mx.array, length: int, width: int, size: int) -> mx.array:
-    """Return which of `width` columns each query sees, (1 or B, 1, L, W): its chunk, up to itself."""
+    """Return the mask (1 or B, 1, L, W), bool: each query attends to its chunk, up to itself."""
     positions = _positions(offset, length)[:, None, :, None]
     columns = mx.arange(width)
     return (positions // size * size <= columns) & (columns <= positions)
 
 
 def _positions(offset: int | mx.array, length: int) -> mx.array:
-    """Positions (1 or B, L) of the tokens after `offset` others."""
+    """Return the positions (1 or B, L) of L tokens after `offset` tokens."""
     return mx.array(offset).reshape(-1, 1) + mx.arange(length)
 
 
@@ -180,7 +183,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then the feed-forward layer, each behind a norm and added to the stream."""
+    """Pre-norm attention and feed-forward layers with residual connections."""
 
     def __init__(self, args: ModelArgs, layer: int):
         super().__init__()
@@ -196,13 +199,13 @@ class TransformerBlock(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(args.hidden_size, eps=args.rms_norm_eps)
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        """Return the stream (B, L, D) behind the block."""
+        """Map the residual stream x (B, L, D) to (B, L, D)."""
         x = x + self.self_attn(self.input_layernorm(x), mask, cache)
         return x + self.feed_forward(self.post_attention_layernorm(x))
 
 
 class Body(nn.Module):
-    """Embedding, blocks and last norm."""
+    """Embedding, blocks and final norm."""
 
     def __init__(self, args: ModelArgs):
         super().__init__()
@@ -221,7 +224,7 @@ class Body(nn.Module):
 
 
 class Model(nn.Module):
-    """The body with its head, laid out as mlx-lm's models are."""
+    """The body with its head, in the layout of mlx-lm's models."""
 
     def __init__(self, args: ModelArgs):
         super().__init__()
@@ -232,7 +235,7 @@ class Model(nn.Module):
             self.lm_head = nn.Linear(args.hidden_size, args.vocab_size, bias=False)
 
     def __call__(self, inputs: mx.array, cache: list[Any] | None = None) -> mx.array:
-        """Return scores (B, L, V) of the tokens after token ids (B, L)."""
+        """Return next-token logits (B, L, V) for token ids (B, L)."""
         hidden = self.model(inputs, cache)
         return self.model.embed_tokens.as_linear(hidden) if self._tied else self.lm_head(hidden)
 
@@ -242,11 +245,11 @@ class Model(nn.Module):
 
     @property
     def layers(self) -> list[TransformerBlock]:
-        """The blocks, where mlx-lm looks for them."""
+        """The blocks; mlx-lm expects them under this name."""
         return self.model.layers
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Return the weights without a head that the config says is the embedding.
+        """Return the weights without the head if the config ties it to the embedding.
 
         Raises:
             ModelError: the feed-forward layers are not SwiGLU.
@@ -261,10 +264,10 @@ class Model(nn.Module):
 
 
 def mlp_variant(names: Iterable[str]) -> tuple[str, list[str]]:
-    """Return what kind of feed-forward layers tensors of these names make up, and their parts.
+    """Return the kind of feed-forward layers that tensors of these names belong to, and their parts.
 
-    The kind is `swiglu`, `a mixture of experts`, `dual-branch` (more than one projection up),
-    `of an unknown kind`, or `none` if no name is of a feed-forward layer.
+    The kind is `swiglu`, `a mixture of experts`, `dual-branch` (more than one up projection),
+    `of an unknown kind`, or `none` if there are no feed-forward layers.
     """
     pattern = re.compile(r"model\.layers\.\d+\.(?:feed_forward|mlp)\.(\w+)")
     parts = {found[1] for name in names if (found := pattern.match(name))}

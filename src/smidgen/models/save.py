@@ -1,14 +1,13 @@
-"""Write a model folder that mlx-lm, transformers and vLLM load."""
+"""Write model folders that mlx-lm, transformers and vLLM load."""
 
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from smidgen.backend import mx, nn
 from smidgen.errors import ModelError
 from smidgen.files import atomic_folder, write_json
-from smidgen.models.architectures import explicit_config
+from smidgen.models.architectures import ModelConfigJson, explicit_config
 from smidgen.models.graph import named_arrays
 from smidgen.models.licence import copy_licence
 from smidgen.models.weights import read_weights
@@ -17,7 +16,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json",
 )  # fmt: skip
-"""What is copied from the tokenizer's folder, where it is there."""
+"""Files that are copied from the tokenizer's folder if they exist."""
 QUANTIZATION_KEYS = ("quantization", "quantization_config")
 DTYPE_NAMES = {mx.float32: "float32", mx.bfloat16: "bfloat16", mx.float16: "float16"}
 
@@ -25,7 +24,7 @@ DTYPE_NAMES = {mx.float32: "float32", mx.bfloat16: "bfloat16", mx.float16: "floa
 def save_model(
     path: Path,
     model: nn.Module,
-    config: dict[str, Any],
+    config: ModelConfigJson,
     tokenizer_path: Path,
     *,
     dtype: mx.Dtype | None = None,
@@ -33,61 +32,62 @@ def save_model(
     """Write weights, `config.json` and tokenizer to a folder that appears whole or not at all.
 
     Args:
-        path: the folder; one that stands there is replaced.
-        model: without adapter layers; fuse or save those apart.
-        config: the content of `config.json`; its quantisation goes where no layer is quantised any more.
+        path: the folder; an existing one is replaced.
+        model: without adapter layers; fuse them or save them separately.
+        config: the content of `config.json`; its quantisation is removed if no layer is quantised any more.
         tokenizer_path: folder whose tokenizer, generation files and licence are copied.
-        dtype: of the floating weights; as they are when None. Scales of a quantised model follow it too.
+        dtype: dtype of the floating-point weights and of the scales of a quantised model; unchanged if None.
 
     Raises:
-        ModelError: the model holds an unfused adapter, or `tokenizer_path` holds no tokenizer.
-        WorkError: the disk is full or the place cannot be written.
+        ModelError: the model has an unfused adapter, or `tokenizer_path` contains no tokenizer.
+        WorkError: the disk is full or the folder is not writable.
     """
     weights = named_arrays(model.parameters())
     if any(name.endswith(("lora_a", "lora_b")) for name in weights):
-        raise ModelError(
-            "the model holds an adapter that is not fused; fuse it or save the adapter by itself"
-        )
+        raise ModelError("the model has an adapter that is not fused; fuse it or save the adapter separately")
     if not (tokenizer_path / "tokenizer.json").exists():
         raise ModelError(
-            f"{tokenizer_path} holds no tokenizer.json; name the folder the model's tokenizer is in"
+            f"{tokenizer_path} contains no tokenizer.json; pass the folder of the model's tokenizer"
         )
     if dtype is not None:
         weights = {name: _cast(value, dtype) for name, value in weights.items()}
     config = {**explicit_config(config), "torch_dtype": _dtype_name(weights)}
-    config.pop("dtype", None)  # what transformers 5 calls it, and reads first
+    config.pop("dtype", None)  # the name in transformers 5, which takes precedence there
     if not any(name.endswith(".scales") for name in weights):  # fusing an adapter dequantises
         config = {name: value for name, value in config.items() if name not in QUANTIZATION_KEYS}
     with atomic_folder(path, replace=True) as folder:
-        # transformers refuses a file whose metadata does not name a format that it knows
+        # transformers refuses files whose metadata does not name a known format
         mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})
         write_json(folder / "config.json", dict(sorted(config.items())))
         copy_tokenizer(tokenizer_path, folder)
 
 
 def stored_dtype(folder: Path) -> mx.Dtype:
-    """The dtype that most floating numbers of a model folder are stored in, by the headers of its files.
+    """Return the dtype of most floating-point values in a model folder, from the headers of its files.
 
     Raises:
-        ModelError: a file is missing or damaged, or holds no floating numbers that MLX has.
+        ModelError: a file is missing or damaged, or has no values of a floating-point dtype that MLX
+            supports.
     """
     numbers = Counter[mx.Dtype]()
-    for value in read_weights(folder).values():  # they are read when first used, and these never are
+    for value in read_weights(folder).values():  # lazy: the values themselves are never read
         numbers[value.dtype] += value.size if value.dtype in DTYPE_NAMES else 0
     dtype = max(DTYPE_NAMES, key=lambda known: numbers[known])
     if not numbers[dtype]:
-        raise ModelError(f"{folder} holds no weights of {', '.join(DTYPE_NAMES.values())}; fetch it again")
+        raise ModelError(
+            f"{folder} has no {', '.join(DTYPE_NAMES.values())} weights; download the model again"
+        )
     return dtype
 
 
-def declared_dtype(config: dict[str, Any]) -> mx.Dtype | None:
-    """The dtype that `config.json` says the weights are stored in; None where it does not say."""
+def declared_dtype(config: ModelConfigJson) -> mx.Dtype | None:
+    """Return the dtype of the weights that `config.json` declares; None if it declares none."""
     name = config.get("dtype") or config.get("torch_dtype")
     return next((dtype for dtype, known in DTYPE_NAMES.items() if known == name), None)
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the tokenizer and generation files of one folder, and what tells its licence, into another."""
+    """Copy the tokenizer, generation and licence files of one folder into another."""
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
@@ -99,5 +99,5 @@ def _cast(value: mx.array, dtype: mx.Dtype) -> mx.array:
 
 
 def _dtype_name(weights: dict[str, mx.array]) -> str:
-    """The name of the dtype that the floating weights share, as `config.json` spells it."""
+    """The name of the floating-point weights' dtype as `config.json` spells it."""
     return next(DTYPE_NAMES[value.dtype] for value in weights.values() if value.dtype in DTYPE_NAMES)

@@ -1,10 +1,10 @@
-"""Which layers can spare bits: each is quantised alone, and what that does to the predictions is measured.
+"""Sensitivity of layers to quantisation: the effect on predictions of quantising each layer alone.
 
 The effect of a layer at a width is the Kullback-Leibler divergence of the model's next-token distribution
-from the unchanged model's, in nats, averaged over the tokens of calibration texts. Effects of several layers
-are taken to add up, and the widths are the solution of the multiple-choice knapsack that this leaves
-(https://doi.org/10.1007/978-3-540-24777-7_11). How well the sum foretells the whole is for the caller to
-measure, with `Predictions.divergence`.
+from the unquantised model's, in nats, averaged over the tokens of calibration texts. Effects of several
+layers are assumed to be additive, and the widths solve the resulting multiple-choice knapsack problem
+(https://doi.org/10.1007/978-3-540-24777-7_11). The caller can check how well the sum predicts the joint
+effect with `Predictions.divergence`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,22 +21,22 @@ from smidgen.config import DEFAULT_GROUP_SIZE, QuantizeConfig
 from smidgen.errors import ConfigError
 from smidgen.files import append_jsonl, read_jsonl
 from smidgen.models import graph
-from smidgen.models.quantize import Plan, Setting, size_of
+from smidgen.models.quantization import QuantizationPlan, Setting, size_of
 
 BATCH_TOKENS = 1024
-"""Padded tokens of one forward pass."""
+"""Padded tokens per forward pass."""
 CHUNK_LOGITS = 1 << 22
-"""Scores that are compared at once, which bounds the memory whatever the vocabulary."""
+"""Logits that are compared at a time, which bounds the memory for any vocabulary size."""
 SOLVER_SECONDS = 60.0
 
 Costs = dict[str, dict[int, int]]
 """Bytes, by layer and bits."""
 Effects = dict[str, dict[int, float]]
-"""Divergence in nats a token, by layer and bits."""
+"""Divergence in nats per token, by layer and bits."""
 
 
 class Effect(NamedTuple):
-    """What quantising one layer to `bits` does, in nats a token; `known` if it was measured before."""
+    """The effect of quantising one layer to `bits`, in nats per token; `known` if it was measured before."""
 
     name: str
     bits: int
@@ -45,18 +45,18 @@ class Effect(NamedTuple):
 
 
 class Predictions:
-    """A model's predictions on some rows, to compare those of its quantised layers with.
+    """A model's reference predictions, to compare with its predictions after layers were quantised.
 
-    Only the model's last hidden states are kept; scores are computed again for each comparison.
+    Only the final hidden states are kept; logits are computed again for each comparison.
     """
 
     def __init__(self, model: nn.Module, rows: Sequence[Sequence[int]], dtype: mx.Dtype):
-        """Run the unchanged model.
+        """Run the unquantised model.
 
         Args:
             model: unquantised, without adapter layers. It is changed and restored while measuring.
-            rows: token ids; every token but a row's last predicts a next one, and so does that.
-            dtype: that scales and biases are stored in.
+            rows: token ids; the predictions after every token are compared.
+            dtype: dtype of scales and biases.
         """
         self._model, self._dtype = model, dtype
         self._head = graph.head_weight(model)
@@ -64,8 +64,8 @@ class Predictions:
         self._reference = [self._hidden(*batch) for batch in self._batches]
         mx.eval(self._reference)
 
-    def divergence(self, plan: Plan) -> float:
-        """Return the divergence in nats a token when the layers of `plan` are stored as it says."""
+    def divergence(self, plan: QuantizationPlan) -> float:
+        """Return the divergence in nats per token with the layers of `plan` quantised."""
         total, num_tokens = 0.0, 0
         with self._quantized(plan):
             for batch, reference in zip(self._batches, self._reference, strict=True):
@@ -79,13 +79,13 @@ class Predictions:
         return total / num_tokens
 
     def _hidden(self, tokens: mx.array, places: mx.array) -> mx.array:
-        """The last hidden states (T, D) of the real tokens of a batch (B, L)."""
+        """Return the final hidden states (T, D) of the non-padding tokens of a batch (B, L)."""
         hidden = graph.body(self._model)(tokens)
         return hidden.reshape(-1, hidden.shape[-1])[places]
 
     @contextmanager
-    def _quantized(self, plan: Plan) -> Iterator[None]:
-        """Give layers the weights that their quantised selves would have, and their own back."""
+    def _quantized(self, plan: QuantizationPlan) -> Iterator[None]:
+        """Replace weights by their quantised values, and restore them at the end."""
         layers = dict(self._model.named_modules())
         kept = {name: layers[name].weight for name, setting in plan.items() if setting is not None}
         try:
@@ -98,7 +98,7 @@ class Predictions:
 
 
 def rounded(weight: mx.array, setting: Setting | None, dtype: mx.Dtype) -> mx.array:
-    """Return what is left of a matrix (out, in) that is stored as `setting`, its scales in `dtype`."""
+    """Return a matrix (out, in) quantised with `setting`, its scales in `dtype`, and dequantised again."""
     assert setting is not None
     options: dict[str, Any] = setting._asdict()
     packed, *scales = mx.quantize(weight, **options)
@@ -116,14 +116,14 @@ def measure(
     group_size: int,
     record: Path,
 ) -> Iterator[Effect]:
-    """Quantise each layer alone to each width and yield what it does, fewest bits first.
+    """Quantise each layer alone to each width and yield its effect, fewest bits first.
 
     Args:
-        predictions: of the unchanged model.
-        names: of the layers.
-        candidates: bits that they may get.
+        predictions: of the unquantised model.
+        names: names of the layers.
+        candidates: candidate bits.
         group_size: weights that share a scale and a bias.
-        record: a file of lines; what it holds is not measured again, and the rest is added to it.
+        record: a JSONL file; effects that it contains are not measured again, new ones are appended.
     """
     known = {(row["name"], row["bits"]): row["divergence"] for row in read_jsonl(record)}
     for name in names:
@@ -137,19 +137,19 @@ def measure(
 
 
 def affordable(
-    model: nn.Module, settings: QuantizeConfig, fixed: Plan, dtype: mx.Dtype, names: Sequence[str]
+    model: nn.Module, settings: QuantizeConfig, fixed: QuantizationPlan, dtype: mx.Dtype, names: Sequence[str]
 ) -> tuple[Costs, int]:
-    """Return what each layer costs at each candidate width, and what all may cost to meet `target_bits`.
+    """Return each layer's bytes at each candidate width, and the total bytes that meet `target_bits`.
 
     Args:
         model: unquantised; only shapes are read.
         settings: with `target_bits`.
-        fixed: how layers are stored whose widths are not to be chosen.
-        dtype: of what stays floating.
-        names: the layers whose widths are.
+        fixed: settings of the layers whose widths are not chosen.
+        dtype: dtype of what stays floating-point.
+        names: the layers whose widths are chosen.
 
     Raises:
-        ConfigError: even the narrowest widths take more than the target allows, or the widest less.
+        ConfigError: even the narrowest candidates exceed the target, or even the widest are below it.
     """
     assert settings.target_bits is not None
     group_size = settings.group_size or DEFAULT_GROUP_SIZE
@@ -167,16 +167,16 @@ def affordable(
     budget = int(settings.target_bits * least.parameters / 8) - (least.num_bytes - narrowest)
     if narrowest > budget:
         raise ConfigError(
-            f"'target_bits' is {settings.target_bits:g}, and the narrowest of 'candidate_bits' come to "
-            f"{least.bits_per_weight:.3f} bits per weight, scales and what is not quantised included; raise "
+            f"'target_bits' is {settings.target_bits:g}, but the narrowest of 'candidate_bits' take "
+            f"{least.bits_per_weight:.3f} bits per weight, including scales and unquantised tensors; raise "
             "'target_bits', or add a narrower candidate"
         )
     all_wide = {**dict.fromkeys(names, Setting(candidates[-1], group_size)), **fixed}
     most = size_of(model, dtype, all_wide).bits_per_weight
     if settings.target_bits > round(most, 3):
         raise ConfigError(
-            f"'target_bits' is {settings.target_bits:g}, and even the widest of 'candidate_bits' come to "
-            f"{most:.3f} bits per weight, so there is nothing to choose; give 'bits' {candidates[-1]}, or "
+            f"'target_bits' is {settings.target_bits:g}, but even the widest of 'candidate_bits' take only "
+            f"{most:.3f} bits per weight, so there is nothing to choose; set 'bits' to {candidates[-1]}, or "
             "lower 'target_bits'"
         )
     return costs, budget
@@ -185,12 +185,12 @@ def affordable(
 def choose(
     effects: Mapping[str, Mapping[int, float]], costs: Mapping[str, Mapping[int, int]], budget: int
 ) -> dict[str, int]:
-    """Return the bits of each layer whose effects have the least sum within a budget of bytes.
+    """Return the bits of each layer that minimise the sum of effects within a budget.
 
     Args:
-        effects: by layer and bits.
-        costs: bytes, by layer and bits.
-        budget: bytes that all layers may take together; enough for the narrowest of each.
+        effects: divergence by layer and bits.
+        costs: bytes by layer and bits.
+        budget: total bytes; at least those of the narrowest widths.
     """
     options = [(name, bits) for name, widths in effects.items() for bits in widths]
     cost = np.array([costs[name][bits] for name, bits in options])
@@ -201,7 +201,7 @@ def choose(
     for column, (name, _) in enumerate(options):
         one_each[index[name], column] = 1
     found = milp(
-        loss * (1000 / max(loss.max(), 1e-12)),  # the solver's tolerances are absolute
+        loss * (1000 / max(loss.max(), 1e-12)),  # scaled, because the solver's tolerances are absolute
         constraints=[
             LinearConstraint(one_each, 1, 1),
             LinearConstraint(cost[None] // unit, -np.inf, budget // unit),
@@ -215,7 +215,7 @@ def choose(
 
 
 def _batches(rows: Sequence[Sequence[int]]) -> Iterator[tuple[mx.array, mx.array]]:
-    """Rows of like length, padded on the right (B, L), and the places (T,) of their real tokens."""
+    """Yield right-padded batches (B, L) of similarly long rows, and flat indices (T,) of the real tokens."""
     waiting = sorted(rows, key=len, reverse=True)
     while waiting:
         length = len(waiting[0])
@@ -228,8 +228,8 @@ def _batches(rows: Sequence[Sequence[int]]) -> Iterator[tuple[mx.array, mx.array
 
 
 def _divergence(reference: mx.array, changed: mx.array) -> float:
-    """The sum over tokens of Σ p · ln(p / q), of scores (T, V) each."""
-    # MLX computes exponentials one by one on the CPU
+    """Return the sum over tokens of Σ p · ln(p / q), for logits (T, V) of p and q."""
+    # MLX's exponentials are scalar, and slow, on the CPU
     xp: Any = np if device().kind == "cpu" else mx
     p_scores, q_scores = (xp.array(scores.astype(mx.float32)) for scores in (reference, changed))
     p_scores = p_scores - p_scores.max(axis=-1, keepdims=True)

@@ -1,50 +1,62 @@
-"""Tasks: what a specialist is asked, how its answer is read, and what that is worth."""
+"""Tasks: the prompts, parsers and metrics of specialists."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
+from smidgen.config import parse_table
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.answers import Answers
 from smidgen.tasks.intent import Intent
-from smidgen.tasks.judge import Judge
+from smidgen.tasks.judge import JudgeTask
+from smidgen.tasks.own import OwnTask
 from smidgen.tasks.task import Measure, Metric, Statistic, Task
-from smidgen.tasks.templates import FORMS, Rubric, find_form
+from smidgen.tasks.templates import FORMS, find_form
 
 __all__ = [
     "FORMS",
     "TASKS",
     "Answers",
     "Intent",
-    "Judge",
+    "JudgeTask",
     "Measure",
     "Metric",
+    "OwnTask",
     "Statistic",
     "Task",
     "find_form",
     "find_task",
+    "task_class",
 ]
 
-TASKS: dict[str, Callable[[], Task]] = {"judge": Judge, "intent": Intent, "answers": Answers}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (JudgeTask, Intent, Answers, OwnTask)}
 
 
-def find_task(
-    name: str, *, template: str | None = None, reference: bool = False, rubric: str | None = None
-) -> Task:
-    """The task of that name.
+def find_task(name: str, settings: Mapping[str, Any] | None = None, *, source: str = "") -> Task:
+    """Create a task by name.
 
     Args:
         name: its key in `TASKS`.
-        template: of a judge, by name or as a TOML file.
-        reference: whether a judge is shown the right answer that rows hold.
-        rubric: what a judge grades by, in the template `grade`.
+        settings: the table `[settings]` of a recipe, or the equivalent options.
+        source: names the settings in errors.
 
     Raises:
-        ConfigError: there is none, or the settings do not go with it.
+        ConfigError: there is no such task, or it does not have these settings.
     """
     if name not in TASKS:
         raise ConfigError(f"there is no task '{name}'.{did_you_mean(name, TASKS)} Known: {', '.join(TASKS)}")
-    if name == Judge.name:
-        return Judge(find_form(template or Rubric.name, rubric=rubric), reference=reference)
-    settings = {"a template": template, "a rubric": rubric, "a reference": reference or None}
-    if given := next((words for words, value in settings.items() if value is not None), None):
-        raise ConfigError(f"{given} is for the task judge, not for {name}; leave it out")
-    return TASKS[name]()
+    task, given = TASKS[name], dict(settings or {})
+    table = task.settings_table
+    if strange := [key for key in given if key not in table.model_fields]:
+        owners = [other for other, known in TASKS.items() if strange[0] in known.settings_table.model_fields]
+        hint = f", which is for {', '.join(owners)}" if owners else ""
+        known = f" Known: {', '.join(table.model_fields)}" if table.model_fields else ""
+        raise ConfigError(
+            f"{f'{source}: ' if source else ''}the task {name} has no setting '{strange[0]}'{hint}; leave it "
+            f"out.{did_you_mean(strange[0], table.model_fields)}{known}"
+        )
+    return task.from_settings(parse_table(table, given, source or f"the settings of {name}"))
+
+
+def task_class(name: str) -> type[Task]:
+    """Return the class of a task by name, or `Task` itself, whose wording is generic."""
+    return TASKS.get(name, Task)

@@ -1,36 +1,25 @@
-"""Short questions with one right answer, by kind: what a base model can do before it is made a specialist."""
+"""Short questions with one right answer, by kind: measures a base model before it is fine-tuned."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 from smidgen.data.formats import questions
-from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
+from smidgen.data.types import Completion, Message, Record, Sample, Score
+from smidgen.data.world import WORLD_ROWS, Split
+from smidgen.data.world_items import question_rows
 from smidgen.errors import ParseError
-from smidgen.tasks.task import Measure, Metric
+from smidgen.tasks.task import Metric, Row, Task, accuracy, unparsed_rate
 
 
-class Answers:
-    """Question → short answer, which may stand in a sentence and be followed by more sentences."""
+class Answers(Task):
+    """Question → short answer, bare or in a sentence, which other sentences may follow."""
 
-    name: str = "answers"
-    version: int = 1
-    variant: str = ""
-    stop: tuple[str, ...] = ()
-    stop_after: tuple[str, ...] = ()
-    constraint: Constraint | None = None
-
-    def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
-        """The task itself; rows tell it nothing."""
-        return self
+    name = "answers"
 
     def samples(
-        self,
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        source: str = "rows",
-        rejected: list[str] | None = None,
+        self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
     ) -> list[Sample]:
-        """One sample for each question, whose id is the row's."""
+        """One sample per question, with the id of the row."""
         return [
             Sample(
                 question.id,
@@ -40,59 +29,37 @@ class Answers:
             for question in questions(rows, source=source, rejected=rejected)
         ]
 
-    def training_samples(
-        self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows", seed: int = 0
-    ) -> list[Sample]:
-        """The samples with the first accepted answer for target; `seed` is not used."""
-        return [
-            Sample(sample.id, sample.messages, sample.metadata["accepted"][0], sample.metadata)
-            for sample in self.samples(rows, source=source)
-        ]
+    def target(self, sample: Sample) -> str:
+        """The first accepted answer."""
+        return sample.metadata["accepted"][0]
 
-    def parse(self, text: str) -> str:
-        """The text without blanks around it.
-
-        Raises:
-            ParseError: nothing was said.
-        """
-        if not text.strip():
-            raise ParseError("the answer is empty")
-        return text.strip()
+    def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
+        """Questions about the generated world."""
+        return list(question_rows(split, limit or WORLD_ROWS[split], seed))
 
     def score(self, sample: Sample, completion: Completion) -> Score:
-        """1 if the completion is an accepted answer, or opens with one as a whole sentence."""
+        """1 if the completion is an accepted answer or starts with one as a whole sentence."""
         try:
             said = self.parse(completion.text)
         except ParseError as error:
             return Score(0.0, None, parsed=False, explanation=str(error))
-        right = any(_says(said, accepted.rstrip(".")) for accepted in sample.metadata["accepted"])
+        right = any(_matches(said, accepted.rstrip(".")) for accepted in sample.metadata["accepted"])
         return Score(float(right), said, parsed=True)
 
     def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
-        """Accuracy over all rows, then by kind."""
+        """Accuracy over all rows, then per kind."""
         kinds = sorted({record.sample.metadata["subset"] or "" for record in records} - {""})
         by_kind = {
-            f"accuracy_{kind}": _accuracy([r for r in records if r.sample.metadata["subset"] == kind])
+            f"accuracy_{kind}": accuracy([r for r in records if r.sample.metadata["subset"] == kind])
             for kind in kinds
         }
-        unparsed = Measure(
-            [float(not record.score.parsed) for record in records], [record.sample.id for record in records]
-        )
-        return {"accuracy": _accuracy(records), **by_kind, "unparsed_rate": unparsed}
-
-    def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
-        """None: there is no answer to give without reading the question."""
-        return {}
+        return {"accuracy": accuracy(records), **by_kind, "unparsed_rate": unparsed_rate(records)}
 
     def details(self, records: Sequence[Record]) -> dict[str, Any]:
         """Nothing beyond the metrics."""
         return {}
 
 
-def _says(said: str, accepted: str) -> bool:
-    """Whether the text is the answer, or the answer as a sentence before others."""
+def _matches(said: str, accepted: str) -> bool:
+    """Whether the text is the answer, or starts with the answer as a sentence."""
     return said.rstrip(".") == accepted or said.startswith(f"{accepted}. ")
-
-
-def _accuracy(records: Sequence[Record]) -> Measure:
-    return Measure([record.score.value for record in records], [record.sample.id for record in records])

@@ -1,17 +1,28 @@
-"""What a task is: prompt → parse → score, and what its scores add up to.
+"""The task interface: prompt → parse → score, metrics, and everything else that is specific to a task.
 
-A task never sees an engine. The same prompt, parser and metrics are therefore used on live weights, on an
-exported artefact and on a recording, and training can take `score` as a reward.
+A task never sees an engine. So the same prompts, parser and metrics apply to live weights, to an export and
+to a recording, and training can use `score` as a reward.
+
+`Task` is a Protocol with a default for everything but `name` and `samples`, so that a new task defines only
+what differs. The rest of smidgen has no task-specific code: it calls these methods.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smidgen.data.types import Completion, Constraint, Record, Sample, Score
+from smidgen.config import Section
+from smidgen.data.examine import examine_samples
+from smidgen.data.types import Completion, Constraint, Record, Request, Sample, Score, Scored
+from smidgen.data.world import Split
+from smidgen.errors import ConfigError, ParseError
+from smidgen.tasks.words import TaskWords
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -19,9 +30,8 @@ class Measure:
     """A metric that is the mean of one value per unit.
 
     Attributes:
-        values: one number per unit, 0 or 1 where the metric is a rate.
-        clusters: for each unit, what it shares with others (a prompt); units of one cluster are not
-            independent.
+        values: one number per unit, 0 or 1 if the metric is a rate.
+        clusters: the cluster of each unit, such as its prompt; units of one cluster are not independent.
         absolute: whether the metric is the absolute value of the mean.
     """
 
@@ -39,8 +49,8 @@ class Statistic:
 
     Attributes:
         function: weights (units,) float64 → the metric, where a unit of weight k counts as k equal units;
-            NaN where the metric is undefined.
-        clusters: as in `Measure`, one for each unit.
+            NaN if the metric is undefined.
+        clusters: as in `Measure`, one per unit.
     """
 
     function: Callable[[NDArray[np.float64]], float]
@@ -50,67 +60,237 @@ class Statistic:
 Metric = Measure | Statistic
 
 
+class Completer(Protocol):
+    """The part of an engine that an evaluation uses."""
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+        """Complete requests, in finishing order."""
+        ...
+
+
+class Answerer(Completer, Protocol):
+    """The part of an engine that a task may use: completions and log-probabilities of continuations."""
+
+    def score(
+        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
+    ) -> Iterator[tuple[Sample, Scored]]:
+        """The log-probability of every token of every continuation; see `smidgen.inference.engine`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Analyses:
+    """Results of a task's analysis of evaluation records, beyond its metrics.
+
+    Attributes:
+        facts: entries of the evaluation's JSON by name; a `Metric` in them is reported with an interval.
+        files: JSON files to write next to the records, by name.
+    """
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Usage(NamedTuple):
+    """The smidgen command to use a specialist with, for its model card.
+
+    Attributes:
+        command: a subcommand.
+        arguments: example options and values.
+        note: a remark on its use.
+    """
+
+    command: str
+    arguments: tuple[str, ...]
+    note: str = ""
+
+
+class ScoreTable(NamedTuple):
+    """Scores of one benchmark, formatted.
+
+    Attributes:
+        title: the name of the benchmark.
+        columns: column headings.
+        rows: a name and its numbers; empty if no score can be computed.
+        notes: what is missing, and why.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+    notes: list[str]
+
+
+class NoSettings(Section):
+    """Settings of a task without settings."""
+
+
 class Task(Protocol):
-    """The seam between evaluation, training and what is asked of a model."""
+    """The interface between evaluation, training and the definition of a task."""
 
     name: str
     """Its key in `TASKS`."""
-    version: int
-    """Goes up when the prompt, the parser or a metric changes: records of two versions are not mixed."""
-    variant: str
-    """What else decides prompt and parser, such as a template; empty where nothing does."""
-    stop: tuple[str, ...]
-    """Strings that end a completion and are cut off; empty where the end token does."""
-    stop_after: tuple[str, ...]
-    """Strings that end a completion and belong to it."""
+    version: int = 1
+    """Incremented when prompts, parser or metrics change: records of two versions are not mixed."""
+    variant: str = ""
+    """Identifies whatever else determines prompts and parser, such as a template; empty if nothing does."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion and are removed; empty if only the end token ends it."""
+    stop_after: tuple[str, ...] = ()
+    """Strings that end a completion and are kept."""
+    words: TaskWords = TaskWords()
+    """The task's wording in reports."""
+    usage: Usage | None = None
+    """The usage example of model cards; None for a plain prompt."""
+    has_right_answers: bool = True
+    """Whether a score of 1 means that the answer is right; false for grades of single answers."""
+    settings_table: ClassVar[type[Section]] = NoSettings
+    """The schema of the task's table `[settings]`."""
+    settings: Section = NoSettings()
+    """The settings of this instance."""
+
+    @classmethod
+    def from_settings(cls, settings: Any) -> Self:
+        """Create the task from validated settings.
+
+        Raises:
+            ConfigError: they contradict each other.
+        """
+        return cls()
 
     @property
     def constraint(self) -> Constraint | None:
-        """What a whole completion has to be, where that can be said; used only where it is asked for."""
-        ...
+        """A constraint on whole completions, if the task has one; applied only on request."""
+        return None
 
-    def prepare(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> Self:
-        """The task, knowing what only rows can tell it, such as its labels; give it every row there is."""
-        ...
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Evaluation methods: `generate`, and `logits` for log-probability scoring of the possible answers.
+
+        The first is the default; a recipe also evaluates the trained model by the others.
+        """
+        return ("generate",)
+
+    def answer_with(self, engine: Answerer, method: str) -> Completer:
+        """Return what completes the task's requests by one of its `methods`."""
+        return engine
+
+    def prepare(self, rows: Sequence[Row], *, source: str = "rows") -> Self:
+        """Return the task with what it learns from rows, such as its labels; it needs all rows."""
+        return self
 
     def samples(
-        self,
-        rows: Sequence[Mapping[str, Any]],
-        *,
-        source: str = "rows",
-        rejected: list[str] | None = None,
+        self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
     ) -> list[Sample]:
-        """What a model is asked.
+        """Convert rows to samples.
 
         Args:
-            rows: as `read_rows` gives them.
+            rows: as `read_rows` returns them.
             source: names the rows in errors.
-            rejected: takes what is wrong with each bad row; None refuses them all.
+            rejected: collects the fault of each bad row, which is skipped; if None, bad rows raise.
         """
         ...
 
-    def training_samples(
-        self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows", seed: int = 0
-    ) -> list[Sample]:
-        """The same with targets."""
-        ...
+    def target(self, sample: Sample) -> str:
+        """The target completion of a sample.
+
+        Raises:
+            ConfigError: the task has no targets to train on.
+        """
+        raise ConfigError(f"the task {self.name} has no targets to train on; choose another task")
+
+    def training_samples(self, rows: Sequence[Row], *, source: str = "rows", seed: int = 0) -> list[Sample]:
+        """The samples with targets; `seed` is for tasks that draw something at random."""
+        return [replace(sample, target=self.target(sample)) for sample in self.samples(rows, source=source)]
+
+    def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
+        """Generated rows of the split `train` or `test`.
+
+        Raises:
+            ConfigError: the generated world has no rows for this task.
+        """
+        raise ConfigError(
+            f"there are no generated rows for the task '{self.name}'; give a file of rows with --data"
+        )
+
+    def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
+        """Report problems of the rows: duplicates, contradictory labels, leaks between the two sets."""
+        trained, held_out = self.training_samples(train), self.training_samples(test)
+        return examine_samples(trained, held_out)
+
+    def show(self, row: Row) -> dict[str, Any]:
+        """A row for display in a report: `prompt`, and `target` or two answers `a` and `b` with `better`."""
+        (sample, *_) = self.training_samples([row])
+        return {"prompt": sample.messages[-1].content, "target": sample.target}
 
     def parse(self, text: str) -> Any:
-        """The answer in a completion's text; raises `ParseError`."""
-        ...
+        """The answer in a completion's text; default: the stripped text.
+
+        Raises:
+            ParseError: there is no answer.
+        """
+        if not text.strip():
+            raise ParseError("the answer is empty")
+        return text.strip()
 
     def score(self, sample: Sample, completion: Completion) -> Score:
-        """What a completion is worth; never raises `ParseError`."""
-        ...
+        """The score of a completion; default: 1 if it equals the target. Never raises `ParseError`."""
+        try:
+            said = self.parse(completion.text)
+        except ParseError as error:
+            return Score(0.0, None, parsed=False, explanation=str(error))
+        return Score(float(said == self.target(sample)), str(said), parsed=True)
 
     def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
         """The metrics by name, the most important first."""
-        ...
+        return {"accuracy": accuracy(records), "unparsed_rate": unparsed_rate(records)}
 
     def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
-        """The accuracy of judgement-free strategies on the same samples."""
-        ...
+        """The accuracy of strategies without a model on the same samples."""
+        return {}
 
     def details(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Counts that explain the metrics; JSON-serialisable."""
-        ...
+        """Counts that explain the metrics, such as reasons of parse failures; JSON-serialisable."""
+        return {"unparsed": unparsed_reasons(records)}
+
+    def analyses(self, records: Sequence[Record], rows: Sequence[Row], *, model: str) -> Analyses:
+        """Further analyses of the records; `model` is the name of the model in result files."""
+        return Analyses()
+
+    @classmethod
+    def score_tables(cls, report: Mapping[str, Any]) -> list[ScoreTable]:
+        """Scores in the published form of benchmarks, from the content of `report.json`."""
+        return []
+
+    @classmethod
+    def sections(cls, report: Mapping[str, Any]) -> list[str]:
+        """Task-specific HTML sections of the report, from the content of `report.json`."""
+        return []
+
+    @classmethod
+    def asked(cls, report: Mapping[str, Any]) -> str | None:
+        """The evaluated items in words; None for the number of rows and their noun."""
+        return None
+
+    @classmethod
+    def remarks(cls, report: Mapping[str, Any]) -> list[str]:
+        """Task-specific sentences below the headline."""
+        return []
+
+
+def accuracy(records: Sequence[Record]) -> Measure:
+    """Mean score; samples are independent."""
+    return Measure([record.score.value for record in records], [record.sample.id for record in records])
+
+
+def unparsed_rate(records: Sequence[Record]) -> Measure:
+    """Share of completions that did not parse; samples are independent."""
+    return Measure(
+        [float(not record.score.parsed) for record in records], [record.sample.id for record in records]
+    )
+
+
+def unparsed_reasons(records: Sequence[Record]) -> dict[str, int]:
+    """Count parse failures by reason, the most frequent first."""
+    faults = Counter(record.score.explanation for record in records if not record.score.parsed)
+    return dict(faults.most_common())

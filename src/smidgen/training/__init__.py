@@ -1,6 +1,6 @@
-"""Loss and batches to optimiser steps.
+"""Training: batches, losses, the optimiser and the training loop.
 
-`smidgen.backend` is imported first because its BLAS has to be in place before MLX starts.
+`smidgen.backend` is imported first because it has to load its BLAS before MLX is imported.
 """
 
 from smidgen import backend as backend

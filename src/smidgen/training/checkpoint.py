@@ -1,7 +1,7 @@
-"""Resumable checkpoints: a run that was killed goes on as if it had not been.
+"""Checkpoints, from which a killed run resumes as if it had not been interrupted.
 
-A checkpoint holds the trainable weights, the optimiser's arrays and, as JSON, the step, the position in the
-data and the best validation so far. Random numbers need no place in it: dropout is seeded by the step.
+A checkpoint contains the trainable weights, the optimiser state and, as JSON, the step, the position in the
+data and the best validation loss so far. There is no random state to save: dropout is seeded by the step.
 """
 
 import json
@@ -23,12 +23,12 @@ from smidgen.training.optimizer import AdamW
 
 KEEP = 2
 FREE_TO_CHANGE = frozenset({"checkpoint_every"})
-"""Settings that a resumed run may change without becoming another run."""
+"""Settings that may differ when a run resumes."""
 
 
 @dataclass
-class Progress:
-    """How far a run is, beside its arrays."""
+class TrainingProgress:
+    """Progress of a run, without its arrays."""
 
     step: int = 0
     best_loss: float | None = None
@@ -44,8 +44,10 @@ class Checkpoints:
         self._dir = run_dir / "checkpoints"
         self._settings = {**config.model_dump(mode="json"), "steps": num_steps}
 
-    def save(self, progress: Progress, model: nn.Module, optimizer: AdamW, position: dict[str, Any]) -> None:
-        """Write one checkpoint atomically and drop the oldest."""
+    def save(
+        self, progress: TrainingProgress, model: nn.Module, optimizer: AdamW, position: dict[str, Any]
+    ) -> None:
+        """Write one checkpoint atomically and delete all but the newest `KEEP`."""
         state = {"progress": asdict(progress), "position": position, "settings": self._settings}
         with atomic_folder(self._dir / f"step-{progress.step:08d}", replace=True) as folder:
             mx.save_safetensors(
@@ -56,28 +58,29 @@ class Checkpoints:
         for old in self._all()[:-KEEP]:
             shutil.rmtree(old)
 
-    def restore(self, model: nn.Module, optimizer: AdamW) -> tuple[Progress, dict[str, Any] | None]:
+    def restore(self, model: nn.Module, optimizer: AdamW) -> tuple[TrainingProgress, dict[str, Any] | None]:
         """Load the newest checkpoint, if any; return its progress and its position in the data.
 
-        `metrics.jsonl` loses the steps after it, which are about to be run again.
+        The steps after it are removed from `metrics.jsonl`, since they run again.
 
         Raises:
             ConfigError: the checkpoint belongs to a run with other settings or another model.
             ModelError: a file of the checkpoint is damaged.
         """
-        found = self._all()
-        if not found:
+        checkpoints = self._all()
+        if not checkpoints:
             self._run.keep_jsonl("metrics.jsonl", lambda row: False)
-            return Progress(), None
-        state = read_json(found[-1] / "state.json")
+            return TrainingProgress(), None
+        newest = checkpoints[-1]
+        state = read_json(newest / "state.json")
         fixed = {name: value for name, value in self._settings.items() if name not in FREE_TO_CHANGE}
         refuse_changes(self._run.folder, state["settings"], fixed)
-        weights = read_safetensors(found[-1] / "weights.safetensors")
-        self._check_shapes(found[-1], model, weights)
+        weights = read_safetensors(newest / "weights.safetensors")
+        self._check_shapes(newest, model, weights)
         model.update(tree_unflatten(list(weights.items())))
-        optimizer.state = read_safetensors(found[-1] / "optimizer.safetensors")
+        optimizer.state = read_safetensors(newest / "optimizer.safetensors")
         mx.eval(model.parameters(), optimizer.state)
-        progress = Progress(**state["progress"])
+        progress = TrainingProgress(**state["progress"])
         self._run.keep_jsonl("metrics.jsonl", lambda row: row["step"] <= progress.step)
         return progress, state["position"]
 
@@ -85,8 +88,9 @@ class Checkpoints:
         return sorted(self._dir.glob("step-*"))
 
     def _check_shapes(self, folder: Path, model: nn.Module, weights: dict[str, mx.array]) -> None:
-        wanted = {name: value.shape for name, value in named_arrays(model.trainable_parameters()).items()}
-        if wanted != {name: value.shape for name, value in weights.items()}:
+        expected = {name: value.shape for name, value in named_arrays(model.trainable_parameters()).items()}
+        if expected != {name: value.shape for name, value in weights.items()}:
             raise ConfigError(
-                f"{folder} holds the weights of another model than the one to train; name another run folder"
+                f"{folder} has trainable weights of other names or shapes than the model to train; use "
+                "another run folder"
             )

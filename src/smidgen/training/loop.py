@@ -1,14 +1,14 @@
-"""The training loop, a generator: it yields what each step did, and the caller prints, plots or stops.
+"""The training loop, a generator that yields the result of every step; the caller prints, plots or stops.
 
-What it keeps in a run folder: `metrics.jsonl` (one line a step), `checkpoints/` (resumable) and `best/` (the
-weights of the best validation, or of the last step where nothing is validated).
+It writes to the run folder: `metrics.jsonl` (one line per step), `checkpoints/` (resumable) and `best/` (the
+weights with the best validation loss, or of the last step without validation).
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from mlx.utils import tree_map
 
@@ -19,68 +19,84 @@ from smidgen.data.types import StepResult
 from smidgen.errors import ConfigError, WorkError
 from smidgen.files import append_jsonl
 from smidgen.models.graph import named_arrays
-from smidgen.training.batches import Batch, BatchSource
-from smidgen.training.checkpoint import Checkpoints, Progress
-from smidgen.training.losses import negative_log_likelihood
+from smidgen.training.batches import BatchSource, StepBatch
+from smidgen.training.checkpoint import Checkpoints, TrainingProgress
+from smidgen.training.objectives import Losses, Objective
 from smidgen.training.optimizer import AdamW, learning_rate_at
+
+B = TypeVar("B", bound=StepBatch)
+
+
+class Step(NamedTuple):
+    """Result of one optimiser step: means over its batches, and the gradient norm before clipping."""
+
+    loss: float
+    grad_norm: float
+    metrics: dict[str, float]
 
 
 def train(
     model: nn.Module,
-    batches: BatchSource,
+    objective: Objective[B],
+    batches: BatchSource[B],
     config: TrainConfig,
     *,
     run_dir: Path | None = None,
-    validation: Sequence[Batch] = (),
+    validation: Sequence[B] = (),
     save: Callable[[Path], None] | None = None,
 ) -> Iterator[StepResult]:
-    """Train `model` in place and yield one result a step, going on from the newest checkpoint in `run_dir`.
+    """Train `model` in place and yield one result per step, resuming from the newest checkpoint in `run_dir`.
 
     Args:
-        model: whose trainable parameters are moved.
-        batches: where every step's batches come from; it sets the number of steps.
+        model: the model whose trainable parameters are updated.
+        objective: the loss to minimise, on training and validation batches.
+        batches: source of every step's batches; it also sets the number of steps.
         config: the recipe's `[train]`.
-        run_dir: where metrics, checkpoints and the best weights go; None keeps nothing.
-        validation: the fixed validation set, measured whole, token-weighted.
-        save: writes the model to a folder that it makes; called for each new best.
+        run_dir: folder for metrics, checkpoints and the best weights; if None, nothing is written.
+        validation: the fixed validation set, evaluated in full each time.
+        save: writes the model to a folder, which it creates; called for each new best.
 
     Raises:
-        ConfigError: nothing is trainable, settings contradict each other, or `run_dir` holds another run.
+        ConfigError: nothing is trainable, or `run_dir` contains another run.
         WorkError: the loss or the gradient is not finite.
     """
-    _check(model, config)
+    _check(model)
     optimizer = AdamW(model, config)
     checkpoints = Checkpoints(run_dir, config, batches.num_steps) if run_dir else None
-    progress, position = checkpoints.restore(model, optimizer) if checkpoints else (Progress(), None)
+    progress, position = checkpoints.restore(model, optimizer) if checkpoints else (TrainingProgress(), None)
     if position is not None:
         batches.restore(position)
     while progress.step < batches.num_steps and not progress.stopped:
         started = time.perf_counter()
         progress.step += 1
         rate = learning_rate_at(progress.step, batches.num_steps, config)
-        drawn = batches.next_step()
-        loss, norm = optimizer_step(model, optimizer, drawn, config, step=progress.step, learning_rate=rate)
+        step_batches = batches.next_step()
+        done = optimizer_step(
+            model, objective, optimizer, step_batches, config, step=progress.step, learning_rate=rate
+        )
         seconds = time.perf_counter() - started
-        measured, is_best = None, False
+        validation_loss, metrics, is_best = None, done.metrics, False
         last = progress.step == batches.num_steps
         if validation and (last or _due(progress.step, config.validate_every)):
-            measured = validation_loss(model, validation)
-            is_best = _note_validation(progress, measured, config.patience)
+            validation_loss, means = validate(model, objective, validation)
+            metrics = metrics | {f"validation_{name}": value for name, value in means.items()}
+            is_best = _note_validation(progress, validation_loss, config.patience)
         if run_dir and save and (is_best or (last and not validation)):
             save(run_dir / "best")
         result = StepResult(
             step=progress.step,
             epoch=batches.epoch(),
-            loss=loss,
-            trained_tokens=sum(batch.trained_tokens for batch in drawn),
-            tokens=sum(batch.tokens for batch in drawn),
+            loss=done.loss,
+            trained_tokens=sum(batch.trained_tokens for batch in step_batches),
+            tokens=sum(batch.tokens for batch in step_batches),
             learning_rate=rate,
-            grad_norm=norm,
+            grad_norm=done.grad_norm,
             seconds=seconds,
-            validation_loss=measured,
+            validation_loss=validation_loss,
+            metrics=metrics,
         )
         if run_dir and checkpoints:
-            append_jsonl(run_dir / "metrics.jsonl", asdict(result))
+            append_jsonl(run_dir / "metrics.jsonl", result.to_json())
             ends = last or progress.stopped
             if _due(progress.step, config.checkpoint_every) or (config.checkpoint_every and ends):
                 checkpoints.save(progress, model, optimizer, batches.state())
@@ -89,59 +105,67 @@ def train(
 
 def optimizer_step(
     model: nn.Module,
+    objective: Objective[B],
     optimizer: AdamW,
-    batches: Sequence[Batch],
+    batches: Sequence[B],
     config: TrainConfig,
     *,
     step: int,
     learning_rate: float,
-) -> tuple[float, float]:
-    """Move the model by one step and leave it in evaluation mode.
+) -> Step:
+    """Update the model by one step and leave it in evaluation mode.
 
-    A batch's loss is divided by the trained tokens of the whole step, so accumulation equals one big batch.
-
-    Returns:
-        The loss in nats a token, and the norm of the gradient before clipping.
+    A batch's loss is divided by the weight of the whole step, so accumulation equals one big batch.
 
     Raises:
-        WorkError: the loss or the gradient is not finite; the weights are as before the step.
+        WorkError: the loss or the gradient is not finite; the weights are unchanged.
     """
-    total = sum(batch.trained_tokens for batch in batches)
+    total = sum(objective.weight(batch) for batch in batches)
 
-    def share_of_loss(batch: Batch) -> mx.array:
-        return negative_log_likelihood(model, batch, config.dropout) / total
+    def shares(batch: B) -> Losses:
+        loss, metrics = objective.loss(model, batch)
+        return Losses(loss / total, {name: value / total for name, value in metrics.items()})
 
-    value_and_grad = nn.value_and_grad(model, share_of_loss)
+    value_and_grad = nn.value_and_grad(model, shares)
     model.train()
-    mx.random.seed(config.seed * 1_000_003 + step)  # a resumed run drops out what it would have
-    loss, gradients = 0.0, {}
+    mx.random.seed(config.seed * 1_000_003 + step)  # a resumed run gets the same dropout masks
+    loss, metrics, gradients = 0.0, {}, {}
     for batch in batches:
-        part, gradient = value_and_grad(batch)
+        (part, measured), gradient = value_and_grad(batch)
         gradients = tree_map(mx.add, gradients, gradient) if gradients else gradient
-        mx.eval(part, gradients)
+        mx.eval(part, measured, gradients)
         loss += part.item()
+        _add(metrics, measured)
     model.eval()
     norm = global_norm(gradients)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise WorkError(
-            f"step {step}: the loss is {loss} and the norm of the gradient {norm}, which have to be finite; "
-            f"lower train.learning_rate, now {config.learning_rate}"
+            f"step {step}: the loss is {loss} and the gradient norm {norm}; expected finite numbers. Lower "
+            f"train.learning_rate, now {config.learning_rate}"
         )
     scale = min(1.0, config.gradient_clip / (norm + 1e-6)) if config.gradient_clip else 1.0
     optimizer.update(model, gradients, step, learning_rate, scale)
     mx.eval(model.trainable_parameters(), optimizer.state)
-    return loss, norm
+    return Step(loss, norm, metrics)
 
 
-def validation_loss(model: nn.Module, batches: Sequence[Batch]) -> float:
-    """Return the mean negative log-likelihood in nats over every trained token, without dropout."""
+def validate(
+    model: nn.Module, objective: Objective[B], batches: Sequence[B]
+) -> tuple[float, dict[str, float]]:
+    """Return the mean loss over all batches, without dropout, and the means of the metrics."""
     model.eval()
-    total = sum(float(negative_log_likelihood(model, batch)) for batch in batches)
-    return total / sum(batch.trained_tokens for batch in batches)
+    weight, total, sums = 0.0, 0.0, {}
+    for batch in batches:
+        loss, metrics = objective.loss(model, batch)
+        mx.eval(loss, metrics)
+        total += float(loss)
+        weight += objective.weight(batch)
+        _add(sums, metrics)
+    return total / weight, {name: value / weight for name, value in sums.items()}
 
 
 def global_norm(gradients: dict) -> float:
-    """Return the L2 norm over every array of a tree."""
+    """Return the L2 norm over all arrays of a tree."""
     arrays = list(named_arrays(gradients).values())
     if cpu_kernels.usable(*arrays):
         return cpu_kernels.global_norm(arrays)
@@ -149,25 +173,33 @@ def global_norm(gradients: dict) -> float:
     return float(mx.sqrt(mx.stack(squares).sum()))
 
 
+def _add(sums: dict[str, float], metrics: Mapping[str, mx.array]) -> None:
+    """Add a batch's metrics to the running sums."""
+    for name, value in metrics.items():
+        sums[name] = sums.get(name, 0.0) + float(value)
+
+
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _note_validation(progress: Progress, measured: float, patience: int) -> bool:
-    """Note a validation loss in `progress` and say whether it is the best so far."""
-    if progress.best_loss is None or measured < progress.best_loss:
-        progress.best_loss, progress.validations_without_best = measured, 0
+def _note_validation(progress: TrainingProgress, loss: float, patience: int) -> bool:
+    """Record a validation loss in `progress`; return whether it is the best so far."""
+    if progress.best_loss is None or loss < progress.best_loss:
+        progress.best_loss, progress.validations_without_best = loss, 0
         return True
     progress.validations_without_best += 1
     progress.stopped = patience > 0 and progress.validations_without_best >= patience
     return False
 
 
-def _check(model: nn.Module, config: TrainConfig) -> None:
-    """Refuse a model in which nothing can learn, and a dropout that would not be applied."""
-    if not named_arrays(model.trainable_parameters()):
-        raise ConfigError("the model has no trainable weight; add [train.lora] to the recipe or unfreeze it")
-    if config.lora is None and any("scales" in module for module in model.modules()):
+def _check(model: nn.Module) -> None:
+    """Refuse a model without anything to train."""
+    trainable = named_arrays(model.trainable_parameters())
+    if not trainable:
+        raise ConfigError("the model has no trainable weights; add [train.lora] to the recipe or unfreeze it")
+    adapted = any(name.endswith(".lora_b") for name in trainable)
+    if not adapted and any("scales" in module for module in model.modules()):
         raise ConfigError(
-            "a quantised model learns only through a low-rank update; add [train.lora] to the recipe"
+            "a quantised model can only be trained through an adapter; add [train.lora] to the recipe"
         )

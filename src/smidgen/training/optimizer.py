@@ -1,8 +1,8 @@
 """AdamW and its learning-rate schedule.
 
 AdamW (https://arxiv.org/abs/1711.05101) with bias correction and decoupled weight decay on matrices only.
-Moments and master weights are float32 whatever the dtype of the model: a bfloat16 weight cannot take a step
-below 1/256 of itself, and mlx.optimizers would round it away.
+Moments and master weights are float32 whatever the dtype of the model: a bfloat16 weight cannot represent a
+step below 1/256 of itself, and mlx.optimizers would round it away.
 """
 
 import math
@@ -16,7 +16,7 @@ from smidgen.models.graph import named_arrays
 
 
 class AdamW:
-    """AdamW over the trainable parameters of a model; `state` is flat, so that a checkpoint is one file."""
+    """AdamW over the trainable parameters of a model; `state` is a flat dict of arrays, for checkpoints."""
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
         self._config = config
@@ -30,52 +30,55 @@ class AdamW:
     def update(
         self, model: nn.Module, gradients: dict, step: int, learning_rate: float, scale: float
     ) -> None:
-        """Move the parameters of `model` by one step.
+        """Update the parameters of `model` by one step.
 
         Args:
-            model: whose trainable parameters are moved.
+            model: the model whose trainable parameters are updated.
             gradients: tree as `nn.value_and_grad` returns it.
-            step: 1 for the first.
-            learning_rate: of this step.
-            scale: multiplies every gradient (clipping).
+            step: number of the step, from 1.
+            learning_rate: learning rate of this step.
+            scale: factor on every gradient (clipping).
         """
         parameters = named_arrays(model.trainable_parameters())
         named = named_arrays(gradients)
         if cpu_kernels.usable(*parameters.values(), *named.values()):
-            self._move_on_cpu(model, parameters, named, step, learning_rate, scale)
+            self._update_on_cpu(model, parameters, named, step, learning_rate, scale)
             return
-        moved = [
+        updated = [
             (
                 name,
-                self._move(name, parameters[name], gradient.astype(mx.float32) * scale, step, learning_rate),
+                self._updated(
+                    name, parameters[name], gradient.astype(mx.float32) * scale, step, learning_rate
+                ),
             )
             for name, gradient in named.items()
         ]
-        model.update(tree_unflatten(moved))
+        model.update(tree_unflatten(updated))
 
-    def _move_on_cpu(
+    def _update_on_cpu(
         self, model: nn.Module, parameters: dict[str, mx.array], gradients: dict[str, mx.array],
         step: int, learning_rate: float, scale: float,
     ) -> None:  # fmt: skip
-        """The same, of float32 parameters, in one pass over memory."""
+        """Do the same for float32 parameters in one pass over memory."""
         names = list(gradients)
         decay = self._config.weight_decay
-        moved = cpu_kernels.adamw(
+        updated = cpu_kernels.adamw(
             [parameters[name] for name in names],
             list(gradients.values()),
             [self.state[f"m.{name}"] for name in names],
             [self.state[f"v.{name}"] for name in names],
             [decay if parameters[name].ndim >= 2 else 0.0 for name in names],
-            step=step, learning_rate=learning_rate, scale=scale,
-            betas=self._config.betas, eps=self._config.eps,
-        )  # fmt: skip
-        for name, after in zip(names, moved, strict=True):
+            cpu_kernels.AdamWStep(step, learning_rate, self._config.betas, self._config.eps, scale),
+        )
+        for name, after in zip(names, updated, strict=True):
             self.state[f"m.{name}"], self.state[f"v.{name}"] = after.first, after.second
-        model.update(tree_unflatten([(name, after.value) for name, after in zip(names, moved, strict=True)]))
+        values = [(name, after.value) for name, after in zip(names, updated, strict=True)]
+        model.update(tree_unflatten(values))
 
-    def _move(
+    def _updated(
         self, name: str, value: mx.array, gradient: mx.array, step: int, learning_rate: float
     ) -> mx.array:
+        """Update the moments of one parameter and return its new value."""
         beta1, beta2 = self._config.betas
         m = beta1 * self.state[f"m.{name}"] + (1 - beta1) * gradient
         v = beta2 * self.state[f"v.{name}"] + (1 - beta2) * mx.square(gradient)
@@ -91,10 +94,10 @@ class AdamW:
 
 
 def learning_rate_at(step: int, num_steps: int, config: TrainConfig) -> float:
-    """Return the rate of a step, 1 for the first of `num_steps`.
+    """Return the learning rate of a step; steps count from 1 to `num_steps`.
 
-    It rises linearly over the warm-up, whose last step has the peak, then decays towards
-    `min_learning_rate_ratio` of it, which the step after the last would have.
+    The rate rises linearly during the warm-up, whose last step has the peak, then decays towards
+    `min_learning_rate_ratio` of the peak, reached one step after the last.
     """
     warmup = round(config.warmup * num_steps)
     if step <= warmup:

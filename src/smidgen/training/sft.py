@@ -1,4 +1,4 @@
-"""Samples to training rows: the prompt is context, the answer is learnt."""
+"""Training rows for supervised fine-tuning: the loss mask covers the answer, not the prompt."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,42 +6,40 @@ from pathlib import Path
 
 import numpy as np
 
-from smidgen.config import TrainConfig
+from smidgen.config import SftConfig
 from smidgen.data.templates import Tokenizer, fit
 from smidgen.data.types import Message, Sample
 from smidgen.errors import DataError, first_few
 from smidgen.models.load import LoadedModel
 from smidgen.models.lora import save_adapter
 from smidgen.models.save import save_model
-from smidgen.training.batches import Row
+from smidgen.training.batches import TrainRow
 
 
 @dataclass(frozen=True)
 class SftRows:
-    """Rows in the order of their samples.
+    """Training rows in the order of their samples.
 
     Attributes:
-        rows: one for each sample.
-        cut_rows: how many lost context to fit.
+        rows: one per sample.
+        cut_rows: number of rows that lost context to fit.
     """
 
-    rows: list[Row]
+    rows: list[TrainRow]
     cut_rows: int
 
 
 def sft_rows(
-    samples: Sequence[Sample], tokenizer: Tokenizer, config: TrainConfig, *, thinking: bool = False
+    samples: Sequence[Sample], tokenizer: Tokenizer, config: SftConfig, *, thinking: bool = False
 ) -> SftRows:
-    """Render samples with their targets as assistant turns, and cut what is longer than `config.max_length`.
+    """Render samples with their targets as assistant turns, cutting context beyond `config.max_length`.
 
     Raises:
         DataError: there are no samples, or some have no target or an answer that does not fit.
         ModelError: the tokenizer cannot render them.
     """
     if not samples:
-        raise DataError(
-            "there are no samples to train on; check the file, its splits and the limits in [data]"
-        )
+        raise DataError("there are no training samples; check the file, its splits and the limits in [data]")
     rows, faults, cuts = [], [], []
     for sample in samples:
         try:
@@ -56,22 +54,22 @@ def sft_rows(
     return SftRows(rows, cut_rows=sum(cut > 0 for cut in cuts))
 
 
-def saver(loaded: LoadedModel, config: TrainConfig) -> Callable[[Path], None]:
-    """Return what writes a run's `best/`: the adapter where one is trained, else the whole model."""
+def saver(loaded: LoadedModel, config: SftConfig) -> Callable[[Path], None]:
+    """Return a function that writes a run's `best/`: the adapter if one is trained, else the full model."""
     if config.lora is not None:
         lora = config.lora
         return lambda path: save_adapter(path, loaded.model, lora)
     return lambda path: save_model(path, loaded.model, loaded.config, loaded.path)
 
 
-def _row(sample: Sample, tokenizer: Tokenizer, config: TrainConfig, thinking: bool) -> tuple[Row, int]:
-    """One sample's row and how many tokens it lost."""
+def _row(sample: Sample, tokenizer: Tokenizer, config: SftConfig, thinking: bool) -> tuple[TrainRow, int]:
+    """Return the row of one sample, and how many context tokens were cut."""
     if sample.target is None:
-        raise DataError("it has no target, the answer to learn")
+        raise DataError("it has no target, which is the answer to train on")
     conversation = [*sample.messages, Message("assistant", sample.target)]
     rendered = tokenizer.render_conversation(conversation, thinking=thinking, mask=config.mask)
     rendered, cut = fit(rendered, config.max_length)
-    row = Row(np.array(rendered.token_ids, np.int32), np.array(rendered.loss_mask, bool))
+    row = TrainRow(np.array(rendered.token_ids, np.int32), np.array(rendered.loss_mask, bool))
     if row.trained_tokens == 0:
-        raise DataError("no token of it is learnt")
+        raise DataError("none of its tokens is in the loss")
     return row, cut

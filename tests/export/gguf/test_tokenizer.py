@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from gguf import GGUFWriter, TokenType
 
+from smidgen.data.token_ids import UnknownTokenId
 from smidgen.errors import ModelError
-from smidgen.export.gguf.tokenizer import add_vocabulary, read_vocabulary
+from smidgen.export.gguf.write_tokenizer import add_vocabulary, read_vocabulary
 from smidgen.models.load import resolve
 
 CONFIG = {"vocab_size": 310}
@@ -87,8 +88,8 @@ def byte_fallback(content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (no_split, "splits text by .*Whitespace.*, which is no pre-tokenizer of llama"),
-        (lowercase, "normalises text by Lowercase, which llama"),
+        (no_split, "splits text by .*Whitespace.*, which matches no supported pre-tokenizer of llama"),
+        (lowercase, "normalises text with Lowercase, which llama"),
         (byte_fallback, r"is BPE with byte fallback \(SentencePiece\); only byte-level BPE"),
     ],
 )
@@ -99,7 +100,7 @@ def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(change, message: st
 
 def test_a_tokenizer_that_is_missing_or_too_large_is_refused(make_tokenizer_dir):
     folder = make_tokenizer_dir()
-    with pytest.raises(ModelError, match="has 296 tokens, the model 100"):
+    with pytest.raises(ModelError, match="has 296 tokens, but the model has 100"):
         read_vocabulary(folder, {"vocab_size": 100})
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match="there is no tokenizer in"):
@@ -109,8 +110,39 @@ def test_a_tokenizer_that_is_missing_or_too_large_is_refused(make_tokenizer_dir)
 def test_more_end_tokens_than_a_file_can_name_are_refused(make_tokenizer_dir, tmp_path: Path):
     folder = make_tokenizer_dir()
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0, 10, 11, 12]}))
-    with pytest.raises(ModelError, match="can name two end tokens beside eos, and this model has"):
+    with pytest.raises(ModelError, match="can name two end tokens besides eos, but this model has"):
         add_vocabulary(GGUFWriter(tmp_path / "x.gguf", "qwen3"), read_vocabulary(folder, CONFIG))
+
+
+@pytest.mark.parametrize("kind", ["bos", "pad"])
+@pytest.mark.parametrize("unknown", [300, 10**9, -2])
+def test_special_tokens_beyond_the_vocabulary_are_left_out(make_tokenizer_dir, kind, unknown):
+    folder = make_tokenizer_dir()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop(f"{kind}_token", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.warns(
+        UnknownTokenId, match=f"has the {kind} token {unknown}, which is not in the vocabulary"
+    ):
+        vocabulary = read_vocabulary(folder, CONFIG | {f"{kind}_token_id": unknown})
+    assert getattr(vocabulary, kind) is None
+
+
+def test_no_padding_as_older_checkpoints_say_it_is_none(make_tokenizer_dir):
+    folder = make_tokenizer_dir()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("pad_token", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert read_vocabulary(folder, CONFIG | {"pad_token_id": -1}).pad is None
+
+
+def test_end_tokens_beyond_the_vocabulary_are_left_out_of_the_file(make_tokenizer_dir, tmp_path: Path):
+    folder = make_tokenizer_dir()
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 151645]}))
+    with pytest.warns(UnknownTokenId, match="has the end token 151645, which"):
+        vocabulary = read_vocabulary(folder, CONFIG)
+    assert set(vocabulary.eos) == {0, 2}
+    add_vocabulary(GGUFWriter(tmp_path / "x.gguf", "qwen3"), vocabulary)
 
 
 def test_a_tokenizer_without_any_end_is_refused(make_tokenizer_dir):
@@ -120,5 +152,5 @@ def test_a_tokenizer_without_any_end_is_refused(make_tokenizer_dir):
 
     folder = edited(make_tokenizer_dir(template=None, eos=None), no_special)
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
-    with pytest.raises(ModelError, match="names no token that ends a completion"):
+    with pytest.raises(ModelError, match="has no end token"):
         read_vocabulary(folder, CONFIG)

@@ -11,7 +11,7 @@ from smidgen.errors import ConfigError, ModelError
 from smidgen.export.gguf import write as write_module
 from smidgen.export.gguf import write_gguf, write_gguf_adapter
 from smidgen.models.load import load, read_config
-from smidgen.models.quantize import quantize
+from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
 
 
@@ -30,7 +30,7 @@ def fields(file: Path) -> dict:
 def test_the_file_says_what_the_model_is(tmp_path: Path):
     facts = write_gguf("smidgen:nano", tmp_path / "nano.gguf")
     found = fields(tmp_path / "nano.gguf")
-    assert facts["dtype"] == "Q8_0" and facts["licence"] == "apache-2.0" and facts["tensors"] == 57
+    assert facts.dtype == "Q8_0" and facts.licence == "apache-2.0" and facts.tensors == 57
     wanted = {
         "general.architecture": "qwen3", "general.name": "smidgen:nano", "general.license": "apache-2.0",
         "general.file_type": 7, "qwen3.block_count": 5, "qwen3.context_length": 2048,
@@ -67,7 +67,7 @@ def test_the_licence_stands_in_the_file(
     found = fields(tmp_path / "model.gguf")
     keys = ("general.license", "general.license.name", "general.license.link")
     assert tuple(found.get(key) for key in keys) == wanted
-    assert facts["licence"] == named
+    assert facts.licence == named
 
 
 def test_the_size_of_the_parts_does_not_change_the_file(make_model, tmp_path: Path, monkeypatch):
@@ -80,7 +80,7 @@ def test_the_size_of_the_parts_does_not_change_the_file(make_model, tmp_path: Pa
 
 def test_rows_that_are_no_whole_blocks_stay_f16(make_model, tmp_path: Path):
     facts = write_gguf(str(make_model("qwen3", intermediate_size=80)), tmp_path / "model.gguf")
-    assert facts["unblocked"] == ["blk.0.ffn_down.weight", "blk.1.ffn_down.weight"]
+    assert facts.unblocked == ["blk.0.ffn_down.weight", "blk.1.ffn_down.weight"]
     types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(tmp_path / "model.gguf").tensors}
     assert types["blk.0.ffn_down.weight"] == "F16" and types["blk.0.ffn_up.weight"] == "Q8_0"
     assert types["blk.0.attn_q_norm.weight"] == "F32"
@@ -108,12 +108,12 @@ def damage(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("cut", "is cut short or damaged"),
+        ("cut", "is truncated or damaged"),
         ("missing", r"missing 'model\.norm\.weight' \(32,\)"),
         ("shape", r"'model\.norm\.weight' has shape \(7,\), expected \(32,\)"),
         ("unexpected", r"unexpected 'model\.extra\.weight' \(7,\)"),
         ("dtype", r"'model\.norm\.weight' is stored as int16, expected float32"),
-        ("large", r"the tensor 'blk\.0\.ffn_up\.weight' holds numbers that are not finite as F16"),
+        ("large", r"the tensor 'blk\.0\.ffn_up\.weight' has values that are not finite as F16"),
     ],
 )
 def test_damaged_weights_are_refused_and_leave_nothing(
@@ -163,7 +163,7 @@ def test_what_cannot_be_written_is_refused(tiny_model_dir: Path, make_model, ada
         write_gguf(str(tiny_model_dir), out, dtype="q8_0")
     with pytest.raises(ModelError, match="is a dense llama4_text model, which"):
         write_gguf(str(copied(make_model("llama"), model_type="llama4_text")), out)
-    with pytest.raises(ConfigError, match="an adapter by itself cannot be stored as Q8_0"):
+    with pytest.raises(ConfigError, match="an adapter alone cannot be stored as Q8_0"):
         write_gguf_adapter(str(tiny_model_dir), adapter, out, dtype="Q8_0")
     with pytest.raises(ModelError, match="does not fit the model"):
         write_gguf("smidgen:nano", out, adapter=adapter)

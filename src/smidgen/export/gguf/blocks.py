@@ -1,9 +1,9 @@
-"""Rows of numbers as GGUF stores them: plain, or in blocks of 32 with a scale each.
+"""Encode rows of floats as GGUF stores them: plain, or in blocks of 32 with a scale each.
 
-The block formats are ggml's (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): `Q8_0` holds
-d = max|x| / 127 as float16 and round(x / d) as int8; `Q4_0` and `Q5_0` are signed with fewer bits, `Q4_1`
-and `Q5_1` hold a minimum too. Everything but `Q8_0` is the `gguf` package's own code; that one is written
-again here, to the same bits, because it is the usual one and takes the package three times as long.
+The block formats are ggml's (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): `Q8_0` holds d =
+max|x| / 127 as float16 and round(x / d) as int8; `Q4_0` and `Q5_0` are signed with fewer bits, `Q4_1` and
+`Q5_1` have a minimum too. All types but `Q8_0` use the `gguf` package's code. `Q8_0`, the most common type,
+is implemented here with identical bits, because the package takes three times as long.
 """
 
 import numpy as np
@@ -21,22 +21,22 @@ FILE_TYPES = {
     "Q5_0": LlamaFileType.MOSTLY_Q5_0,
     "Q5_1": LlamaFileType.MOSTLY_Q5_1,
 }
-"""The types that matrices are written in, and what a file of them is called in its metadata."""
+"""The types that matrices are stored as, and the file type of each in the metadata."""
 
 # The largest float below a half: truncating x + 0.49999997 rounds halves away from zero, as C's roundf does.
 _ALMOST_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 
 
 def encode(rows: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
-    """Return rows (N, D) float32 in the bytes (N, M) of a type; D is whole blocks of it."""
+    """Encode rows (N, D), float32, as bytes (N, M) of a type; D is a multiple of its block size."""
     if kind == GGMLQuantizationType.Q8_0:
         return _q8_0(rows)
-    with np.errstate(over="ignore"):  # what overflows is refused by `is_finite`
+    with np.errstate(over="ignore"):  # `is_finite` refuses overflows
         return quantize(np.ascontiguousarray(rows), kind).view(np.uint8)
 
 
 def is_finite(content: np.ndarray, kind: GGMLQuantizationType) -> bool:
-    """Whether every encoded number is finite: in block types it is enough to look at their scales."""
+    """Whether every encoded value is finite; for block types it is enough to check the scales."""
     if kind == GGMLQuantizationType.BF16:
         return not ((content.view(np.uint16) & 0x7F80) == 0x7F80).any()
     if kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):

@@ -1,4 +1,4 @@
-"""llama.cpp, run in this process by the `xllamacpp` wheel, asked what a verification needs to know."""
+"""llama.cpp in this process, through the `xllamacpp` wheel, for verification."""
 
 import json
 import urllib.request
@@ -12,17 +12,17 @@ from smidgen.backend import device
 from smidgen.errors import ConfigError, ModelError
 
 SMALL = 100 * 2**20
-"""Bytes of a model below which llama.cpp gets one thread."""
-_TIMEOUT = 600  # seconds for one question; a large model is slow on a CPU
+"""Models with fewer bytes run in one thread."""
+_TIMEOUT = 600  # seconds per request; a large model is slow on a CPU
 
 
 class LlamaCpp:
-    """A GGUF model that is loaded in llama.cpp, in float32 wherever the file's own types leave a choice.
+    """A GGUF model loaded in llama.cpp, which computes in float32 where the file's types allow it.
 
     Args:
-        path: the model.
-        adapter: a GGUF adapter to put on it.
-        context: longest prompt in tokens.
+        path: the model file.
+        adapter: a GGUF adapter to apply to it.
+        context: context length in tokens.
 
     Raises:
         ConfigError: the wheel is not installed.
@@ -35,7 +35,8 @@ class LlamaCpp:
         parameters.model.path = str(path)
         parameters.n_ctx, parameters.n_parallel = context, 1
         parameters.n_gpu_layers = 0
-        # llama.cpp's threads wait for one another in a loop: a small model is slower with two than with one
+        # llama.cpp's threads busy-wait for one another: a small model is slower with two threads than with
+        # one
         threads = 1 if path.stat().st_size < SMALL else device().cores
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         parameters.cpuparams.poll = parameters.cpuparams_batch.poll = 0
@@ -47,14 +48,19 @@ class LlamaCpp:
             parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
         try:
             self._server = xllamacpp.Server(parameters)
-        except Exception as error:  # the wheel raises bare RuntimeError
+        except Exception as error:  # the wheel raises a plain RuntimeError
             raise ModelError(
-                f"llama.cpp cannot load {path} ({error}); it is no file of a model that it knows"
+                f"llama.cpp cannot load {path} ({error}); expected a GGUF file of a supported model"
             ) from None
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text; special tokens spelt in it are recognised, none is added."""
-        question = {"content": text, "add_special": False, "parse_special": True}
+    def tokenize(self, text: str, *, whole: bool = False) -> list[int]:
+        """Return the token ids of a text; special tokens spelled in it are recognised.
+
+        Args:
+            text: the text.
+            whole: whether it is a complete prompt, to which llama.cpp may prepend a token as the file says.
+        """
+        question = {"content": text, "add_special": whole, "parse_special": True}
         request = urllib.request.Request(
             f"{self._server.listening_address}/tokenize",
             json.dumps(question).encode(),
@@ -64,9 +70,9 @@ class LlamaCpp:
             return json.load(answer)["tokens"]
 
     def logprobs(self, token_ids: Sequence[int], vocab_size: int) -> np.ndarray:
-        """Log-probability (V,) float64 of every token after a prompt; -inf where llama.cpp gives none."""
-        # The bias is on what is drawn, not on what is told: nothing is told of a token that ends a completion
-        # or that is part of a character.
+        """Return log-probabilities (V,), float64, of the token after a prompt; -inf for omitted tokens."""
+        # llama.cpp reports no log-probabilities if the sampled token ends the completion or is part of a
+        # character. The bias forces a harmless token; it affects sampling but not the reported values.
         forced = [[self.tokenize("a")[0], 1000.0]]
         answer = self._complete(token_ids, n_predict=1, n_probs=vocab_size, logit_bias=forced)
         found = np.full(vocab_size, -np.inf)
@@ -75,7 +81,7 @@ class LlamaCpp:
         return found
 
     def ends_at(self, token: int, token_ids: Sequence[int]) -> bool:
-        """Whether a completion of a prompt ends when it comes to `token`."""
+        """Whether a completion of a prompt ends at `token`."""
         answer = self._complete(token_ids, n_predict=2, logit_bias=[[token, 1000.0]], verbose=True)
         return answer["__verbose"]["stop_type"] == "eos"
 
@@ -90,7 +96,7 @@ def _wheel() -> Any:
         import xllamacpp
     except ImportError:
         raise ConfigError(
-            "a GGUF file is verified in llama.cpp, and the package xllamacpp is not installed; "
-            "install it with `pip install xllamacpp`, or verify nothing (--no-verify)"
+            "GGUF files are verified in llama.cpp, but the package xllamacpp is not installed; "
+            "install it with `pip install xllamacpp`, or skip verification (--no-verify)"
         ) from None
     return xllamacpp

@@ -1,20 +1,20 @@
-"""What a GGUF file says of a model beside its tensors and its tokenizer: name, licence, hyperparameters.
+"""GGUF metadata beyond tensors and tokenizer: name, licence and hyperparameters.
 
 The keys are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGUFWriter, LlamaFileType, RopeScalingType
 
-from smidgen.export.checkpoint import Checkpoint
+from smidgen.export.checkpoint_files import Checkpoint
+from smidgen.gguf.rope import Llama3Scaling
 from smidgen.models.licence import card_licence, licence_of
 
 
 def add_general(writer: GGUFWriter, checkpoint: Checkpoint, name: str, file_type: LlamaFileType) -> None:
-    """Put in what the model is called and under which licence it stands."""
+    """Add the model's name and licence."""
     writer.add_type("model")
     writer.add_name(name)
     said, licence = card_licence(checkpoint.path), licence_of(checkpoint.path, checkpoint.config)
@@ -32,7 +32,7 @@ def add_general(writer: GGUFWriter, checkpoint: Checkpoint, name: str, file_type
 
 
 def add_hyperparameters(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
-    """Put in the shape of the model and how it rotates positions."""
+    """Add the hyperparameters: the model's shape and its RoPE settings."""
     arguments = checkpoint.graph.args
     head_dim = head_dimension(arguments)
     writer.add_vocab_size(arguments.vocab_size)
@@ -58,23 +58,16 @@ def add_hyperparameters(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
 
 
 def head_dimension(arguments: Any) -> int:
-    """Return the features of one head."""
+    """Return the number of features of one head."""
     return getattr(arguments, "head_dim", None) or arguments.hidden_size // arguments.num_attention_heads
 
 
 def llama3_frequency_divisors(arguments: Any) -> np.ndarray | None:
     """Return what each rotary frequency is divided by, (head_dim / 2,) float32, for scaling of Llama 3.1.
 
-    Wavelengths below context / high stay, those above context / low are divided by the factor, and between
-    the two it is blended (The Llama 3 Herd of Models, https://arxiv.org/abs/2407.21783). llama.cpp has no
-    setting for it and reads the divisors as the tensor `rope_freqs.weight`.
+    llama.cpp has no setting for it and reads the divisors as the tensor `rope_freqs.weight`.
     """
     scaling = arguments.rope_scaling or {}
     if scaling.get("rope_type") != "llama3":
         return None
-    factor, low, high = (scaling[key] for key in ("factor", "low_freq_factor", "high_freq_factor"))
-    context = scaling["original_max_position_embeddings"]
-    head_dim = head_dimension(arguments)
-    wavelengths = 2 * math.pi * arguments.rope_theta ** (np.arange(0, head_dim, 2) / head_dim)
-    blend = np.clip((context / wavelengths - low) / (high - low), 0, 1)
-    return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
+    return Llama3Scaling.of(scaling).divisors(arguments.rope_theta, head_dimension(arguments))

@@ -1,8 +1,8 @@
 """A Modelfile for Ollama (https://docs.ollama.com/modelfile).
 
-Ollama renders conversations by templates of Go's and knows those of many published models. For any other it
-would show the model the bare text, so the usual forms of a conversation are written out where the model's
-own template renders just that.
+Ollama renders conversations with Go templates and knows those of many published models. For other models it
+would pass the plain text, so common chat formats are written as a Go template if the model's own template
+renders exactly the same.
 """
 
 import math
@@ -18,14 +18,14 @@ FORMS = {
     "ChatML": "<|im_start|>{role}\n{content}<|im_end|>\n",
     "Llama 3": "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>",
 }
-"""What one message looks like in the usual forms of a conversation."""
+"""One message in the common chat formats."""
 SAMPLING = {
     "temperature": "temperature",
     "top_p": "top_p",
     "top_k": "top_k",
     "repetition_penalty": "repeat_penalty",
 }
-"""Keys of generation_config.json to Ollama's parameters."""
+"""Keys of generation_config.json and Ollama's names for them."""
 
 _SHORT = (Message("user", "u"),)
 _LONG = (Message("system", "s"), Message("user", "u"), Message("assistant", "a"), Message("user", "v"))
@@ -35,13 +35,12 @@ def modelfile(model_file: str, folder: Path, license_name: str | None) -> str:
     """Return the text of a Modelfile.
 
     Args:
-        model_file: name of the GGUF file beside it.
-        folder: of the model that the file was made from.
-        license_name: what the licence is called, where that is known.
+        model_file: name of the GGUF file in the same folder.
+        folder: folder of the model that the file was made from.
+        license_name: the licence's name, if known.
 
     Raises:
-        ModelError: generation_config.json has something else than a number where a number belongs, or a text
-            cannot be quoted.
+        ModelError: generation_config.json has a setting that is not a number, or a text cannot be quoted.
     """
     tokenizer = load_tokenizer(folder)
     lines = [f"FROM ./{model_file}"]
@@ -56,10 +55,10 @@ def modelfile(model_file: str, folder: Path, license_name: str | None) -> str:
 
 
 def go_template(tokenizer: Tokenizer) -> str | None:
-    """Return the Go template that renders what the tokenizer's does, or None where no usual form does.
+    """Return a Go template that renders the same as the tokenizer's, or None if no common format does.
 
-    What a template begins with, such as the token that begins every text, is left out where the tokenizer
-    puts it there itself: the GGUF file tells llama.cpp to do so too.
+    A leading token that the tokenizer itself prepends, such as BOS, is left out, because the GGUF file makes
+    llama.cpp prepend it too.
     """
     if not tokenizer.has_template:
         return None
@@ -68,7 +67,7 @@ def go_template(tokenizer: Tokenizer) -> str | None:
             tokenizer.decode(tokenizer.render_prompt(turns), keep_special=True) for turns in (_SHORT, _LONG)
         )
     except ModelError:
-        return None  # it refuses a system message
+        return None  # the template refuses a system message
     put = tokenizer.decode(tokenizer.opening, keep_special=True)
     for form in FORMS.values():
         head, found, opening = short.partition(form.format(role="user", content="u"))
@@ -80,7 +79,7 @@ def go_template(tokenizer: Tokenizer) -> str | None:
 
 
 def _sampling(file: Path) -> Iterator[tuple[str, int | float]]:
-    """The settings of a generation_config.json by Ollama's names."""
+    """Yield the settings of a generation_config.json by Ollama's names."""
     settings = read_json(file) if file.is_file() else {}
     for key, name in SAMPLING.items():
         value = settings.get(key)
@@ -91,14 +90,14 @@ def _sampling(file: Path) -> Iterator[tuple[str, int | float]]:
 
 
 def _quoted(text: str) -> str:
-    """A text between Ollama's quotes, which know no escapes: between three it may hold single ones.
+    """Quote a text for Ollama, which has no escapes; triple quotes allow single quotes and newlines inside.
 
     Raises:
-        ModelError: it holds the quotes itself.
+        ModelError: the text contains triple quotes.
     """
     if '"""' in text:
         raise ModelError(
-            f"a Modelfile cannot hold {text!r}, which has three quotes in a row; leave --modelfile out"
+            f"a Modelfile cannot contain {text!r}, which has three quotes in a row; omit --modelfile"
         )
     quotes = '"""' if '"' in text or "\n" in text else '"'
     return f"{quotes}{text}{quotes}"

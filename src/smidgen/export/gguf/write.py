@@ -1,7 +1,7 @@
-"""Write a model, or an adapter by itself, as a GGUF file for llama.cpp and what is built on it.
+"""Write a model, or an adapter alone, as a GGUF file for llama.cpp and programs based on it.
 
-No tensor is ever whole in memory: its rows are read, turned to float32, given the adapter's update, encoded
-and written where they belong, a few at a time and on every core.
+No tensor is ever completely in memory: rows are read, converted to float32, updated with the adapter, encoded
+and written to their offsets, a few at a time and on every core.
 """
 
 import os
@@ -18,24 +18,26 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 
 from smidgen.backend import device, peak_memory_bytes
 from smidgen.errors import ConfigError, ModelError, did_you_mean
-from smidgen.export.checkpoint import Checkpoint, open_checkpoint
+from smidgen.export.checkpoint_files import Checkpoint, open_checkpoint
 from smidgen.export.gguf.blocks import FILE_TYPES, encode, is_finite
+from smidgen.export.gguf.gguf_facts import WrittenAdapter, WrittenModel
 from smidgen.export.gguf.metadata import (
     add_general,
     add_hyperparameters,
     head_dimension,
     llama3_frequency_divisors,
 )
-from smidgen.export.gguf.names import check_architecture, gguf_name, pair_rows, rotated_head
-from smidgen.export.gguf.tokenizer import add_vocabulary, read_vocabulary
+from smidgen.export.gguf.supported import check_architecture
+from smidgen.export.gguf.write_tokenizer import add_vocabulary, read_vocabulary
 from smidgen.files import atomic_file
+from smidgen.gguf.names import ROPE_DIVISORS, gguf_name, pair_rows, rotated_head
 from smidgen.models.licence import licence_of
 from smidgen.models.load import read_config, resolve
 
 ADAPTER_TYPES = ("F32", "F16")
-"""The types that an adapter by itself is written in."""
+"""The types of adapter files."""
 CHUNK = 1 << 18
-"""Numbers that one thread works on at a time; its float32s and their temporaries stay in the core's cache."""
+"""Values that one thread processes at a time, so that they and their temporaries stay in the core's cache."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,11 @@ class Planned:
     """A tensor to write.
 
     Attributes:
-        name: as llama.cpp calls it.
+        name: llama.cpp's name.
         shape: rows and columns; one dimension for vectors.
-        kind: what its numbers are stored as.
-        step: its rows may be cut at multiples of this.
-        rows: gives the rows from one to another as float32.
+        kind: the type that it is stored as.
+        step: rows may be split at multiples of this.
+        rows: `(start, stop) -> rows` as float32.
     """
 
     name: str
@@ -58,7 +60,7 @@ class Planned:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row; of one number of a vector."""
+        """Bytes of one row, or of one value of a vector."""
         block, size = GGML_QUANT_SIZES[self.kind]
         return self.shape[1] // block * size if len(self.shape) == 2 else size
 
@@ -68,26 +70,22 @@ class Planned:
         return self.shape[0] * self.row_bytes
 
 
-def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | None = None) -> dict[str, Any]:
-    """Write a model as a GGUF file, which appears whole or not at all.
+def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | None = None) -> WrittenModel:
+    """Write a model as a GGUF file, atomically.
 
-    Matrices are stored as `dtype`, vectors as F32. A matrix whose rows are no whole blocks stays F16.
+    Matrices are stored as `dtype`, vectors as F32. A matrix whose rows are not whole blocks is stored as F16.
 
     Args:
         source: a folder, plain or quantised by MLX, a hub id or `smidgen:nano`.
         out: the file.
         dtype: one of `FILE_TYPES`.
-        adapter: folder of a low-rank adapter that is added to the weights, in float32.
-
-    Returns:
-        `path`, `bytes`, `tensors`, `dtype`, `unblocked` (names of matrices that stayed F16), `licence`,
-        `seconds`, and `peak_memory_bytes` of this process so far.
+        adapter: folder of a LoRA adapter that is added to the weights in float32.
 
     Raises:
         ConfigError: there is no such dtype.
-        ModelError: llama.cpp has no such architecture or pre-tokenizer, the weights or the adapter do not
-            fit, or a number is not finite in this dtype.
-        WorkError: the disk is full or the place cannot be written.
+        ModelError: llama.cpp does not support the architecture or pre-tokenizer, the weights or the adapter
+            do not fit, or a value is not finite in this dtype.
+        WorkError: the disk is full or the folder is not writable.
     """
     start = time.perf_counter()
     kind = _kind(dtype)
@@ -102,15 +100,16 @@ def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | N
             write_tensors(writer, partial_file, plan)
         unblocked = [t.name for t in plan if len(t.shape) == 2 and t.kind != kind]
         licence = licence_of(checkpoint.path, checkpoint.config)
-    return _facts(out, plan, start) | {
-        "dtype": dtype,
-        "unblocked": unblocked,
-        "licence": licence.name if licence else None,
-    }
+    return WrittenModel(
+        **_facts(out, plan, start),
+        dtype=dtype,
+        unblocked=unblocked,
+        licence=licence.name if licence else None,
+    )
 
 
-def write_gguf_adapter(source: str, adapter: Path, out: Path, *, dtype: str = "F32") -> dict[str, Any]:
-    """Write a low-rank adapter by itself, for llama.cpp to put on the GGUF file of its base model.
+def write_gguf_adapter(source: str, adapter: Path, out: Path, *, dtype: str = "F32") -> WrittenAdapter:
+    """Write a LoRA adapter alone, which llama.cpp applies to the GGUF file of its base model.
 
     llama.cpp multiplies an update by alpha / rank, so `alpha` is the scale times the largest rank.
 
@@ -121,7 +120,7 @@ def write_gguf_adapter(source: str, adapter: Path, out: Path, *, dtype: str = "F
     start = time.perf_counter()
     if dtype not in ADAPTER_TYPES:
         raise ConfigError(
-            f"an adapter by itself cannot be stored as {dtype}: its rows are no longer than its rank; "
+            f"an adapter alone cannot be stored as {dtype}, because its rows are too short for blocks; "
             f"expected {' or '.join(ADAPTER_TYPES)}"
         )
     kind = _kind(dtype)
@@ -137,15 +136,15 @@ def write_gguf_adapter(source: str, adapter: Path, out: Path, *, dtype: str = "F
             writer.add_float32("adapter.lora.alpha", alpha)
             writer.add_file_type(FILE_TYPES[dtype])
             write_tensors(writer, partial_file, plan)
-    return _facts(out, plan, start) | {"dtype": dtype, "alpha": alpha}
+    return WrittenAdapter(**_facts(out, plan, start), dtype=dtype, alpha=alpha)
 
 
 def plan_tensors(checkpoint: Checkpoint, kind: GGMLQuantizationType) -> Iterator[Planned]:
-    """Yield every tensor of a model's file in its order."""
+    """Yield every tensor of a model's file in the file's order."""
     head_dim = head_dimension(checkpoint.graph.args)
     divisors = llama3_frequency_divisors(checkpoint.graph.args)
     if divisors is not None:
-        yield Planned("rope_freqs.weight", divisors.shape, GGMLQuantizationType.F32, 1, _slices(divisors))
+        yield Planned(ROPE_DIVISORS, divisors.shape, GGMLQuantizationType.F32, 1, _slices(divisors))
     for name, shape in checkpoint.shapes.items():
         head = rotated_head(name, checkpoint.config["model_type"], head_dim)
         rows = partial(checkpoint.rows, name)
@@ -159,10 +158,10 @@ def plan_tensors(checkpoint: Checkpoint, kind: GGMLQuantizationType) -> Iterator
 
 
 def write_tensors(writer: GGUFWriter, file: Path, plan: list[Planned]) -> None:
-    """Write the header of a file and then its tensors, their parts in any order.
+    """Write the header of a file and then its tensors, in parts and in any order.
 
     Raises:
-        ModelError: a number is not finite as it is to be stored.
+        ModelError: a value is not finite in its type.
     """
     for tensor in plan:
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, tensor.kind)
@@ -198,7 +197,7 @@ def _write_part(descriptor: int, tensor: Planned, start: int, stop: int, offset:
     content = encode(rows, tensor.kind)
     if not is_finite(content, tensor.kind):
         raise ModelError(
-            f"the tensor '{tensor.name}' holds numbers that are not finite as {tensor.kind.name}; "
+            f"the tensor '{tensor.name}' has values that are not finite as {tensor.kind.name}; "
             "check the model with smidgen inspect, or choose --dtype BF16 or F32"
         )
     view = memoryview(content.reshape(-1))  # pyright: ignore[reportArgumentType]
@@ -208,7 +207,7 @@ def _write_part(descriptor: int, tensor: Planned, start: int, stop: int, offset:
 
 
 def _plan_updates(checkpoint: Checkpoint, kind: GGMLQuantizationType, alpha: float) -> Iterator[Planned]:
-    """Yield both matrices of every update, B scaled where its rank or scale is not the adapter's largest."""
+    """Yield both matrices of every update; B is rescaled if its rank or scale is not the largest."""
     head_dim = head_dimension(checkpoint.graph.args)
     for name, update in checkpoint.updates.items():
         a, b = update.a.T, update.b.T * np.float32(update.scale * update.a.shape[1] / alpha)
@@ -228,7 +227,7 @@ def _plan_updates(checkpoint: Checkpoint, kind: GGMLQuantizationType, alpha: flo
 
 def _stored_kind(shape: tuple[int, ...], kind: GGMLQuantizationType) -> GGMLQuantizationType:
     if len(shape) == 1:
-        return GGMLQuantizationType.F32  # norms and biases: few numbers that everything depends on
+        return GGMLQuantizationType.F32  # norms and biases are small, and precision matters there
     return kind if shape[1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16
 
 
@@ -250,11 +249,12 @@ def _kind(dtype: str) -> GGMLQuantizationType:
 
 
 def _model_name(checkpoint: Checkpoint, source: str) -> str:
-    """The name that a program shows: the hub id, or the folder's name."""
+    """Return the name that programs show: the hub id, or the folder's name."""
     return source if source.startswith("smidgen:") else checkpoint.path.resolve().name
 
 
 def _facts(out: Path, plan: list[Planned], start: float) -> dict[str, Any]:
+    """The fields that `WrittenModel` and `WrittenAdapter` share."""
     return {
         "path": str(out),
         "bytes": out.stat().st_size,

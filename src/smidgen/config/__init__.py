@@ -1,0 +1,61 @@
+"""Configuration schemas: the tables of a recipe and of a price file, with every default.
+
+These models are the only place where defaults are defined. The string under a field is its documentation and
+becomes `docs/configuration.md`. Unknown keys are errors.
+"""
+
+from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of, selector
+from smidgen.config.data_table import DataConfig, PretrainDataConfig
+from smidgen.config.evaluate_table import EvaluateConfig
+from smidgen.config.export_table import ExportConfig
+from smidgen.config.model_table import ArchitectureConfig, ModelConfig, NewModelConfig
+from smidgen.config.pretrain_table import PretrainConfig
+from smidgen.config.prices_table import ApiPrice, Prices, read_prices
+from smidgen.config.quantize_table import DEFAULT_BITS, DEFAULT_GROUP_SIZE, QuantizeConfig
+from smidgen.config.recipe import (
+    AnyRecipe,
+    PretrainRecipe,
+    Recipe,
+    methods,
+    parse_recipe,
+    read_recipe,
+    resolved_toml,
+)
+from smidgen.config.sft_table import SftConfig
+from smidgen.config.task_table import TaskConfig
+from smidgen.config.train_table import FinetuneConfig, LoraConfig, TrainConfig
+
+__all__ = [
+    "DEFAULT_BITS",
+    "DEFAULT_GROUP_SIZE",
+    "AnyRecipe",
+    "ApiPrice",
+    "ArchitectureConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "FinetuneConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "NewModelConfig",
+    "OneOf",
+    "PretrainConfig",
+    "PretrainDataConfig",
+    "PretrainRecipe",
+    "Prices",
+    "QuantizeConfig",
+    "Recipe",
+    "Section",
+    "SftConfig",
+    "TaskConfig",
+    "TrainConfig",
+    "methods",
+    "parse_recipe",
+    "parse_table",
+    "read_prices",
+    "read_recipe",
+    "read_toml",
+    "resolved_toml",
+    "sections_of",
+    "selector",
+]

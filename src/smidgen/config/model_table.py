@@ -1,0 +1,68 @@
+"""`[model]`: the base model of a recipe, or the architecture of a model to pretrain."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from smidgen.config.base import Section
+
+
+class ArchitectureConfig(Section):
+    """The architecture of a model that is pretrained from random weights."""
+
+    model_type: Literal["qwen3"] = "qwen3"
+    """Architecture; `qwen3` is supported by every target runtime."""
+    hidden_size: int = Field(default=192, gt=0, multiple_of=32)
+    """Width of the residual stream."""
+    num_hidden_layers: int = Field(default=5, gt=0)
+    """Number of transformer blocks."""
+    num_attention_heads: int = Field(default=6, gt=0)
+    """Number of query heads."""
+    num_key_value_heads: int = Field(default=2, gt=0)
+    """Number of key and value heads, shared by groups of query heads."""
+    head_dim: int = Field(default=32, gt=0, multiple_of=2)
+    """Width of one attention head."""
+    intermediate_size: int = Field(default=448, gt=0, multiple_of=32)
+    """Width of the SwiGLU feed-forward layer."""
+    vocab_size: int = Field(default=3072, gt=0)
+    """Vocabulary size of the tokenizer that is trained with the model."""
+    rope_theta: float = Field(default=10_000.0, gt=0)
+    """Base of the rotary embedding."""
+    initialization: Literal["normal", "induction"] = "normal"
+    """Initial weights: random, or random with an induction circuit, which tiny models are slow to learn."""
+    max_position_embeddings: int = Field(default=2048, gt=0)
+    """Context length that the model declares."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})"
+            )
+        if self.initialization == "induction":
+            group = self.num_attention_heads // self.num_key_value_heads
+            room = 1 + self.head_dim * (1 + group)
+            if self.num_hidden_layers < 3 or self.head_dim < 16 or self.hidden_size < room:
+                raise ValueError(
+                    f'initialization = "induction" needs at least 3 layers, heads of 16 and a hidden_size of '
+                    f"{room} for groups of {group} query heads of {self.head_dim}"
+                )
+        return self
+
+
+class ModelConfig(Section):
+    """The base model of a recipe."""
+
+    base: str = "smidgen:nano"
+    """A folder, a `.gguf` file, a hub id (`owner/repo` or `owner/repo:subfolder`), `smidgen:nano` or
+    `smidgen:smollm2`."""
+    thinking: bool = False
+    """Enable the chat template's thinking mode; an error if the template has no such switch."""
+
+
+class NewModelConfig(Section):
+    """The model that a pretraining recipe trains."""
+
+    architecture: ArchitectureConfig
+    """The architecture of the model."""

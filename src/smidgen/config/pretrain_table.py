@@ -1,0 +1,16 @@
+"""`[train]` with `method = "pretrain"`: pretraining on a stream of text."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from smidgen.config.train_table import TrainConfig
+
+
+class PretrainConfig(TrainConfig):
+    """Train on every token of a stream of documents, from random weights."""
+
+    method: Literal["pretrain"]
+    """Pretraining."""
+    total_tokens: int = Field(gt=0)
+    """Number of training tokens."""

@@ -1,0 +1,39 @@
+"""Prices of judgements: the file that `--prices` reads."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from smidgen.config.base import Section, parse_table, read_toml
+
+
+class ApiPrice(Section):
+    """List price of an API, applied to the token counts that were measured here."""
+
+    name: str
+    """Name of the API in the report."""
+    input_per_million: float = Field(ge=0.0)
+    """Price of a million input tokens."""
+    output_per_million: float = Field(ge=0.0)
+    """Price of a million output tokens."""
+
+
+class Prices(Section):
+    """Prices for the cost table of a report."""
+
+    currency: str = "USD"
+    """Currency of every price."""
+    machine_per_hour: float = Field(default=0.1, ge=0.0)
+    """Cost of an hour of this machine: its rent, or its power and depreciation."""
+    api: tuple[ApiPrice, ...] = (
+        ApiPrice(name="gpt-4o (list price, April 2026)", input_per_million=2.5, output_per_million=10.0),
+        ApiPrice(name="gpt-4o-mini (list price, April 2026)", input_per_million=0.15, output_per_million=0.6),
+    )
+    """APIs to compare with at equal token counts; default: gpt-4o and gpt-4o-mini at list price."""
+
+
+def read_prices(path: Path | None) -> Prices:
+    """Read a price file; the defaults if `path` is None. Raises as `read_recipe` does."""
+    if path is None:
+        return Prices()
+    return parse_table(Prices, read_toml(path, "price file; see docs/configuration.md"), str(path))

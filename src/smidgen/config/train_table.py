@@ -1,0 +1,66 @@
+"""`[train]`: the settings shared by all training methods, and those of a LoRA adapter."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from smidgen.config.base import Rate, Section
+
+
+class LoraConfig(Section):
+    """Low-rank adaptation (https://arxiv.org/abs/2106.09685)."""
+
+    rank: int = Field(default=16, gt=0)
+    """Rank of the update matrices."""
+    alpha: float = Field(default=32.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout on the input of the update."""
+    target_modules: tuple[str, ...] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+    """Names of the linear layers that are adapted."""
+    num_layers: int | None = Field(default=None, gt=0)
+    """Adapt only the last N blocks; default: all."""
+
+
+class TrainConfig(Section):
+    """Settings shared by all training methods; each method has a table that extends them."""
+
+    batch_size: int = Field(default=16, gt=0)
+    """Rows per forward pass."""
+    gradient_accumulation: int = Field(default=1, gt=0)
+    """Forward passes per optimiser step; token-weighted, so equivalent to a larger batch."""
+    max_length: int = Field(default=512, gt=8)
+    """Maximum row length in tokens; longer rows lose the left end of the prompt, never the completion."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Learning-rate decay after the warm-up."""
+    warmup: Rate = 0.03
+    """Fraction of the steps over which the learning rate rises linearly from zero."""
+    min_learning_rate_ratio: Rate = 0.0
+    """Final learning rate as a fraction of the peak."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decoupled weight decay, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Moment decay rates of AdamW."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Epsilon in the denominator of AdamW."""
+    gradient_clip: float = Field(default=1.0, ge=0.0)
+    """Maximum global gradient norm; 0 disables clipping."""
+    validate_every: int = Field(default=50, ge=0)
+    """Steps between validations; 0 validates only at the end."""
+    patience: int = Field(default=0, ge=0)
+    """Stop after N validations without a new best; 0 disables early stopping."""
+    checkpoint_every: int = Field(default=100, ge=0)
+    """Steps between resumable checkpoints; 0 saves none."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the initial weights, data order and dropout."""
+
+
+class FinetuneConfig(TrainConfig):
+    """Settings shared by the methods that start from a base model."""
+
+    lora: LoraConfig | None = None
+    """Train a LoRA adapter; full fine-tuning when absent."""

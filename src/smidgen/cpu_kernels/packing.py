@@ -1,0 +1,64 @@
+"""Packed rows: several texts in a row, each with its own attention and positions.
+
+The kernels read segments and positions directly. For layers that they do not support, this module does the
+same with an explicit mask and a rotary embedding at given positions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from smidgen.backend import mx, nn
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Segments and positions of packed, padded rows.
+
+    Attributes:
+        segments: (B, L) int32; a token attends to itself and to earlier tokens of the same segment.
+        positions: (B, L) int32 positions for the rotary embedding, from 0.
+    """
+
+    segments: np.ndarray
+    positions: np.ndarray
+
+    @property
+    def num_positions(self) -> int:
+        """The maximum position plus 1."""
+        return int(self.positions.max()) + 1
+
+    def mask(self) -> mx.array:
+        """Return the attention mask, (B, 1, L, L) bool."""
+        segments = mx.array(self.segments)
+        places = mx.arange(segments.shape[1])
+        together = segments[:, None, :, None] == segments[:, None, None, :]
+        return together & (places[:, None] >= places)
+
+    @contextmanager
+    def placed(self, attention: Any) -> Iterator[None]:
+        """Make an attention layer use these positions for its rotary embedding."""
+        rope = attention.rope
+        attention["rope"] = _Placed(rope, mx.array(self.positions))
+        try:
+            yield
+        finally:
+            attention["rope"] = rope
+
+
+class _Placed(nn.Module):
+    """A rotary embedding at given positions (B, L) instead of the indices in the row."""
+
+    def __init__(self, rope: Any, positions: mx.array) -> None:
+        super().__init__()
+        self._rope, self._positions = rope, positions
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Rotate x (B, H, L, D/H)."""
+        B, H, L, width = x.shape
+        tokens = x.transpose(0, 2, 1, 3).reshape(B * L, H, 1, width)
+        turned = self._rope(tokens, offset=self._positions.reshape(-1))
+        return turned.reshape(B, L, H, width).transpose(0, 2, 1, 3)

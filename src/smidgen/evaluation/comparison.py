@@ -1,0 +1,116 @@
+"""Paired comparison of two models on the same rows."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smidgen.data.types import Record
+from smidgen.errors import DataError
+from smidgen.evaluation.metrics import (
+    McNemar,
+    Measured,
+    mcnemar,
+    measure,
+    paired_difference,
+)
+from smidgen.tasks.task import Measure, Metric, Task
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of two models, compared.
+
+    Attributes:
+        first: the metric of the first model.
+        second: the metric of the second model.
+        difference: first - second with its paired interval; `n` is the number of clusters.
+        test: McNemar's test over clusters; None if the models were not measured on the same units, or the
+            metric is not a mean.
+    """
+
+    first: Measured
+    second: Measured
+    difference: Measured
+    test: McNemar | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as a JSON object."""
+        return {
+            "first": self.first.to_json(),
+            "second": self.second.to_json(),
+            "difference": self.difference.to_json(),
+            "n": self.difference.n,
+            "only_first": self.test.only_first if self.test else None,
+            "only_second": self.test.only_second if self.test else None,
+            "p_value": self.test.p_value if self.test else None,
+        }
+
+
+def compare(
+    task: Task, first: Sequence[Record], second: Sequence[Record], *, other: Task | None = None, seed: int = 0
+) -> dict[str, Comparison]:
+    """Compare two evaluations in every metric that both have, such as a trained model and its base.
+
+    Args:
+        task: the task of both evaluations.
+        first: records of the first model.
+        second: records of the second model, in any order.
+        other: the task of the second evaluation, if it used another template.
+        seed: seed of the bootstrap.
+
+    Raises:
+        DataError: the evaluations have different samples.
+    """
+    by_id = {record.sample.id: record for record in second}
+    _check_same_rows(first, by_id, same_words=other is None or other.variant == task.variant)
+    others = (other or task).measures([by_id[record.sample.id] for record in first])
+    return {
+        name: Comparison(
+            measure(metric, seed=seed),
+            measure(others[name], seed=seed),
+            paired_difference(metric, others[name], seed=seed),
+            _test(metric, others[name]),
+        )
+        for name, metric in task.measures(first).items()
+        if name in others
+    }
+
+
+def _check_same_rows(first: Sequence[Record], second: Mapping[str, Record], *, same_words: bool) -> None:
+    ids = {record.sample.id for record in first}
+    if ids != set(second):
+        odd = min(ids ^ set(second))
+        raise DataError(
+            f"the two evaluations answered different rows ({len(ids)} and {len(second)}, and only the "
+            f"{'first' if odd in ids else 'second'} has '{odd}'); compare runs on the same data"
+        )
+    for record in first:
+        sample, other = record.sample, second[record.sample.id].sample
+        if (sample.metadata, sample.target) != (other.metadata, other.target):
+            raise DataError(
+                f"the two evaluations have different labels or answers for '{sample.id}'; "
+                "compare runs on the same data"
+            )
+        if same_words and sample.messages != other.messages:
+            raise DataError(
+                f"the two evaluations have different prompts for '{record.sample.id}'; "
+                "compare runs of the same task version on the same data"
+            )
+
+
+def _test(first: Metric, second: Metric) -> McNemar | None:
+    """Return the paired test over clusters, if both models were measured on the same units."""
+    if not (isinstance(first, Measure) and isinstance(second, Measure)):
+        return None
+    if Counter(first.clusters) != Counter(second.clusters):
+        return None
+    sums, others = _cluster_sums(first), _cluster_sums(second)
+    return mcnemar(list(sums.values()), [others[cluster] for cluster in sums])
+
+
+def _cluster_sums(metric: Measure) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for value, cluster in zip(metric.values, metric.clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value
+    return sums

@@ -1,0 +1,146 @@
+"""Schema of `report.json`, for the report of a run and of a single evaluation.
+
+Fields with a default are optional. Unknown keys are kept in evaluations, comparisons and exports, since tasks
+may add their own entries (`Task.analyses`).
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Part(BaseModel):
+    """A part of a report without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Open(BaseModel):
+    """A part that may have additional keys, added by tasks, methods and exports."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class MetricFacts(_Part):
+    """A metric with its 95 % interval over `n` units."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+class EvaluationFacts(_Open):
+    """One evaluation: the content of `evaluation.json`."""
+
+    task: str
+    version: int
+    variant: str
+    model: str
+    data: str
+    n: int
+    metrics: dict[str, MetricFacts]
+    baselines: dict[str, MetricFacts]
+    subsets: dict[str, dict[str, MetricFacts]]
+    details: dict[str, Any]
+    speed: dict[str, Any]
+    method: str
+    graded_alone: bool
+    settings: dict[str, Any] = {}
+
+
+class ComparisonFacts(_Open):
+    """The paired difference of two evaluations in their headline metric, and in every other metric."""
+
+    metric: str
+    difference: MetricFacts
+    p_value: float | None
+    metrics: dict[str, Any]
+
+
+class ExportFacts(_Open):
+    """One export: path, format, size and metrics."""
+
+    path: str
+    format: str
+    bytes: int
+    metrics: dict[str, MetricFacts]
+
+
+class TaskEvidence(_Part):
+    """The results of one task."""
+
+    task: str = ""
+    before: EvaluationFacts | None = None
+    after: EvaluationFacts | None = None
+    logits: EvaluationFacts | None = None
+    quantized: EvaluationFacts | None = None
+    comparisons: dict[str, ComparisonFacts] = {}
+    exports: dict[str, ExportFacts] = {}
+    examples: list[dict[str, Any]] = []
+    cost: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+
+
+class Provenance(_Part):
+    """Versions, seeds and fingerprints of the inputs of a run."""
+
+    versions: dict[str, str | None]
+    git_revision: dict[str, Any] | None
+    seeds: dict[str, int]
+    data: dict[str, Any]
+    base_model: dict[str, Any] | None = None
+
+
+class ModelFacts(_Part):
+    """The base model and its training method."""
+
+    base: str
+    thinking: bool
+    parameters: int
+    trained_parameters: int
+    method: str
+    path: str
+
+
+class CurvePoint(_Part):
+    """The loss of one step, in nats per token."""
+
+    step: int
+    loss: float | None
+
+
+class TrainingFacts(_Part):
+    """Duration, speed and loss curve of the training."""
+
+    steps: int
+    epochs: float
+    chosen_step: int
+    seconds: float
+    tokens_per_second: float
+    curve: list[CurvePoint]
+    validation: list[CurvePoint]
+
+
+class Report(TaskEvidence):
+    """The content of `report.json`; a recipe with one task has its results at the top level."""
+
+    name: str
+    description: str = ""
+    created: str
+    command: str
+    machine: dict[str, Any]
+    provenance: Provenance
+    model: ModelFacts | None = None
+    data: dict[str, Any] | None = None
+    training: TrainingFacts | None = None
+    quantize: dict[str, Any] | None = None
+    sizes: dict[str, int] = {}
+    recipe: str = ""
+    limits: list[str] = []
+    stages: list[dict[str, Any]] = []
+    tasks: dict[str, TaskEvidence] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `report.json`, without fields that were not set."""
+        return self.model_dump(mode="json", exclude_unset=True)

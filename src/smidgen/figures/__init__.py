@@ -1,0 +1,1 @@
+"""Formatting of numbers, and SVG figures, for reports and model cards."""

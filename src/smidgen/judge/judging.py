@@ -1,0 +1,284 @@
+"""The class `Judge`; see `smidgen.judge`."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Self
+
+from smidgen.data.formats import Label
+from smidgen.data.types import UNANSWERED, Completion, Request, Sample
+from smidgen.errors import ConfigError, DataError
+from smidgen.inference import Engine, engine_identity, open_engine
+from smidgen.inference.sampling import check_sampling
+from smidgen.judge.row_judgements import RowJudgements, Rows, sample_pairs
+from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
+from smidgen.tasks.judge import JudgeTask
+from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict
+from smidgen.tasks.judge.judgements import ORDERS, side
+from smidgen.tasks.judge.outcome import Outcome, outcome
+from smidgen.tasks.judge.ranking import Strength, rank
+from smidgen.tasks.judge.rubric import Rubric
+from smidgen.tasks.templates import find_form
+
+
+@dataclass(frozen=True)
+class Said:
+    """One judgement of a pair in one order.
+
+    Attributes:
+        order: the order in which the answers were shown, `ab` or `ba`.
+        verdict: `a`, `b`, `tie`, or None if the completion did not parse.
+        scores: scores of `a` and `b`, if the template has scores.
+        text: the judge's completion: its critique and its verdict.
+        fault: why it did not parse; empty if it did.
+    """
+
+    order: str
+    verdict: Label | None
+    scores: tuple[float, float] | None
+    text: str
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Compared(Outcome):
+    """The aggregated judgements of a pair, with each judgement, the tokens used and the seconds taken."""
+
+    said: tuple[Said, ...]
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Graded:
+    """The grade of one answer: the mean over the samples that parsed, None if none did."""
+
+    grade: float | None
+    grades: tuple[float | None, ...]
+    texts: tuple[str, ...]
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Answers by strength, the best first, and the comparisons between them."""
+
+    places: tuple[Strength, ...]
+    comparisons: tuple[tuple[int, int, Compared], ...]
+    tokens: int
+    seconds: float
+
+
+class Judge:
+    """A model with a judge template and sampling settings."""
+
+    def __init__(
+        self,
+        engine: EngineOptions | str = EngineOptions(),
+        judging: JudgeOptions = JudgeOptions(),
+        sampling: SamplingOptions = SamplingOptions(),
+    ):
+        """Create a judge; its model is loaded on first use.
+
+        Args:
+            engine: the model and its engine; a string is the name of the model.
+            judging: the template, its rubric, and the number of samples per order.
+            sampling: maximum length and sampling settings.
+
+        Raises:
+            ConfigError: a setting is out of range, the template is unknown, or all samples would be equal.
+        """
+        _check_samples(judging.samples, sampling.temperature)
+        self.form: JudgeTemplate = find_form(judging.template or Rubric.name, rubric=judging.rubric)
+        self._options = EngineOptions(engine) if isinstance(engine, str) else engine
+        self._judging = judging
+        self._task_sampling = sampling.sampling()  # tasks add the template's stop strings themselves
+        self._sampling = replace(
+            self._task_sampling,
+            stop=(*self._task_sampling.stop, *self.form.stop),
+            stop_after=(*self._task_sampling.stop_after, *self.form.stop_after),
+        )
+        check_sampling(self._sampling)
+        self._opened: Engine | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the model."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _engine(self) -> Engine:
+        if self._opened is None:
+            self._opened = open_engine(self._options)
+        return self._opened
+
+    def compare(self, prompt: str, a: str, b: str, *, reference: str | None = None) -> Compared:
+        """Compare two answers.
+
+        Raises:
+            ConfigError: the template grades single answers.
+            DataError: the prompt is empty or does not fit the model's context.
+        """
+        return self._compare(prompt, [(a, b)], reference)[0]
+
+    def grade(self, prompt: str, answer: str, *, reference: str | None = None) -> Graded:
+        """Grade one answer.
+
+        Raises:
+            ConfigError: the template compares answers.
+            DataError: the prompt is empty or does not fit the model's context.
+        """
+        if not self.form.singly:
+            raise ConfigError(f"the template {self.form.name} compares two answers; use grade to grade one")
+        if self.form.needs_reference and not reference:
+            raise DataError(f"the template {self.form.name} requires a reference answer; pass a reference")
+        case = Case(_checked(prompt), answer, None, reference)
+        self._engine()  # loaded before the clock starts
+        started = time.perf_counter()
+        texts = self._ask({f"grade#{k}": case for k in range(self._judging.samples)})
+        grades = [self._read(completion.text)[0] for completion in texts.values()]
+        known = [grade for grade in grades if isinstance(grade, float)]
+        return Graded(
+            grade=sum(known) / len(known) if known else None,
+            grades=tuple(grade if isinstance(grade, float) else None for grade in grades),
+            texts=tuple(completion.text for completion in texts.values()),
+            tokens=sum(map(_tokens, texts.values())),
+            seconds=time.perf_counter() - started,
+        )
+
+    def rank(self, prompt: str, answers: Sequence[str], *, reference: str | None = None) -> Ranked:
+        """Compare all pairs of several answers and fit their strengths.
+
+        Raises:
+            ConfigError: the template grades single answers.
+            DataError: there are fewer than two answers, or a prompt does not fit the model's context.
+        """
+        if len(answers) < 2:
+            raise DataError(f"the number of answers to rank is {len(answers)}; expected two or more")
+        pairs = list(combinations(range(len(answers)), 2))
+        self._engine()
+        started = time.perf_counter()
+        compared = self._compare(prompt, [(answers[i], answers[j]) for i, j in pairs], reference)
+        points = {"a": 1.0, "b": 0.0, "tie": 0.5}
+        results = []
+        for (i, j), found in zip(pairs, compared, strict=True):
+            # The judgements of one pair are not independent, so they count as one result.
+            shares = [points[said.verdict] for said in found.said if said.verdict is not None]
+            if shares:
+                results.append((i, j, sum(shares) / len(shares)))
+        return Ranked(
+            places=tuple(rank(len(answers), results)),
+            comparisons=tuple((i, j, found) for (i, j), found in zip(pairs, compared, strict=True)),
+            tokens=sum(found.tokens for found in compared),
+            seconds=time.perf_counter() - started,
+        )
+
+    def judge_rows(self, rows: Rows, out: Path | str, selection: RowOptions = RowOptions()) -> RowJudgements:
+        """Judge pairs from a file or a list of rows in any known format; labels are not needed.
+
+        The result is an iterator over judgements, each of which is written to disk before it is returned;
+        `verdicts` finishes the remaining ones and aggregates them. After an interruption, the same call
+        resumes.
+
+        Args:
+            rows: the file, or the rows.
+            out: the file of judgements; resumes if it exists.
+            selection: which rows to use.
+
+        Raises:
+            ConfigError: the template grades single answers, or requires a reference and is given none.
+            DataError: the rows cannot be read, or `out` has the records of another evaluation.
+            ModelError: the model cannot be loaded.
+        """
+        task = JudgeTask(self.form, reference=self._judging.reference)
+        pairs = sample_pairs(task, rows, selection, self._judging.samples)
+        identity = engine_identity(self._options)
+        return RowJudgements(task, pairs, self._engine(), self._task_sampling, Path(out), identity=identity)
+
+    def _compare(
+        self, prompt: str, pairs: Sequence[tuple[str, str]], reference: str | None
+    ) -> list[Compared]:
+        """Compare several pairs of answers to one prompt in one batch."""
+        if self.form.singly:
+            raise ConfigError(
+                f"the template {self.form.name} grades single answers; compare with rubric, scores or verdict"
+            )
+        shown = {
+            f"{index}#{order}#{k}": Case(_checked(prompt), *((a, b) if order == "ab" else (b, a)), reference)
+            for index, (a, b) in enumerate(pairs)
+            for order in ORDERS
+            for k in range(self._judging.samples)
+        }
+        self._engine()
+        started = time.perf_counter()
+        texts = self._ask(shown)
+        seconds = time.perf_counter() - started
+        compared = []
+        for index in range(len(pairs)):
+            own = {name: text for name, text in texts.items() if name.startswith(f"{index}#")}
+            judged = [self._judgement(name.split("#")[1], completion) for name, completion in own.items()]
+            together = outcome([(judgement.order, verdict) for judgement, verdict in judged])
+            tokens = sum(map(_tokens, own.values()))
+            said = tuple(judgement for judgement, _ in judged)
+            compared.append(Compared(**vars(together), said=said, tokens=tokens, seconds=seconds))
+        return compared
+
+    def _judgement(self, order: str, completion: Completion) -> tuple[Said, Verdict | None]:
+        """Parse one judgement; also return its verdict in the order shown."""
+        verdict, fault = self._read(completion.text)
+        if not isinstance(verdict, Verdict):
+            return Said(order, None, None, completion.text, fault), None
+        scores = outcome([(order, verdict)]).scores
+        return Said(order, side(verdict, order), scores, completion.text), verdict
+
+    def _read(self, text: str) -> tuple[Verdict | float | None, str]:
+        try:
+            return self.form.parse(text), ""
+        except JudgeParseError as error:
+            return None, str(error)
+
+    def _ask(self, cases: dict[str, Case]) -> dict[str, Completion]:
+        """Generate the completions of cases, by name, in the order of the cases."""
+        requests = [
+            Request(Sample(name, self.form.messages(case)), self._sampling, logprobs=False)
+            for name, case in cases.items()
+        ]
+        found = {request.sample.id: completion for request, completion in self._engine().complete(requests)}
+        for completion in found.values():
+            if why := UNANSWERED.get(completion.finish_reason):
+                raise DataError(f"no judgement: {why}; change the prompt or the answers")
+        return {name: found[name] for name in cases}
+
+
+def _check_samples(samples: int, temperature: float) -> None:
+    """Check the number of samples.
+
+    Raises:
+        ConfigError: it is below 1, or above 1 with greedy decoding, where all samples are equal.
+    """
+    if not isinstance(samples, int) or samples < 1:
+        raise ConfigError(f"samples is {samples}; expected an integer of at least 1")
+    if samples > 1 and temperature == 0:
+        raise ConfigError(
+            f"{samples} samples at temperature 0 would all be equal; set a temperature, such as 0.7"
+        )
+
+
+def _checked(prompt: str) -> str:
+    if not prompt.strip():
+        raise DataError("the prompt is empty; expected the question that the answers respond to")
+    return prompt
+
+
+def _tokens(completion: Completion) -> int:
+    timing = completion.timing
+    return timing.prompt_tokens + timing.completion_tokens if timing else 0

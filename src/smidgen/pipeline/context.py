@@ -1,0 +1,184 @@
+"""Shared state of the stages of one run: recipe, run folder, and the rows and samples of its tasks."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from smidgen.config import AnyRecipe, FinetuneConfig, LoraConfig, Prices, Recipe, TaskConfig
+from smidgen.data.types import Sample, Sampling
+from smidgen.errors import DataError
+from smidgen.files import sha256_file
+from smidgen.options import EngineOptions
+from smidgen.pipeline.sources import WORLD, all_rows, refuse_shared_rows, test_rows, training_rows
+from smidgen.runs import Run
+from smidgen.tasks import Task, find_task
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """One task of a recipe with its rows.
+
+    Attributes:
+        config: the task's table of the recipe; its name is empty if the recipe has one task.
+    """
+
+    config: TaskConfig
+
+    @property
+    def name(self) -> str:
+        """The task's name in the recipe; empty if it is the only one."""
+        return self.config.name
+
+    def named(self, stage: str) -> str:
+        """Return the name of a stage for this task."""
+        return f"{stage}-{self.name}" if self.name else stage
+
+    @cached_property
+    def blank(self) -> Task:
+        """The task before `prepare`, without knowledge of any rows."""
+        return find_task(self.config.task, self.config.settings, source="[settings]")
+
+    @cached_property
+    def task(self) -> Task:
+        """The task, prepared with the training and test rows, so that it knows their labels."""
+        data = self.config.data
+        rows = [row for source in dict.fromkeys((data.train, data.test)) for row in all_rows(source)]
+        return self.blank.prepare(rows, source=data.train)
+
+    @cached_property
+    def train_rows(self) -> list[Mapping[str, Any]]:
+        """Training rows, validation rows included."""
+        return training_rows(self.blank, self.config.data)
+
+    @cached_property
+    def test_rows(self) -> list[Mapping[str, Any]]:
+        """Held-out rows."""
+        data = self.config.data
+        return test_rows(
+            self.blank, data.test, splits=data.test_splits, limit=data.test_limit, seed=data.seed
+        )
+
+    @cached_property
+    def test_samples(self) -> list[Sample]:
+        """The samples of every evaluation."""
+        return self.task.samples(self.test_rows, source=self.config.data.test)
+
+    @cached_property
+    def split_samples(self) -> tuple[list[Sample], list[Sample]]:
+        """Training and validation samples, split by row so that both orders of a pair stay together."""
+        data = self.config.data
+        if len(self.train_rows) < 2:
+            raise DataError(
+                f"{data.train} has {len(self.train_rows)} training rows; expected at least 2, one of them "
+                f"for validation"
+            )
+        rows = random.Random(f"validation/{data.seed}").sample(self.train_rows, len(self.train_rows))
+        num_validation = min(data.validation_limit, max(1, round(len(rows) * data.validation_fraction)))
+        training, validation = (
+            self.task.training_samples(part, source=data.train, seed=data.seed)
+            for part in (rows[num_validation:], rows[:num_validation])
+        )
+        return training, validation
+
+    def check(self) -> None:
+        """Read every row and refuse any that a later stage could not use."""
+        _ = self.split_samples, self.test_samples
+        refuse_shared_rows(self.config.data)
+
+    def source_hashes(self) -> dict[str, str]:
+        """Return the hash of each data file; generated rows are identified by their seed and the version."""
+        sources = {self.config.data.train, self.config.data.test}
+        return {source: source_hash(source) for source in sorted(sources)}
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One recipe in its run folder."""
+
+    recipe: AnyRecipe
+    run: Run
+    prices: Prices = field(default_factory=Prices)
+
+    @cached_property
+    def tasks(self) -> tuple[TaskContext, ...]:
+        """The recipe's tasks; empty for pretraining."""
+        return tuple(TaskContext(config) for config in self.recipe.all_tasks)
+
+    @property
+    def specialist(self) -> Recipe:
+        """The recipe of a specialist, which has a base model and evaluations."""
+        assert isinstance(self.recipe, Recipe)
+        return self.recipe
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """Adapter settings; None if every weight is trained."""
+        return self.recipe.train.lora if isinstance(self.recipe.train, FinetuneConfig) else None
+
+    @property
+    def sampling(self) -> Sampling:
+        """Sampling settings of every evaluation."""
+        settings = self.specialist.evaluate
+        return Sampling(max_tokens=settings.max_tokens, temperature=settings.temperature, seed=settings.seed)
+
+    @property
+    def best(self) -> Path:
+        """Folder of the trained adapter or model."""
+        return self.run.path("best")
+
+    @property
+    def training_samples(self) -> list[Sample]:
+        """The training samples of all tasks."""
+        return [sample for task in self.tasks for sample in task.split_samples[0]]
+
+    @property
+    def validation_samples(self) -> list[Sample]:
+        """The validation samples of all tasks."""
+        return [sample for task in self.tasks for sample in task.split_samples[1]]
+
+    def engine(self, model: str, *, adapter: Path | None = None, kind: str = "auto") -> EngineOptions:
+        """Return the engine options for a model of this run."""
+        return EngineOptions(
+            model=model,
+            adapter=adapter,
+            engine=kind,  # type: ignore[arg-type]
+            thinking=self.specialist.model.thinking,
+            batch_size=self.specialist.evaluate.batch_size,
+        )
+
+    @property
+    def base_engine(self) -> EngineOptions:
+        """Engine options of the base model."""
+        return self.engine(self.specialist.model.base)
+
+    @property
+    def trained(self) -> tuple[str, Path | None]:
+        """The trained model: the base and the trained adapter, or a full model and None."""
+        if self.lora is not None:
+            return self.specialist.model.base, self.best
+        return str(self.best), None
+
+    @property
+    def trained_engine(self) -> EngineOptions:
+        """Engine options of the trained model."""
+        model, adapter = self.trained
+        return self.engine(model, adapter=adapter)
+
+
+def source_hash(source: str) -> str:
+    """Return the hash of a data file, or the name of the generated world.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    path = Path(source)
+    if source == WORLD:
+        return source
+    if not path.is_file():
+        raise DataError(
+            f"there is no data file at {path}; give one with --data FILE, or fix data.train and data.test"
+        )
+    return sha256_file(path)

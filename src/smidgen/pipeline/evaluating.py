@@ -1,0 +1,220 @@
+"""Evaluation of a model on a task, by itself and as a stage of a run."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from smidgen.backend import reset_peak_memory
+from smidgen.data.types import Record, Sampling
+from smidgen.errors import ConfigError, first_few
+from smidgen.evaluation import collect_log, compare, measured, read_log, read_records, summarise
+from smidgen.evaluation.records import LoggedRecord
+from smidgen.files import read_json, write_json
+from smidgen.inference import engine_identity, open_engine
+from smidgen.inference.replay import ReplayEngine
+from smidgen.options import EngineOptions
+from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.events import MessageEvent, MetricEvent, StepEvent, Work
+from smidgen.pipeline.probes import Probes
+from smidgen.pipeline.sources import EvaluationRows
+from smidgen.pipeline.stage import Estimate, Stage
+from smidgen.tasks import Task
+
+RECORDS, RESULT = "records.jsonl", "evaluation.json"
+TABLES = ("model", "evaluate")
+
+
+class Evaluated(NamedTuple):
+    """Result of an evaluation.
+
+    Attributes:
+        result: the content of `evaluation.json`.
+        records: in the order in which they finished.
+        files: further JSON files to write next to the records, by name.
+    """
+
+    result: dict[str, Any]
+    records: list[Record]
+    files: Mapping[str, Any]
+
+
+def run_evaluation(
+    rows: EvaluationRows,
+    sampling: Sampling,
+    folder: Path,
+    engine: EngineOptions,
+    *,
+    stage: str = "evaluate",
+    method: str | None = None,
+    constrained: bool = False,
+) -> Work[Evaluated]:
+    """Evaluate a model, resuming from the records in `folder`.
+
+    Args:
+        rows: the rows, their samples and their task.
+        sampling: sampling settings; the seed is also used for the bootstrap.
+        folder: folder of `records.jsonl`.
+        engine: engine options of the model.
+        stage: name of the stage in the events.
+        method: evaluation method of the task; default: its first.
+        constrained: whether decoding is constrained by the task's constraint.
+
+    Raises:
+        ConfigError: the task cannot be evaluated by that method.
+    """
+    task, samples = rows.task, rows.samples
+    method = method or task.methods[0]
+    if method not in task.methods:
+        raise ConfigError(
+            f"the task {task.name} cannot be evaluated with --method {method}; leave it out, or use "
+            f"{', '.join(task.methods)}"
+        )
+    if (folder / RECORDS).exists():
+        read_log(folder / RECORDS)  # a damaged file is refused before a model is loaded
+    reset_peak_memory()
+    opened = open_engine(engine, scores=method != "generate")
+    try:
+        identity = engine_identity(engine, scores=method != "generate")
+        unused = opened.unused(samples) if isinstance(opened, ReplayEngine) else None
+        log = yield from _collect(
+            stage,
+            task,
+            collect_log(
+                task,
+                samples,
+                task.answer_with(opened, method),
+                sampling,
+                folder / RECORDS,
+                model=identity if method == "generate" else f"{identity} by {method}",
+                constrained=constrained,
+            ),
+            len(samples),
+        )
+        peak = opened.peak_memory_bytes()
+    finally:
+        opened.close()
+    if unused:
+        shown = first_few(unused, ", ")
+        yield MessageEvent(stage, f"{len(unused):,} rows of {engine.model} match no sample: {shown}")
+    name = f"{engine.model} + {engine.adapter}" if engine.adapter else engine.model
+    summary = summarise(
+        task, samples, log, model=name, data=rows.source, seed=sampling.seed, peak_memory_bytes=peak
+    )
+    records = [logged.record for logged in log]
+    analyses = task.analyses(records, rows.rows, model=engine.model)
+    result = summary.to_json() | {
+        "settings": task.settings.model_dump(mode="json", exclude_none=True),
+        "method": method,
+        "graded_alone": not task.has_right_answers,
+        **measured(analyses.facts, seed=sampling.seed),
+    }
+    if unused is not None:
+        result["unused_replay_rows"] = len(unused)
+    yield MetricEvent(stage, {name: metric.value for name, metric in summary.metrics.items()})
+    return Evaluated(result, records, analyses.files)
+
+
+def _collect(stage: str, task: Task, log: Iterable[LoggedRecord], total: int) -> Work[list[LoggedRecord]]:
+    """Collect the records as they are written, reporting the shares of right and of parsed answers."""
+    records: list[LoggedRecord] = []
+    right = parsed = 0.0
+    for number, logged in enumerate(log, start=1):
+        records.append(logged)
+        score, timing = logged.record.score, logged.record.completion.timing
+        right, parsed = right + score.value, parsed + score.parsed
+        values = {"parsed": parsed / number}
+        if task.has_right_answers:
+            values = {"right": right / number, **values}
+        tokens = timing.completion_tokens if timing and logged.is_new else 0
+        yield StepEvent(stage, number, total, is_new=logged.is_new, tokens=tokens, values=values)
+    return records
+
+
+def evaluation_stage(
+    name: str,
+    task: TaskContext,
+    engine: Callable[[RunContext], EngineOptions],
+    *,
+    needs: tuple[str, ...],
+    method: str = "generate",
+    compared_with: str | None = None,
+    entry: Callable[[RunContext], Mapping[str, Any]] | None = None,
+) -> Stage:
+    """Return a stage that evaluates a model on one task of the recipe.
+
+    Args:
+        name: name of the evaluation, such as `after`; the stage's name is that plus the task's name, if any.
+        task: the task.
+        engine: returns the engine options of the model.
+        needs: stages whose outputs it reads.
+        method: evaluation method of the task.
+        compared_with: the evaluation that the report compares it with, pairing the samples.
+        entry: report entry; default: the evaluation under its name, and the comparison.
+    """
+    place = f"evaluations/{task.named(name)}"
+
+    def work(context: RunContext) -> Work[None]:
+        evaluated = yield from run_evaluation(
+            EvaluationRows(task.task, task.config.data.test, task.test_rows, task.test_samples),
+            context.sampling,
+            context.run.path(place),
+            engine(context),
+            stage=task.named(name),
+            method=method,
+        )
+        for file, content in evaluated.files.items():
+            write_json(context.run.path(place) / file, content)
+        write_json(context.run.path(place) / RESULT, evaluated.result)
+
+    def inputs(context: RunContext) -> Mapping[str, Any]:
+        return {"task": [task.blank.name, task.blank.version, task.blank.variant], "method": method}
+
+    def estimate(context: RunContext, probes: Probes) -> Estimate:
+        seconds = probes.answer_seconds(task, method) * len(task.test_samples)
+        return Estimate(seconds / 60, probes.memory_bytes)
+
+    def own_entry(context: RunContext) -> Mapping[str, Any]:
+        content: dict[str, Any] = {name: evaluation_of(context, task, name)}
+        if compared_with is not None:
+            compared = comparison(context, task, name, compared_with)
+            content["comparisons"] = {f"{name}_vs_{compared_with}": compared}
+        return of_task(task, content)
+
+    return Stage(
+        task.named(name),
+        work,
+        estimate,
+        needs=needs,
+        tables=TABLES,
+        inputs=inputs,
+        outputs=(place,),
+        entry=entry or own_entry,
+    )
+
+
+def of_task(task: TaskContext, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Nest the report content of one task under its name, if the recipe has several tasks."""
+    return {"tasks": {task.name: content}} if task.name else content
+
+
+def evaluation_of(context: RunContext, task: TaskContext, name: str) -> dict[str, Any]:
+    """Read the result of a finished evaluation."""
+    return read_json(context.run.path(f"evaluations/{task.named(name)}") / RESULT)
+
+
+def comparison(context: RunContext, task: TaskContext, first: str, second: str) -> dict[str, Any]:
+    """Return the paired difference of two evaluations in the first metric, and in every one as `metrics`."""
+    differences = compare(
+        task.task,
+        records_of(context, task, first),
+        records_of(context, task, second),
+        seed=context.specialist.evaluate.seed,
+    )
+    metrics = {name: compared.to_json() for name, compared in differences.items()}
+    headline = next(iter(metrics))
+    return {"metric": headline, **metrics[headline], "metrics": metrics}
+
+
+def records_of(context: RunContext, task: TaskContext, name: str) -> list[Record]:
+    """Read the records of a finished evaluation."""
+    return read_records(context.run.path(f"evaluations/{task.named(name)}") / RECORDS)

@@ -1,0 +1,153 @@
+"""What each training method needs before its first step: a model, its batches, and a way to save it.
+
+A method is one entry of `METHODS`. The training stage, the planner's probe and `smidgen train` are shared by
+all methods.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from smidgen.backend import mx, nn
+from smidgen.config import PretrainRecipe, SftConfig
+from smidgen.data.corpus import curriculum, documents, tokenizer_documents
+from smidgen.data.templates import load_tokenizer
+from smidgen.data.tokenizer import END_OF_TEXT, TURN_END, save_tokenizer, train_tokenizer
+from smidgen.errors import ConfigError
+from smidgen.files import atomic_folder
+from smidgen.models.graph import create
+from smidgen.models.load import load
+from smidgen.models.lora import add_lora
+from smidgen.models.save import save_model
+from smidgen.pipeline.context import RunContext
+from smidgen.training.batches import (
+    BatchSource,
+    RowBatches,
+    StepBatch,
+    TrainingPlan,
+    fixed_batches,
+    plan_training,
+)
+from smidgen.training.objectives import Objective
+from smidgen.training.objectives.likelihood import Likelihood
+from smidgen.training.pretrain import PackedBatches, fast_encoder, packed_rows
+from smidgen.training.sft import saver, sft_rows
+
+TOKENIZER = "tokenizer"
+TOKENIZER_DOCUMENTS = 20_000
+"""Training documents of a tokenizer: 4 MB of text, in which every word of the world occurs many times."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training that is ready to start.
+
+    Attributes:
+        model: the model whose trainable parameters are updated.
+        objective: the loss to minimise.
+        batches: source of every step's batches.
+        validation: the fixed validation set.
+        save: writes the model to a folder, which it creates.
+        plan: exact figures of all steps, where the rows are known beforehand.
+        cut_rows: training rows that lost context to fit; None for a document stream.
+    """
+
+    model: nn.Module
+    objective: Objective[Any]
+    batches: BatchSource[Any]
+    validation: Sequence[StepBatch]
+    save: Callable[[Path], None]
+    plan: TrainingPlan | None = None
+    cut_rows: int | None = None
+
+
+def prepare_training(context: RunContext) -> TrainingJob:
+    """Build the training job of the recipe's method; no step has run yet."""
+    return METHODS[context.recipe.train.method](context)
+
+
+def _prepare_sft(context: RunContext) -> TrainingJob:
+    """Supervised fine-tuning of a loaded model, with or without an adapter."""
+    settings, thinking = context.recipe.train, context.specialist.model.thinking
+    assert isinstance(settings, SftConfig)
+    loaded = load(context.specialist.model.base)
+    context_length = loaded.config.get("max_position_embeddings") or settings.max_length
+    if settings.max_length > context_length:
+        raise ConfigError(
+            f"train.max_length is {settings.max_length}, but the context of {loaded.name} has "
+            f"{context_length} tokens; lower it"
+        )
+    if settings.lora is not None:
+        add_lora(loaded.model, settings.lora, settings.seed)
+    training, validation = (
+        sft_rows(samples, loaded.tokenizer, settings, thinking=thinking)
+        for samples in (context.training_samples, context.validation_samples)
+    )
+    batches = RowBatches(
+        training.rows,
+        batch_size=settings.batch_size,
+        gradient_accumulation=settings.gradient_accumulation,
+        epochs=settings.epochs,
+        seed=settings.seed,
+    )
+    return TrainingJob(
+        loaded.model,
+        Likelihood(settings.dropout),
+        batches,
+        fixed_batches(validation.rows, settings.batch_size),
+        saver(loaded, settings),
+        plan_training(training.rows, batches),
+        training.cut_rows,
+    )
+
+
+def _prepare_pretraining(context: RunContext) -> TrainingJob:
+    """Pretraining of a randomly initialised model on the world's text."""
+    recipe = context.recipe
+    assert isinstance(recipe, PretrainRecipe)
+    settings = recipe.train
+    folder = context.run.path(TOKENIZER)
+    if not folder.exists():  # a plan measures before any stage has run, and must not write to the run folder
+        folder = Path(mkdtemp(prefix="smidgen-plan-")) / TOKENIZER
+        make_tokenizer(recipe, folder)
+    encode, separator = fast_encoder(folder / "tokenizer.json")
+    model, config = create(recipe.model.architecture, settings.seed)
+    config |= _end_tokens(folder)
+    seed = recipe.data.seed
+    validation = packed_rows(
+        lambda start: documents(seed + 1, start),
+        encode,
+        separator,
+        count=recipe.data.validation_limit,
+        max_length=settings.max_length,
+    )
+    return TrainingJob(
+        model,
+        Likelihood(),
+        PackedBatches(lambda start: curriculum(seed, start), encode, separator, settings),
+        fixed_batches(validation, settings.batch_size),
+        lambda path: save_model(path, model, config, folder, dtype=mx.bfloat16),
+    )
+
+
+METHODS: Mapping[str, Callable[[RunContext], TrainingJob]] = {
+    "sft": _prepare_sft,
+    "pretrain": _prepare_pretraining,
+}
+
+
+def make_tokenizer(recipe: PretrainRecipe, folder: Path) -> None:
+    """Train the tokenizer of a pretraining recipe and write it to a folder."""
+    texts = tokenizer_documents(recipe.data.seed, TOKENIZER_DOCUMENTS)
+    tokenizer = train_tokenizer(texts, recipe.model.architecture.vocab_size)
+    with atomic_folder(folder, replace=True) as partial:
+        save_tokenizer(tokenizer, partial, context=recipe.model.architecture.max_position_embeddings)
+
+
+def _end_tokens(folder: Path) -> dict[str, int | None]:
+    """Return the special token ids of `config.json`, from the tokenizer in `folder`."""
+    tokenizer = load_tokenizer(folder)
+    (end,), (padding,) = tokenizer.encode(TURN_END), tokenizer.encode(END_OF_TEXT)
+    return {"bos_token_id": None, "eos_token_id": end, "pad_token_id": padding}

@@ -1,0 +1,62 @@
+"""`smidgen run --dry-run`: rows, tokens, steps, minutes and memory, estimated before any stage starts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from smidgen.pipeline.context import RunContext
+from smidgen.pipeline.probes import Probes
+from smidgen.pipeline.registry import stages_of
+from smidgen.pipeline.runner import check
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a plan with its estimated minutes and memory in bytes."""
+
+    name: str
+    minutes: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Estimated cost of running a recipe.
+
+    Attributes:
+        recipe: name of the recipe.
+        training: rows, tokens, steps and padding, as `TrainingEstimate.to_json` returns them.
+        evaluation: number of test rows, and of answers in one evaluation.
+        stages: estimates of the stages, in order.
+        minutes: sum over all stages.
+        peak_memory_bytes: maximum over all stages.
+    """
+
+    recipe: str
+    training: dict[str, Any]
+    evaluation: dict[str, int]
+    stages: list[PlannedStage]
+    minutes: float
+    peak_memory_bytes: int
+
+
+def plan_run(context: RunContext) -> RunPlan:
+    """Estimate time and memory of a recipe from short measurements; writes nothing.
+
+    Raises:
+        UserError: the recipe or its rows are invalid.
+    """
+    check(context)
+    probes = Probes(context)
+    training = probes.training.to_json()
+    stages = [PlannedStage(stage.name, *stage.estimate(context, probes)) for stage in stages_of(context)]
+    return RunPlan(
+        recipe=context.recipe.name,
+        training=training,
+        evaluation={
+            "rows": sum(len(task.test_rows) for task in context.tasks),
+            "answers": sum(len(task.test_samples) for task in context.tasks),
+        },
+        stages=stages,
+        minutes=sum(stage.minutes for stage in stages),
+        peak_memory_bytes=max(stage.memory_bytes for stage in stages),
+    )

@@ -1,0 +1,116 @@
+"""Measurements for a plan: a few answers, two training steps and one model load on these rows.
+
+Time and memory are measured, then scaled to the whole run; the results themselves are discarded.
+"""
+
+import time
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from smidgen.backend import peak_memory_bytes
+from smidgen.data.types import Request, Sampling
+from smidgen.inference import open_engine
+from smidgen.models.load import load
+from smidgen.models.weights import weight_files
+from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.jobs import prepare_training
+from smidgen.training.batches import TrainingPlan
+from smidgen.training.loop import train
+
+PROBED_ANSWERS = 16
+FORWARD_SHARE = 1 / 3
+"""Share of a training step spent in its forward pass, which is all that a validation needs."""
+
+
+@dataclass(frozen=True)
+class TrainingEstimate:
+    """Expected size and duration of a training.
+
+    Attributes:
+        plan: exact figures of all steps, where the rows are known beforehand.
+        steps: optimiser steps.
+        tokens: unpadded tokens that go through the model in all steps.
+        cut_rows: rows that lost context to fit; None for a document stream.
+        minutes: training time, validations included.
+    """
+
+    plan: TrainingPlan | None
+    steps: int
+    tokens: int
+    cut_rows: int | None
+    minutes: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures that are known, as `smidgen run --dry-run --json` prints them."""
+        planned = asdict(self.plan) if self.plan else {"steps": self.steps}
+        cut = {} if self.cut_rows is None else {"cut_rows": self.cut_rows}
+        return planned | {"tokens": self.tokens, **cut, "minutes": self.minutes}
+
+
+@dataclass
+class Probes:
+    """Measurements of one run, each made on first use and then cached."""
+
+    context: RunContext
+    _answers: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Peak memory of the measurements so far."""
+        return peak_memory_bytes()
+
+    @cached_property
+    def load_seconds(self) -> float:
+        """Seconds to load the base model."""
+        started = time.perf_counter()
+        load(self.context.specialist.model.base)
+        return time.perf_counter() - started
+
+    @cached_property
+    def base_bytes(self) -> int:
+        """Bytes of the base model's weights."""
+        files = weight_files(load(self.context.specialist.model.base).path)
+        return sum(file.stat().st_size for file in files)
+
+    @cached_property
+    def row_seconds(self) -> float:
+        """Seconds to read the rows and build their samples."""
+        started = time.perf_counter()
+        for task in self.context.tasks:
+            task.check()
+        return time.perf_counter() - started
+
+    def answer_seconds(self, task: TaskContext, method: str) -> float:
+        """Seconds per answer of the base model when a small batch is decoded."""
+        key = task.name, method
+        if key not in self._answers:
+            self._answers[key] = self._measure_answers(task, method)
+        return self._answers[key]
+
+    def _measure_answers(self, task: TaskContext, method: str) -> float:
+        engine = open_engine(self.context.base_engine, scores=method != "generate")
+        samples = task.test_samples[:PROBED_ANSWERS]
+        sampling = Sampling(max_tokens=self.context.specialist.evaluate.max_tokens)
+        requests = [Request(sample, sampling, logprobs=False) for sample in samples]
+        started = time.perf_counter()
+        for _ in task.task.answer_with(engine, method).complete(requests):
+            pass
+        seconds = time.perf_counter() - started
+        engine.close()
+        return seconds / len(samples)
+
+    @cached_property
+    def training(self) -> TrainingEstimate:
+        """Estimate of the whole training from its first two steps."""
+        job = prepare_training(self.context)
+        settings = self.context.recipe.train.model_copy(update={"checkpoint_every": 0})
+        # The first step also warms up caches, so only the second is timed.
+        *_, last = islice(train(job.model, job.objective, job.batches, settings), 2)
+        every = settings.validate_every
+        validations = 1 + (job.batches.num_steps // every if every else 0)
+        read = validations * sum(batch.tokens for batch in job.validation) * FORWARD_SHARE
+        tokens = job.plan.tokens if job.plan else last.tokens * job.batches.num_steps
+        minutes = (tokens + read) * last.seconds / last.tokens / 60
+        return TrainingEstimate(job.plan, job.batches.num_steps, tokens, job.cut_rows, minutes)

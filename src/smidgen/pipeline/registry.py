@@ -1,0 +1,66 @@
+"""The stages of a recipe, in order; every kind of stage is one entry of `KINDS`."""
+
+from collections.abc import Callable
+
+from smidgen.config import AnyRecipe
+from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.evaluating import evaluation_stage
+from smidgen.pipeline.exporting import exporting_stages
+from smidgen.pipeline.quantizing import quantizing_stages
+from smidgen.pipeline.reporting import report_stage
+from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.training import data_stages, training_stages
+
+Tasks = tuple[TaskContext, ...]
+
+
+def _base_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
+    """Return the evaluations of the base model on every task."""
+    return [
+        evaluation_stage("before", task, lambda context: context.base_engine, needs=("data",))
+        for task in tasks
+    ]
+
+
+def _trained_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
+    """Return the evaluations of the trained model on every task, by every method of the task."""
+    needs = ("data", "train")
+    generating = [
+        evaluation_stage(
+            "after",
+            task,
+            lambda context: context.trained_engine,
+            needs=needs,
+            compared_with="before",
+        )
+        for task in tasks
+    ]
+    return generating + [
+        evaluation_stage(
+            method,
+            task,
+            lambda context: context.trained_engine,
+            needs=needs,
+            method=method,
+            compared_with="after",
+        )
+        for task in tasks
+        for method in task.blank.methods
+        if method != "generate"
+    ]
+
+
+KINDS: tuple[Callable[[AnyRecipe, Tasks], list[Stage]], ...] = (
+    data_stages,
+    _base_evaluations,
+    training_stages,
+    _trained_evaluations,
+    quantizing_stages,
+    exporting_stages,
+)
+
+
+def stages_of(context: RunContext) -> list[Stage]:
+    """Return the stages of a recipe in order; the report comes last and needs all the others."""
+    stages = [stage for kind in KINDS for stage in kind(context.recipe, context.tasks)]
+    return [*stages, report_stage(stages)]

@@ -1,0 +1,145 @@
+"""Run the stages of a recipe that are due, yielding their events.
+
+One rule holds for every stage: it is skipped if it finished on the same inputs and its outputs are intact; it
+resumes if it was killed and its inputs are unchanged; otherwise it starts over.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from smidgen import __version__
+from smidgen.backend import device
+from smidgen.config import Recipe, resolved_toml
+from smidgen.errors import ConfigError, did_you_mean
+from smidgen.files import content_hash, read_json, sha256_json
+from smidgen.inference.sampling import check_sampling
+from smidgen.models.load import resolve
+from smidgen.pipeline.context import RunContext
+from smidgen.pipeline.events import Event, EventLog, MessageEvent, StageEvent, Work
+from smidgen.pipeline.jobs import prepare_training
+from smidgen.pipeline.quantizing import check_quantizing
+from smidgen.pipeline.registry import stages_of
+from smidgen.pipeline.stage import Stage
+from smidgen.runs import Run
+
+
+def run_recipe(context: RunContext, *, from_stage: str | None = None, only: Sequence[str] = ()) -> Work[None]:
+    """Run the stages that are due, or only those named in `only`, yielding their events.
+
+    Nothing is written until the recipe and its rows have been read and checked.
+
+    Args:
+        context: the recipe and its run folder.
+        from_stage: rerun this stage and all later ones, even if they are done.
+        only: names of the stages to run; default: all.
+
+    Raises:
+        ConfigError: there is no stage `from_stage`, or the recipe is invalid.
+        WorkError: a stage failed, or another process is using the folder.
+    """
+    stages = [stage for stage in stages_of(context) if not only or stage.name in only]
+    names = [stage.name for stage in stages]
+    if from_stage is not None and from_stage not in names:
+        hint = did_you_mean(from_stage, names)
+        raise ConfigError(f"there is no stage '{from_stage}'.{hint} Known: {', '.join(names)}")
+    run = context.run
+    if not run.stage_is_done(stages[0].name, inputs_hash(context, stages[0])):
+        check(context)
+    with run.lock():
+        run.write_text("config.toml", resolved_toml(context.recipe))
+        for stage in stages[names.index(from_stage) :] if from_stage else ():
+            _forget(run, stage)
+        log = EventLog(run)
+        for event in _run_stages(context, stages):
+            log.write(event)
+            yield event
+
+
+def check(context: RunContext) -> None:
+    """Read every row and check every setting that a later stage could refuse; writes nothing.
+
+    Raises:
+        UserError: the recipe or its rows are invalid.
+    """
+    if not context.tasks:  # pretraining generates its own rows
+        return
+    check_sampling(context.sampling)
+    for task in context.tasks:
+        task.check()
+    check_quantizing(context)
+    prepare_training(context)
+
+
+def inputs_hash(context: RunContext, stage: Stage) -> str:
+    """Return a hash of everything that determines a stage's outputs."""
+    inputs: dict[str, Any] = {
+        "version": __version__,
+        "settings": context.recipe.model_dump(mode="json", include={*stage.tables}),
+        "stages": {name: context.run.outputs_hash(name) for name in stage.needs},
+        **stage.inputs(context),
+    }
+    if "model" in stage.tables and isinstance(context.recipe, Recipe):
+        inputs["model"] = content_hash(resolve(context.specialist.model.base))
+    return sha256_json(inputs)
+
+
+def _run_stages(context: RunContext, stages: Sequence[Stage]) -> Iterator[Event]:
+    run, has_started = context.run, False
+    for stage in stages:
+        inputs = inputs_hash(context, stage)
+        if run.stage_is_done(stage.name, inputs):
+            yield StageEvent(stage.name, "skipped")
+            continue
+        if not has_started:
+            has_started = True
+            _start(context)
+        if _begin(run, stage, inputs):
+            yield MessageEvent(stage.name, "its settings or inputs changed, so it starts over")
+        yield StageEvent(stage.name, "started")
+        started = time.monotonic()
+        yield from stage.work(context)
+        seconds = time.monotonic() - started
+        run.finish_stage(stage.name, inputs, stage.outputs, seconds)
+        yield StageEvent(stage.name, "finished", seconds)
+    if has_started:
+        run.finish()
+
+
+def _start(context: RunContext) -> None:
+    """Write the provenance of a run that starts or resumes."""
+    hashes = {}
+    for task in context.tasks:
+        data, found = task.config.data, task.source_hashes()
+        hashes |= {task.named("train"): found[data.train], task.named("test"): found[data.test]}
+    context.run.start(seeds=context.recipe.seeds, data=hashes, device=device().name)
+
+
+def _begin(run: Run, stage: Stage, inputs: str) -> bool:
+    """Keep the partial outputs of a killed attempt on the same inputs; delete those of any other attempt.
+
+    A stage that finished and is due again has lost one of its outputs, so all of them are made again.
+
+    Returns:
+        Whether partial outputs of an attempt on other inputs were deleted.
+    """
+    marker = f"stages/{stage.name}.begun.json"
+    path = run.path(marker)
+    killed = path.exists() and run.stage_record(stage.name) is None
+    has_changed = path.exists() and read_json(path)["inputs"] != inputs
+    if not killed or has_changed:
+        _forget(run, stage)
+        run.write_json(marker, {"inputs": inputs})
+    return has_changed
+
+
+def _forget(run: Run, stage: Stage) -> None:
+    """Delete all outputs of a stage and the records that it started and finished."""
+    names = (*stage.outputs, *stage.scratch, f"stages/{stage.name}.json", f"stages/{stage.name}.begun.json")
+    for name in names:
+        path = run.path(name)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,147 @@
+"""Row sources: a file, or the generated world."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from smidgen.config import DataConfig
+from smidgen.data.row_files import fingerprint, source_name
+from smidgen.data.rows import read_rows, select_rows
+from smidgen.data.types import Sample
+from smidgen.errors import ConfigError, DataError
+from smidgen.files import sha256_json
+from smidgen.tasks.task import Row, Task
+
+WORLD = "world"
+
+
+def training_rows(task: Task, data: DataConfig) -> list[Row]:
+    """Return the rows that a recipe trains on."""
+    if data.train == WORLD:
+        return list(task.world_rows("train", data.train_limit, data.seed))
+    rows, name = read_rows(Path(data.train)), source_name(data.train)
+    return list(select_rows(rows, splits=data.train_splits, limit=data.train_limit, source=name))
+
+
+def test_rows(
+    task: Task,
+    source: str,
+    *,
+    splits: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    rejected: list[str] | None = None,
+) -> list[Row]:
+    """Return the held-out rows; without `splits`, every row of a file except its training splits."""
+    if source == WORLD:
+        return list(task.world_rows("test", limit, seed))
+    rows = read_rows(Path(source), rejected=rejected)
+    name = source_name(source)
+    wanted = splits or _held_out_splits(rows, name)
+    return list(select_rows(rows, splits=wanted, limit=limit, source=name))
+
+
+def refuse_shared_rows(data: DataConfig) -> None:
+    """Refuse to evaluate on training rows.
+
+    Raises:
+        ConfigError: a split is both trained on and evaluated.
+        DataError: one file is used for both, and its rows have no `split` to separate them.
+    """
+    train = data.train
+    if train == WORLD or Path(train) != Path(data.test):
+        return
+    if shared := sorted(set(data.train_splits) & set(data.test_splits)):
+        raise ConfigError(
+            f"the split '{shared[0]}' of {train} is both trained on and evaluated; remove it from one of them"
+        )
+    if not any("split" in row for row in all_rows(train)):
+        raise DataError(
+            f"{train} is both data.train and data.test, and its rows have no 'split' to separate them; "
+            "give each row a split, or use two files"
+        )
+
+
+def all_rows(source: str, *, rejected: list[str] | None = None) -> list[Row]:
+    """Return every row of a file, from which a task derives its labels; no rows for the generated world."""
+    return [] if source == WORLD else [*read_rows(Path(source), rejected=rejected)]
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Provenance of one dataset.
+
+    Attributes:
+        path: a file, or `world`.
+        sha256: hash of the file, or of the generated rows.
+        rows: number of rows used.
+        samples: number of samples made from them.
+    """
+
+    path: str
+    sha256: str
+    rows: int
+    samples: int
+
+
+def data_facts(source: str, rows: Sequence[Row], num_samples: int) -> DataFacts:
+    """Return the provenance of the rows of a source."""
+    found = None if source == WORLD else fingerprint(source)
+    return DataFacts(source, found or sha256_json(list(rows)), len(rows), num_samples)
+
+
+@dataclass(frozen=True)
+class EvaluationRows:
+    """The rows that a model is evaluated on.
+
+    Attributes:
+        task: prepared with the rows, so that it knows its labels.
+        source: a file, or `world`.
+        rows: the selected rows.
+        samples: the samples made from the rows.
+        rejected: for each row that was left out, what is wrong with it.
+    """
+
+    task: Task
+    source: str
+    rows: Sequence[Row]
+    samples: Sequence[Sample]
+    rejected: Sequence[str] = ()
+
+    @classmethod
+    def read(
+        cls,
+        task: Task,
+        source: str,
+        *,
+        splits: Sequence[str] = (),
+        limit: int | None = None,
+        seed: int = 0,
+        skip_bad_rows: bool = False,
+    ) -> Self:
+        """Read rows and build their samples.
+
+        Raises:
+            DataError: the source cannot be read, or a row is bad and bad rows are not skipped.
+        """
+        rejected: list[str] | None = [] if skip_bad_rows else None
+        rows = test_rows(task, source, splits=splits, limit=limit, seed=seed, rejected=rejected)
+        # Labels come from every row; faults of bad rows were already collected above.
+        everything = all_rows(source, rejected=None if rejected is None else [])
+        name = source_name(source)
+        prepared = task.prepare(everything or rows, source=name)
+        samples = prepared.samples(rows, source=name, rejected=rejected)
+        return cls(prepared, source, rows, samples, rejected or [])
+
+
+def _held_out_splits(rows: Sequence[Row], source: str) -> list[str]:
+    """Return the non-training splits of a file; empty when the file has no splits."""
+    splits = dict.fromkeys(str(row["split"]) for row in rows if "split" in row)
+    held_out = [split for split in splits if not split.endswith("train")]
+    if splits and not held_out:
+        raise DataError(
+            f"{source} has only training rows (split {', '.join(splits)}); "
+            "to evaluate on them anyway, name the split with --split"
+        )
+    return held_out

@@ -1,0 +1,87 @@
+"""Log-probability scoring: a verdict from the probabilities of all possible answers, without generation.
+
+The prompt of each order is prefilled once, in batches. Every text that is a complete judgement
+(`answers`) is scored as its continuation, and the normalised probabilities are the distribution of
+verdicts: expected scores for a template with scores, a share per verdict for one without.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from smidgen.data.types import Completion, Request, Sample, Scored
+from smidgen.errors import ConfigError
+from smidgen.tasks.judge.forms import JudgeTemplate
+
+LEAST_SHARE = 0.1
+"""Second scores are only computed after first scores that have at least this share of the probability."""
+
+
+class Scorer(Protocol):
+    """The part of an engine that log-probability scoring uses."""
+
+    def score(
+        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
+    ) -> Iterator[tuple[Sample, Scored]]:
+        """The log-probability of every token of every continuation; see `smidgen.inference.engine`."""
+        ...
+
+
+class ByLogits:
+    """Completes requests with the verdict that the probabilities of the answers give."""
+
+    def __init__(self, engine: Scorer, form: JudgeTemplate):
+        """Judge with `engine` and the template `form`.
+
+        Raises:
+            ConfigError: the template cannot list its possible answers.
+        """
+        self._engine = engine
+        self._form = form
+        self._answers = list(form.answers())
+        self._longer = extensions(self._answers)
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
+        """Judge requests, in any order; sampling settings are ignored.
+
+        Raises:
+            ConfigError: a request has its own adapter.
+        """
+        by_id = {request.sample.id: request for request in requests}
+        if adapters := [request.adapter for request in by_id.values() if request.adapter is not None]:
+            raise ConfigError(
+                f"log-probability scoring does not support adapters per request, such as {adapters[0]}; "
+                "open the engine with the adapter"
+            )
+        samples = (request.sample for request in by_id.values())
+        for sample, scored in self._engine.score(samples, self._answers, least_share=LEAST_SHARE):
+            if scored.logprobs is None:
+                yield by_id[sample.id], Completion("", finish_reason="context")
+                continue
+            totals = {text: sum(logs) for text, logs in zip(self._answers, scored.logprobs, strict=True)}
+            text = self._form.verdict_text(distribution(totals, self._longer))
+            yield by_id[sample.id], Completion(text, timing=scored.timing)
+
+
+def extensions(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return, for each text, the other texts that start with it."""
+    return {text: [other for other in texts if other != text and other.startswith(text)] for text in texts}
+
+
+def distribution(logprobs: Mapping[str, float], longer: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Return the share of each text, from the log-probability that the completion starts with it.
+
+    The probability of a text that is a prefix of others ("1" of "10", as listed in `longer`) includes theirs,
+    which is subtracted.
+    """
+    exact = {
+        text: math.exp(logprob) - sum(math.exp(logprobs[other]) for other in longer[text])
+        for text, logprob in logprobs.items()
+    }
+    exact = {text: max(share, 0.0) for text, share in exact.items()}
+    total = sum(exact.values())
+    if total > 0:
+        return {text: share / total for text, share in exact.items()}
+    best = max(logprobs.values())  # all probabilities underflow, so only their ratios are known
+    weights = {text: math.exp(logprob - best) for text, logprob in logprobs.items()}
+    return {text: weight / sum(weights.values()) for text, weight in weights.items()}

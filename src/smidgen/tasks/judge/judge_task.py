@@ -1,0 +1,349 @@
+"""The judge task: which of two answers is better, in both orders, or how good one answer is.
+
+Prompts and parsers are in the templates (`smidgen.tasks.judge.published_templates`), metrics in
+`smidgen.tasks.judge.judgements`.
+
+Deliberate differences from published harnesses: every pair is judged in both orders, thinking and quotations
+are not parsed, contradictory verdicts do not count, and unparsed judgements are wrong and counted separately.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+from smidgen.config import Section
+from smidgen.data.examine import examine_overlap, examine_pairs, examine_rows
+from smidgen.data.fields import structured
+from smidgen.data.formats import Label, Pair, pairs
+from smidgen.data.preferences import judge_rows
+from smidgen.data.rows import place_of
+from smidgen.data.types import Completion, Constraint, Record, Sample, Score
+from smidgen.data.world import WORLD_ROWS, Split
+from smidgen.errors import ConfigError, DataError
+from smidgen.tasks.judge.by_logits import ByLogits
+from smidgen.tasks.judge.calibration import calibration
+from smidgen.tasks.judge.disagreements import find_disagreements
+from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict
+from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words, lean_in_words
+from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, measures, read_judgements
+from smidgen.tasks.judge.published import as_published, score_tables
+from smidgen.tasks.judge.reader import Reader
+from smidgen.tasks.judge.rubric import Rubric
+from smidgen.tasks.judge.sections import judge_sections
+from smidgen.tasks.task import Analyses, Answerer, Completer, Measure, Metric, Row, ScoreTable, Task
+from smidgen.tasks.templates import find_form
+
+WITH_REFERENCE = " with reference"
+"""Suffix of the variant of a judge that is shown reference answers."""
+_COMPLETION = """\
+<specific_criteria>{criteria}</specific_criteria>
+<analysis>{analysis}</analysis>
+<scores>
+\\boxed{{{a}, {b}}}
+</scores>"""
+
+
+def gold_completion(criteria: Sequence[str], analysis: str, scores: tuple[int, int]) -> str:
+    """Return the target completion of a judge in the `rubric` template.
+
+    Args:
+        criteria: the criteria for this request, a few words each.
+        analysis: the evaluation of the responses, called Response A and Response B in the order shown.
+        scores: scores of the response shown first and of the one shown second.
+
+    Raises:
+        DataError: a part is missing, or the template would not parse the text.
+    """
+    text = _COMPLETION.format(criteria="; ".join(criteria), analysis=analysis, a=scores[0], b=scores[1])
+    if not criteria or not analysis.strip():
+        raise DataError("a gold completion needs at least one criterion and an analysis")
+    try:
+        Rubric().parse(text)
+    except JudgeParseError as error:
+        raise DataError(f"a gold completion with the scores {scores} would not parse: {error}") from None
+    return text
+
+
+class JudgeSettings(Section):
+    """Template and inputs of a judge."""
+
+    template: str = Rubric.name
+    """`rubric`, `scores`, `single`, `verdict`, `grade`, or a TOML file with a custom template."""
+    reference: bool = False
+    """Show the judge the reference answer of each row."""
+    rubric: str | None = None
+    """Rubric of the template `grade`: a question and the meaning of each grade."""
+
+
+class JudgeTask(Task):
+    """Compare two answers or grade one, with a given template."""
+
+    name = "judge"
+    version = 3
+    words = WORDS
+    usage = USAGE
+    settings_table = JudgeSettings
+
+    def __init__(self, form: JudgeTemplate | None = None, *, reference: bool = False):
+        """Judge with the template `form`; `reference` shows the reference answer that each row then needs.
+
+        Raises:
+            ConfigError: the template requires a reference and `reference` is false.
+        """
+        self.form = form or Rubric()
+        self._reader = Reader(self.form)
+        self.reference = reference
+        if self.form.needs_reference and not reference:
+            raise ConfigError(
+                f"the template {self.form.name} requires a reference answer in every row; add --reference "
+                "or use another template"
+            )
+        self.stop: tuple[str, ...] = self.form.stop
+        self.stop_after: tuple[str, ...] = self.form.stop_after
+        self.variant = self.form.name + WITH_REFERENCE * reference
+        self.has_right_answers = not self.form.singly
+        self.settings = JudgeSettings(template=self.form.name, reference=reference)
+
+    @classmethod
+    def from_settings(cls, settings: JudgeSettings) -> Self:
+        """Create the judge from its settings; raises as `find_form` does."""
+        task = cls(find_form(settings.template, rubric=settings.rubric), reference=settings.reference)
+        task.settings = settings
+        return task
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """The template's constraint on whole completions."""
+        return self.form.constraint
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """`generate`, and `logits` if the template lists its possible answers."""
+        return ("generate", "logits") if self.form.has_answers else ("generate",)
+
+    def answer_with(self, engine: Answerer, method: str) -> Completer:
+        """The engine itself, or log-probability scoring of the possible answers."""
+        return ByLogits(engine, self.form) if method == "logits" else engine
+
+    def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
+        """Pairs of answers to questions about the generated world, with gold judgements."""
+        return list(judge_rows(split, limit or WORLD_ROWS[split], seed))
+
+    def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
+        """Duplicates, identical answers, leaks, and labels that follow from length or side."""
+        trained, held_out = pairs(train), pairs(test)
+        overlap = examine_overlap(trained, held_out)
+        return examine_rows(examine_pairs(trained), examine_pairs(held_out), overlap)
+
+    def show(self, row: Row) -> dict[str, Any]:
+        """The question with both answers."""
+        pair = pairs([row])[0]
+        return {"prompt": pair.prompt, "a": pair.a, "b": pair.b, "better": pair.better}
+
+    def samples(
+        self,
+        rows: Sequence[Row],
+        *,
+        source: str = "rows",
+        labelled: bool = True,
+        rejected: list[str] | None = None,
+    ) -> list[Sample]:
+        """Both orders of every pair, or every answer once if the template grades them alone.
+
+        Their ids are that of the pair followed by `#ab` and `#ba`, or by `#a` and `#b`. If the pairs of a row
+        share answers, these have ids of their own (`Pair.answer_ids`) instead of the pair's. For `labelled`
+        and `rejected` see `smidgen.data.formats.pairs`.
+        """
+        items = pairs(
+            rows, source=source, labelled=labelled, with_reference=self.reference, rejected=rejected
+        )
+        prompts: dict[str, str] = {}
+        clusters = [prompts.setdefault(pair.prompt, pair.id) for pair in items]
+        if self.form.singly:
+            return self._answer_samples(items, clusters)
+        return [
+            self._sample(pair, shown, cluster)
+            for pair, cluster in zip(items, clusters, strict=True)
+            for shown in ORDERS
+        ]
+
+    def _answer_samples(self, items: Sequence[Pair], clusters: Sequence[str]) -> list[Sample]:
+        """Every answer once, with the pairs that it is part of."""
+        parts: dict[str, list[tuple[Pair, str, str]]] = {}
+        for pair, cluster in zip(items, clusters, strict=True):
+            for shown, name in zip(("a", "b"), pair.answer_ids or (pair.id, pair.id), strict=True):
+                parts.setdefault(f"{name}#{shown}", []).append((pair, shown, cluster))
+        # An answer in pairs of two subsets belongs to neither, so the subset is dropped from all samples.
+        is_mixed = any(len({pair.subset for pair, _, _ in found}) > 1 for found in parts.values())
+        samples = []
+        for name, found in parts.items():
+            sample = self._sample(*found[0])
+            metadata = {**sample.metadata, "pairs": [pair.id for pair, _, _ in found]}
+            if is_mixed:
+                metadata["subset"] = None
+            samples.append(replace(sample, id=name, metadata=metadata))
+        return samples
+
+    def training_samples(self, rows: Sequence[Row], *, source: str = "rows", seed: int = 0) -> list[Sample]:
+        """Samples with targets, from rows with gold judgements: `criteria`, `analysis` and `scores`.
+
+        Args:
+            rows: pair rows with `criteria` (list of text), `analysis` ({"ab": text, "ba": text}, one per
+                order) and `scores` (integers for `a` and `b`).
+            source: names the rows in errors.
+            seed: not used; both orders of every pair are trained on.
+
+        Raises:
+            ConfigError: the template is not `rubric`.
+            DataError: a row has no gold judgement, or one that contradicts its label.
+        """
+        if self.form.name != Rubric.name:
+            raise ConfigError(
+                f"a judge can only be trained with the template {Rubric.name}, not {self.form.name}, because "
+                "gold judgements have that format; change the template"
+            )
+        found = pairs(rows, source=source)
+        if len(found) != len(rows):
+            raise DataError(
+                f"{source}: {len(rows)} rows contain {len(found)} pairs; training needs one pair per row, "
+                "with a gold judgement"
+            )
+        return [
+            self._sample(
+                pair,
+                order,
+                pair.id,
+                target=_gold_target(pair, row, order, f"{source}: {place_of(row, number)}"),
+            )
+            for number, (pair, row) in enumerate(zip(found, rows, strict=True), start=1)
+            for order in ORDERS
+        ]
+
+    def parse(self, text: str) -> Verdict | float:
+        """Parse a completion with the template; raises `JudgeParseError`."""
+        return self._reader.parse(text)
+
+    def score(self, sample: Sample, completion: Completion) -> Score:
+        """1 if the verdict equals the label in the order of this sample; grades always get 0."""
+        try:
+            said = self.parse(completion.text)
+        except JudgeParseError as error:
+            return Score(0.0, None, parsed=False, explanation=str(error))
+        if not isinstance(said, Verdict):
+            return Score(0.0, f"{said:g}", parsed=True)
+        scores = f"{said.first:g}, {said.second:g}" if said.first is not None else ""
+        right = said.preferred == sample.metadata["better"]
+        return Score(float(right), said.preferred, parsed=True, explanation=scores)
+
+    def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
+        """Accuracy over all orders, then consistency, biases and failure rates."""
+        return measures(read_judgements(records, self._reader))
+
+    def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
+        """The accuracy of always choosing the longer or the first answer, and of chance; never ties."""
+        asked = [sample.metadata for sample in samples]
+        if self.form.singly:
+            asked = [facts for facts, _, _ in graded_pairs(samples)]
+        decided = [facts for facts in asked if facts["label"] != "tie"]
+        found: dict[str, Metric] = {"longer": _baseline(asked, _longer_is_right)}
+        if len(decided) < len(asked):
+            found["longer_without_ties"] = _baseline(decided, _longer_is_right)
+        if not self.form.singly:
+            found["first"] = _baseline(asked, lambda facts: float(facts["better"] == "first"))
+        return found | {"random": _baseline(asked, lambda facts: 0.5 * (facts["label"] != "tie"))}
+
+    def analyses(self, records: Sequence[Record], rows: Sequence[Row], *, model: str) -> Analyses:
+        """Calibration, disagreements between orders, and published benchmark scores."""
+        found = read_judgements(records, self._reader)
+        by_id = {pair.id: pair for pair in pairs(rows, with_reference=self.reference, rejected=[])}
+        facts: dict[str, Any] = {"calibration": calibration(found)}
+        if not self.form.singly:
+            facts["disagreements"] = find_disagreements(records, found, by_id)
+        published, files = as_published(records, found, by_id, form=self._reader, model=model)
+        return Analyses({**facts, "published": published}, files)
+
+    @classmethod
+    def score_tables(cls, report: Mapping[str, Any]) -> list[ScoreTable]:
+        """The scores of RewardBench, RewardBench 2 and RM-Bench."""
+        return score_tables(report)
+
+    @classmethod
+    def sections(cls, report: Mapping[str, Any]) -> list[str]:
+        """The judge's sections of a report; see `smidgen.tasks.judge.sections`."""
+        return judge_sections(report)
+
+    @classmethod
+    def asked(cls, report: Mapping[str, Any]) -> str | None:
+        """The number of pairs, and whether they were judged in both orders."""
+        return asked_in_words(report)
+
+    @classmethod
+    def remarks(cls, report: Mapping[str, Any]) -> list[str]:
+        """The judge's position bias, if its interval excludes one half."""
+        return [sentence] if (sentence := lean_in_words(report)) else []
+
+    def _sample(self, pair: Pair, shown: str, cluster: str, *, target: str | None = None) -> Sample:
+        """A sample of a pair in one order, or of one of its answers; pairs of one prompt share a cluster."""
+        texts = {"a": pair.a, "b": pair.b}
+        reference = pair.reference if self.reference else None
+        metadata: dict[str, Any] = {
+            "pair": pair.id,
+            "label": pair.better,
+            "cluster": cluster,
+            "subset": pair.subset,
+            "characters": [len(pair.a), len(pair.b)],
+        }
+        if pair.annotators:
+            metadata["annotators"] = list(pair.annotators)
+        if pair.facts:
+            metadata["facts"] = dict(pair.facts)
+        if self.form.singly:
+            case = Case(pair.prompt, texts[shown], None, reference)
+            metadata["answer"] = shown
+        else:
+            first, second = SHOWN[shown]
+            case = Case(pair.prompt, texts[first], texts[second], reference)
+            metadata |= {"order": shown, "better": _better_position(pair.better, shown)}
+        return Sample(f"{pair.id}#{shown}", self.form.messages(case), target, metadata)
+
+
+def _better_position(label: Label | None, order: str) -> str | None:
+    """Return the position of the better answer in the given order."""
+    if label in ("a", "b"):
+        return "first" if order[0] == label else "second"
+    return label
+
+
+def _baseline(asked: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]) -> Measure:
+    return Measure([value(facts) for facts in asked], [facts["cluster"] for facts in asked])
+
+
+def _gold_target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> str:
+    """Return the target completion of a row for one order."""
+    criteria, analysis, scores = (structured(row, name) for name in ("criteria", "analysis", "scores"))
+    if not isinstance(criteria, list) or not criteria or not all(isinstance(item, str) for item in criteria):
+        raise DataError(f"{where}: 'criteria' is {criteria!r}; training needs a list of texts")
+    if not isinstance(analysis, dict) or not isinstance(analysis.get(order), str):
+        raise DataError(f"{where}: 'analysis' has no text for '{order}'; training needs one per order")
+    if (
+        not isinstance(scores, list | tuple)
+        or len(scores) != 2
+        or not all(type(score) is int for score in scores)
+    ):
+        raise DataError(f"{where}: 'scores' is {scores!r}; training needs two integers, for a and for b")
+    a, b = scores
+    if a == b or (a > b) != (pair.better == "a"):
+        raise DataError(f"{where}: 'scores' is {scores!r} but 'better' is '{pair.better}'; they must agree")
+    try:
+        return gold_completion(criteria, analysis[order], (a, b) if order == "ab" else (b, a))
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _longer_is_right(facts: Mapping[str, Any]) -> float:
+    """Whether the response with more characters is the better one; 0.5 if both have equally many."""
+    a, b = facts["characters"]
+    label = facts["label"]
+    if label == "tie":
+        return 0.0
+    return 0.5 if a == b else float((a > b) == (label == "a"))

@@ -1,0 +1,41 @@
+"""Training objectives: one file each; the training loop is independent of them.
+
+An objective defines the loss for its kind of batch. If its batches are not rows of tokens (pairs, rollouts),
+the same file defines their `BatchSource`.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, TypeVar
+
+from smidgen.backend import mx, nn
+from smidgen.training.batches import StepBatch
+
+B_contra = TypeVar("B_contra", bound=StepBatch, contravariant=True)
+
+
+class Losses(NamedTuple):
+    """Sums over one batch.
+
+    Attributes:
+        loss: a float32 scalar, differentiated for the update.
+        metrics: further scalars, not differentiated.
+    """
+
+    loss: mx.array
+    metrics: Mapping[str, mx.array]
+
+
+class Objective(Protocol[B_contra]):
+    """The loss that a training run minimises: Σ loss / Σ weight over all batches of a step.
+
+    Losses are sums, and their weight is known in advance, so a step does not depend on how its rows are split
+    into batches. Metrics are divided by the same weight.
+    """
+
+    def weight(self, batch: B_contra) -> float:
+        """Return the divisor of a batch's sums, such as the number of its trained tokens."""
+        ...
+
+    def loss(self, model: nn.Module, batch: B_contra) -> Losses:
+        """Return the sums of a batch; randomness such as dropout has to respect `model.training`."""
+        ...

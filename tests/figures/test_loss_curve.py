@@ -1,0 +1,37 @@
+"""The loss curve: long runs, steep runs, and hardly any run at all."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from smidgen.figures.loss_curve import CURVE_POINTS, loss_curve
+
+
+def test_loss_curve_keeps_the_extremes_of_a_long_run() -> None:
+    points = [(float(step), 1.0) for step in range(1, 20_001)]
+    points[7000] = (7001.0, 3.0)
+    curve = loss_curve(points, [(10_000.0, 1.1)], chosen_step=10_000.0)
+    assert curve is not None and not curve.logarithmic
+    svg = ElementTree.fromstring(curve.svg)
+    raw = svg.find(".//polyline[@class='raw']").attrib["points"].split()  # type: ignore[union-attr]
+    heights = [float(point.split(",")[1]) for point in raw]
+    assert len(raw) <= CURVE_POINTS and min(heights) < 100 < 800 < max(heights)
+    assert "kept: step 10,000" in curve.svg
+
+
+def test_loss_curve_turns_logarithmic_when_the_loss_falls_far() -> None:
+    curve = loss_curve([(float(step), 10.0 ** (1 - step / 10)) for step in range(31)])
+    assert curve is not None and curve.logarithmic
+    labels = re.findall(r'class="tick" x="0" y="[\d.-]+">([\d.]+)<', curve.svg)
+    assert {"0.01", "0.1", "1", "10"} <= set(labels)
+
+
+@pytest.mark.parametrize("points", [[], [(1.0, 2.0)]])
+def test_no_curve_from_less_than_two_points(points: list[tuple[float, float]]) -> None:
+    assert loss_curve(points) is None
+
+
+def test_flat_and_single_step_curves_are_drawn() -> None:
+    assert loss_curve([(1.0, 0.0), (2.0, 0.0)]) is not None
+    assert loss_curve([(1.0, 2.0)], [(1.0, 2.1)], chosen_step=1.0) is not None

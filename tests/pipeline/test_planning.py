@@ -1,0 +1,42 @@
+from pathlib import Path
+
+from smidgen.config import parse_recipe
+from smidgen.pipeline import RunContext, plan_run, stages_of
+from smidgen.runs import Run
+
+JUDGE = {
+    "name": "planned",
+    "task": "judge",
+    "data": {"train_limit": 8, "test_limit": 4},
+    "train": {"batch_size": 4, "max_length": 384, "lora": {"rank": 2}},
+    "evaluate": {"max_tokens": 4},
+    "quantize": {"bits": 4},
+    "export": {},
+}
+SHAPE = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+PRETRAIN = {
+    "name": "made",
+    "model": {"architecture": {**SHAPE, "head_dim": 32, "intermediate_size": 64, "vocab_size": 320}},
+    "data": {"validation_limit": 2},
+    "train": {"method": "pretrain", "total_tokens": 4_000, "batch_size": 2, "max_length": 64},
+}
+
+
+def test_every_stage_of_a_recipe_has_time_and_memory(tmp_path: Path):
+    context = RunContext(parse_recipe(JUDGE, source="test"), Run(tmp_path / "planned"))
+    plan = plan_run(context)
+    assert [stage.name for stage in plan.stages] == [stage.name for stage in stages_of(context)]
+    assert all(stage.minutes > 0 and stage.memory_bytes > 1e7 for stage in plan.stages)
+    assert plan.minutes == sum(stage.minutes for stage in plan.stages)
+    assert plan.evaluation == {"rows": 4, "answers": 8}
+    assert plan.training["rows"] == 14 and plan.training["steps"] == 4
+    assert not (tmp_path / "planned").exists()
+
+
+def test_pretraining_is_planned_too(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("smidgen.pipeline.jobs.TOKENIZER_DOCUMENTS", 200)
+    context = RunContext(parse_recipe(PRETRAIN, source="test"), Run(tmp_path / "made"))
+    plan = plan_run(context)
+    assert [stage.name for stage in plan.stages] == ["data", "train", "report"]
+    assert plan.training["steps"] == 32 and plan.evaluation == {"rows": 0, "answers": 0}
+    assert not (tmp_path / "made").exists()
