@@ -16,6 +16,7 @@ import httpx2
 
 from smidgen.backend import device
 from smidgen.errors import ConfigError, ModelError
+from smidgen.export.gguf.llama_cpp import start_server
 
 # llama.cpp's threads wait for each other hundreds of times per token. By default they spin, which makes a
 # token many times slower while other programs run. If they yield at once, a token takes twice as long on an
@@ -106,7 +107,7 @@ class LlamaServer:
         parameters.fit_params = parameters.ui = False
         parameters.verbosity = -1
         try:
-            self._server = xllamacpp.Server(parameters)
+            self._server = start_server(parameters)
         except RuntimeError:
             self._folder.cleanup()
             raise ModelError(

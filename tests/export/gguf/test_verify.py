@@ -252,3 +252,9 @@ def test_scales_that_float16_holds_coarsely_are_allowed_for(kind: str, size: flo
     type_ = GGMLQuantizationType[kind]
     rows = np.random.default_rng(0).uniform(-size, size, (2048, 64)).astype(np.float32)
     assert (np.abs(dequantize(encode(rows, type_), type_) - rows) <= verify._bound(rows, type_)).all()
+
+
+def test_a_server_may_be_closed_as_soon_as_it_is_open(make_model, tmp_path: Path):
+    write_gguf(str(make_model()), tmp_path / "model.gguf", dtype="F32")
+    for _ in range(20):  # it hung once in some tens
+        LlamaCpp(tmp_path / "model.gguf")

@@ -47,7 +47,7 @@ class LlamaCpp:
         if adapter is not None:
             parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
         try:
-            self._server = xllamacpp.Server(parameters)
+            self._server = start_server(parameters)
         except Exception as error:  # the wheel raises a plain RuntimeError
             raise ModelError(
                 f"llama.cpp cannot load {path} ({error}); expected a GGUF file of a supported model"
@@ -89,6 +89,22 @@ class LlamaCpp:
         return self._server.handle_completions(
             {"prompt": list(token_ids), "temperature": 0, "cache_prompt": False, **settings}
         )
+
+
+def start_server(parameters: Any) -> Any:
+    """Return a running `xllamacpp.Server`.
+
+    Its constructor returns before the thread of its task queue runs, and destroying it before that waits
+    forever: the queue would be told to stop first and started afterwards. A task that the queue has answered
+    shows that it runs.
+
+    Raises:
+        RuntimeError: llama.cpp cannot load the model.
+    """
+    parameters.endpoint_metrics = True
+    server = _wheel().Server(parameters)
+    server.handle_metrics()
+    return server
 
 
 def _wheel() -> Any:
