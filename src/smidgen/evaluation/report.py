@@ -6,11 +6,9 @@ are shown as a dash and are never an error.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -21,6 +19,7 @@ from smidgen.figures import formatting
 from smidgen.figures.columns import evaluated
 from smidgen.figures.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
 from smidgen.figures.loss_curve import Curve, loss_curve
+from smidgen.figures.pages import page_template
 from smidgen.figures.plots import axis
 from smidgen.tasks import task_class
 
@@ -39,7 +38,7 @@ def build_report(report: Mapping[str, Any]) -> str:
     Args:
         report: the content of `report.json`. Every key is optional; text is escaped.
     """
-    return _template("report.html.jinja").render(_page(report))
+    return page_template(Path(__file__).parent, "report.html.jinja").render(_page(report))
 
 
 def console_tables(report: Mapping[str, Any]) -> list[Table]:
@@ -67,18 +66,6 @@ def console_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-@cache
-def _template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)
-
-
 def task_views(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Split a report into one per task; a report with one task is returned as it is."""
     tasks = table_at(report, "tasks")
@@ -92,7 +79,9 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the formatted content of the page."""
     views = task_views(report)
     alone = len(views) == 1
-    evidences = [_template("evidence.html.jinja").render(_evidence(view)) for view in views]
+    evidences = [
+        page_template(Path(__file__).parent, "evidence.html.jinja").render(_evidence(view)) for view in views
+    ]
     return {
         "name": str(report.get("name") or "smidgen"),
         "task": ", ".join(dict.fromkeys(filter(None, map(evidence.task_of, views)))),

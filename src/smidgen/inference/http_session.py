@@ -9,10 +9,10 @@ import httpx2
 
 from smidgen.data.types import Completion, Request
 from smidgen.inference.engine import Event
-from smidgen.inference.inbox import Inbox, Submitted
+from smidgen.inference.inbox import InboxSession, Submitted, wait_for_events
 
 
-class HttpSession:
+class HttpSession(InboxSession):
     """A `Session` on a server. An event loop in a separate thread sends requests and receives answers."""
 
     def __init__(
@@ -28,7 +28,7 @@ class HttpSession:
             complete: requests one completion.
             batch_size: maximum number of requests in flight.
         """
-        self._inbox = Inbox()
+        super().__init__()
         self._client = client
         self._complete = complete
         self._batch_size = batch_size
@@ -50,13 +50,7 @@ class HttpSession:
         """Wait for at least one answer; return all that have arrived."""
         if self.is_idle:
             return []
-        events: list[Event | None] = []
-        try:
-            events.append(self._events.get(timeout=timeout))
-            while True:
-                events.append(self._events.get_nowait())
-        except queue.Empty:
-            return self._inbox.finish([event for event in events if event is not None])
+        return self._inbox.finish(wait_for_events(self._events, timeout))
 
     def cancel(self, ticket: int) -> None:
         """Cancel a request and close its connection; see `Session.cancel`."""
@@ -70,16 +64,6 @@ class HttpSession:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join()
-
-    @property
-    def pending(self) -> int:
-        """Number of unfinished requests."""
-        return self._inbox.pending
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is pending."""
-        return self.pending == 0
 
     @property
     def room(self) -> int:

@@ -1,5 +1,6 @@
-"""Shared parts of sessions: tickets, the queue of submitted requests, and one lane per adapter."""
+"""Shared parts of sessions: tickets, the queues of requests and events, and one lane per adapter."""
 
+import queue
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,6 +14,9 @@ from smidgen.inference.engine import Event
 
 MOST_ADAPTERS = 4
 """Adapters that an engine keeps loaded besides its own weights; each takes memory."""
+
+READ_AHEAD = 1024
+"""Requests sorted together in a window; errors in later requests show up only after the window."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,42 @@ class Inbox:
         """Whether submitted requests are waiting to be taken."""
         with self._lock:
             return bool(self._arrived)
+
+
+class InboxSession:
+    """The part of a `Session` that every engine has: its inbox, and what follows from that."""
+
+    def __init__(self):
+        self._inbox = Inbox()
+
+    def submit(self, request: Request, *, stream: bool = False) -> int:
+        """Queue a request; see `Session.submit`."""
+        return self._inbox.submit(request, stream)
+
+    def cancel(self, ticket: int) -> None:
+        """Cancel a request; see `Session.cancel`."""
+        self._inbox.cancel(ticket)
+
+    @property
+    def pending(self) -> int:
+        """Number of unfinished requests."""
+        return self._inbox.pending
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is pending."""
+        return self.pending == 0
+
+
+def wait_for_events(arriving: "queue.SimpleQueue[Event | None]", timeout: float | None) -> list[Event]:
+    """Wait for an event of another thread, or for a wake-up (None); return all events that have arrived."""
+    events: list[Event | None] = []
+    try:
+        events.append(arriving.get(timeout=timeout))
+        while True:
+            events.append(arriving.get_nowait())
+    except queue.Empty:
+        return [event for event in events if event is not None]
 
 
 class Waiting(Protocol):

@@ -6,17 +6,15 @@ from collections.abc import Callable
 from smidgen.data.types import Request
 from smidgen.errors import SmidgenError
 from smidgen.inference.engine import Event
-from smidgen.inference.inbox import Inbox, Lanes
+from smidgen.inference.inbox import READ_AHEAD, InboxSession, Lanes, wait_for_events
 from smidgen.inference.llama_lane import LlamaLane
 from smidgen.inference.llama_row import llama_row
 
-READ_AHEAD = 1024
-"""Requests sorted together in a window; errors in later requests show up only after the window."""
 RETRY = 0.05
 """Seconds between checks whether another session has released a model that has to be reloaded."""
 
 
-class LlamaSession:
+class LlamaSession(InboxSession):
     """A `Session` on llama.cpp. Rows run in threads; a step assigns new requests to them and waits."""
 
     def __init__(
@@ -33,7 +31,7 @@ class LlamaSession:
             reserved: returns the bytes of memory that are used by other models than a lane's.
             thinking: passed to the chat template.
         """
-        self._inbox = Inbox()
+        super().__init__()
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._lanes = Lanes(lambda key: open_lane(key, self._events.put))
         self._reserved = reserved
@@ -62,7 +60,7 @@ class LlamaSession:
         if not events and not self.is_idle:
             if not any(lane.is_busy for lane in self._lanes):
                 timeout = RETRY if timeout is None else min(RETRY, timeout)
-            events = self._waited_for(timeout)
+            events = wait_for_events(self._events, timeout)
         return self._inbox.finish(events)
 
     def close(self) -> None:
@@ -71,29 +69,9 @@ class LlamaSession:
         self._lanes.close()
 
     @property
-    def pending(self) -> int:
-        """Number of unfinished requests."""
-        return self._inbox.pending
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is pending."""
-        return self.pending == 0
-
-    @property
     def room(self) -> int:
         """A full window if no requests are waiting, else 0."""
         return 0 if self._inbox.has_arrived or self._lanes.has_waiting else READ_AHEAD
-
-    def _waited_for(self, timeout: float | None) -> list[Event]:
-        """Wait for an event or a wake-up; return all events that have arrived."""
-        events: list[Event | None] = []
-        try:
-            events.append(self._events.get(timeout=timeout))
-            while True:
-                events.append(self._events.get_nowait())
-        except queue.Empty:
-            return [event for event in events if event is not None]
 
     def _admit(self, lane: LlamaLane) -> list[Event]:
         """Build the rows of a lane's next window; return the events of requests that are already finished."""

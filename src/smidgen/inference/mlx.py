@@ -14,12 +14,13 @@ from smidgen.errors import DataError, WorkError
 from smidgen.inference.adapters import Decoders
 from smidgen.inference.decoder import Decoder
 from smidgen.inference.engine import Stream
+from smidgen.inference.inbox import READ_AHEAD
 from smidgen.inference.lane import Lane, LaneSettings, joining, room_for
 from smidgen.inference.offline import completed, streamed
 from smidgen.inference.prefixes import by_family
 from smidgen.inference.row import RowBuilder
 from smidgen.inference.scoring import Tree, score_group
-from smidgen.inference.session import READ_AHEAD, MlxSession
+from smidgen.inference.session import MlxSession
 from smidgen.models.load import LoadedModel
 
 

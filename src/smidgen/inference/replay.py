@@ -10,7 +10,7 @@ from smidgen.data.rows import read_rows
 from smidgen.data.types import Completion, Request, Sample, Scored
 from smidgen.errors import ConfigError, DataError, SmidgenError, first_few
 from smidgen.inference.engine import Event, Stream
-from smidgen.inference.inbox import Inbox, Submitted
+from smidgen.inference.inbox import InboxSession, Submitted
 
 ORDERS = ("ab", "ba", "a", "b")
 FIELDS = {"id": ((str, int), "text or an integer"), "order": (str, "text"), "text": (str, "text")}
@@ -86,39 +86,21 @@ class ReplayEngine:
         self._texts = {}
 
 
-class ReplaySession:
+class ReplaySession(InboxSession):
     """A `Session` on a recording."""
 
     def __init__(self, engine: ReplayEngine):
         """Answer from the recording of `engine`."""
+        super().__init__()
         self._engine = engine
-        self._inbox = Inbox()
-
-    def submit(self, request: Request, *, stream: bool = False) -> int:
-        """Queue a request; see `Session.submit`."""
-        return self._inbox.submit(request, stream)
 
     def step(self, *, timeout: float | None = None) -> list[Event]:
         """Answer all submitted requests; it never waits, so `timeout` has no effect."""
         return self._inbox.finish([self._answer(one) for one in self._inbox.take()[0]])
 
-    def cancel(self, ticket: int) -> None:
-        """Cancel a request; see `Session.cancel`."""
-        self._inbox.cancel(ticket)
-
     def close(self) -> None:
         """Cancel all requests."""
         self._inbox.close()
-
-    @property
-    def pending(self) -> int:
-        """Number of unfinished requests."""
-        return self._inbox.pending
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is pending."""
-        return self.pending == 0
 
     @property
     def room(self) -> int:

@@ -2,18 +2,14 @@
 
 from collections.abc import Callable
 
-from smidgen.data.types import Request
 from smidgen.errors import SmidgenError
 from smidgen.inference.engine import Event
-from smidgen.inference.inbox import Inbox, Lanes
+from smidgen.inference.inbox import READ_AHEAD, InboxSession, Lanes
 from smidgen.inference.lane import Lane
 from smidgen.inference.row import DecodeRow, RowBuilder
 
-READ_AHEAD = 1024
-"""Requests sorted together in a window; errors in later requests show up only after the window."""
 
-
-class MlxSession:
+class MlxSession(InboxSession):
     """A `Session` on weights in this process: every step is one forward pass of one adapter's rows.
 
     Waiting requests are admitted in windows: all that have arrived by the time the last window is empty. A
@@ -28,18 +24,10 @@ class MlxSession:
             builder: builds their rows.
             open_lane: opens the lane of an adapter, given its key; raises `ModelError` if it does not fit.
         """
+        super().__init__()
         self._builder = builder
-        self._inbox = Inbox()
         self._lanes = Lanes(open_lane)
         self._last: Lane | None = None
-
-    def submit(self, request: Request, *, stream: bool = False) -> int:
-        """Queue a request; see `Session.submit`."""
-        return self._inbox.submit(request, stream)
-
-    def cancel(self, ticket: int) -> None:
-        """Cancel a request; see `Session.cancel`."""
-        self._inbox.cancel(ticket)
 
     def step(self, *, timeout: float | None = None) -> list[Event]:
         """Admit new requests and run one pass; it never waits, so `timeout` has no effect."""
@@ -63,16 +51,6 @@ class MlxSession:
         self._lanes.deal(*self._inbox.take())
         self._last = None
         self._lanes.close()
-
-    @property
-    def pending(self) -> int:
-        """Number of unfinished requests."""
-        return self._inbox.pending
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is pending."""
-        return self.pending == 0
 
     @property
     def room(self) -> int:

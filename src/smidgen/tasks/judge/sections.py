@@ -1,16 +1,15 @@
 """The judge's sections of a report: position bias, disagreements, length bias, calibration."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 from markupsafe import Markup
 
 from smidgen.figures import formatting
 from smidgen.figures.columns import TALL_ROW, ReportColumn, evaluated, numbers, plain
 from smidgen.figures.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
+from smidgen.figures.pages import page_template
 from smidgen.figures.plots import Interval, axis, interval_plot, reliability_plot
 from smidgen.tasks.judge.disagreements import KINDS
 
@@ -41,7 +40,7 @@ class Disagreement(NamedTuple):
 def judge_sections(report: Mapping[str, Any]) -> list[str]:
     """Render the sections as HTML; sections without data are left out."""
     columns = evaluated(report)
-    page = _template().render(
+    page = page_template(Path(__file__).parent, "sections.html.jinja").render(
         bias=position_bias(report, columns),
         disagreements=disagreements(report),
         lengths=length_bias(report, columns),
@@ -50,18 +49,6 @@ def judge_sections(report: Mapping[str, Any]) -> list[str]:
         bias_axis=axis([(0, "always the second"), (0.5, f"50{PERCENT}"), (1, "always the first")]),
     )
     return [page] if page.strip() else []
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("sections.html.jinja")
 
 
 def position_bias(
