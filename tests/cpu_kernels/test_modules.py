@@ -13,7 +13,8 @@ from mlx_lm.tuner.lora import LoRALinear
 
 from smidgen.backend import mx, nn
 from smidgen.cpu_kernels import FusedBlock, accelerate, modules
-from smidgen.cpu_kernels.block import QUERY_TILE, TILE, _tile_length
+from smidgen.cpu_kernels.attention import QUERY_TILE
+from smidgen.cpu_kernels.block import TILE, _tile_length
 from smidgen.cpu_kernels.pieces import drop
 from smidgen.cpu_kernels.team import Team
 

@@ -18,6 +18,9 @@ from smidgen.cpu_kernels.team import usable
 FEW_TOKENS = 32
 """Minimum number of tokens; below, the overhead of leaving MLX outweighs the gain."""
 
+ANGLES_STEP = 64
+"""Rotary angles are kept for lengths that are multiples of this."""
+
 _Linears = tuple[tuple[str, Linear], ...]
 _ARCHITECTURES = ("mlx_lm.models.qwen3", "mlx_lm.models.qwen2", "mlx_lm.models.llama")
 
@@ -123,7 +126,8 @@ class FusedBlock(nn.Module):
         """Return the block's arrays and linear layers; empty if the kernels do not support the call."""
         if not (isinstance(mask, str) and mask == "causal") or cache is not None:
             return {}, ()
-        angles = self._rotation(max(x.shape[1], packing.num_positions if packing else 0))
+        length = x.shape[1] if packing is None else packing.num_positions
+        angles = self._rotation(-(-length // ANGLES_STEP) * ANGLES_STEP)
         if angles is None or x.shape[0] * x.shape[1] < FEW_TOKENS:
             return {}, ()
         arrays = {name: self[name].weight for name in ("input_layernorm", "post_attention_layernorm")}
@@ -132,8 +136,8 @@ class FusedBlock(nn.Module):
                 arrays[name] = self.self_attn[name].weight
         linears = []
         for name in LINEARS:
-            module = (self.self_attn if name in self.self_attn else self.mlp)[name]
-            linear = _describe(module)
+            module = self._linear(name)
+            linear = _describe(module, module.training)
             if linear is None:
                 return {}, ()
             linears.append((name, linear))
@@ -147,6 +151,9 @@ class FusedBlock(nn.Module):
             return {}, ()
         return arrays | {"cosine": angles[0], "sine": angles[1]}, tuple(linears)
 
+    def _linear(self, name: str) -> Any:
+        return (self.self_attn if name in self.self_attn else self.mlp)[name]
+
     def _rotation(self, length: int) -> tuple[mx.array, mx.array] | None:
         """Return cosine and sine of the rotary embedding, (head_dim / 2, length); None for another layout."""
         if length not in self._angles:
@@ -155,6 +162,13 @@ class FusedBlock(nn.Module):
             half = rows // self.self_attn.n_kv_heads // 2
             self._angles[length] = _read_angles(self.self_attn.rope, half, length)
         return self._angles[length]
+
+
+def fuses(block: nn.Module) -> bool:
+    """Return whether a block runs as one kernel in training."""
+    if not isinstance(block, FusedBlock):
+        return False
+    return all(_describe(block._linear(name), training=True) for name in LINEARS)
 
 
 @lru_cache(64)
@@ -190,13 +204,13 @@ def _read_angles(rope: Callable[..., mx.array], half: int, length: int) -> tuple
     return (cosine, sine) if turned else None
 
 
-def _describe(module: Any) -> Linear | None:
+def _describe(module: Any, training: bool) -> Linear | None:
     """Return the kernels' description of a linear layer; None if they do not support it."""
     if type(module) is nn.Linear:
         return Linear("weight" in module._no_grad, "bias" in module)
     if type(module).__name__ != "LoRALinear" or type(module.linear) is not nn.Linear:
         return None
-    if module.training and module.dropout._p_1 < 1:
+    if training and module.dropout._p_1 < 1:
         return None
     base = module.linear
     return Linear("weight" in base._no_grad, "bias" in base, module.lora_a.shape[1], module.scale)

@@ -30,6 +30,7 @@ from smidgen.training.batches import (
     fixed_batches,
     plan_training,
 )
+from smidgen.training.losses import packed_length
 from smidgen.training.objectives import Objective
 from smidgen.training.objectives.likelihood import Likelihood
 from smidgen.training.pretrain import PackedBatches, fast_encoder, packed_rows
@@ -85,18 +86,20 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
         sft_rows(samples, loaded.tokenizer, settings, thinking=thinking)
         for samples in (context.training_samples, context.validation_samples)
     )
+    capacity = packed_length(loaded.model) if settings.packing else None
     batches = RowBatches(
         training.rows,
         batch_size=settings.batch_size,
         gradient_accumulation=settings.gradient_accumulation,
         epochs=settings.epochs,
         seed=settings.seed,
+        capacity=capacity,
     )
     return TrainingJob(
         loaded.model,
         Likelihood(settings.dropout),
         batches,
-        fixed_batches(validation.rows, settings.batch_size),
+        fixed_batches(validation.rows, settings.batch_size, capacity=capacity),
         saver(loaded, settings),
         plan_training(training.rows, batches),
         training.cut_rows,

@@ -17,6 +17,11 @@ HEAD_CHUNK = 2048
 PACKABLE = ("llama", "qwen2", "qwen3")
 """Architectures whose attention depends only on the mask and the rotary embedding, so rows can be packed."""
 
+MASKED_ROW = 512
+"""Tokens of a packed row whose attention needs a mask."""
+ONE_ROW = 1 << 30
+"""The same without a mask: no limit."""
+
 
 def trained_token_losses(model: nn.Module, batch: TrainBatch, dropout: float = 0.0) -> mx.array:
     """Return -ln p(token) in nats of each trained token of a batch, (trained_tokens,) float32, unweighted.
@@ -36,6 +41,18 @@ def trained_token_losses(model: nn.Module, batch: TrainBatch, dropout: float = 0
     frozen = not head(model).trainable_parameters()
     losses = token_losses(hidden, head_weight(model), mx.array(targets), weight_frozen=frozen)
     return losses[: batch.trained_tokens]
+
+
+def packed_length(model: nn.Module) -> int | None:
+    """Return the maximum tokens of a row of packed texts; None if the architecture does not allow packing.
+
+    The kernels of the CPU treat every text apart, so one row can hold a whole batch; other layers need a mask
+    of the row's length squared.
+    """
+    if getattr(model, "model_type", None) not in PACKABLE:
+        return None
+    blocks = body(model).layers
+    return ONE_ROW if all(cpu_kernels.fuses(block) for block in blocks) else MASKED_ROW
 
 
 def packing_of(batch: TrainBatch) -> Packing | None:
