@@ -62,6 +62,7 @@ class FusedBlock(nn.Module):
         dropout: float = 0.0,
         chosen: mx.array | None = None,
         packing: Packing | None = None,
+        keep: bool = True,
     ) -> mx.array:
         """Run the block.
 
@@ -72,6 +73,7 @@ class FusedBlock(nn.Module):
             dropout: rate on the block's output before it is added to `x`, in training mode.
             chosen: distinct positions (n,) in the flattened batch, if only these tokens are needed.
             packing: segments and positions of packed rows; `mask` is `"causal"` then.
+            keep: whether values for the gradient are stored in training mode; otherwise it recomputes them.
 
         Returns:
             (B, L, D), or (n, D) of the chosen tokens.
@@ -106,7 +108,7 @@ class FusedBlock(nn.Module):
             linears=linears,
             dropout=dropout,
             chosen=chosen is not None,
-            keeps=self.training,
+            keeps=self.training and keep,
         )
         return _function(plan)(x, arrays)["y"]
 

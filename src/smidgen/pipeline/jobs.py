@@ -27,14 +27,16 @@ from smidgen.training.batches import (
     RowBatches,
     StepBatch,
     TrainingPlan,
+    TrainRow,
     fixed_batches,
     plan_training,
 )
-from smidgen.training.losses import packed_length
+from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
 from smidgen.training.objectives import Objective
 from smidgen.training.objectives.likelihood import Likelihood
 from smidgen.training.pretrain import PackedBatches, fast_encoder, packed_rows
 from smidgen.training.sft import saver, sft_rows
+from smidgen.training.trunk import Trunk, TrunkStates
 
 TOKENIZER = "tokenizer"
 TOKENIZER_DOCUMENTS = 20_000
@@ -53,6 +55,7 @@ class TrainingJob:
         save: writes the model to a folder, which it creates.
         plan: exact figures of all steps, where the rows are known beforehand.
         cut_rows: training rows that lost context to fit; None for a document stream.
+        states: the cache of a frozen trunk; None if it is not worth having one.
     """
 
     model: nn.Module
@@ -62,6 +65,7 @@ class TrainingJob:
     save: Callable[[Path], None]
     plan: TrainingPlan | None = None
     cut_rows: int | None = None
+    states: TrunkStates | None = None
 
 
 def prepare_training(context: RunContext) -> TrainingJob:
@@ -86,6 +90,7 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
         sft_rows(samples, loaded.tokenizer, settings, thinking=thinking)
         for samples in (context.training_samples, context.validation_samples)
     )
+    trunk = frozen_trunk(loaded.model)
     capacity = packed_length(loaded.model) if settings.packing else None
     batches = RowBatches(
         training.rows,
@@ -97,13 +102,24 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
     )
     return TrainingJob(
         loaded.model,
-        Likelihood(settings.dropout),
+        Likelihood(BodyPass(settings.dropout, settings.gradient_checkpointing, trunk)),
         batches,
         fixed_batches(validation.rows, settings.batch_size, capacity=capacity),
         saver(loaded, settings),
         plan_training(training.rows, batches),
         training.cut_rows,
+        _states_of(trunk, loaded.model, [*training.rows, *validation.rows], settings),
     )
+
+
+def _states_of(
+    trunk: Trunk | None, model: nn.Module, rows: Sequence[TrainRow], settings: SftConfig
+) -> TrunkStates | None:
+    """Return the cache of a trunk's states; None if it is off, useless or too large."""
+    if trunk is None or settings.trunk_cache == "off" or settings.epochs <= 1:
+        return None
+    states = TrunkStates(trunk, model, rows, settings.trunk_cache)
+    return states if states.num_bytes <= settings.trunk_cache_gb * 1e9 else None
 
 
 def _prepare_pretraining(context: RunContext) -> TrainingJob:

@@ -1,5 +1,6 @@
 """The stages of every training method: writing the data, and training."""
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ from smidgen.pipeline.stage import Estimate, Stage
 from smidgen.training.loop import train
 
 FACTS, SUMMARY, METRICS = "data/facts.json", "training.json", "metrics.jsonl"
+STATES = "trunk"
+"""Folder of the hidden states of the frozen blocks, until the training is finished."""
 TOKENIZER_SECONDS = 20.0
 """Time to train a tokenizer of a few thousand entries on `TOKENIZER_DOCUMENTS`, on two cores."""
 
@@ -70,7 +73,7 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
             needs=("data",),
             tables=("model", "train"),
             outputs=("best", METRICS, SUMMARY),
-            scratch=("checkpoints",),
+            scratch=("checkpoints", STATES),
             entry=_training_entry,
         )
     ]
@@ -122,6 +125,8 @@ def facts_by_task(context: RunContext) -> dict[str, TaskFacts]:
 def _train(context: RunContext) -> Work[None]:
     """Train, resuming from the last checkpoint."""
     job = prepare_training(context)
+    if job.states is not None:
+        job.states.open(context.run.path(STATES))
     started, last = time.monotonic(), None
     for result in train(
         job.model,
@@ -137,6 +142,7 @@ def _train(context: RunContext) -> Work[None]:
         if result.validation_loss is not None:
             values["validation"] = result.validation_loss
         yield StepEvent("train", result.step, job.batches.num_steps, tokens=result.tokens, values=values)
+    shutil.rmtree(context.run.path(STATES), ignore_errors=True)
     counts = {
         name: sum(array.size for array in named_arrays(tree).values())
         for name, tree in (

@@ -10,6 +10,7 @@ from smidgen.cpu_kernels import FusedBlock
 from smidgen.errors import ModelError
 from smidgen.models.graph import named_arrays
 from smidgen.training.batches import TrainBatch, TrainRow, join_rows, pack, pad
+from smidgen.training.hidden import BodyPass
 from smidgen.training.losses import trained_token_losses
 from smidgen.training.objectives.likelihood import Likelihood
 
@@ -141,7 +142,7 @@ def test_packed_rows_are_as_their_texts_alone(
         monkeypatch.setattr(FusedBlock, "_kernel_inputs", lambda *_: ({}, ()))
     if path == "mlx":
         monkeypatch.setattr("smidgen.cpu_kernels.FusedBlock", type("NoBlock", (), {}))
-    objective = Likelihood(dropout)
+    objective = Likelihood(BodyPass(dropout))
     value_and_grad = nn.value_and_grad(sharp, lambda batch: objective.loss(sharp, batch).loss)
     sharp.train()
     (loss, gradient), (alone, alone_gradient) = value_and_grad(packed), value_and_grad(pad(texts))
