@@ -32,12 +32,14 @@ class Linear:
         bias: whether it has a bias.
         rank: rank of its low-rank update; 0 if it has none.
         scale: scale of its low-rank update.
+        quantization: group size, bits and mode of a quantised weight, which is dequantised in every pass.
     """
 
     frozen: bool
     bias: bool = False
     rank: int = 0
     scale: float = 0.0
+    quantization: tuple[int, int, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ class Block:
     Args:
         plan: static properties of the block.
         x: (B, L, D) float32.
-        arrays: by name: the norms' weights; `{linear}.weight`, `.bias`, `.lora_a`, `.lora_b`; `cosine` and
-            `sine` (head_dim / 2, L); `chosen` (n,), positions in the flattened batch; `seed` (1,) of dropout;
-            `segments` and `positions` (B · L,) of packed rows.
+        arrays: by name: the norms' weights; `{linear}.weight`, `.scales`, `.biases`, `.bias`, `.lora_a`,
+            `.lora_b`; `cosine` and `sine` (head_dim / 2, L); `chosen` (n,), positions in the flattened batch;
+            `seed` (1,) of dropout; `segments` and `positions` (B · L,) of packed rows.
     """
 
     def __init__(self, plan: BlockPlan, x: mx.array, arrays: dict[str, mx.array]) -> None:
@@ -88,6 +90,9 @@ class Block:
         self.x = view(x).reshape(self.tokens, self.width)
         self.w: dict[str, Any] = {name: view(array) for name, array in arrays.items()}
         self.linears = dict(plan.linears)
+        for name, linear in plan.linears:
+            if linear.quantization is not None:
+                self.w[f"{name}.weight"] = _dequantized(arrays, name, *linear.quantization)
         if plan.head_norms:
             norms = [self.w["q_norm"]] * plan.heads + [self.w["k_norm"]] * plan.kv_heads
             self.head_norms = np.stack(norms)[:, :, None]
@@ -169,6 +174,16 @@ class Block:
     def by_head(self, array: Array, tile: slice) -> Array:
         """Return queries and keys of a tile, (heads + kv_heads, head_dim, tokens)."""
         return array[self.rotary, tile].reshape(-1, self.plan.head_dim, tile.stop - tile.start)
+
+
+def _dequantized(arrays: dict[str, mx.array], name: str, group_size: int, bits: int, mode: str) -> np.ndarray:
+    packed, scales, biases = (arrays.get(f"{name}.{part}") for part in ("weight", "scales", "biases"))
+    assert packed is not None and scales is not None
+    weight = mx.dequantize(
+        packed, scales, biases, group_size=group_size, bits=bits, mode=mode, dtype=mx.float32
+    )
+    mx.eval(weight)
+    return view(weight)
 
 
 @lru_cache(256)

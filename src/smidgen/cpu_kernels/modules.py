@@ -136,7 +136,7 @@ class FusedBlock(nn.Module):
         for name in ("q_norm", "k_norm"):
             if name in self.self_attn:
                 arrays[name] = self.self_attn[name].weight
-        linears = []
+        linears, packed = [], []
         for name in LINEARS:
             module = self._linear(name)
             linear = _describe(module, module.training)
@@ -144,12 +144,16 @@ class FusedBlock(nn.Module):
                 return {}, ()
             linears.append((name, linear))
             base = module.linear if linear.rank else module
-            arrays[f"{name}.weight"] = base.weight
+            weights = {"weight": base.weight}
+            if linear.quantization is not None:
+                weights |= {part: base[part] for part in ("scales", "biases") if part in base}
+                packed += [f"{name}.{part}" for part in weights]
+            arrays |= {f"{name}.{part}": array for part, array in weights.items()}
             if linear.bias:
                 arrays[f"{name}.bias"] = base.bias
             if linear.rank:
                 arrays |= {f"{name}.lora_a": module.lora_a, f"{name}.lora_b": module.lora_b}
-        if not usable(x, *arrays.values()):
+        if not usable(x, *(array for name, array in arrays.items() if name not in packed)):
             return {}, ()
         return arrays | {"cosine": angles[0], "sine": angles[1]}, tuple(linears)
 
@@ -208,11 +212,14 @@ def _read_angles(rope: Callable[..., mx.array], half: int, length: int) -> tuple
 
 def _describe(module: Any, training: bool) -> Linear | None:
     """Return the kernels' description of a linear layer; None if they do not support it."""
-    if type(module) is nn.Linear:
-        return Linear("weight" in module._no_grad, "bias" in module)
-    if type(module).__name__ != "LoRALinear" or type(module.linear) is not nn.Linear:
+    base, rank, scale = module, 0, 0.0
+    if type(module).__name__ == "LoRALinear":
+        if training and module.dropout._p_1 < 1:
+            return None
+        base, rank, scale = module.linear, module.lora_a.shape[1], module.scale
+    if type(base) is nn.QuantizedLinear:
+        quantization = base.group_size, base.bits, base.mode
+        return Linear(True, "bias" in base, rank, scale, quantization)
+    if type(base) is not nn.Linear:
         return None
-    if training and module.dropout._p_1 < 1:
-        return None
-    base = module.linear
-    return Linear("weight" in base._no_grad, "bias" in base, module.lora_a.shape[1], module.scale)
+    return Linear("weight" in base._no_grad, "bias" in base, rank, scale)

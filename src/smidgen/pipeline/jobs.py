@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from smidgen.backend import mx, nn
+from smidgen.backend import device, mx, nn
 from smidgen.config import PretrainRecipe, SftConfig
 from smidgen.data.corpus import curriculum, documents, tokenizer_documents
 from smidgen.data.templates import load_tokenizer
@@ -19,7 +19,7 @@ from smidgen.errors import ConfigError
 from smidgen.files import atomic_folder
 from smidgen.models.graph import create
 from smidgen.models.load import load
-from smidgen.models.lora import add_lora
+from smidgen.models.lora import add_lora, dequantize, dequantized_bytes
 from smidgen.models.save import save_model
 from smidgen.pipeline.context import RunContext
 from smidgen.training.batches import (
@@ -39,6 +39,8 @@ from smidgen.training.sft import saver, sft_rows
 from smidgen.training.trunk import Trunk, TrunkStates
 
 TOKENIZER = "tokenizer"
+PLAIN_SHARE = 0.25
+"""Share of the memory that the weights of a dequantised base may take."""
 TOKENIZER_DOCUMENTS = 20_000
 """Training documents of a tokenizer: 4 MB of text, in which every word of the world occurs many times."""
 
@@ -84,6 +86,8 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
             f"train.max_length is {settings.max_length}, but the context of {loaded.name} has "
             f"{context_length} tokens; lower it"
         )
+    if device().kind == "cpu":  # on a GPU, quantised products are as fast
+        _dequantize_if_small(loaded.model)
     if settings.lora is not None:
         add_lora(loaded.model, settings.lora, settings.seed)
     training, validation = (
@@ -110,6 +114,15 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
         training.cut_rows,
         _states_of(trunk, loaded.model, [*training.rows, *validation.rows], settings),
     )
+
+
+def _dequantize_if_small(model: nn.Module) -> None:
+    """Dequantise a quantised base once, unless the memory is needed; its blocks are then dequantised in turn.
+
+    The weights that are computed with are the same, so the adapter fits the quantised base.
+    """
+    if dequantized_bytes(model) < PLAIN_SHARE * device().memory_bytes:
+        dequantize(model, mx.float32, to_read=True)
 
 
 def _states_of(
