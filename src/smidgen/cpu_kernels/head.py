@@ -12,7 +12,7 @@ import numpy as np
 from smidgen.backend import mx, nn
 from smidgen.cpu_kernels.team import new, product, scratch, team, usable, view
 
-LOGITS = 1 << 20
+LOGITS = 1 << 22
 """Maximum logits of a chunk of tokens, unless a single token has more."""
 KEPT = 1 << 24
 """Maximum number of probabilities that are kept for the gradient: 64 MB."""
