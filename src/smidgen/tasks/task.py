@@ -191,6 +191,17 @@ class Task(Protocol):
         """
         ...
 
+    def plain_rows(self, rows: Sequence[Row], *, source: str = "rows") -> list[tuple[str, dict[str, Any]]]:
+        """The rows in the task's own format with an `id`, each with its prompt; default: as they are.
+
+        Rows with the same prompt belong together when rows are split.
+        """
+        samples = self.samples(rows, source=source)
+        return [
+            (sample.messages[-1].content, {**row, "id": sample.id})
+            for sample, row in zip(samples, rows, strict=True)
+        ]
+
     def target(self, sample: Sample) -> str:
         """The target completion of a sample.
 

@@ -99,6 +99,8 @@ class JudgeTemplate(Protocol):
     """Strings that end a completion and are part of it."""
     constraint: Constraint | None
     """A constraint on whole completions, if the template has one."""
+    verdicts: Mapping[Choice, str]
+    """The completion that is only this verdict, to train on; empty if the template wants more."""
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """Render the prompt."""

@@ -91,6 +91,7 @@ class OwnTemplate:
         self._regex, self._schema = self._reader(content)
         self.messages(Case("a question", "one answer", "another answer", "a right answer"))
         self.constraint: Constraint | None = self._constraint()
+        self.verdicts: Mapping[Choice, str] = {}
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """The rendered system message, if any, and the user message."""

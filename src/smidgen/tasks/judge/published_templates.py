@@ -64,6 +64,7 @@ class TwoScores:
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
+    verdicts: Mapping[Choice, str] = {}
     LOWEST, HIGHEST = 0, 10
 
     _DELIMITERS = (
@@ -137,6 +138,7 @@ class BesideReference:
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
+    verdicts: Mapping[Choice, str] = {}
     LOWEST, HIGHEST = TwoScores.LOWEST, TwoScores.HIGHEST
     _FIRST_LINE = re.compile(rf"{NUMBER}(?:\s*/\s*10)?")
     _BEGINS = re.compile(rf"{_FIRST_LINE.pattern}[^\S\n]*(?:\n|\Z)")
@@ -192,6 +194,7 @@ class Literals:
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
+    verdicts: Mapping[Choice, str] = {"first": "[[A]]", "second": "[[B]]", "tie": "[[C]]"}
 
     _DELIMITERS = (
         Delimiter("[User Question]"),

@@ -8,6 +8,7 @@ from smidgen.tasks.judge.delimiters import Delimiter, free_number
 from smidgen.tasks.judge.forms import (
     NUMBER,
     Case,
+    Choice,
     Fault,
     JudgeParseError,
     Verdict,
@@ -42,6 +43,7 @@ class Rubric:
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ("</scores>",)
     constraint: Constraint | None = None
+    verdicts: Mapping[Choice, str] = {}
 
     LOWEST, HIGHEST = 1, 10
     _DELIMITERS = (
