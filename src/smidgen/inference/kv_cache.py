@@ -51,6 +51,18 @@ class Pass:
         padded = self.cached[:, None] + np.arange(self.counts.max())
         return padded[~self.is_padding]
 
+    def part(self, begin: int, end: int) -> "Pass":
+        """Return the pass of the tokens from `begin` to `end` alone, which may cut rows in two."""
+        ends = np.cumsum(self.counts)
+        begins = ends - self.counts
+        rows = slice(int(np.searchsorted(ends, begin, "right")), int(np.searchsorted(begins, end)))
+        first = np.maximum(begins[rows], begin)
+        return Pass(
+            self.start + rows.start,
+            self.cached[rows] + first - begins[rows],
+            np.minimum(ends[rows], end) - first,
+        )
+
 
 class SlotCache:
     """Keys and values of one layer (S, K, C, D): S slots, K heads, C columns, heads of width D."""
@@ -93,7 +105,10 @@ class SlotCache:
 
     def write(self, at: Pass, keys: Any, values: Any) -> None:
         """Store the keys and values (T, K, D) of the new tokens."""
-        slots, columns = self._xp.array(at.slots), self._xp.array(at.columns)
+        self.put(self._xp.array(at.slots), self._xp.array(at.columns), keys, values)
+
+    def put(self, slots: Any, columns: Any, keys: Any, values: Any) -> None:
+        """Store keys and values (T, K, D) of tokens at given slots and columns (T,)."""
         self.keys[slots, :, columns] = keys
         self.values[slots, :, columns] = values
 
