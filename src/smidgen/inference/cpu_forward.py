@@ -25,8 +25,9 @@ from smidgen.models.graph import head_weight
 
 LARGEST = 1 << 28
 """Number of weights of the largest model to run here; beyond it matrix products dominate."""
-SHARE = 20_000_000
-"""Minimum tokens × weights per core; splitting further costs more than it saves."""
+SHARE, FEWEST = 20_000_000, 3
+"""Minimum tokens × weights per core, and minimum tokens: splitting further costs more than it saves, since
+each core reads all weights."""
 LARGE_PRODUCT = 1_000_000_000
 """Tokens × weights from which BLAS uses its own threads; below, they mostly wait for each other."""
 
@@ -104,7 +105,7 @@ class CpuForward:
 
     def _bounds(self, num_tokens: int) -> list[tuple[int, int]]:
         """Return the bounds of each core's share of the tokens."""
-        shares = max(1, min(self._cores, num_tokens, num_tokens * self._num_weights // SHARE))
+        shares = max(1, min(self._cores, num_tokens // FEWEST, num_tokens * self._num_weights // SHARE))
         return list(pairwise(num_tokens * i // shares for i in range(shares + 1)))
 
     def _spread(self, work: Callable[[int], None], shares: int, num_tokens: int) -> None:

@@ -27,13 +27,21 @@ class Pass:
         cached: number of cached tokens per row (B,).
         counts: number of new tokens per row (B,), with sum T and maximum L.
         width: columns in use after the pass, W.
+        shared: number of first columns in which all rows are equal to slot 0.
     """
 
-    def __init__(self, start: int, cached: Sequence[int] | np.ndarray, counts: Sequence[int] | np.ndarray):
+    def __init__(
+        self,
+        start: int,
+        cached: Sequence[int] | np.ndarray,
+        counts: Sequence[int] | np.ndarray,
+        shared: int = 0,
+    ):
         self.start, self.stop = start, start + len(cached)
         self.cached = np.asarray(cached, np.int32)
         self.counts = np.asarray(counts, np.int32)
         self.width = int((self.cached + self.counts).max())
+        self.shared = shared
 
     @cached_property
     def is_padding(self) -> np.ndarray:
@@ -61,6 +69,7 @@ class Pass:
             self.start + rows.start,
             self.cached[rows] + first - begins[rows],
             np.minimum(ends[rows], end) - first,
+            self.shared,
         )
 
 
