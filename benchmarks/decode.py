@@ -25,8 +25,8 @@ from typing import Any
 from _common import machine, peak_memory_bytes, run, versions, write_results
 
 MODEL = "smidgen:smollm2"
-ROWS = tuple(map(int, __import__("os").environ.get("ROWS", "1,8,32,64").split(",")))
-MAX_TOKENS = 32
+ROWS = (1, 8, 32, 64)
+MAX_TOKENS = 48
 BITS = {"mlx": 32, "llama F32": 32, "llama F16": 16, "llama BF16": 16, "llama Q8_0": 8.5, "mlx_lm": 32}
 """The contenders, with the bits per weight that they read."""
 MOST_ROWS = {"mlx_lm": 8}
@@ -117,14 +117,14 @@ def num_distinct(prompts: Sequence[Sequence[int]]) -> int:
     return sum(map(len, ordered)) - alike
 
 
-def child(contender: str, repeats: int) -> None:
+def child(contender: str, numbers: Sequence[int], repeats: int) -> None:
     """Measure a contender at every number of rows and print the results as JSON."""
     from smidgen.backend import measure_rates
 
     asked = (MlxLm if contender == "mlx_lm" else Ours)(contender)
     turns = count(1)
     found = {}
-    for rows in ROWS:
+    for rows in numbers:
         if rows > MOST_ROWS.get(contender, rows):
             continue
         asked.answer(samples_of(rows, next(turns)), 2)  # loads the model with that many slots
@@ -172,10 +172,12 @@ def rated(contender: str, found: dict[str, Any], weights: Any) -> dict[str, Any]
     }
 
 
-def show(results: dict[str, Any]) -> None:
+def show(results: dict[str, Any], numbers: Sequence[int]) -> None:
     """Print a table per number of rows."""
-    for rows in map(str, ROWS):
+    for rows in map(str, numbers):
         found = {name: one[rows] for name, one in results.items() if rows in one}
+        if not found:
+            continue
         first = next(iter(found.values()))
         print(
             f"\n{rows} rows, {first['prompt_tokens']} tokens of prompts, {first['distinct_tokens']} of them "
@@ -195,11 +197,12 @@ def show(results: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--contenders", nargs="+", choices=BITS, default=list(BITS))
+    parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS))
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(arguments.child, arguments.repeats)
+        child(arguments.child, arguments.rows, arguments.repeats)
         return
     from smidgen.benchmark.roofline import weights_of
 
@@ -207,11 +210,13 @@ def main() -> None:
     results = {}
     for name in arguments.contenders:
         print(f"{name} …", file=sys.stderr)
-        found = run(__file__, ["--child", name, "--repeats", str(arguments.repeats)], what=name)
+        numbers = [str(number) for number in arguments.rows]
+        given = ["--child", name, "--rows", *numbers, "--repeats", str(arguments.repeats)]
+        found = run(__file__, given, what=name)
         results[name] = {rows: rated(name, one, weights) for rows, one in found["rows"].items()}
         results[name]["load"] = found["load"]
         results[name]["peak_memory_bytes"] = found["peak"]
-    show(results)
+    show(results, arguments.rows)
     print(f"\n{machine()['cpu']}, {machine()['cores']} cores; written to {write_results('decode', results)}")
 
 

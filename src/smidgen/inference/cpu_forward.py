@@ -1,8 +1,10 @@
 """The forward pass of a small float32 model on the CPU, in numpy.
 
 A decoding step of a small model is a hundred tiny operations. MLX spends 30 to 100 µs on each and computes
-the exponentials of softmax and SwiGLU one by one; numpy spends 2 to 10 µs and vectorises them. Rows are
-independent, so each processor core runs a share of them through the whole network.
+the exponentials of softmax and SwiGLU one by one; numpy spends 2 to 10 µs and vectorises them. Tokens depend
+on each other only in attention, so each processor core runs a share of them through the whole network, and
+waits for another core only if that has earlier tokens of the same row. Both read the same weights at about
+the same time, so that the second finds them in the cache that they share.
 
 Supported are the parts of Llama-like models: RMS norms, linear layers (plain, quantised, with a low-rank
 update), rotary embeddings, SwiGLU, and MobileLLM-R1's attention. Any other model runs in MLX.
@@ -40,8 +42,8 @@ class CpuForward:
     def __init__(self, model: Any):
         """Copy the current weights of `model`; later changes to the model have no effect.
 
-        The embedding is a view of MLX's memory. All other matrices are copied once, transposed, and those
-        with the same input are concatenated.
+        The embedding is a view of MLX's memory. All other matrices are copied once, as `cpu_products.Matrix`,
+        and those with the same input are concatenated.
 
         Raises:
             Unsupported: the model has a part that this module does not support, or is too large.
