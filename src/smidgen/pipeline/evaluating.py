@@ -136,7 +136,7 @@ def evaluation_stage(
     engine: Callable[[RunContext], EngineOptions],
     *,
     needs: tuple[str, ...],
-    method: str = "generate",
+    method: str | None = None,
     compared_with: str | None = None,
     entry: Callable[[RunContext], Mapping[str, Any]] | None = None,
 ) -> Stage:
@@ -147,11 +147,11 @@ def evaluation_stage(
         task: the task.
         engine: returns the engine options of the model.
         needs: stages whose outputs it reads.
-        method: evaluation method of the task.
+        method: evaluation method of the task; default: its first.
         compared_with: the evaluation that the report compares it with, pairing the samples.
         entry: report entry; default: the evaluation under its name, and the comparison.
     """
-    place = f"evaluations/{task.named(name)}"
+    place, method = f"evaluations/{task.named(name)}", method or task.blank.methods[0]
 
     def work(context: RunContext) -> Work[None]:
         evaluated = yield from run_evaluation(

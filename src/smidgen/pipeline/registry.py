@@ -45,8 +45,7 @@ def _trained_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
             compared_with="after",
         )
         for task in tasks
-        for method in task.blank.methods
-        if method != "generate"
+        for method in task.blank.methods[1:]
     ]
 
 
