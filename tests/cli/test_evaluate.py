@@ -350,9 +350,9 @@ def test_constrained_answers_can_all_be_read(
 
 def test_constraints_that_no_one_can_keep_to_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     recorded = [*judged(tmp_path, letter), "--constrained"]
-    for method in ("generate", "logits"):
-        assert exit_code([*recorded, "--template", "verdict", "--method", method]) == 2
-        assert "the task judge in the template verdict has no output constraint" in capsys.readouterr().err
+    assert exit_code(["evaluate", "answers", "--constrained"]) == 2
+    assert "the task answers cannot be constrained: the task has no output" in capsys.readouterr().err
+    assert exit_code(["evaluate", "choice", "--data", "rows.jsonl", "--constrained"]) == 2
     template = tmp_path / "own.toml"
     for regex, fault in (
         ("(?P<winner>[AB])", "a recording does not support constraints"),

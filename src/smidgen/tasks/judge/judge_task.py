@@ -23,7 +23,7 @@ from smidgen.errors import ConfigError, DataError
 from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
-from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict
+from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict, verdict_alone
 from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words, lean_in_words
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, measures, read_judgements
 from smidgen.tasks.judge.published import as_published, score_tables
@@ -113,8 +113,8 @@ class JudgeTask(Task):
 
     @property
     def constraint(self) -> Constraint | None:
-        """The template's constraint on whole completions."""
-        return self.form.constraint
+        """The template's constraint on whole completions, or else the verdict without preceding words."""
+        return self.form.constraint or (verdict_alone(self.form) if self.form.has_answers else None)
 
     @property
     def methods(self) -> tuple[str, ...]:
