@@ -222,9 +222,7 @@ def test_the_constraint_of_a_task_is_asked_for_where_it_is_wanted(tmp_path: Path
     with pytest.raises(DataError, match="with other messages, labels, sampling, constraint, model"):
         run(tmp_path / "held.jsonl", engine, task=task, constrained=True)
     rows = [{"prompt": "1 + 1?", "answer": "2"}]
-    refused = (
-        "the task answers cannot be constrained: the task has no output constraint; turn constrained"
-    )
+    refused = "the task answers cannot be constrained: the task has no output constraint; turn constrained"
     with pytest.raises(ConfigError, match=refused):
         run(
             tmp_path / "none.jsonl", engine, task=Answers(), samples=Answers().samples(rows), constrained=True

@@ -80,11 +80,11 @@ def _question(row: Row, number: int) -> list[Problem]:
 
 
 def _number(row: Row, field: str) -> str:
-    """Read an answer as text; a whole number without decimals."""
+    """Read an answer as text; of a number its spelling, without decimals if it is whole."""
     value = row[field]
-    if isinstance(value, float) and is_finite(value) and value == int(value):
-        return str(int(value))
-    return text_of(row, field).strip()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
+        return text_of(row, field).strip()
+    return str(int(value)) if value == int(value) else f"{value!r}"
 
 
 PROBLEM_FORMATS = (

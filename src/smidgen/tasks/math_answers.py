@@ -22,7 +22,7 @@ LONGEST_NUMBER = 100
 """Characters of a number; longer ones are the repetitions of a broken model, and slow to compute with."""
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
-    r"(?P<sign>(?<![\w)\]}.])-)?[$€£¥]?(?P<inner>-)?"
+    r"(?P<sign>(?<![\w)\]}.])-)?(?:[$€£¥](?P<inner>-)?)?"
     r"(?:"
     r"(?:(?P<mixed>\d+)\s+)?(?:\\[dt]?frac\{(?P<top>\d+)\}\{(?P<bottom>\d+)\}|(?P<up>\d+)/(?P<down>\d+))"
     rf"|(?P<value>{_PLAIN})(?P<exponent>[eE][+-]?\d{{1,2}}(?!\d))?"
