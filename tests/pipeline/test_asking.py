@@ -177,6 +177,26 @@ def test_both_ways_can_be_turned_off(tmp_path: Path):
     assert [stage.name for stage in stages_of(context)] == ["data", "before", "train", "after", "report"]
 
 
+def test_a_specialist_in_sums_is_trained_on_solutions(tmp_path: Path):
+    sums = [
+        {
+            "question": f"{n} + 1?",
+            "answer": f"It is {n + 1}.\n#### {n + 1}",
+            "split": ("train", "test")[n > 9],
+        }
+        for n in range(12)
+    ]
+    context = context_of(tmp_path, sums, "math")
+    result_of(run_recipe(context))
+    report = Report.model_validate(read_json(context.run.path("report.json")))
+    assert report.skipped == {"base_constrained": context.tasks[0].task.why_unconstrained}
+    assert report.base_examples is not None and report.base_examples.model_extra is not None
+    assert report.base_examples.model_extra["examples"]["fewest"] == 4
+    assert "held-out problems" in context.run.path("report.html").read_text()
+    trained = context.run.path("data/train.jsonl").read_text()
+    assert "The answer is \\\\boxed{" in trained and "####" not in trained
+
+
 def test_a_specialist_in_choices_is_trained_in_chat_and_scored(tmp_path: Path):
     rows = [
         row | {"question": f"Is {row['word']} a", "choices": ["metal", "plant"], "answer": row["kind"]}
