@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from smidgen.data.types import Constraint, Message
 from smidgen.tasks.judge.delimiters import Delimiter, free_number
-from smidgen.tasks.judge.forms import Case, Choice, Fault, JudgeParseError, Verdict, agreed, expected, stated
+from smidgen.tasks.judge.forms import Case, Fault, JudgeParseError, Verdict, agreed, expected, stated
 from smidgen.tasks.judge.quotations import own_words
 from smidgen.tasks.thinking import without_thinking
 
@@ -24,10 +24,10 @@ class Grade:
     singly = True
     needs_reference = False
     has_answers = True
+    closing = ""
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
-    verdicts: Mapping[Choice, str] = {}
     LOWEST, HIGHEST = 1, 5
 
     _DELIMITERS = (

@@ -22,7 +22,7 @@ from smidgen.errors import ConfigError, DataError
 from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
-from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict
+from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict, verdict_alone
 from smidgen.tasks.judge.gold import gold_target
 from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words, lean_in_words
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, measures, read_judgements
@@ -86,8 +86,8 @@ class JudgeTask(Task):
 
     @property
     def constraint(self) -> Constraint | None:
-        """The template's constraint on whole completions."""
-        return self.form.constraint
+        """The template's constraint on whole completions, or else the verdict without preceding words."""
+        return self.form.constraint or (verdict_alone(self.form) if self.form.has_answers else None)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -199,13 +199,17 @@ class JudgeTask(Task):
 
     def _verdict_samples(self, rows: Sequence[Row], source: str) -> list[Sample]:
         """Both orders of labelled pairs, whose target is the verdict alone."""
-        if self.form.singly or not self.form.verdicts:
+        answers = {} if self.form.singly or not self.form.has_answers else self.form.answers()
+        texts = {said.preferred: text for text, said in answers.items() if said.first is None}
+        if not texts:
             raise ConfigError(
                 f"a judge cannot be trained with the template {self.form.name}, which has no completion that "
                 f"is only a verdict; use verdict, or {Rubric.name} with gold judgements"
             )
-        samples = self.samples(rows, source=source)
-        return [replace(sample, target=self.form.verdicts[sample.metadata["better"]]) for sample in samples]
+        return [
+            replace(sample, target=texts[sample.metadata["better"]] + self.form.closing)
+            for sample in self.samples(rows, source=source)
+        ]
 
     def parse(self, text: str) -> Verdict | float:
         """Parse a completion with the template; raises `JudgeParseError`."""

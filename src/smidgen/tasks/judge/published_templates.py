@@ -61,10 +61,10 @@ class TwoScores:
     singly = False
     needs_reference = False
     has_answers = True
+    closing = ""
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
-    verdicts: Mapping[Choice, str] = {}
     LOWEST, HIGHEST = 0, 10
 
     _DELIMITERS = (
@@ -135,10 +135,10 @@ class BesideReference:
     singly = True
     needs_reference = True
     has_answers = True
+    closing = ""
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
-    verdicts: Mapping[Choice, str] = {}
     LOWEST, HIGHEST = TwoScores.LOWEST, TwoScores.HIGHEST
     _FIRST_LINE = re.compile(rf"{NUMBER}(?:\s*/\s*10)?")
     _BEGINS = re.compile(rf"{_FIRST_LINE.pattern}[^\S\n]*(?:\n|\Z)")
@@ -191,10 +191,10 @@ class Literals:
     singly = False
     needs_reference = False
     has_answers = True
+    closing = "]]"
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
-    verdicts: Mapping[Choice, str] = {"first": "[[A]]", "second": "[[B]]", "tie": "[[C]]"}
 
     _DELIMITERS = (
         Delimiter("[User Question]"),

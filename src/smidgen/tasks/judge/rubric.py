@@ -8,7 +8,6 @@ from smidgen.tasks.judge.delimiters import Delimiter, free_number
 from smidgen.tasks.judge.forms import (
     NUMBER,
     Case,
-    Choice,
     Fault,
     JudgeParseError,
     Verdict,
@@ -40,10 +39,10 @@ class Rubric:
     singly = False
     needs_reference = False
     has_answers = True
+    closing = "}\n</scores>"
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ("</scores>",)
     constraint: Constraint | None = None
-    verdicts: Mapping[Choice, str] = {}
 
     LOWEST, HIGHEST = 1, 10
     _DELIMITERS = (
