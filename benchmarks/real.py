@@ -13,6 +13,7 @@ checkpointing, and padded rows. Results are saved to `benchmarks/results/real-<m
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -115,6 +116,7 @@ def smidgen(
     optimizer = AdamW(model, config)
     trunk = frozen_trunk(model)
     if trunk is not None:
+        shutil.rmtree(folder / "trunk", ignore_errors=True)  # of an earlier turn
         TrunkStates(trunk, model, [row for batch in rows for row in batch], "float16").open(folder / "trunk")
     objective = Likelihood(BodyPass(recompute=recompute, trunk=trunk))
     for number in range(epochs * len(batches)):
@@ -159,7 +161,8 @@ def mlx_lm(folder: Path) -> Steps:
         longest = max(len(ids) for ids, _ in batch)
         width = 1 + 32 * -(-longest // 32)
         rows = mx.array([ids + [0] * (width - len(ids)) for ids, _ in batch])
-        lengths = mx.array([[prompt, len(ids)] for ids, prompt in batch])
+        # Its trainer passes the length, which counts one token of padding in the loss.
+        lengths = mx.array([[prompt, len(ids) - 1] for ids, prompt in batch])
         start = time.perf_counter()
         (loss, _), gradient = step(model, rows, lengths)
         optimizer.update(model, gradient)
