@@ -1,8 +1,8 @@
 """Memory of training and of decoding, from a model's configuration and the settings alone.
 
-On a CPU the arrays are those of `smidgen.cpu_kernels` in float32, and the total is the peak of the process as
-`backend.peak_memory_bytes` measures it; `benchmarks/budget.py` compares the two. On a GPU the total is that of
-MLX's allocator in bfloat16. It is derived from the operations of mlx-lm's blocks and was not measured there.
+On a CPU the arrays are those of `smidgen.cpu_kernels` in float32, and the total is the peak of the process,
+as `backend.peak_memory_bytes` measures it; `benchmarks/budget.py` compares the two. On a GPU the total is
+that of MLX's allocator in bfloat16, derived from the operations of mlx-lm's blocks and not measured there.
 """
 
 import math
@@ -153,6 +153,12 @@ def training_budget(training: Training) -> Budget:
     )
 
 
+def step_bytes(training: Training) -> int:
+    """Return the bytes that depend on the batch."""
+    scratch = scratch_bytes(training) if training.place.kind == "cpu" else 0
+    return activation_bytes(training) + logit_bytes(training) + scratch
+
+
 def process_parts(*, cpu: bool, tokenizer_bytes: int) -> dict[str, int]:
     """Return what a process takes besides the model; nothing on a GPU, whose memory is counted alone."""
     if not cpu:
@@ -212,10 +218,9 @@ def activation_bytes(training: Training) -> int:
         last = kept_bytes(shape, batch.positions, batch.trained)
     else:
         one = last = ops_bytes(shape, batch, training.place)
+    kept = (blocks - 1) * one + last
     if training.recomputes:  # one block at a time, and the inputs of all
-        kept = blocks * states + one
-    else:
-        kept = (blocks - 1) * one + last
+        kept = blocks * states + (one if blocks > 1 else last)
     # The embedded tokens or the output of the frozen blocks, and two gradients of hidden states.
     around = 3 * states
     if blocks < shape.layers:
@@ -273,13 +278,25 @@ def _merged(training: Training, features: int, queries: int) -> int:
 
 
 class Decoding(NamedTuple):
-    """A model that answers: rows decoded together, tokens of the longest prompt and of an answer."""
+    """A model that answers.
+
+    Attributes:
+        shape: the model.
+        rows: number of rows decoded together.
+        prompt: tokens of the longest prompt.
+        answer: maximum tokens of an answer.
+        item: bytes of a number in the cache and in the activations.
+        cpu: whether the memory is that of the process.
+        weights: bytes of the weights.
+        tokenizer_bytes: size of `tokenizer.json`.
+    """
 
     shape: Shape
     rows: int
     prompt: int
     answer: int
-    place: Place
+    item: int
+    cpu: bool
     weights: int
     tokenizer_bytes: int = 0
 
@@ -291,11 +308,11 @@ def kv_bytes(shape: Shape, tokens: int, item: int) -> int:
 
 def decoding_budget(decoding: Decoding) -> Budget:
     """Return the memory of an evaluation: weights, KV cache, and one pass over the prompts of all rows."""
-    shape, rows, item = decoding.shape, decoding.rows, decoding.place.item
+    shape, rows, item = decoding.shape, decoding.rows, decoding.item
     columns = 128 * math.ceil((decoding.prompt + decoding.answer) / 128)
     positions = rows * decoding.prompt
     features = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-    parts = process_parts(cpu=decoding.place.kind == "cpu", tokenizer_bytes=decoding.tokenizer_bytes) | {
+    parts = process_parts(cpu=decoding.cpu, tokenizer_bytes=decoding.tokenizer_bytes) | {
         "weights": decoding.weights,
         "kv cache": kv_bytes(shape, rows * columns, item),
         "logits": 2 * 4 * rows * shape.vocabulary,

@@ -13,11 +13,12 @@ from smidgen.files import read_json, write_json
 from smidgen.inference import engine_identity, open_engine
 from smidgen.inference.replay import ReplayEngine
 from smidgen.options import EngineOptions
+from smidgen.pipeline.budgets import Budgets, StageBudget
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, MetricEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.sources import EvaluationRows
-from smidgen.pipeline.stage import Estimate, Stage
+from smidgen.pipeline.stage import Stage
 from smidgen.tasks import Task
 
 RECORDS, RESULT = "records.jsonl", "evaluation.json"
@@ -169,9 +170,11 @@ def evaluation_stage(
     def inputs(context: RunContext) -> Mapping[str, Any]:
         return {"task": [task.blank.name, task.blank.version, task.blank.variant], "method": method}
 
-    def estimate(context: RunContext, probes: Probes) -> Estimate:
-        seconds = probes.answer_seconds(task, method) * len(task.test_samples)
-        return Estimate(seconds / 60, probes.memory_bytes)
+    def minutes(context: RunContext, probes: Probes) -> float:
+        return probes.answer_seconds(task, method) * len(task.test_samples) / 60
+
+    def budget(budgets: Budgets) -> StageBudget:
+        return budgets.evaluation(task, engine(budgets.context), scores=method != "generate")
 
     def own_entry(context: RunContext) -> Mapping[str, Any]:
         content: dict[str, Any] = {name: evaluation_of(context, task, name)}
@@ -183,7 +186,8 @@ def evaluation_stage(
     return Stage(
         task.named(name),
         work,
-        estimate,
+        minutes,
+        budget,
         needs=needs,
         tables=TABLES,
         inputs=inputs,
