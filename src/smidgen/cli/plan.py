@@ -55,7 +55,7 @@ def plan(
     available = available_memory() if memory is None else round(memory * 1e9)
     found = find_fit(budgets, available) if fit else None
     if found is not None:
-        budgets = budgets.changed(found.recipe)
+        budgets = found.budgets
     expected = forecast(budgets, available=available, rate=rate)
     if json:
         fitting = {} if found is None else {"changes": found.changes, "change_notes": found.notes}

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from smidgen.backend import blas, device
-from smidgen.config import AnyRecipe, PretrainRecipe, Recipe, SftConfig
+from smidgen.config import DEFAULT_BITS, DEFAULT_GROUP_SIZE, AnyRecipe, PretrainRecipe, Recipe, SftConfig
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import ConfigError, DataError
@@ -27,6 +27,7 @@ from smidgen.models.budget import (
 )
 from smidgen.models.graph import huggingface_config
 from smidgen.models.load import describe, read_config
+from smidgen.models.quantization import Setting
 from smidgen.models.shape import Shape, shape_of
 from smidgen.options import EngineOptions
 from smidgen.pipeline.context import RunContext, TaskContext
@@ -94,11 +95,13 @@ class Budgets:
 
     context: RunContext
     place: Place = field(default_factory=lambda: Place(device().kind, max(1, blas().threads)))
+    four_bits: bool = False
+    """Whether the base is taken to be quantised to 4 bits beforehand."""
     _kept: Kept = field(default_factory=Kept)
 
-    def changed(self, recipe: AnyRecipe) -> "Budgets":
+    def changed(self, recipe: AnyRecipe, *, four_bits: bool = False) -> "Budgets":
         """Return the budgets of a changed recipe, which share the rows that were read."""
-        return Budgets(replace(self.context, recipe=recipe), self.place, self._kept)
+        return Budgets(replace(self.context, recipe=recipe), self.place, four_bits, self._kept)
 
     @cached_property
     def folder(self) -> Path | None:
@@ -123,6 +126,8 @@ class Budgets:
                 f"train.max_length is {recipe.train.max_length}, but the context of {recipe.model.base} has "
                 f"{config['max_position_embeddings']} tokens; lower it"
             )
+        if self.four_bits:
+            config = config | {"quantization": Setting(DEFAULT_BITS, DEFAULT_GROUP_SIZE)._asdict()}
         return shape_of(config, str(self.folder / "config.json"))
 
     @property

@@ -1,9 +1,10 @@
 """`smidgen plan --fit`: the smallest changes of a recipe with which every stage has enough memory.
 
 Changes that leave the results alone come first: a smaller batch with gradient accumulation, then recomputing
-activations. Fewer adapted blocks and, last, shorter rows change what is learned.
+activations. On a GPU a base in 4 bits is next, then fewer adapted blocks and, last, shorter rows.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -18,6 +19,8 @@ from smidgen.pipeline.forecast import stage_needs
 
 Changes = dict[str, dict[str, Any]]
 """Changed keys by table, such as `train` or `train.lora`."""
+FOUR_BITS = "BASE-4bit"
+"""Stands for the folder of a quantised base."""
 SHORTEST = 64
 """Rows are not made shorter than this."""
 
@@ -27,12 +30,12 @@ class Fit:
     """Changes with which a recipe fits.
 
     Attributes:
-        recipe: the changed recipe.
+        budgets: the budgets of the changed recipe.
         changes: the changed keys.
         notes: what the changes cost, one sentence each.
     """
 
-    recipe: AnyRecipe
+    budgets: Budgets
     changes: Changes
     notes: list[str]
 
@@ -58,21 +61,20 @@ def fit(budgets: Budgets, available: int) -> Fit:
     """
     recipe = budgets.context.recipe
     candidates = list(_training_changes(budgets))
-    smallest = _training_bytes(budgets.changed(_changed(recipe, candidates[-1])))
+    smallest = _training_bytes(_with(budgets, candidates[-1]))
     fitting = (
         changes
         for changes in (candidates if smallest is None or smallest <= available else ())
-        if (needed := _training_bytes(budgets.changed(_changed(recipe, changes)))) is not None
-        and needed <= available
+        if (needed := _training_bytes(_with(budgets, changes))) is not None and needed <= available
     )
     found = next(fitting, None)
     if found is not None:
         for answers in _answer_changes(recipe):
             changes = found | answers
-            changed = budgets.changed(_changed(recipe, changes))
+            changed = _with(budgets, changes)
             smallest = max(stage.needed_bytes for stage in stage_needs(changed))
             if smallest <= available:
-                return Fit(changed.context.recipe, changes, _notes(recipe, changes))
+                return Fit(changed, changes, _notes(recipe, changes))
     adapts = getattr(recipe.train, "lora", None)
     advice = "use a smaller base" if adapts else "train an adapter ([train.lora]) or use a smaller model"
     raise ConfigError(
@@ -95,14 +97,16 @@ def _training_changes(budgets: Budgets) -> Iterator[Changes]:
     finetunes = isinstance(settings, FinetuneConfig)
     can_recompute = finetunes and budgets.shape.layered and not settings.gradient_checkpointing
     lora = settings.lora if finetunes else None
+    quantized = budgets.shape.quantized_parameters > 0
     blocks = (lora and lora.num_layers) or budgets.shape.layers
     ways = product(
         [None, *_halves(settings.max_length, SHORTEST)],
         [None, *_halves(blocks, 1)] if lora else [None],
+        [False, True] if lora and budgets.place.kind != "cpu" and not quantized else [False],
         [False, True] if can_recompute else [False],
-        [None, *_halves(settings.batch_size, 1)],
+        [None, *_halves(settings.batch_size, 1, exact=True)],
     )
-    for length, num_layers, recompute, batch in ways:
+    for length, num_layers, four_bits, recompute, batch in ways:
         train: dict[str, Any] = {}
         if batch:
             accumulation = settings.gradient_accumulation * settings.batch_size // batch
@@ -110,6 +114,7 @@ def _training_changes(budgets: Budgets) -> Iterator[Changes]:
         train |= {"gradient_checkpointing": True} if recompute else {}
         train |= {"max_length": length} if length else {}
         changes: Changes = {"train": train} if train else {}
+        changes |= {"model": {"base": FOUR_BITS}} if four_bits else {}
         yield changes | ({"train.lora": {"num_layers": num_layers}} if num_layers else {})
 
 
@@ -120,13 +125,17 @@ def _answer_changes(recipe: AnyRecipe) -> Iterator[Changes]:
         yield from ({"evaluate": {"batch_size": rows}} for rows in _halves(recipe.evaluate.batch_size, 1))
 
 
-def _halves(number: int, least: int) -> list[int]:
-    """Return a number halved again and again, as long as each divides the one before and is not too small."""
+def _halves(number: int, least: int, *, exact: bool = False) -> list[int]:
+    """Return a number halved again and again down to `least`; with `exact`, as long as it divides evenly."""
     found = []
-    while number % 2 == 0 and number // 2 >= least:
+    while number // 2 >= least and not (exact and number % 2):
         number //= 2
         found.append(number)
     return found
+
+
+def _with(budgets: Budgets, changes: Changes) -> Budgets:
+    return budgets.changed(_changed(budgets.context.recipe, changes), four_bits="model" in changes)
 
 
 def _changed(recipe: AnyRecipe, changes: Changes) -> AnyRecipe:
@@ -147,6 +156,8 @@ def _notes(recipe: AnyRecipe, changes: Changes) -> list[str]:
         notes.append("the rows of an optimiser step stay the same, so the results do")
     if "gradient_checkpointing" in train:
         notes.append("recomputing takes about a third more time; the results stay the same")
+    if "model" in changes:
+        notes.append("make that base with `smidgen quantize BASE --out BASE-4bit --bits 4`; it answers worse")
     if "train.lora" in changes:
         notes.append("fewer blocks are adapted, so the model can learn less")
     if "max_length" in train:
@@ -158,4 +169,4 @@ def _notes(recipe: AnyRecipe, changes: Changes) -> list[str]:
 
 
 def _literal(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return json.dumps(value)
