@@ -4,8 +4,8 @@ from smidgen.cpu_kernels.head import KEPT
 from smidgen.models.budget import Batch, Training
 
 TRAINING_SHARE = 0.6
-"""Share of the rate of a large matrix product that training reaches, with 0.5 to 0.7 measured on two cores of
-an AMD EPYC (docs/planning.md). On a GPU it is an assumption."""
+"""Share of the rate of a large matrix product that training reaches: 0.62 with LoRA on SmolLM2-135M on two
+cores (docs/notebook.md, 2026-11-28). On a GPU it is an assumption."""
 
 
 def training_operations(training: Training, tokens: int, trained: int, *, first_tokens: int = 0) -> float:
