@@ -18,6 +18,7 @@ from smidgen import __doc__ as summary
 from smidgen import __version__
 from smidgen.cli.bench import bench
 from smidgen.cli.compare import compare
+from smidgen.cli.data import data
 from smidgen.cli.doctor import doctor
 from smidgen.cli.evaluate import evaluate
 from smidgen.cli.export import export
@@ -61,6 +62,7 @@ for position, command in enumerate(COMMANDS):
     app.command(command, sort_key=position)
 app.command(export)
 app.command(importing)
+app.command(data)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -114,7 +114,7 @@ class QueryTile:
 
     def is_any(self, flags: np.ndarray) -> bool:
         """Return whether a flag per token is set for a query."""
-        return flags[self.columns].reshape(self._texts)[:, self.first : self.last].any()
+        return bool(flags[self.columns].reshape(self._texts)[:, self.first : self.last].any())
 
     def gather(self, array: Array, name: str) -> Array:
         """Return the query heads concatenated, for a single matrix product per text."""

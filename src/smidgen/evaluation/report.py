@@ -116,6 +116,7 @@ def _evidence(report: Mapping[str, Any]) -> dict[str, Any]:
         "results": evidence.results(report, columns),
         "results_axis": axis([(0, "0"), (0.25, "25"), (0.5, "50"), (0.75, "75"), (1, f"100{PERCENT}")]),
         "baselines": evidence.baseline_rows(report),
+        "skipped": evidence.skipped(report),
         "subsets": evidence.subsets(report, columns),
         "comparisons": list(evidence.comparisons(report)),
         "comparisons_axis": axis([(0, "−100"), (0.5, "0"), (1, "+100 points")]),

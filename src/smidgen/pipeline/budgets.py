@@ -13,7 +13,8 @@ from smidgen.config import DEFAULT_BITS, DEFAULT_GROUP_SIZE, AnyRecipe, Pretrain
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import ConfigError, DataError
-from smidgen.inference import LARGE
+from smidgen.inference.choice import SMALL
+from smidgen.inference.cpu_forward import LARGEST
 from smidgen.models.budget import (
     Batch,
     Budget,
@@ -242,10 +243,14 @@ class Budgets:
         return StageBudget(replace(budget, mapped=mapped), trained + kept + states)
 
     def evaluation(self, task: TaskContext, options: EngineOptions, *, scores: bool = False) -> StageBudget:
-        """Return the budget of an evaluation; a quantised model is counted with plain weights."""
+        """Return the budget of an evaluation; an upper bound for a quantised model and for llama.cpp.
+
+        Which engine `auto` takes on a CPU is measured when it is opened; beyond `LARGEST` it is llama.cpp.
+        """
         cpu, parameters = self.place.kind == "cpu", self.shape.parameters
-        converted = options.engine == "auto" and cpu and parameters > LARGE and not scores
-        item = 2 if converted or options.engine == "llama" else self.place.item
+        open_choice = options.engine == "auto" and cpu and parameters >= SMALL and not scores
+        halves = options.engine == "llama" or (open_choice and parameters > LARGEST)
+        item = 2 if halves else self.place.item
         decoding = Decoding(
             self.shape,
             rows=min(options.batch_size, self._prompts(task)[0]),
@@ -256,7 +261,7 @@ class Budgets:
             weights=parameters * item,
             tokenizer_bytes=self.tokenizer_bytes,
         )
-        return StageBudget(decoding_budget(decoding), parameters * item if converted else 0)
+        return StageBudget(decoding_budget(decoding), parameters * item if open_choice else 0)
 
     def _prompts(self, task: TaskContext) -> tuple[int, int]:
         """Return the number of prompts of an evaluation and the tokens of the longest."""

@@ -9,6 +9,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from smidgen.config import AnyRecipe
 from smidgen.data.prompts import read_prompts
+from smidgen.errors import ConfigError
 from smidgen.export.facts import DriftFacts
 from smidgen.export.fused import MAX_DRIFT, export_fused
 from smidgen.export.gguf import verify_gguf, write_gguf
@@ -87,6 +88,21 @@ def artefacts_of(recipe: AnyRecipe) -> list[Artefact]:
         }
         artefacts += [known[name] for name in recipe.export.formats]
     return artefacts
+
+
+def check_exporting(context: RunContext) -> None:
+    """Refuse an export that cannot be evaluated.
+
+    Raises:
+        ConfigError: GGUF is exported, and a task is answered by log-probabilities.
+    """
+    export = context.recipe.export
+    scored = [task.blank.name for task in context.tasks if task.blank.methods[0] != "generate"]
+    if export is not None and "gguf" in export.formats and scored:
+        raise ConfigError(
+            f"the task {scored[0]} is answered by log-probabilities, which llama.cpp does not give, so a "
+            'GGUF file could not be evaluated; remove "gguf" from export.formats'
+        )
 
 
 def exporting_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:

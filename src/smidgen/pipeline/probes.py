@@ -18,6 +18,7 @@ from smidgen.data.types import Request, Sampling, StepResult
 from smidgen.inference import open_engine
 from smidgen.models.load import load
 from smidgen.models.weights import weight_files
+from smidgen.pipeline.asking import PLAIN, Asking, Skipped, asked_samples
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.jobs import TrainingJob, prepare_training
 from smidgen.training.batches import TrainingPlan
@@ -58,7 +59,7 @@ class Probes:
     """Measurements of one run, each made on first use and then cached."""
 
     context: RunContext
-    _answers: dict[tuple[str, str], float] = field(default_factory=dict)
+    _answers: dict[tuple[str, str, Asking], float] = field(default_factory=dict)
 
     @property
     def memory_bytes(self) -> int:
@@ -86,18 +87,22 @@ class Probes:
             task.check()
         return time.perf_counter() - started
 
-    def answer_seconds(self, task: TaskContext, method: str) -> float:
-        """Seconds per answer of the base model when a small batch is decoded."""
-        key = task.name, method
+    def answer_seconds(self, task: TaskContext, method: str, asking: Asking = PLAIN) -> float:
+        """Seconds per answer of the base model when a small batch is decoded; 0 if it cannot be asked so."""
+        key = task.name, method, asking
         if key not in self._answers:
-            self._answers[key] = self._measure_answers(task, method)
+            self._answers[key] = self._measure_answers(task, method, asking)
         return self._answers[key]
 
-    def _measure_answers(self, task: TaskContext, method: str) -> float:
+    def _measure_answers(self, task: TaskContext, method: str, asking: Asking) -> float:
+        asked = asked_samples(self.context, task, asking, limit=PROBED_ANSWERS)
+        if isinstance(asked, Skipped):
+            return 0.0
         engine = open_engine(self.context.base_engine, scores=method != "generate")
-        samples = task.test_samples[:PROBED_ANSWERS]
+        samples = asked.samples
         sampling = Sampling(max_tokens=self.context.specialist.evaluate.max_tokens)
-        requests = [Request(sample, sampling, logprobs=False) for sample in samples]
+        constraint = task.task.constraint if asking.constrained else None
+        requests = [Request(sample, sampling, constraint, logprobs=False) for sample in samples]
         started = time.perf_counter()
         for _ in task.task.answer_with(engine, method).complete(requests):
             pass

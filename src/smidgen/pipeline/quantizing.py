@@ -61,7 +61,7 @@ def quantizing_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list
                 task,
                 lambda context: context.engine(str(context.run.path(FOLDER)), kind="mlx"),
                 needs=("data", "quantize"),
-                compared_with="after",
+                compared_with=("after",),
             )
             for task in tasks
         ),

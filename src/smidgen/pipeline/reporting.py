@@ -12,6 +12,7 @@ from smidgen.evaluation.cost import cost_table
 from smidgen.evaluation.report import build_report
 from smidgen.evaluation.report_model import Report
 from smidgen.export.card import write_card
+from smidgen.figures.columns import BASES
 from smidgen.files import content_hash, read_json, write_json, write_text
 from smidgen.models.load import resolve
 from smidgen.models.weights import weight_files
@@ -111,10 +112,18 @@ def _evidence(
     usage = task.blank.usage
     return {
         "task": task.blank.name,
+        **_best_base(found),
         "examples": _examples(context, task, columns),
         "cost": cost_table(ways, context.prices, training_seconds=seconds),
         **({"usage": usage._asdict()} if usage else {}),
     }
+
+
+def _best_base(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which evaluation of the base the trained model is compared with, and how the base was asked."""
+    ways = {column.key: column.long for column in BASES if column.key in found}
+    name = next(name for name in ways if f"after_vs_{name}" in found["comparisons"])
+    return {"best_base": {"name": name, "description": ways[name], "ways": len(ways)}}
 
 
 def _merge(content: dict[str, Any], entry: Mapping[str, Any]) -> None:
@@ -189,7 +198,7 @@ def _sizes(context: RunContext) -> dict[str, int]:
     recipe = context.recipe
     base = weight_files(resolve(recipe.model.base)) if isinstance(recipe, Recipe) else []
     adapter = list(context.best.glob("*.safetensors")) if context.lora else []
-    files = {"before": base} if base else {}
+    files = {column.key: base for column in BASES} if base else {}
     files["after"] = [*base, *adapter] if adapter else weight_files(context.best)
     if recipe.quantize:
         files["quantized"] = weight_files(context.run.path("quantized"))

@@ -54,21 +54,17 @@ class Intent(Task):
     )
 
     settings_table = IntentSettings
-    settings: IntentSettings
 
     def __init__(self, labels: Iterable[str] = (), settings: IntentSettings | None = None) -> None:
         self.labels = {normalise(label): label for label in sorted(set(labels))}
         self.settings = settings or IntentSettings()
+        self._system = self.settings.system
+        self.variant = "" if self._system is None else sha256_json(self._system)[:8]
 
     @classmethod
     def from_settings(cls, settings: IntentSettings) -> Self:
         """Create the task from its settings."""
         return cls(settings=settings)
-
-    @property
-    def variant(self) -> str:
-        """A short hash of the system message, if there is one."""
-        return "" if self.settings.system is None else sha256_json(self.settings.system)[:8]
 
     @property
     def constraint(self) -> Constraint | None:
@@ -83,7 +79,7 @@ class Intent(Task):
             DataError: two labels differ only in case, spaces or underscores, which parsing ignores.
         """
         labels = sorted({*self.labels.values(), *(query.intent for query in queries(rows, source=source))})
-        prepared = type(self)(labels, self.settings)
+        prepared = type(self)(labels, IntentSettings(system=self._system))
         if len(prepared.labels) < len(labels):
             lost = next(label for label in labels if label not in prepared.labels.values())
             raise DataError(
@@ -102,8 +98,8 @@ class Intent(Task):
         ]
 
     def _messages(self, text: str) -> tuple[Message, ...]:
-        system = self.settings.system
-        return (*(() if system is None else (Message("system", system),)), Message("user", text))
+        system = () if self._system is None else (Message("system", self._system),)
+        return *system, Message("user", text)
 
     def target(self, sample: Sample) -> str:
         """The label as text."""

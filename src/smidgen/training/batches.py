@@ -234,10 +234,12 @@ def _collate(bins: Sequence[Sequence[TrainRow]]) -> TrainBatch:
     packed = len(all_rows) > len(bins) or any(row.segment_ids is not None for row in all_rows)
     weighted = any(row.weights is not None for row in all_rows)
     positions = None if trained.all() else np.flatnonzero(trained).astype(np.int32)
-    chosen = slice(None) if positions is None else np.pad(positions, (0, -len(positions) % TARGET_STEP))
+    if positions is not None:
+        positions = np.pad(positions, (0, -len(positions) % TARGET_STEP))
+    chosen = slice(None) if positions is None else positions
     return TrainBatch(
         inputs,
-        None if positions is None else chosen,
+        positions,
         targets.reshape(-1)[chosen],
         trained_tokens=int(trained.sum()),
         tokens=sum(size for _, size in spans),

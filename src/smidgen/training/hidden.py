@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from mlx.nn.utils import checkpoint
 
 from smidgen import cpu_kernels
 from smidgen.backend import mx, nn
@@ -126,7 +127,7 @@ def _run_blocks(
         return x
     drop = nn.Dropout(how.dropout)
     for block in blocks:
-        call = nn.utils.checkpoint(block) if block.training and how.recompute else block
+        call = checkpoint(block) if block.training and how.recompute else block
         with packing.placed(block.self_attn) if packing else nullcontext():
             y = call(x, packing.mask() if packing else mask)
         x = x + drop(y - x) if how.dropout and block.training else y

@@ -188,7 +188,7 @@ class TrunkStates:
         arrays = [array for part in parts for array in named_arrays(part.parameters()).values()]
         total = 0
         for array in arrays:
-            total = zlib.crc32(memoryview(mx.contiguous(array)).cast("B"), total)
+            total = zlib.crc32(np.array(array.view(mx.uint8)).tobytes(), total)
         return f"{total:08x}"
 
 
@@ -212,7 +212,7 @@ def _key(token_ids: np.ndarray, segment_ids: np.ndarray | None) -> bytes:
 
 def _checksum(states: np.ndarray) -> int:
     """Return a checksum of stored states that is never 0, which marks a row that is not stored."""
-    return zlib.crc32(np.ascontiguousarray(states)) or 1
+    return zlib.crc32(states.tobytes()) or 1
 
 
 def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
