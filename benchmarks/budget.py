@@ -4,8 +4,7 @@
 
 Each setting is trained for a few steps in a process of its own by `smidgen train`, from a recipe on generated
 rows; its peak is the process's (VmHWM). SmolLM2-135M has its real weights (`make real`), the shape of
-Qwen3-0.6B random ones. Both figures and their ratio are saved to `benchmarks/results/budget-<machine>.json`,
-with the share of the rate of matrix products that the fastest step reached.
+Qwen3-0.6B random ones. Both figures and their ratio are saved to `benchmarks/results/budget-<machine>.json`.
 """
 
 import argparse
@@ -66,15 +65,12 @@ def child(setting: str, models: Path) -> None:
         context = RunContext(recipe, Run(Path(folder) / "run"))
         for _ in run_recipe(context, only=("data", "train")):
             pass
-        steps = context.run.read_jsonl("metrics.jsonl")
-        rates = [step["tokens"] / step["seconds"] for step in steps]
-    print("\n" + json.dumps({"peak": peak_memory_bytes(), "tokens_per_second": max(rates)}))
+    print("\n" + json.dumps({"peak_memory_bytes": peak_memory_bytes()}))
 
 
 def predicted(setting: str, models: Path) -> dict[str, Any]:
-    """Return the predicted peak, its parts, and the operations per token."""
+    """Return the predicted peak and its parts."""
     from smidgen.config import parse_recipe
-    from smidgen.models.work import training_operations
     from smidgen.pipeline import RunContext
     from smidgen.pipeline.budgets import Budgets
     from smidgen.runs import Run
@@ -82,15 +78,12 @@ def predicted(setting: str, models: Path) -> dict[str, Any]:
     recipe = parse_recipe(recipe_of(setting, models), source=setting)
     budgets = Budgets(RunContext(recipe, Run(models / "none")))
     budget, batches = budgets.training().budget, budgets.batches
-    assert batches.tokens is not None and batches.trained_tokens is not None
     moment = max(budget.moments, key=lambda name: sum(budget.moments[name].values()))
-    operations = training_operations(budgets.largest_step, batches.tokens, batches.trained_tokens)
     return {
         "predicted_bytes": budget.peak,
         "peak_moment": moment,
         "parts": budget.moments[moment],
         "largest_batch": batches.largest._asdict(),
-        "operations_per_token": operations / batches.tokens,
     }
 
 
@@ -114,22 +107,20 @@ def main() -> None:
     if arguments.child:
         child(arguments.child, arguments.folder)
         return
-    from smidgen.backend import measure_rates
-
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         make_models(Path(folder), arguments.settings)
         for setting in arguments.settings:
             expected = predicted(setting, Path(folder))
-            before = measure_rates().flops
             measured = run(__file__, ["--child", setting, "--folder", folder], what=setting)
-            flops = max(before, measure_rates().flops)
-            ratio = expected["predicted_bytes"] / measured["peak"]
-            share = measured["tokens_per_second"] * expected["operations_per_token"] / flops
-            rows[setting] = expected | measured | {"ratio": ratio, "share_of_products": share}
+            peak, ratio = (
+                expected["predicted_bytes"],
+                expected["predicted_bytes"] / measured["peak_memory_bytes"],
+            )
+            rows[setting] = expected | measured | {"ratio": ratio}
             print(
-                f"{setting:42}{expected['predicted_bytes'] / 1e6:8,.0f}{measured['peak'] / 1e6:8,.0f} MB"
-                f"{ratio:7.2f}  {expected['peak_moment']:8} share {share:.2f}"
+                f"{setting:42}{peak / 1e6:8,.0f}{measured['peak_memory_bytes'] / 1e6:8,.0f} MB{ratio:7.2f}  "
+                f"{expected['peak_moment']}"
             )
     print(f"\nwritten to {write_results('budget', rows)}")
 

@@ -31,6 +31,7 @@ HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<subfolder>[\w./-]+))?")
 HUB_FILES: tuple[str, ...] = (
     "*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "README.md", *LICENCE_FILES,
 )  # fmt: skip
+DESCRIPTION_FILES = tuple(name for name in HUB_FILES if not name.endswith(".safetensors"))
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def describe(name: str) -> Path:
     Raises:
         ModelError: as in `resolve`.
     """
-    return local_folder(name) or _fetched(name, without=("*.safetensors",))
+    return local_folder(name) or _fetched(name, files=DESCRIPTION_FILES)
 
 
 def resolve(name: str) -> Path:
@@ -225,12 +226,12 @@ def _check_quantization(config: ModelConfigJson, file: Path) -> None:
                 )
 
 
-def _fetched(hub_id: str, without: Sequence[str] = ()) -> Path:
+def _fetched(hub_id: str, files: Sequence[str] = HUB_FILES) -> Path:
     """Download a hub repository, or one folder of it, and return its local path."""
     repo, _, subfolder = hub_id.partition(":")
-    patterns = [f"{subfolder}/{pattern}" for pattern in HUB_FILES] if subfolder else list(HUB_FILES)
+    patterns = [f"{subfolder}/{pattern}" for pattern in files] if subfolder else list(files)
     try:
-        path = Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=list(without)))
+        path = Path(snapshot_download(repo, allow_patterns=patterns))
     except Exception as error:  # the hub client raises errors of several libraries
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(
