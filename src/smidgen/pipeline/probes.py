@@ -137,10 +137,13 @@ class Probes:
         assert job.states is not None
         with TemporaryDirectory(prefix="smidgen-plan-") as folder:
             job.states.open(Path(folder) / "trunk")
-            for _ in range(2):
-                job.batches.restore({"step": 0})
-                (last,) = islice(self._steps(job), 1)
+            self._first_step(job)
+            last = self._first_step(job)
         return last.seconds / last.tokens
+
+    def _first_step(self, job: TrainingJob) -> StepResult:
+        job.batches.restore({"step": 0})
+        return next(self._steps(job))
 
     def _steps(self, job: TrainingJob) -> Iterator[StepResult]:
         settings = self.context.recipe.train.model_copy(update={"checkpoint_every": 0})
