@@ -26,13 +26,27 @@ from smidgen.cli.generate import generate
 from smidgen.cli.importing import importing
 from smidgen.cli.inspect import inspect
 from smidgen.cli.judge import judge
+from smidgen.cli.plan import plan
 from smidgen.cli.quantize import quantize
 from smidgen.cli.rewardbench import rewardbench
 from smidgen.cli.run import run
 from smidgen.cli.train import train
 from smidgen.errors import SmidgenError, UserError
 
-COMMANDS = (run, train, evaluate, judge, compare, rewardbench, generate, bench, inspect, quantize, doctor)
+COMMANDS = (
+    run,
+    plan,
+    train,
+    evaluate,
+    judge,
+    compare,
+    rewardbench,
+    generate,
+    bench,
+    inspect,
+    quantize,
+    doctor,
+)
 
 app = App(
     name="smidgen",

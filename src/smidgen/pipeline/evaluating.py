@@ -16,11 +16,12 @@ from smidgen.inference import engine_identity, open_engine
 from smidgen.inference.replay import ReplayEngine
 from smidgen.options import EngineOptions
 from smidgen.pipeline.asking import PLAIN, Asking, Skipped, asked_samples
+from smidgen.pipeline.budgets import Budgets, StageBudget
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, MetricEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.sources import EvaluationRows
-from smidgen.pipeline.stage import Estimate, Stage
+from smidgen.pipeline.stage import Stage
 from smidgen.tasks import Task
 
 RECORDS, RESULT = "records.jsonl", "evaluation.json"
@@ -183,9 +184,11 @@ def evaluation_stage(
         asked = {} if asking == PLAIN else {"asking": asdict(asking)}
         return {"task": [task.blank.name, task.blank.version, task.blank.variant], "method": method, **asked}
 
-    def estimate(context: RunContext, probes: Probes) -> Estimate:
-        seconds = probes.answer_seconds(task, method, asking) * len(task.test_samples)
-        return Estimate(seconds / 60, probes.memory_bytes)
+    def minutes(context: RunContext, probes: Probes) -> float:
+        return probes.answer_seconds(task, method, asking) * len(task.test_samples) / 60
+
+    def budget(budgets: Budgets) -> StageBudget:
+        return budgets.evaluation(task, engine(budgets.context), scores=method != "generate")
 
     def own_entry(context: RunContext) -> Mapping[str, Any]:
         found = evaluation_of(context, task, name)
@@ -201,7 +204,8 @@ def evaluation_stage(
     return Stage(
         task.named(name),
         work,
-        estimate,
+        minutes,
+        budget,
         needs=needs,
         tables=TABLES,
         inputs=inputs,

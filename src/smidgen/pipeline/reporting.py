@@ -16,12 +16,13 @@ from smidgen.figures.columns import BASES
 from smidgen.files import content_hash, read_json, write_json, write_text
 from smidgen.models.load import resolve
 from smidgen.models.weights import weight_files
+from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.evaluating import of_task, records_of
 from smidgen.pipeline.events import MessageEvent, Work
 from smidgen.pipeline.exporting import artefacts_of, export_entry
 from smidgen.pipeline.probes import Probes
-from smidgen.pipeline.stage import Estimate, Stage
+from smidgen.pipeline.stage import Stage
 from smidgen.pipeline.training import facts_by_task
 from smidgen.runs import provenance
 
@@ -49,16 +50,17 @@ def report_stage(stages: Sequence[Stage]) -> Stage:
         tasks = [[task.blank.name, task.blank.version, task.blank.variant] for task in context.tasks]
         return {"prices": context.prices.model_dump(mode="json"), "tasks": tasks}
 
-    def estimate(context: RunContext, probes: Probes) -> Estimate:
+    def minutes(context: RunContext, probes: Probes) -> float:
         answers = sum(len(task.test_samples) for task in context.tasks)
         evaluations = sum(1 for stage in stages if stage.tables == ("model", "evaluate"))
-        return Estimate(SECONDS_A_ROW * answers * evaluations / 60, probes.memory_bytes)
+        return SECONDS_A_ROW * answers * evaluations / 60
 
     cards = [f"{output}/README.md" for stage in stages for output in _card_folders(stage)]
     return Stage(
         "report",
         work,
-        estimate,
+        minutes,
+        Budgets.reading,
         needs=tuple(stage.name for stage in stages),
         tables=("name", "description", "evaluate", "quantize", "export"),
         inputs=inputs,

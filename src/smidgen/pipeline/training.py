@@ -9,11 +9,12 @@ from typing import Any
 from smidgen.config import AnyRecipe, PretrainRecipe, Recipe
 from smidgen.files import read_json, write_jsonl
 from smidgen.models.graph import named_arrays
+from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.jobs import TOKENIZER, TOKENIZER_DOCUMENTS, make_tokenizer, prepare_training
 from smidgen.pipeline.sources import DataFacts, data_facts
-from smidgen.pipeline.stage import Estimate, Stage
+from smidgen.pipeline.stage import Stage
 from smidgen.training.loop import train
 
 FACTS, SUMMARY, METRICS = "data/facts.json", "training.json", "metrics.jsonl"
@@ -45,7 +46,8 @@ def data_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage
             Stage(
                 "data",
                 _make_tokenizer,
-                lambda context, probes: Estimate(TOKENIZER_SECONDS / 60, probes.memory_bytes),
+                lambda context, probes: TOKENIZER_SECONDS / 60,
+                Budgets.reading,
                 tables=("data", "model"),
                 inputs=lambda context: {"documents": TOKENIZER_DOCUMENTS},
                 outputs=(TOKENIZER,),
@@ -55,7 +57,8 @@ def data_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage
         Stage(
             "data",
             _write_samples,
-            lambda context, probes: Estimate(probes.row_seconds / 60, probes.memory_bytes),
+            lambda context, probes: probes.row_seconds / 60,
+            Budgets.reading,
             tables=("task", "settings", "tasks", "data"),
             inputs=_data_inputs,
             outputs=("data",),
@@ -69,7 +72,8 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
         Stage(
             "train",
             _train,
-            lambda context, probes: Estimate(probes.training.minutes, probes.memory_bytes),
+            lambda context, probes: probes.training.minutes,
+            Budgets.training,
             needs=("data",),
             tables=("model", "train"),
             outputs=("best", METRICS, SUMMARY),
