@@ -84,7 +84,7 @@ def write_results(name: str, results: Any) -> Path:
     slug = re.sub(r"[^a-z0-9]+", "-", told.lower()).strip("-")
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{slug}.json"
-    given = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]  # no local paths
+    given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]  # no local paths
     command = shlex.join(["python", f"benchmarks/{name}.py", *given])
     report = {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": facts, "results": results}
     path.write_text(json.dumps(report, indent=1) + "\n")

@@ -285,7 +285,7 @@ class Wider(Section):
         ({"method": "distilled", "teacher": {"bse": "x"}}, r"'train\.teacher\.bse'\. Did you mean 'base'\?"),
         ({"method": "distilled", "epochs": 2}, r"unknown key 'train\.epochs'\..* Known: batch_size"),
         ({"batch_size": 0}, r"^a: 'train\.batch_size' is 0: input should be greater than 0$"),
-        ({"teacher": {}}, r"unknown key 'train\.teacher'\. Known: .*, mask, dropout$"),
+        ({"teacher": {}}, r"unknown key 'train\.teacher'\. Known: .*, mask, packing, dropout$"),
         (
             {"method": "dist"},
             r"is 'dist'\. Did you mean 'distilled'\? Known: sft, distilled$",

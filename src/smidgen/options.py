@@ -66,7 +66,8 @@ class EngineOptions:
         model: a model as `smidgen.models.load.load` takes it, a `.gguf` file, a server URL, or a file of
             recorded answers.
         engine: `mlx` and `llama` (llama.cpp) run the model in this process, `http` sends requests to a
-            server, `replay` returns recorded answers; `auto` chooses by the model.
+            server, `replay` returns recorded answers; `auto` chooses by the model, and by
+            measuring between `mlx` and `llama`.
         model_name: the model's name on a server that has several.
         api_key_env: the environment variable that contains the server's API key. By default
             `OPENAI_API_KEY`, which is sent only to this machine or over https.
@@ -86,8 +87,8 @@ class EngineOptions:
         EngineName,
         Parameter(
             help="Engine that runs the model: MLX, llama.cpp, a server (http), or replay, which reads "
-            "recorded answers from the file given as --model. By default chosen by the model, its size and "
-            "this machine."
+            "recorded answers from the file given as --model. By default chosen by the model; between MLX "
+            "and llama.cpp on a CPU by a short measurement, kept in the cache folder."
         ),
     ] = "auto"
     model_name: Annotated[

@@ -19,6 +19,7 @@ FACTS = {
     },
     "disk": {"folder": ".", "free_bytes": 50e9},
     "cache": {"folder": "/c/gguf", "files": 1, "bytes": 3e9, "bound_bytes": 20e9},
+    "engines": [{"text": "mlx for a model, 16 rows"}],
     "versions": {"smidgen": "0.1.0", "mlx": "0.32.4"},
     "problems": [],
 }

@@ -1,6 +1,7 @@
 """`smidgen evaluate` on recordings: templates, references and rows that cannot be read."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -350,9 +351,9 @@ def test_constrained_answers_can_all_be_read(
 
 def test_constraints_that_no_one_can_keep_to_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     recorded = [*judged(tmp_path, letter), "--constrained"]
-    for method in ("generate", "logits"):
-        assert exit_code([*recorded, "--template", "verdict", "--method", method]) == 2
-        assert "the task judge in the template verdict has no output constraint" in capsys.readouterr().err
+    assert exit_code(["evaluate", "answers", "--constrained"]) == 2
+    assert "the task answers cannot be constrained: the task has no output" in capsys.readouterr().err
+    assert exit_code(["evaluate", "choice", "--data", "rows.jsonl", "--constrained"]) == 2
     template = tmp_path / "own.toml"
     for regex, fault in (
         ("(?P<winner>[AB])", "a recording does not support constraints"),
@@ -381,3 +382,79 @@ def test_llama_cpp_says_what_mlx_says(
         "the engine llama does not support log-probability scoring; use --engine mlx"
         in capsys.readouterr().err
     )
+
+
+SUMS = [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(9)]
+
+
+def test_word_problems_with_worked_examples(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data, train = write(tmp_path / "test.jsonl", SUMS[:3]), write(tmp_path / "train.jsonl", SUMS[3:])
+    asked = [
+        "evaluate",
+        "math",
+        "--model",
+        str(tiny_model_dir),
+        "--data",
+        data,
+        "--max-tokens",
+        "4",
+        "--json",
+    ]
+    assert exit_code([*asked, "--shots", "2", "--examples", train, "--out", str(tmp_path / "out")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n"] == 3 and found["variant"] == "2 shots"
+    assert found["settings"] == {"shots": 2, "examples": train, "seed": 0} | {
+        "instruction": found["settings"]["instruction"]
+    }
+    assert all(len(record.sample.messages) == 5 for record in read_records(tmp_path / "out/records.jsonl"))
+    for more, fault in (
+        (["--shots", "2"], "shots = 2 needs worked examples; name a file of training rows with --examples"),
+        (["--examples", train], "but 'shots' is 0; set shots to the number of worked examples"),
+        (["--shots", "2", "--examples", data], "the problem '1' is also the worked example"),
+        (["--shots", "2", "--examples", "none.jsonl"], "none.jsonl"),
+        (["--template", "verdict"], "the task math has no setting 'template', which is for judge"),
+        (["--constrained"], "the task math cannot be constrained: its answers are solutions in free text"),
+    ):
+        assert exit_code([*asked, *more]) == 2
+        assert fault in (err := capsys.readouterr().err) and "Traceback" not in err
+    assert exit_code(["evaluate", "intent", "--data", data, "--shots", "2"]) == 2
+    assert "the task intent has no setting 'shots', which is for math" in capsys.readouterr().err
+
+
+def test_recorded_solutions_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    said = [{"id": str(n), "text": text} for n, text in enumerate(("so 1", r"\boxed{\frac{4}{2}}", "x"), 1)]
+    recording, data = write(tmp_path / "said.jsonl", said), write(tmp_path / "test.jsonl", SUMS[:3])
+    assert exit_code(["evaluate", "math", "--model", recording, "--data", data]) == 0
+    out, err = capsys.readouterr()
+    assert "The model solves 66.7" in err.replace("\n", " ") and "unparsed: there is neither a box" in err
+    assert "0.667" in out
+
+
+def test_choices_are_scored_without_a_chat_template(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model = tmp_path / "base"
+    shutil.copytree(tiny_model_dir, model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings.pop("chat_template")
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    rows = [{"question": f"{n}?", "choices": ["yes it is", "no"], "answer": n % 2} for n in range(5)]
+    asked = ["evaluate", "choice", "--model", str(model), "--data", write(tmp_path / "rows.jsonl", rows)]
+    assert exit_code([*asked, "--json", "--out", str(tmp_path / "out")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["method"] == "logits" and list(found["metrics"])[:2] == ["accuracy", "accuracy_norm"]
+    assert found["metrics"]["unparsed_rate"]["value"] == 0.0
+    form = tmp_path / "form.toml"
+    form.write_text("letters = true\n")
+    assert exit_code([*asked, "--json", "--form", str(form)]) == 0
+    assert json.loads(capsys.readouterr().out)["variant"] == "text letters"
+    form.write_text('task = "choice"\n[settings]\nprompt = "chat"\n')
+    assert exit_code([*asked, "--form", str(form)]) == 2
+    assert "has no chat template" in capsys.readouterr().err
+    form.write_text('task = "math"\n')
+    assert exit_code([*asked, "--form", str(form)]) == 2
+    assert 'is a recipe for the task math; expected task = "choice"' in capsys.readouterr().err
+    assert exit_code([*asked, "--method", "generate"]) == 2
+    assert "cannot be evaluated with --method generate; leave it out, or use" in capsys.readouterr().err

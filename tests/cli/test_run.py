@@ -16,7 +16,10 @@ from smidgen.files import read_json
 
 NANO = Path(smidgen.__file__).parent / "nano"
 
-STAGES = ["data", "before", "train", "after", "logits", "quantize", "quantized", "report"]
+STAGES = [
+    "data", "before", "base_constrained", "base_examples",
+    "train", "after", "logits", "quantize", "quantized", "report",
+]  # fmt: skip
 RECIPE = """
 name = "tiny"
 task = "judge"
@@ -122,7 +125,7 @@ def test_from_a_stage_does_it_and_those_after_it_again(
     shutil.copytree(finished, tmp_path / "runs")
     assert exit_code(["run", str(recipe), "--runs", str(tmp_path / "runs"), "--from", "quantize"]) == 0
     said = capsys.readouterr().err
-    assert said.count("already done, skipped") == 5 and "quantize: finished" in said
+    assert said.count("already done, skipped") == 7 and "quantize: finished" in said
     assert report_of(tmp_path / "runs") == report_of(finished)
 
 
@@ -135,7 +138,7 @@ def test_a_changed_setting_does_again_only_what_reads_it(
     changed.write_text(recipe.read_text().replace("bits = 4", measured))
     assert exit_code(["run", str(changed), "--runs", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().err
-    assert [stage for stage in STAGES if f"{stage}: already done" in said] == STAGES[:5]
+    assert [stage for stage in STAGES if f"{stage}: already done" in said] == STAGES[:7]
     table = read_json(tmp_path / "runs/tiny/quantized/sensitivity.json")
     assert {layer["bits"] for layer in table["layers"]} == {3, 6} and table["calibration"]["tokens"] == 64
     quantize = report_of(tmp_path / "runs")["quantize"]

@@ -17,7 +17,7 @@ from tests.cpu_kernels.test_modules import (
 
 from smidgen.backend import mx, nn
 from smidgen.cpu_kernels import Packing
-from smidgen.cpu_kernels.block import QUERY_TILE
+from smidgen.cpu_kernels.attention import QUERY_TILE
 
 Pair = Callable[..., tuple[Any, Any]]
 ROWS = [[9, 1, QUERY_TILE + 2, 21], [QUERY_TILE + 30, 3]]

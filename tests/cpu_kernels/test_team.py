@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smidgen.backend import blas_library
-from smidgen.cpu_kernels.team import Team, product, scratch
+from smidgen.cpu_kernels import team as team_module
+from smidgen.cpu_kernels.team import Team, product, products, scratch
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -53,6 +54,28 @@ def test_product_reads_either_layout(m: int, k: int, n: int, turn_a: bool, turn_
     expected[:, :n] = 2 * a @ b + 0.5 * whole[:, :n]
     product(a, b, whole[:, :n], alpha=2.0, beta=0.5)
     assert np.allclose(whole, expected, atol=1e-5)
+
+
+@given(sizes, sizes, sizes, st.integers(1, 5), st.booleans(), st.booleans(), st.booleans())
+def test_products_are_those_of_every_matrix(
+    m: int, k: int, n: int, count: int, turn_a: bool, turn_b: bool, batched: bool
+):
+    random = np.random.default_rng(m * 100 + k * 10 + n)
+
+    def matrices(rows: int, columns: int, turned: bool) -> np.ndarray:
+        # Side by side, as the texts of a feature-major array.
+        first, second = (columns, rows) if turned else (rows, columns)
+        whole = random.standard_normal((first, count * second + 3), dtype=np.float32)
+        split = whole[:, : count * second].reshape(first, count, second)
+        return split.transpose(1, 2, 0) if turned else split.transpose(1, 0, 2)
+
+    a, b, out = matrices(m, k, turn_a), matrices(k, n, turn_b), matrices(m, n, False)
+    expected = 2 * a @ b + 0.5 * out
+    with pytest.MonkeyPatch.context() as patch:
+        if not batched:  # an OpenBLAS of the system may be too old
+            patch.setattr(team_module, "_sgemm_of_many", lambda: None)
+        products(a, b, out, alpha=2.0, beta=0.5)
+    assert np.allclose(out, expected, atol=1e-4)
 
 
 def test_scratch_is_reused_within_a_thread_and_never_shared():

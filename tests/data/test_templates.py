@@ -269,3 +269,11 @@ def test_what_a_tokenizer_file_remembers_of_its_last_use_changes_nothing(make_to
     assert found.render_conversation(CONVERSATION) == expected.render_conversation(CONVERSATION)
     assert found.to_json() == expected.to_json()
     assert fast_encoder(path / "tokenizer.json")[0](texts) == wanted
+
+
+@given(st.text(min_size=1), st.text())
+def test_what_continues_raw_text_is_part_of_it(tokenizer: Tokenizer, before: str, after: str):
+    begun, tail = tokenizer.encode(before), tokenizer.encode_after((Message(TEXT, before),), after)
+    whole = tokenizer.encode(before + after)
+    assert begun + tail == whole or (whole[: len(begun)] != begun and tail == tokenizer.encode(after))
+    assert tokenizer.encode_after((QUESTION,), after) == tokenizer.encode(after)

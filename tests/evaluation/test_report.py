@@ -303,7 +303,11 @@ def test_an_evaluation_without_training(report: dict[str, Any]) -> None:
     assert "The judge is worse than guessing: on 240 pairs" in page
     assert "Of its other verdicts, 44.4" in page
     assert "not distinguishable from guessing" in page
-    assert "rained" not in page and "held-out" not in page and "Weight size" not in page
+    assert (
+        "rained" not in page.replace("constrained", "")
+        and "held-out" not in page
+        and "Weight size" not in page
+    )
     found["task"] = "answers"
     assert wording.headline(found).startswith("The model correctly answers 23.7\u202f% of questions")
 
@@ -408,3 +412,21 @@ def test_the_reliability_of_the_last_model_is_drawn(report: dict[str, Any]) -> N
     page = build_report(report)
     assert "<h2>Calibration</h2>" in page and "85% predicted, 90% observed, n = 250" in page
     assert "0.017" in page and "0.08 to 0.13" in page and "quantised model is calibrated" in page
+
+
+def test_training_is_told_against_the_best_base(report: dict[str, Any]) -> None:
+    report["base_examples"] = evaluation(accuracy=metric(0.52, 0.47, 0.57, 480))
+    report["skipped"] = {"base_constrained": "the task has <no> constraint"}
+    asked = "base model with worked examples"
+    report["best_base"] = {"name": "base_examples", "description": asked, "ways": 2}
+    compared = report["comparisons"].pop("after_vs_before")
+    report["comparisons"]["after_vs_base_examples"] = compared | {"difference": metric(0.39, 0.35, 0.43)}
+    assert wording.headline(report).endswith(f"; the base model with worked examples: 52.0{THIN}%.")
+    said = wording.remarks(report)[0]
+    assert said.startswith("Training changed the accuracy by +39.0")
+    assert said.endswith(f"compared with the {asked}, the best of 2 ways to ask the base.")
+    page = Page(build_report(report)).text
+    assert "Trained vs. base, examples" in page
+    assert "Base, constrained: not evaluated, since the task has <no> constraint." in page
+    report["comparisons"]["after_vs_base_examples"]["p_value"] = 0.4
+    assert "significantly (p = 0.40), compared with the base model with" in wording.remarks(report)[0]

@@ -9,7 +9,7 @@ from smidgen.data.types import Completion, Constraint, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.evaluation import collect_records, compare, evaluate, read_log, read_records, summarise
 from smidgen.files import exclusive
-from smidgen.tasks import Intent, JudgeTask
+from smidgen.tasks import Answers, Intent, JudgeTask
 
 TASK = JudgeTask()
 ANSWERS = {"a": "yes", "b": "no"}
@@ -221,8 +221,20 @@ def test_the_constraint_of_a_task_is_asked_for_where_it_is_wanted(tmp_path: Path
     task.form.constraint = Constraint("regex", "a")
     with pytest.raises(DataError, match="with other messages, labels, sampling, constraint, model"):
         run(tmp_path / "held.jsonl", engine, task=task, constrained=True)
-    with pytest.raises(ConfigError, match="the task judge in the template rubric has no output constraint"):
-        run(tmp_path / "none.jsonl", engine, constrained=True)
+    rows = [{"prompt": "1 + 1?", "answer": "2"}]
+    refused = "the task answers cannot be constrained: the task has no output constraint; turn constrained"
+    with pytest.raises(ConfigError, match=refused):
+        run(
+            tmp_path / "none.jsonl", engine, task=Answers(), samples=Answers().samples(rows), constrained=True
+        )
+
+
+def test_a_constraint_says_itself_where_an_answer_ends(tmp_path: Path) -> None:
+    engine = Scripted()
+    run(tmp_path / "free.jsonl", engine)
+    run(tmp_path / "held.jsonl", engine, constrained=True)
+    stops = [request.sampling.stop_after for request in engine.requests]
+    assert stops == [("</scores>",)] * 12 + [()] * 12
 
 
 def test_a_recording_has_no_speed(tmp_path: Path) -> None:

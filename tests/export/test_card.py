@@ -117,6 +117,25 @@ def test_the_card_tells_what_was_measured_and_what_it_was_made_of(folder: Path):
     assert "somebody" not in text and "0.883" not in text
 
 
+def test_training_is_told_against_the_best_base(folder: Path):
+    difference = {"value": 0.39, "low": 0.35, "high": 0.43, "n": 240}
+    compared = {"after_vs_base_examples": {"metric": "accuracy", "difference": difference}}
+    best = {"name": "base_examples", "description": "base model with worked examples", "ways": 3}
+    text = card_text(
+        folder, report(comparisons=compared, best_base=best), artefact="fused", format="fused"
+    ).replace("\n", " ")
+    bare = text.replace("\\", "")
+    assert (
+        "Training changed accuracy by +0.390 (+0.350 to +0.430) before export, on the same rows, compared "
+        "with the base model with worked examples, the best of 3 ways to ask the base." in bare
+    )
+    alone = card_text(
+        folder, report(comparisons=compared, best_base=best | {"ways": 1}), artefact="fused", format="fused"
+    )
+    assert "the best of" not in alone
+    assert "Training changed" not in card_text(folder, report(), artefact="fused", format="fused")
+
+
 def test_what_was_not_evaluated_is_not_vouched_for(folder: Path):
     text = card_text(folder, report(), artefact="mlx-3bit", format="mlx")
     assert "**This artefact was not evaluated.**" in text

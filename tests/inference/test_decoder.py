@@ -91,6 +91,19 @@ def test_rows_join_and_leave_at_any_time(forward, full_logits):
     assert mirror.decoder.num_rows == len(mirror.rows) == 2
 
 
+def test_rows_go_on_when_another_prefix_is_shared(forward, full_logits):
+    mirror = Mirror(forward, full_logits)
+    mirror.decoder.share(PROMPTS)
+    mirror.add(PROMPTS)
+    mirror.step()
+    assert mirror.decoder.share([[1, 2, 8, 8, 8, 4], [1, 2, 8, 8, 8, 5]]) == 5
+    mirror.step()
+    mirror.add([[1, 2, 8, 8, 8, 4]])
+    mirror.step()
+    mirror.rollback([len(row) - 1 for row in mirror.rows])
+    mirror.step()
+
+
 @pytest.mark.parametrize("family_tokens", [1, 16])
 @given(data=st.data())
 def test_any_history_equals_full_forward_passes(forward, full_logits, family_tokens, data):

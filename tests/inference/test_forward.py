@@ -242,3 +242,53 @@ def test_unknown_parts_are_left_to_mlx(monkeypatch):
     monkeypatch.setattr(cpu_forward, "LARGEST", 1000)
     assert isinstance(forward_of(model), MlxForward)
     assert cpu_forward._num_weights(model) == cpu_forward._num_weights(quantized(QWEN3))
+
+
+def test_one_long_row_is_split_among_the_cores(monkeypatch):
+    forward = CpuForward(make(QWEN3))
+    row = [np.random.default_rng(5).integers(0, 128, 200).tolist()]
+    monkeypatch.setattr(forward, "_cores", 1)
+    (alone,) = ragged_logits(forward, row, [120, 60])
+    monkeypatch.setattr(cpu_forward, "SHARE", 1)
+    monkeypatch.setattr(forward, "_cores", 3)
+    (together,) = ragged_logits(forward, row, [120, 60])
+    assert alone == pytest.approx(together, abs=1e-4)
+
+
+def test_a_fault_in_a_share_of_a_row_ends_the_others(monkeypatch):
+    forward = CpuForward(make(QWEN3))
+    monkeypatch.setattr(cpu_forward, "SHARE", 1)
+    monkeypatch.setattr(forward, "_cores", 2)
+    caches = forward.new_caches()  # without room for any token
+    with pytest.raises(IndexError):
+        forward.hidden([[1] * 40], Pass(0, [0], [40]), caches)
+
+
+@pytest.mark.parametrize("config", [QWEN3, MOBILE])
+def test_columns_shared_with_the_first_slot_are_read_there(config: dict):
+    forward = CpuForward(make(config))
+    random = np.random.default_rng(6)
+    stem = random.integers(0, 128, 20).tolist()
+    rows = [stem + random.integers(0, 128, size).tolist() for size in (3, 9, 5)]
+    caches = forward.new_caches()
+    for cache in caches:
+        cache.reserve(4, 64)
+    for slot, row in enumerate([stem, *rows]):
+        forward.hidden([row], Pass(slot, [0], [len(row)]), caches)
+    lengths = [len(row) for row in rows]
+    tokens = [[7], [8], [9]]
+    own = forward.hidden(tokens, Pass(1, lengths, [1] * 3), caches)
+    for shared in (1, 20):
+        assert forward.hidden(tokens, Pass(1, lengths, [1] * 3, shared), caches) == pytest.approx(
+            own, abs=1e-4
+        )
+
+
+def test_a_part_of_a_pass_has_the_same_tokens():
+    at = Pass(3, [4, 0, 7], [2, 5, 1], shared=2)
+    for begin in range(8):
+        for end in range(begin + 1, 9):
+            part = at.part(begin, end)
+            assert (part.slots == at.slots[begin:end]).all()
+            assert (part.columns == at.columns[begin:end]).all()
+            assert part.shared == 2

@@ -11,6 +11,7 @@ from smidgen.data.types import Completion, Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
 from smidgen.inference import lane as lane_module
 from smidgen.inference import mlx as mlx_module
+from smidgen.inference import scoring as scoring_module
 from smidgen.inference import session as session_module
 from smidgen.inference.decoder import Decoder
 from smidgen.inference.forward import MlxForward
@@ -253,6 +254,34 @@ def test_many_prompts_are_scored_as_one_is(engine, monkeypatch):
         for one, other in zip(logprobs, together[name], strict=True):
             assert one == pytest.approx(other, abs=1e-4)
     assert score(engine, samples[0].messages, []) == []
+
+
+def test_every_prompt_may_have_continuations_of_its_own(engine, monkeypatch):
+    samples = [
+        Sample(str(i), (Message(("user", "text")[i % 2], "why " * (i % 4) + "so"),), metadata={"n": i})
+        for i in range(12)
+    ]
+    own = {s.id: [*CONTINUATIONS[: i % 5], f" is {i}"] for i, s in enumerate(samples)}
+    alone = {s.id: score(engine, s.messages, own[s.id]) for s in samples}
+    for limit in (1, 30, 1024):
+        monkeypatch.setattr(scoring_module, "LOGIT_ROWS", limit)
+        together = {sample.id: scored.logprobs for sample, scored in engine.score(samples, own)}
+        assert together.keys() == alone.keys()
+        for name, logprobs in alone.items():
+            for one, other in zip(logprobs, together[name], strict=True):
+                assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_a_raw_prompt_is_scored_as_the_whole_text(engine, full_logits):
+    before, after = "which is the bet", "ter answer"
+    tokens = engine._builder.tokenizer.encode(before + after)
+    tails = engine._builder.tokenizer.encode_after((Message("text", before),), after)
+    assert [*engine._builder.tokenizer.encode(before), *tails] == tokens or len(tails) > 1
+    prompt = engine._builder.tokenizer.encode(before)
+    logits = full_logits(prompt + tails)[len(prompt) - 1 : -1].astype(np.float64)
+    expected = [row[token] - np.logaddexp.reduce(row) for row, token in zip(logits, tails, strict=True)]
+    (found,) = score(engine, (Message("text", before),), [after])
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_improbable_branches_are_not_run(engine):

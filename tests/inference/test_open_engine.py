@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from smidgen import inference
 from smidgen.backend import device
 from smidgen.data.types import Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
 from smidgen.export.gguf import write_gguf
 from smidgen.gguf.read import read_metadata
-from smidgen.inference import engine_identity, llama_files, llama_server, open_engine
+from smidgen.inference import choice, engine_identity, llama_files, llama_server, open_engine
 from smidgen.inference.llama import LlamaEngine
 from smidgen.inference.mlx import MlxEngine
 from smidgen.inference.replay import ReplayEngine
@@ -84,15 +83,26 @@ def test_recordings_need_no_arrays(recording):
     assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
-def test_large_models_on_a_cpu_run_in_llama_cpp(tiny_model_dir, tmp_path, monkeypatch):
+@pytest.fixture
+def measured(monkeypatch, tmp_path) -> dict[str, float]:
+    """The seconds of each engine, as if measured; the caches are folders of the test."""
+    seconds = {"mlx": 2.0, "llama F32": 1.0}
     monkeypatch.setattr(llama_files, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(choice, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(choice, "SMALL", 1000)
+    monkeypatch.setattr(choice, "measure", lambda path, engines, rows, kv_bits: dict(seconds))
+    return seconds
+
+
+def test_models_on_a_cpu_run_in_the_faster_engine(tiny_model_dir, monkeypatch, measured):
     folder = str(tiny_model_dir)
-    monkeypatch.setattr(inference, "LARGE", 1000)
     chosen = open_engine(EngineOptions(folder))
     assert isinstance(chosen, LlamaEngine if device().kind == "cpu" else MlxEngine)
     assert isinstance(open_engine(EngineOptions(folder, engine="mlx")), MlxEngine)
     # llama.cpp cannot score
     assert isinstance(open_engine(EngineOptions(folder), scores=True), MlxEngine)
+    measured["llama F32"] = 3.0
+    assert isinstance(open_engine(EngineOptions(folder, batch_size=2)), MlxEngine)
     monkeypatch.setattr(llama_server, "xllamacpp", None)
     assert isinstance(open_engine(EngineOptions(folder)), MlxEngine)
     with pytest.raises(ConfigError, match=r"needs the package xllamacpp, which is not installed; install"):
@@ -100,8 +110,8 @@ def test_large_models_on_a_cpu_run_in_llama_cpp(tiny_model_dir, tmp_path, monkey
         list(engine.complete([Request(Sample("a", (Message("user", "hi"),)))]))
 
 
-def test_what_llama_cpp_does_not_know_stays_on_mlx(tiny_model_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "LARGE", 1000)
+@pytest.mark.usefixtures("measured")
+def test_what_llama_cpp_does_not_know_stays_on_mlx(tiny_model_dir, tmp_path):
     shutil.copytree(tiny_model_dir, tmp_path / "other")
     config = json.loads((tmp_path / "other/config.json").read_text())
     (tmp_path / "other/config.json").write_text(json.dumps(config | {"model_type": "nope"}))

@@ -17,7 +17,7 @@ from smidgen.models import packaged
 from smidgen.models import weights as weights_module
 from smidgen.models.check import check_model
 from smidgen.models.graph import named_arrays
-from smidgen.models.load import load, read_config, resolve
+from smidgen.models.load import describe, load, read_config, resolve
 from smidgen.models.lora import add_lora, save_adapter
 from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
@@ -238,6 +238,8 @@ def test_a_hub_id_is_fetched_with_only_the_files_it_needs(
     assert repo == "owner/repo"
     assert {"model*.safetensors", "README.md", "LICENSE"} <= set(plain)
     assert inside == [f"mlx/{pattern}" for pattern in plain]
+    assert describe("owner/repo") == tmp_path
+    assert set(plain) - set(asked[-1][1]) == {"model*.safetensors"}
     with pytest.raises(ModelError, match=r"owner/repo on the hub has no model in a folder 'gone'"):
         resolve("owner/repo:gone")
 

@@ -9,9 +9,10 @@ import pytest
 from smidgen.config import parse_recipe
 from smidgen.errors import ConfigError, WorkError
 from smidgen.pipeline import runner
+from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.events import MessageEvent, StageEvent, result_of
-from smidgen.pipeline.stage import Estimate, Stage
+from smidgen.pipeline.stage import Stage
 from smidgen.runs import Run
 
 
@@ -40,7 +41,7 @@ class Counted:
             yield MessageEvent(name, "worked")
 
         scratch, outputs = (f"{name}.scratch",), (f"{name}.txt",)
-        return Stage(name, work, lambda *_: Estimate(0.0, 0), outputs=outputs, scratch=scratch, **parts)
+        return Stage(name, work, lambda *_: 0.0, Budgets.reading, outputs=outputs, scratch=scratch, **parts)
 
     def go(self, **options: Any) -> list[str]:
         self.done = []

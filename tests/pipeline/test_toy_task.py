@@ -65,10 +65,11 @@ def test_a_toy_task_goes_through_a_whole_run(words: Path, tmp_path: Path):
     finished = [
         event.stage for event in events if isinstance(event, StageEvent) and event.state == "finished"
     ]
-    assert finished == ["data", "before", "train", "after", "report"] == [s.name for s in stages_of(context)]
+    names = ["data", "before", "base_constrained", "base_examples", "train", "after", "report"]
+    assert finished == names == [stage.name for stage in stages_of(context)]
     assert [set(event.metrics) for event in events if isinstance(event, MetricEvent)] == [
         {"accuracy", "unparsed_rate"}
-    ] * 2
+    ] * 3
     report = Report.model_validate(read_json(context.run.path("report.json")))
     assert report.task == "shouting" and report.after is not None and report.after.n == 3
     assert report.limits[0] == "Only short words were tried."
@@ -91,8 +92,9 @@ def test_several_tasks_are_learnt_together_and_reported_each(words: Path, tmp_pa
     }
     context = context_of(table, tmp_path)
     result_of(run_recipe(context))
-    names = [stage.name for stage in stages_of(context)]
-    assert names == ["data", "before-loud", "before-which", "train", "after-loud", "after-which", "report"]
+    names, tasks = [stage.name for stage in stages_of(context)], ("loud", "which")
+    bases = [f"{way}-{task}" for way in ("before", "base_constrained", "base_examples") for task in tasks]
+    assert names == ["data", *bases, "train", "after-loud", "after-which", "report"]
     report = Report.model_validate(read_json(context.run.path("report.json")))
     assert set(report.tasks) == {"loud", "which"} and report.after is None
     assert report.tasks["which"].after is not None and report.tasks["which"].task == "own"

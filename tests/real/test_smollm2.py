@@ -93,6 +93,18 @@ def test_it_knows_the_capital_of_france(file: Path, engine: str):
     assert answer(NAME, engine, question) == "The capital of France is Paris."
 
 
+def test_it_finds_what_is_true_more_probable(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [
+        {"question": "What is the capital of France?", "choices": ["Rome", "Paris"], "answer": "B"},
+        {"question": "How many legs does a dog have?", "choices": ["four", "eleven"], "answer": "A"},
+        {"question": "What do cows drink?", "choices": ["petrol", "water"], "answer": "water"},
+    ]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert exit_code(["evaluate", "choice", "--model", NAME, "--data", str(data), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"]["value"] == 1.0
+
+
 def test_its_own_file_runs_alone(file: Path, tmp_path: Path):
     write_gguf(NAME, tmp_path / "alone.gguf", dtype="Q8_0")
     assert "Paris" in answer(str(tmp_path / "alone.gguf"), "llama", BEGUN)

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from smidgen.data.rows import read_rows
-from smidgen.data.types import Completion, Record
+from smidgen.data.types import Completion, Message, Record
 from smidgen.errors import DataError, ParseError
 from smidgen.evaluation.metrics import measure
+from smidgen.tasks import find_task
 from smidgen.tasks.classification import macro_f1
 from smidgen.tasks.intent import Intent, label_text
 
@@ -131,3 +132,11 @@ def test_clinc_labels_are_distinct_as_words() -> None:
     task = Intent().prepare(read_rows(CLINC))
     assert len(task.labels) == 151
     assert all(task.parse(label_text(label)) == label for label in task.labels.values())
+
+
+def test_a_system_message_is_of_every_prompt_and_of_the_variant() -> None:
+    assert find_task("intent").variant == ""
+    task = find_task("intent", {"system": "Name it."}).prepare(ROWS)
+    assert all(sample.messages[0] == Message("system", "Name it.") for sample in task.samples(ROWS))
+    assert task.variant and task.variant != find_task("intent", {"system": ""}).variant
+    assert find_task("intent", {"system": ""}).samples(ROWS)[0].messages[0].content == ""

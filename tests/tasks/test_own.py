@@ -11,7 +11,7 @@ from smidgen.errors import ConfigError, DataError, ParseError
 from smidgen.evaluation.metrics import measure
 from smidgen.tasks import find_task
 from smidgen.tasks.own import OwnTask
-from smidgen.tasks.own_settings import read_own_settings
+from smidgen.tasks.own_settings import read_settings
 
 BASE = {"message": "Sort: {{ text }}", "gold": "queue"}
 ROWS = [
@@ -153,9 +153,9 @@ def test_settings_are_read_from_a_recipe_or_alone(tmp_path: Path):
     (tmp_path / "recipe.toml").write_text(f'name = "a"\ntask = "own"\n[settings]\n{table}')
     (tmp_path / "judge.toml").write_text('name = "a"\ntask = "judge"\n')
     settings = {"message": "{{ text }}", "gold": "queue"}
-    assert read_own_settings(tmp_path / "alone.toml") == settings
-    assert read_own_settings(tmp_path / "recipe.toml") == settings
+    assert read_settings(tmp_path / "alone.toml") == settings
+    assert read_settings(tmp_path / "recipe.toml") == settings
     with pytest.raises(ConfigError, match=r"judge\.toml is a recipe for the task judge; expected"):
-        read_own_settings(tmp_path / "judge.toml")
+        read_settings(tmp_path / "judge.toml")
     with pytest.raises(ConfigError, match=r"there is no task file at .*none\.toml"):
-        read_own_settings(tmp_path / "none.toml")
+        read_settings(tmp_path / "none.toml")

@@ -23,6 +23,12 @@ def tiny() -> nn.Module:
 
 
 @pytest.fixture
+def make_tiny() -> Callable[[], nn.Module]:
+    """A function that makes the same model again."""
+    return lambda: create(TINY, seed=0)[0]
+
+
+@pytest.fixture
 def make_rows() -> Callable[..., list[TrainRow]]:
     """A function that makes rows of random lengths whose second half is learnt."""
 

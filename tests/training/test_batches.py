@@ -15,6 +15,7 @@ from smidgen.training.batches import (
     TrainRow,
     fixed_batches,
     join_rows,
+    pack,
     pad,
     plan_training,
 )
@@ -142,6 +143,37 @@ def test_a_plan_counts_every_step_and_leaves_the_batches_where_they_were(make_ro
     position = batches.state()
     plan_training(rows, batches)
     assert batches.state() == position
+
+
+@given(lengths, st.integers(1, 200))
+def test_packed_rows_keep_their_tokens_and_positions(lengths: list[int], capacity: int):
+    rows = [
+        TrainRow(np.arange(number, number + length, dtype=np.int32), np.arange(length) % 2 == 1)
+        for number, length in zip(range(0, 100 * len(lengths), 100), lengths, strict=True)
+    ]
+    batch = pack(rows, capacity)
+    assert batch.tokens == sum(lengths) - len(lengths)
+    assert batch.trained_tokens == sum(row.trained_tokens for row in rows)
+    assert batch.inputs.shape[1] <= max(capacity, *lengths) + LENGTH_STEP
+    assert batch.spans is not None
+    found, flat = [], batch.inputs.reshape(-1)
+    for start, size in batch.spans.tolist():
+        found.append(flat[start : start + size].tolist())
+        if batch.position_ids is not None and batch.segment_ids is not None:
+            np.testing.assert_array_equal(
+                batch.position_ids.reshape(-1)[start : start + size], np.arange(size)
+            )
+            assert len(set(batch.segment_ids.reshape(-1)[start : start + size].tolist())) == 1
+    assert sorted(found) == sorted(row.token_ids[:-1].tolist() for row in rows)
+    if batch.positions is not None:
+        positions = batch.positions[: batch.trained_tokens]
+        np.testing.assert_array_equal(batch.targets[: batch.trained_tokens], flat[positions] + 1)
+
+
+def test_packing_leaves_little_padding(make_rows: Rows):
+    rows = make_rows(256, longest=60)
+    padded, packed = (RowBatches(rows, batch_size=16, capacity=capacity) for capacity in (None, 1 << 30))
+    assert plan_training(rows, packed).padding < 0.06 < 0.2 < plan_training(rows, padded).padding
 
 
 def test_a_validation_set_holds_every_row_once(make_rows: Rows):

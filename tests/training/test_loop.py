@@ -14,6 +14,7 @@ from smidgen.models.graph import create, named_arrays
 from smidgen.models.lora import add_lora
 from smidgen.models.quantization import quantize
 from smidgen.training.batches import RowBatches, TrainBatch, TrainRow, fixed_batches, pad
+from smidgen.training.hidden import BodyPass
 from smidgen.training.loop import global_norm, optimizer_step, train, validate
 from smidgen.training.objectives.likelihood import Likelihood
 from smidgen.training.optimizer import AdamW
@@ -109,7 +110,11 @@ def test_dropout_does_not_reach_the_validation(tiny: nn.Module, make_rows: Rows)
     plain = validate(tiny, LIKELIHOOD, batches)[0]
     config = SftConfig(batch_size=4, learning_rate=1e-12)
     (result,) = train(
-        tiny, Likelihood(dropout=0.5), RowBatches(make_rows(4), batch_size=4), config, validation=batches
+        tiny,
+        Likelihood(BodyPass(dropout=0.5)),
+        RowBatches(make_rows(4), batch_size=4),
+        config,
+        validation=batches,
     )
     assert result.validation_loss == pytest.approx(plain, rel=1e-6)
     assert result.loss != pytest.approx(plain, rel=1e-5)

@@ -18,6 +18,7 @@ from smidgen import __doc__ as summary
 from smidgen import __version__
 from smidgen.cli.bench import bench
 from smidgen.cli.compare import compare
+from smidgen.cli.data import data
 from smidgen.cli.doctor import doctor
 from smidgen.cli.evaluate import evaluate
 from smidgen.cli.export import export
@@ -25,13 +26,27 @@ from smidgen.cli.generate import generate
 from smidgen.cli.importing import importing
 from smidgen.cli.inspect import inspect
 from smidgen.cli.judge import judge
+from smidgen.cli.plan import plan
 from smidgen.cli.quantize import quantize
 from smidgen.cli.rewardbench import rewardbench
 from smidgen.cli.run import run
 from smidgen.cli.train import train
 from smidgen.errors import SmidgenError, UserError
 
-COMMANDS = (run, train, evaluate, judge, compare, rewardbench, generate, bench, inspect, quantize, doctor)
+COMMANDS = (
+    run,
+    plan,
+    train,
+    evaluate,
+    judge,
+    compare,
+    rewardbench,
+    generate,
+    bench,
+    inspect,
+    quantize,
+    doctor,
+)
 
 app = App(
     name="smidgen",
@@ -47,6 +62,7 @@ for position, command in enumerate(COMMANDS):
     app.command(command, sort_key=position)
 app.command(export)
 app.command(importing)
+app.command(data)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -27,13 +27,14 @@ def examine() -> dict[str, Any]:
     """Measure the machine; takes about a second.
 
     Returns:
-        device, memory, blas (rates in GFLOP/s), disk (bytes), cache (of converted models, bytes), versions,
-        and problems, each with its fix.
+        device, memory, blas (rates in GFLOP/s), disk (bytes), cache (of converted models, bytes), engines
+        (those that `auto` chose on this machine), versions, and problems, each with its fix.
     """
     import psutil
 
     from smidgen import backend
     from smidgen.cache import cache_dir
+    from smidgen.inference.choice import known_choices
     from smidgen.inference.llama_cache import cache_facts
     from smidgen.runs import cpu_name, versions
 
@@ -53,6 +54,7 @@ def examine() -> dict[str, Any]:
         },
         "disk": {"folder": Path.cwd(), "free_bytes": shutil.disk_usage(Path.cwd()).free},
         "cache": asdict(cache_facts(cache_dir() / "gguf")),
+        "engines": [asdict(choice) | {"text": str(choice)} for choice in known_choices()],
         "versions": versions(),
     }
     return facts | {"problems": problems(facts, blas.problem)}
@@ -92,6 +94,7 @@ def show(facts: dict[str, Any]) -> None:
         ("", f"{count(blas['gflops'])} GFLOP/s; numpy on the same product {count(blas['numpy_gflops'])}"),
         ("disk", f"{size(facts['disk']['free_bytes'])} free in {facts['disk']['folder']}"),
         ("cache", _cache(facts["cache"])),
+        *(("engine auto", choice["text"]) for choice in facts["engines"]),
         (
             "versions",
             ", ".join(f"{name} {version or 'missing'}" for name, version in facts["versions"].items()),

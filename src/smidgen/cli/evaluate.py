@@ -55,7 +55,17 @@ class EvaluatedTask(JudgeOptions):
     ] = None
     form: Annotated[
         Path | None,
-        Parameter(help="Recipe, or a TOML file with its [settings], that defines the task own."),
+        Parameter(
+            help="Recipe, or a TOML file with its [settings]: defines the task own, or sets how another task "
+            "is asked."
+        ),
+    ] = None
+    shots: Annotated[
+        PositiveInt | None,
+        Parameter(help="Number of worked examples before each problem (task math); needs --examples."),
+    ] = None
+    examples: Annotated[
+        str | None, Parameter(help="File of training rows that the worked examples come from.")
     ] = None
     method: Annotated[
         Literal["generate", "logits"] | None,
@@ -73,18 +83,20 @@ class EvaluatedTask(JudgeOptions):
         ),
     ] = False
 
-    def settings(self) -> dict[str, Any]:
-        """Return the options as a table of task settings."""
+    def settings(self, task: str) -> dict[str, Any]:
+        """Return the options as a table of settings of a task."""
         from smidgen.files import read_text
-        from smidgen.tasks.own_settings import read_own_settings
+        from smidgen.tasks.own_settings import read_settings
 
         given = {
             "template": self.template,
             "reference": self.reference or None,
             "rubric": self.rubric_file and read_text(self.rubric_file, "rubric"),
-            **(read_own_settings(self.form) if self.form else {}),
+            "shots": self.shots,
+            "examples": self.examples,
         }
-        return {name: value for name, value in given.items() if value is not None}
+        file = read_settings(self.form, task) if self.form else {}
+        return file | {name: value for name, value in given.items() if value is not None}
 
 
 @Parameter(name="*")
@@ -102,7 +114,7 @@ class EvaluationOutput:
 
 
 def evaluate(
-    task: Annotated[str, Parameter(help="Task to evaluate, such as judge, intent, answers or own.")],
+    task: Annotated[str, Parameter(help="Task to evaluate: judge, intent, answers, math, choice or own.")],
     /,
     *,
     engine: EvaluatedEngine = EvaluatedEngine(),
@@ -119,7 +131,7 @@ def evaluate(
     from smidgen.tasks import find_task
 
     tracking.check_tracker(output.track)
-    found = find_task(task, task_options.settings())
+    found = find_task(task, task_options.settings(task))
     prices = read_prices(output.prices)
     if rows.split and rows.data == "world":
         raise ConfigError(

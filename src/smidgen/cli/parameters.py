@@ -17,6 +17,11 @@ Json = Annotated[bool, Parameter(name="--json", help="Print the result as one JS
 
 RecipeFile = Annotated[Path, Parameter(help="Recipe, a TOML file; see docs/configuration.md.")]
 
+RowsFile = Annotated[
+    str | None,
+    Parameter(name="--data", help="File of rows to use instead of the recipe's data.train and data.test."),
+]
+
 RunsFolder = Annotated[
     Path, Parameter(help="Parent of the run folders; this run's folder has the name of its recipe.")
 ]

@@ -61,7 +61,7 @@ def configuration_page() -> str:
         "# Training\n",
         *_training(),
         "# Tasks\n",
-        "The keys of `[settings]` for each task; `answers` and `intent` have none.\n",
+        "The keys of `[settings]` for each task that has some.\n",
         *_settings(),
         "# Prices\n\n"
         "The prices used in the cost table of a report. `--prices FILE` reads them from a TOML file; every "

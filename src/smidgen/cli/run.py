@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from smidgen.cli.console import count, duration, follow, print_json, print_table, say, size
-from smidgen.cli.parameters import Json, PricesFile, RecipeFile, RunsFolder
+from smidgen.cli.parameters import Json, PricesFile, RecipeFile, RowsFile, RunsFolder
 from smidgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,10 +19,7 @@ def run(
     /,
     *,
     runs: RunsFolder = Path("runs"),
-    data: Annotated[
-        str | None,
-        Parameter(help="File of rows to use instead of the recipe's data.train and data.test."),
-    ] = None,
+    data: RowsFile = None,
     from_stage: Annotated[
         str | None, Parameter(name="--from", help="Repeat this stage and all later ones, even if done.")
     ] = None,
@@ -82,7 +79,8 @@ def show_plan(plan: "RunPlan") -> None:
     print_table([(name, value) for name, value in _training_facts(plan) if value])
     rows = [(stage.name, duration(60 * stage.minutes), size(stage.memory_bytes)) for stage in plan.stages]
     total = ("total", duration(60 * plan.minutes), size(plan.peak_memory_bytes))
-    print_table([*rows, total], headers=("stage", "time", "memory"))
+    print_table([*rows, total], headers=("stage", "time", "memory, computed"))
+    say(f"the measurements themselves took {size(plan.measured_memory_bytes)} of memory")
 
 
 def _training_facts(plan: "RunPlan") -> list[tuple[str, str]]:

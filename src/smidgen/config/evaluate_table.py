@@ -15,4 +15,9 @@ class EvaluateConfig(Section):
     temperature: float = Field(default=0.0, ge=0.0)
     """Sampling temperature; 0 decodes greedily."""
     seed: int = Field(default=0, ge=0)
-    """Seed of sampling and of the bootstrap."""
+    """Seed of sampling, of the bootstrap and of the draw of `baseline_examples`."""
+    baseline_constrained: bool = True
+    """Also evaluate the base model under the task's output constraint, so that its answers are readable."""
+    baseline_examples: int = Field(default=4, ge=0, le=64)
+    """Also evaluate the base model with this many worked examples in its prompts, from the training rows and
+    as far as they fit its context; 0 turns it off."""

@@ -16,6 +16,8 @@ class SftConfig(FinetuneConfig):
     """Number of passes over the training rows."""
     mask: Literal["last", "all"] = "last"
     """Assistant turns that the loss covers: the last one, or all."""
+    packing: bool = True
+    """Lay short rows one after the other instead of padding them; the losses are the same."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the output of every block in full fine-tuning (without `[train.lora]`)."""
 

@@ -64,3 +64,9 @@ class FinetuneConfig(TrainConfig):
 
     lora: LoraConfig | None = None
     """Train a LoRA adapter; full fine-tuning when absent."""
+    gradient_checkpointing: bool = False
+    """Recompute every block in the backward pass: about a third more time, for much less memory."""
+    trunk_cache: Literal["off", "float16", "float32"] = "float16"
+    """With adapters in the last blocks only: dtype of the stored hidden states below them."""
+    trunk_cache_gb: float = Field(default=8.0, gt=0)
+    """Maximum size of these on disk in 10⁹ bytes; if they need more, they are computed in every epoch."""

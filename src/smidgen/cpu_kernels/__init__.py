@@ -12,7 +12,7 @@ modules, with the same result. The kernels evaluate their arguments, so `mx.comp
 
 from smidgen.cpu_kernels.adamw import AdamWStep, adamw, global_norm
 from smidgen.cpu_kernels.head import linear_cross_entropy
-from smidgen.cpu_kernels.modules import FusedBlock, accelerate
+from smidgen.cpu_kernels.modules import FusedBlock, accelerate, fuses
 from smidgen.cpu_kernels.packing import Packing
 from smidgen.cpu_kernels.team import usable
 
@@ -22,6 +22,7 @@ __all__ = [
     "Packing",
     "accelerate",
     "adamw",
+    "fuses",
     "global_norm",
     "linear_cross_entropy",
     "usable",

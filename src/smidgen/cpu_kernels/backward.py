@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from smidgen.backend import mx
-from smidgen.cpu_kernels.block import PROJECTIONS, Block
+from smidgen.cpu_kernels.attention import Heads, Texts, query_tiles
+from smidgen.cpu_kernels.block import Block
 from smidgen.cpu_kernels.pieces import (
     drop,
     normalize,
@@ -14,7 +15,7 @@ from smidgen.cpu_kernels.pieces import (
     rotate,
     sigmoid,
 )
-from smidgen.cpu_kernels.team import Array, new, product, scratch, team, view
+from smidgen.cpu_kernels.team import Array, new, product, products, scratch, team, view
 
 
 class Backward(Block):
@@ -36,8 +37,7 @@ class Backward(Block):
         self._allocate()
         crew = team()
         crew.run(self._finish_back, self.tiles(num_outputs))
-        heads = self.heads()
-        crew.run(lambda piece: self._attend_back(*heads[piece]), len(heads))
+        crew.run(lambda piece: self._attend_back(*self.texts[piece]), len(self.texts))
         if plan.chosen:
             self.dx[self.w["chosen"]] = self._residual_gradient(slice(None))
         crew.run(self._project_back, self.tiles(tokens))
@@ -118,25 +118,27 @@ class Backward(Block):
         dgate *= dact
         return dgate, dup
 
-    def _attend_back(self, row: int, head: int) -> None:
-        """The gradient of `Forward._attend` for every query of one key head."""
+    def _attend_back(self, texts: Texts, heads: Heads) -> None:
+        """The gradient of `Forward._attend` for every query of some texts and one key head."""
         scale, qkv = self.plan.scale, self.kept["qkv"]
         # The last queries come first and see every key, so they can overwrite the old contents.
         beta = float(self.plan.chosen)
-        for piece in self.attention_pieces(row, head):
+        for piece in query_tiles(texts, heads, self.is_chosen):
             keys, values = piece.keys(qkv), piece.values(qkv)
             queries = piece.gather(qkv, "queries")
             dattended = piece.gather(self.dattended, "dattended")
-            weights = piece.scores(queries, keys)
-            weights -= self.kept["logsumexp"][piece.query_heads, piece.columns].reshape(-1, 1)
+            weights = piece.scores(queries, keys, scale)
+            weights -= piece.by_token(self.kept["logsumexp"]).reshape(texts.count, -1, 1)
             np.exp(weights, out=weights)
-            dscores = product(dattended.T, values, scratch("dscores", *weights.shape))
-            product(dattended, weights, piece.values(self.dqkv), beta=beta)
-            dscores -= self.dot[piece.query_heads, piece.columns].reshape(-1, 1)
+            dscores = scratch("dscores", *weights.shape)
+            products(dattended.transpose(0, 2, 1), values, dscores)
+            products(dattended, weights, piece.values(self.dqkv), beta=beta)
+            dscores -= piece.by_token(self.dot).reshape(texts.count, -1, 1)
             dscores *= weights
-            dqueries = product(keys, dscores.T, scratch("dqueries", *queries.shape), alpha=scale)
+            dqueries = scratch("dqueries", *queries.shape)
+            products(keys, dscores.transpose(0, 2, 1), dqueries, alpha=scale)
             piece.scatter(dqueries, self.dqkv)
-            product(queries, dscores, piece.keys(self.dqkv), alpha=scale, beta=beta)
+            products(queries, dscores, piece.keys(self.dqkv), alpha=scale, beta=beta)
             beta = 1.0
 
     def _project_back(self, piece: int) -> None:
@@ -152,10 +154,7 @@ class Backward(Block):
             self.norms["heads"][piece] = normalize_heads_back(
                 heads, raw, self.head_norms, self.kept["inverse"][:, tile]
             )
-        dnormed, beta = scratch("dnormed", *x.shape), 0.0
-        for name in PROJECTIONS:
-            product(self.dqkv[self.rows[name], tile].T, self.w[f"{name}.weight"], dnormed, beta=beta)
-            beta = 1.0
+        dnormed = product(self.dqkv[:, tile].T, self.w["qkv.weight"], scratch("dnormed", *x.shape))
         if not plan.chosen:
             np.copyto(dx, self._residual_gradient(tile))
         self.norms["input_layernorm"][piece] = normalize_back(dnormed, x, inverse, weight, dx)

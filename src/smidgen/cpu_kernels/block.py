@@ -4,7 +4,6 @@ Queries, keys and values are stored feature-major, (features, tokens of the whol
 rotation and the merge of heads are then long contiguous loops, and matrix products need no transposition.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from smidgen.backend import mx
-from smidgen.cpu_kernels.pieces import causal_mask
+from smidgen.cpu_kernels.attention import Heads, split_texts, texts_of
 from smidgen.cpu_kernels.team import Array, product, scratch, team, view
 
-TILE = 256
-"""Maximum tokens per piece, so that the widest arrays of a small model stay in a core's own cache."""
-QUERY_TILE = 128
-"""Queries per piece of attention; keys after the last of them are not read."""
+TILE = 384
+"""Maximum tokens per piece: matrix products gain nothing beyond, and narrow arrays stay in a core's cache."""
+MERGED_ROWS = 256
+"""Rows of a weight matrix that are copied and updated at a time."""
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 LINEARS = (*PROJECTIONS, "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -33,12 +32,14 @@ class Linear:
         bias: whether it has a bias.
         rank: rank of its low-rank update; 0 if it has none.
         scale: scale of its low-rank update.
+        quantization: group size, bits and mode of a quantised weight, which is dequantised in every pass.
     """
 
     frozen: bool
     bias: bool = False
     rank: int = 0
     scale: float = 0.0
+    quantization: tuple[int, int, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ class Block:
     Args:
         plan: static properties of the block.
         x: (B, L, D) float32.
-        arrays: by name: the norms' weights; `{linear}.weight`, `.bias`, `.lora_a`, `.lora_b`; `cosine` and
-            `sine` (head_dim / 2, L); `chosen` (n,), positions in the flattened batch; `seed` (1,) of dropout;
-            `segments` and `positions` (B · L,) of packed rows.
+        arrays: by name: the norms' weights; `{linear}.weight`, `.scales`, `.biases`, `.bias`, `.lora_a`,
+            `.lora_b`; `cosine` and `sine` (head_dim / 2, L); `chosen` (n,), positions in the flattened batch;
+            `seed` (1,) of dropout; `segments` and `positions` (B · L,) of packed rows.
     """
 
     def __init__(self, plan: BlockPlan, x: mx.array, arrays: dict[str, mx.array]) -> None:
@@ -90,8 +91,8 @@ class Block:
         self.w: dict[str, Any] = {name: view(array) for name, array in arrays.items()}
         self.linears = dict(plan.linears)
         for name, linear in plan.linears:
-            if linear.rank:
-                self.w[f"{name}.weight"] = self._merged(name, linear)
+            if linear.quantization is not None:
+                self.w[f"{name}.weight"] = _dequantized(arrays, name, *linear.quantization)
         if plan.head_norms:
             norms = [self.w["q_norm"]] * plan.heads + [self.w["k_norm"]] * plan.kv_heads
             self.head_norms = np.stack(norms)[:, :, None]
@@ -104,6 +105,12 @@ class Block:
         self.rotary = slice(0, queries + keys)
         self.features = queries + 2 * keys
         self.inner = self.w["gate_proj.weight"].shape[0]
+        self._merge()
+        self.heads = [self._heads(head) for head in range(plan.kv_heads)]
+        self.texts = split_texts(
+            texts_of(self.batch, self.length, self.w.get("segments")), self.heads, team().size
+        )
+        self.is_chosen: np.ndarray | None = None
         self.num_outputs = self.tokens
         if plan.chosen:
             self.num_outputs = self.w["chosen"].size
@@ -112,13 +119,38 @@ class Block:
         # An odd number of cache lines, because rows a power of two apart compete for a few cache sets.
         self.pitch = 16 * (-(-self.tokens // 16) | 1)
 
-    def _merged(self, name: str, linear: Linear) -> Array:
-        """Return the weight with its low-rank update, (out, in)."""
-        a, b = self.w[f"{name}.lora_a"], self.w[f"{name}.lora_b"]
-        weight = self.w[f"{name}.weight"]
-        merged = scratch(f"merged {name}", *weight.shape)
-        np.copyto(merged, weight)
-        return product(b.T, a.T, merged, alpha=linear.scale, beta=1.0)
+    def _merge(self) -> None:
+        """Add the low-rank updates to their weights, and make one matrix of queries, keys and values."""
+        merged = {"qkv": scratch("merged qkv", self.features, self.width)}
+        merged |= {name: merged["qkv"][rows] for name, rows in self.rows.items()}
+        for name, linear in self.plan.linears:
+            if linear.rank and name not in merged:
+                merged[name] = scratch(f"merged {name}", *self.w[f"{name}.weight"].shape)
+        pieces = [
+            (name, slice(start, start + MERGED_ROWS))
+            for name in merged
+            if name != "qkv"
+            for start in range(0, len(merged[name]), MERGED_ROWS)
+        ]
+
+        def work(piece: int) -> None:
+            name, rows = pieces[piece]
+            out, linear = merged[name][rows], self.linears[name]
+            np.copyto(out, self.w[f"{name}.weight"][rows])
+            if linear.rank:
+                a, b = self.w[f"{name}.lora_a"], self.w[f"{name}.lora_b"]
+                product(b[:, rows].T, a.T, out, alpha=linear.scale, beta=1.0)
+
+        team().run(work, len(pieces))
+        self.w |= {f"{name}.weight": matrix for name, matrix in merged.items()}
+
+    def _heads(self, key_head: int) -> Heads:
+        plan = self.plan
+        keys, values = (
+            slice(start + key_head * plan.head_dim, start + (key_head + 1) * plan.head_dim)
+            for start in (self.rows["k_proj"].start, self.rows["v_proj"].start)
+        )
+        return Heads(key_head, plan.heads // plan.kv_heads, plan.head_dim, keys, values)
 
     def tile(self, piece: int, tokens: int) -> slice:
         """Return the tokens of one piece."""
@@ -143,19 +175,15 @@ class Block:
         """Return queries and keys of a tile, (heads + kv_heads, head_dim, tokens)."""
         return array[self.rotary, tile].reshape(-1, self.plan.head_dim, tile.stop - tile.start)
 
-    def attention_pieces(self, row: int, head: int) -> Iterator["HeadView"]:
-        """Yield the query tiles of one row of the batch and one key head, the longest first.
 
-        Tiles without any chosen token are skipped.
-        """
-        for first in reversed(range(0, self.length, QUERY_TILE)):
-            piece = HeadView(self, row, head, first)
-            if not self.plan.chosen or self.is_chosen[piece.columns].any():
-                yield piece
-
-    def heads(self) -> list[tuple[int, int]]:
-        """Return all pairs of a row of the batch and a key head."""
-        return [(row, head) for row in range(self.batch) for head in range(self.plan.kv_heads)]
+def _dequantized(arrays: dict[str, mx.array], name: str, group_size: int, bits: int, mode: str) -> np.ndarray:
+    packed, scales, biases = (arrays.get(f"{name}.{part}") for part in ("weight", "scales", "biases"))
+    assert packed is not None and scales is not None
+    weight = mx.dequantize(
+        packed, scales, biases, group_size=group_size, bits=bits, mode=mode, dtype=mx.float32
+    )
+    mx.eval(weight)
+    return view(weight)
 
 
 @lru_cache(256)
@@ -163,58 +191,3 @@ def _tile_length(tokens: int, threads: int) -> int:
     """Return a tile length of at most `TILE`, a multiple of a cache line, that balances the threads."""
     rounds = -(-tokens // (TILE * threads))
     return 16 * -(-tokens // (16 * rounds * threads))
-
-
-class HeadView:
-    """The layout of one piece of attention: a batch row, a key head with its query heads, some queries."""
-
-    def __init__(self, block: Block, row: int, head: int, first: int) -> None:
-        plan, start = block.plan, row * block.length
-        self.block, self.head = block, head
-        self.group = plan.heads // plan.kv_heads
-        self.query_heads = slice(head * self.group, (head + 1) * self.group)
-        self.first, self.last = first, min(first + QUERY_TILE, block.length)
-        self.columns = slice(start + first, start + self.last)
-        self.visible = slice(start, start + self.last)
-
-    def _queries(self, array: Array) -> Array:
-        """Return a view (head_dim, group, queries) of a feature-major array with the query heads first."""
-        size = self.block.plan.head_dim
-        rows = slice(self.query_heads.start * size, self.query_heads.stop * size)
-        return array[rows, self.columns].reshape(self.group, size, -1).transpose(1, 0, 2)
-
-    def gather(self, array: Array, name: str) -> Array:
-        """Return the query heads concatenated, (head_dim, group · queries), for a single matrix product."""
-        source = self._queries(array)
-        out = scratch(name, *source.shape)
-        np.copyto(out, source)
-        return out.reshape(source.shape[0], -1)
-
-    def scatter(self, gathered: Array, array: Array) -> None:
-        """Write back an array with the layout of `gather`."""
-        target = self._queries(array)
-        np.copyto(target, gathered.reshape(target.shape))
-
-    def keys(self, qkv: Array) -> Array:
-        """Return the keys that the last query attends to, (head_dim, keys)."""
-        return qkv[self._rows("k_proj"), self.visible]
-
-    def values(self, qkv: Array) -> Array:
-        """Return the values of these keys, (head_dim, keys)."""
-        return qkv[self._rows("v_proj"), self.visible]
-
-    def _rows(self, name: str) -> slice:
-        size, start = self.block.plan.head_dim, self.block.rows[name].start
-        return slice(start + self.head * size, start + (self.head + 1) * size)
-
-    def scores(self, queries: Array, keys: Array) -> Array:
-        """Return scaled scores (group · queries, keys), -inf where a query does not attend to a key."""
-        out = scratch("scores", queries.shape[1], keys.shape[1])
-        product(queries.T, keys, out, alpha=self.block.plan.scale)
-        size = self.last - self.first
-        by_query = out.reshape(self.group, size, -1)
-        by_query[:, :, self.first :] += causal_mask(size)
-        if (segments := self.block.w.get("segments")) is not None:
-            apart = segments[self.columns][:, None] != segments[self.visible]
-            np.copyto(by_query, -np.inf, where=apart)
-        return out

@@ -3,9 +3,10 @@
 import numpy as np
 
 from smidgen.backend import mx
-from smidgen.cpu_kernels.block import PROJECTIONS, Block, HeadView
+from smidgen.cpu_kernels.attention import QueryTile, query_tiles
+from smidgen.cpu_kernels.block import PROJECTIONS, Block
 from smidgen.cpu_kernels.pieces import drop, normalize, normalize_heads, rotate, sigmoid
-from smidgen.cpu_kernels.team import Array, new, product, scratch, team, view
+from smidgen.cpu_kernels.team import Array, new, product, products, scratch, team, view
 
 
 class Forward(Block):
@@ -36,7 +37,7 @@ class Forward(Block):
         memory = {name: view(array) for name, array in kept.items()}
         if not plan.keeps:  # the other arrays are not shared between tiles, so each tile uses its own scratch
             memory |= {name: scratch(f"all {name}", *shapes[name]) for name in list(shapes)[:5]}
-        self.y, self.qkv, self.raw = memory["y"], memory["qkv"], memory["raw" if plan.head_norms else "qkv"]
+        self.y, self.qkv, self.raw = memory["y"], memory["qkv"], memory["raw"]
         self.inverse, self.attended, self.logsumexp = (
             memory[name] for name in ("inverse", "attended", "logsumexp")
         )
@@ -44,7 +45,7 @@ class Forward(Block):
             self.middle, self.gate, self.up = memory["middle"], memory["gate"], memory["up"]
         crew = team()
         crew.run(self._project, self.tiles(self.tokens))
-        pieces = [piece for row, head in self.heads() for piece in self.attention_pieces(row, head)]
+        pieces = [piece for some in self.texts for piece in query_tiles(*some, self.is_chosen)]
         crew.run(lambda piece: self._attend(pieces[piece]), len(pieces))
         crew.run(self._finish, self.tiles(self.num_outputs))
         if not plan.chosen:
@@ -57,31 +58,33 @@ class Forward(Block):
         x = self.x[tile]
         normed = scratch("normed", *x.shape)
         normalize(x, self.w["input_layernorm"], plan.eps[0], normed)
+        product(self.w["qkv.weight"], normed.T, self.qkv[:, tile])
         for name in PROJECTIONS:
-            rows = (self.qkv if name == "v_proj" else self.raw)[self.rows[name], tile]
-            product(self.w[f"{name}.weight"], normed.T, rows)
             if self.linears[name].bias:
-                rows += self.w[f"{name}.bias"][:, None]
+                self.qkv[self.rows[name], tile] += self.w[f"{name}.bias"][:, None]
         turned = self.by_head(self.qkv, tile)
         if plan.head_norms:
             raw = self.by_head(self.raw, tile)
+            np.copyto(raw, turned)
             normalize_heads(raw, self.head_norms, plan.eps[2], turned, self.inverse[:, tile])
         rotate(turned, *self.angles(tile))
 
-    def _attend(self, piece: HeadView) -> None:
+    def _attend(self, piece: QueryTile) -> None:
         """Compute causal attention of one tile of queries of the heads that share a key head."""
         queries = piece.gather(self.qkv, "queries")
-        scores = piece.scores(queries, piece.keys(self.qkv))
-        highest = np.maximum.reduce(scores, axis=1, keepdims=True)
+        scores = piece.scores(queries, piece.keys(self.qkv), self.plan.scale)
+        highest = np.maximum.reduce(scores, axis=2, keepdims=True)
         scores -= highest
         np.exp(scores, out=scores)
-        total = np.add.reduce(scores, axis=1)
-        attended = product(piece.values(self.qkv), scores.T, scratch("attended", *queries.shape))
-        attended /= total
+        total = np.add.reduce(scores, axis=2)
+        attended = scratch("attended", *queries.shape)
+        products(piece.values(self.qkv), scores.transpose(0, 2, 1), attended)
+        attended /= total[:, None]
         piece.scatter(attended, self.attended)
         np.log(total, out=total)
-        total += highest[:, 0]
-        self.logsumexp[piece.query_heads, piece.columns] = total.reshape(piece.group, -1)
+        total += highest[:, :, 0]
+        logsumexp = piece.by_token(self.logsumexp)
+        np.copyto(logsumexp, total.reshape(logsumexp.shape))
 
     def _finish(self, piece: int) -> None:
         """Compute output projection, residual, norm, SwiGLU and residual for one tile of output tokens."""

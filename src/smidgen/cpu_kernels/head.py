@@ -12,7 +12,7 @@ import numpy as np
 from smidgen.backend import mx, nn
 from smidgen.cpu_kernels.team import new, product, scratch, team, usable, view
 
-LOGITS = 1 << 20
+LOGITS = 1 << 22
 """Maximum logits of a chunk of tokens, unless a single token has more."""
 KEPT = 1 << 24
 """Maximum number of probabilities that are kept for the gradient: 64 MB."""
@@ -104,12 +104,15 @@ class _Head:
         mx.eval(outputs, dloss)
         _, self.log_totals, self.errors = (view(array) for array in outputs)
         self.dlosses = np.array(dloss)
-        gradients = new({"hidden": self.hidden.shape, "weight": self.weight.shape})
-        self.dhidden, self.dweight = view(gradients["hidden"]), view(gradients["weight"])
+        gradients = new(
+            {"hidden": self.hidden.shape} | ({} if weight_frozen else {"weight": self.weight.shape})
+        )
+        self.dhidden = view(gradients["hidden"])
+        self.dweight = self.dhidden[:0] if weight_frozen else view(gradients["weight"])
         self.dlogits = scratch("all dlogits", self.chunk, self.vocabulary)
         for start in range(0, self.tokens, self.chunk):
             self._chunk_gradients(slice(start, min(start + self.chunk, self.tokens)), weight_frozen)
-        return gradients["hidden"], gradients["weight"]
+        return gradients["hidden"], gradients.get("weight", mx.zeros(self.weight.shape))
 
     def _chunk_gradients(self, chunk: slice, weight_frozen: bool) -> None:
         """Write the gradient of a chunk of tokens and add to the weight's; each row has one thread."""

@@ -18,6 +18,9 @@ from smidgen.cpu_kernels.team import usable
 FEW_TOKENS = 32
 """Minimum number of tokens; below, the overhead of leaving MLX outweighs the gain."""
 
+ANGLES_STEP = 64
+"""Rotary angles are kept for lengths that are multiples of this."""
+
 _Linears = tuple[tuple[str, Linear], ...]
 _ARCHITECTURES = ("mlx_lm.models.qwen3", "mlx_lm.models.qwen2", "mlx_lm.models.llama")
 
@@ -59,6 +62,7 @@ class FusedBlock(nn.Module):
         dropout: float = 0.0,
         chosen: mx.array | None = None,
         packing: Packing | None = None,
+        keep: bool = True,
     ) -> mx.array:
         """Run the block.
 
@@ -69,6 +73,7 @@ class FusedBlock(nn.Module):
             dropout: rate on the block's output before it is added to `x`, in training mode.
             chosen: distinct positions (n,) in the flattened batch, if only these tokens are needed.
             packing: segments and positions of packed rows; `mask` is `"causal"` then.
+            keep: whether values for the gradient are stored in training mode; otherwise it recomputes them.
 
         Returns:
             (B, L, D), or (n, D) of the chosen tokens.
@@ -103,7 +108,7 @@ class FusedBlock(nn.Module):
             linears=linears,
             dropout=dropout,
             chosen=chosen is not None,
-            keeps=self.training,
+            keeps=self.training and keep,
         )
         return _function(plan)(x, arrays)["y"]
 
@@ -123,29 +128,37 @@ class FusedBlock(nn.Module):
         """Return the block's arrays and linear layers; empty if the kernels do not support the call."""
         if not (isinstance(mask, str) and mask == "causal") or cache is not None:
             return {}, ()
-        angles = self._rotation(max(x.shape[1], packing.num_positions if packing else 0))
+        length = x.shape[1] if packing is None else packing.num_positions
+        angles = self._rotation(-(-length // ANGLES_STEP) * ANGLES_STEP)
         if angles is None or x.shape[0] * x.shape[1] < FEW_TOKENS:
             return {}, ()
         arrays = {name: self[name].weight for name in ("input_layernorm", "post_attention_layernorm")}
         for name in ("q_norm", "k_norm"):
             if name in self.self_attn:
                 arrays[name] = self.self_attn[name].weight
-        linears = []
+        linears, packed = [], []
         for name in LINEARS:
-            module = (self.self_attn if name in self.self_attn else self.mlp)[name]
-            linear = _describe(module)
+            module = self._linear(name)
+            linear = _describe(module, module.training)
             if linear is None:
                 return {}, ()
             linears.append((name, linear))
             base = module.linear if linear.rank else module
-            arrays[f"{name}.weight"] = base.weight
+            weights = {"weight": base.weight}
+            if linear.quantization is not None:
+                weights |= {part: base[part] for part in ("scales", "biases") if part in base}
+                packed += [f"{name}.{part}" for part in weights]
+            arrays |= {f"{name}.{part}": array for part, array in weights.items()}
             if linear.bias:
                 arrays[f"{name}.bias"] = base.bias
             if linear.rank:
                 arrays |= {f"{name}.lora_a": module.lora_a, f"{name}.lora_b": module.lora_b}
-        if not usable(x, *arrays.values()):
+        if not usable(x, *(array for name, array in arrays.items() if name not in packed)):
             return {}, ()
         return arrays | {"cosine": angles[0], "sine": angles[1]}, tuple(linears)
+
+    def _linear(self, name: str) -> Any:
+        return (self.self_attn if name in self.self_attn else self.mlp)[name]
 
     def _rotation(self, length: int) -> tuple[mx.array, mx.array] | None:
         """Return cosine and sine of the rotary embedding, (head_dim / 2, length); None for another layout."""
@@ -155,6 +168,13 @@ class FusedBlock(nn.Module):
             half = rows // self.self_attn.n_kv_heads // 2
             self._angles[length] = _read_angles(self.self_attn.rope, half, length)
         return self._angles[length]
+
+
+def fuses(block: nn.Module) -> bool:
+    """Return whether a block runs as one kernel in training."""
+    if not isinstance(block, FusedBlock):
+        return False
+    return all(_describe(block._linear(name), training=True) for name in LINEARS)
 
 
 @lru_cache(64)
@@ -190,13 +210,16 @@ def _read_angles(rope: Callable[..., mx.array], half: int, length: int) -> tuple
     return (cosine, sine) if turned else None
 
 
-def _describe(module: Any) -> Linear | None:
+def _describe(module: Any, training: bool) -> Linear | None:
     """Return the kernels' description of a linear layer; None if they do not support it."""
-    if type(module) is nn.Linear:
-        return Linear("weight" in module._no_grad, "bias" in module)
-    if type(module).__name__ != "LoRALinear" or type(module.linear) is not nn.Linear:
+    base, rank, scale = module, 0, 0.0
+    if type(module).__name__ == "LoRALinear":
+        if training and module.dropout._p_1 < 1:
+            return None
+        base, rank, scale = module.linear, module.lora_a.shape[1], module.scale
+    if type(base) is nn.QuantizedLinear:
+        quantization = base.group_size, base.bits, base.mode
+        return Linear(True, "bias" in base, rank, scale, quantization)
+    if type(base) is not nn.Linear:
         return None
-    if module.training and module.dropout._p_1 < 1:
-        return None
-    base = module.linear
-    return Linear("weight" in base._no_grad, "bias" in base, module.lora_a.shape[1], module.scale)
+    return Linear("weight" in base._no_grad, "bias" in base, rank, scale)

@@ -15,7 +15,7 @@ from smidgen.data.items import Label, Pair, Query, Question
 from smidgen.data.rows import Format, Row, read_items, read_placed, refuse
 from smidgen.errors import DataError, first_few
 
-__all__ = ["PAIR_FORMATS", "Label", "Pair", "Query", "Question", "pairs", "queries", "questions"]
+__all__ = ["PAIR_FORMATS", "Label", "Pair", "Query", "Question", "pair_row", "pairs", "queries", "questions"]
 
 
 def pairs(
@@ -70,6 +70,12 @@ def _needed(labelled: bool, with_reference: bool) -> str:
     label = "a label, or use `smidgen judge`, which needs none"
     reference = "a reference answer, or judge without --reference"
     return "; ".join([label] * labelled + [reference] * with_reference)
+
+
+def pair_row(pair: Pair) -> dict[str, Any]:
+    """Return a pair as a row of our own format."""
+    row = {"id": pair.id, "prompt": pair.prompt, "a": pair.a, "b": pair.b, "better": pair.better}
+    return row | ({} if pair.reference is None else {"reference": pair.reference})
 
 
 def queries(rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None) -> list[Query]:

@@ -23,13 +23,13 @@ from transformers import AutoTokenizer
 
 from smidgen.data.chat import ChatTemplate
 from smidgen.data.control_tokens import KNOWN_ENDS, ControlTokens, looks_like_control
+from smidgen.data.stream_decoder import StreamDecoder
 from smidgen.data.token_ids import known_ends
 from smidgen.data.types import Message
 from smidgen.errors import DataError, ModelError
 
 TEXT = "text"
 """Role of a message that is the raw prompt: control tokens spelled in it are encoded as such."""
-REPLACEMENT = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,25 @@ class Tokenizer:
         """Encode `text`; special tokens spelled in it are recognised, none are added."""
         return self._codec.encode(text, add_special_tokens=False).ids
 
+    def encode_after(self, messages: Sequence[Message], text: str) -> list[int]:
+        """Encode `text` as a continuation of a prompt.
+
+        After a raw prompt its tokens are those of the whole text, as far as the prompt keeps its own. What
+        continues rendered messages begins a turn, and is encoded by itself.
+        """
+        if is_raw(messages):
+            before, whole = self.encode(messages[0].content), self.encode(messages[0].content + text)
+            if whole[: len(before)] == before:
+                return whole[len(before) :]
+        return self.encode(text)
+
     def decode(self, token_ids: Sequence[int], *, keep_special: bool = False) -> str:
         """Decode `token_ids`; special tokens such as `<|im_end|>` are dropped unless `keep_special`."""
         return self._codec.decode(token_ids, skip_special_tokens=not keep_special)
 
-    def stream_decoder(self) -> "StreamDecoder":
+    def stream_decoder(self) -> StreamDecoder:
         """Return a decoder that takes one token at a time."""
-        return StreamDecoder(self)
+        return StreamDecoder(self.decode)
 
     def render_prompt(self, messages: Sequence[Message], *, thinking: bool = False) -> list[int]:
         """Render messages and the generation prompt as token ids.
@@ -134,7 +146,7 @@ class Tokenizer:
             ModelError: the tokenizer has no template, the template rejects the messages, or `thinking` is
                 requested and the template has no such switch.
         """
-        if [message.role for message in messages] == [TEXT]:
+        if is_raw(messages):
             if not (token_ids := self._opened(self.encode(messages[0].content))):
                 raise DataError("the prompt is empty; expected at least one character")
             return token_ids
@@ -233,37 +245,9 @@ class Tokenizer:
         return end
 
 
-class StreamDecoder:
-    """Incremental detokenizer that never emits an incomplete character.
-
-    A character may be split across several byte-level tokens, so text is held back while it ends in U+FFFD.
-    Each step decodes the new tokens together with those of the previous step, because some tokenizers drop a
-    leading space.
-    """
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self._token_ids: list[int] = []  # those emitted last, then those held back
-        self._num_emitted = 0
-        self._emitted = ""
-
-    def push(self, token_id: int) -> str:
-        """Add one token; return the text that is now complete, which may be empty."""
-        self._token_ids.append(token_id)
-        text = self._tokenizer.decode(self._token_ids)
-        if text.endswith(REPLACEMENT):
-            return ""
-        piece = text[len(self._emitted) :]
-        self._token_ids = self._token_ids[self._num_emitted :]
-        self._num_emitted = len(self._token_ids)
-        self._emitted = self._tokenizer.decode(self._token_ids)
-        return piece
-
-    def flush(self) -> str:
-        """Return the text that is still held back, with U+FFFD for invalid bytes."""
-        piece = self._tokenizer.decode(self._token_ids)[len(self._emitted) :]
-        self._token_ids, self._num_emitted, self._emitted = [], 0, ""
-        return piece
+def is_raw(messages: Sequence[Message]) -> bool:
+    """Whether a prompt is a raw text, to which no chat template is applied."""
+    return [message.role for message in messages] == [TEXT]
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

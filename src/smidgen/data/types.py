@@ -1,6 +1,6 @@
 """The frozen dataclasses that packages exchange."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -129,6 +129,10 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     finish_reason: str = "stop"
     timing: Timing | None = None
+
+
+Continuations = Sequence[str] | Mapping[str, Sequence[str]]
+"""Texts to score after prompts: the same after each of them, or for each sample by its id."""
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def collect_log(
         task: scores the completions.
         samples: samples with distinct ids.
         engine: completes the requests, in any order.
-        sampling: sampling parameters; the task's stop strings are added.
+        sampling: sampling parameters; the task's stop strings are added, unless the answers are constrained.
         records_path: the records file, new or to be resumed.
         model: identifies the model including its weights, so that no file mixes the answers of two models.
         constrained: whether to enforce the task's output constraint.
@@ -129,12 +129,13 @@ def collect_log(
         WorkError: the engine left requests unanswered, the disk is full, or another process is writing to
             the file; finished records are kept.
     """
-    sampling = replace(
-        sampling,
-        stop=(*sampling.stop, *task.stop),
-        stop_after=(*sampling.stop_after, *task.stop_after),
-    )
     constraint = constraint_of(task) if constrained else None
+    if constraint is None:  # a constraint says itself where an answer ends
+        sampling = replace(
+            sampling,
+            stop=(*sampling.stop, *task.stop),
+            stop_after=(*sampling.stop_after, *task.stop_after),
+        )
     version = " ".join(filter(None, (task.name, str(task.version), task.variant)))
     expected = {
         sample.id: fingerprint(sample, task=version, model=model, sampling=sampling, constraint=constraint)
@@ -188,8 +189,8 @@ def constraint_of(task: Task) -> Constraint:
     if task.constraint is None:
         name = f"{task.name} in the template {task.variant}" if task.variant else task.name
         raise ConfigError(
-            f"the task {name} has no output constraint; "
-            "turn constrained off, or use the task intent or a judge template file with a schema or regex"
+            f"the task {name} cannot be constrained: {task.why_unconstrained}; turn constrained off, or "
+            "use a task with labels, a schema or a regex"
         )
     return task.constraint
 

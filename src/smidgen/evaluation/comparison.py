@@ -48,7 +48,13 @@ class Comparison:
 
 
 def compare(
-    task: Task, first: Sequence[Record], second: Sequence[Record], *, other: Task | None = None, seed: int = 0
+    task: Task,
+    first: Sequence[Record],
+    second: Sequence[Record],
+    *,
+    other: Task | None = None,
+    same_prompts: bool = True,
+    seed: int = 0,
 ) -> dict[str, Comparison]:
     """Compare two evaluations in every metric that both have, such as a trained model and its base.
 
@@ -57,13 +63,15 @@ def compare(
         first: records of the first model.
         second: records of the second model, in any order.
         other: the task of the second evaluation, if it used another template.
+        same_prompts: whether equal prompts are required, unless the template is another.
         seed: seed of the bootstrap.
 
     Raises:
         DataError: the evaluations have different samples.
     """
     by_id = {record.sample.id: record for record in second}
-    _check_same_rows(first, by_id, same_words=other is None or other.variant == task.variant)
+    same_template = other is None or other.variant == task.variant
+    _check_same_rows(first, by_id, same_words=same_prompts and same_template)
     others = (other or task).measures([by_id[record.sample.id] for record in first])
     return {
         name: Comparison(

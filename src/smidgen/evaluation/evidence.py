@@ -160,6 +160,12 @@ def comparisons(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
+def skipped(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the ways in which the base model was not asked, each with the reason."""
+    labels = {stage.key: stage.label for stage in COLUMNS}
+    return [(labels.get(key, key), str(why)) for key, why in table_at(report, "skipped").items()]
+
+
 def exports(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return every export with its size, score, and paired difference from the trained model."""
     return [

@@ -32,6 +32,10 @@ class Fact(NamedTuple):
     note: str = ""
 
 
+LABEL_WIDTH, MOST_ON_A_LINE = 12, 3
+"""Columns of the names in a terminal's table; most models whose intervals stand beside the values there."""
+
+
 def build_report(report: Mapping[str, Any]) -> str:
     """Render the HTML page of a report; equal dictionaries give equal pages.
 
@@ -49,14 +53,19 @@ def console_tables(report: Mapping[str, Any]) -> list[Table]:
 def console_table(report: Mapping[str, Any]) -> Table:
     """Return the summary table of one task."""
     stages, words = evaluated(report), wording.words_of(report)
-    table = Table(title=wording.headline(report), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("")
+    table = Table(
+        title=wording.headline(report), title_justify="left", title_style="bold", box=SIMPLE_HEAD,
+        pad_edge=False, collapse_padding=True,
+    )  # fmt: skip
+    table.add_column("", min_width=LABEL_WIDTH)
     for stage in stages:
-        table.add_column(stage.label, justify="right", no_wrap=True)
+        table.add_column(stage.label.replace(", ", ",\n"), justify="right", overflow="fold")
+    between = " " if len(stages) <= MOST_ON_A_LINE else "\n"
     for row in evidence.results(report, stages):
         if row.name in words.details:
             continue
-        table.add_row(row.words.label, *(evidence.with_interval(cell) for cell in row.cells))
+        cells = (evidence.with_interval(cell).replace(" (", f"{between}(") for cell in row.cells)
+        table.add_row(row.words.label, *cells)
     for name in evidence.baselines(report):
         values = (formatting.percent(dig(report, stage.key, "baselines", name, "value")) for stage in stages)
         table.add_row(words.baseline(name), *values, style="dim")
@@ -116,6 +125,7 @@ def _evidence(report: Mapping[str, Any]) -> dict[str, Any]:
         "results": evidence.results(report, columns),
         "results_axis": axis([(0, "0"), (0.25, "25"), (0.5, "50"), (0.75, "75"), (1, f"100{PERCENT}")]),
         "baselines": evidence.baseline_rows(report),
+        "skipped": evidence.skipped(report),
         "subsets": evidence.subsets(report, columns),
         "comparisons": list(evidence.comparisons(report)),
         "comparisons_axis": axis([(0, "−100"), (0.5, "0"), (1, "+100 points")]),

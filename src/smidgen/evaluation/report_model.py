@@ -67,11 +67,29 @@ class ExportFacts(_Open):
     metrics: dict[str, MetricFacts]
 
 
+class BestBase(_Part):
+    """The base evaluation with the largest headline metric, which the trained model is compared with.
+
+    Attributes:
+        name: its key in the report.
+        description: the base model, as it was asked.
+        ways: number of ways in which the base model was asked.
+    """
+
+    name: str
+    description: str
+    ways: int
+
+
 class TaskEvidence(_Part):
-    """The results of one task."""
+    """The results of one task; `skipped` says why an evaluation of the base was left out, by its name."""
 
     task: str = ""
     before: EvaluationFacts | None = None
+    base_constrained: EvaluationFacts | None = None
+    base_examples: EvaluationFacts | None = None
+    skipped: dict[str, str] = {}
+    best_base: BestBase | None = None
     after: EvaluationFacts | None = None
     logits: EvaluationFacts | None = None
     quantized: EvaluationFacts | None = None

@@ -81,14 +81,15 @@ def _evaluated_rows(report: Mapping[str, Any]) -> str:
 
 
 def _base_model(report: Mapping[str, Any]) -> str:
-    """Return the base model's accuracy as a clause, with the reason if most answers are unreadable."""
-    metrics = table_at(report, "before", "metrics")
+    """Return the base model's best accuracy as a clause, with the reason if most answers are unreadable."""
+    best = table_at(report, "best_base")
+    metrics = table_at(report, str(best.get("name") or "before"), "metrics")
     value = finite(dig(metrics, headline_metric(report), "value"))
     if value is None:
         return ""
     unparsed = finite(dig(metrics, "unparsed_rate", "value")) or 0.0
     why = f", with {percent(unparsed)} of its answers unreadable" if unparsed >= MOSTLY_UNREADABLE else ""
-    return f"the base model: {percent(value)}{why}"
+    return f"the {best.get('description') or 'base model'}: {percent(value)}{why}"
 
 
 def remarks(report: Mapping[str, Any]) -> list[str]:
@@ -101,18 +102,28 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
 
 
 def _gain(report: Mapping[str, Any]) -> str:
-    """Describe the effect of training on the accuracy."""
-    comparison = table_at(report, "comparisons", "after_vs_before")
+    """Describe the effect of training on the accuracy, from the base model at its best."""
+    best = table_at(report, "best_base")
+    comparison = table_at(report, "comparisons", f"after_vs_{best.get('name') or 'before'}")
     p, difference = finite(comparison.get("p_value")), comparison.get("difference")
     value = finite(dig(difference, "value"))
     if p is None or value is None:
         return ""
     if p >= SIGNIFICANT:
-        return f"On these rows, training did not change the accuracy significantly (p = {p_value(p)})."
+        unchanged = "On these rows, training did not change the accuracy significantly"
+        return f"{unchanged} (p = {p_value(p)}){_against(best)}."
     return (
         f"Training changed the accuracy by {points(difference)} "
-        f"(95{PERCENT} interval {points_interval(difference)}) on the same rows."
+        f"(95{PERCENT} interval {points_interval(difference)}) on the same rows{_against(best)}."
     )
+
+
+def _against(best: Mapping[str, Any]) -> str:
+    """Name the base evaluation that training is compared with, if there are several."""
+    ways = finite(best.get("ways")) or 1
+    if ways < 2:
+        return ""
+    return f", compared with the {best.get('description')}, the best of {count(ways)} ways to ask the base"
 
 
 def _unbeaten_baselines(report: Mapping[str, Any]) -> Iterator[str]:

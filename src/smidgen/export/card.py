@@ -106,6 +106,7 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, 
         "files": [(file.name, f"{file.stat().st_size:,}", sha256_file(file)) for file in weights],
         "figures": list(_figures(_at(shipped, "metrics"))),
         "difference": _interval(_at(shipped, "difference")),
+        "gain": _gain(report),
         "drift": in_words(shipped["drift"]) if shipped.get("drift") else None,
         "trained_figures": list(_figures(_at(report, "after", "metrics"))),
         "data": list(_data(report)),
@@ -191,6 +192,17 @@ def _figures(metrics: Any) -> Iterator[tuple[str, float, str, str, int]]:
                 _number(metric.get("high")),
                 metric["n"],
             )
+
+
+def _gain(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the paired difference of the trained model from its base, asked in the best way."""
+    best = _at(report, "best_base") or {}
+    compared = _at(report, "comparisons", f"after_vs_{best.get('name')}")
+    difference = _interval(_at(compared, "difference"))
+    if difference is None:
+        return None
+    described = {"base": best["description"], "ways": best["ways"]}
+    return {"metric": compared["metric"], "difference": difference, **described}
 
 
 def _interval(metric: Any) -> str | None:

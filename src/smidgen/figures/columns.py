@@ -20,9 +20,13 @@ class ReportColumn(NamedTuple):
 
 COLUMNS = (
     ReportColumn("before", "Base", "base model"),
+    ReportColumn("base_constrained", "Base, constrained", "base model under the output constraint"),
+    ReportColumn("base_examples", "Base, examples", "base model with worked examples"),
     ReportColumn("after", "Trained", "trained model"),
     ReportColumn("quantized", "Quantised", "quantised model"),
 )
+BASES = COLUMNS[:3]
+"""The base model, asked in several ways."""
 BY_LOGITS = ReportColumn("logits", "By log-probability", "trained model, scored by log-probability")
 """The trained model with log-probability scoring instead of generation."""
 

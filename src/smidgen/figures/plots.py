@@ -21,7 +21,7 @@ class Interval(NamedTuple):
     """One row of an interval plot: a value with its bounds, in the units of the axis.
 
     Attributes:
-        kind: CSS class and shape, one of `before`, `after`, `quantized`, `baseline`.
+        kind: CSS class and shape: the key of a `ReportColumn`, or `baseline`.
         label: tooltip.
         metric: a table with `value`, `low` and `high`; anything missing leaves the row empty.
     """
@@ -154,9 +154,12 @@ def shade_plot(cells: Sequence[Shade], *, description: str) -> Markup:
 
 def _dot(group: ElementTree.Element, kind: str, x: str, y: int) -> None:
     """Draw the mark of a stage; shapes differ so that stages are distinct without colour."""
-    if kind == "quantized":
+    if kind in ("quantized", "base_constrained"):
         corner = mark(group, "svg", "", x=x, y=y, overflow="visible")
         mark(corner, "rect", "dot", x=-4, y=-4, width=8, height=8)
+    elif kind == "base_examples":
+        corner = mark(group, "svg", "", x=x, y=y, overflow="visible")
+        mark(corner, "path", "dot", d="M0 -5 5 0 0 5 -5 0Z")
     elif kind == "baseline":
         mark(group, "line", "dot", x1=x, x2=x, y1=y - 5, y2=y + 5)
     else:

@@ -7,9 +7,6 @@ from smidgen.files import content_hash, is_url, sha256_json
 from smidgen.inference.engine import Engine, Stream
 from smidgen.options import EngineOptions
 
-LARGE = 50_000_000
-"""Number of parameters above which `auto` uses llama.cpp on a CPU; smaller models run in numpy."""
-
 __all__ = ["Engine", "Stream", "engine_identity", "open_engine"]
 
 
@@ -18,9 +15,8 @@ def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
 
     Args:
         options: the model, its engine and their settings. The engine `auto` depends on the model: `http` for
-            a URL, `llama` for a `.gguf` file, `replay` for a `.jsonl` file. A folder runs in `llama` if it
-            has more than `LARGE` parameters, llama.cpp is installed and supports the architecture, and there
-            is no GPU; otherwise in `mlx`.
+            a URL, `llama` for a `.gguf` file, `replay` for a `.jsonl` file. A folder runs in `mlx`; on a CPU,
+            if llama.cpp is installed and supports it, in the faster of the two (`choice.choose`).
         scores: whether `Engine.score` will be called; `auto` then takes an engine that supports it.
 
     Raises:
@@ -30,7 +26,7 @@ def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
         WorkError: the server does not answer.
     """
     model, adapter = options.model, options.adapter
-    kind = _engine_for(model, options.engine, scores=scores)
+    kind, dtype = _engine_for(options, scores=scores)
     _check_fit(options, kind)
     if scores and kind != "mlx":
         raise ConfigError(
@@ -58,7 +54,7 @@ def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
         from smidgen.inference.llama import LlamaEngine
         from smidgen.inference.llama_files import llama_model
 
-        found = llama_model(model, adapter=adapter)
+        found = llama_model(model, adapter=adapter, dtype=dtype)
         return LlamaEngine(found, thinking=thinking, batch_size=batch_size, kv_bits=kv_bits)
     from smidgen.inference.mlx import MlxEngine
     from smidgen.models.load import load
@@ -91,50 +87,38 @@ def engine_identity(options: EngineOptions, *, scores: bool = False) -> str:
     that name, start new records.
     """
     model, adapter, kv_bits = options.model, options.adapter, options.kv_bits
-    kind = _engine_for(model, options.engine, scores=scores)
+    kind, dtype = _engine_for(options, scores=scores)
     if kind == "replay":
         return content_hash(Path(model))
     if kind == "http":
         return sha256_json([kind, model.rstrip("/"), options.model_name, options.thinking])
     parts = [content_hash(_local(model)), adapter and content_hash(adapter), options.thinking]
     parts += [] if kind == "mlx" else [kind]
+    parts += [dtype] if dtype in ("F32", "BF16") else []  # the others are what `llama` uses by itself
     return sha256_json(parts if kv_bits is None else [*parts, f"{kv_bits} bits"])
 
 
-def _engine_for(model: str, engine: str, *, scores: bool) -> str:
-    """Return the engine to use; for `auto` it depends on the model."""
+def _engine_for(options: EngineOptions, *, scores: bool) -> tuple[str, str | None]:
+    """Return the engine to use, and llama.cpp's file type if `auto` chose one."""
+    model, engine = options.model, options.engine
     is_server = is_url(model)
     if is_server != (engine == "http") and engine != "auto":
         given = f"{model} is the URL of a server" if is_server else f"{model} is not a URL"
         raise ConfigError(f"{given}, so the engine {engine} cannot be used; leave --engine out")
     if engine != "auto":
-        return engine
+        return engine, None
     if is_server:
-        return "http"
+        return "http", None
     if model.endswith(".jsonl"):
-        return "replay"
+        return "replay", None
     if scores:
-        return "mlx"  # the only engine that knows probabilities of given texts
-    return "llama" if model.endswith(".gguf") else _engine_for_folder(model)
+        return "mlx", None  # the only engine that knows probabilities of given texts
+    if model.endswith(".gguf"):
+        return "llama", None
+    from smidgen.inference.choice import choose
 
-
-def _engine_for_folder(model: str) -> str:
-    from smidgen.backend import device
-    from smidgen.errors import ModelError
-    from smidgen.export.gguf.supported import check_architecture
-    from smidgen.inference.llama_server import is_installed
-    from smidgen.models.load import read_config, resolve
-    from smidgen.models.weights import count_weights
-
-    if device().kind != "cpu" or not is_installed():
-        return "mlx"
-    path = resolve(model)
-    try:
-        config = read_config(path)
-        check_architecture(config, model)
-        return "llama" if count_weights(path, config) > LARGE else "mlx"
-    except ModelError:
-        return "mlx"  # its loader reports what is wrong, if anything is
+    choice = choose(model, batch_size=options.batch_size, kv_bits=options.kv_bits)
+    return choice.engine, choice.dtype
 
 
 def _local(model: str) -> Path:

@@ -27,6 +27,7 @@ class Decoder:
         self._prefix: list[int] = []
         self._shared = 0  # tokens of the prefix cache that new rows start from
         self._lengths: list[int] = []
+        self._alike: list[int] = []  # for each row, number of first tokens that the prefix cache has too
 
     @property
     def xp(self) -> Any:
@@ -62,6 +63,7 @@ class Decoder:
         cached = len(common_prefix(self._prefix, common))
         if cached < len(common):
             self._prefix = common[:cached]
+            self._alike = [min(size, cached) for size in self._alike]
             cached, rest = self._run_leading(0, cached, common[cached:])
             self._run(0, cached, [rest])
             self._prefix = common
@@ -107,6 +109,7 @@ class Decoder:
         if len(unique) < len(prompts):
             self._copy([first + source for source in sources], first, max(map(len, prompts)))
         self._lengths += map(len, prompts)
+        self._alike += [self._shared] * len(prompts)
         at = [np.arange(end - count, end) for end, count in zip(ends[sources], lasts, strict=True)]
         return self._forward.logits(hidden[self._forward.xp.array(np.concatenate(at))])
 
@@ -120,7 +123,7 @@ class Decoder:
             Logits (T, V) after every token of every block, row by row.
         """
         assert len(tokens) == self.num_rows and all(len(block) > 0 for block in tokens)
-        hidden = self._run(1, self._lengths, tokens)
+        hidden = self._run(1, self._lengths, tokens, min(self._alike, default=0))
         self._lengths = [cached + len(new) for cached, new in zip(self._lengths, tokens, strict=True)]
         return self._forward.logits(hidden)
 
@@ -132,17 +135,18 @@ class Decoder:
         assert len(counts) == self.num_rows
         assert all(0 <= count <= cached for count, cached in zip(counts, self._lengths, strict=True))
         self._lengths = [cached - count for count, cached in zip(counts, self._lengths, strict=True)]
+        self._alike = [min(pair) for pair in zip(self._alike, self._lengths, strict=True)]
 
     def remove(self, row: int) -> None:
         """Remove a row; the last row takes its place."""
-        cached = self._lengths.pop()
+        cached, alike = self._lengths.pop(), self._alike.pop()
         if row < self.num_rows:
             self._copy([1 + self.num_rows], 1 + row, cached)
-            self._lengths[row] = cached
+            self._lengths[row], self._alike[row] = cached, alike
 
     def forget(self) -> None:
         """Remove all rows; their memory stays allocated."""
-        self._lengths = []
+        self._lengths, self._alike = [], []
 
     def clear(self) -> None:
         """Remove all rows and release their memory; the prefix cache stays."""
@@ -203,9 +207,11 @@ class Decoder:
             cached, row = cached + part, row[part:]
         return cached, row
 
-    def _run(self, first: int, cached: int | Sequence[int], rows: Sequence[Sequence[int]]) -> Any:
-        """Run new tokens of the slots from `first` on; return hidden states (T, D)."""
-        at = Pass(first, np.broadcast_to(cached, len(rows)), [len(row) for row in rows])
+    def _run(
+        self, first: int, cached: int | Sequence[int], rows: Sequence[Sequence[int]], shared: int = 0
+    ) -> Any:
+        """Run new tokens of the slots from `first` on, `shared` as in `Pass`; return hidden states (T, D)."""
+        at = Pass(first, np.broadcast_to(cached, len(rows)), [len(row) for row in rows], shared)
         self._reserve(at.stop, at.width)
         return self._forward.hidden(rows, at, self._caches)
 

@@ -1,10 +1,10 @@
 """The interface of inference engines, as used by evaluation, serving and the command line."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from smidgen.data.types import Completion, Request, Sample, Scored
+from smidgen.data.types import Completion, Continuations, Request, Sample, Scored
 
 
 class Stream:
@@ -126,7 +126,7 @@ class Engine(Protocol):
         ...
 
     def score(
-        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
+        self, samples: Iterable[Sample], continuations: Continuations, *, least_share: float = 0.0
     ) -> Iterator[tuple[Sample, Scored]]:
         """Return the log-probability of every token of every continuation of each sample's prompt.
 
@@ -134,7 +134,7 @@ class Engine(Protocol):
 
         Args:
             samples: their messages are the prompts.
-            continuations: texts to score after each prompt.
+            continuations: texts to score after each prompt, or after the prompt of each sample by its id.
             least_share: where the continuations diverge, a branch is pruned if its token has less than this
                 share of the probability of all their tokens there, unless it is the most probable. Later
                 tokens of a pruned branch get −inf.

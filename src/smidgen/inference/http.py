@@ -10,13 +10,13 @@ Sampling settings that the protocol lacks are refused rather than ignored.
 import asyncio
 import json
 import warnings
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import httpx2
 
-from smidgen.data.types import UNANSWERED, Completion, Request, Sample, Scored
+from smidgen.data.types import UNANSWERED, Completion, Continuations, Request, Sample, Scored
 from smidgen.errors import ConfigError, DataError, WorkError, did_you_mean
 from smidgen.inference.engine import Stream
 from smidgen.inference.http_faults import NotAnswered, RequestFailed, completed_despite_failures
@@ -113,7 +113,7 @@ class HttpEngine:
         return Stream(streamed(self.session(), request, fault_of))
 
     def score(
-        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
+        self, samples: Iterable[Sample], continuations: Continuations, *, least_share: float = 0.0
     ) -> Iterator[tuple[Sample, Scored]]:
         """Refuse: the protocol has no log-probabilities of given texts."""
         raise ConfigError("a server does not support log-probability scoring; use the engine mlx")

@@ -14,7 +14,8 @@ from jsonschema.exceptions import SchemaError, ValidationError
 
 from smidgen.data.control_tokens import defused
 from smidgen.data.schemas import check_schema, validate
-from smidgen.data.templates import REPLACEMENT, TEXT
+from smidgen.data.stream_decoder import REPLACEMENT
+from smidgen.data.templates import TEXT
 from smidgen.data.types import Completion, Constraint, Message, Request, Sampling, Timing
 from smidgen.errors import ConfigError, WorkError
 from smidgen.inference.constraints import check_constrained, grammar_of

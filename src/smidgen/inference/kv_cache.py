@@ -27,13 +27,21 @@ class Pass:
         cached: number of cached tokens per row (B,).
         counts: number of new tokens per row (B,), with sum T and maximum L.
         width: columns in use after the pass, W.
+        shared: number of first columns in which all rows are equal to slot 0.
     """
 
-    def __init__(self, start: int, cached: Sequence[int] | np.ndarray, counts: Sequence[int] | np.ndarray):
+    def __init__(
+        self,
+        start: int,
+        cached: Sequence[int] | np.ndarray,
+        counts: Sequence[int] | np.ndarray,
+        shared: int = 0,
+    ):
         self.start, self.stop = start, start + len(cached)
         self.cached = np.asarray(cached, np.int32)
         self.counts = np.asarray(counts, np.int32)
         self.width = int((self.cached + self.counts).max())
+        self.shared = shared
 
     @cached_property
     def is_padding(self) -> np.ndarray:
@@ -50,6 +58,19 @@ class Pass:
         """Position of every new token (T,)."""
         padded = self.cached[:, None] + np.arange(self.counts.max())
         return padded[~self.is_padding]
+
+    def part(self, begin: int, end: int) -> "Pass":
+        """Return the pass of the tokens from `begin` to `end` alone, which may cut rows in two."""
+        ends = np.cumsum(self.counts)
+        begins = ends - self.counts
+        rows = slice(int(np.searchsorted(ends, begin, "right")), int(np.searchsorted(begins, end)))
+        first = np.maximum(begins[rows], begin)
+        return Pass(
+            self.start + rows.start,
+            self.cached[rows] + first - begins[rows],
+            np.minimum(ends[rows], end) - first,
+            self.shared,
+        )
 
 
 class SlotCache:
@@ -93,7 +114,10 @@ class SlotCache:
 
     def write(self, at: Pass, keys: Any, values: Any) -> None:
         """Store the keys and values (T, K, D) of the new tokens."""
-        slots, columns = self._xp.array(at.slots), self._xp.array(at.columns)
+        self.put(self._xp.array(at.slots), self._xp.array(at.columns), keys, values)
+
+    def put(self, slots: Any, columns: Any, keys: Any, values: Any) -> None:
+        """Store keys and values (T, K, D) of tokens at given slots and columns (T,)."""
         self.keys[slots, :, columns] = keys
         self.values[slots, :, columns] = values
 

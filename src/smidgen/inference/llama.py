@@ -9,11 +9,11 @@ tokens are almost equally probable, the same request may get either of them from
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from smidgen.backend import peak_memory_bytes
-from smidgen.data.types import Completion, Request, Sample, Scored
+from smidgen.data.types import Completion, Continuations, Request, Sample, Scored
 from smidgen.errors import ConfigError, DataError
 from smidgen.inference.engine import Event, Stream
 from smidgen.inference.inbox import MOST_ADAPTERS
@@ -93,7 +93,7 @@ class LlamaEngine:
         return Stream(streamed(self._session(arriving=False), request, fault_of))
 
     def score(
-        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
+        self, samples: Iterable[Sample], continuations: Continuations, *, least_share: float = 0.0
     ) -> Iterator[tuple[Sample, Scored]]:
         """Refuse: llama.cpp's server core has no log-probabilities of given texts."""
         raise ConfigError("the engine llama does not support log-probability scoring; use the engine mlx")

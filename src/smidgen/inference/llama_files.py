@@ -4,7 +4,7 @@ A model folder is converted once; the file is kept in the cache folder under a h
 changed folder is always converted again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,22 +69,33 @@ def llama_model(name: str, *, adapter: Path | None = None, dtype: str | None = N
     config = read_config(path)
     warn_of_licence(path, config)
     kind = dtype or (DTYPE_OF_QUANTISED if config.get("quantization") else DTYPE)
-    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     fused = adapter if adapter is not None and adapter.suffix != ".gguf" else None
+    found = converted_model(_converted(name, path, kind, fused), path, kind, name=name)
+    return found if adapter is fused else replace(found, adapter=adapter)
+
+
+def converted_model(file: Path, folder: Path, dtype: str, *, name: str) -> LlamaModel:
+    """Describe the GGUF file of `dtype` that a folder was converted to; reading the folder is faster.
+
+    Raises:
+        ModelError: the folder's configuration or tokenizer cannot be read.
+    """
+    config = read_config(folder)
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     return LlamaModel(
-        file=_converted(name, path, kind, fused),
-        adapter=None if adapter is fused else adapter,
-        tokenizer=load_tokenizer(path),
+        file=file,
+        adapter=None,
+        tokenizer=load_tokenizer(folder),
         context=int(config.get("max_position_embeddings") or 2**31),
         bytes_per_token=_bytes_per_token(
             config["num_hidden_layers"],
             config.get("num_key_value_heads") or config["num_attention_heads"],
             head_dim,
-            4 if kind == "F32" else 2,
+            4 if dtype == "F32" else 2,
         ),
         head_dim=head_dim,
         name=name,
-        is_exact=kind == "F32",
+        is_exact=dtype == "F32",
     )
 
 

@@ -9,7 +9,7 @@ from itertools import islice
 from weakref import WeakSet
 
 from smidgen.backend import mx, peak_memory_bytes
-from smidgen.data.types import Completion, Request, Sample, Scored
+from smidgen.data.types import Completion, Continuations, Request, Sample, Scored
 from smidgen.errors import DataError, WorkError
 from smidgen.inference.adapters import Decoders
 from smidgen.inference.decoder import Decoder
@@ -19,7 +19,7 @@ from smidgen.inference.lane import Lane, LaneSettings, joining, room_for
 from smidgen.inference.offline import completed, streamed
 from smidgen.inference.prefixes import by_family
 from smidgen.inference.row import RowBuilder
-from smidgen.inference.scoring import Tree, score_group
+from smidgen.inference.scoring import ScoredPrompt, Trees, fitting, score_group
 from smidgen.inference.session import MlxSession
 from smidgen.models.load import LoadedModel
 
@@ -90,15 +90,18 @@ class MlxEngine:
         return Stream(streamed(self.session(), request, fault_of))
 
     def score(
-        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
+        self, samples: Iterable[Sample], continuations: Continuations, *, least_share: float = 0.0
     ) -> Iterator[tuple[Sample, Scored]]:
         """Score continuations of every sample's prompt, in batches; see `Engine.score`."""
-        tree = Tree([self._builder.tokenizer.encode(text) for text in continuations])
+        trees = Trees(self._builder.tokenizer, continuations)
         source = iter(samples)
         decoder = self._decoders.borrow()
         try:
-            while read := [(sample, self._builder.prompt(sample)) for sample in islice(source, READ_AHEAD)]:
-                yield from self._score_window(decoder, read, tree, least_share)
+            while read := [
+                ScoredPrompt(sample, self._builder.prompt(sample), trees.of(sample))
+                for sample in islice(source, READ_AHEAD)
+            ]:
+                yield from self._score_window(decoder, read, least_share)
         finally:
             decoder.clear()
             self._decoders.give_back(None, decoder)
@@ -136,24 +139,22 @@ class MlxEngine:
         return Lane(decoder, self._settings, lambda decoder: decoders.give_back(adapter, decoder))
 
     def _score_window(
-        self,
-        decoder: Decoder,
-        read: Sequence[tuple[Sample, list[int]]],
-        tree: Tree,
-        least_share: float,
+        self, decoder: Decoder, read: Sequence[ScoredPrompt], least_share: float
     ) -> Iterator[tuple[Sample, Scored]]:
         """Score the continuations of a window of prompts."""
-        fits = [len(prompt) + tree.depth <= self._builder.context for _, prompt in read]
-        yield from ((sample, Scored(None)) for (sample, _), fit in zip(read, fits, strict=True) if not fit)
-        fitting = [entry for entry, fit in zip(read, fits, strict=True) if fit]
-        fitting = [fitting[i] for i in by_family([prompt for _, prompt in fitting])]
-        shared = decoder.share([prompt for _, prompt in fitting]) if fitting else 0
-        while fitting:
-            longest = max(len(prompt) for _, prompt in fitting)
-            room = room_for(decoder, longest + tree.depth, self._settings.batch_size)
-            ahead = len(tree.common) - shared
-            size = joining(len(prompt) + ahead for _, prompt in fitting[:room])
-            group, fitting = fitting[:size], fitting[size:]
-            prompts = [prompt for _, prompt in group]
-            scored = score_group(decoder, decoder.xp, prompts, tree, least_share, room)
-            yield from zip((sample for sample, _ in group), scored, strict=True)
+        context = self._builder.context
+        yield from ((one.sample, Scored(None)) for one in read if one.num_tokens > context)
+        due = [one for one in read if one.num_tokens <= context]
+        due = [due[i] for i in by_family([one.prompt for one in due])]
+        shared = decoder.share([one.prompt for one in due]) if due else 0
+        while due:
+            longest = max(one.num_tokens for one in due)
+            room = room_for(decoder, longest, self._settings.batch_size)
+            size = min(
+                joining(len(one.prompt) + len(one.tree.common) - shared for one in due[:room]),
+                fitting([len(one.tree.common) + 1 for one in due[:room]]),
+            )
+            group, due = due[:size], due[size:]
+            prompts, trees = [one.prompt for one in group], [one.tree for one in group]
+            scored = score_group(decoder, decoder.xp, prompts, trees, least_share, room)
+            yield from zip((one.sample for one in group), scored, strict=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from smidgen.data.fields import as_text
 from smidgen.data.rows import read_rows
-from smidgen.data.types import Completion, Request, Sample, Scored
+from smidgen.data.types import Completion, Continuations, Request, Sample, Scored
 from smidgen.errors import ConfigError, DataError, SmidgenError, first_few
 from smidgen.inference.engine import Event, Stream
 from smidgen.inference.inbox import InboxSession, Submitted
@@ -72,7 +72,7 @@ class ReplayEngine:
         return Stream(pieces())
 
     def score(
-        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
+        self, samples: Iterable[Sample], continuations: Continuations, *, least_share: float = 0.0
     ) -> Iterator[tuple[Sample, Scored]]:
         """Refuse: a recording has no log-probabilities."""
         raise ConfigError("a recording does not support log-probability scoring; use a model")

@@ -170,6 +170,9 @@ def restrict(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
 
 def _sample(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
     """Sample from each row's tempered, truncated distribution by inverting its cumulative sum; (B,)."""
+    if xp is np and len(rows) > 1:  # row by row, whose intermediate results stay in the processor's cache
+        each = ((logits[i : i + 1], rows[i : i + 1]) for i in range(len(rows)))
+        return np.concatenate([_sample(*one, xp) for one in each])
     temperature = _column([row.sampling.temperature for row in rows], xp)
     weights = xp.exp((logits - xp.max(logits, axis=-1, keepdims=True)) / temperature)  # the largest is 1
     weights = xp.where(weights >= _smallest_kept(weights, rows, xp), weights, 0.0)

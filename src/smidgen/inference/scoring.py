@@ -7,15 +7,20 @@ that are probable enough.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from smidgen.data.types import Scored, Timing
+from smidgen.data.templates import Tokenizer, is_raw
+from smidgen.data.types import Continuations, Sample, Scored, Timing
 from smidgen.inference.decoder import Decoder
 from smidgen.inference.sampling import logprobs_of
 
+LOGIT_ROWS = 1024
+"""Positions whose logits are held at once: 0.2 GB for a vocabulary of 50,000 tokens."""
 Found = dict[tuple[int, int], float]
 """Log-probabilities by (position, token)."""
 
@@ -75,59 +80,127 @@ class Tree:
         return (tail for tail, own in zip(self._tails, self._branch_of, strict=True) if own == branch)
 
 
+@dataclass(frozen=True)
+class ScoredPrompt:
+    """A sample with the token ids of its prompt, and its continuations."""
+
+    sample: Sample
+    prompt: list[int]
+    tree: Tree
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt with the longest continuation."""
+        return len(self.prompt) + self.tree.depth
+
+
+class Trees:
+    """The continuations of every sample as token trees; equal ones are made once."""
+
+    def __init__(self, tokenizer: Tokenizer, continuations: Continuations):
+        self._tokenizer = tokenizer
+        self._continuations = continuations
+        self._made: dict[tuple[str, ...], Tree] = {}
+
+    def of(self, sample: Sample) -> Tree:
+        """Return the tree of a sample's continuations."""
+        given = self._continuations
+        texts = tuple(given[sample.id] if isinstance(given, Mapping) else given)
+        if is_raw(sample.messages):  # its last token may depend on what follows
+            return self._tree(sample, texts)
+        if texts not in self._made:
+            self._made[texts] = self._tree(sample, texts)
+        return self._made[texts]
+
+    def _tree(self, sample: Sample, texts: Sequence[str]) -> Tree:
+        return Tree([self._tokenizer.encode_after(sample.messages, text) for text in texts])
+
+
 def score_group(
     decoder: Decoder,
     xp: Any,
     prompts: Sequence[list[int]],
-    tree: Tree,
+    trees: Sequence[Tree],
     least_share: float,
     num_rows: int,
 ) -> list[Scored]:
-    """Score the continuations of a tree after some prompts.
+    """Score the continuations of each prompt.
 
     Args:
         decoder: a decoder without rows whose prefix cache fits all prompts. It has no rows afterwards either.
         xp: module of its arrays.
         prompts: token ids.
-        tree: the continuations.
+        trees: the continuations of each prompt.
         least_share: minimum share of a branch's first token in the probability of all continuations' tokens
             there; a branch below it is pruned, except the most probable one.
-        num_rows: number of branches that run together; bounds the memory of KV cache and logits.
+        num_rows: number of branches that run together; bounds the memory of the KV cache.
     """
     started = time.perf_counter()
-    width = len(tree.common) + 1
-    logits = decoder.add([[*prompt, *tree.common] for prompt in prompts], last=width)
-    found = logprobs_of(
-        [token for _ in prompts for _, token in tree.early],
-        logits,
-        xp,
-        rows=[width * row + k for row in range(len(prompts)) for k, _ in tree.early],
-    )
-    size = len(tree.early)
-    early = [
-        dict(zip(tree.early, found[size * row : size * (row + 1)], strict=True))
-        for row in range(len(prompts))
+    early = _score_early(decoder, xp, prompts, trees)
+    late: list[list[Found]] = [[{} for _ in tree.branches] for tree in trees]
+    due = [
+        (row, i)
+        for row, (tree, known) in enumerate(zip(trees, early, strict=True))
+        for i in _probable(tree, known, least_share)
     ]
-    late: list[list[Found]] = [[{} for _ in tree.branches] for _ in prompts]
-    due = [(row, i) for row, known in enumerate(early) for i in _probable(tree, known, least_share)]
-    for begin in range(0, len(due), num_rows):
-        part = due[begin : begin + num_rows]
-        logits = decoder.fork([row for row, _ in part], [tree.branches[i] for _, i in part])
-        starts = np.cumsum([0, *(len(tree.branches[i]) for _, i in part)]).tolist()
-        places = [(row, i, k, token) for row, i in part for k, token in tree.late[i]]
-        at = [start + k for start, (_, i) in zip(starts, part, strict=False) for k, _ in tree.late[i]]
-        values = logprobs_of([token for *_, token in places], logits, xp, rows=at)
-        for (row, i, k, token), value in zip(places, values, strict=True):
-            late[row][i][k, token] = value
+    lengths = [len(trees[row].branches[i]) for row, i in due]
+    begin = 0
+    while begin < len(due):
+        end = begin + fitting(lengths[begin : begin + num_rows])
+        _score_late(decoder, xp, trees, due[begin:end], late)
+        begin = end
     decoder.forget()
     seconds = time.perf_counter() - started
-    extra = [len(tree.common)] * len(prompts)
-    for row, i in due:
-        extra[row] += len(tree.branches[i])
+    extra = [len(tree.common) for tree in trees]
+    for (row, _), length in zip(due, lengths, strict=True):
+        extra[row] += length
     return [
         Scored(tree.gather(early[row], late[row]), Timing(seconds, seconds, len(prompt) + extra[row], 0))
-        for row, prompt in enumerate(prompts)
+        for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True))
     ]
+
+
+def fitting(lengths: Sequence[int]) -> int:
+    """Return how many of the next rows may have that many logits each at the same time, at least one."""
+    return sum(1 for total in accumulate(lengths) if total <= LOGIT_ROWS) or 1
+
+
+def _score_early(
+    decoder: Decoder, xp: Any, prompts: Sequence[list[int]], trees: Sequence[Tree]
+) -> list[Found]:
+    """Run the prompts with their common prefixes, and score the tokens up to where branches begin."""
+    widths = [len(tree.common) + 1 for tree in trees]
+    logits = decoder.add(
+        [[*prompt, *tree.common] for prompt, tree in zip(prompts, trees, strict=True)], last=widths
+    )
+    starts = np.cumsum([0, *widths]).tolist()
+    values = iter(
+        logprobs_of(
+            [token for tree in trees for _, token in tree.early],
+            logits,
+            xp,
+            rows=[start + k for start, tree in zip(starts, trees, strict=False) for k, _ in tree.early],
+        )
+    )
+    return [{place: next(values) for place in tree.early} for tree in trees]
+
+
+def _score_late(
+    decoder: Decoder,
+    xp: Any,
+    trees: Sequence[Tree],
+    due: Sequence[tuple[int, int]],
+    late: list[list[Found]],
+) -> None:
+    """Run some branches, given as (row, branch), and add the log-probabilities of their tokens to `late`."""
+    tails = [trees[row].branches[i] for row, i in due]
+    logits = decoder.fork([row for row, _ in due], tails)
+    starts = np.cumsum([0, *map(len, tails)]).tolist()
+    places = [(row, i, k, token) for row, i in due for k, token in trees[row].late[i]]
+    at = [start + k for start, (row, i) in zip(starts, due, strict=False) for k, _ in trees[row].late[i]]
+    values = logprobs_of([token for *_, token in places], logits, xp, rows=at)
+    for (row, i, k, token), value in zip(places, values, strict=True):
+        late[row][i][k, token] = value
 
 
 def _probable(tree: Tree, early: Found, least_share: float) -> list[int]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from smidgen.data.boxed import box_end
-from smidgen.data.templates import StreamDecoder
+from smidgen.data.stream_decoder import StreamDecoder
 
 
 class GrowingText:

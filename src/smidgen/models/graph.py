@@ -36,7 +36,7 @@ def head_weight(model: nn.Module) -> mx.array:
     if "scales" not in layer:
         return layer.weight
     return mx.dequantize(
-        layer.weight, layer.scales, layer.biases,
+        layer.weight, layer.scales, layer.get("biases"),
         group_size=layer.group_size, bits=layer.bits, mode=layer.mode,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ mlx-lm supplies the graphs. Its own loader stops at the first wrong tensor and i
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<subfolder>[\w./-]+))?")
 HUB_FILES: tuple[str, ...] = (
     "*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "README.md", *LICENCE_FILES,
 )  # fmt: skip
+DESCRIPTION_FILES = tuple(name for name in HUB_FILES if not name.endswith(".safetensors"))
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,15 @@ def load(name: str, *, adapter: Path | None = None) -> LoadedModel:
         load_adapter(model, adapter, name)
     cpu_kernels.accelerate(model)
     return LoadedModel(model, tokenizer, config, path, name)
+
+
+def describe(name: str) -> Path:
+    """Return a folder with the configuration and the tokenizer of a model, without its weights if it is far.
+
+    Raises:
+        ModelError: as in `resolve`.
+    """
+    return local_folder(name) or _fetched(name, files=DESCRIPTION_FILES)
 
 
 def resolve(name: str) -> Path:
@@ -215,10 +226,10 @@ def _check_quantization(config: ModelConfigJson, file: Path) -> None:
                 )
 
 
-def _fetched(hub_id: str) -> Path:
+def _fetched(hub_id: str, files: Sequence[str] = HUB_FILES) -> Path:
     """Download a hub repository, or one folder of it, and return its local path."""
     repo, _, subfolder = hub_id.partition(":")
-    patterns = [f"{subfolder}/{pattern}" for pattern in HUB_FILES] if subfolder else list(HUB_FILES)
+    patterns = [f"{subfolder}/{pattern}" for pattern in files] if subfolder else list(files)
     try:
         path = Path(snapshot_download(repo, allow_patterns=patterns))
     except Exception as error:  # the hub client raises errors of several libraries

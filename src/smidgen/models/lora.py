@@ -158,21 +158,31 @@ def fuse(model: nn.Module) -> None:
     mx.eval(model.parameters())
 
 
-def dequantize(model: nn.Module, dtype: mx.Dtype | None = None) -> None:
+def dequantize(model: nn.Module, dtype: mx.Dtype | None = None, *, to_read: bool = False) -> None:
     """Replace quantised layers with plain layers of the same weights.
 
     Args:
         model: changed in place; without adapter layers.
         dtype: dtype of the new weights; each layer's compute dtype if None.
+        to_read: the new weights are only computed with, and neither changed nor saved.
+
+    Raises:
+        ModelError: weights that are not only read are quantised in a floating-point mode.
     """
     replacements = []
     for name, module in model.named_modules():
         if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
-            plain = _plain(module)
+            plain = _plain(module, to_read=to_read)
             plain.weight = plain.weight.astype(dtype or _float_dtype(module))
             replacements.append((name, plain))
     model.update_modules(tree_unflatten(replacements))
     mx.eval(model.parameters())
+
+
+def dequantized_bytes(model: nn.Module) -> int:
+    """Return the bytes that the quantised weights of a model take in float32; 0 if there are none."""
+    layers = [module for module in model.modules() if "scales" in module]
+    return sum(4 * layer.weight.size * 32 // layer.bits for layer in layers)
 
 
 def _sharing(part: Any) -> Any:
@@ -243,19 +253,21 @@ def _dimensions(linear: Any) -> tuple[int, int]:
     return outputs, inputs * 32 // linear.bits if isinstance(linear, nn.QuantizedLinear) else inputs
 
 
-def _plain(module: Any) -> Any:
+def _plain(module: Any, *, to_read: bool = False) -> Any:
     """Return the layer itself or, if it is quantised, a plain one with the same weights in float32."""
     if "scales" not in module:
         return module
-    if module.mode != "affine":
+    if module.mode != "affine" and not to_read:
         raise ModelError(
             f"weights quantised as {module.mode} cannot be merged with an adapter or quantised again; "
             "start from affine or unquantised weights"
         )
+    parts = [module.scales, module.get("biases")]
+    if module.mode == "affine":
+        parts = [part.astype(mx.float32) for part in parts]
     weight = mx.dequantize(
-        module.weight, module.scales.astype(mx.float32), module.biases.astype(mx.float32),
-        group_size=module.group_size, bits=module.bits, mode=module.mode,
-    )  # fmt: skip
+        module.weight, *parts, group_size=module.group_size, bits=module.bits, mode=module.mode
+    )
     rows, columns = weight.shape
     if isinstance(module, nn.QuantizedEmbedding):
         plain = nn.Embedding(rows, columns)

@@ -43,10 +43,11 @@ class TaskContext:
 
     @cached_property
     def task(self) -> Task:
-        """The task, prepared with the training and test rows, so that it knows their labels."""
+        """The task, prepared with all rows, so that it knows their labels, and with the training rows."""
         data = self.config.data
         rows = [row for source in dict.fromkeys((data.train, data.test)) for row in all_rows(source)]
-        return self.blank.prepare(rows, source=data.train)
+        prepared = self.blank.prepare(rows, source=data.train)
+        return prepared.learn(self.train_rows, source=data.train)
 
     @cached_property
     def train_rows(self) -> list[Mapping[str, Any]]:
@@ -90,7 +91,7 @@ class TaskContext:
 
     def source_hashes(self) -> dict[str, str]:
         """Return the hash of each data file; generated rows are identified by their seed and the version."""
-        sources = {self.config.data.train, self.config.data.test}
+        sources = {self.config.data.train, self.config.data.test, *self.blank.files}
         return {source: source_hash(source) for source in sorted(sources)}
 
 

@@ -1,6 +1,8 @@
 """Evaluation of a model on a task, by itself and as a stage of a run."""
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +15,18 @@ from smidgen.files import read_json, write_json
 from smidgen.inference import engine_identity, open_engine
 from smidgen.inference.replay import ReplayEngine
 from smidgen.options import EngineOptions
+from smidgen.pipeline.asking import PLAIN, Asking, Skipped, asked_samples
+from smidgen.pipeline.budgets import Budgets, StageBudget
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, MetricEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.sources import EvaluationRows
-from smidgen.pipeline.stage import Estimate, Stage
+from smidgen.pipeline.stage import Stage
 from smidgen.tasks import Task
 
 RECORDS, RESULT = "records.jsonl", "evaluation.json"
+SKIPPED = "skipped"
+"""Key of the reason in `RESULT`, if the task could not be asked so."""
 TABLES = ("model", "evaluate")
 
 
@@ -136,8 +142,9 @@ def evaluation_stage(
     engine: Callable[[RunContext], EngineOptions],
     *,
     needs: tuple[str, ...],
-    method: str = "generate",
-    compared_with: str | None = None,
+    method: str | None = None,
+    asking: Asking = PLAIN,
+    compared_with: Sequence[str] = (),
     entry: Callable[[RunContext], Mapping[str, Any]] | None = None,
 ) -> Stage:
     """Return a stage that evaluates a model on one task of the recipe.
@@ -147,43 +154,58 @@ def evaluation_stage(
         task: the task.
         engine: returns the engine options of the model.
         needs: stages whose outputs it reads.
-        method: evaluation method of the task.
-        compared_with: the evaluation that the report compares it with, pairing the samples.
+        method: evaluation method of the task; default: its first.
+        asking: how the samples are asked; where a task cannot be asked so, the report says why.
+        compared_with: evaluations; the report compares it with the best of them, pairing the samples.
         entry: report entry; default: the evaluation under its name, and the comparison.
     """
-    place = f"evaluations/{task.named(name)}"
+    place, method = f"evaluations/{task.named(name)}", method or task.blank.methods[0]
 
     def work(context: RunContext) -> Work[None]:
+        asked = asked_samples(context, task, asking)
+        if isinstance(asked, Skipped):
+            write_json(context.run.path(place) / RESULT, {SKIPPED: asked.reason})
+            yield MessageEvent(task.named(name), f"not evaluated: {asked.reason}")
+            return
         evaluated = yield from run_evaluation(
-            EvaluationRows(task.task, task.config.data.test, task.test_rows, task.test_samples),
+            EvaluationRows(task.task, task.config.data.test, task.test_rows, asked.samples),
             context.sampling,
             context.run.path(place),
             engine(context),
             stage=task.named(name),
             method=method,
+            constrained=asking.constrained,
         )
         for file, content in evaluated.files.items():
             write_json(context.run.path(place) / file, content)
-        write_json(context.run.path(place) / RESULT, evaluated.result)
+        write_json(context.run.path(place) / RESULT, {**evaluated.result, **asked.facts})
 
     def inputs(context: RunContext) -> Mapping[str, Any]:
-        return {"task": [task.blank.name, task.blank.version, task.blank.variant], "method": method}
+        asked = {} if asking == PLAIN else {"asking": asdict(asking)}
+        return {"task": [task.blank.name, task.blank.version, task.blank.variant], "method": method, **asked}
 
-    def estimate(context: RunContext, probes: Probes) -> Estimate:
-        seconds = probes.answer_seconds(task, method) * len(task.test_samples)
-        return Estimate(seconds / 60, probes.memory_bytes)
+    def minutes(context: RunContext, probes: Probes) -> float:
+        return probes.answer_seconds(task, method, asking) * len(task.test_samples) / 60
+
+    def budget(budgets: Budgets) -> StageBudget:
+        return budgets.evaluation(task, engine(budgets.context), scores=method != "generate")
 
     def own_entry(context: RunContext) -> Mapping[str, Any]:
-        content: dict[str, Any] = {name: evaluation_of(context, task, name)}
-        if compared_with is not None:
-            compared = comparison(context, task, name, compared_with)
-            content["comparisons"] = {f"{name}_vs_{compared_with}": compared}
+        found = evaluation_of(context, task, name)
+        if SKIPPED in found:
+            return of_task(task, {"skipped": {name: found[SKIPPED]}})
+        content: dict[str, Any] = {name: found}
+        if compared_with:
+            other = best_of(context, task, compared_with)
+            compared = comparison(context, task, name, other)
+            content["comparisons"] = {f"{name}_vs_{other}": compared}
         return of_task(task, content)
 
     return Stage(
         task.named(name),
         work,
-        estimate,
+        minutes,
+        budget,
         needs=needs,
         tables=TABLES,
         inputs=inputs,
@@ -202,12 +224,24 @@ def evaluation_of(context: RunContext, task: TaskContext, name: str) -> dict[str
     return read_json(context.run.path(f"evaluations/{task.named(name)}") / RESULT)
 
 
+def best_of(context: RunContext, task: TaskContext, names: Sequence[str]) -> str:
+    """Return the evaluation with the largest headline metric, the first of equal ones."""
+    found = {name: evaluation_of(context, task, name) for name in names}
+    values = {
+        name: next(iter(result["metrics"].values()))["value"]
+        for name, result in found.items()
+        if SKIPPED not in result
+    }
+    return max(values, key=lambda name: -math.inf if values[name] is None else values[name])
+
+
 def comparison(context: RunContext, task: TaskContext, first: str, second: str) -> dict[str, Any]:
     """Return the paired difference of two evaluations in the first metric, and in every one as `metrics`."""
     differences = compare(
         task.task,
         records_of(context, task, first),
         records_of(context, task, second),
+        same_prompts="examples" not in evaluation_of(context, task, second),
         seed=context.specialist.evaluate.seed,
     )
     metrics = {name: compared.to_json() for name, compared in differences.items()}

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
 from smidgen.config import AnyRecipe
 from smidgen.data.prompts import read_prompts
+from smidgen.errors import ConfigError
 from smidgen.export.facts import DriftFacts
 from smidgen.export.fused import MAX_DRIFT, export_fused
 from smidgen.export.gguf import verify_gguf, write_gguf
@@ -14,12 +17,13 @@ from smidgen.export.gguf.gguf_facts import Verification
 from smidgen.export.peft_adapter import export_peft
 from smidgen.files import read_json
 from smidgen.options import EngineOptions
+from smidgen.pipeline.budgets import Budgets, StageBudget
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.evaluating import comparison, evaluation_of, evaluation_stage, of_task
 from smidgen.pipeline.events import MessageEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.quantizing import quantized_name
-from smidgen.pipeline.stage import Estimate, Stage
+from smidgen.pipeline.stage import Stage
 
 DRIFT_PROMPTS = 20
 """Validation rows on which a fused model is compared with the base plus adapter."""
@@ -86,6 +90,21 @@ def artefacts_of(recipe: AnyRecipe) -> list[Artefact]:
     return artefacts
 
 
+def check_exporting(context: RunContext) -> None:
+    """Refuse an export that cannot be evaluated.
+
+    Raises:
+        ConfigError: GGUF is exported, and a task is answered by log-probabilities.
+    """
+    export = context.recipe.export
+    scored = [task.blank.name for task in context.tasks if task.blank.methods[0] != "generate"]
+    if export is not None and "gguf" in export.formats and scored:
+        raise ConfigError(
+            f"the task {scored[0]} is answered by log-probabilities, which llama.cpp does not give, so a "
+            'GGUF file could not be evaluated; remove "gguf" from export.formats'
+        )
+
+
 def exporting_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
     """Return, for each artefact, a stage that makes it and one per task that evaluates it."""
     return [
@@ -137,14 +156,17 @@ def _stages_of(artefact: Artefact, tasks: tuple[TaskContext, ...]) -> list[Stage
         for warning in made.warnings or ():
             yield MessageEvent(making, f"warning: {warning}")
 
-    def estimate(context: RunContext, probes: Probes) -> Estimate:
-        seconds = artefact.loads * (probes.load_seconds + probes.base_bytes / WRITING)
-        return Estimate(seconds / 60, probes.memory_bytes)
+    def minutes(context: RunContext, probes: Probes) -> float:
+        return artefact.loads * (probes.load_seconds + probes.base_bytes / WRITING) / 60
+
+    def budget(budgets: Budgets) -> StageBudget:
+        return budgets.copying(_expected_bytes(budgets, artefact))
 
     stage = Stage(
         making,
         make,
-        estimate,
+        minutes,
+        budget,
         needs=("data", "train"),
         tables=("name", "model", "export"),
         outputs=(artefact.folder, facts),
@@ -162,6 +184,17 @@ def _stages_of(artefact: Artefact, tasks: tuple[TaskContext, ...]) -> list[Stage
             for task in tasks
         ),
     ]
+
+
+def _expected_bytes(budgets: Budgets, artefact: Artefact) -> int:
+    """Return the expected bytes of an artefact's weights."""
+    shape, export = budgets.shape, budgets.context.recipe.export
+    if artefact.format == "peft":
+        return 4 * shape.trainable(budgets.context.lora)
+    if artefact.format == "fused" or export is None:
+        return shape.parameters * shape.stored
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[export.gguf_dtype]]
+    return shape.parameters * size // block
 
 
 def _as_model(context: RunContext, folder: Path) -> EngineOptions:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from smidgen.backend import mx, nn
+from smidgen.backend import device, mx, nn
 from smidgen.config import PretrainRecipe, SftConfig
 from smidgen.data.corpus import curriculum, documents, tokenizer_documents
 from smidgen.data.templates import load_tokenizer
@@ -19,7 +19,7 @@ from smidgen.errors import ConfigError
 from smidgen.files import atomic_folder
 from smidgen.models.graph import create
 from smidgen.models.load import load
-from smidgen.models.lora import add_lora
+from smidgen.models.lora import add_lora, dequantize, dequantized_bytes
 from smidgen.models.save import save_model
 from smidgen.pipeline.context import RunContext
 from smidgen.training.batches import (
@@ -27,15 +27,20 @@ from smidgen.training.batches import (
     RowBatches,
     StepBatch,
     TrainingPlan,
+    TrainRow,
     fixed_batches,
     plan_training,
 )
+from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
 from smidgen.training.objectives import Objective
 from smidgen.training.objectives.likelihood import Likelihood
 from smidgen.training.pretrain import PackedBatches, fast_encoder, packed_rows
 from smidgen.training.sft import saver, sft_rows
+from smidgen.training.trunk import Trunk, TrunkStates
 
 TOKENIZER = "tokenizer"
+PLAIN_SHARE = 0.25
+"""Share of the memory that the weights of a dequantised base may take."""
 TOKENIZER_DOCUMENTS = 20_000
 """Training documents of a tokenizer: 4 MB of text, in which every word of the world occurs many times."""
 
@@ -52,6 +57,7 @@ class TrainingJob:
         save: writes the model to a folder, which it creates.
         plan: exact figures of all steps, where the rows are known beforehand.
         cut_rows: training rows that lost context to fit; None for a document stream.
+        states: the cache of a frozen trunk; None if it is not worth having one.
     """
 
     model: nn.Module
@@ -61,6 +67,7 @@ class TrainingJob:
     save: Callable[[Path], None]
     plan: TrainingPlan | None = None
     cut_rows: int | None = None
+    states: TrunkStates | None = None
 
 
 def prepare_training(context: RunContext) -> TrainingJob:
@@ -79,28 +86,53 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
             f"train.max_length is {settings.max_length}, but the context of {loaded.name} has "
             f"{context_length} tokens; lower it"
         )
+    if device().kind == "cpu":  # on a GPU, quantised products are as fast
+        _dequantize_if_small(loaded.model)
     if settings.lora is not None:
         add_lora(loaded.model, settings.lora, settings.seed)
     training, validation = (
         sft_rows(samples, loaded.tokenizer, settings, thinking=thinking)
         for samples in (context.training_samples, context.validation_samples)
     )
+    trunk = frozen_trunk(loaded.model)
+    capacity = packed_length(loaded.model) if settings.packing else None
     batches = RowBatches(
         training.rows,
         batch_size=settings.batch_size,
         gradient_accumulation=settings.gradient_accumulation,
         epochs=settings.epochs,
         seed=settings.seed,
+        capacity=capacity,
     )
     return TrainingJob(
         loaded.model,
-        Likelihood(settings.dropout),
+        Likelihood(BodyPass(settings.dropout, settings.gradient_checkpointing, trunk)),
         batches,
-        fixed_batches(validation.rows, settings.batch_size),
+        fixed_batches(validation.rows, settings.batch_size, capacity=capacity),
         saver(loaded, settings),
         plan_training(training.rows, batches),
         training.cut_rows,
+        _states_of(trunk, loaded.model, [*training.rows, *validation.rows], settings),
     )
+
+
+def _dequantize_if_small(model: nn.Module) -> None:
+    """Dequantise a quantised base once, unless the memory is needed; its blocks are then dequantised in turn.
+
+    The weights that are computed with are the same, so the adapter fits the quantised base.
+    """
+    if dequantized_bytes(model) < PLAIN_SHARE * device().memory_bytes:
+        dequantize(model, mx.float32, to_read=True)
+
+
+def _states_of(
+    trunk: Trunk | None, model: nn.Module, rows: Sequence[TrainRow], settings: SftConfig
+) -> TrunkStates | None:
+    """Return the cache of a trunk's states; None if it is off, useless or too large."""
+    if trunk is None or settings.trunk_cache == "off" or settings.epochs <= 1:
+        return None
+    states = TrunkStates(trunk, model, rows, settings.trunk_cache)
+    return states if states.num_bytes <= settings.trunk_cache_gb * 1e9 else None
 
 
 def _prepare_pretraining(context: RunContext) -> TrainingJob:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.registry import stages_of
@@ -11,7 +12,13 @@ from smidgen.pipeline.runner import check
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One stage of a plan with its estimated minutes and memory in bytes."""
+    """One stage of a plan.
+
+    Attributes:
+        name: name of the stage.
+        minutes: its time, estimated from measurements.
+        memory_bytes: its peak memory, computed from the settings (`smidgen plan`).
+    """
 
     name: str
     minutes: float
@@ -29,6 +36,7 @@ class RunPlan:
         stages: estimates of the stages, in order.
         minutes: sum over all stages.
         peak_memory_bytes: maximum over all stages.
+        measured_memory_bytes: peak memory of the measurements, which run no whole stage.
     """
 
     recipe: str
@@ -37,6 +45,7 @@ class RunPlan:
     stages: list[PlannedStage]
     minutes: float
     peak_memory_bytes: int
+    measured_memory_bytes: int
 
 
 def plan_run(context: RunContext) -> RunPlan:
@@ -46,9 +55,12 @@ def plan_run(context: RunContext) -> RunPlan:
         UserError: the recipe or its rows are invalid.
     """
     check(context)
-    probes = Probes(context)
+    probes, budgets = Probes(context), Budgets(context)
     training = probes.training.to_json()
-    stages = [PlannedStage(stage.name, *stage.estimate(context, probes)) for stage in stages_of(context)]
+    stages = [
+        PlannedStage(stage.name, stage.minutes(context, probes), stage.budget(budgets).budget.peak)
+        for stage in stages_of(context)
+    ]
     return RunPlan(
         recipe=context.recipe.name,
         training=training,
@@ -59,4 +71,5 @@ def plan_run(context: RunContext) -> RunPlan:
         stages=stages,
         minutes=sum(stage.minutes for stage in stages),
         peak_memory_bytes=max(stage.memory_bytes for stage in stages),
+        measured_memory_bytes=probes.memory_bytes,
     )

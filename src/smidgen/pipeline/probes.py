@@ -1,21 +1,26 @@
-"""Measurements for a plan: a few answers, two training steps and one model load on these rows.
+"""Measurements for a plan: a few answers, a few training steps and one model load on these rows.
 
 Time and memory are measured, then scaled to the whole run; the results themselves are discarded.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from smidgen.backend import peak_memory_bytes
-from smidgen.data.types import Request, Sampling
+from smidgen.config import SftConfig
+from smidgen.data.types import Request, Sampling, StepResult
 from smidgen.inference import open_engine
 from smidgen.models.load import load
 from smidgen.models.weights import weight_files
+from smidgen.pipeline.asking import PLAIN, Asking, Skipped, asked_samples
 from smidgen.pipeline.context import RunContext, TaskContext
-from smidgen.pipeline.jobs import prepare_training
+from smidgen.pipeline.jobs import TrainingJob, prepare_training
 from smidgen.training.batches import TrainingPlan
 from smidgen.training.loop import train
 
@@ -54,7 +59,7 @@ class Probes:
     """Measurements of one run, each made on first use and then cached."""
 
     context: RunContext
-    _answers: dict[tuple[str, str], float] = field(default_factory=dict)
+    _answers: dict[tuple[str, str, Asking], float] = field(default_factory=dict)
 
     @property
     def memory_bytes(self) -> int:
@@ -82,18 +87,22 @@ class Probes:
             task.check()
         return time.perf_counter() - started
 
-    def answer_seconds(self, task: TaskContext, method: str) -> float:
-        """Seconds per answer of the base model when a small batch is decoded."""
-        key = task.name, method
+    def answer_seconds(self, task: TaskContext, method: str, asking: Asking = PLAIN) -> float:
+        """Seconds per answer of the base model when a small batch is decoded; 0 if it cannot be asked so."""
+        key = task.name, method, asking
         if key not in self._answers:
-            self._answers[key] = self._measure_answers(task, method)
+            self._answers[key] = self._measure_answers(task, method, asking)
         return self._answers[key]
 
-    def _measure_answers(self, task: TaskContext, method: str) -> float:
+    def _measure_answers(self, task: TaskContext, method: str, asking: Asking) -> float:
+        asked = asked_samples(self.context, task, asking, limit=PROBED_ANSWERS)
+        if isinstance(asked, Skipped):
+            return 0.0
         engine = open_engine(self.context.base_engine, scores=method != "generate")
-        samples = task.test_samples[:PROBED_ANSWERS]
+        samples = asked.samples
         sampling = Sampling(max_tokens=self.context.specialist.evaluate.max_tokens)
-        requests = [Request(sample, sampling, logprobs=False) for sample in samples]
+        constraint = task.task.constraint if asking.constrained else None
+        requests = [Request(sample, sampling, constraint, logprobs=False) for sample in samples]
         started = time.perf_counter()
         for _ in task.task.answer_with(engine, method).complete(requests):
             pass
@@ -103,14 +112,39 @@ class Probes:
 
     @cached_property
     def training(self) -> TrainingEstimate:
-        """Estimate of the whole training from its first two steps."""
+        """Estimate of the whole training from its first steps."""
         job = prepare_training(self.context)
-        settings = self.context.recipe.train.model_copy(update={"checkpoint_every": 0})
         # The first step also warms up caches, so only the second is timed.
-        *_, last = islice(train(job.model, job.objective, job.batches, settings), 2)
-        every = settings.validate_every
+        *_, last = islice(self._steps(job), 2)
+        every = self.context.recipe.train.validate_every
         validations = 1 + (job.batches.num_steps // every if every else 0)
         read = validations * sum(batch.tokens for batch in job.validation) * FORWARD_SHARE
         tokens = job.plan.tokens if job.plan else last.tokens * job.batches.num_steps
-        minutes = (tokens + read) * last.seconds / last.tokens / 60
-        return TrainingEstimate(job.plan, job.batches.num_steps, tokens, job.cut_rows, minutes)
+        rest = tokens * self._share_after_first_epoch(job)
+        cached = self._cached_seconds(job) if rest else 0.0
+        seconds = (tokens - rest + read) * last.seconds / last.tokens + rest * cached
+        return TrainingEstimate(job.plan, job.batches.num_steps, tokens, job.cut_rows, seconds / 60)
+
+    def _share_after_first_epoch(self, job: TrainingJob) -> float:
+        """Return the share of the tokens whose states below the lowest adapter are read from a cache."""
+        settings = self.context.recipe.train
+        if job.states is None or not isinstance(settings, SftConfig):
+            return 0.0
+        return max(0.0, 1 - 1 / settings.epochs)
+
+    def _cached_seconds(self, job: TrainingJob) -> float:
+        """Return the seconds per token of a step whose states are cached: a step that is taken again."""
+        assert job.states is not None
+        with TemporaryDirectory(prefix="smidgen-plan-") as folder:
+            job.states.open(Path(folder) / "trunk")
+            self._first_step(job)
+            last = self._first_step(job)
+        return last.seconds / last.tokens
+
+    def _first_step(self, job: TrainingJob) -> StepResult:
+        job.batches.restore({"step": 0})
+        return next(self._steps(job))
+
+    def _steps(self, job: TrainingJob) -> Iterator[StepResult]:
+        settings = self.context.recipe.train.model_copy(update={"checkpoint_every": 0})
+        return train(job.model, job.objective, job.batches, settings)

@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 from smidgen.backend import mx
 from smidgen.cache import cache_dir
-from smidgen.config import DEFAULT_GROUP_SIZE, AnyRecipe, QuantizeConfig
+from smidgen.config import DEFAULT_BITS, DEFAULT_GROUP_SIZE, AnyRecipe, QuantizeConfig
 from smidgen.evaluation.sensitivity_report import markdown, page
 from smidgen.figures.formatting import size
 from smidgen.files import content_hash, read_json, sha256_json, write_json, write_text
 from smidgen.models.load import LoadedModel, load, resolve
 from smidgen.models.lora import fuse
 from smidgen.models.quantization import (
+    MIXES,
+    MODES,
     QuantizationPlan,
     Setting,
     Size,
@@ -24,12 +26,13 @@ from smidgen.models.quantization import (
 )
 from smidgen.models.save import save_model, stored_dtype
 from smidgen.models.sensitivity import Effects, Predictions, affordable, choose, measure
+from smidgen.pipeline.budgets import Budgets, StageBudget
 from smidgen.pipeline.calibration_texts import calibration_rows, sample_rows
 from smidgen.pipeline.context import RunContext, TaskContext, source_hash
 from smidgen.pipeline.evaluating import evaluation_stage
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
-from smidgen.pipeline.stage import Estimate, Stage
+from smidgen.pipeline.stage import Stage
 
 SUMMARY, FOLDER, RECORD = "quantize.json", "quantized", "sensitivity.jsonl"
 
@@ -41,7 +44,8 @@ def quantizing_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list
     making = Stage(
         "quantize",
         _quantize,
-        _estimate,
+        _minutes,
+        _budget,
         needs=("data", "train"),
         tables=("model", "quantize"),
         inputs=_inputs,
@@ -57,7 +61,7 @@ def quantizing_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list
                 task,
                 lambda context: context.engine(str(context.run.path(FOLDER)), kind="mlx"),
                 needs=("data", "quantize"),
-                compared_with="after",
+                compared_with=("after",),
             )
             for task in tasks
         ),
@@ -82,7 +86,7 @@ def _inputs(context: RunContext) -> Mapping[str, Any]:
     return {"calibration": source_hash(source)} if source else {}
 
 
-def _estimate(context: RunContext, probes: Probes) -> Estimate:
+def _minutes(context: RunContext, probes: Probes) -> float:
     """Estimate loading and writing; with a target, also one calibration pass per layer and candidate."""
     settings = context.recipe.quantize
     assert settings is not None
@@ -92,7 +96,19 @@ def _estimate(context: RunContext, probes: Probes) -> Estimate:
         a_token = 60 * training.minutes / training.tokens / 3
         layers = 7 * int(load(context.specialist.model.base).config.get("num_hidden_layers") or 1)
         seconds += a_token * settings.calibration_tokens * layers * len(settings.candidate_bits)
-    return Estimate(seconds / 60, probes.memory_bytes)
+    return seconds / 60
+
+
+def _budget(budgets: Budgets) -> StageBudget:
+    settings = budgets.context.recipe.quantize
+    assert settings is not None
+    if settings.target_bits is not None or settings.recipe is not None:
+        bits = settings.target_bits or max(MIXES[settings.recipe or ""])
+        return budgets.copying(round(budgets.shape.parameters * bits / 8))
+    group_size = settings.group_size or DEFAULT_GROUP_SIZE
+    setting = MODES.get(settings.mode) or Setting(settings.bits or DEFAULT_BITS, group_size)
+    rows = budgets.shape.parameters // setting.group_size
+    return budgets.copying(setting.num_bytes((rows, setting.group_size), mx.float16))
 
 
 def _calibration(context: RunContext, loaded: LoadedModel) -> list[list[int]]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from smidgen.config import AnyRecipe
+from smidgen.config import AnyRecipe, Recipe
+from smidgen.pipeline.asking import PLAIN, Asking
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.evaluating import evaluation_stage
 from smidgen.pipeline.exporting import exporting_stages
@@ -15,11 +16,24 @@ Tasks = tuple[TaskContext, ...]
 
 
 def _base_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
-    """Return the evaluations of the base model on every task."""
+    """Return the evaluations of the base model on every task, asked in every way."""
     return [
-        evaluation_stage("before", task, lambda context: context.base_engine, needs=("data",))
+        evaluation_stage(name, task, lambda context: context.base_engine, needs=("data",), asking=asking)
+        for name, asking in _ways_to_ask(recipe).items()
         for task in tasks
     ]
+
+
+def _ways_to_ask(recipe: AnyRecipe) -> dict[str, Asking]:
+    """Return the evaluations of the base model by name."""
+    if not isinstance(recipe, Recipe):
+        return {}
+    ways = {"before": PLAIN}
+    if recipe.evaluate.baseline_constrained:
+        ways["base_constrained"] = Asking(constrained=True)
+    if recipe.evaluate.baseline_examples:
+        ways["base_examples"] = Asking(examples=recipe.evaluate.baseline_examples)
+    return ways
 
 
 def _trained_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
@@ -31,7 +45,7 @@ def _trained_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
             task,
             lambda context: context.trained_engine,
             needs=needs,
-            compared_with="before",
+            compared_with=tuple(_ways_to_ask(recipe)),
         )
         for task in tasks
     ]
@@ -42,11 +56,10 @@ def _trained_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
             lambda context: context.trained_engine,
             needs=needs,
             method=method,
-            compared_with="after",
+            compared_with=("after",),
         )
         for task in tasks
-        for method in task.blank.methods
-        if method != "generate"
+        for method in task.blank.methods[1:]
     ]
 
 

@@ -12,15 +12,17 @@ from smidgen.evaluation.cost import cost_table
 from smidgen.evaluation.report import build_report
 from smidgen.evaluation.report_model import Report
 from smidgen.export.card import write_card
+from smidgen.figures.columns import BASES
 from smidgen.files import content_hash, read_json, write_json, write_text
 from smidgen.models.load import resolve
 from smidgen.models.weights import weight_files
+from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.evaluating import of_task, records_of
 from smidgen.pipeline.events import MessageEvent, Work
 from smidgen.pipeline.exporting import artefacts_of, export_entry
 from smidgen.pipeline.probes import Probes
-from smidgen.pipeline.stage import Estimate, Stage
+from smidgen.pipeline.stage import Stage
 from smidgen.pipeline.training import facts_by_task
 from smidgen.runs import provenance
 
@@ -48,16 +50,17 @@ def report_stage(stages: Sequence[Stage]) -> Stage:
         tasks = [[task.blank.name, task.blank.version, task.blank.variant] for task in context.tasks]
         return {"prices": context.prices.model_dump(mode="json"), "tasks": tasks}
 
-    def estimate(context: RunContext, probes: Probes) -> Estimate:
+    def minutes(context: RunContext, probes: Probes) -> float:
         answers = sum(len(task.test_samples) for task in context.tasks)
         evaluations = sum(1 for stage in stages if stage.tables == ("model", "evaluate"))
-        return Estimate(SECONDS_A_ROW * answers * evaluations / 60, probes.memory_bytes)
+        return SECONDS_A_ROW * answers * evaluations / 60
 
     cards = [f"{output}/README.md" for stage in stages for output in _card_folders(stage)]
     return Stage(
         "report",
         work,
-        estimate,
+        minutes,
+        Budgets.reading,
         needs=tuple(stage.name for stage in stages),
         tables=("name", "description", "evaluate", "quantize", "export"),
         inputs=inputs,
@@ -109,10 +112,18 @@ def _evidence(
     usage = task.blank.usage
     return {
         "task": task.blank.name,
+        **_best_base(found),
         "examples": _examples(context, task, columns),
         "cost": cost_table(ways, context.prices, training_seconds=seconds),
         **({"usage": usage._asdict()} if usage else {}),
     }
+
+
+def _best_base(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which evaluation of the base the trained model is compared with, and how the base was asked."""
+    ways = {column.key: column.long for column in BASES if column.key in found}
+    name = next(name for name in ways if f"after_vs_{name}" in found["comparisons"])
+    return {"best_base": {"name": name, "description": ways[name], "ways": len(ways)}}
 
 
 def _merge(content: dict[str, Any], entry: Mapping[str, Any]) -> None:
@@ -187,7 +198,7 @@ def _sizes(context: RunContext) -> dict[str, int]:
     recipe = context.recipe
     base = weight_files(resolve(recipe.model.base)) if isinstance(recipe, Recipe) else []
     adapter = list(context.best.glob("*.safetensors")) if context.lora else []
-    files = {"before": base} if base else {}
+    files = {column.key: base for column in BASES} if base else {}
     files["after"] = [*base, *adapter] if adapter else weight_files(context.best)
     if recipe.quantize:
         files["quantized"] = weight_files(context.run.path("quantized"))

@@ -18,6 +18,7 @@ from smidgen.inference.sampling import check_sampling
 from smidgen.models.load import resolve
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.events import Event, EventLog, MessageEvent, StageEvent, Work
+from smidgen.pipeline.exporting import check_exporting
 from smidgen.pipeline.jobs import prepare_training
 from smidgen.pipeline.quantizing import check_quantizing
 from smidgen.pipeline.registry import stages_of
@@ -69,6 +70,7 @@ def check(context: RunContext) -> None:
     for task in context.tasks:
         task.check()
     check_quantizing(context)
+    check_exporting(context)
     prepare_training(context)
 
 

@@ -2,18 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+from smidgen.pipeline.budgets import Budgets, StageBudget
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.events import Event
 from smidgen.pipeline.probes import Probes
-
-
-class Estimate(NamedTuple):
-    """Expected time and memory of a stage."""
-
-    minutes: float
-    memory_bytes: int
 
 
 def no_more_inputs(context: RunContext) -> Mapping[str, Any]:
@@ -36,7 +30,8 @@ class Stage:
     Attributes:
         name: unique among the stages of a recipe.
         work: runs the stage, yielding events.
-        estimate: expected time and memory, from measurements on this machine and these rows.
+        minutes: expected time, from measurements on this machine and these rows.
+        budget: expected memory and disk, from the settings alone.
         needs: stages whose outputs it reads.
         tables: tables of the recipe that determine its outputs.
         inputs: other inputs that determine its outputs, as JSON values.
@@ -47,7 +42,8 @@ class Stage:
 
     name: str
     work: Callable[[RunContext], Iterator[Event]]
-    estimate: Callable[[RunContext, Probes], Estimate]
+    minutes: Callable[[RunContext, Probes], float]
+    budget: Callable[[Budgets], StageBudget]
     needs: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     inputs: Callable[[RunContext], Mapping[str, Any]] = no_more_inputs

@@ -1,5 +1,6 @@
 """The stages of every training method: writing the data, and training."""
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,14 +9,17 @@ from typing import Any
 from smidgen.config import AnyRecipe, PretrainRecipe, Recipe
 from smidgen.files import read_json, write_jsonl
 from smidgen.models.graph import named_arrays
+from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.jobs import TOKENIZER, TOKENIZER_DOCUMENTS, make_tokenizer, prepare_training
 from smidgen.pipeline.sources import DataFacts, data_facts
-from smidgen.pipeline.stage import Estimate, Stage
+from smidgen.pipeline.stage import Stage
 from smidgen.training.loop import train
 
 FACTS, SUMMARY, METRICS = "data/facts.json", "training.json", "metrics.jsonl"
+STATES = "trunk"
+"""Folder of the hidden states of the frozen blocks, until the training is finished."""
 TOKENIZER_SECONDS = 20.0
 """Time to train a tokenizer of a few thousand entries on `TOKENIZER_DOCUMENTS`, on two cores."""
 
@@ -42,7 +46,8 @@ def data_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage
             Stage(
                 "data",
                 _make_tokenizer,
-                lambda context, probes: Estimate(TOKENIZER_SECONDS / 60, probes.memory_bytes),
+                lambda context, probes: TOKENIZER_SECONDS / 60,
+                Budgets.reading,
                 tables=("data", "model"),
                 inputs=lambda context: {"documents": TOKENIZER_DOCUMENTS},
                 outputs=(TOKENIZER,),
@@ -52,7 +57,8 @@ def data_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage
         Stage(
             "data",
             _write_samples,
-            lambda context, probes: Estimate(probes.row_seconds / 60, probes.memory_bytes),
+            lambda context, probes: probes.row_seconds / 60,
+            Budgets.reading,
             tables=("task", "settings", "tasks", "data"),
             inputs=_data_inputs,
             outputs=("data",),
@@ -66,11 +72,12 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
         Stage(
             "train",
             _train,
-            lambda context, probes: Estimate(probes.training.minutes, probes.memory_bytes),
+            lambda context, probes: probes.training.minutes,
+            Budgets.training,
             needs=("data",),
             tables=("model", "train"),
             outputs=("best", METRICS, SUMMARY),
-            scratch=("checkpoints",),
+            scratch=("checkpoints", STATES),
             entry=_training_entry,
         )
     ]
@@ -122,6 +129,8 @@ def facts_by_task(context: RunContext) -> dict[str, TaskFacts]:
 def _train(context: RunContext) -> Work[None]:
     """Train, resuming from the last checkpoint."""
     job = prepare_training(context)
+    if job.states is not None:
+        job.states.open(context.run.path(STATES))
     started, last = time.monotonic(), None
     for result in train(
         job.model,
@@ -137,6 +146,7 @@ def _train(context: RunContext) -> Work[None]:
         if result.validation_loss is not None:
             values["validation"] = result.validation_loss
         yield StepEvent("train", result.step, job.batches.num_steps, tokens=result.tokens, values=values)
+    shutil.rmtree(context.run.path(STATES), ignore_errors=True)
     counts = {
         name: sum(array.size for array in named_arrays(tree).values())
         for name, tree in (

@@ -6,8 +6,10 @@ from typing import Any
 from smidgen.config import parse_table
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.answers import Answers
+from smidgen.tasks.choice import ChoiceTask
 from smidgen.tasks.intent import Intent
 from smidgen.tasks.judge import JudgeTask
+from smidgen.tasks.math_task import MathTask
 from smidgen.tasks.own import OwnTask
 from smidgen.tasks.task import Measure, Metric, Statistic, Task
 from smidgen.tasks.templates import FORMS, find_form
@@ -16,8 +18,10 @@ __all__ = [
     "FORMS",
     "TASKS",
     "Answers",
+    "ChoiceTask",
     "Intent",
     "JudgeTask",
+    "MathTask",
     "Measure",
     "Metric",
     "OwnTask",
@@ -28,7 +32,17 @@ __all__ = [
     "task_class",
 ]
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (JudgeTask, Intent, Answers, OwnTask)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task
+    for task in (
+        JudgeTask,
+        Intent,
+        Answers,
+        MathTask,
+        ChoiceTask,
+        OwnTask,
+    )
+}
 
 
 def find_task(name: str, settings: Mapping[str, Any] | None = None, *, source: str = "") -> Task:

@@ -8,10 +8,12 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
+from smidgen.config import Section
 from smidgen.data.examine import examine_overlap, examine_queries, examine_rows
 from smidgen.data.formats import queries
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
 from smidgen.errors import DataError, ParseError
+from smidgen.files import sha256_json
 from smidgen.tasks.classification import confusions, macro_f1_of, most_frequent, normalise
 from smidgen.tasks.task import Metric, Row, Statistic, Task, accuracy, unparsed_rate
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
@@ -21,12 +23,20 @@ OUT_OF_SCOPE = "oos"
 _SHOWN_CHARACTERS = 60
 
 
+class IntentSettings(Section):
+    """Settings of the task `intent`."""
+
+    system: str | None = None
+    """System message of every prompt; without it, the chat template decides, which may add a long one."""
+
+
 class Intent(Task):
     """Utterance → intent label.
 
     Args:
         labels: all labels. Without them, any single line parses as a label, so that a nonexistent one is
             wrong but not unparsed.
+        settings: the settings.
     """
 
     name = "intent"
@@ -43,8 +53,18 @@ class Intent(Task):
         limits="The results hold for queries like those in the test set and for these labels only.",
     )
 
-    def __init__(self, labels: Iterable[str] = ()) -> None:
+    settings_table = IntentSettings
+
+    def __init__(self, labels: Iterable[str] = (), settings: IntentSettings | None = None) -> None:
         self.labels = {normalise(label): label for label in sorted(set(labels))}
+        self.settings = settings or IntentSettings()
+        self._system = self.settings.system
+        self.variant = "" if self._system is None else sha256_json(self._system)[:8]
+
+    @classmethod
+    def from_settings(cls, settings: IntentSettings) -> Self:
+        """Create the task from its settings."""
+        return cls(settings=settings)
 
     @property
     def constraint(self) -> Constraint | None:
@@ -59,7 +79,7 @@ class Intent(Task):
             DataError: two labels differ only in case, spaces or underscores, which parsing ignores.
         """
         labels = sorted({*self.labels.values(), *(query.intent for query in queries(rows, source=source))})
-        prepared = type(self)(labels)
+        prepared = type(self)(labels, IntentSettings(system=self._system))
         if len(prepared.labels) < len(labels):
             lost = next(label for label in labels if label not in prepared.labels.values())
             raise DataError(
@@ -73,9 +93,13 @@ class Intent(Task):
     ) -> list[Sample]:
         """One sample per utterance, with the id of the row."""
         return [
-            Sample(query.id, (Message("user", query.text),), metadata={"intent": query.intent})
+            Sample(query.id, self._messages(query.text), metadata={"intent": query.intent})
             for query in queries(rows, source=source, rejected=rejected)
         ]
+
+    def _messages(self, text: str) -> tuple[Message, ...]:
+        system = () if self._system is None else (Message("system", self._system),)
+        return *system, Message("user", text)
 
     def target(self, sample: Sample) -> str:
         """The label as text."""

@@ -47,15 +47,15 @@ class OwnSettings(Section):
         return self
 
 
-def read_own_settings(path: Path) -> dict[str, Any]:
-    """Read settings from a TOML file: a recipe with the task `own`, or only its table `[settings]`.
+def read_settings(path: Path, task: str = OWN) -> dict[str, Any]:
+    """Read settings from a TOML file: a recipe for a task, or only its table `[settings]`.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or is a recipe for another task.
     """
     table = read_toml(path, "task file; see docs/quickstart.md")
-    if "settings" in table and table.get("task", OWN) == OWN:
-        return table["settings"]
+    if table.get("task", task) == task and table.keys() & {"task", "settings"}:
+        return table.get("settings", {})
     if "task" in table:
-        raise ConfigError(f'{path} is a recipe for the task {table["task"]}; expected task = "own"')
+        raise ConfigError(f'{path} is a recipe for the task {table["task"]}; expected task = "{task}"')
     return table

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from smidgen.config import Section
 from smidgen.data.examine import examine_samples
-from smidgen.data.types import Completion, Constraint, Record, Request, Sample, Score, Scored
+from smidgen.data.types import Completion, Constraint, Continuations, Record, Request, Sample, Score, Scored
 from smidgen.data.world import Split
 from smidgen.errors import ConfigError, ParseError
 from smidgen.tasks.words import TaskWords
@@ -72,7 +72,7 @@ class Answerer(Completer, Protocol):
     """The part of an engine that a task may use: completions and log-probabilities of continuations."""
 
     def score(
-        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
+        self, samples: Iterable[Sample], continuations: Continuations, *, least_share: float = 0.0
     ) -> Iterator[tuple[Sample, Scored]]:
         """The log-probability of every token of every continuation; see `smidgen.inference.engine`."""
         ...
@@ -158,10 +158,20 @@ class Task(Protocol):
         """
         return cls()
 
+    files: tuple[str, ...] = ()
+    """Files besides the rows that determine its prompts."""
+    why_unconstrained: str = "the task has no output constraint"
+    """Why there is no `constraint`, where there is none."""
+
     @property
     def constraint(self) -> Constraint | None:
         """A constraint on whole completions, if the task has one; applied only on request."""
         return None
+
+    @property
+    def num_examples(self) -> int:
+        """Number of worked examples that its prompts already contain."""
+        return 0
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -179,6 +189,10 @@ class Task(Protocol):
         """Return the task with what it learns from rows, such as its labels; it needs all rows."""
         return self
 
+    def learn(self, rows: Sequence[Row], *, source: str = "rows") -> Self:
+        """Return the task with what it takes from training rows only, such as worked examples."""
+        return self
+
     def samples(
         self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
     ) -> list[Sample]:
@@ -190,6 +204,17 @@ class Task(Protocol):
             rejected: collects the fault of each bad row, which is skipped; if None, bad rows raise.
         """
         ...
+
+    def plain_rows(self, rows: Sequence[Row], *, source: str = "rows") -> list[tuple[str, dict[str, Any]]]:
+        """The rows in the task's own format with an `id`, each with its prompt; default: as they are.
+
+        Rows with the same prompt belong together when rows are split.
+        """
+        samples = self.samples(rows, source=source)
+        return [
+            (sample.messages[-1].content, {**row, "id": sample.id})
+            for sample, row in zip(samples, rows, strict=True)
+        ]
 
     def target(self, sample: Sample) -> str:
         """The target completion of a sample.

@@ -1,7 +1,8 @@
-"""Padded batches of training rows, bucketed by length: every row once per epoch, resumable at any step.
+"""Batches of training rows, bucketed by length: every row once per epoch, resumable at any step.
 
 Rows of similar length share a batch, so there is little padding, and padded lengths come from a small set, so
-buffers are reused. Padding is on the right, where a causal model cannot see it.
+buffers are reused. Padding is on the right, where a causal model cannot see it. Short rows can be packed,
+which is laying them one after the other, each with its own attention and positions.
 """
 
 import math
@@ -58,6 +59,7 @@ class TrainBatch:
         segment_ids: (B, L) int32, the text of each input; None if every row is one text. A token attends only
             to its own text.
         position_ids: (B, L) int32 for the rotary embedding; None if they are the indices in the row.
+        spans: (rows, 2) int32, first input of each training row in (B · L) and number of its inputs.
     """
 
     inputs: np.ndarray
@@ -68,6 +70,7 @@ class TrainBatch:
     weights: np.ndarray | None = None
     segment_ids: np.ndarray | None = None
     position_ids: np.ndarray | None = None
+    spans: np.ndarray | None = None
 
 
 class StepBatch(Protocol):
@@ -113,7 +116,7 @@ class RowBatches:
     """Batches of a fixed set of rows, reshuffled each epoch.
 
     The rows of a step depend only on `batch_size · gradient_accumulation`, so accumulation does not change
-    the results.
+    the results. With a `capacity`, the rows of a batch are packed.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class RowBatches:
         gradient_accumulation: int = 1,
         epochs: float = 1.0,
         seed: int = 0,
+        capacity: int | None = None,
     ) -> None:
         if not rows:
             raise DataError("there are no training rows; check the file, its splits and the limits in [data]")
@@ -131,6 +135,7 @@ class RowBatches:
         self._batch_size = batch_size
         self._rows_per_step = batch_size * gradient_accumulation
         self._seed = seed
+        self._capacity = capacity
         self._steps_per_epoch = math.ceil(len(rows) / self._rows_per_step)
         self._step = 0
         self._order: tuple[int, list[np.ndarray]] | None = None
@@ -143,7 +148,8 @@ class RowBatches:
             self._order = epoch, self._shuffled(epoch)
         self._step += 1
         rows = [self._rows[i] for i in self._order[1][index]]
-        return [pad(rows[i : i + self._batch_size]) for i in range(0, len(rows), self._batch_size)]
+        parts = [rows[i : i + self._batch_size] for i in range(0, len(rows), self._batch_size)]
+        return [pad(part) if self._capacity is None else pack(part, self._capacity) for part in parts]
 
     def epoch(self) -> float:
         """Return the number of passes over the rows so far."""
@@ -171,34 +177,77 @@ class RowBatches:
         return [steps[i] for i in generator.permutation(len(steps))]
 
 
-def fixed_batches(rows: Sequence[TrainRow], batch_size: int) -> list[TrainBatch]:
-    """Return the batches of a validation set: every row once, sorted by length."""
+def fixed_batches(
+    rows: Sequence[TrainRow], batch_size: int, *, capacity: int | None = None
+) -> list[TrainBatch]:
+    """Return the batches of a validation set: every row once, sorted by length; packed as in `RowBatches`."""
     ordered = sorted(rows, key=lambda row: len(row.token_ids))
-    return [pad(ordered[i : i + batch_size]) for i in range(0, len(ordered), batch_size)]
+    parts = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+    return [pad(part) if capacity is None else pack(part, capacity) for part in parts]
 
 
 def pad(rows: Sequence[TrainRow]) -> TrainBatch:
     """Pad rows on the right to one length and collect the positions whose next token is trained."""
-    longest = max(len(row.token_ids) for row in rows) - 1
-    shape = len(rows), math.ceil(longest / LENGTH_STEP) * LENGTH_STEP
+    return _collate([[row] for row in rows])
+
+
+def pack(rows: Sequence[TrainRow], capacity: int) -> TrainBatch:
+    """Lay rows one after the other, up to `capacity` tokens in a row of the batch, which is little padding.
+
+    Every row keeps its own attention and positions, so the losses are those of `pad`.
+    """
+    bins: list[list[TrainRow]] = []
+    room: list[int] = []
+    for row in sorted(rows, key=lambda row: -len(row.token_ids)):  # first fit, the longest first
+        size = len(row.token_ids) - 1
+        found = next((i for i, left in enumerate(room) if left >= size), None)
+        if found is None:
+            found = len(bins)
+            bins.append([])
+            room.append(max(capacity, size))
+        bins[found].append(row)
+        room[found] -= size
+    return _collate(bins)
+
+
+def _collate(bins: Sequence[Sequence[TrainRow]]) -> TrainBatch:
+    """Lay the rows of each bin one after the other in a row of the batch, without their last tokens."""
+    longest = max(sum(len(row.token_ids) - 1 for row in rows) for rows in bins)
+    shape = len(bins), math.ceil(longest / LENGTH_STEP) * LENGTH_STEP
     inputs, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    trained = np.zeros(shape, bool)
-    for i, row in enumerate(rows):
-        end = len(row.token_ids) - 1
-        inputs[i, :end] = row.token_ids[:-1]
-        targets[i, :end] = row.token_ids[1:]
-        trained[i, :end] = row.loss_mask[1:]
-    tokens = sum(len(row.token_ids) - 1 for row in rows)
-    weights = _weights(rows, shape)
-    segment_ids, position_ids = _segments(rows, shape)
-    if trained.all():
-        filled, count, targets = None, targets.size, targets.reshape(-1)
-    else:
-        positions = np.flatnonzero(trained).astype(np.int32)
-        filled, count = np.pad(positions, (0, -len(positions) % TARGET_STEP)), len(positions)
-        targets = targets.reshape(-1)[filled]
-        weights = None if weights is None else weights[filled]
-    return TrainBatch(inputs, filled, targets, count, tokens, weights, segment_ids, position_ids)
+    trained, weights = np.zeros(shape, bool), np.ones(shape, np.float32)
+    segments, spans = np.full(shape, -1, np.int32), []
+    for i, rows in enumerate(bins):
+        start = texts = 0
+        for row in rows:
+            size = len(row.token_ids) - 1
+            place = slice(start, start + size)
+            inputs[i, place], targets[i, place] = row.token_ids[:-1], row.token_ids[1:]
+            trained[i, place] = row.loss_mask[1:]
+            if row.weights is not None:
+                weights[i, place] = row.weights[1:]
+            own = np.zeros(size, np.int32) if row.segment_ids is None else row.segment_ids[:-1]
+            segments[i, place] = texts + own
+            spans.append((i * shape[1] + start, size))
+            start, texts = start + size, texts + int(own.max(initial=0)) + 1
+    all_rows = [row for rows in bins for row in rows]
+    packed = len(all_rows) > len(bins) or any(row.segment_ids is not None for row in all_rows)
+    weighted = any(row.weights is not None for row in all_rows)
+    positions = None if trained.all() else np.flatnonzero(trained).astype(np.int32)
+    if positions is not None:
+        positions = np.pad(positions, (0, -len(positions) % TARGET_STEP))
+    chosen = slice(None) if positions is None else positions
+    return TrainBatch(
+        inputs,
+        positions,
+        targets.reshape(-1)[chosen],
+        trained_tokens=int(trained.sum()),
+        tokens=sum(size for _, size in spans),
+        weights=weights.reshape(-1)[chosen] if weighted else None,
+        segment_ids=segments if packed else None,
+        position_ids=_positions(segments) if packed else None,
+        spans=np.array(spans, np.int32),
+    )
 
 
 def join_rows(rows: Sequence[TrainRow]) -> TrainRow:
@@ -217,30 +266,12 @@ def join_rows(rows: Sequence[TrainRow]) -> TrainRow:
     )
 
 
-def _weights(rows: Sequence[TrainRow], shape: tuple[int, int]) -> np.ndarray | None:
-    """Return the weight of every target of a padded batch, flat; None if no row has weights."""
-    if all(row.weights is None for row in rows):
-        return None
-    weights = np.ones(shape, np.float32)
-    for i, row in enumerate(rows):
-        if row.weights is not None:
-            weights[i, : len(row.weights) - 1] = row.weights[1:]
-    return weights.reshape(-1)
-
-
-def _segments(
-    rows: Sequence[TrainRow], shape: tuple[int, int]
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return the segment of each input, -1 for padding, and its position in it; None without packed rows."""
-    if all(row.segment_ids is None for row in rows):
-        return None, None
-    segments = np.full(shape, -1, np.int32)
-    for i, row in enumerate(rows):
-        segments[i, : len(row.token_ids) - 1] = 0 if row.segment_ids is None else row.segment_ids[:-1]
-    places = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    begins = np.ones(shape, bool)
+def _positions(segments: np.ndarray) -> np.ndarray:
+    """Return the position of each token in its text, (B, L) int32."""
+    places = np.broadcast_to(np.arange(segments.shape[1], dtype=np.int32), segments.shape)
+    begins = np.ones(segments.shape, bool)
     begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return segments, places - np.maximum.accumulate(np.where(begins, places, 0), axis=1)
+    return places - np.maximum.accumulate(np.where(begins, places, 0), axis=1)
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,16 @@
-"""Building blocks of objectives: hidden states, and the loss of every trained token."""
-
-from contextlib import nullcontext
-from typing import Any
-
-import numpy as np
+"""Building blocks of objectives: the loss of every trained token."""
 
 from smidgen import cpu_kernels
 from smidgen.backend import device, mx, nn
-from smidgen.cpu_kernels import Packing
-from smidgen.errors import ModelError
-from smidgen.models.graph import body, head, head_weight
+from smidgen.models.graph import head, head_weight
 from smidgen.training.batches import TrainBatch
+from smidgen.training.hidden import BodyPass, hidden_states
 
 HEAD_CHUNK = 2048
 """Positions whose logits exist at the same time on a GPU: 2048 x 151,936 fp32 is 1.2 GB."""
-PACKABLE = ("llama", "qwen2", "qwen3")
-"""Architectures whose attention depends only on the mask and the rotary embedding, so rows can be packed."""
 
 
-def trained_token_losses(model: nn.Module, batch: TrainBatch, dropout: float = 0.0) -> mx.array:
+def trained_token_losses(model: nn.Module, batch: TrainBatch, how: BodyPass | None = None) -> mx.array:
     """Return -ln p(token) in nats of each trained token of a batch, (trained_tokens,) float32, unweighted.
 
     The token at t is predicted from the hidden state at t - 1; the head runs only on trained positions.
@@ -31,69 +23,11 @@ def trained_token_losses(model: nn.Module, batch: TrainBatch, dropout: float = 0
         # On a GPU, recurring sizes (reused buffers) are worth a few padded positions.
         count = batch.trained_tokens if device().kind == "cpu" else len(targets)
         targets, chosen = targets[:count], mx.array(batch.positions[:count])
-    hidden = hidden_states(model, mx.array(batch.inputs), dropout, chosen, packing_of(batch))
+    hidden = hidden_states(model, batch, how, chosen)
     hidden = hidden.reshape(-1, hidden.shape[-1])  # (N, D)
     frozen = not head(model).trainable_parameters()
     losses = token_losses(hidden, head_weight(model), mx.array(targets), weight_frozen=frozen)
     return losses[: batch.trained_tokens]
-
-
-def packing_of(batch: TrainBatch) -> Packing | None:
-    """Return the segments and positions of a batch; None if every row is one text from position 0."""
-    if batch.segment_ids is None and batch.position_ids is None:
-        return None
-    shape = batch.inputs.shape
-    segments = np.zeros(shape, np.int32) if batch.segment_ids is None else batch.segment_ids
-    places = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    return Packing(segments, places if batch.position_ids is None else batch.position_ids)
-
-
-def hidden_states(
-    model: nn.Module,
-    inputs: mx.array,
-    dropout: float = 0.0,
-    chosen: mx.array | None = None,
-    packing: Packing | None = None,
-) -> mx.array:
-    """Return hidden states before the head for inputs (B, L).
-
-    `dropout` applies to the output of every block before it is added to the residual stream, in training mode
-    only. With `packing`, tokens attend within their own text.
-
-    Returns:
-        (B, L, D), or (n, D) at the chosen positions (n,) of the flattened batch.
-
-    Raises:
-        ModelError: there is a `packing`, which the architecture does not support.
-    """
-    inner, kind = body(model), getattr(model, "model_type", None)
-    if packing is not None and kind not in PACKABLE:
-        raise ModelError(
-            f"a {kind} cannot be trained on packed rows; expected one of {', '.join(PACKABLE)}, or one text "
-            "per row"
-        )
-    if all(isinstance(layer, cpu_kernels.FusedBlock) for layer in inner.layers):
-        x = inner.embed_tokens(inputs)
-        mask = "causal" if inputs.shape[1] > 1 else None
-        for layer in inner.layers[:-1]:
-            x = layer(x, mask, dropout=dropout, packing=packing)
-        return inner.norm(inner.layers[-1](x, mask, dropout=dropout, chosen=chosen, packing=packing))
-    dropout = dropout if model.training else 0.0
-    hidden = _layer_by_layer(inner, inputs, dropout, packing) if dropout or packing else inner(inputs)
-    return hidden if chosen is None else hidden.reshape(-1, hidden.shape[-1])[chosen]
-
-
-def _layer_by_layer(inner: Any, inputs: mx.array, dropout: float, packing: Packing | None) -> mx.array:
-    """Run the body with dropout on the output of its blocks and attention within texts."""
-    drop = nn.Dropout(dropout)
-    x = inner.embed_tokens(inputs)
-    mask = "causal" if inputs.shape[1] > 1 else None
-    mask = packing.mask() if packing else mask
-    for layer in inner.layers:
-        with packing.placed(layer.self_attn) if packing else nullcontext():
-            y = layer(x, mask)
-        x = x + drop(y - x) if dropout else y
-    return inner.norm(x)
 
 
 def token_losses(

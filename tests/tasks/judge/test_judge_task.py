@@ -10,7 +10,8 @@ from smidgen.data.types import Completion, Record, Sample
 from smidgen.errors import DataError, ParseError
 from smidgen.evaluation.metrics import measure
 from smidgen.tasks.judge.forms import Fault, JudgeParseError
-from smidgen.tasks.judge.judge_task import JudgeTask, gold_completion
+from smidgen.tasks.judge.gold import gold_completion
+from smidgen.tasks.judge.judge_task import JudgeTask
 from smidgen.tasks.judge.quotations import is_quoted
 from smidgen.tasks.judge.rubric import SYSTEM, Rubric
 from smidgen.tasks.task import Measure

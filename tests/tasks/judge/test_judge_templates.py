@@ -262,3 +262,17 @@ def test_a_rubric_of_ones_own():
         find_form("scores", rubric="x")
     with pytest.raises(ConfigError, match="the rubric is empty"):
         find_form("grade", rubric=" ")
+
+
+@pytest.mark.parametrize("form", ALL, ids=lambda form: form.name)
+def test_a_judge_can_be_held_to_its_verdict_alone(form):
+    task = JudgeTask(form, reference=form.needs_reference)
+    assert task.constraint is not None and task.constraint.kind == "choices"
+    texts, answers = json.loads(task.constraint.value), form.answers()
+    assert len(texts) == len(answers)
+    for text, verdict in zip(texts, answers.values(), strict=True):
+        found = form.parse(text)
+        if isinstance(found, Verdict):
+            assert found.preferred == verdict.preferred and found.first == verdict.first
+        else:
+            assert found == verdict.first

@@ -163,10 +163,19 @@ def test_agreement_with_each_person():
     assert found["kappa_annotator1"] == 1.0
 
 
-@pytest.mark.parametrize("name", [name for name in FORMS if name != "rubric"])
-def test_only_the_rubric_has_gold(name: str):
-    with pytest.raises(ConfigError, match=f"can only be trained with the template rubric, not {name}"):
+@pytest.mark.parametrize("name", [name for name in FORMS if name not in ("rubric", "verdict")])
+def test_a_template_without_bare_verdicts_is_not_trained(name: str):
+    with pytest.raises(
+        ConfigError, match=f"a judge cannot be trained with the template {name}, which has no"
+    ):
         JudgeTask(FORMS[name](), reference=True).training_samples(rows(["a"]))
+
+
+def test_labels_alone_are_learnt_in_both_orders():
+    task = JudgeTask(Literals())
+    samples = task.training_samples(rows(["a", "b", "tie"]))
+    assert [sample.target for sample in samples] == ["[[A]]", "[[B]]", "[[B]]", "[[A]]", "[[C]]", "[[C]]"]
+    assert all(task.score(sample, Completion(sample.target or "")).value == 1.0 for sample in samples)
 
 
 def test_a_reference_is_shown_only_when_asked_for():

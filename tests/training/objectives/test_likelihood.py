@@ -9,7 +9,8 @@ from smidgen.backend import mx, nn
 from smidgen.cpu_kernels import FusedBlock
 from smidgen.errors import ModelError
 from smidgen.models.graph import named_arrays
-from smidgen.training.batches import TrainBatch, TrainRow, join_rows, pad
+from smidgen.training.batches import TrainBatch, TrainRow, join_rows, pack, pad
+from smidgen.training.hidden import BodyPass
 from smidgen.training.losses import trained_token_losses
 from smidgen.training.objectives.likelihood import Likelihood
 
@@ -42,6 +43,20 @@ def test_padding_changes_neither_loss_nor_gradient(tiny: nn.Module, make_rows: R
     assert padded_loss.item() == pytest.approx(loss.item(), rel=1e-5)
     for name, value in named_arrays(gradient).items():
         np.testing.assert_allclose(named_arrays(padded_gradient)[name], value, atol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("capacity", [64, 1 << 30])
+def test_packing_changes_neither_loss_nor_gradient(tiny: nn.Module, make_rows: Rows, capacity: int):
+    rows = make_rows(9)
+    value_and_grad = nn.value_and_grad(tiny, lambda batch: Likelihood().loss(tiny, batch).loss)
+    loss, gradient = value_and_grad(pad(rows))
+    packed_loss, packed_gradient = value_and_grad(pack(rows, capacity))
+    assert packed_loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    for name, value in named_arrays(gradient).items():
+        scale = mx.abs(value).max().item()
+        np.testing.assert_allclose(
+            named_arrays(packed_gradient)[name], value, atol=1e-5 * scale, err_msg=name
+        )
 
 
 def test_no_padding_token_is_counted(tiny: nn.Module):
@@ -127,7 +142,7 @@ def test_packed_rows_are_as_their_texts_alone(
         monkeypatch.setattr(FusedBlock, "_kernel_inputs", lambda *_: ({}, ()))
     if path == "mlx":
         monkeypatch.setattr("smidgen.cpu_kernels.FusedBlock", type("NoBlock", (), {}))
-    objective = Likelihood(dropout)
+    objective = Likelihood(BodyPass(dropout))
     value_and_grad = nn.value_and_grad(sharp, lambda batch: objective.loss(sharp, batch).loss)
     sharp.train()
     (loss, gradient), (alone, alone_gradient) = value_and_grad(packed), value_and_grad(pad(texts))

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from smidgen.data.types import Completion, Request, Sample, Scored
-from smidgen.errors import ConfigError
 from smidgen.tasks.judge.forms import JudgeTemplate
+from smidgen.tasks.scoring import without_adapters
 
 LEAST_SHARE = 0.1
 """Second scores are only computed after first scores that have at least this share of the probability."""
@@ -47,12 +47,7 @@ class ByLogits:
         Raises:
             ConfigError: a request has its own adapter.
         """
-        by_id = {request.sample.id: request for request in requests}
-        if adapters := [request.adapter for request in by_id.values() if request.adapter is not None]:
-            raise ConfigError(
-                f"log-probability scoring does not support adapters per request, such as {adapters[0]}; "
-                "open the engine with the adapter"
-            )
+        by_id = {request.sample.id: request for request in without_adapters(requests)}
         samples = (request.sample for request in by_id.values())
         for sample, scored in self._engine.score(samples, self._answers, least_share=LEAST_SHARE):
             if scored.logprobs is None:

@@ -4,6 +4,7 @@ Both parsers, strict and lenient, fail closed: verdicts that the judge only quot
 not count (`smidgen.tasks.judge.quotations`), and contradictory verdicts do not parse.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -91,6 +92,8 @@ class JudgeTemplate(Protocol):
     """Whether it shows one answer, and `parse` returns a grade instead of a verdict."""
     has_answers: bool
     """Whether `answers` lists every text that is a complete judgement."""
+    closing: str
+    """What completes each of `answers` as a text that `parse` reads."""
     needs_reference: bool
     """Whether it requires a reference answer."""
     stop: tuple[str, ...]
@@ -162,6 +165,15 @@ def expected(answers: Mapping[str, Verdict], shares: Mapping[str, float]) -> tup
     first = sum(share * (answers[text].first or 0.0) for text, share in shares.items())
     second = sum(share * (answers[text].second or 0.0) for text, share in shares.items())
     return first, second
+
+
+def verdict_alone(form: JudgeTemplate) -> Constraint:
+    """Return a choice among all judgements without preceding words.
+
+    Words before the verdict would not help: a model that does not know the format can go on with them until
+    its tokens are used up, and any bound on their length would be ours and not the template's.
+    """
+    return Constraint("choices", json.dumps([answer + form.closing for answer in form.answers()]))
 
 
 @cache

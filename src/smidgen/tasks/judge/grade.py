@@ -24,6 +24,7 @@ class Grade:
     singly = True
     needs_reference = False
     has_answers = True
+    closing = ""
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None

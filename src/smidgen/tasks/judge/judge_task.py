@@ -13,8 +13,7 @@ from typing import Any, Self
 
 from smidgen.config import Section
 from smidgen.data.examine import examine_overlap, examine_pairs, examine_rows
-from smidgen.data.fields import structured
-from smidgen.data.formats import Label, Pair, pairs
+from smidgen.data.formats import Label, Pair, pair_row, pairs
 from smidgen.data.preferences import judge_rows
 from smidgen.data.rows import place_of
 from smidgen.data.types import Completion, Constraint, Record, Sample, Score
@@ -23,7 +22,8 @@ from smidgen.errors import ConfigError, DataError
 from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
-from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict
+from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict, verdict_alone
+from smidgen.tasks.judge.gold import gold_target
 from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words, lean_in_words
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, measures, read_judgements
 from smidgen.tasks.judge.published import as_published, score_tables
@@ -35,33 +35,6 @@ from smidgen.tasks.templates import find_form
 
 WITH_REFERENCE = " with reference"
 """Suffix of the variant of a judge that is shown reference answers."""
-_COMPLETION = """\
-<specific_criteria>{criteria}</specific_criteria>
-<analysis>{analysis}</analysis>
-<scores>
-\\boxed{{{a}, {b}}}
-</scores>"""
-
-
-def gold_completion(criteria: Sequence[str], analysis: str, scores: tuple[int, int]) -> str:
-    """Return the target completion of a judge in the `rubric` template.
-
-    Args:
-        criteria: the criteria for this request, a few words each.
-        analysis: the evaluation of the responses, called Response A and Response B in the order shown.
-        scores: scores of the response shown first and of the one shown second.
-
-    Raises:
-        DataError: a part is missing, or the template would not parse the text.
-    """
-    text = _COMPLETION.format(criteria="; ".join(criteria), analysis=analysis, a=scores[0], b=scores[1])
-    if not criteria or not analysis.strip():
-        raise DataError("a gold completion needs at least one criterion and an analysis")
-    try:
-        Rubric().parse(text)
-    except JudgeParseError as error:
-        raise DataError(f"a gold completion with the scores {scores} would not parse: {error}") from None
-    return text
 
 
 class JudgeSettings(Section):
@@ -113,8 +86,8 @@ class JudgeTask(Task):
 
     @property
     def constraint(self) -> Constraint | None:
-        """The template's constraint on whole completions."""
-        return self.form.constraint
+        """The template's constraint on whole completions, or else the verdict without preceding words."""
+        return self.form.constraint or (verdict_alone(self.form) if self.form.has_answers else None)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -167,6 +140,13 @@ class JudgeTask(Task):
             for shown in ORDERS
         ]
 
+    def plain_rows(self, rows: Sequence[Row], *, source: str = "rows") -> list[tuple[str, dict[str, Any]]]:
+        """Pair rows, one for each pair."""
+        return [
+            (pair.prompt, pair_row(pair))
+            for pair in pairs(rows, source=source, with_reference=self.reference)
+        ]
+
     def _answer_samples(self, items: Sequence[Pair], clusters: Sequence[str]) -> list[Sample]:
         """Every answer once, with the pairs that it is part of."""
         parts: dict[str, list[tuple[Pair, str, str]]] = {}
@@ -185,23 +165,21 @@ class JudgeTask(Task):
         return samples
 
     def training_samples(self, rows: Sequence[Row], *, source: str = "rows", seed: int = 0) -> list[Sample]:
-        """Samples with targets, from rows with gold judgements: `criteria`, `analysis` and `scores`.
+        """Both orders of every pair with their targets, so that the position tells nothing.
 
         Args:
-            rows: pair rows with `criteria` (list of text), `analysis` ({"ab": text, "ba": text}, one per
-                order) and `scores` (integers for `a` and `b`).
+            rows: labelled pairs in any format if the template has a completion that is only a verdict. For
+                `rubric`, pair rows with gold judgements: `criteria` (list of text), `analysis`
+                ({"ab": text, "ba": text}, one per order) and `scores` (integers for `a` and `b`).
             source: names the rows in errors.
-            seed: not used; both orders of every pair are trained on.
+            seed: not used.
 
         Raises:
-            ConfigError: the template is not `rubric`.
-            DataError: a row has no gold judgement, or one that contradicts its label.
+            ConfigError: the template is neither.
+            DataError: a row has no label or gold judgement, or one that contradicts its label.
         """
         if self.form.name != Rubric.name:
-            raise ConfigError(
-                f"a judge can only be trained with the template {Rubric.name}, not {self.form.name}, because "
-                "gold judgements have that format; change the template"
-            )
+            return self._verdict_samples(rows, source)
         found = pairs(rows, source=source)
         if len(found) != len(rows):
             raise DataError(
@@ -213,10 +191,24 @@ class JudgeTask(Task):
                 pair,
                 order,
                 pair.id,
-                target=_gold_target(pair, row, order, f"{source}: {place_of(row, number)}"),
+                target=gold_target(pair, row, order, f"{source}: {place_of(row, number)}"),
             )
             for number, (pair, row) in enumerate(zip(found, rows, strict=True), start=1)
             for order in ORDERS
+        ]
+
+    def _verdict_samples(self, rows: Sequence[Row], source: str) -> list[Sample]:
+        """Both orders of labelled pairs, whose target is the verdict alone."""
+        answers = {} if self.form.singly or not self.form.has_answers else self.form.answers()
+        texts = {said.preferred: text for text, said in answers.items() if said.first is None}
+        if not texts:
+            raise ConfigError(
+                f"a judge cannot be trained with the template {self.form.name}, which has no completion that "
+                f"is only a verdict; use verdict, or {Rubric.name} with gold judgements"
+            )
+        return [
+            replace(sample, target=texts[sample.metadata["better"]] + self.form.closing)
+            for sample in self.samples(rows, source=source)
         ]
 
     def parse(self, text: str) -> Verdict | float:
@@ -316,28 +308,6 @@ def _better_position(label: Label | None, order: str) -> str | None:
 
 def _baseline(asked: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]) -> Measure:
     return Measure([value(facts) for facts in asked], [facts["cluster"] for facts in asked])
-
-
-def _gold_target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> str:
-    """Return the target completion of a row for one order."""
-    criteria, analysis, scores = (structured(row, name) for name in ("criteria", "analysis", "scores"))
-    if not isinstance(criteria, list) or not criteria or not all(isinstance(item, str) for item in criteria):
-        raise DataError(f"{where}: 'criteria' is {criteria!r}; training needs a list of texts")
-    if not isinstance(analysis, dict) or not isinstance(analysis.get(order), str):
-        raise DataError(f"{where}: 'analysis' has no text for '{order}'; training needs one per order")
-    if (
-        not isinstance(scores, list | tuple)
-        or len(scores) != 2
-        or not all(type(score) is int for score in scores)
-    ):
-        raise DataError(f"{where}: 'scores' is {scores!r}; training needs two integers, for a and for b")
-    a, b = scores
-    if a == b or (a > b) != (pair.better == "a"):
-        raise DataError(f"{where}: 'scores' is {scores!r} but 'better' is '{pair.better}'; they must agree")
-    try:
-        return gold_completion(criteria, analysis[order], (a, b) if order == "ab" else (b, a))
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
 
 
 def _longer_is_right(facts: Mapping[str, Any]) -> float:

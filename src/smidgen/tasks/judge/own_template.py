@@ -87,7 +87,7 @@ class OwnTemplate:
         self.singly = self._shows_one_answer(content)
         self.stop = tuple(self._texts(content, "stop"))
         self.stop_after: tuple[str, ...] = ()
-        self.needs_reference, self.has_answers = False, False
+        self.needs_reference, self.has_answers, self.closing = False, False, ""
         self._regex, self._schema = self._reader(content)
         self.messages(Case("a question", "one answer", "another answer", "a right answer"))
         self.constraint: Constraint | None = self._constraint()

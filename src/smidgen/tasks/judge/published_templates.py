@@ -61,6 +61,7 @@ class TwoScores:
     singly = False
     needs_reference = False
     has_answers = True
+    closing = ""
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
@@ -134,6 +135,7 @@ class BesideReference:
     singly = True
     needs_reference = True
     has_answers = True
+    closing = ""
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None
@@ -189,6 +191,7 @@ class Literals:
     singly = False
     needs_reference = False
     has_answers = True
+    closing = "]]"
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ()
     constraint: Constraint | None = None

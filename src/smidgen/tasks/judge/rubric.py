@@ -39,6 +39,7 @@ class Rubric:
     singly = False
     needs_reference = False
     has_answers = True
+    closing = "}\n</scores>"
     stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ("</scores>",)
     constraint: Constraint | None = None

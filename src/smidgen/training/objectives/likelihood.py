@@ -1,9 +1,10 @@
 """Maximum likelihood: the objective of pretraining and of supervised fine-tuning."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smidgen.backend import mx, nn
 from smidgen.training.batches import TrainBatch
+from smidgen.training.hidden import BodyPass
 from smidgen.training.losses import trained_token_losses
 from smidgen.training.objectives import Losses
 
@@ -13,10 +14,10 @@ class Likelihood:
     """Negative log-likelihood of the trained tokens, in nats per token or, with weights, per unit of weight.
 
     Attributes:
-        dropout: rate on the output of every block, in training mode only.
+        how: how the body runs.
     """
 
-    dropout: float = 0.0
+    how: BodyPass = field(default_factory=BodyPass)
 
     def weight(self, batch: TrainBatch) -> float:
         """Return the number of trained tokens, or the sum of their weights."""
@@ -26,7 +27,7 @@ class Likelihood:
 
     def loss(self, model: nn.Module, batch: TrainBatch) -> Losses:
         """Return the weighted sum of -ln p(token)."""
-        losses = trained_token_losses(model, batch, self.dropout)
+        losses = trained_token_losses(model, batch, self.how)
         if batch.weights is not None:
             losses = losses * mx.array(batch.weights[: batch.trained_tokens])
         return Losses(losses.sum(), {})

@@ -1,0 +1,120 @@
+"""`smidgen plan`: memory, disk, time and cost of a recipe before anything starts."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.types import PositiveFloat
+
+from smidgen.cli.console import count, duration, print_json, print_table, say, size
+from smidgen.cli.parameters import Json, PricesFile, RecipeFile, RowsFile
+from smidgen.cli.run import with_data
+
+if TYPE_CHECKING:
+    from smidgen.pipeline.fitting import Fit
+    from smidgen.pipeline.forecast import Forecast
+
+
+def plan(
+    recipe: RecipeFile,
+    /,
+    *,
+    data: RowsFile = None,
+    fit: Annotated[
+        bool, Parameter(help="Look for the smallest changes that fit into the memory, and print their lines.")
+    ] = False,
+    memory: Annotated[
+        PositiveFloat | None,
+        Parameter(help="Memory that may be used, in 10⁹ bytes; default: 90 % of the device's."),
+    ] = None,
+    rate: Annotated[
+        PositiveFloat | None,
+        Parameter(
+            help="Tokens per second of the training, if known; default: from this device's rate of matrix "
+            "products, measured in a second."
+        ),
+    ] = None,
+    prices: PricesFile = None,
+    json: Json = False,
+) -> None:
+    """Show what a recipe takes, from its settings and rows alone: memory by part and stage, disk, time, cost.
+
+    No weight is read and no step is run. The exit code is 2 if a stage needs more memory than there is.
+    `smidgen run RECIPE --dry-run` measures the time of every stage.
+    """
+    from smidgen.config import read_prices, read_recipe
+    from smidgen.pipeline import RunContext
+    from smidgen.pipeline.budgets import Budgets
+    from smidgen.pipeline.fitting import fit as find_fit
+    from smidgen.pipeline.forecast import available_memory, forecast, refuse_misfit
+    from smidgen.runs import Run
+
+    settings = with_data(read_recipe(recipe), data)
+    budgets = Budgets(RunContext(settings, Run(Path("runs") / settings.name), read_prices(prices)))
+    available = available_memory() if memory is None else round(memory * 1e9)
+    found = find_fit(budgets, available) if fit else None
+    if found is not None:
+        budgets = found.budgets
+    expected = forecast(budgets, available=available, rate=rate)
+    if json:
+        fitting = {} if found is None else {"changes": found.changes, "change_notes": found.notes}
+        print_json(asdict(expected) | {"fits": expected.fits} | fitting)
+    else:
+        show(expected)
+        if found is not None:
+            show_fit(found)
+    refuse_misfit(expected)
+
+
+def show(expected: "Forecast") -> None:
+    """Print a forecast: facts, the parts of the training's memory, and the stages."""
+    batch, time = expected.batch, expected.time
+    share = expected.trained_parameters / expected.parameters
+    print_table(
+        [
+            ("model", f"{count(expected.parameters)} parameters"),
+            ("trained", f"{count(expected.trained_parameters)} ({share:.1%} as many)"),
+            (
+                "largest batch",
+                f"{batch['rows']} x {count(batch['length'])} tokens, {count(batch['trained'])} trained",
+            ),
+            (
+                "training",
+                f"{duration(time.seconds)} for {count(time.tokens)} tokens at "
+                f"{count(time.tokens_per_second)} tokens/s, {time.cost:.2g} {time.currency}"
+                if time
+                else "unknown without the rows",
+            ),
+            ("disk", size(expected.disk_bytes)),
+            ("memory", f"{size(expected.available_bytes)} may be used ({expected.device})"),
+        ]
+    )
+    print()
+    moments = list(expected.training)
+    parts = dict.fromkeys(part for moment in moments for part in expected.training[moment])
+    rows = [
+        (part, *(size(expected.training[moment].get(part, 0)) for moment in moments))
+        for part in parts
+        if any(expected.training[moment].get(part) for moment in moments)
+    ]
+    total = ("total", *(size(sum(expected.training[moment].values())) for moment in moments))
+    print_table([*rows, total], headers=("memory of the training", *moments))
+    print()
+    print_table(
+        [(stage.name, size(stage.peak_bytes), size(stage.disk_bytes)) for stage in expected.stages],
+        headers=("stage", "peak memory", "disk"),
+    )
+    for note in expected.notes:
+        say(f"note: {note}")
+
+
+def show_fit(found: "Fit") -> None:
+    """Print the lines of the recipe to change."""
+    print()
+    if not found.changes:
+        say("it fits as it is")
+        return
+    print(found.toml)
+    for note in found.notes:
+        say(f"note: {note}")

@@ -1,0 +1,112 @@
+"""How a model is asked in an evaluation: as it is trained, under the output constraint, or after examples.
+
+A base model that was never shown the format of the answers fails by the format alone, which says nothing
+about what training adds. So the base is also held to the format, and shown worked examples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smidgen.data.templates import Tokenizer, is_raw, load_tokenizer
+from smidgen.data.types import Sample
+from smidgen.errors import ModelError
+from smidgen.models.load import read_config, resolve
+from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.tasks.examples import drawn, with_examples
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How the samples are asked.
+
+    Attributes:
+        constrained: whether answers are held to the task's output constraint.
+        examples: number of worked examples before each prompt.
+    """
+
+    constrained: bool = False
+    examples: int = 0
+
+
+PLAIN = Asking()
+"""As the model is trained and used."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Samples as they are asked, and facts about them for the report."""
+
+    samples: Sequence[Sample]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Why a task cannot be asked in some way."""
+
+    reason: str
+
+
+def asked_samples(
+    context: RunContext, task: TaskContext, asking: Asking, *, limit: int | None = None
+) -> Asked | Skipped:
+    """Return the test samples of a task, at most `limit`, as they are asked, or why they cannot be."""
+    samples = task.test_samples[:limit]
+    if asking.constrained:
+        if task.task.constraint is None:
+            return Skipped(task.task.why_unconstrained)
+        if context.specialist.model.thinking:
+            return Skipped("the model thinks first, and a constraint holds from the first token on")
+        return Asked(samples, {"constrained": True})
+    return _exemplified(context, task, samples, asking.examples) if asking.examples else Asked(samples, {})
+
+
+def _exemplified(
+    context: RunContext, task: TaskContext, samples: Sequence[Sample], count: int
+) -> Asked | Skipped:
+    """Put worked examples before every prompt, as many as fit the context of the base model."""
+    if has := task.task.num_examples:
+        return Skipped(f"its prompts already contain {has} worked examples")
+    if is_raw(samples[0].messages):
+        return Skipped("its prompts are raw text without turns, in which examples could be shown")
+    asked = {sample.messages for sample in task.test_samples}
+    others = [sample for sample in task.split_samples[0] if sample.messages not in asked]
+    examples = drawn(others, count, context.specialist.evaluate.seed)
+    try:
+        room = _Room(context)
+        found = [_with_fitting(sample, examples, room) for sample in samples]
+    except ModelError as error:
+        return Skipped(str(error))
+    counts = [number for _, number in found]
+    if not any(counts):
+        return Skipped("no worked example fits the context of the base model beside prompt and answer")
+    facts = {"per_prompt": sum(counts) / len(counts), "fewest": min(counts)}
+    ids = [example.id for example in examples]
+    return Asked([sample for sample, _ in found], {"examples": {"ids": ids, **facts}})
+
+
+class _Room:
+    """Says whether prompts fit the base model's context beside an answer."""
+
+    def __init__(self, context: RunContext) -> None:
+        path = resolve(context.specialist.model.base)
+        self._tokenizer: Tokenizer = load_tokenizer(path)
+        self._thinking = context.specialist.model.thinking
+        length = read_config(path).get("max_position_embeddings") or 2**31
+        self._most = length - context.specialist.evaluate.max_tokens
+
+    def fits(self, sample: Sample) -> bool:
+        """Whether a prompt leaves room for an answer of full length."""
+        return len(self._tokenizer.render_prompt(sample.messages, thinking=self._thinking)) <= self._most
+
+
+def _with_fitting(sample: Sample, examples: Sequence[Sample], room: _Room) -> tuple[Sample, int]:
+    """Return a sample after the examples that fit, and how many these are."""
+    if room.fits(whole := with_examples(sample, examples)):
+        return whole, len(examples)
+    kept: list[Sample] = []
+    for example in examples:
+        if room.fits(with_examples(sample, [*kept, example])):
+            kept.append(example)
+    return with_examples(sample, kept), len(kept)

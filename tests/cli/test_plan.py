@@ -1,0 +1,82 @@
+"""`smidgen plan`: a table or JSON, the lines to change, and one sentence if nothing fits."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from smidgen.cli.app import exit_code
+
+RECIPE = """
+name = "tiny"
+task = "judge"
+[data]
+train_limit = 12
+validation_limit = 2
+test_limit = 2
+[train]
+batch_size = 8
+max_length = 384
+[train.lora]
+rank = 4
+[evaluate]
+batch_size = 2
+max_tokens = 8
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(RECIPE)
+    return str(path)
+
+
+def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = exit_code(["plan", *arguments])
+    return code, *capsys.readouterr()
+
+
+def test_a_plan_shows_parts_stages_time_and_cost(recipe: str, capsys: pytest.CaptureFixture[str]):
+    code, text, _ = plan(capsys, recipe, "--rate", "1000")
+    assert code == 0
+    for word in ("weights", "optimizer", "activations", "loading", "step", "update", "train", "USD", "1,000"):
+        assert word in text
+
+
+def test_json_has_every_byte(recipe: str, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    prices = tmp_path / "prices.toml"
+    prices.write_text('currency = "EUR"\nmachine_per_hour = 36.0\n')
+    code, text, _ = plan(capsys, recipe, "--rate", "100", "--prices", str(prices), "--json")
+    found = json.loads(text)
+    assert code == 0 and found["fits"]
+    assert found["time"]["cost"] == pytest.approx(found["time"]["tokens"] / 100 * 0.01)
+    assert found["time"]["currency"] == "EUR"
+    peak = max(sum(parts.values()) for parts in found["training"].values())
+    assert {stage["name"]: stage["needed_bytes"] for stage in found["stages"]}["train"] == peak
+
+
+def test_fit_prints_the_lines_to_change(recipe: str, capsys: pytest.CaptureFixture[str]):
+    found = json.loads(plan(capsys, recipe, "--rate", "1", "--json")[1])
+    needed = max(stage["needed_bytes"] for stage in found["stages"])
+    code, text, said = plan(capsys, recipe, "--rate", "1", "--fit", "--memory", str((needed - 1e6) / 1e9))
+    assert code == 0 and ("[train]" in text or "[evaluate]" in text) and "batch_size = " in text
+    code, _, said = plan(capsys, recipe, "--rate", "1", "--fit", "--memory", "10")
+    assert code == 0 and "it fits as it is" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--memory", "0.1"], r"error: the stage 'train' of tiny needs .*100 MB may be used here"),
+        (["--memory", "0.1", "--fit"], r"error: tiny does not fit: with the smallest settings it needs"),
+        (["--memory", "0"], r"Must be > 0"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(
+    recipe: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+):
+
+    code, _, said = plan(capsys, recipe, "--rate", "1", *arguments)
+    assert code == 2 and re.search(message, said), said

@@ -1,0 +1,100 @@
+"""The choice of an engine by measurement; no test depends on which is faster."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from smidgen.backend import device, mx
+from smidgen.inference import choice
+from smidgen.inference.choice import Choice, choose, faithful_types, known_choices, measure, write_excerpt
+from smidgen.models.load import load
+from smidgen.models.weights import count_weights, read_weights
+
+on_a_cpu = pytest.mark.skipif(device().kind != "cpu", reason="elsewhere nothing is measured")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(choice, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(choice, "SMALL", 1000)
+    return tmp_path / "cache"
+
+
+@on_a_cpu
+def test_a_choice_is_measured_once_and_said(tiny_model_dir, cache, monkeypatch, capsys):
+    asked = []
+
+    def measured(path, engines, rows, kv_bits):
+        asked.append((engines, rows, kv_bits))
+        return {"mlx": 2.0, "llama F32": 1.0}
+
+    monkeypatch.setattr(choice, "measure", measured)
+    found = choose(str(tiny_model_dir), batch_size=64)
+    assert (found.engine, found.dtype, found.rows) == ("llama", "F32", 16)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"measuring which engine is fastest for {tiny_model_dir} on this machine …"
+    assert "16 rows (relative speed: mlx 0.50, llama F32 1.00); kept in" in said[1]
+    assert choose(str(tiny_model_dir), batch_size=40) == found
+    assert capsys.readouterr().err == ""
+    choose(str(tiny_model_dir), batch_size=1)
+    choose(str(tiny_model_dir), batch_size=1, kv_bits=8)
+    engines = ["mlx", "llama F32"]
+    assert asked == [(engines, 16, None), (engines, 1, None), (engines, 1, 8)]
+    assert len(list(known_choices())) == 3 and found in known_choices()
+    assert {path.parent for path in cache.rglob("*.json")} == {cache / "engines"}
+
+
+@on_a_cpu
+def test_changed_weights_are_measured_again(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "measure", lambda *_: {"mlx": 1.0, "llama F32": 2.0})
+    other = write_excerpt(tiny_model_dir, tmp_path / "other")
+    choose(str(tiny_model_dir), batch_size=1)
+    assert choose(str(other), batch_size=1).model == str(other)
+    assert len(list(known_choices())) == 2
+
+
+@on_a_cpu
+def test_what_needs_no_measurement(tiny_model_dir, monkeypatch):
+    monkeypatch.setattr(choice, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(choice, "LARGEST", 1)
+    assert choose(str(tiny_model_dir), batch_size=4) == Choice("llama", "F32"), "the only candidate"
+    monkeypatch.setattr(choice, "SMALL", 10**9)
+    assert choose(str(tiny_model_dir), batch_size=4) == Choice("mlx")
+    assert str(Choice("mlx")) == "mlx"
+    assert not list(known_choices())
+
+
+@on_a_cpu
+@pytest.mark.parametrize("dtype", ["F32", "F16", "Q8_0"])
+def test_every_candidate_answers(tiny_model_dir, dtype):
+    engines = ["mlx", f"llama {dtype}"]
+    found = measure(tiny_model_dir, engines, 2, None)
+    assert list(found) == engines and all(0 < seconds < 600 for seconds in found.values())
+
+
+def test_an_excerpt_is_a_model_of_the_first_blocks(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "MEASURED_WEIGHTS", 1)
+    folder = write_excerpt(tiny_model_dir, tmp_path / "one")
+    short, whole = load(str(folder)), load(str(tiny_model_dir))
+    assert len(short.model.model.layers) == 1 < len(whole.model.model.layers)
+    for name, value in read_weights(folder).items():
+        assert mx.array_equal(value, read_weights(tiny_model_dir)[name])
+    monkeypatch.setattr(choice, "MEASURED_WEIGHTS", 10**9)
+    folder = write_excerpt(tiny_model_dir, tmp_path / "all")
+    config = json.loads((tiny_model_dir / "config.json").read_text())
+    assert count_weights(folder, config) == count_weights(tiny_model_dir, config)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "types"),
+    [
+        (mx.float16, ["F16", "F32"]),
+        (mx.bfloat16, ["F16", "BF16", "F32"]),
+        (mx.float32, ["F32"]),
+    ],
+)
+def test_no_file_type_is_lossier_than_the_weights(tmp_path, dtype, types):
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), {"a": mx.ones((2, 2), dtype=dtype)})
+    assert faithful_types(tmp_path, {}) == types
+    assert faithful_types(tmp_path, {"quantization": {"bits": 4}}) == ["Q8_0"]

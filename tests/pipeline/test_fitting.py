@@ -1,0 +1,170 @@
+"""A budget follows the recipe and its rows, and what --fit suggests fits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smidgen.config import parse_recipe
+from smidgen.errors import ConfigError
+from smidgen.models.budget import Place, training_budget
+from smidgen.pipeline import RunContext, stages_of
+from smidgen.pipeline.budgets import Budgets
+from smidgen.pipeline.fitting import fit
+from smidgen.pipeline.forecast import forecast, refuse_misfit, stage_needs
+from smidgen.pipeline.jobs import prepare_training
+from smidgen.pipeline.probes import Probes
+from smidgen.runs import Run
+
+SHAPE = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+PRETRAIN = {
+    "name": "made",
+    "model": {"architecture": {**SHAPE, "head_dim": 32, "intermediate_size": 64, "vocab_size": 320}},
+    "data": {"validation_limit": 2},
+    "train": {"method": "pretrain", "total_tokens": 4_000, "batch_size": 2, "max_length": 64},
+}
+
+
+def budgets(tmp_path: Path, table: dict[str, Any] | None = None, **train: Any) -> Budgets:
+    judge = {
+        "name": "planned",
+        "task": "judge",
+        "data": {"train_limit": 12, "validation_limit": 2, "test_limit": 2},
+        "train": {"batch_size": 8, "max_length": 384, **train},
+        "evaluate": {"batch_size": 2, "max_tokens": 8},
+        "quantize": {"bits": 4},
+        "export": {} if "lora" in train else {"formats": ["fused", "gguf"]},
+    }
+    recipe = parse_recipe(table or judge, source="test")
+    return Budgets(RunContext(recipe, Run(tmp_path / "run")))
+
+
+def test_every_stage_has_a_budget_and_nothing_is_written(tmp_path: Path):
+    planned = budgets(tmp_path, lora={"rank": 4})
+    stages = stage_needs(planned)
+    assert [stage.name for stage in stages] == [stage.name for stage in stages_of(planned.context)]
+    assert all(stage.peak_bytes >= stage.needed_bytes > 1e6 for stage in stages)
+    disk = {stage.name: stage.disk_bytes for stage in stages}
+    assert disk["train"] == 4 * planned.shape.trainable(planned.context.lora) * (1 + 2 * 3)
+    assert disk["export-peft"] < disk["quantize"] < disk["export-gguf-q8_0"] < disk["export-fused"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_batches_are_those_of_the_training(tmp_path: Path):
+    planned = budgets(tmp_path, epochs=2.0, lora={"rank": 4, "num_layers": 2})
+    job = prepare_training(planned.context)
+    drawn = [batch for _ in range(job.batches.num_steps) for batch in job.batches.next_step()]
+    largest = planned.batches.largest
+    assert (largest.rows, largest.length) in {batch.inputs.shape for batch in drawn}
+    assert largest.positions == max(batch.inputs.size for batch in drawn)
+    assert planned.batches.plan == job.plan
+    assert job.states is not None and planned.state_bytes == job.states.num_bytes
+
+
+def test_rows_that_cannot_be_read_are_taken_to_be_full(tmp_path: Path):
+    table = {
+        "name": "planned",
+        "task": "judge",
+        "data": {"train": str(tmp_path / "none.jsonl"), "test": str(tmp_path / "none.jsonl")},
+        "train": {"batch_size": 4, "max_length": 300},
+    }
+    planned = budgets(tmp_path, table)
+    assert planned.batches.largest.positions == 4 * 320 and planned.batches.largest.trained == 4 * 300
+    expected = forecast(planned, available=10**10, rate=1000.0)
+    assert expected.time is None and "cannot be read" in expected.notes[0]
+
+
+def test_pretraining_has_a_budget_too(tmp_path: Path):
+    planned = budgets(tmp_path, PRETRAIN)
+    assert planned.batches.largest.positions == 2 * 64
+    expected = forecast(planned, available=10**10, rate=100.0)
+    assert expected.time is not None and expected.time.seconds == pytest.approx(4096 / 100)
+    assert [stage.name for stage in expected.stages] == ["data", "train", "report"]
+
+
+def test_time_and_cost_follow_the_rate(tmp_path: Path):
+    planned = budgets(tmp_path, lora={"rank": 4})
+    slow, fast = (forecast(planned, available=10**10, rate=rate).time for rate in (100.0, 200.0))
+    assert slow is not None and fast is not None
+    assert slow.seconds == 2 * fast.seconds and slow.cost == pytest.approx(slow.seconds / 3600 * 0.1)
+    measured = forecast(planned, available=10**10).time
+    assert measured is not None and measured.tokens_per_second > 0
+
+
+def test_a_recipe_that_fits_is_left_alone(tmp_path: Path):
+    assert fit(budgets(tmp_path), 10**10).changes == {}
+
+
+@pytest.mark.parametrize("table", ["train", "train.lora", "evaluate"])
+def test_the_smallest_change_that_fits_is_found(tmp_path: Path, table: str):
+    """Each kind of change is enough if a little less memory is there than the recipe takes."""
+    planned = budgets(tmp_path, lora={"rank": 4})
+    if table == "train":
+        available = training_budget(planned.largest_step).needed - 1
+    elif table == "evaluate":
+        available = max(stage.needed_bytes for stage in stage_needs(planned)) - 1
+        if available < training_budget(planned.largest_step).needed:
+            pytest.skip("the training takes more than the evaluations")
+    else:
+        smallest = {"batch_size": 1, "gradient_accumulation": 8, "gradient_checkpointing": True}
+        train = planned.context.recipe.train.model_copy(update=smallest)
+        recipe = planned.context.recipe.model_copy(update={"train": train})
+        available = training_budget(planned.changed(recipe).largest_step).needed - 1
+    found = fit(planned, available)
+    assert (table in found.changes and f"[{table}]" in found.toml and found.notes) or table == "evaluate"
+    assert all(stage.needed_bytes <= available for stage in stage_needs(found.budgets))
+    old, new = planned.context.recipe.train, found.budgets.context.recipe.train
+    assert old.batch_size == new.batch_size * new.gradient_accumulation
+    assert new.max_length == old.max_length
+
+
+def test_on_a_gpu_a_base_in_4_bits_is_suggested(tmp_path: Path):
+    planned = budgets(tmp_path, batch_size=1, gradient_checkpointing=True, lora={"rank": 4})
+    on_gpu = Budgets(planned.context, Place("metal"))
+    found = fit(on_gpu, training_budget(on_gpu.largest_step).needed - 1)
+    assert found.changes == {"model": {"base": "BASE-4bit"}} and "smidgen quantize" in found.notes[0]
+    assert found.budgets.shape.quantized_parameters > 0
+    assert "not measured" in forecast(on_gpu, available=10**10, rate=1.0).notes[0]
+
+
+def test_rows_are_shortened_last_and_it_is_said(tmp_path: Path):
+    planned = budgets(tmp_path, batch_size=1, gradient_checkpointing=True, max_length=512)
+    available = training_budget(planned.largest_step).needed - 1
+    try:
+        found = fit(planned, available)
+    except ConfigError as error:
+        assert "does not fit" in str(error)
+        return
+    assert found.changes == {"train": {"max_length": found.budgets.context.recipe.train.max_length}}
+    assert "as a last resort" in found.notes[-1]
+
+
+def test_what_never_fits_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"with the smallest settings it needs .*train an adapter"):
+        fit(budgets(tmp_path), 10**8)
+    with pytest.raises(ConfigError, match=r"needs .*100 MB may be used here; use a smaller base"):
+        fit(budgets(tmp_path, lora={"rank": 4}), 10**8)
+
+
+def test_a_recipe_that_does_not_fit_is_refused(tmp_path: Path):
+    expected = forecast(budgets(tmp_path), available=10**8, rate=1.0)
+    assert not expected.fits
+    with pytest.raises(ConfigError, match=r"stage 'train' of planned needs .*, and 100 MB may be used"):
+        refuse_misfit(expected)
+    refuse_misfit(forecast(budgets(tmp_path), available=10**10, rate=1.0))
+
+
+def test_rows_longer_than_the_context_are_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="max_length is 4096, but the context of smidgen:nano has 2048"):
+        _ = budgets(tmp_path, max_length=4096).shape
+
+
+def test_steps_with_cached_states_are_measured_apart(tmp_path: Path):
+    once, twice = (
+        Probes(budgets(tmp_path, epochs=epochs, lora={"rank": 4, "num_layers": 1}).context)
+        for epochs in (1.0, 2.0)
+    )
+    assert once.training.minutes > 0 and twice.training.minutes > 0
+    job = prepare_training(twice.context)
+    assert twice._share_after_first_epoch(job) == 0.5
+    assert once._share_after_first_epoch(prepare_training(once.context)) == 0

@@ -1,0 +1,87 @@
+"""Files of several formats become one file, in which no prompt is on both sides."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smidgen.errors import ConfigError, DataError
+from smidgen.tasks import find_task
+from smidgen.tasks.splitting import split_files
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def own(count: int, per_prompt: int = 1) -> list[dict]:
+    return [
+        {"id": f"{number}-{copy}", "prompt": f"Say {number}", "a": "1", "b": str(copy), "better": "a"}
+        for number in range(count)
+        for copy in range(per_prompt)
+    ]
+
+
+@given(st.integers(4, 30), st.integers(1, 3), st.floats(0.2, 0.8), st.integers(0, 5))
+def test_no_prompt_is_on_both_sides(
+    tmp_path_factory: pytest.TempPathFactory, count: int, per_prompt: int, test: float, seed: int
+):
+    path = write(tmp_path_factory.mktemp("split") / "mine.jsonl", own(count, per_prompt))
+    rows = split_files(find_task("judge"), [path], test=test, seed=seed)
+    sides = {side: {row["prompt"] for row in rows if row["split"] == side} for side in ("train", "test")}
+    assert not sides["train"] & sides["test"]
+    assert len(sides["test"]) == round(test * count)
+    assert len(rows) == count * per_prompt == len({row["id"] for row in rows})
+
+
+def test_formats_are_joined_in_the_tasks_own(tmp_path: Path):
+    panda = [
+        {"idx": n, "instruction": f"Do {n}", "input": "", "response1": "x", "response2": "y",
+         "annotator1": 1, "annotator2": 1, "annotator3": 2}
+        for n in range(6)
+    ]  # fmt: skip
+    paths = [write(tmp_path / "mine.jsonl", own(6)), write(tmp_path / "panda.jsonl", panda)]
+    judge = find_task("judge")
+    rows = split_files(judge, paths, test=0.5)
+    assert {row["subset"] for row in rows if row["split"] == "test"} == {"mine", "panda"}
+    assert rows[0]["id"].startswith("mine/") and rows[-1]["id"].startswith("panda/")
+    assert [pair["better"] for pair in rows] == ["a"] * 12
+    assert len(judge.samples(rows)) == 24
+
+
+def test_a_prompt_of_two_files_stays_on_one_side(tmp_path: Path):
+    shouted = [{**row, "prompt": row["prompt"].upper() + " "} for row in own(20)]
+    paths = [write(tmp_path / "one.jsonl", own(20)), write(tmp_path / "two.jsonl", shouted)]
+    rows = split_files(find_task("judge"), paths, test=0.5)
+    sides: dict[str, set[str]] = {}
+    for row in rows:
+        sides.setdefault(row["prompt"].strip().casefold(), set()).add(row["split"])
+    assert all(len(found) == 1 for found in sides.values())
+
+
+def test_few_rows_are_drawn_of_each_prompt(tmp_path: Path):
+    path = write(tmp_path / "mine.jsonl", own(6, per_prompt=5))
+    rows = split_files(find_task("judge"), [path], test=0.5, per_prompt=2, seed=1)
+    assert len(rows) == 12
+    assert rows == split_files(find_task("judge"), [path], test=0.5, per_prompt=2, seed=1)
+    assert rows != split_files(find_task("judge"), [path], test=0.5, per_prompt=2, seed=2)
+
+
+def test_rows_of_other_tasks_stay_as_they_are(tmp_path: Path):
+    queries = [{"text": f"say {n}", "intent": "say", "extra": n} for n in range(4)]
+    rows = split_files(find_task("intent"), [write(tmp_path / "q.jsonl", queries)], test=0.5)
+    assert sorted(row["extra"] for row in rows) == [0, 1, 2, 3]
+    assert {row["split"] for row in rows} == {"train", "test"}
+
+
+def test_what_cannot_be_split_is_refused(tmp_path: Path):
+    path = write(tmp_path / "mine.jsonl", own(2))
+    with pytest.raises(
+        DataError, match=r"has 2 different prompts, of which 0.1 are 0 for the test; expected"
+    ):
+        split_files(find_task("judge"), [path], test=0.1)
+    with pytest.raises(ConfigError, match=r"two files have the name mine, which rows are told apart by"):
+        split_files(find_task("judge"), [path, path], test=0.5)
