@@ -19,6 +19,7 @@ FACTS = {
     },
     "disk": {"folder": ".", "free_bytes": 50e9},
     "cache": {"folder": "/c/gguf", "files": 1, "bytes": 3e9, "bound_bytes": 20e9},
+    "imported": {"folder": "/c/imported", "models": 2, "bytes": 1e9},
     "engines": [{"text": "mlx for a model, 16 rows"}],
     "versions": {"smidgen": "0.1.0", "mlx": "0.32.4"},
     "problems": [],
@@ -66,5 +67,7 @@ def test_facts_go_to_stdout_and_problems_to_stderr(capsys: pytest.CaptureFixture
     show(FACTS | {"problems": ["something is missing"]})
     out, err = capsys.readouterr()
     assert "150 GFLOP/s; numpy on the same product 160" in out
-    assert "1 converted model, 3.0 GB of at most 20.0 GB in /c/gguf" in " ".join(out.split())
+    shown = " ".join(out.split())
+    assert "1 converted model, 3.0 GB of at most 20.0 GB in /c/gguf" in shown
+    assert "2 models of GGUF files, 1.0 GB in /c/imported; it may be deleted at any time" in shown
     assert err == "problem: something is missing\n"

@@ -13,7 +13,8 @@ from smidgen.backend import mx
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import ConfigError, ModelError
-from smidgen.gguf import cached_import, folder, import_gguf
+from smidgen.gguf import cached_import, folder, import_gguf, imported_facts
+from smidgen.gguf.folder import ImportedFacts
 from smidgen.gguf.names import graph_name
 from smidgen.gguf.read import GgufFile
 from smidgen.gguf.rope import Llama3Scaling
@@ -132,6 +133,7 @@ def test_a_file_is_imported_once_for_its_content(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(folder, "import_gguf", lambda *_: pytest.fail("it was imported again"))
     assert cached_import(file.rename(tmp_path / "other.gguf")) == first
     assert fitting_graph(first, read_config(first))
+    assert imported_facts() == ImportedFacts(first.parent, 1, sum(f.stat().st_size for f in first.rglob("*")))
     with pytest.raises(ModelError, match=r"there is no file .*none\.gguf; check the path"):
         cached_import(tmp_path / "none.gguf")
 

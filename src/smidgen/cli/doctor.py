@@ -27,13 +27,15 @@ def examine() -> dict[str, Any]:
     """Measure the machine; takes about a second.
 
     Returns:
-        device, memory, blas (rates in GFLOP/s), disk (bytes), cache (of converted models, bytes), engines
-        (those that `auto` chose on this machine), versions, and problems, each with its fix.
+        device, memory, blas (rates in GFLOP/s), disk (bytes), cache (of converted models, bytes), imported
+        (folders made of GGUF files, bytes), engines (those that `auto` chose on this machine), versions, and
+        problems, each with its fix.
     """
     import psutil
 
     from smidgen import backend
     from smidgen.cache import cache_dir
+    from smidgen.gguf import imported_facts
     from smidgen.inference.choice import known_choices
     from smidgen.inference.llama_cache import cache_facts
     from smidgen.runs import cpu_name, versions
@@ -54,6 +56,7 @@ def examine() -> dict[str, Any]:
         },
         "disk": {"folder": Path.cwd(), "free_bytes": shutil.disk_usage(Path.cwd()).free},
         "cache": asdict(cache_facts(cache_dir() / "gguf")),
+        "imported": asdict(imported_facts()),
         "engines": [asdict(choice) | {"text": str(choice)} for choice in known_choices()],
         "versions": versions(),
     }
@@ -94,6 +97,7 @@ def show(facts: dict[str, Any]) -> None:
         ("", f"{count(blas['gflops'])} GFLOP/s; numpy on the same product {count(blas['numpy_gflops'])}"),
         ("disk", f"{size(facts['disk']['free_bytes'])} free in {facts['disk']['folder']}"),
         ("cache", _cache(facts["cache"])),
+        ("imported", _imported(facts["imported"])),
         *(("engine auto", choice["text"]) for choice in facts["engines"]),
         (
             "versions",
@@ -110,3 +114,8 @@ def show(facts: dict[str, Any]) -> None:
 def _cache(facts: dict[str, Any]) -> str:
     models = f"{facts['files']} converted model{'' if facts['files'] == 1 else 's'}"
     return f"{models}, {size(facts['bytes'])} of at most {size(facts['bound_bytes'])} in {facts['folder']}"
+
+
+def _imported(facts: dict[str, Any]) -> str:
+    models = f"{facts['models']} model{'' if facts['models'] == 1 else 's'} of GGUF files"
+    return f"{models}, {size(facts['bytes'])} in {facts['folder']}; it may be deleted at any time"

@@ -58,6 +58,21 @@ class Imported:
     seconds: float
 
 
+@dataclass(frozen=True)
+class ImportedFacts:
+    """The cache folder of imported models.
+
+    Attributes:
+        folder: its path.
+        models: number of models in it.
+        bytes: total size of everything in it.
+    """
+
+    folder: Path
+    models: int
+    bytes: int
+
+
 def import_gguf(file: Path, out: Path, *, dtype: str | None = None) -> Imported:
     """Write the model of a GGUF file as a folder, which appears whole or not at all.
 
@@ -115,7 +130,7 @@ def cached_import(file: Path) -> Path:
     if not file.is_file():
         raise ModelError(f"there is no file {file}; check the path")
     name = sha256_json([FORMAT, TOKENIZER_FORMAT, sha256_file(file)])[:32]
-    folder = cache_dir() / "imported" / name
+    folder = _cached() / name
     if not folder.exists():
         try:
             import_gguf(file, folder)
@@ -123,6 +138,18 @@ def cached_import(file: Path) -> Path:
             if not folder.exists():
                 raise
     return folder
+
+
+def imported_facts() -> ImportedFacts:
+    """Return the contents of the cache folder of imported models, which need not exist."""
+    folder = _cached()
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    models = [model for model in folder.glob("*") if not model.name.startswith(".")]
+    return ImportedFacts(folder, len(models), sum(file.stat().st_size for file in files))
+
+
+def _cached() -> Path:
+    return cache_dir() / "imported"
 
 
 def _graph_names(file: Path, opened: GgufFile) -> dict[str, str]:
