@@ -12,7 +12,7 @@ modules, with the same result. The kernels evaluate their arguments, so `mx.comp
 
 from smidgen.cpu_kernels.adamw import AdamWStep, adamw, global_norm
 from smidgen.cpu_kernels.head import linear_cross_entropy
-from smidgen.cpu_kernels.modules import FusedBlock, accelerate, fuses
+from smidgen.cpu_kernels.modules import FusedBlock, accelerate, fuses, recomputed
 from smidgen.cpu_kernels.packing import Packing
 from smidgen.cpu_kernels.team import usable
 
@@ -25,5 +25,6 @@ __all__ = [
     "fuses",
     "global_norm",
     "linear_cross_entropy",
+    "recomputed",
     "usable",
 ]

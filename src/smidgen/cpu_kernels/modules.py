@@ -4,9 +4,11 @@ from collections import UserDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from itertools import count
 from typing import Any, cast
 
 import numpy as np
+from mlx.nn.utils import checkpoint
 
 from smidgen.backend import blas_library, device, mx, nn
 from smidgen.cpu_kernels.backward import Backward
@@ -36,6 +38,31 @@ def accelerate(model: nn.Module) -> None:
     for index, layer in enumerate(layers):
         if type(layer).__module__ in _ARCHITECTURES and not getattr(layer, "use_sliding", False):
             layers[index] = FusedBlock(layer)
+
+
+def recomputed(module: nn.Module, run: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
+    """Return `run`, which calls a module, such that the backward pass runs it again instead of keeping values.
+
+    The second run draws the random numbers of the first, and leaves the generator as it was.
+    """
+    state, calls = _random_state(), count()
+
+    def call(x: mx.array) -> mx.array:
+        if next(calls) == 0:
+            return run(x)
+        now = _random_state()
+        mx.random.seed(state)
+        y = run(x)
+        mx.random.seed(now)
+        return y
+
+    return checkpoint(module, call)
+
+
+def _random_state() -> int:
+    """Return the state of MLX's random generator as the seed that restores it."""
+    high, low = mx.random.state[0].tolist()
+    return (high << 32) | low
 
 
 class FusedBlock(nn.Module):
@@ -81,10 +108,14 @@ class FusedBlock(nn.Module):
         dropout = dropout if self.training else 0.0
         arrays, linears = self._kernel_inputs(x, mask, cache, packing)
         if not linears:
-            if packing is not None:
+
+            def unfused(x: mx.array) -> mx.array:
+                if packing is None:
+                    return self._unfused(x, mask, cache, dropout, chosen)
                 with packing.placed(self.self_attn):
                     return self._unfused(x, packing.mask(), cache, dropout, chosen)
-            return self._unfused(x, mask, cache, dropout, chosen)
+
+            return unfused(x) if keep or not self.training else recomputed(self, unfused)(x)
         if packing is not None:
             arrays["segments"] = mx.array(packing.segments.reshape(-1))
             arrays["positions"] = mx.array(packing.positions.reshape(-1))

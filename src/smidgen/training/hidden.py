@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mlx.nn.utils import checkpoint
 
 from smidgen import cpu_kernels
 from smidgen.backend import mx, nn
@@ -127,8 +126,11 @@ def _run_blocks(
         return x
     drop = nn.Dropout(how.dropout)
     for block in blocks:
-        call = checkpoint(block) if block.training and how.recompute else block
-        with packing.placed(block.self_attn) if packing else nullcontext():
-            y = call(x, packing.mask() if packing else mask)
+
+        def run(x: mx.array, block: Any = block) -> mx.array:
+            with packing.placed(block.self_attn) if packing else nullcontext():
+                return block(x, packing.mask() if packing else mask)
+
+        y = (cpu_kernels.recomputed(block, run) if block.training and not keep else run)(x)
         x = x + drop(y - x) if how.dropout and block.training else y
     return x if chosen is None else x.reshape(-1, x.shape[-1])[chosen]
