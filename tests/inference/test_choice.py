@@ -1,6 +1,5 @@
 """The choice of an engine by measurement; no test depends on which is faster."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,9 @@ from smidgen.backend import device, mx
 from smidgen.inference import choice
 from smidgen.inference.choice import Choice, choose, faithful_types, known_choices, measure, write_excerpt
 from smidgen.models.load import load
-from smidgen.models.weights import count_weights, read_weights
+from smidgen.models.quantization import quantize
+from smidgen.models.save import save_model
+from smidgen.models.weights import read_weights
 
 on_a_cpu = pytest.mark.skipif(device().kind != "cpu", reason="elsewhere nothing is measured")
 
@@ -18,6 +19,7 @@ on_a_cpu = pytest.mark.skipif(device().kind != "cpu", reason="elsewhere nothing 
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(choice, "cache_dir", lambda: tmp_path / "cache")
     monkeypatch.setattr(choice, "SMALL", 1000)
+    monkeypatch.setattr(choice, "_chosen", {})
     return tmp_path / "cache"
 
 
@@ -82,8 +84,40 @@ def test_an_excerpt_is_a_model_of_the_first_blocks(tiny_model_dir, tmp_path, mon
         assert mx.array_equal(value, read_weights(tiny_model_dir)[name])
     monkeypatch.setattr(choice, "MEASURED_WEIGHTS", 10**9)
     folder = write_excerpt(tiny_model_dir, tmp_path / "all")
-    config = json.loads((tiny_model_dir / "config.json").read_text())
-    assert count_weights(folder, config) == count_weights(tiny_model_dir, config)
+    assert read_weights(folder).keys() == read_weights(tiny_model_dir).keys()
+
+
+def test_blocks_of_a_quantised_model_are_counted_unpacked(tiny_model_dir, tmp_path, monkeypatch):
+    loaded = load(str(tiny_model_dir))
+    plain = sum(v.size for name, v in read_weights(tiny_model_dir).items() if choice.LAYER.search(name))
+    save_model(
+        tmp_path / "q",
+        loaded.model,
+        quantize(loaded.model, loaded.config, bits=4, group_size=32),
+        tiny_model_dir,
+    )
+    monkeypatch.setattr(choice, "MEASURED_WEIGHTS", plain - 1)
+    assert len(load(str(write_excerpt(tmp_path / "q", tmp_path / "first"))).model.model.layers) == (
+        len(loaded.model.model.layers) - 1
+    )
+
+
+@on_a_cpu
+def test_a_cache_that_cannot_be_written_or_read_costs_only_the_measurement(
+    tiny_model_dir, cache, monkeypatch, capsys
+):
+    turns = []
+    monkeypatch.setattr(choice, "measure", lambda *_: turns.append(1) or {"mlx": 1.0, "llama F32": 2.0})
+    cache.write_text("a file where the folder should be")
+    assert choose(str(tiny_model_dir), batch_size=1).engine == "mlx"
+    assert choose(str(tiny_model_dir), batch_size=1).engine == "mlx" and len(turns) == 1
+    assert "kept in" not in capsys.readouterr().err
+    cache.unlink()
+    monkeypatch.setattr(choice, "_chosen", {})
+    choose(str(tiny_model_dir), batch_size=1)
+    (file,) = cache.rglob("*.json")
+    file.write_text('{"engine": "mlx", "of another version": 1}')
+    assert not list(known_choices())
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def accelerate(model: nn.Module) -> None:
 
 
 def recomputed(module: nn.Module, run: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
-    """Return `run`, which calls a module, such that the backward pass runs it again instead of keeping values.
+    """Return `run`, which calls a module, which the backward pass runs again instead of keeping values.
 
     The second run draws the random numbers of the first, and leaves the generator as it was.
     """

@@ -100,9 +100,13 @@ def sigmoid(x: Array, out: Array) -> Array:
     return np.reciprocal(out, out=out)
 
 
-@lru_cache(8)
 def causal_mask(size: int) -> Array:
     """Return the additive causal mask (size, size): 0 up to the diagonal and -inf after it."""
+    return _causal_mask(1 << size.bit_length())[:size, :size]  # few masks serve texts of every length
+
+
+@lru_cache(16)
+def _causal_mask(size: int) -> Array:
     return np.triu(np.full((size, size), -np.inf, np.float32), 1)
 
 

@@ -5,13 +5,15 @@ answer a few prompts with the first blocks of the model, which takes seconds, an
 cache folder. A file type is a candidate only if it holds the folder's weights without loss that matters.
 """
 
+import json
 import math
 import re
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,19 +22,21 @@ from typing import Any
 from smidgen.backend import blas, blas_library, device, mx
 from smidgen.cache import cache_dir
 from smidgen.data.types import Message, Request, Sample, Sampling
-from smidgen.errors import ModelError
+from smidgen.errors import ModelError, WorkError
 from smidgen.export.gguf import write_gguf
 from smidgen.export.gguf.supported import check_architecture
-from smidgen.files import content_hash, read_json, sha256_json, write_json
+from smidgen.files import content_hash, sha256_json, write_json
 from smidgen.inference import llama_server
 from smidgen.inference.cpu_forward import LARGEST
 from smidgen.inference.engine import Engine
 from smidgen.inference.llama import LlamaEngine
 from smidgen.inference.llama_files import converted_model
 from smidgen.inference.mlx import MlxEngine
+from smidgen.models.licence import LicenceNotice
 from smidgen.models.load import load, read_config, resolve
+from smidgen.models.parts import parameters_of
 from smidgen.models.save import copy_tokenizer, stored_dtype
-from smidgen.models.weights import count_weights, read_weights
+from smidgen.models.weights import read_weights
 
 FORMAT = 1
 """Version of the measurement; increment it when its results would change."""
@@ -50,6 +54,9 @@ MOST_TURNS, BUDGET = 5, 15.0
 """Most repetitions, and seconds after which no further candidate is opened, should the machine be busy."""
 PACKAGES = ("smidgen", "mlx", "mlx-lm", "numpy", "scipy-openblas32", "xllamacpp")
 LAYER = re.compile(r"\.layers\.(\d+)\.")
+
+_chosen: dict[str, "Choice"] = {}
+"""The choices of this process, which an engine and what names it have to share."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,8 @@ def choose(model: str, *, batch_size: int, kv_bits: int | None = None) -> Choice
     try:
         config = read_config(path)
         check_architecture(config, model)
-        num_weights, dtypes = count_weights(path, config), faithful_types(path, config)
+        num_weights = sum(number for _, number, _ in parameters_of(read_weights(path), config))
+        dtypes = faithful_types(path, config)
     except ModelError:
         return Choice("mlx")  # its loader reports what is wrong, if anything is
     if num_weights < SMALL:
@@ -103,15 +111,11 @@ def choose(model: str, *, batch_size: int, kv_bits: int | None = None) -> Choice
     if len(engines) == 1:
         return Choice("llama", dtypes[0])
     rows = 1 << (min(batch_size, MOST_ROWS).bit_length() - 1)
-    file = choices_dir() / f"{_key(path, engines, rows, kv_bits)}.json"
-    if not file.exists():
-        print(f"measuring which engine is fastest for {model} on this machine …", file=sys.stderr, flush=True)
-        seconds = measure(path, engines, rows, kv_bits)
-        engine, _, dtype = min(seconds, key=lambda name: seconds[name]).partition(" ")
-        choice = Choice(engine, dtype or None, model, rows, seconds)
-        write_json(file, asdict(choice))
-        print(f"engine: {choice}; kept in {file}", file=sys.stderr, flush=True)
-    return Choice(**read_json(file))
+    key = _key(path, engines, rows, kv_bits)
+    if key not in _chosen:
+        file = choices_dir() / f"{key}.json"
+        _chosen[key] = _read(file) or _measured(model, path, engines, rows, kv_bits, file)
+    return _chosen[key]
 
 
 def choices_dir() -> Path:
@@ -122,7 +126,8 @@ def choices_dir() -> Path:
 def known_choices() -> Iterator[Choice]:
     """Yield the choices made on this machine, those of other processors and versions included."""
     for file in sorted(choices_dir().glob("*.json")):
-        yield Choice(**read_json(file))
+        if (choice := _read(file)) is not None:
+            yield choice
 
 
 def faithful_types(path: Path, config: Mapping[str, Any]) -> list[str]:
@@ -163,9 +168,7 @@ def write_excerpt(path: Path, folder: Path) -> Path:
     """Write a model that is the first blocks of another, with its embedding and head; return its folder."""
     config, weights = read_config(path), read_weights(path)
     num_blocks = int(config["num_hidden_layers"])
-    blocks = count_weights(path, config) - sum(
-        value.size for name, value in weights.items() if not LAYER.search(name)
-    )
+    blocks = sum(number for name, number, _ in parameters_of(weights, config) if LAYER.search(name))
     kept = max(1, min(num_blocks, MEASURED_WEIGHTS * num_blocks // max(1, blocks)))
     folder.mkdir()
     first = {
@@ -182,6 +185,32 @@ def write_excerpt(path: Path, folder: Path) -> Path:
     write_json(folder / "config.json", config | by_layer | {"num_hidden_layers": kept})
     copy_tokenizer(path, folder)
     return folder
+
+
+def _measured(
+    model: str, path: Path, engines: Sequence[str], rows: int, kv_bits: int | None, file: Path
+) -> Choice:
+    """Measure, and keep the choice in a file."""
+    print(f"measuring which engine is fastest for {model} on this machine …", file=sys.stderr, flush=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LicenceNotice)  # the model itself is opened next, and gives it
+        seconds = measure(path, engines, rows, kv_bits)
+    engine, _, dtype = min(seconds, key=lambda name: seconds[name]).partition(" ")
+    choice = Choice(engine, dtype or None, model, rows, seconds)
+    kept = ""
+    with suppress(WorkError):  # the cache folder may be read-only or full
+        write_json(file, asdict(choice))
+        kept = f"; kept in {file}"
+    print(f"engine: {choice}{kept}", file=sys.stderr, flush=True)
+    return choice
+
+
+def _read(file: Path) -> Choice | None:
+    """Return the choice in a file; None if there is none that can be read."""
+    try:
+        return Choice(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _open(folder: Path, name: str, rows: int, kv_bits: int | None) -> Engine:

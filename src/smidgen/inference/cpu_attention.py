@@ -1,9 +1,8 @@
 """Causal attention of a CPU's forward pass, in numpy."""
 
-from functools import lru_cache
-
 import numpy as np
 
+from smidgen.cpu_kernels.pieces import causal_mask
 from smidgen.inference.kv_cache import Pass, SlotCache
 
 
@@ -47,7 +46,7 @@ def attend_rows(queries: np.ndarray, at: Pass, cache: SlotCache, chunk: int) -> 
         begin, end, width = end, end + count, cached + count
         row = queries[begin:end].swapaxes(0, 1).reshape(keys.shape[1], -1, D)  # (K, H/K · L, D)
         scores = (row @ keys[i, :, :width].swapaxes(-1, -2)).reshape(H, count, width)
-        scores[:, :, cached:] += _causal_mask(1 << count.bit_length())[:count, :count]
+        scores[:, :, cached:] += causal_mask(count)
         if width > chunk:
             begins = np.arange(cached, width)[:, None] // chunk * chunk
             scores[:, np.arange(width) < begins] = -np.inf
@@ -69,9 +68,3 @@ def _exponentials(scores: np.ndarray) -> np.ndarray:
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     return scores.sum(axis=-1, keepdims=True)
-
-
-@lru_cache(16)
-def _causal_mask(size: int) -> np.ndarray:
-    """Return the additive causal mask (size, size): 0 up to the diagonal and −∞ after it."""
-    return np.triu(np.full((size, size), -np.inf, np.float32), 1)

@@ -129,7 +129,7 @@ def _graph(
     try:
         model = build_graph(config, "config.json")
         kept = model.sanitize(dict(weights))
-        quantize_like(model, config, kept, path)
+        quantize_like(model, config, path, has_scales=lambda name: f"{name}.scales" in kept)
     except ModelError as error:
         return None, set(weights), [str(error)]
     return model, set(kept), misfits(model, kept)

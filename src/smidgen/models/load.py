@@ -6,7 +6,7 @@ mlx-lm supplies the graphs. Its own loader stops at the first wrong tensor and i
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ def fitting_graph(path: Path, config: ModelConfigJson) -> tuple[nn.Module, dict[
             f"or remove {HEAD} from the weights"
         )
     weights = model.sanitize(stored)
-    quantize_like(model, config, weights, path)
+    quantize_like(model, config, path, has_scales=lambda name: f"{name}.scales" in weights)
     if faults := misfits(model, weights):
         raise ModelError(
             f"the weights in {path} do not fit its config.json: {first_few(faults)}. Download the model again"
@@ -246,9 +246,19 @@ def _fetched(hub_id: str, files: Sequence[str] = HUB_FILES) -> Path:
 
 
 def quantize_like(
-    model: nn.Module, config: ModelConfigJson, weights: dict[str, mx.array], path: Path
+    model: nn.Module,
+    config: ModelConfigJson,
+    path: Path,
+    *,
+    has_scales: Callable[[str], bool] = lambda name: True,
 ) -> None:
     """Quantise the layers of the graph with the settings of the stored weights.
+
+    Args:
+        model: the graph.
+        config: content of its `config.json`.
+        path: its folder, for errors.
+        has_scales: whether the layer of this name is stored with scales; all that can be, without weights.
 
     Raises:
         ModelError: `quantization` in the config is not usable, or another tool has quantised the weights.
@@ -265,7 +275,7 @@ def quantize_like(
 
     def layer_settings(name: str, module: nn.Module) -> bool | dict[str, Any]:
         own = quantization.get(name, True)
-        if own is False or not hasattr(module, "to_quantized") or f"{name}.scales" not in weights:
+        if own is False or not hasattr(module, "to_quantized") or not has_scales(name):
             return False
         return own
 

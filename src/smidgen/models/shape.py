@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from smidgen.backend import mx, nn
 from smidgen.config import LoraConfig
 from smidgen.models.architectures import ModelConfigJson, build_arguments, build_graph
 from smidgen.models.graph import named_arrays
+from smidgen.models.load import quantize_like
 from smidgen.models.lora import count_parameters
+from smidgen.models.save import declared_dtype
 
 LAYERED_KINDS = ("llama", "qwen2", "qwen3")
 """Architectures with kernels for the CPU, packed rows and blocks that can be recomputed."""
@@ -85,21 +88,12 @@ def shape_of(config: ModelConfigJson, source: str) -> Shape:
     """Return the shape that a `config.json` describes; `source` names it in errors.
 
     Raises:
-        ModelError: the architecture or its values are not supported.
+        ModelError: the architecture, its values or its quantization are not supported.
     """
     arguments = build_arguments(config, source)
     graph = build_graph(config, source)
-    if quantization := config.get("quantization"):
-        settings = {key: quantization[key] for key in ("group_size", "bits", "mode") if key in quantization}
-        nn.quantize(
-            graph,
-            **settings,
-            class_predicate=lambda name, module: (
-                hasattr(module, "to_quantized") and quantization.get(name, True)
-            ),
-        )
+    quantize_like(graph, config, Path(source).parent)
     heads = arguments.num_attention_heads
-    dtype = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
     return Shape(
         graph,
         layers=arguments.num_hidden_layers,
@@ -110,5 +104,5 @@ def shape_of(config: ModelConfigJson, source: str) -> Shape:
         inner=getattr(arguments, "intermediate_size_mlp", None) or arguments.intermediate_size,
         vocabulary=arguments.vocab_size,
         kind=arguments.model_type,
-        stored=4 if dtype.endswith("float32") else 2,
+        stored=(declared_dtype(config) or mx.bfloat16).size,
     )

@@ -1,7 +1,6 @@
 """Read weight files, refusing damaged ones by name."""
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,25 +124,3 @@ def is_same_tensor(folder: Path, weights: Mapping[str, mx.array], first: str, se
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-
-
-def count_weights(folder: Path, config: Mapping[str, Any]) -> int:
-    """Return the number of weights of a model from the headers of its files; packed weights are all counted.
-
-    Raises:
-        ModelError: a file is missing or damaged.
-    """
-    packed = 32 / (config.get("quantization") or {}).get("bits", 32)
-    total = 0.0
-    for file in weight_files(folder):
-        try:
-            with safe_open(file, framework="numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118 — it is not a mapping
-                    if not name.endswith((".scales", ".biases")):
-                        tensor = opened.get_slice(name)
-                        total += math.prod(tensor.get_shape()) * (
-                            packed if tensor.get_dtype() == "U32" else 1
-                        )
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{file} cannot be read ({error}); download it again") from None
-    return int(total)
