@@ -10,7 +10,7 @@ from smidgen.tasks.judge.own_template import read_form
 from smidgen.tasks.judge.published_templates import BesideReference, Literals, TwoScores
 from smidgen.tasks.judge.rubric import Rubric
 
-FORMS: Mapping[str, type[Rubric | TwoScores | BesideReference | Literals | Grade]] = {
+FORMS: Mapping[str, type[JudgeTemplate]] = {
     form.name: form for form in (Rubric, TwoScores, BesideReference, Literals, Grade)
 }
 

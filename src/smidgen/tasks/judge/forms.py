@@ -85,22 +85,22 @@ class Case(NamedTuple):
 
 
 class JudgeTemplate(Protocol):
-    """A template with its two parsers."""
+    """A template with its two parsers; a template inherits these defaults and states what differs."""
 
     name: str
-    singly: bool
+    singly: bool = False
     """Whether it shows one answer, and `parse` returns a grade instead of a verdict."""
-    has_answers: bool
+    has_answers: bool = True
     """Whether `answers` lists every text that is a complete judgement."""
-    closing: str
+    closing: str = ""
     """What completes each of `answers` as a text that `parse` reads."""
-    needs_reference: bool
+    needs_reference: bool = False
     """Whether it requires a reference answer."""
-    stop: tuple[str, ...]
+    stop: tuple[str, ...] = ()
     """Strings that end a completion and are not needed to parse it."""
-    stop_after: tuple[str, ...]
+    stop_after: tuple[str, ...] = ()
     """Strings that end a completion and are part of it."""
-    constraint: Constraint | None
+    constraint: Constraint | None = None
     """A constraint on whole completions, if the template has one."""
 
     def messages(self, case: Case) -> tuple[Message, ...]:
@@ -112,8 +112,17 @@ class JudgeTemplate(Protocol):
         ...
 
     def parse_leniently(self, text: str) -> Verdict | float:
-        """Parse with a tolerant format; raises `JudgeParseError`."""
-        ...
+        """Parse as `parse` does, else in a tolerant format, except where it is in doubt what is meant.
+
+        Raises:
+            JudgeParseError: neither parses.
+        """
+        try:
+            return self.parse(text)
+        except JudgeParseError as error:
+            if error.fault.is_doubt:
+                raise
+            return self._loosely(text)
 
     def answers(self) -> Mapping[str, Verdict]:
         """Every text that is a judgement without preceding words, for log-probability scoring."""
@@ -122,6 +131,10 @@ class JudgeTemplate(Protocol):
     def verdict_text(self, shares: Mapping[str, float]) -> str:
         """A completion, readable by `parse`, for shares of `answers` that sum to 1."""
         ...
+
+    def _loosely(self, text: str) -> Verdict | float:
+        """Parse the tolerant format, if there is one; raises `JudgeParseError`."""
+        return self.parse(text)
 
 
 def agreed(readings: Iterable[_Reading], nothing: Fault) -> _Reading:

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping
 
-from smidgen.data.types import Constraint, Message
+from smidgen.data.types import Message
 from smidgen.tasks.judge.delimiters import Delimiter, free_number
-from smidgen.tasks.judge.forms import Case, Fault, JudgeParseError, Verdict, agreed, expected, stated
+from smidgen.tasks.judge.forms import Case, Fault, JudgeTemplate, Verdict, agreed, expected, stated
 from smidgen.tasks.judge.quotations import own_words
 from smidgen.tasks.thinking import without_thinking
 
@@ -17,17 +17,11 @@ How well does the response do what was asked: is it right, complete, relevant an
 1: it fails. 2: it mostly fails. 3: it does part of it. 4: it does it with slips. 5: nothing is missing."""
 
 
-class Grade:
+class Grade(JudgeTemplate):
     """One answer alone: feedback, then `[RESULT]` and an integer from 1 to 5."""
 
     name = "grade"
     singly = True
-    needs_reference = False
-    has_answers = True
-    closing = ""
-    stop: tuple[str, ...] = ()
-    stop_after: tuple[str, ...] = ()
-    constraint: Constraint | None = None
     LOWEST, HIGHEST = 1, 5
 
     _DELIMITERS = (
@@ -63,15 +57,10 @@ class Grade:
             map(float, stated(self._STRICT, without_thinking(text), Fault.NO_GRADE)), Fault.NO_GRADE
         )
 
-    def parse_leniently(self, text: str) -> float:
-        """As `parse`, else a number from 1 to 5 anywhere."""
-        try:
-            return self.parse(text)
-        except JudgeParseError as error:
-            if error.fault.is_doubt:
-                raise
-            found = self._LENIENT.findall(own_words(without_thinking(text)))
-            return agreed(map(float, found), Fault.NO_GRADE)
+    def _loosely(self, text: str) -> float:
+        """Parse a number from 1 to 5 anywhere."""
+        found = self._LENIENT.findall(own_words(without_thinking(text)))
+        return agreed(map(float, found), Fault.NO_GRADE)
 
     def answers(self) -> Mapping[str, Verdict]:
         """Every grade; the verdict's first score is the grade."""

@@ -50,7 +50,7 @@ from smidgen.data.types import Constraint, Message
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.files import decode_text
 from smidgen.tasks.judge.delimiters import Delimiter, free_number
-from smidgen.tasks.judge.forms import Case, Choice, Fault, JudgeParseError, Verdict, agreed
+from smidgen.tasks.judge.forms import Case, Choice, Fault, JudgeParseError, JudgeTemplate, Verdict, agreed
 from smidgen.tasks.judge.literals import LITERAL, with_delimiters
 from smidgen.tasks.judge.quotations import QUOTED, own_words
 from smidgen.tasks.thinking import without_thinking
@@ -64,8 +64,10 @@ _OBJECT_BEGINS = re.compile(r"(?:`{3,}[^\n]*\n\s*)?\{")
 _JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
 
 
-class OwnTemplate:
-    """A custom template; see the module docstring."""
+class OwnTemplate(JudgeTemplate):
+    """A custom template; see the module docstring. It has no tolerant format."""
+
+    has_answers = False
 
     def __init__(self, name: str, content: Mapping[str, Any]):
         """Check everything that can be checked without a model.
@@ -86,11 +88,9 @@ class OwnTemplate:
         self._user = self._template(content, "user")
         self.singly = self._shows_one_answer(content)
         self.stop = tuple(self._texts(content, "stop"))
-        self.stop_after: tuple[str, ...] = ()
-        self.needs_reference, self.has_answers, self.closing = False, False, ""
         self._regex, self._schema = self._reader(content)
         self.messages(Case("a question", "one answer", "another answer", "a right answer"))
-        self.constraint: Constraint | None = self._constraint()
+        self.constraint = self._constraint()
 
     def messages(self, case: Case) -> tuple[Message, ...]:
         """The rendered system message, if any, and the user message."""
@@ -123,10 +123,6 @@ class OwnTemplate:
         objects = _own_objects(without_thinking(text, _OBJECT_BEGINS))
         fitting = [found for found in objects if self._fits(found)]
         return agreed(map(self._verdict, fitting), Fault.NOT_IN_SCHEMA)
-
-    def parse_leniently(self, text: str) -> Verdict | float:
-        """Same as `parse`: a custom template defines no lenient format."""
-        return self.parse(text)
 
     def answers(self) -> Mapping[str, Verdict]:
         """Not available: the possible answers of a custom template are unknown.

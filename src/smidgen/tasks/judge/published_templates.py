@@ -22,7 +22,7 @@ text contains one (`smidgen.tasks.judge.delimiters`).
 import re
 from collections.abc import Iterable, Mapping
 
-from smidgen.data.types import Constraint, Message
+from smidgen.data.types import Message
 from smidgen.tasks.judge.delimiters import Delimiter, free_number
 from smidgen.tasks.judge.forms import (
     NUMBER,
@@ -30,6 +30,7 @@ from smidgen.tasks.judge.forms import (
     Choice,
     Fault,
     JudgeParseError,
+    JudgeTemplate,
     Verdict,
     agreed,
     all_pairs,
@@ -54,17 +55,10 @@ of the assistants may sway you. End with your verdict in exactly this form: "[[A
 better, "[[B]]" if assistant B is better, "[[C]]" for a tie."""
 
 
-class TwoScores:
+class TwoScores(JudgeTemplate):
     """Two numbers on the first line, then reasons."""
 
     name = "scores"
-    singly = False
-    needs_reference = False
-    has_answers = True
-    closing = ""
-    stop: tuple[str, ...] = ()
-    stop_after: tuple[str, ...] = ()
-    constraint: Constraint | None = None
     LOWEST, HIGHEST = 0, 10
 
     _DELIMITERS = (
@@ -102,14 +96,9 @@ class TwoScores:
             raise JudgeParseError(Fault.NO_SCORES)
         return self._verdict(filter(None, map(self._LINE.fullmatch, lines)))
 
-    def parse_leniently(self, text: str) -> Verdict:
-        """As `parse`, else two adjacent numbers anywhere."""
-        try:
-            return self.parse(text)
-        except JudgeParseError as error:
-            if error.fault.is_doubt:
-                raise
-            return self._verdict(self._LINE.finditer(self._own(text)))
+    def _loosely(self, text: str) -> Verdict:
+        """Parse two adjacent numbers anywhere."""
+        return self._verdict(self._LINE.finditer(self._own(text)))
 
     def answers(self) -> Mapping[str, Verdict]:
         """A first line for every pair of integer scores."""
@@ -128,17 +117,12 @@ class TwoScores:
         return in_range(first, second, self.LOWEST, self.HIGHEST)
 
 
-class BesideReference:
+class BesideReference(JudgeTemplate):
     """One answer, compared with the reference: the prompt already gives the reference 10."""
 
     name = "single"
     singly = True
     needs_reference = True
-    has_answers = True
-    closing = ""
-    stop: tuple[str, ...] = ()
-    stop_after: tuple[str, ...] = ()
-    constraint: Constraint | None = None
     LOWEST, HIGHEST = TwoScores.LOWEST, TwoScores.HIGHEST
     _FIRST_LINE = re.compile(rf"{NUMBER}(?:\s*/\s*10)?")
     _BEGINS = re.compile(rf"{_FIRST_LINE.pattern}[^\S\n]*(?:\n|\Z)")
@@ -159,14 +143,9 @@ class BesideReference:
             raise JudgeParseError(Fault.NO_SCORE)
         return self._score(filter(None, map(self._FIRST_LINE.fullmatch, lines)))
 
-    def parse_leniently(self, text: str) -> float:
-        """As `parse`, else a number anywhere."""
-        try:
-            return self.parse(text)
-        except JudgeParseError as error:
-            if error.fault.is_doubt:
-                raise
-            return self._score(self._FIRST_LINE.finditer(self._own(text)))
+    def _loosely(self, text: str) -> float:
+        """Parse a number anywhere."""
+        return self._score(self._FIRST_LINE.finditer(self._own(text)))
 
     def answers(self) -> Mapping[str, Verdict]:
         """Every integer score; the first score of the verdict is the answer's."""
@@ -184,17 +163,11 @@ class BesideReference:
         return in_range(score, score, self.LOWEST, self.HIGHEST).first or 0.0
 
 
-class Literals:
+class Literals(JudgeTemplate):
     """Reasons, then `[[A]]`, `[[B]]`, or `[[C]]` for a tie."""
 
     name = "verdict"
-    singly = False
-    needs_reference = False
-    has_answers = True
     closing = "]]"
-    stop: tuple[str, ...] = ()
-    stop_after: tuple[str, ...] = ()
-    constraint: Constraint | None = None
 
     _DELIMITERS = (
         Delimiter("[User Question]"),
@@ -237,17 +210,12 @@ class Literals:
         scores = (float(shares[1]), float(shares[2])) if shares else (None, None)
         return Verdict(self._CHOICES[found], *scores)
 
-    def parse_leniently(self, text: str) -> Verdict:
-        """As `parse`, else a letter in brackets or alone on a line, else the only answer that is named."""
-        try:
-            return self.parse(text)
-        except JudgeParseError as error:
-            if error.fault.is_doubt:
-                raise
-            own = own_words(without_thinking(text))
-            found = self._LENIENT.findall(own) or self._NAMED.findall(own)
-            letter = agreed((next(filter(None, groups)).upper() for groups in found), Fault.NO_VERDICT)
-            return Verdict("tie" if letter == "TIE" else self._CHOICES[letter])
+    def _loosely(self, text: str) -> Verdict:
+        """Parse a letter in brackets or alone on a line, else the only answer that is named."""
+        own = own_words(without_thinking(text))
+        found = self._LENIENT.findall(own) or self._NAMED.findall(own)
+        letter = agreed((next(filter(None, groups)).upper() for groups in found), Fault.NO_VERDICT)
+        return Verdict("tie" if letter == "TIE" else self._CHOICES[letter])
 
     def answers(self) -> Mapping[str, Verdict]:
         """The three verdicts."""

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping
 
-from smidgen.data.types import Constraint, Message
+from smidgen.data.types import Message
 from smidgen.tasks.judge.delimiters import Delimiter, free_number
 from smidgen.tasks.judge.forms import (
     NUMBER,
     Case,
     Fault,
     JudgeParseError,
+    JudgeTemplate,
     Verdict,
     agreed,
     all_pairs,
@@ -27,7 +28,7 @@ Judge two responses to one request. Their order and length do not count. Answer 
 where a scores Response A and b scores Response B, from 1 (bad) to 10 (perfect)."""
 
 
-class Rubric:
+class Rubric(JudgeTemplate):
     """Self-generated criteria, an analysis, and a boxed pair of scores from 1 to 10.
 
     Nothing inside the criteria or the analysis is a verdict, even if the block is not closed, and a quoted
@@ -36,13 +37,8 @@ class Rubric:
     """
 
     name = "rubric"
-    singly = False
-    needs_reference = False
-    has_answers = True
     closing = "}\n</scores>"
-    stop: tuple[str, ...] = ()
     stop_after: tuple[str, ...] = ("</scores>",)
-    constraint: Constraint | None = None
 
     LOWEST, HIGHEST = 1, 10
     _DELIMITERS = (
@@ -92,15 +88,10 @@ class Rubric:
             raise JudgeParseError(Fault.IN_PASSING)
         return verdict
 
-    def parse_leniently(self, text: str) -> Verdict:
-        """As `parse`, else a boxed pair outside quotations, else two numbers separated by a comma."""
-        try:
-            return self.parse(text)
-        except JudgeParseError as error:
-            if error.fault.is_doubt:
-                raise
-            own = own_words(self._without_sections(self._answer(text)))
-            return self._verdict(self._BOXED.findall(own) or self._BARE.findall(own))
+    def _loosely(self, text: str) -> Verdict:
+        """Parse a boxed pair outside quotations, else two numbers separated by a comma."""
+        own = own_words(self._without_sections(self._answer(text)))
+        return self._verdict(self._BOXED.findall(own) or self._BARE.findall(own))
 
     def answers(self) -> Mapping[str, Verdict]:
         """A scores block for every pair of integer scores."""
