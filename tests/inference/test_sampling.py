@@ -50,6 +50,16 @@ def test_greedy_is_argmax_with_its_logprob(xp):
 
 
 @pytest.mark.parametrize("xp", [np, mx])
+def test_log_probabilities_that_nobody_wants_only_say_whether_logits_are_numbers(xp):
+    logits = random_logits(4)
+    logits[3] = np.nan
+    rows = [RowState(str(i), Sampling(), scored=i == 1) for i in range(4)]
+    _, logprobs = draw(xp.array(logits), rows, xp)
+    assert logprobs[:3] == [0, pytest.approx(math.log(softmax(logits[1]).max()), abs=1e-5), 0]
+    assert math.isnan(logprobs[3])
+
+
+@pytest.mark.parametrize("xp", [np, mx])
 @pytest.mark.parametrize(
     "sampling",
     [

@@ -216,7 +216,8 @@ class Lane:
         stops = list(accumulate(1 + len(row.forced) for row in rows))
         scored = [range(stop - 1 - len(row.forced), stop - 1) for row, stop in zip(rows, stops, strict=True)]
         forced = [token for row in rows for token in row.forced]
-        logprobs = iter(logprobs_of(forced, logits, xp, rows=list(chain(*scored))))
+        wanted = [row.state.scored for row in rows for _ in row.forced]
+        logprobs = iter(logprobs_of(forced, logits, xp, rows=list(chain(*scored)), wanted=wanted))
         for row in rows:
             if row.forced:
                 found = list(islice(logprobs, len(row.forced)))

@@ -172,7 +172,7 @@ class RowBuilder:
         if submitted.stream or request.sampling.stop:
             text = GrowingText(self.tokenizer.stream_decoder(), request.sampling.stop)
         max_tokens = min(request.sampling.max_tokens, self.context - len(prompt))
-        state = RowState.begin(request.sample.id, request.sampling, prompt)
+        state = RowState.begin(request.sample.id, request.sampling, prompt, scored=request.logprobs)
         row = DecodeRow(submitted, prompt, max_tokens, state, text, self._ending(request.sampling), guide)
         row.finish_reason = None if max_tokens > 0 else "context"
         return row

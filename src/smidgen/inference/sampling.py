@@ -34,6 +34,7 @@ class RowState:
         counts: number of occurrences of each token in the answer; if there is a repetition penalty, tokens of
             the prompt are included with 0.
         allowed: mask of the allowed next tokens (V,), bool; None allows all.
+        scored: whether the log-probabilities of its tokens are wanted.
     """
 
     sample_id: str
@@ -41,12 +42,15 @@ class RowState:
     position: int = 0
     counts: dict[int, int] = field(default_factory=dict)
     allowed: NDArray[np.bool_] | None = None
+    scored: bool = True
 
     @classmethod
-    def begin(cls, sample_id: str, sampling: Sampling, prompt: Sequence[int]) -> "RowState":
+    def begin(
+        cls, sample_id: str, sampling: Sampling, prompt: Sequence[int], *, scored: bool = True
+    ) -> "RowState":
         """Return the state of a new row."""
         seen = prompt if sampling.repetition_penalty != 1.0 else ()
-        return cls(sample_id, sampling, counts=dict.fromkeys(seen, 0))
+        return cls(sample_id, sampling, counts=dict.fromkeys(seen, 0), scored=scored)
 
     def record(self, token_id: int) -> None:
         """Record a generated token."""
@@ -102,7 +106,8 @@ def draw(logits: Any, rows: Sequence[RowState], xp: Any) -> tuple[list[int], lis
         xp: `numpy` or `mlx.core`.
 
     Returns:
-        The B token ids, and their natural-log probabilities under softmax of the unmodified logits.
+        The B token ids, and their natural-log probabilities under softmax of the unmodified logits, as in
+        `logprobs_of` for rows that are not scored.
     """
     scores = restrict(penalise(logits, rows, xp), rows, xp)
     tokens = xp.argmax(scores, axis=-1)
@@ -111,19 +116,41 @@ def draw(logits: Any, rows: Sequence[RowState], xp: Any) -> tuple[list[int], lis
         index = xp.array(warm)
         tokens[index] = _sample(scores[index], [rows[i] for i in warm], xp).astype(tokens.dtype)
     tokens = np.asarray(tokens).tolist()
-    return tokens, logprobs_of(tokens, logits, xp)
+    return tokens, logprobs_of(tokens, logits, xp, wanted=[row.scored for row in rows])
 
 
 def logprobs_of(
-    tokens: Sequence[int], logits: Any, xp: Any, *, rows: Sequence[int] | None = None
+    tokens: Sequence[int],
+    logits: Any,
+    xp: Any,
+    *,
+    rows: Sequence[int] | None = None,
+    wanted: Sequence[bool] | None = None,
 ) -> list[float]:
-    """Return natural-log probabilities of tokens under `logits` (B, V); token i in row i, or in `rows[i]`."""
+    """Return natural-log probabilities of tokens under `logits` (B, V); token i in row i, or in `rows[i]`.
+
+    Those that are not `wanted` are 0, or NaN if the logits are, which takes no pass over the vocabulary.
+    """
     if not tokens:
         return []
+    at = np.arange(len(tokens)) if rows is None else np.asarray(rows)
+    found = np.array(logits[xp.array(at), xp.array(tokens)])
+    used = np.ones(len(tokens), bool) if wanted is None else np.asarray(wanted)
+    found[~used] *= 0
+    if used.any():
+        summed = np.unique(at[used])
+        totals = np.zeros(len(logits), np.float32)
+        totals[summed] = _log_totals(logits if len(summed) == len(logits) else logits[xp.array(summed)], xp)
+        found[used] -= totals[at[used]]
+    return found.tolist()
+
+
+def _log_totals(logits: Any, xp: Any) -> NDArray[np.float32]:
+    """Return ln Σ exp of each row, (B,)."""
+    if xp is np and len(logits) > 1:  # row by row, whose intermediate results stay in the processor's cache
+        return np.concatenate([_log_totals(row[None], xp) for row in logits])
     top = xp.max(logits, axis=-1, keepdims=True)
-    log_total = top + xp.log(xp.sum(xp.exp(logits - top), axis=-1, keepdims=True))
-    at = xp.arange(len(tokens)) if rows is None else xp.array(rows)
-    return np.asarray(logits[at, xp.array(tokens)] - log_total[at, 0]).tolist()
+    return np.asarray((top + xp.log(xp.sum(xp.exp(logits - top), axis=-1, keepdims=True)))[:, 0])
 
 
 def penalise(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
