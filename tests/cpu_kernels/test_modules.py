@@ -14,7 +14,7 @@ from mlx_lm.tuner.lora import LoRALinear
 from smidgen.backend import mx, nn
 from smidgen.cpu_kernels import FusedBlock, accelerate, modules
 from smidgen.cpu_kernels.attention import QUERY_TILE
-from smidgen.cpu_kernels.block import TILE, _tile_length
+from smidgen.cpu_kernels.block import LINEARS, TILE, _tile_length
 from smidgen.cpu_kernels.pieces import drop
 from smidgen.cpu_kernels.team import Team
 
@@ -26,6 +26,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 UPDATED = [("self_attn", "k_proj"), ("self_attn", "o_proj"), ("mlp", "up_proj"), ("mlp", "down_proj")]
+EVERY = [(room, name) for room, names in (("self_attn", LINEARS[:4]), ("mlp", LINEARS[4:])) for name in names]
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 
 
@@ -183,10 +184,10 @@ def test_dropout_drops_its_share():
     assert (kept == other).mean() == pytest.approx(0.7**2 + 0.3**2, abs=0.01)
 
 
-def add_update(block: nn.Module, dropout: float = 0.0) -> None:
-    """Freeze a block and give four of its layers a low-rank update, as training does after loading."""
+def add_update(block: nn.Module, dropout: float = 0.0, updated: list[tuple[str, str]] = UPDATED) -> None:
+    """Freeze a block and give some of its layers a low-rank update, as training does after loading."""
     block.freeze()
-    for room, name in UPDATED:
+    for room, name in updated:
         layer = LoRALinear.from_base(block[room][name], r=3, scale=1.5, dropout=dropout)
         keys = [mx.random.key(len(name) + part) for part in (0, 1)]
         layer.lora_a = 0.2 * mx.random.normal(layer.lora_a.shape, key=keys[0])
@@ -248,15 +249,52 @@ def unserved(name: str, fused: Any, x: mx.array) -> tuple[mx.array, Any, Any]:
     return x, "causal", None
 
 
-@pytest.mark.parametrize("case", ["mask", "cache", "few tokens", "traditional", "dropout of an update"])
+class Fixed(nn.Module):
+    """A dropout with a mask that is given."""
+
+    def __init__(self, mask: np.ndarray):
+        super().__init__()
+        self._mask = mx.array(mask)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return (x.reshape(-1, x.shape[-1]) * self._mask).reshape(x.shape)
+
+
+@pytest.mark.parametrize("tiles", [1, 2])
+@pytest.mark.parametrize("updated", [UPDATED, EVERY])
+def test_the_dropout_of_an_update_is_the_mask_it_says(
+    pair: Pair, updated: list[tuple[str, str]], tiles: int, monkeypatch: pytest.MonkeyPatch
+):
+    plain, fused = pair("qwen3")
+    rate, x = 0.25, stream(2, 20)
+    for block in (plain, fused):
+        add_update(block, dropout=rate, updated=updated)
+    forbid_fallback(monkeypatch)
+    monkeypatch.setattr("smidgen.cpu_kernels.block.team", lambda: Team(tiles))
+    parts = [slice(0, 40)] if tiles == 1 else [slice(0, 32), slice(32, 40)]
+    mx.random.seed(5)
+    seed = int(mx.random.randint(0, 1 << 30, (1,)).item())
+    for room, name in updated:
+        mask = np.ones((40, plain[room][name].lora_a.shape[0]), np.float32)
+        for piece, part in enumerate(parts):
+            drop(mask[part], rate, seed, 1 + LINEARS.index(name), piece)
+        plain[room][name].dropout = Fixed(mask)
+
+    def ours(block: nn.Module, x: mx.array) -> mx.array:
+        mx.random.seed(5)
+        return causal(block, x)
+
+    assert_same(gradients(fused, x, ours), gradients(plain, x, causal))
+    fused.eval()
+    for room, name in updated:
+        plain[room][name].dropout = nn.Identity()
+    assert mx.allclose(causal(fused, x), causal(plain, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["mask", "cache", "few tokens", "traditional"])
 def test_what_the_kernels_do_not_serve_goes_to_mlx(pair: Pair, case: str, monkeypatch: pytest.MonkeyPatch):
     changes: dict[str, Any] = {"rope_traditional": True} if case == "traditional" else {}
     plain, fused = pair("llama", **changes)
-    if case == "dropout of an update":
-        add_update(fused, dropout=0.5)
-        add_update(plain)
-        for room, name in UPDATED:
-            fused[room][name].dropout.eval()
     monkeypatch.setattr(modules, "_function", lambda plan: pytest.fail("the kernel was called"))
     x, mask, cache = unserved(case, fused, stream(2, 40))
     expected = plain(x, mask, KVCache() if cache is not None else None)

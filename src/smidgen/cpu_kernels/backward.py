@@ -84,9 +84,11 @@ class Backward(Block):
             np.subtract(self.dy[tile], ddown, out=self.bypass[tile])
         normed, weight = self.normed_middle[tile], w["post_attention_layernorm"]
         inverse = normalize(middle, weight, self.plan.eps[1], normed)
-        dgate, dup = self._swiglu_back(tile, ddown)
+        dgate, dup = self._swiglu_back(tile, ddown, piece)
         dnormed = product(dgate, w["gate_proj.weight"], scratch("dnormed", *middle.shape))
         product(dup, w["up_proj.weight"], dnormed, beta=1.0)
+        self._add_update_back("gate_proj", dgate, dnormed, piece)
+        self._add_update_back("up_proj", dup, dnormed, piece)
         dmiddle = self.dmiddle[tile]
         np.copyto(dmiddle, ddown)
         self.norms["post_attention_layernorm"][piece] = normalize_back(
@@ -95,17 +97,19 @@ class Backward(Block):
         origin = self.origin(tile)
         attended = self.kept["attended"][:, origin]
         dattended = product(w["o_proj.weight"].T, dmiddle.T, scratch("dattended", *attended.shape))
+        self._add_update_back("o_proj", dmiddle, dattended.T, piece)
         self.dattended[:, origin] = dattended
         if self.plan.chosen:
             self.attended[:, tile] = attended
         dattended *= attended
         self.dot[:, origin] = dattended.reshape(self.plan.heads, -1, dattended.shape[1]).sum(axis=1)
 
-    def _swiglu_back(self, tile: slice, ddown: Array) -> tuple[Array, Array]:
+    def _swiglu_back(self, tile: slice, ddown: Array, piece: int) -> tuple[Array, Array]:
         """Return the gradients of gate and up projection; also recompute the down projection's input."""
         gate, up = self.kept["gate"][tile], self.kept["up"][tile]
         dgate, dup = self.dgate[tile], self.dup[tile]
         dact = product(ddown, self.w["down_proj.weight"], scratch("dact", *gate.shape))
+        self._add_update_back("down_proj", ddown, dact, piece)
         σ = sigmoid(gate, scratch("sigmoid", *gate.shape))
         silu = np.multiply(gate, σ, out=scratch("silu", *gate.shape))
         np.multiply(silu, up, out=self.act[tile])
@@ -155,6 +159,8 @@ class Backward(Block):
                 heads, raw, self.head_norms, self.kept["inverse"][:, tile]
             )
         dnormed = product(self.dqkv[:, tile].T, self.w["qkv.weight"], scratch("dnormed", *x.shape))
+        for name, rows in self.rows.items():
+            self._add_update_back(name, self.dqkv[rows, tile].T, dnormed, piece)
         if not plan.chosen:
             np.copyto(dx, self._residual_gradient(tile))
         self.norms["input_layernorm"][piece] = normalize_back(dnormed, x, inverse, weight, dx)
@@ -204,10 +210,25 @@ class Backward(Block):
         team().run(lambda piece: jobs[piece](), len(jobs))
         return gradients
 
+    def _add_update_back(self, name: str, dy: Array, dx: Array, piece: int) -> None:
+        """Add the gradient of a low-rank update's dropped input to `dx` (T, D), for `dy` (T, features)."""
+        linear = self.linears[name]
+        if linear.dropout:
+            a, b = self.w[f"{name}.lora_a"], self.w[f"{name}.lora_b"]
+            inner = product(dy, b.T, scratch("update", len(dy), linear.rank))
+            dupdate = product(inner, a.T, scratch("dropped", *dx.shape), alpha=linear.scale)
+            dx += self.dropped(name, dupdate, piece)
+
     def _low_rank(self, name: str, x: Array, dy: Array, gradients: dict[str, mx.array]) -> None:
         """Write the gradients of a low-rank update: dA = s xᵀ(dy Bᵀ) and dB = s (x A)ᵀ dy."""
-        a, b, scale = self.w[f"{name}.lora_a"], self.w[f"{name}.lora_b"], self.linears[name].scale
-        inner = product(dy, b.T, scratch("low_rank", x.shape[0], a.shape[1]))
-        product(x.T, inner, view(gradients[f"{name}.lora_a"]), alpha=scale)
+        a, b, linear = self.w[f"{name}.lora_a"], self.w[f"{name}.lora_b"], self.linears[name]
+        if linear.dropout:
+            kept = scratch("all dropped", *x.shape)
+            np.copyto(kept, x)
+            for piece in range(self.tiles(len(x))):
+                self.dropped(name, kept[self.tile(piece, len(x))], piece)
+            x = kept
+        inner = product(dy, b.T, scratch("low_rank", len(x), linear.rank))
+        product(x.T, inner, view(gradients[f"{name}.lora_a"]), alpha=linear.scale)
         product(x, a, inner)
-        product(inner.T, dy, view(gradients[f"{name}.lora_b"]), alpha=scale)
+        product(inner.T, dy, view(gradients[f"{name}.lora_b"]), alpha=linear.scale)

@@ -12,6 +12,7 @@ import numpy as np
 
 from smidgen.backend import mx
 from smidgen.cpu_kernels.attention import Heads, split_texts, texts_of
+from smidgen.cpu_kernels.pieces import drop
 from smidgen.cpu_kernels.team import Array, product, scratch, team, view
 
 TILE = 384
@@ -32,6 +33,7 @@ class Linear:
         bias: whether it has a bias.
         rank: rank of its low-rank update; 0 if it has none.
         scale: scale of its low-rank update.
+        dropout: dropout rate on the input of its low-rank update.
         quantization: group size, bits and mode of a quantised weight, which is dequantised in every pass.
     """
 
@@ -39,6 +41,7 @@ class Linear:
     bias: bool = False
     rank: int = 0
     scale: float = 0.0
+    dropout: float = 0.0
     quantization: tuple[int, int, str] | None = None
 
 
@@ -79,7 +82,7 @@ class Block:
         x: (B, L, D) float32.
         arrays: by name: the norms' weights; `{linear}.weight`, `.scales`, `.biases`, `.bias`, `.lora_a`,
             `.lora_b`; `cosine` and `sine` (head_dim / 2, L); `chosen` (n,), positions in the flattened batch;
-            `seed` (1,) of dropout; `segments` and `positions` (B · L,) of packed rows.
+            `seed` (1,) of every dropout; `segments` and `positions` (B · L,) of packed rows.
     """
 
     def __init__(self, plan: BlockPlan, x: mx.array, arrays: dict[str, mx.array]) -> None:
@@ -124,7 +127,7 @@ class Block:
         merged = {"qkv": scratch("merged qkv", self.features, self.width)}
         merged |= {name: merged["qkv"][rows] for name, rows in self.rows.items()}
         for name, linear in self.plan.linears:
-            if linear.rank and name not in merged:
+            if linear.rank and not linear.dropout and name not in merged:
                 merged[name] = scratch(f"merged {name}", *self.w[f"{name}.weight"].shape)
         pieces = [
             (name, slice(start, start + MERGED_ROWS))
@@ -137,12 +140,16 @@ class Block:
             name, rows = pieces[piece]
             out, linear = merged[name][rows], self.linears[name]
             np.copyto(out, self.w[f"{name}.weight"][rows])
-            if linear.rank:
+            if linear.rank and not linear.dropout:  # an update of a dropped input is a product of its own
                 a, b = self.w[f"{name}.lora_a"], self.w[f"{name}.lora_b"]
                 product(b[:, rows].T, a.T, out, alpha=linear.scale, beta=1.0)
 
         team().run(work, len(pieces))
         self.w |= {f"{name}.weight": matrix for name, matrix in merged.items()}
+
+    def dropped(self, name: str, x: Array, piece: int) -> Array:
+        """Apply the dropout of a low-rank update to its input `x` (T, D), one tile, in place."""
+        return drop(x, self.linears[name].dropout, int(self.w["seed"][0]), 1 + LINEARS.index(name), piece)
 
     def _heads(self, key_head: int) -> Heads:
         plan = self.plan

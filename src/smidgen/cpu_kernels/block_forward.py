@@ -60,8 +60,10 @@ class Forward(Block):
         normalize(x, self.w["input_layernorm"], plan.eps[0], normed)
         product(self.w["qkv.weight"], normed.T, self.qkv[:, tile])
         for name in PROJECTIONS:
+            out = self.qkv[self.rows[name], tile].T
+            self._add_update(name, normed, out, piece)
             if self.linears[name].bias:
-                self.qkv[self.rows[name], tile] += self.w[f"{name}.bias"][:, None]
+                out += self.w[f"{name}.bias"]
         turned = self.by_head(self.qkv, tile)
         if plan.head_norms:
             raw = self.by_head(self.raw, tile)
@@ -92,7 +94,7 @@ class Forward(Block):
         origin = self.origin(tile)
         x, y = self.x[origin], self.y[tile]
         middle = self.middle[tile] if plan.keeps else scratch("middle", *x.shape)
-        self._join(x, self.attended[:, origin].T, "o_proj", middle)
+        self._join(x, self.attended[:, origin].T, "o_proj", middle, piece)
         normed = scratch("normed", *x.shape)
         normalize(middle, self.w["post_attention_layernorm"], plan.eps[1], normed)
         shape = (x.shape[0], self.inner)
@@ -100,20 +102,35 @@ class Forward(Block):
         up = self.up[tile] if plan.keeps else scratch("up", *shape)
         for name, out in (("gate_proj", gate), ("up_proj", up)):
             product(normed, self.w[f"{name}.weight"].T, out)
+            self._add_update(name, normed, out, piece)
             if self.linears[name].bias:
                 out += self.w[f"{name}.bias"]
         inner = sigmoid(gate, scratch("inner", *shape))
         inner *= gate
         inner *= up
-        self._join(middle, inner, "down_proj", y)
+        self._join(middle, inner, "down_proj", y, piece)
         if plan.dropout:
             y -= x
             drop(y, plan.dropout, int(self.w["seed"][0]), piece)
             y += x
 
-    def _join(self, residual: Array, x: Array, name: str, out: Array) -> None:
+    def _join(self, residual: Array, x: Array, name: str, out: Array, piece: int) -> None:
         """Set `out` to residual + linear(x)."""
         np.copyto(out, residual)
         product(x, self.w[f"{name}.weight"].T, out, beta=1.0)
+        self._add_update(name, x, out, piece)
         if self.linears[name].bias:
             out += self.w[f"{name}.bias"]
+
+    def _add_update(self, name: str, x: Array, out: Array, piece: int) -> None:
+        """Add the low-rank update of a dropped input `x` (T, D) to `out` (T, features) of any layout."""
+        linear = self.linears[name]
+        if linear.dropout:
+            dropped = scratch("dropped", *x.shape)
+            np.copyto(dropped, x)
+            a, b = self.w[f"{name}.lora_a"], self.w[f"{name}.lora_b"]
+            inner = product(self.dropped(name, dropped, piece), a, scratch("update", len(x), linear.rank))
+            if out.strides[1] == out.itemsize:
+                product(inner, b, out, alpha=linear.scale, beta=1.0)
+            else:
+                product(b.T, inner.T, out.T, alpha=linear.scale, beta=1.0)

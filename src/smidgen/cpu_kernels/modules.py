@@ -121,7 +121,7 @@ class FusedBlock(nn.Module):
             arrays["positions"] = mx.array(packing.positions.reshape(-1))
         if chosen is not None:
             arrays["chosen"] = chosen
-        if dropout:
+        if dropout or any(linear.dropout for _, linear in linears):
             arrays["seed"] = mx.random.randint(0, 1 << 30, (1,))
         attention = self.self_attn
         head_norms = "q_norm" in attention
@@ -243,14 +243,16 @@ def _read_angles(rope: Callable[..., mx.array], half: int, length: int) -> tuple
 
 def _describe(module: Any, training: bool) -> Linear | None:
     """Return the kernels' description of a linear layer; None if they do not support it."""
-    base, rank, scale = module, 0, 0.0
+    base, update = module, {}
     if type(module).__name__ == "LoRALinear":
-        if training and module.dropout._p_1 < 1:
-            return None
-        base, rank, scale = module.linear, module.lora_a.shape[1], module.scale
+        dropout = 1 - module.dropout._p_1 if training else 0.0
+        base, update = (
+            module.linear,
+            {"rank": module.lora_a.shape[1], "scale": module.scale, "dropout": dropout},
+        )
     if type(base) is nn.QuantizedLinear:
         quantization = base.group_size, base.bits, base.mode
-        return Linear(True, "bias" in base, rank, scale, quantization)
+        return Linear(True, "bias" in base, **update, quantization=quantization)
     if type(base) is not nn.Linear:
         return None
-    return Linear("weight" in base._no_grad, "bias" in base, rank, scale)
+    return Linear("weight" in base._no_grad, "bias" in base, **update)

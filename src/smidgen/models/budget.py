@@ -118,7 +118,7 @@ class Training:
     @property
     def kernels(self) -> bool:
         """Whether the blocks run in the kernels of the CPU."""
-        return self.place.kind == "cpu" and self.shape.layered and not (self.lora and self.lora.dropout)
+        return self.place.kind == "cpu" and self.shape.layered
 
 
 def training_budget(training: Training) -> Budget:
@@ -254,6 +254,8 @@ def scratch_bytes(training: Training) -> int:
     outputs = positions if training.trained_blocks > 1 else batch.trained
     dropped = 2 if getattr(training.settings, "dropout", 0) else 0
     backward = positions * width + outputs * ((2 + dropped) * width + 3 * inner)
+    if training.lora and training.lora.dropout:  # a copy of a layer's input for each thread
+        backward += threads * max(positions * width, outputs * inner)
     backward += (queries + shape.heads + features) * pitch(positions) + queries * batch.trained
     forward = 0
     if training.recomputes or training.trained_blocks < shape.layers:
