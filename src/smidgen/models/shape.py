@@ -10,8 +10,8 @@ from smidgen.models.graph import named_arrays, quantized_parameters
 from smidgen.models.lora import count_parameters
 
 LAYERED_KINDS = ("llama", "qwen2", "qwen3")
-"""Architectures whose attention depends only on the mask and the rotary embedding: rows can be packed, and blocks
-run one by one and recomputed; there are kernels of the CPU for them."""
+"""Architectures whose attention depends only on the mask and the rotary embedding, so rows can be packed and
+blocks run one by one and recomputed. The CPU has kernels for them."""
 
 
 @dataclass(frozen=True)
