@@ -183,7 +183,7 @@ class TrunkStates:
         arrays = [array for part in parts for array in named_arrays(part.parameters()).values()]
         total = 0
         for array in arrays:
-            total = zlib.crc32(np.array(array.view(mx.uint8), order="C"), total)
+            total = zlib.crc32(np.array(array.view(mx.uint8), order="C").data, total)
         return f"{total:08x}"
 
 
@@ -211,7 +211,7 @@ def _key(token_ids: np.ndarray, segment_ids: np.ndarray | None) -> bytes:
 
 def _checksum(states: np.ndarray) -> int:
     """Return a checksum of stored states that is never 0, which marks a row that is not stored."""
-    return zlib.crc32(states) or 1
+    return zlib.crc32(states.data) or 1
 
 
 def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
