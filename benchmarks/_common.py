@@ -1,5 +1,6 @@
 """Shared code of the benchmarks: run contenders in separate processes and save results."""
 
+import argparse
 import json
 import math
 import os
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+ORACLE = Path(__file__).parents[1] / ".venv-oracle/bin/python"
+"""The interpreter with torch that `make oracle` installs."""
 
 
 def run(file: str, arguments: Sequence[str], *, python: str = sys.executable, what: str) -> dict[str, Any]:
@@ -27,6 +30,20 @@ def run(file: str, arguments: Sequence[str], *, python: str = sys.executable, wh
     if done.returncode:
         raise SystemExit(f"{what} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1]) | {"load": [before, os.getloadavg()[0]]}
+
+
+def add_torch_python(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--torch-python`; its default is `ORACLE`, if it is installed."""
+    default = str(ORACLE) if ORACLE.exists() else sys.executable
+    parser.add_argument("--torch-python", default=default, help="Python interpreter with torch")
+
+
+def imports(python: str, packages: Sequence[str]) -> bool:
+    """Return whether an interpreter can import some packages; if not, print that torch is left out."""
+    probe = [python, "-c", f"import {', '.join(packages)}"]
+    if failed := subprocess.run(probe, capture_output=True, check=False).returncode:
+        print(f"torch left out: {python} cannot import {', '.join(packages)}", file=sys.stderr)
+    return not failed
 
 
 def versions(names: Sequence[str]) -> dict[str, str]:

@@ -109,12 +109,10 @@ def tokens_of(samples: Sequence[Any]) -> list[list[int]]:
 
 def num_distinct(prompts: Sequence[Sequence[int]]) -> int:
     """Return the number of tokens to compute if every shared prefix is computed once."""
+    from smidgen.inference.prefixes import common_prefix
+
     ordered = sorted(map(tuple, prompts))
-    alike = sum(
-        next((i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), min(map(len, pair)))
-        for pair in pairwise(ordered)
-    )
-    return sum(map(len, ordered)) - alike
+    return sum(map(len, ordered)) - sum(len(common_prefix(*pair)) for pair in pairwise(ordered))
 
 
 def child(contender: str, numbers: Sequence[int], repeats: int) -> None:
@@ -156,9 +154,11 @@ def child(contender: str, numbers: Sequence[int], repeats: int) -> None:
 
 def rated(contender: str, found: dict[str, Any], weights: Any) -> dict[str, Any]:
     """Return the rates of a contender at one number of rows, beside their bounds."""
+    from smidgen.benchmark.roofline import decode_bound
+
     rows = found["decoded_tokens"] / (MAX_TOKENS - 1)  # on average, since some answers end early
-    compute = 2 * weights.step_parameters * rows / found["flops"]
-    memory = weights.step_parameters * BITS[contender] / 8 / found["bandwidth"]
+    read = weights._replace(step_bytes=weights.step_parameters * BITS[contender] / 8)
+    most = decode_bound(read, flops=found["flops"], bandwidth=found["bandwidth"], batch=rows)
     head = weights.step_parameters - weights.block_parameters
     operations = 2 * (weights.block_parameters * found["distinct_tokens"] + head * round(rows))
     prefill = found["distinct_tokens"] / found["prefill_seconds"]
@@ -167,8 +167,8 @@ def rated(contender: str, found: dict[str, Any], weights: Any) -> dict[str, Any]
         "prefill": prefill,
         "prefill_share": operations / found["flops"] / found["prefill_seconds"],
         "decode": decode,
-        "decode_bound": rows / max(compute, memory),
-        "decode_share": decode * max(compute, memory) / rows,
+        "decode_bound": most,
+        "decode_share": decode / most,
     }
 
 

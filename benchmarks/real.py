@@ -23,10 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from _common import peak_memory_bytes, run, versions, write_results
+from _common import add_torch_python, imports, peak_memory_bytes, run, versions, write_results
 
-ORACLE = Path(__file__).parents[1] / ".venv-oracle/bin/python"
-"""The interpreter with torch that `make oracle` installs."""
 MODEL = "smidgen:smollm2"
 BATCH_SIZE, WARM_UP, RANK, ALPHA, LEARNING_RATE = 32, 1, 16, 32.0, 2e-4
 FLOP_PER_WEIGHT = 4
@@ -98,7 +96,7 @@ def smidgen(
     from smidgen.config import LoraConfig, SftConfig
     from smidgen.models.load import load
     from smidgen.models.lora import add_lora, dequantize
-    from smidgen.training.batches import pack, pad
+    from smidgen.training.batches import batch_of
     from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
     from smidgen.training.loop import optimizer_step
     from smidgen.training.objectives.likelihood import Likelihood
@@ -111,7 +109,7 @@ def smidgen(
     add_lora(model, lora, seed=0)
     capacity = packed_length(model) if packing else None
     rows = [training_rows(batch) for batch in batches_of(folder)]
-    batches = [pad(batch) if capacity is None else pack(batch, capacity) for batch in rows]
+    batches = [batch_of(batch, capacity) for batch in rows]
     config = SftConfig(lora=lora, learning_rate=LEARNING_RATE, gradient_clip=0.0)
     optimizer = AdamW(model, config)
     trunk = frozen_trunk(model)
@@ -226,16 +224,12 @@ def child(contender: str, folder: Path, steps: int) -> None:
     print("\n" + json.dumps(found | {"versions": versions(packages)}))
 
 
-def bound(folder: Path) -> None:
+def bound() -> None:
     """Print the machine's rate of matrix products, and the weights of the blocks of the model."""
     from smidgen.backend import measure_rates
-    from smidgen.models.graph import body, named_arrays
-    from smidgen.models.load import load
+    from smidgen.benchmark.roofline import weights_of
 
-    blocks = body(load(str(folder / "model")).model).layers
-    weights = [array for block in blocks for array in named_arrays(block.parameters()).values()]
-    weights = sum(array.size for array in weights if array.ndim == 2)
-    print(json.dumps({"flops": measure_rates().flops, "weights": weights}))
+    print(json.dumps({"flops": measure_rates().flops, "weights": weights_of(MODEL).block_parameters}))
 
 
 # ------------------------------------------------------------------------------------------------ comparison
@@ -323,27 +317,23 @@ def main() -> None:
     parser.add_argument("--slow-steps", type=int, default=2, help="the same of mlx-lm")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    torch_python = str(ORACLE) if ORACLE.exists() else sys.executable
-    parser.add_argument("--torch-python", default=torch_python, help="Python interpreter with torch and peft")
+    add_torch_python(parser)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child == "make":
         make(arguments.folder, arguments.data, arguments.steps)
     elif arguments.child == "bound":
-        bound(arguments.folder)
+        bound()
     elif arguments.child:
         child(arguments.child, arguments.folder, arguments.steps)
     if arguments.child:
         return
     pythons = {name: sys.executable for name in arguments.contenders}
     if "torch + PEFT" in pythons:
-        probe = [arguments.torch_python, "-c", "import torch, transformers, peft"]
-        if subprocess.run(probe, capture_output=True, check=False).returncode:
-            print(f"torch left out: {arguments.torch_python} cannot import torch and peft", file=sys.stderr)
+        pythons["torch + PEFT"] = arguments.torch_python
+        if not imports(arguments.torch_python, ("torch", "transformers", "peft")):
             del pythons["torch + PEFT"]
-        else:
-            pythons["torch + PEFT"] = arguments.torch_python
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--child", "make", "--folder", folder]
         command += ["--steps", str(arguments.steps)]

@@ -22,10 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from _common import peak_memory_bytes, run, versions, write_results
+from _common import add_torch_python, imports, peak_memory_bytes, run, versions, write_results
 
-ORACLE = Path(__file__).parents[1] / ".venv-oracle/bin/python"
-"""The interpreter with torch that `make oracle` installs."""
 LEARNING_RATE, BETAS, EPS = 1e-3, (0.9, 0.95), 1e-8
 LOSS_TOLERANCE = 0.01
 """Largest relative difference of two contenders' losses in a step, due to different summation orders."""
@@ -270,12 +268,7 @@ def pythons_of(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the contenders that can run here, each with its interpreter."""
     names = list(CONTENDERS) if sys.platform == "linux" else [n for n in CONTENDERS if "BLAS" not in n]
     pythons = {name: sys.executable for name in names} | {"torch + transformers": arguments.torch_python}
-    probe = [arguments.torch_python, "-c", "import torch, transformers"]
-    if subprocess.run(probe, capture_output=True, check=False).returncode:
-        print(
-            f"torch left out: {arguments.torch_python} cannot import torch and transformers",
-            file=sys.stderr,
-        )
+    if not imports(arguments.torch_python, ("torch", "transformers")):
         del pythons["torch + transformers"]
     if arguments.slow_steps == 0 and "mlx-lm, our BLAS" in pythons:
         del pythons["mlx-lm"]
@@ -291,8 +284,7 @@ def main() -> None:
     parser.add_argument(
         "--slow-steps", type=int, default=3, help="measured steps of mlx-lm as shipped; 0 leaves it out"
     )
-    torch_python = str(ORACLE) if ORACLE.exists() else sys.executable
-    parser.add_argument("--torch-python", default=torch_python, help="Python interpreter with torch")
+    add_torch_python(parser)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

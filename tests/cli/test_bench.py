@@ -1,11 +1,15 @@
 import json
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from smidgen.backend import Rates
+from smidgen.benchmark import BatchSpeed, BenchmarkStep, EngineSpeed, Percentiles
 from smidgen.cli.app import exit_code
 from smidgen.export.gguf import write_gguf
+from smidgen.inference.choice import Choice
+from smidgen.options import EngineOptions, WorkloadOptions
 
 SMALL = ["--prompt-tokens", "64", "--max-tokens", "6", "--repeats", "2", "--batch", "1", "--batch", "3"]
 
@@ -39,6 +43,36 @@ def test_the_table_names_the_model_the_engine_and_what_was_left_out(
     said = capsys.readouterr()
     assert all(row in said.out for row in ("prefill", "decode, batch of 3", "peak memory", "upper bound"))
     assert "llama skipped: " in said.err and "needs the package xllamacpp" in said.err
+
+
+@pytest.mark.parametrize("output", [["--json"], []])
+def test_what_auto_takes_is_told_with_one_look(
+    tiny_model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    output: list[str],
+):
+    times = Percentiles(0.1, 0.2)
+    speed = EngineSpeed(0.1, 64, 100.0, times, {3: BatchSpeed(50.0, 40.0, times, 6, 6.0)}, 10**6)
+    asked = []
+
+    def measured(
+        options: EngineOptions, workload: WorkloadOptions
+    ) -> Generator[BenchmarkStep, None, EngineSpeed]:
+        yield BenchmarkStep(options.engine, 0)
+        return speed
+
+    def choose(model: str, *, batch_size: int, kv_bits: int | None) -> Choice:
+        asked.append((model, batch_size, kv_bits))
+        return Choice("llama", "F16", "tiny", batch_size, {"mlx": 2.0, "llama F16": 1.0})
+
+    monkeypatch.setattr("smidgen.benchmark.benchmark._measured", measured)
+    monkeypatch.setattr("smidgen.benchmark.benchmark.choose", choose)
+    assert exit_code(["bench", str(tiny_model_dir), "--batch", "3", *output]) == 0
+    said = capsys.readouterr()
+    phrase = "llama F16 for tiny, 3 rows (relative speed: mlx 0.50, llama F16 1.00)"
+    assert json.loads(said.out)["auto"] == phrase if output else f"engine auto: {phrase}" in said.err
+    assert asked == [(str(tiny_model_dir), 3, None)]
 
 
 def test_help_lists_the_engines(capsys: pytest.CaptureFixture[str]):

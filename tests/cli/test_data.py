@@ -27,7 +27,7 @@ def test_a_split_is_written_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
     ("options", "sentence"),
     [
         (["--test", "1"], "--test is 1; expected a fraction between 0 and 1"),
-        (["--per-prompt", "0"], "--per-prompt is 0; expected at least 1"),
+        (["--per-prompt", "0"], 'Invalid value "0" for --per-prompt. Must be > 0'),
         (["--test", "0.01"], "expected at least one on each side. Give more rows, or another --test"),
     ],
 )

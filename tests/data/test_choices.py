@@ -23,6 +23,18 @@ ADAPTERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*numbers or booleans where text is expected")
+def test_numbers_keep_their_spelling(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        '{"question": "?", "choices": [1.10, 1.1], "answer": 1.1}\n'
+        '{"question": "?", "choices": [1e3, 10], "answer": 1e3}\n'
+    )
+    first, second = choices(read_rows(file))
+    assert (first.options, first.right) == (("1.10", "1.1"), 1)
+    assert (second.options, second.right) == (("1e3", "10"), 0)
+
+
 @pytest.mark.parametrize("answer", [1, "1", "B", "b", "(B)", "B.", "blue"])
 def test_the_right_option_by_position_letter_or_text(answer: int | str) -> None:
     assert choices([LISTED | {"answer": answer}]) == [Choice("1", "Which?", OPTIONS, 1)]
@@ -60,6 +72,7 @@ def test_every_format_becomes_a_choice(row: dict, expected: Choice) -> None:
     assert choices([row]) == [expected]
 
 
+@pytest.mark.filterwarnings("ignore:.*numbers or booleans where text is expected")
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
@@ -69,6 +82,9 @@ def test_every_format_becomes_a_choice(row: dict, expected: Choice) -> None:
         ),
         (LISTED | {"answer": True}, "'answer' is true, expected one of A, B, C"),
         (LISTED | {"choices": [1, 2, 3]}, "'answer' is 1, which names two options; give the letter"),
+        (LISTED | {"choices": [None, "red"]}, r"'choices' is \[null, \"red\"\], expected a list of options"),
+        (LISTED | {"answer": None}, "'answer' is null, expected one of A, B, C"),
+        (LISTED | {"answer": ["B"]}, r"'answer' is \[\"B\"\], expected one of A, B, C"),
         (LISTED | {"choices": ["red"]}, r"'choices' is \[\"red\"\], expected 2 to 26 different options"),
         (LISTED | {"choices": ["red", "red"]}, "expected 2 to 26 different options"),
         (LISTED | {"choices": "red"}, "'choices' is \"red\", expected a list of options"),

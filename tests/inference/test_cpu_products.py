@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from smidgen.inference import cpu_products
-from smidgen.inference.cpu_products import MOST_ROWS, PANEL, SMALL, Matrix
+from smidgen.inference.cpu_products import MOST_ROWS, PANEL, SMALL, Matrix, parts
 
 
 @pytest.fixture(params=["of this processor", "transposed"])
@@ -48,6 +50,7 @@ def test_the_weights_are_copied():
 
 def test_pieces_are_small_enough_for_the_kernels_that_need_no_packing():
     for rows in (1, 8, MOST_ROWS):
-        depths = list(cpu_products._parts(1536, max(1, SMALL // (rows * PANEL))))
-        assert depths[0][0] == 0 and depths[-1][1] == 1536
-        assert all(rows * PANEL * (end - begin) <= SMALL for begin, end in depths)
+        depths = list(parts(1536, -(-1536 // (SMALL // (rows * PANEL)))))
+        assert depths[0].start == 0 and depths[-1].stop == 1536
+        assert all(one.stop == other.start for one, other in pairwise(depths))
+        assert all(rows * PANEL * (depth.stop - depth.start) <= SMALL for depth in depths)

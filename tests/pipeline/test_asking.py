@@ -109,11 +109,6 @@ def test_what_cannot_be_asked_says_why(tmp_path: Path, words: RunContext):
     assert asked_samples(shots, shots.tasks[0], held) == Skipped(
         "its answers are solutions in free text, in which any number is readable"
     )
-    rows = [row | {"question": row["word"], "choices": ["metal", "plant"], "answer": "A"} for row in WORDS]
-    raw = context_of(tmp_path / "raw", rows, "choice")
-    assert asked_samples(raw, raw.tasks[0], shown) == Skipped(
-        "its prompts are raw text without turns, in which examples could be shown"
-    )
 
 
 def test_thinking_leaves_no_room_for_a_constraint(tmp_path: Path):

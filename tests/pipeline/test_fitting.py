@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 
 from smidgen.config import parse_recipe
-from smidgen.errors import ConfigError
+from smidgen.data.templates import load_tokenizer
+from smidgen.errors import ConfigError, DataError
 from smidgen.models.budget import Place, training_budget
 from smidgen.pipeline import RunContext, stages_of
+from smidgen.pipeline import budgets as budgets_file
+from smidgen.pipeline.asking import Asked, Asking, asked_samples
 from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.fitting import fit
 from smidgen.pipeline.forecast import forecast, refuse_misfit, stage_needs
@@ -72,6 +75,8 @@ def test_rows_that_cannot_be_read_are_taken_to_be_full(tmp_path: Path):
     assert planned.batches.largest.positions == 4 * 320 and planned.batches.largest.trained == 4 * 300
     expected = forecast(planned, available=10**10, rate=1000.0)
     assert expected.time is None and "cannot be read" in expected.notes[0]
+    needed = {stage.name: stage.needed_bytes for stage in expected.stages}
+    assert needed["base_examples"] > needed["before"]
 
 
 def test_pretraining_has_a_budget_too(tmp_path: Path):
@@ -127,16 +132,63 @@ def test_on_a_gpu_a_base_in_4_bits_is_suggested(tmp_path: Path):
     assert "not measured" in forecast(on_gpu, available=10**10, rate=1.0).notes[0]
 
 
+SMALL_STEPS = {"batch_size": 1, "gradient_checkpointing": True}
+
+
 def test_rows_are_shortened_last_and_it_is_said(tmp_path: Path):
-    planned = budgets(tmp_path, batch_size=1, gradient_checkpointing=True, max_length=512)
-    available = training_budget(planned.largest_step).needed - 1
-    try:
-        found = fit(planned, available)
-    except ConfigError as error:
-        assert "does not fit" in str(error)
-        return
-    assert found.changes == {"train": {"max_length": found.budgets.context.recipe.train.max_length}}
+    planned = budgets(tmp_path, **SMALL_STEPS, max_length=512)
+    found = fit(planned, training_budget(planned.largest_step).needed - 1)
+    assert found.changes == {"train": {"max_length": 256}}
     assert "as a last resort" in found.notes[-1]
+    job = prepare_training(found.budgets.context)
+    assert job.plan == found.budgets.batches.plan
+
+
+def test_a_length_at_which_training_is_refused_is_not_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The answers have up to 102 tokens, so 64 are not offered, and every length is tried once."""
+    lengths, described = [], []
+    make_rows, describe = budgets_file.sft_rows, budgets_file.describe
+
+    def noted_rows(samples: Any, tokenizer: Any, settings: Any, **options: Any) -> Any:
+        lengths.append(settings.max_length)
+        return make_rows(samples, tokenizer, settings, **options)
+
+    def noted_name(name: str) -> Path:
+        described.append(name)
+        return describe(name)
+
+    monkeypatch.setattr(budgets_file, "sft_rows", noted_rows)
+    monkeypatch.setattr(budgets_file, "describe", noted_name)
+    planned = budgets(tmp_path, **SMALL_STEPS, max_length=512)
+    shortest = budgets(tmp_path, **SMALL_STEPS, max_length=128)
+    smallest = training_budget(shortest.largest_step).needed
+    del lengths[:], described[:]
+    with pytest.raises(ConfigError, match=f"with the smallest settings it needs {smallest // 10**6} MB"):
+        fit(planned, smallest - 10**6)
+    assert lengths == [512, 512, 64, 128, 128]  # training and validation rows, or the fault
+    assert described == ["smidgen:nano"]
+    assert fit(planned, smallest).changes == {"train": {"max_length": 128}}
+
+
+def test_rows_that_cannot_be_trained_on_are_refused(tmp_path: Path):
+    planned = budgets(tmp_path, max_length=64)
+    for refused in (lambda: fit(planned, 10**10), lambda: forecast(planned, available=10**10, rate=1.0)):
+        with pytest.raises(DataError, match="22 of 22 samples cannot be trained on"):
+            refused()
+
+
+def test_worked_examples_take_memory(tmp_path: Path):
+    planned = budgets(tmp_path)
+    task, tokenizer = planned.context.tasks[0], load_tokenizer(planned.folder or tmp_path)
+    asked = asked_samples(planned.context, task, Asking(examples=3))
+    assert isinstance(asked, Asked)
+    longest = max(len(tokenizer.render_prompt(sample.messages)) for sample in asked.samples)
+    assert planned._prompts(task, 3) == (len(asked.samples), longest)
+    assert planned._prompts(task, 0)[1] < longest / 2
+    needed = {stage.name: stage.needed_bytes for stage in stage_needs(planned)}
+    assert needed["base_examples"] > needed["base_constrained"] == needed["before"]
 
 
 def test_what_never_fits_is_refused(tmp_path: Path):

@@ -13,6 +13,7 @@ from smidgen.benchmark.roofline import Roofline, roofline_of
 from smidgen.errors import ConfigError, UserError
 from smidgen.files import is_url
 from smidgen.inference import open_engine
+from smidgen.inference.choice import choose
 from smidgen.options import EngineName, EngineOptions, WorkloadOptions
 
 
@@ -39,6 +40,7 @@ class BenchmarkResult:
         roofline: upper bounds of the device; None if the weights are not on this machine.
         engines: results by engine.
         skipped: why the other engines could not be measured.
+        auto: the engine that `auto` takes, with the speeds that decided; None if only one was measured.
     """
 
     model: str
@@ -50,6 +52,7 @@ class BenchmarkResult:
     roofline: Roofline | None
     engines: Mapping[str, EngineSpeed]
     skipped: Mapping[str, str]
+    auto: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
@@ -116,6 +119,9 @@ class Benchmark:
         # The better of the rates before and after, because other programs can only slow a measurement down.
         best = Rates(*map(max, zip(*rates, strict=True)))
         device = backend.device()
+        auto = None
+        if len(engines) > 1:
+            auto = str(choose(model.model, batch_size=max(work.batch), kv_bits=model.kv_bits))
         self.result = BenchmarkResult(
             model=model.model,
             kv_bits=model.kv_bits,
@@ -128,6 +134,7 @@ class Benchmark:
             ),
             engines=engines,
             skipped=skipped,
+            auto=auto,
         )
 
 

@@ -66,11 +66,8 @@ def _show(found: "BenchmarkResult") -> None:
         )
     for name, reason in found.skipped.items():
         say(f"{name} skipped: {reason}")
-    if len(found.engines) > 1:
-        from smidgen.inference.choice import choose
-
-        rows = max(next(iter(found.engines.values())).batches)
-        say(f"engine auto: {choose(found.model, batch_size=rows, kv_bits=found.kv_bits)}")
+    if found.auto:
+        say(f"engine auto: {found.auto}")
 
 
 def _rows(found: "BenchmarkResult") -> Iterator[list[str]]:

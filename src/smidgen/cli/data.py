@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import print_json, print_table, say
 from smidgen.cli.parameters import Json
@@ -26,7 +27,8 @@ def split(
     out: Annotated[Path, Parameter(help="The JSONL file to write; an existing one is replaced.")],
     test: Annotated[float, Parameter(help="Fraction of each file's prompts that become test rows.")] = 0.2,
     per_prompt: Annotated[
-        int | None, Parameter(help="Maximum number of rows with one prompt, drawn at random; default: all.")
+        PositiveInt | None,
+        Parameter(help="Maximum number of rows with one prompt, drawn at random; default: all."),
     ] = None,
     seed: Seed = 0,
     json: Json = False,
@@ -42,8 +44,6 @@ def split(
 
     if not 0 < test < 1:
         raise ConfigError(f"--test is {test:g}; expected a fraction between 0 and 1")
-    if per_prompt is not None and per_prompt < 1:
-        raise ConfigError(f"--per-prompt is {per_prompt}; expected at least 1")
     rows = split_files(find_task(task), files, test=test, per_prompt=per_prompt, seed=seed)
     write_jsonl(out, rows)
     counts = Counter((row["subset"], row["split"]) for row in rows)

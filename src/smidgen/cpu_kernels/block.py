@@ -119,8 +119,7 @@ class Block:
             self.num_outputs = self.w["chosen"].size
             self.is_chosen = np.zeros(self.tokens, np.bool_)
             self.is_chosen[self.w["chosen"]] = True
-        # An odd number of cache lines, because rows a power of two apart compete for a few cache sets.
-        self.pitch = 16 * (-(-self.tokens // 16) | 1)
+        self.pitch = pitch(self.tokens)
 
     def _merge(self) -> None:
         """Add the low-rank updates to their weights, and make one matrix of queries, keys and values."""
@@ -191,6 +190,14 @@ def _dequantized(arrays: dict[str, mx.array], name: str, group_size: int, bits: 
     )
     mx.eval(weight)
     return view(weight)
+
+
+def pitch(tokens: int) -> int:
+    """Return the row length of feature-major arrays.
+
+    An odd number of cache lines, because rows a power of two apart compete for a few cache sets.
+    """
+    return 16 * (-(-tokens // 16) | 1)
 
 
 @lru_cache(256)

@@ -18,6 +18,11 @@ KEPT = 1 << 24
 """Maximum number of probabilities that are kept for the gradient: 64 MB."""
 
 
+def keeps(tokens: int, vocabulary: int) -> bool:
+    """Whether the probabilities are kept for the gradient instead of being computed again."""
+    return tokens * vocabulary <= KEPT
+
+
 def linear_cross_entropy(
     hidden: mx.array, weight: mx.array, targets: mx.array, *, weight_frozen: bool = False
 ) -> mx.array:
@@ -63,7 +68,7 @@ class _Head:
         self.hidden, self.weight, self.targets = view(hidden), view(weight), np.array(targets)
         self.tokens, self.vocabulary = hidden.shape[0], weight.shape[0]
         self.chunk = max(1, min(self.tokens, LOGITS // self.vocabulary))
-        self.keeps = self.tokens * self.vocabulary <= KEPT
+        self.keeps = keeps(self.tokens, self.vocabulary)
 
     def losses(self) -> tuple[mx.array, ...]:
         """Return loss and log-sum-exp per token, and softmax minus one-hot targets, (N, V), if kept."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from smidgen.data.fields import row_id, shown, structured, subset_of, text_of
+from smidgen.data.fields import as_text, row_id, shown, structured, subset_of, text_of
 from smidgen.data.rows import Format, Row, read_items
 from smidgen.errors import DataError
 
@@ -106,9 +106,10 @@ def _gap(row: Row, number: int, sentence: str, options: tuple[str, str]) -> Choi
 
 def _options(row: Row, field: str, texts: object) -> tuple[str, ...]:
     """Read two or more different options."""
-    if not isinstance(texts, list) or not all(isinstance(t, str | int | float) for t in texts):
+    written = [as_text(text, row) for text in texts] if isinstance(texts, list) else [None]
+    if None in written:
         raise DataError(f"'{field}' is {shown(row, field)}, expected a list of options")
-    options = tuple(str(text).strip() for text in texts)
+    options = tuple(text.strip() for text in written if text is not None)
     if not 2 <= len(set(options)) == len(options) <= len(ascii_uppercase) or "" in options:
         raise DataError(f"'{field}' is {shown(row, field)}, expected 2 to 26 different options")
     return options
@@ -117,7 +118,8 @@ def _options(row: Row, field: str, texts: object) -> tuple[str, ...]:
 def _right(row: Row, field: str, options: Sequence[str], labels: Sequence[str]) -> int:
     """Return the index of the option that a field names by label, text or position."""
     value = row[field]
-    written = str(value).strip()
+    # A whole number is a position or a label as often as a text, so it is nothing to warn of.
+    written = (str(value) if isinstance(value, int) else as_text(value, row) or "").strip()
     label = written.strip("().").upper()
     readings = {
         *(i for i, name in enumerate(labels) if name.upper() == label),

@@ -1,18 +1,18 @@
 """The transformer block of a small float32 model on the CPU, in numpy; see `cpu_forward`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from smidgen.backend import mx, nn
 from smidgen.inference.cpu_attention import attend_rows, attend_step
-from smidgen.inference.cpu_products import Matrix
+from smidgen.inference.cpu_products import Matrix, parts
 from smidgen.inference.kv_cache import Pass, SlotCache
 from smidgen.models import mobilellm
 
 TILE = 64
-"""Tokens of a tile: its hidden states of SwiGLU fit in a core's second cache, a megabyte."""
+"""Maximum tokens of a tile: its hidden states of SwiGLU fit in a core's second cache, a megabyte."""
 
 
 class Unsupported(Exception):
@@ -69,17 +69,17 @@ class Block:
             cache: keys and values of the block, to which those of the tokens are added.
             meet: called when they have been added; returns when they may be read.
         """
-        parts = list(tiles(len(x)))
+        tiles = list(parts(len(x), -(-len(x) // TILE)))
         queries = np.empty((len(x), self.heads, self.head_dim), np.float32)
         slots, columns = at.slots, at.columns
-        for tile in parts:
+        for tile in tiles:
             heads = self._qkv(self._input_norm(x[tile])).reshape(tile.stop - tile.start, -1, self.head_dim)
             keys = self._turned(heads, angles[:, tile], columns[tile], queries[tile])
             cache.put(slots[tile], columns[tile], keys, heads[:, self.heads + self.kv_heads :])
         meet()
         attend = attend_step if at.counts.max() == 1 else attend_rows
         attended = attend(queries, at, cache, self._chunk or at.width).reshape(len(x), -1)
-        for tile in parts:
+        for tile in tiles:
             stream = x[tile]
             stream += self._output(attended[tile])
             stream += self._swiglu(self._post_norm(stream))
@@ -109,12 +109,6 @@ class Block:
         np.divide(gate, inner, out=inner)
         inner *= up
         return self._down(inner)
-
-
-def tiles(size: int) -> Iterator[slice]:
-    """Return the fewest slices of at most `TILE`, about equally large."""
-    count = -(-size // TILE)
-    return (slice(size * i // count, size * (i + 1) // count) for i in range(count))
 
 
 class Linear:

@@ -13,7 +13,6 @@ update), rotary embeddings, SwiGLU, and MobileLLM-R1's attention. Any other mode
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from threadpoolctl import ThreadpoolController
 
 from smidgen.backend import blas, device, mx
 from smidgen.inference.cpu_block import Block, Norm, Unsupported, dimension_order, rotations, weight_of
-from smidgen.inference.cpu_products import Matrix
+from smidgen.inference.cpu_products import Matrix, parts
 from smidgen.inference.kv_cache import Pass, SlotCache
 from smidgen.models.graph import head_weight
 
@@ -76,39 +75,38 @@ class CpuForward:
             self._angles = rotations(self._rope, self._order, 2 * at.width)
         flat = np.concatenate([np.asarray(row) for row in tokens])
         hidden = self._embedding[flat]
-        bounds = self._bounds(len(flat))
-        written = [[threading.Event() for _ in self._blocks] for _ in bounds]
+        shares, slots = self._shares(len(flat)), at.slots
+        written = [[threading.Event() for _ in self._blocks] for _ in shares]
 
         def share(number: int) -> None:
-            begin, end = bounds[number]
-            part = at.part(begin, end)
-            is_cut = begin > 0 and part.start == at.part(begin - 1, begin).start
+            tokens = shares[number]
+            begin = tokens.start
+            is_cut = begin > 0 and slots[begin] == slots[begin - 1]
             earlier = written[:number] if is_cut else []
             try:
-                self._run(hidden[begin:end], part, caches, written[number], earlier)
+                self._run(hidden[tokens], at.part(begin, tokens.stop), caches, written[number], earlier)
             finally:
                 for event in written[number]:
                     event.set()
 
-        self._spread(share, len(bounds), len(flat))
+        self._spread(share, len(shares), len(flat))
         return hidden
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
         """Return the logits (T, V) of hidden states (T, D)."""
         logits = np.empty((len(hidden), self._head.shape[1]), np.float32)
-        bounds = self._bounds(len(hidden))
+        shares = self._shares(len(hidden))
 
         def share(number: int) -> None:
-            rows = slice(*bounds[number])
-            self._head.multiply(hidden[rows], logits[rows])
+            self._head.multiply(hidden[shares[number]], logits[shares[number]])
 
-        self._spread(share, len(bounds), len(hidden))
+        self._spread(share, len(shares), len(hidden))
         return logits
 
-    def _bounds(self, num_tokens: int) -> list[tuple[int, int]]:
-        """Return the bounds of each core's share of the tokens."""
-        shares = max(1, min(self._cores, num_tokens // FEWEST, num_tokens * self._num_weights // SHARE))
-        return list(pairwise(num_tokens * i // shares for i in range(shares + 1)))
+    def _shares(self, num_tokens: int) -> list[slice]:
+        """Return each core's share of the tokens."""
+        count = max(1, min(self._cores, num_tokens // FEWEST, num_tokens * self._num_weights // SHARE))
+        return list(parts(num_tokens, count))
 
     def _spread(self, work: Callable[[int], None], shares: int, num_tokens: int) -> None:
         """Run `work` for the numbers of all shares, one per core."""

@@ -9,14 +9,12 @@ other processors the matrix is transposed, which is the fastest layout there.
 import ctypes
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from smidgen.backend import blas_library
-
-Array = np.ndarray[Any, np.dtype[np.float32]]
+from smidgen.cpu_kernels.team import Array
 
 KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
 """Processors, by OpenBLAS's names, with kernels for small products in `cblas_sgemm_batch`."""
@@ -65,12 +63,14 @@ class Matrix:
             x = np.ascontiguousarray(x)
         source, stride = x.ctypes.data, max(x.strides[0], 4 * K)
         target, width = out.ctypes.data, max(out.strides[0], 4 * N)
-        for begin, end in _parts(len(x), MOST_ROWS):
-            outputs = self._columns + np.uint64(target + begin * width)
-            for top, bottom in _parts(K, max(1, SMALL // ((end - begin) * PANEL))):
-                _Sizes.of(end - begin, bottom - top, N, stride // 4, width // 4, top > 0).multiply(
+        for rows in parts(len(x), -(-len(x) // MOST_ROWS)):
+            outputs = self._columns + np.uint64(target + rows.start * width)
+            count = rows.stop - rows.start
+            for depth in parts(K, -(-K // max(1, SMALL // (count * PANEL)))):
+                top = depth.start
+                _Sizes.of(count, depth.stop - top, N, stride // 4, width // 4, top > 0).multiply(
                     self._batch,
-                    np.full(len(outputs), source + begin * stride + top * 4, np.uint64),
+                    np.full(len(outputs), source + rows.start * stride + top * 4, np.uint64),
                     self._addresses + np.uint64(top * PANEL * 4),
                     outputs,
                 )
@@ -111,10 +111,9 @@ def _addresses(start: int, count: int, step: int) -> np.ndarray:
     return np.uint64(start) + np.arange(count, dtype=np.uint64) * np.uint64(4 * step)
 
 
-def _parts(size: int, most: int) -> Iterator[tuple[int, int]]:
-    """Return the bounds of the fewest parts of at most `most`, about equally large."""
-    count = -(-size // most)
-    return pairwise(size * i // count for i in range(count + 1))
+def parts(size: int, count: int) -> Iterator[slice]:
+    """Return `count` slices that split a size, about equally large."""
+    return (slice(size * i // count, size * (i + 1) // count) for i in range(count))
 
 
 @lru_cache(1)

@@ -156,5 +156,5 @@ class MlxEngine:
             )
             group, due = due[:size], due[size:]
             prompts, trees = [one.prompt for one in group], [one.tree for one in group]
-            scored = score_group(decoder, decoder.xp, prompts, trees, least_share, room)
+            scored = score_group(decoder, prompts, trees, least_share, room)
             yield from zip((one.sample for one in group), scored, strict=True)

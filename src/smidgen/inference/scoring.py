@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 
@@ -118,7 +117,6 @@ class Trees:
 
 def score_group(
     decoder: Decoder,
-    xp: Any,
     prompts: Sequence[list[int]],
     trees: Sequence[Tree],
     least_share: float,
@@ -128,7 +126,6 @@ def score_group(
 
     Args:
         decoder: a decoder without rows whose prefix cache fits all prompts. It has no rows afterwards either.
-        xp: module of its arrays.
         prompts: token ids.
         trees: the continuations of each prompt.
         least_share: minimum share of a branch's first token in the probability of all continuations' tokens
@@ -136,7 +133,7 @@ def score_group(
         num_rows: number of branches that run together; bounds the memory of the KV cache.
     """
     started = time.perf_counter()
-    early = _score_early(decoder, xp, prompts, trees)
+    early = _score_early(decoder, prompts, trees)
     late: list[list[Found]] = [[{} for _ in tree.branches] for tree in trees]
     due = [
         (row, i)
@@ -147,7 +144,7 @@ def score_group(
     begin = 0
     while begin < len(due):
         end = begin + fitting(lengths[begin : begin + num_rows])
-        _score_late(decoder, xp, trees, due[begin:end], late)
+        _score_late(decoder, trees, due[begin:end], late)
         begin = end
     decoder.forget()
     seconds = time.perf_counter() - started
@@ -165,9 +162,7 @@ def fitting(lengths: Sequence[int]) -> int:
     return sum(1 for total in accumulate(lengths) if total <= LOGIT_ROWS) or 1
 
 
-def _score_early(
-    decoder: Decoder, xp: Any, prompts: Sequence[list[int]], trees: Sequence[Tree]
-) -> list[Found]:
+def _score_early(decoder: Decoder, prompts: Sequence[list[int]], trees: Sequence[Tree]) -> list[Found]:
     """Run the prompts with their common prefixes, and score the tokens up to where branches begin."""
     widths = [len(tree.common) + 1 for tree in trees]
     logits = decoder.add(
@@ -178,7 +173,7 @@ def _score_early(
         logprobs_of(
             [token for tree in trees for _, token in tree.early],
             logits,
-            xp,
+            decoder.xp,
             rows=[start + k for start, tree in zip(starts, trees, strict=False) for k, _ in tree.early],
         )
     )
@@ -187,7 +182,6 @@ def _score_early(
 
 def _score_late(
     decoder: Decoder,
-    xp: Any,
     trees: Sequence[Tree],
     due: Sequence[tuple[int, int]],
     late: list[list[Found]],
@@ -198,7 +192,7 @@ def _score_late(
     starts = np.cumsum([0, *map(len, tails)]).tolist()
     places = [(row, i, k, token) for row, i in due for k, token in trees[row].late[i]]
     at = [start + k for start, (row, i) in zip(starts, due, strict=False) for k, _ in trees[row].late[i]]
-    values = logprobs_of([token for *_, token in places], logits, xp, rows=at)
+    values = logprobs_of([token for *_, token in places], logits, decoder.xp, rows=at)
     for (row, i, k, token), value in zip(places, values, strict=True):
         late[row][i][k, token] = value
 

@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple
 
 from smidgen.config import FinetuneConfig, LoraConfig, TrainConfig
 from smidgen.cpu_kernels.attention import QUERY_TILE, SCORES
-from smidgen.cpu_kernels.block import TILE
-from smidgen.cpu_kernels.head import KEPT, LOGITS
+from smidgen.cpu_kernels.block import TILE, pitch
+from smidgen.cpu_kernels.head import LOGITS, keeps
+from smidgen.models.graph import HEAD_CHUNK
 from smidgen.models.shape import Shape
 
 PROCESS_BYTES = 265_000_000
@@ -22,8 +23,6 @@ TOKENIZER_FACTOR = 12
 """Bytes of a loaded tokenizer for each of its `tokenizer.json`, measured with 49,152 and 151,936 tokens."""
 FREED_BYTES = 32 << 20
 """Freed arrays that MLX 0.32 keeps on a CPU for later ones."""
-HEAD_CHUNK = 2048
-"""Positions whose logits exist at the same time on a GPU, as in `smidgen.training.losses`."""
 
 
 class Place(NamedTuple):
@@ -176,11 +175,6 @@ def _file_bytes(training: Training) -> int:
     return 0 if shape.stored == training.place.item else shape.parameters * shape.stored
 
 
-def pitch(tokens: int) -> int:
-    """Return the row length of the kernels' feature-major arrays."""
-    return 16 * (-(-tokens // 16) | 1)
-
-
 def kept_bytes(shape: Shape, tokens: int, outputs: int) -> int:
     """Return the bytes that a block keeps for its gradient in the kernels, its output included.
 
@@ -235,7 +229,7 @@ def logit_bytes(training: Training) -> int:
         # in bfloat16 and float32, their softmax, and the gradient
         chunk = min(trained, HEAD_CHUNK) * shape.vocabulary * (2 + 4 + 4 + 2)
         return chunk + 3 * training.place.item * trained * shape.width
-    kept = trained * shape.vocabulary if trained * shape.vocabulary <= KEPT else 0
+    kept = trained * shape.vocabulary if keeps(trained, shape.vocabulary) else 0
     head = 0 if training.plain or not shape.quantized_parameters else shape.vocabulary * shape.width
     return 4 * (kept + head + 3 * trained * shape.width)
 
@@ -244,8 +238,7 @@ def scratch_bytes(training: Training) -> int:
     """Return the bytes that the kernels reuse from block to block and from piece to piece."""
     shape, batch, threads = training.shape, training.batch, training.place.threads
     chunk = max(1, min(batch.trained, LOGITS // shape.vocabulary)) * shape.vocabulary
-    recomputed = batch.trained * shape.vocabulary > KEPT
-    logits = chunk * (2 if recomputed else 1)
+    logits = chunk * (1 if keeps(batch.trained, shape.vocabulary) else 2)
     if not training.kernels:
         return 4 * logits
     width, inner, positions = shape.width, shape.inner, batch.positions

@@ -18,6 +18,8 @@ from smidgen.models.architectures import ModelConfigJson
 from smidgen.models.induction import add_induction_circuit
 
 INITIAL_DEVIATION = 0.02
+HEAD_CHUNK = 2048
+"""Positions whose logits exist at the same time in training on a GPU: 2048 x 151,936 fp32 is 1.2 GB."""
 
 
 def body(model: nn.Module) -> Any:
@@ -50,6 +52,12 @@ def logits(model: nn.Module, hidden: mx.array) -> mx.array:
 def named_arrays(tree: Any) -> dict[str, mx.array]:
     """Return the arrays of a tree of parameters or gradients by their dotted names, in the tree's order."""
     return tree_flatten(tree, destination={})  # pyright: ignore[reportReturnType]
+
+
+def quantized_parameters(model: nn.Module) -> int:
+    """Return the number of parameters in quantised layers."""
+    layers: list[Any] = [module for module in model.modules() if "scales" in module]
+    return sum(layer.weight.size * 32 // layer.bits for layer in layers)
 
 
 def create(architecture: ArchitectureConfig, seed: int) -> tuple[nn.Module, ModelConfigJson]:

@@ -179,12 +179,6 @@ def dequantize(model: nn.Module, dtype: mx.Dtype | None = None, *, to_read: bool
     mx.eval(model.parameters())
 
 
-def dequantized_bytes(model: nn.Module) -> int:
-    """Return the bytes that the quantised weights of a model take in float32; 0 if there are none."""
-    layers = [module for module in model.modules() if "scales" in module]
-    return sum(4 * layer.weight.size * 32 // layer.bits for layer in layers)
-
-
 def _sharing(part: Any) -> Any:
     """Return a copy of a module, or of a container in one, that shares its arrays."""
     if isinstance(part, nn.Module):

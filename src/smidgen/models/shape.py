@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from smidgen.backend import mx, nn
 from smidgen.config import LoraConfig
 from smidgen.models.architectures import ModelConfigJson, build_arguments, build_graph
-from smidgen.models.graph import named_arrays
+from smidgen.models.graph import named_arrays, quantized_parameters
 from smidgen.models.load import quantize_like
 from smidgen.models.lora import count_parameters
 from smidgen.models.save import declared_dtype
 
 LAYERED_KINDS = ("llama", "qwen2", "qwen3")
-"""Architectures with kernels for the CPU, packed rows and blocks that can be recomputed."""
+"""Architectures whose attention depends only on the mask and the rotary embedding, so rows can be packed and
+blocks run one by one and recomputed. The CPU has kernels for them."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Shape:
     @cached_property
     def quantized_parameters(self) -> int:
         """Number of parameters in quantised layers."""
-        layers: list[Any] = [module for module in self.graph.modules() if "scales" in module]
-        return sum(layer.weight.size * 32 // layer.bits for layer in layers)
+        return quantized_parameters(self.graph)
 
     def bytes(self, item: int, *, plain: bool = False) -> int:
         """Return the bytes of all weights with `item` bytes per unquantised number.

@@ -1,7 +1,7 @@
 """Floating-point operations of training, from which a measured rate gives its time."""
 
-from smidgen.cpu_kernels.head import KEPT
-from smidgen.models.budget import Batch, Training
+from smidgen.cpu_kernels.head import keeps
+from smidgen.models.budget import Training
 
 TRAINING_SHARE = 0.6
 """Share of the rate of a large matrix product that training reaches: 0.62 with LoRA on SmolLM2-135M on two
@@ -31,10 +31,6 @@ def training_operations(training: Training, tokens: int, trained: int, *, first_
     adapter = 6 * shape.trainable(lora) if lora else 0
     of_blocks = tokens * (blocks * (passes * forward + weights * 2 * block) + adapter)
     frozen = (first_tokens or tokens) * (shape.layers - blocks) * forward
-    again = 1 if _head_is_recomputed(training.batch, shape.vocabulary) else 0
+    again = 0 if keeps(training.batch.trained, shape.vocabulary) else 1
     head = 2 * trained * shape.vocabulary * shape.width * (2 + again + weights)
     return of_blocks + frozen + head
-
-
-def _head_is_recomputed(batch: Batch, vocabulary: int) -> bool:
-    return batch.trained * vocabulary > KEPT

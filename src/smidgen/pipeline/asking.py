@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smidgen.data.templates import Tokenizer, is_raw, load_tokenizer
+from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.data.types import Sample
 from smidgen.errors import ModelError
-from smidgen.models.load import read_config, resolve
+from smidgen.models.load import describe, read_config
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.tasks.examples import drawn, with_examples
 
@@ -68,8 +68,6 @@ def _exemplified(
     """Put worked examples before every prompt, as many as fit the context of the base model."""
     if has := task.task.num_examples:
         return Skipped(f"its prompts already contain {has} worked examples")
-    if is_raw(samples[0].messages):
-        return Skipped("its prompts are raw text without turns, in which examples could be shown")
     asked = {sample.messages for sample in task.test_samples}
     others = [sample for sample in task.split_samples[0] if sample.messages not in asked]
     examples = drawn(others, count, context.specialist.evaluate.seed)
@@ -90,7 +88,7 @@ class _Room:
     """Says whether prompts fit the base model's context beside an answer."""
 
     def __init__(self, context: RunContext) -> None:
-        path = resolve(context.specialist.model.base)
+        path = describe(context.specialist.model.base)
         self._tokenizer: Tokenizer = load_tokenizer(path)
         self._thinking = context.specialist.model.thinking
         length = read_config(path).get("max_position_embeddings") or 2**31

@@ -3,7 +3,7 @@
 No weight is read. If the rows cannot be read, every row is taken to have `max_length` tokens, all trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,8 @@ from pathlib import Path
 from smidgen.backend import blas, device
 from smidgen.config import DEFAULT_BITS, DEFAULT_GROUP_SIZE, AnyRecipe, PretrainRecipe, Recipe, SftConfig
 from smidgen.data.templates import load_tokenizer
-from smidgen.data.types import Message
-from smidgen.errors import ConfigError, DataError
+from smidgen.data.types import Message, Sample
+from smidgen.errors import DataError
 from smidgen.inference.choice import SMALL
 from smidgen.inference.cpu_forward import LARGEST
 from smidgen.models.budget import (
@@ -31,8 +31,9 @@ from smidgen.models.load import describe, read_config
 from smidgen.models.quantization import Setting
 from smidgen.models.shape import Shape, shape_of
 from smidgen.options import EngineOptions
+from smidgen.pipeline.asking import PLAIN, Asked, Asking, asked_samples
 from smidgen.pipeline.context import RunContext, TaskContext
-from smidgen.pipeline.jobs import PLAIN_SHARE
+from smidgen.pipeline.jobs import check_length, fits_dequantized
 from smidgen.training.batches import (
     LENGTH_STEP,
     RowBatches,
@@ -45,9 +46,10 @@ from smidgen.training.checkpoint import KEEP
 from smidgen.training.hidden import MASKED_ROW, ONE_ROW
 from smidgen.training.pretrain import num_steps
 from smidgen.training.sft import sft_rows
+from smidgen.training.trunk import stored_tokens
 
 ASSUMED_PROMPT = 512
-"""Tokens of an evaluation's prompt if the rows cannot be read."""
+"""Tokens of an evaluation's prompt, and of each worked example before it, if the rows cannot be read."""
 LONGEST = 8
 """Prompts with the most characters, of which the one with the most tokens is looked for."""
 
@@ -83,11 +85,21 @@ class Batches:
 
 @dataclass
 class Kept:
-    """What the budgets of changed recipes share: rows by `max_length`, batches by their size, and prompts."""
+    """What the budgets of changed recipes share, since neither the base nor the data are changed.
 
-    rows: dict[int, tuple[Sequence[TrainRow], Sequence[TrainRow]]] = field(default_factory=dict)
-    drawn: dict[tuple[int, int, int], tuple[TrainingPlan, frozenset[Batch]]] = field(default_factory=dict)
-    asked: dict[str, tuple[int, int]] = field(default_factory=dict)
+    Attributes:
+        folder: folder of the base.
+        samples: training and validation samples, or why they cannot be read.
+        rows: training and validation rows by `max_length`, or why they cannot be trained on.
+        drawn: figures of all steps and the different batches, by length, size and accumulation.
+        asked: number of prompts and tokens of the longest, by task and number of worked examples.
+    """
+
+    folder: Path | None = None
+    samples: tuple[list[Sample], list[Sample]] | DataError | None = None
+    rows: dict[int, tuple[Sequence[TrainRow], Sequence[TrainRow]] | DataError] = field(default_factory=dict)
+    drawn: dict[tuple[int, int, int], tuple[TrainingPlan, set[Batch]]] = field(default_factory=dict)
+    asked: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -104,11 +116,13 @@ class Budgets:
         """Return the budgets of a changed recipe, which share the rows that were read."""
         return Budgets(replace(self.context, recipe=recipe), self.place, four_bits, self._kept)
 
-    @cached_property
+    @property
     def folder(self) -> Path | None:
         """Folder of the base model's configuration and tokenizer; None for a new model."""
         recipe = self.context.recipe
-        return describe(recipe.model.base) if isinstance(recipe, Recipe) else None
+        if self._kept.folder is None and isinstance(recipe, Recipe):
+            self._kept.folder = describe(recipe.model.base)
+        return self._kept.folder
 
     @cached_property
     def shape(self) -> Shape:
@@ -122,11 +136,7 @@ class Budgets:
             return shape_of(huggingface_config(recipe.model.architecture), "[model.architecture]")
         assert self.folder is not None
         config = read_config(self.folder)
-        if recipe.train.max_length > (config.get("max_position_embeddings") or recipe.train.max_length):
-            raise ConfigError(
-                f"train.max_length is {recipe.train.max_length}, but the context of {recipe.model.base} has "
-                f"{config['max_position_embeddings']} tokens; lower it"
-            )
+        check_length(recipe.train.max_length, config, recipe.model.base)
         if self.four_bits:
             config = config | {"quantization": Setting(DEFAULT_BITS, DEFAULT_GROUP_SIZE)._asdict()}
         return shape_of(config, str(self.folder / "config.json"))
@@ -139,12 +149,15 @@ class Budgets:
     @cached_property
     def plain(self) -> bool:
         """Whether a quantised base is dequantised for training."""
-        small = 4 * self.shape.quantized_parameters < PLAIN_SHARE * device().memory_bytes
-        return self.place.kind == "cpu" and small
+        return self.place.kind == "cpu" and fits_dequantized(self.shape.quantized_parameters)
 
     @cached_property
     def batches(self) -> Batches:
-        """The batches of the training."""
+        """The batches of the training.
+
+        Raises:
+            DataError: the rows can be read but not be trained on, such as answers beyond `max_length`.
+        """
         recipe = self.context.recipe
         settings = recipe.train
         rows, positions = settings.batch_size, LENGTH_STEP * -(-settings.max_length // LENGTH_STEP)
@@ -154,42 +167,65 @@ class Budgets:
             tokens = steps * full.trained * settings.gradient_accumulation
             return Batches(full, tokens=tokens, trained_tokens=tokens)
         assert isinstance(settings, SftConfig)
-        try:
-            training, validation = self._read(settings)
-        except DataError as error:
-            return Batches(full, unread=str(error))
+        samples = self._samples()
+        if isinstance(samples, DataError):
+            return Batches(full, unread=str(samples))
+        training, validation = self._rows(settings, samples)
         plan, drawn = self._drawn(settings, training)
         largest = max(drawn, key=lambda batch: step_bytes(self._training(batch)))
-        return Batches(largest, plan, plan.tokens, plan.trained_tokens, _distinct([*training, *validation]))
-
-    def _drawn(self, settings: SftConfig, rows: Sequence[TrainRow]) -> tuple[TrainingPlan, frozenset[Batch]]:
-        """Draw all batches; return the figures of all steps, and the different batches."""
-        source = RowBatches(
-            rows,
-            batch_size=settings.batch_size,
-            gradient_accumulation=settings.gradient_accumulation,
-            epochs=settings.epochs,
-            seed=settings.seed,
-            capacity=self._capacity(settings),
+        return Batches(
+            largest, plan, plan.tokens, plan.trained_tokens, stored_tokens([*training, *validation])
         )
+
+    def _drawn(self, settings: SftConfig, rows: Sequence[TrainRow]) -> tuple[TrainingPlan, set[Batch]]:
+        """Draw all batches; return the figures of all steps, and the different batches."""
         drawing = settings.max_length, settings.batch_size, settings.gradient_accumulation
         if drawing not in self._kept.drawn:
-            plan = plan_training(rows, source)
-            batches = (_batch(batch) for _ in range(source.num_steps) for batch in source.next_step())
-            self._kept.drawn[drawing] = plan, frozenset(batches)
+            source = RowBatches(
+                rows,
+                batch_size=settings.batch_size,
+                gradient_accumulation=settings.gradient_accumulation,
+                epochs=settings.epochs,
+                seed=settings.seed,
+                capacity=self._capacity(settings),
+            )
+            different: set[Batch] = set()
+
+            def noted() -> Iterator[TrainBatch]:
+                for batch in source.all_steps():
+                    different.add(_batch(batch))
+                    yield batch
+
+            self._kept.drawn[drawing] = plan_training(rows, source, noted()), different
         return self._kept.drawn[drawing]
 
-    def _read(self, settings: SftConfig) -> tuple[Sequence[TrainRow], Sequence[TrainRow]]:
+    def _samples(self) -> tuple[list[Sample], list[Sample]] | DataError:
+        """Return the training and validation samples, or why they cannot be read."""
+        if self._kept.samples is None:
+            try:
+                self._kept.samples = self.context.training_samples, self.context.validation_samples
+            except DataError as error:
+                self._kept.samples = error
+        return self._kept.samples
+
+    def _rows(
+        self, settings: SftConfig, samples: tuple[list[Sample], list[Sample]]
+    ) -> tuple[Sequence[TrainRow], Sequence[TrainRow]]:
         """Return the training and validation rows, cut to `max_length`."""
         assert self.folder is not None
         if settings.max_length not in self._kept.rows:
             tokenizer, thinking = load_tokenizer(self.folder), self.context.specialist.model.thinking
-            training, validation = (
-                sft_rows(samples, tokenizer, settings, thinking=thinking).rows
-                for samples in (self.context.training_samples, self.context.validation_samples)
-            )
-            self._kept.rows[settings.max_length] = training, validation
-        return self._kept.rows[settings.max_length]
+            try:
+                training, validation = (
+                    sft_rows(part, tokenizer, settings, thinking=thinking).rows for part in samples
+                )
+                self._kept.rows[settings.max_length] = training, validation
+            except DataError as error:
+                self._kept.rows[settings.max_length] = error
+        rows = self._kept.rows[settings.max_length]
+        if isinstance(rows, DataError):
+            raise rows
+        return rows
 
     def _capacity(self, settings: SftConfig) -> int | None:
         """Return the tokens of a row of packed texts, as `training.hidden.packed_length` does."""
@@ -241,7 +277,9 @@ class Budgets:
         mapped = states if self.place.kind == "cpu" else 0
         return StageBudget(replace(budget, mapped=mapped), trained + kept + states)
 
-    def evaluation(self, task: TaskContext, options: EngineOptions, *, scores: bool = False) -> StageBudget:
+    def evaluation(
+        self, task: TaskContext, options: EngineOptions, asking: Asking = PLAIN, *, scores: bool = False
+    ) -> StageBudget:
         """Return the budget of an evaluation; an upper bound for a quantised model and for llama.cpp.
 
         Which engine `auto` takes on a CPU is measured when it is opened; beyond `LARGEST` it is llama.cpp.
@@ -250,10 +288,11 @@ class Budgets:
         open_choice = options.engine == "auto" and cpu and parameters >= SMALL and not scores
         halves = options.engine == "llama" or (open_choice and parameters > LARGEST)
         item = 2 if halves else self.place.item
+        prompts, longest = self._prompts(task, asking.examples)
         decoding = Decoding(
             self.shape,
-            rows=min(options.batch_size, self._prompts(task)[0]),
-            prompt=self._prompts(task)[1],
+            rows=min(options.batch_size, prompts),
+            prompt=longest,
             answer=self.context.specialist.evaluate.max_tokens,
             item=item,
             cpu=cpu,
@@ -262,19 +301,23 @@ class Budgets:
         )
         return StageBudget(decoding_budget(decoding), parameters * item if open_choice else 0)
 
-    def _prompts(self, task: TaskContext) -> tuple[int, int]:
-        """Return the number of prompts of an evaluation and the tokens of the longest."""
+    def _prompts(self, task: TaskContext, examples: int) -> tuple[int, int]:
+        """Return the number of prompts of an evaluation and the tokens of the longest, after its examples."""
         assert self.folder is not None
-        if task.name not in self._kept.asked:
+        key = task.name, examples
+        if key not in self._kept.asked:
             try:
-                samples = task.test_samples
+                asked = asked_samples(self.context, task, Asking(examples=examples))
+                samples = asked.samples if isinstance(asked, Asked) else task.test_samples
             except DataError:
-                return self.context.specialist.evaluate.batch_size, ASSUMED_PROMPT
-            texts = sorted((sample.messages for sample in samples), key=_characters, reverse=True)
-            tokenizer = load_tokenizer(self.folder)
-            longest = max(len(tokenizer.render_prompt(messages)) for messages in texts[:LONGEST])
-            self._kept.asked[task.name] = len(samples), longest
-        return self._kept.asked[task.name]
+                assumed = ASSUMED_PROMPT * (1 + examples)
+                self._kept.asked[key] = self.context.specialist.evaluate.batch_size, assumed
+            else:
+                texts = sorted((sample.messages for sample in samples), key=_characters, reverse=True)
+                tokenizer = load_tokenizer(self.folder)
+                longest = max(len(tokenizer.render_prompt(messages)) for messages in texts[:LONGEST])
+                self._kept.asked[key] = len(samples), longest
+        return self._kept.asked[key]
 
     def copying(self, disk: int) -> StageBudget:
         """Return the budget of writing a copy of the model, whose tensors may all exist twice."""
@@ -287,11 +330,6 @@ def _batch(batch: TrainBatch) -> Batch:
     rows, length = batch.inputs.shape
     longest = length if batch.segment_ids is None or batch.spans is None else int(batch.spans[:, 1].max())
     return Batch(rows, length, batch.trained_tokens, longest)
-
-
-def _distinct(rows: Sequence[TrainRow]) -> int:
-    """Return the tokens of all different rows, without their last ones."""
-    return sum({row.token_ids[:-1].tobytes(): len(row.token_ids) - 1 for row in rows}.values())
 
 
 def _characters(messages: Sequence[Message]) -> int:

@@ -188,7 +188,7 @@ def evaluation_stage(
         return probes.answer_seconds(task, method, asking) * len(task.test_samples) / 60
 
     def budget(budgets: Budgets) -> StageBudget:
-        return budgets.evaluation(task, engine(budgets.context), scores=method != "generate")
+        return budgets.evaluation(task, engine(budgets.context), asking, scores=method != "generate")
 
     def own_entry(context: RunContext) -> Mapping[str, Any]:
         found = evaluation_of(context, task, name)

@@ -44,7 +44,7 @@ class Fit:
         """The changed lines of the recipe."""
         lines = []
         for table, keys in self.changes.items():
-            lines += [f"[{table}]", *(f"{key} = {_literal(value)}" for key, value in keys.items())]
+            lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
         return "\n".join(lines)
 
 
@@ -57,17 +57,19 @@ def fit(budgets: Budgets, available: int) -> Fit:
 
     Raises:
         ConfigError: nothing fits; says what the smallest settings need.
-        UserError: the recipe is invalid.
+        UserError: the recipe is invalid, or its rows cannot be trained on as they are.
     """
     recipe = budgets.context.recipe
+    smallest = training_budget(budgets.largest_step).needed
     candidates = list(_training_changes(budgets))
-    smallest = _training_bytes(_with(budgets, candidates[-1]))
+    needs = (_training_bytes(_with(budgets, changes)) for changes in reversed(candidates))
+    smallest = next((needed for needed in needs if needed is not None), smallest)
     fitting = (
         changes
-        for changes in (candidates if smallest is None or smallest <= available else ())
+        for changes in candidates
         if (needed := _training_bytes(_with(budgets, changes))) is not None and needed <= available
     )
-    found = next(fitting, None)
+    found = next(fitting, None) if smallest <= available else None
     if found is not None:
         for answers in _answer_changes(recipe):
             changes = found | answers
@@ -78,7 +80,7 @@ def fit(budgets: Budgets, available: int) -> Fit:
     adapts = getattr(recipe.train, "lora", None)
     advice = "use a smaller base" if adapts else "train an adapter ([train.lora]) or use a smaller model"
     raise ConfigError(
-        f"{recipe.name} does not fit: with the smallest settings it needs {size(smallest or 0)} of memory, "
+        f"{recipe.name} does not fit: with the smallest settings it needs {size(smallest)} of memory, "
         f"and {size(available)} may be used here; {advice}"
     )
 
@@ -166,7 +168,3 @@ def _notes(recipe: AnyRecipe, changes: Changes) -> list[str]:
             f"{recipe.train.max_length}), which can make the model worse"
         )
     return notes
-
-
-def _literal(value: Any) -> str:
-    return json.dumps(value)

@@ -17,9 +17,10 @@ from smidgen.data.templates import load_tokenizer
 from smidgen.data.tokenizer import END_OF_TEXT, TURN_END, save_tokenizer, train_tokenizer
 from smidgen.errors import ConfigError
 from smidgen.files import atomic_folder
-from smidgen.models.graph import create
+from smidgen.models.architectures import ModelConfigJson
+from smidgen.models.graph import create, quantized_parameters
 from smidgen.models.load import load
-from smidgen.models.lora import add_lora, dequantize, dequantized_bytes
+from smidgen.models.lora import add_lora, dequantize
 from smidgen.models.save import save_model
 from smidgen.pipeline.context import RunContext
 from smidgen.training.batches import (
@@ -80,14 +81,10 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
     settings, thinking = context.recipe.train, context.specialist.model.thinking
     assert isinstance(settings, SftConfig)
     loaded = load(context.specialist.model.base)
-    context_length = loaded.config.get("max_position_embeddings") or settings.max_length
-    if settings.max_length > context_length:
-        raise ConfigError(
-            f"train.max_length is {settings.max_length}, but the context of {loaded.name} has "
-            f"{context_length} tokens; lower it"
-        )
-    if device().kind == "cpu":  # on a GPU, quantised products are as fast
-        _dequantize_if_small(loaded.model)
+    check_length(settings.max_length, loaded.config, loaded.name)
+    # On a GPU, quantised products are as fast.
+    if device().kind == "cpu" and fits_dequantized(quantized_parameters(loaded.model)):
+        dequantize(loaded.model, mx.float32, to_read=True)
     if settings.lora is not None:
         add_lora(loaded.model, settings.lora, settings.seed)
     training, validation = (
@@ -116,13 +113,26 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
     )
 
 
-def _dequantize_if_small(model: nn.Module) -> None:
-    """Dequantise a quantised base once, unless the memory is needed; its blocks are then dequantised in turn.
+def check_length(max_length: int, config: ModelConfigJson, name: str) -> None:
+    """Refuse rows that may be longer than the context of a model.
+
+    Raises:
+        ConfigError: they may be.
+    """
+    context_length = config.get("max_position_embeddings") or max_length
+    if max_length > context_length:
+        raise ConfigError(
+            f"train.max_length is {max_length}, but the context of {name} has {context_length} tokens; "
+            "lower it"
+        )
+
+
+def fits_dequantized(parameters: int) -> bool:
+    """Whether a base's quantised parameters are few enough to be dequantised once, not block by block.
 
     The weights that are computed with are the same, so the adapter fits the quantised base.
     """
-    if dequantized_bytes(model) < PLAIN_SHARE * device().memory_bytes:
-        dequantize(model, mx.float32, to_read=True)
+    return 4 * parameters < PLAIN_SHARE * device().memory_bytes
 
 
 def _states_of(

@@ -9,9 +9,10 @@ from smidgen.data.types import Message, Sample
 
 def drawn(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
     """Draw different prompts from samples with targets; the same for the same seed and samples."""
-    shuffled = random.Random(f"examples/{seed}").sample(list(samples), len(samples))
-    different = {sample.messages: sample for sample in reversed(shuffled)}
-    return [sample for sample in shuffled if different[sample.messages] is sample][:count]
+    different: dict[tuple[Message, ...], Sample] = {}
+    for sample in random.Random(f"examples/{seed}").sample(list(samples), len(samples)):
+        different.setdefault(sample.messages, sample)
+    return list(different.values())[:count]
 
 
 def with_examples(sample: Sample, examples: Sequence[Sample]) -> Sample:

@@ -57,9 +57,8 @@ class Intent(Task):
 
     def __init__(self, labels: Iterable[str] = (), settings: IntentSettings | None = None) -> None:
         self.labels = {normalise(label): label for label in sorted(set(labels))}
-        self.settings = settings or IntentSettings()
-        self._system = self.settings.system
-        self.variant = "" if self._system is None else sha256_json(self._system)[:8]
+        self.settings = self._own = settings or IntentSettings()
+        self.variant = "" if self._own.system is None else sha256_json(self._own.system)[:8]
 
     @classmethod
     def from_settings(cls, settings: IntentSettings) -> Self:
@@ -79,7 +78,7 @@ class Intent(Task):
             DataError: two labels differ only in case, spaces or underscores, which parsing ignores.
         """
         labels = sorted({*self.labels.values(), *(query.intent for query in queries(rows, source=source))})
-        prepared = type(self)(labels, IntentSettings(system=self._system))
+        prepared = type(self)(labels, self._own)
         if len(prepared.labels) < len(labels):
             lost = next(label for label in labels if label not in prepared.labels.values())
             raise DataError(
@@ -98,7 +97,7 @@ class Intent(Task):
         ]
 
     def _messages(self, text: str) -> tuple[Message, ...]:
-        system = () if self._system is None else (Message("system", self._system),)
+        system = () if self._own.system is None else (Message("system", self._own.system),)
         return *system, Message("user", text)
 
     def target(self, sample: Sample) -> str:

@@ -6,7 +6,7 @@ which is laying them one after the other, each with its own attention and positi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -149,7 +149,14 @@ class RowBatches:
         self._step += 1
         rows = [self._rows[i] for i in self._order[1][index]]
         parts = [rows[i : i + self._batch_size] for i in range(0, len(rows), self._batch_size)]
-        return [pad(part) if self._capacity is None else pack(part, self._capacity) for part in parts]
+        return [batch_of(part, self._capacity) for part in parts]
+
+    def all_steps(self) -> Iterator[TrainBatch]:
+        """Yield the batches of all steps without training; the position is restored."""
+        position = self.state()
+        for _ in range(self.num_steps):
+            yield from self.next_step()
+        self.restore(position)
 
     def epoch(self) -> float:
         """Return the number of passes over the rows so far."""
@@ -183,7 +190,12 @@ def fixed_batches(
     """Return the batches of a validation set: every row once, sorted by length; packed as in `RowBatches`."""
     ordered = sorted(rows, key=lambda row: len(row.token_ids))
     parts = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-    return [pad(part) if capacity is None else pack(part, capacity) for part in parts]
+    return [batch_of(part, capacity) for part in parts]
+
+
+def batch_of(rows: Sequence[TrainRow], capacity: int | None) -> TrainBatch:
+    """Return the batch of some rows, packed up to `capacity` tokens, or padded if it is None."""
+    return pad(rows) if capacity is None else pack(rows, capacity)
 
 
 def pad(rows: Sequence[TrainRow]) -> TrainBatch:
@@ -295,17 +307,25 @@ class TrainingPlan:
     steps: int
 
 
-def plan_training(rows: Sequence[TrainRow], batches: RowBatches) -> TrainingPlan:
-    """Draw the batches of all steps without training; the position of `batches` is restored."""
-    position = batches.state()
-    drawn = [batch for _ in range(batches.num_steps) for batch in batches.next_step()]
-    batches.restore(position)
-    tokens = sum(batch.tokens for batch in drawn)
+def plan_training(
+    rows: Sequence[TrainRow], batches: RowBatches, drawn: Iterable[TrainBatch] | None = None
+) -> TrainingPlan:
+    """Draw the batches of all steps without training; the position of `batches` is restored.
+
+    Args:
+        rows: the rows.
+        batches: their batches.
+        drawn: `batches.all_steps()`, if the caller looks at each of them too.
+    """
+    tokens = trained = positions = 0
+    for batch in batches.all_steps() if drawn is None else drawn:
+        tokens, trained = tokens + batch.tokens, trained + batch.trained_tokens
+        positions += batch.inputs.size
     return TrainingPlan(
         rows=len(rows),
         longest=max(len(row.token_ids) for row in rows),
         tokens=tokens,
-        trained_tokens=sum(batch.trained_tokens for batch in drawn),
-        padding=1 - tokens / sum(batch.inputs.size for batch in drawn),
+        trained_tokens=trained,
+        padding=1 - tokens / positions,
         steps=batches.num_steps,
     )

@@ -12,12 +12,10 @@ from smidgen.backend import mx, nn
 from smidgen.cpu_kernels import Packing
 from smidgen.errors import ModelError
 from smidgen.models.graph import body
+from smidgen.models.shape import LAYERED_KINDS
 from smidgen.training.batches import TrainBatch
 from smidgen.training.trunk import Trunk, frozen_blocks
 
-LAYERED = ("llama", "qwen2", "qwen3")
-"""Architectures whose attention depends only on the mask and the rotary embedding, so rows can be packed and
-blocks run one by one."""
 MASKED_ROW = 512
 """Maximum tokens of a packed row whose attention needs a mask."""
 ONE_ROW = 1 << 30
@@ -81,7 +79,7 @@ def hidden_states(
     if packing is not None and not _is_layered(model):
         raise ModelError(
             f"a {getattr(model, 'model_type', None)} cannot be trained on packed rows; expected one of "
-            f"{', '.join(LAYERED)}, or one text per row"
+            f"{', '.join(LAYERED_KINDS)}, or one text per row"
         )
     if how.trunk is not None:
         x, blocks = how.trunk.states(batch), inner.layers[how.trunk.depth :]
@@ -105,7 +103,7 @@ def packing_of(batch: TrainBatch) -> Packing | None:
 
 
 def _is_layered(model: nn.Module) -> bool:
-    return getattr(model, "model_type", None) in LAYERED
+    return getattr(model, "model_type", None) in LAYERED_KINDS
 
 
 def _run_blocks(

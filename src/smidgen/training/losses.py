@@ -2,12 +2,9 @@
 
 from smidgen import cpu_kernels
 from smidgen.backend import device, mx, nn
-from smidgen.models.graph import head, head_weight
+from smidgen.models.graph import HEAD_CHUNK, head, head_weight
 from smidgen.training.batches import TrainBatch
 from smidgen.training.hidden import BodyPass, hidden_states
-
-HEAD_CHUNK = 2048
-"""Positions whose logits exist at the same time on a GPU: 2048 x 151,936 fp32 is 1.2 GB."""
 
 
 def trained_token_losses(model: nn.Module, batch: TrainBatch, how: BodyPass | None = None) -> mx.array:

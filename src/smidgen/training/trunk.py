@@ -117,18 +117,14 @@ class Trunk:
         """Return the hidden states (B, L, D) of a batch after the last block of the trunk."""
         if self._cache is None or batch.spans is None:
             return mx.stop_gradient(self._run(batch))
-        keys = [_span_key(batch, start, size) for start, size in batch.spans.tolist()]
-        return self._stored(batch, keys, self._cache)
+        places = [slice(start, start + size) for start, size in batch.spans.tolist()]
+        return self._stored(batch, [(_span_key(batch, place), place) for place in places], self._cache)
 
-    def _stored(self, batch: TrainBatch, keys: Sequence[bytes], cache: StateCache) -> mx.array:
-        """Return stored states; if any are missing, run the batch and store those."""
-        assert batch.spans is not None
+    def _stored(self, batch: TrainBatch, spans: Sequence[tuple[bytes, slice]], cache: StateCache) -> mx.array:
+        """Return the stored states of rows, given by key and place; if any are missing, run the batch."""
         rows, length = batch.inputs.shape
         found = np.zeros((rows * length, cache.width), np.float32)
-        places = [slice(start, start + size) for start, size in batch.spans.tolist()]
-        missing = [
-            (key, place) for key, place in zip(keys, places, strict=True) if not cache.read(key, found[place])
-        ]
+        missing = [(key, place) for key, place in spans if not cache.read(key, found[place])]
         if missing:
             fresh = self._run(batch)
             mx.eval(fresh)
@@ -158,8 +154,7 @@ class TrunkStates:
     @property
     def num_bytes(self) -> int:
         """Size on disk: the tokens of all different rows."""
-        rows = {_row_key(row): len(row.token_ids) - 1 for row in self.rows}
-        return sum(rows.values()) * self._width * np.dtype(self.dtype).itemsize
+        return stored_tokens(self.rows) * self._width * np.dtype(self.dtype).itemsize
 
     def open(self, folder: Path) -> None:
         """Let the trunk store its states in a folder, and read those that are there.
@@ -188,16 +183,20 @@ class TrunkStates:
         arrays = [array for part in parts for array in named_arrays(part.parameters()).values()]
         total = 0
         for array in arrays:
-            total = zlib.crc32(np.array(array.view(mx.uint8)).tobytes(), total)
+            total = zlib.crc32(np.array(array.view(mx.uint8), order="C").data, total)
         return f"{total:08x}"
+
+
+def stored_tokens(rows: Iterable[TrainRow]) -> int:
+    """Return the tokens whose states a cache of these rows holds: all but the last of each different row."""
+    return sum({_row_key(row): len(row.token_ids) - 1 for row in rows}.values())
 
 
 def _row_key(row: TrainRow) -> bytes:
     return _key(row.token_ids[:-1], None if row.segment_ids is None else row.segment_ids[:-1])
 
 
-def _span_key(batch: TrainBatch, start: int, size: int) -> bytes:
-    place = slice(start, start + size)
+def _span_key(batch: TrainBatch, place: slice) -> bytes:
     segments = None if batch.segment_ids is None else batch.segment_ids.reshape(-1)[place]
     return _key(batch.inputs.reshape(-1)[place], segments)
 
@@ -212,7 +211,7 @@ def _key(token_ids: np.ndarray, segment_ids: np.ndarray | None) -> bytes:
 
 def _checksum(states: np.ndarray) -> int:
     """Return a checksum of stored states that is never 0, which marks a row that is not stored."""
-    return zlib.crc32(states.tobytes()) or 1
+    return zlib.crc32(states.data) or 1
 
 
 def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -223,6 +223,23 @@ def test_gold_that_cannot_be_learnt_is_refused(change: dict, message: str) -> No
         JudgeTask().training_samples([ROW | change], source="mine")
 
 
+def test_plain_rows_keep_what_the_rubric_is_trained_on() -> None:
+    named = [row for _, row in JudgeTask().plain_rows(rows(1))]
+    assert named == [{name: value for name, value in rows(1)[0].items() if name != "subset"}]
+    assert JudgeTask().training_samples(named)[0].target == JudgeTask().training_samples(rows(1))[0].target
+    plain = {name: value for name, value in ROW.items() if name not in GOLD}
+    assert not any(name in row for _, row in JudgeTask().plain_rows([plain]) for name in GOLD)
+
+
+def test_gold_of_rows_with_several_pairs_is_refused() -> None:
+    several = {"prompt": "1 + 1?", "chosen": ["2", "two"], "rejected": ["3"]}
+    with pytest.raises(
+        DataError, match=r"mine: 1 rows contain 2 pairs, so it is unknown which pairs the gold"
+    ):
+        JudgeTask().plain_rows([several | GOLD], source="mine")
+    assert len(JudgeTask().plain_rows([several])) == 2
+
+
 # --- measures on judges whose worth is known ---
 
 

@@ -7,30 +7,20 @@ verdicts: expected scores for a template with scores, a share per verdict for on
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
 
-from smidgen.data.types import Completion, Request, Sample, Scored
+from smidgen.data.types import Completion, Request
 from smidgen.tasks.judge.forms import JudgeTemplate
 from smidgen.tasks.scoring import without_adapters
+from smidgen.tasks.task import Answerer
 
 LEAST_SHARE = 0.1
 """Second scores are only computed after first scores that have at least this share of the probability."""
 
 
-class Scorer(Protocol):
-    """The part of an engine that log-probability scoring uses."""
-
-    def score(
-        self, samples: Iterable[Sample], continuations: Sequence[str], *, least_share: float = 0.0
-    ) -> Iterator[tuple[Sample, Scored]]:
-        """The log-probability of every token of every continuation; see `smidgen.inference.engine`."""
-        ...
-
-
 class ByLogits:
     """Completes requests with the verdict that the probabilities of the answers give."""
 
-    def __init__(self, engine: Scorer, form: JudgeTemplate):
+    def __init__(self, engine: Answerer, form: JudgeTemplate):
         """Judge with `engine` and the template `form`.
 
         Raises:

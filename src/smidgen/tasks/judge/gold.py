@@ -9,6 +9,8 @@ from smidgen.errors import DataError
 from smidgen.tasks.judge.forms import JudgeParseError
 from smidgen.tasks.judge.rubric import Rubric
 
+GOLD = ("criteria", "analysis", "scores")
+"""Fields of a row's gold judgement."""
 _COMPLETION = """\
 <specific_criteria>{criteria}</specific_criteria>
 <analysis>{analysis}</analysis>
@@ -40,7 +42,7 @@ def gold_completion(criteria: Sequence[str], analysis: str, scores: tuple[int, i
 
 def gold_target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> str:
     """Return the target completion of a row for one order."""
-    criteria, analysis, scores = (structured(row, name) for name in ("criteria", "analysis", "scores"))
+    criteria, analysis, scores = (structured(row, name) for name in GOLD)
     if not isinstance(criteria, list) or not criteria or not all(isinstance(item, str) for item in criteria):
         raise DataError(f"{where}: 'criteria' is {criteria!r}; training needs a list of texts")
     if not isinstance(analysis, dict) or not isinstance(analysis.get(order), str):

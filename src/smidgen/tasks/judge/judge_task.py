@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from smidgen.config import Section
 from smidgen.data.examine import examine_overlap, examine_pairs, examine_rows
+from smidgen.data.fields import structured
 from smidgen.data.formats import Label, Pair, pair_row, pairs
 from smidgen.data.preferences import judge_rows
 from smidgen.data.rows import place_of
@@ -23,7 +24,7 @@ from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
 from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict, verdict_alone
-from smidgen.tasks.judge.gold import gold_target
+from smidgen.tasks.judge.gold import GOLD, gold_target
 from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words, lean_in_words
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, measures, read_judgements
 from smidgen.tasks.judge.published import as_published, score_tables
@@ -141,11 +142,21 @@ class JudgeTask(Task):
         ]
 
     def plain_rows(self, rows: Sequence[Row], *, source: str = "rows") -> list[tuple[str, dict[str, Any]]]:
-        """Pair rows, one for each pair."""
-        return [
-            (pair.prompt, pair_row(pair))
-            for pair in pairs(rows, source=source, with_reference=self.reference)
-        ]
+        """Pair rows, one for each pair, with the gold judgements of rows that contain one pair each.
+
+        Raises:
+            DataError: as in `pairs`, or a row with a gold judgement is among rows of several pairs.
+        """
+        found = pairs(rows, source=source, with_reference=self.reference)
+        judged = [{name: structured(row, name) for name in GOLD if name in row} for row in rows]
+        if len(found) == len(rows):
+            return [(pair.prompt, pair_row(pair) | gold) for pair, gold in zip(found, judged, strict=True)]
+        if any(len(gold) == len(GOLD) for gold in judged):
+            raise DataError(
+                f"{source}: {len(rows)} rows contain {len(found)} pairs, so it is unknown which pairs the "
+                f"gold judgements belong to; give one pair per row, or leave out {', '.join(GOLD)}"
+            )
+        return [(pair.prompt, pair_row(pair)) for pair in found]
 
     def _answer_samples(self, items: Sequence[Pair], clusters: Sequence[str]) -> list[Sample]:
         """Every answer once, with the pairs that it is part of."""
