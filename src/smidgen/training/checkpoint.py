@@ -32,6 +32,7 @@ class TrainingProgress:
 
     step: int = 0
     best_loss: float | None = None
+    best_metric: float | None = None
     validations_without_best: int = 0
     stopped: bool = False
 
@@ -49,7 +50,7 @@ class Checkpoints:
     ) -> None:
         """Write one checkpoint atomically and delete all but the newest `KEEP`."""
         state = {"progress": asdict(progress), "position": position, "settings": self._settings}
-        with atomic_folder(self._dir / f"step-{progress.step:08d}", replace=True) as folder:
+        with atomic_folder(self._place(progress.step), replace=True) as folder:
             mx.save_safetensors(
                 str(folder / "weights.safetensors"), named_arrays(model.trainable_parameters())
             )
@@ -57,6 +58,15 @@ class Checkpoints:
             (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
         for old in self._all()[:-KEEP]:
             shutil.rmtree(old)
+
+    @property
+    def newest(self) -> Path | None:
+        """Folder of the newest checkpoint; None if there is none."""
+        return next(reversed(self._all()), None)
+
+    def discard(self, step: int) -> None:
+        """Delete the checkpoint of a step, if there is one, because its weights are of no use."""
+        shutil.rmtree(self._place(step), ignore_errors=True)
 
     def restore(self, model: nn.Module, optimizer: AdamW) -> tuple[TrainingProgress, dict[str, Any] | None]:
         """Load the newest checkpoint, if any; return its progress and its position in the data.
@@ -67,11 +77,10 @@ class Checkpoints:
             ConfigError: the checkpoint belongs to a run with other settings or another model.
             ModelError: a file of the checkpoint is damaged.
         """
-        checkpoints = self._all()
-        if not checkpoints:
+        newest = self.newest
+        if newest is None:
             self._run.keep_jsonl("metrics.jsonl", lambda row: False)
             return TrainingProgress(), None
-        newest = checkpoints[-1]
         state = read_json(newest / "state.json")
         fixed = {name: value for name, value in self._settings.items() if name not in FREE_TO_CHANGE}
         refuse_changes(self._run.folder, state["settings"], fixed)
@@ -83,6 +92,9 @@ class Checkpoints:
         progress = TrainingProgress(**state["progress"])
         self._run.keep_jsonl("metrics.jsonl", lambda row: row["step"] <= progress.step)
         return progress, state["position"]
+
+    def _place(self, step: int) -> Path:
+        return self._dir / f"step-{step:08d}"
 
     def _all(self) -> list[Path]:
         return sorted(self._dir.glob("step-*"))
