@@ -22,6 +22,14 @@ def train(
             "without it goes on as if there had been no pause.",
         ),
     ] = 1.0,
+    from_checkpoint: Annotated[
+        bool,
+        Parameter(
+            help="Go on from the last checkpoint of an unfinished training although its learning rate, "
+            "schedule, weight decay or gradient clipping has changed; the report says so. Without it, a "
+            "changed training starts over."
+        ),
+    ] = False,
     runs: RunsFolder = Path("runs"),
     json: Json = False,
 ) -> None:
@@ -33,7 +41,7 @@ def train(
     from smidgen.runs import Run
 
     settings = read_recipe(recipe)
-    context = RunContext(settings, Run(runs / settings.name), train_share=stop_at)
+    context = RunContext(settings, Run(runs / settings.name), train_share=stop_at, from_checkpoint=from_checkpoint)
     try:
         follow(run_recipe(context, only=("data", "train")))
     except Paused as pause:

@@ -147,6 +147,7 @@ class TrainingFacts(_Part):
     tokens_per_second: float
     curve: list[CurvePoint]
     validation: list[CurvePoint]
+    changes: list[str] = []
     metric: list[MetricPoint] = []
     metric_name: str = ""
     metric_rows: int = 0

@@ -109,6 +109,8 @@ class RunContext:
     prices: Prices = field(default_factory=Prices)
     train_share: float = 1.0
     """Share of the training steps after which the training pauses; the next run goes on from there."""
+    from_checkpoint: bool = False
+    """Whether an unfinished training goes on from its checkpoint although its learning rate has changed."""
 
     @cached_property
     def tasks(self) -> tuple[TaskContext, ...]:

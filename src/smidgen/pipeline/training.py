@@ -19,6 +19,13 @@ from smidgen.pipeline.sources import DataFacts, data_facts
 from smidgen.pipeline.stage import Stage
 from smidgen.pipeline.task_metric import metric_rows, task_metric
 from smidgen.pipeline.training_figures import TrainingFigures
+from smidgen.training.checkpoint import (
+    CHANGEABLE,
+    CHANGES,
+    FREE_TO_CHANGE,
+    Checkpoints,
+    changes_in_words,
+)
 from smidgen.training.loop import train
 
 FACTS, SUMMARY, METRICS = "data/facts.json", "training.json", "metrics.jsonl"
@@ -81,8 +88,9 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
             needs=("data",),
             tables=("model", "train"),
             outputs=("best", METRICS, SUMMARY),
-            scratch=("checkpoints", STATES),
+            scratch=("checkpoints", STATES, CHANGES),
             entry=_training_entry,
+            changeable=frozenset(f"train.{name}" for name in CHANGEABLE | FREE_TO_CHANGE),
         )
     ]
 
@@ -135,6 +143,10 @@ def _train(context: RunContext) -> Work[None]:
     job = prepare_training(context)
     if job.states is not None:
         job.states.open(context.run.path(STATES))
+    if context.from_checkpoint:
+        checkpoints = Checkpoints(context.run.folder, context.recipe.train, job.batches.num_steps)
+        if changes := checkpoints.accept_changes():
+            yield MessageEvent("train", changes)
     metric, num_steps = task_metric(context, job.loaded), job.batches.num_steps
     figures = TrainingFigures(num_steps, by_metric=metric is not None and metric.decides)
     pause = math.ceil(context.train_share * num_steps)
@@ -207,6 +219,7 @@ def _training_entry(context: RunContext) -> Mapping[str, Any]:
             "curve": [{"step": step["step"], "loss": step["loss"]} for step in steps],
             "validation": [{"step": step["step"], "loss": step["validation_loss"]} for step in validated],
             **_metric_entry(context, measured),
+            "changes": [changes_in_words(**row) for row in context.run.read_jsonl(CHANGES)],
         },
     }
 
