@@ -1,5 +1,6 @@
 """`smidgen sweep`: train variations of a recipe, and a table of what each costs and gives."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,9 @@ from smidgen.cli.parameters import Json, RecipeFile, RunsFolder
 
 if TYPE_CHECKING:
     from smidgen.pipeline.sweeping import Sweep
+
+WIDTH = 160
+"""Columns of the table where no terminal says how many there are."""
 
 
 def sweep(
@@ -68,7 +72,10 @@ def sweep(
         if json:
             print_json(asked.to_json())
         else:
-            print_table(cells(asked), headers=headings(asked))
+            print_table(cells(asked), headers=headings(asked), width=None if sys.stdout.isatty() else WIDTH)
+            for row in asked.ranking:
+                if row.fault:
+                    say(f"{row.name}: {row.fault}")
     if failure is not None:
         raise failure
     assert asked.best is not None
@@ -97,7 +104,7 @@ def cells(sweep: "Sweep") -> list[list[str]]:
             f"{row.steps:,}/{row.planned_steps:,}" if row.planned_steps else f"{row.steps:,}",
             "–" if row.validation_loss is None else f"{row.validation_loss:.4g}",
             figure(row.metric),
-            f"{row.state}: {row.fault}" if row.fault else row.state,
+            row.state,
         ]
         for row in sweep.ranking
     ]
@@ -107,7 +114,8 @@ def markdown_table(sweep: "Sweep") -> str:
     """Return the table in Markdown."""
     from smidgen.export.markdown import escaped
 
-    names = headings(sweep)
-    lines = [names, ["---"] * len(names), *cells(sweep)]
+    names = [*headings(sweep), "why"]
+    rows = [[*row, found.fault] for row, found in zip(cells(sweep), sweep.ranking, strict=True)]
+    lines = [names, ["---"] * len(names), *rows]
     written = [[cell if cell == "---" else escaped(cell) for cell in row] for row in lines]
     return "".join(f"| {' | '.join(row)} |\n" for row in written)

@@ -41,7 +41,8 @@ def train(
     from smidgen.runs import Run
 
     settings = read_recipe(recipe)
-    context = RunContext(settings, Run(runs / settings.name), train_share=stop_at, from_checkpoint=from_checkpoint)
+    run = Run(runs / settings.name)
+    context = RunContext(settings, run, train_share=stop_at, from_checkpoint=from_checkpoint)
     try:
         follow(run_recipe(context, only=("data", "train")))
     except Paused as pause:

@@ -58,7 +58,7 @@ def _trend(smooth: dict[float, float], validation: Points) -> str:
             "train.learning_rate."
         )
     start = validation[0][0]
-    then = next(loss for step, loss in validation if step >= start + (last_step - start) * 2 / 3)
+    then = [loss for step, loss in validation if step <= start + (last_step - start) * 2 / 3][-1]
     if then > last * (1 + FALLING):
         fall = 1 - last / then
         return (

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import tomli_w
+
 from smidgen.config import FinetuneConfig, PretrainRecipe, Recipe, parse_recipe, resolved_toml
 from smidgen.errors import ConfigError, WorkError
 from smidgen.figures.formatting import size
@@ -147,8 +149,9 @@ def run_sweep(sweep: Sweep, *, available: int) -> Work[Sweep]:
                 f"none of the {len(sweep.rows)} trials was trained to the end; {sweep.folder / RESULT} says "
                 f"why for each, such as: {next(iter(sweep.rows.values())).fault}"
             )
+        head = f"# The best of {len(sweep.rows)} trials of `smidgen sweep`, by {sweep.ranked_by}.\n\n"
         best = with_settings(sweep.table, sweep.best.settings)
-        write_text(sweep.folder / BEST, Trial("", {}, best, sweep.trials[0].recipe).toml)
+        write_text(sweep.folder / BEST, head + tomli_w.dumps(best))
     return sweep
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from smidgen.config import AnyRecipe, FinetuneConfig, PretrainRecipe, Recipe
 from smidgen.errors import Paused
+from smidgen.evaluation.curve_reading import read_curve
 from smidgen.files import read_json, write_jsonl
 from smidgen.models.graph import named_arrays
 from smidgen.pipeline.budgets import Budgets
@@ -171,6 +172,8 @@ def _train(context: RunContext) -> Work[None]:
     reached = context.run.read_jsonl(METRICS)[-1]["step"]
     if pause <= reached < num_steps:
         raise Paused(f"paused after step {reached} of {num_steps}; run again to go on")
+    if reading := _reading(context, num_steps):
+        yield MessageEvent("train", reading)
     shutil.rmtree(context.run.path(STATES), ignore_errors=True)
     counts = {
         name: sum(array.size for array in named_arrays(tree).values())
@@ -189,6 +192,17 @@ def _train(context: RunContext) -> Work[None]:
             "seconds": time.monotonic() - started,
             "last": last.to_json() if last else None,
         },
+    )
+
+
+def _reading(context: RunContext, num_steps: int) -> str:
+    """Return what the curves say, as the report does."""
+    steps = context.run.read_jsonl(METRICS)
+    return read_curve(
+        [(step["step"], step["loss"]) for step in steps],
+        [(step["step"], loss) for step in steps if (loss := step["validation_loss"]) is not None],
+        chosen_step=chosen_step(context.recipe, steps)["step"],
+        planned_steps=num_steps,
     )
 
 

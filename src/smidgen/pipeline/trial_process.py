@@ -53,14 +53,12 @@ def train_trial(recipe: Path, runs: Path, log: Path, *, share: float, label: str
         share: share of the steps after which it pauses; 1 for all.
         label: names the trial in the events.
     """
-    command = [sys.executable, "-m", "smidgen", "train", str(recipe), "--runs", str(runs)]
-    command += [] if share >= 1 else ["--stop-at", f"{share:g}"]
     events, started = runs / recipe.stem / EVENTS_FILE, time.monotonic()
     seen = events.stat().st_size if events.exists() else 0
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         begins = output.tell()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=output)
+        process = subprocess.Popen(_command(recipe, runs, share), stdout=subprocess.DEVNULL, stderr=output)
     try:
         while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
             time.sleep(POLL_SECONDS)
@@ -79,6 +77,11 @@ def train_trial(recipe: Path, runs: Path, log: Path, *, share: float, label: str
         ended[2].ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         time.monotonic() - started,
     )
+
+
+def _command(recipe: Path, runs: Path, share: float) -> list[str]:
+    pause = [] if share >= 1 else ["--stop-at", f"{share:g}"]
+    return [sys.executable, "-m", "smidgen", "train", str(recipe), "--runs", str(runs), *pause]
 
 
 def _appended(file: Path, seen: int) -> tuple[list[dict[str, Any]], int]:
