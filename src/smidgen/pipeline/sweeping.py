@@ -245,7 +245,10 @@ def _has_reached(row: Row, run: Run, share: float) -> bool:
         return False
     if run.stage_record("train"):
         return True
-    return share < 1 and row.planned_steps is not None and row.steps >= math.ceil(share * row.planned_steps)
+    if share >= 1 or row.planned_steps is None:
+        return False
+    steps = run.read_jsonl(METRICS)
+    return bool(steps) and steps[-1]["step"] >= math.ceil(share * row.planned_steps)
 
 
 def _read_figures(row: Row, trial: Trial, run: Run, share: float) -> None:
