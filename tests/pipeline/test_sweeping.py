@@ -126,8 +126,8 @@ def test_a_trial_that_does_not_fit_is_not_run(tmp_path: Path, monkeypatch: pytes
     played = Played(monkeypatch, {1: 0.5, 2: 0.3})
     with pytest.raises(
         WorkError,
-        match=r"none of the 2 trials was trained to the end; .*sweep\.json says why for each, such as: it needs "
-        r"\d+ MB of memory, and 1 MB may be used",
+        match=r"none of the 2 trials was trained to the end; .*sweep\.json says why for each, such as: it "
+        r"needs \d+ MB of memory, and 1 MB may be used",
     ):
         result_of(run_sweep(sweep := sweep_of(tmp_path, "1,2"), available=10**6))
     assert played.ran == [] and states(sweep) == {1: "does not fit", 2: "does not fit"}
@@ -148,5 +148,7 @@ def test_halving_needs_to_know_the_steps(tmp_path: Path):
     table = {**TABLE, "data": {"train": str(tmp_path / "none.jsonl"), "test": "world"}}
     axes = axes_of(["rank=1,2"], table)
     trials = trials_of(table, axes, source="judge.toml")
-    with pytest.raises(ConfigError, match=r"the steps of rank-1 cannot be known before its rows are read; use"):
+    with pytest.raises(
+        ConfigError, match=r"the steps of rank-1 cannot be known before its rows are read; use"
+    ):
         result_of(run_sweep(Sweep(tmp_path, table, axes, trials, "halving"), available=PLENTY))

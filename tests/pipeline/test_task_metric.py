@@ -98,7 +98,9 @@ def test_more_than_the_rate_may_not_change_at_a_checkpoint(tmp_path: Path):
     with pytest.raises(Paused):
         trained(replace(context(tmp_path), train_share=0.5))
     changed = replace(context(tmp_path, batch_size=2), from_checkpoint=True)
-    with pytest.raises(ConfigError, match=r"more has changed than may at a checkpoint \(train.checkpoint_every"):
+    with pytest.raises(
+        ConfigError, match=r"more has changed than may at a checkpoint \(train.checkpoint_every"
+    ):
         trained(changed)
     assert changed.run.path("checkpoints/step-00000003").is_dir()
     fresh = replace(context(tmp_path, "fresh"), from_checkpoint=True)
@@ -108,7 +110,9 @@ def test_more_than_the_rate_may_not_change_at_a_checkpoint(tmp_path: Path):
 
 def test_a_method_without_a_model_that_answers_is_refused(tmp_path: Path):
     assert task_metric(context(tmp_path), None) is None
-    with pytest.raises(ConfigError, match=r'method = "sft" cannot measure the metric of a task; set train.met'):
+    with pytest.raises(
+        ConfigError, match=r'method = "sft" cannot measure the metric of a task; set train.met'
+    ):
         task_metric(context(tmp_path, metric_every=1), None)
 
 

@@ -46,7 +46,11 @@ with (folder / "events.jsonl").open("w") as file:
 @pytest.mark.parametrize(
     ("code", "fault", "memory"),
     [
-        ("import sys; sys.exit('warning: x\\nerror: step 3: the loss is nan')", "step 3: the loss is nan", False),
+        (
+            "import sys; sys.exit('warning: x\\nerror: step 3: the loss is nan')",
+            "step 3: the loss is nan",
+            False,
+        ),
         ("import sys; sys.exit('error: smidgen failed (MemoryError)')", "smidgen failed (MemoryError)", True),
         ("import sys; sys.exit('error: [malloc] Unable to allocate 9 bytes')", "[malloc] Unable", True),
         ("import os; os.kill(os.getpid(), 9)", "the system ended the process, as it does when memory", True),

@@ -72,5 +72,7 @@ def test_values_are_checked_like_those_of_a_recipe(axis: Axis, message: str):
 
 
 def test_a_key_below_a_value_is_refused():
-    with pytest.raises(ConfigError, match=r"'train.batch_size.x', but 'batch_size' of the recipe is not a tab"):
+    with pytest.raises(
+        ConfigError, match=r"'train.batch_size.x', but 'batch_size' of the recipe is not a tab"
+    ):
         with_settings(TABLE, {"train.batch_size.x": 1})

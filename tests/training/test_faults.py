@@ -44,26 +44,30 @@ def test_a_row_that_spoils_the_step_is_named(tiny: nn.Module, make_rows: Rows):
 
 def test_a_row_without_a_name_is_counted(tiny: nn.Module, make_rows: Rows):
     rows = make_rows(2, shortest=40)
+    rows = [spoilt(rows[0]), spoilt(rows[1]), *make_rows(1)]
+    batches = RowBatches(rows, batch_size=1, gradient_accumulation=3)
     with pytest.raises(WorkError, match=r"it comes from the rows 1 of its batch, 1 of its batch"):
-        next(
-            train(
-                tiny, Likelihood(), RowBatches([spoilt(rows[0]), spoilt(rows[1]), *make_rows(1)], batch_size=1,
-                gradient_accumulation=3), CONFIG.model_copy(update={"gradient_accumulation": 3}),
-            )
-        )  # fmt: skip
+        next(train(tiny, Likelihood(), batches, CONFIG))
+
+
+def test_one_row_alone_cannot_be_told_from_the_weights(tiny: nn.Module, make_rows: Rows):
+    (row,) = named(make_rows(1))
+    with pytest.raises(WorkError, match=r"it comes from the only row 'row-0' or from the weights; lower"):
+        next(train(tiny, Likelihood(), RowBatches([spoilt(row)], batch_size=1), CONFIG))
 
 
 def test_spoilt_weights_are_told_from_a_spoilt_row(tiny: nn.Module, make_rows: Rows, tmp_path: Path):
-    """The weights that fail are those of the newest checkpoint, so the one before it is the last good one."""
-    steps = train(tiny, Likelihood(), RowBatches(named(make_rows(16)), batch_size=4), CONFIG, run_dir=tmp_path)
+    """The weights that fail are those of the newest checkpoint, so the one before it is the last good."""
+    batches = RowBatches(named(make_rows(16)), batch_size=4)
+    steps = train(tiny, Likelihood(), batches, CONFIG, run_dir=tmp_path)
     for _ in range(3):
         next(steps)
     tiny.model.norm.weight = mx.full((32,), float("nan"))
     with pytest.raises(
         WorkError,
-        match=r"step 4: the loss is nan .*; all 4 rows give that, so the weights are at fault; the checkpoint "
-        r".*/step-00000002 is kept: lower train\.learning_rate, now 0\.001, and go on from it with `smidgen "
-        r"train RECIPE --from-checkpoint`",
+        match=r"step 4: the loss is nan .*; all 4 rows give that, so the weights are at fault; the "
+        r"checkpoint .*/step-00000002 is kept: lower train\.learning_rate, now 0\.001, and go on from it "
+        r"with `smidgen train RECIPE --from-checkpoint`",
     ):
         next(steps)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]

@@ -142,9 +142,7 @@ def collect_log(
         yield from _collect(task, requests, engine, records_path, expected)
 
 
-def answers(
-    task: Task, samples: Sequence[Sample], engine: Completer, sampling: Sampling
-) -> list[Record]:
+def answers(task: Task, samples: Sequence[Sample], engine: Completer, sampling: Sampling) -> list[Record]:
     """Return an engine's scored answers, in the order of the samples, without a records file."""
     requests = _requests(samples, _sampling_of(task, sampling, None), None)
     records = {
@@ -165,9 +163,7 @@ def _sampling_of(task: Task, sampling: Sampling, constraint: Constraint | None) 
     )
 
 
-def _requests(
-    samples: Sequence[Sample], sampling: Sampling, constraint: Constraint | None
-) -> list[Request]:
+def _requests(samples: Sequence[Sample], sampling: Sampling, constraint: Constraint | None) -> list[Request]:
     """Return the requests, without log-probabilities, which records do not store."""
     return [Request(sample, sampling, constraint, logprobs=False) for sample in samples]
 

@@ -59,9 +59,7 @@ def _measurement(context: RunContext, loaded: LoadedModel) -> Callable[[], Mappi
     asked = [(task, metric_samples(task, settings.metric_rows)) for task in context.tasks]
     sampling = replace(context.sampling, temperature=0.0)
 
-    def headline(
-        task: TaskContext, samples: Sequence[Sample], engine: MlxEngine
-    ) -> tuple[str, float]:
+    def headline(task: TaskContext, samples: Sequence[Sample], engine: MlxEngine) -> tuple[str, float]:
         completer = task.task.answer_with(engine, task.task.methods[0])
         records = answers(task.task, samples, completer, sampling)
         name, metric = next(iter(task.task.measures(records).items()))

@@ -25,7 +25,7 @@ class NotFinite(WorkError):
     """A loss or a gradient is not finite.
 
     Attributes:
-        weights_at_fault: whether the weights give it on any row, rather than some rows.
+        weights_at_fault: whether the weights seem to give it on any row.
     """
 
     def __init__(self, sentence: str, *, weights_at_fault: bool) -> None:
@@ -47,9 +47,11 @@ def not_finite(
     """
     rows = [row for batch in batches if isinstance(batch, Divisible) for row in batch.singly()]
     names = [name for name, alone in rows if not _is_finite(model, objective, alone, train)]
-    every_row = len(rows) > 1 and len(names) == len(rows)
-    if every_row:
+    every_row = bool(rows) and len(names) == len(rows)
+    if every_row and len(rows) > 1:
         origin = f"all {len(rows)} rows give that, so the weights are at fault"
+    elif every_row:
+        origin = f"it comes from the only row {names[0]} or from the weights"
     elif names:
         origin = f"it comes from the row{'s' if len(names) > 1 else ''} {first_few(names, ', ')}"
     else:
