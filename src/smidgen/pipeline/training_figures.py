@@ -18,11 +18,11 @@ class TrainingFigures:
 
     def add(self, row: Mapping[str, Any]) -> dict[str, float]:
         """Return the figures that a step changes; `loss` is an exponential mean over the last steps."""
-        loss = row["loss"]
-        self._loss = loss if self._loss is None else self._loss + self._weight * (loss - self._loss)
-        shown = {"loss": self._loss}
+        loss: float = row["loss"]
+        smooth = loss if self._loss is None else self._loss + self._weight * (loss - self._loss)
+        self._loss, shown = smooth, {"loss": smooth}
         if (validation := row["validation_loss"]) is not None:
-            shown |= {"validation": validation, "gap": validation - self._loss}
+            shown |= {"validation": validation, "gap": validation - smooth}
         if (metric := row.get("metric")) is not None:
             shown["metric"] = metric
         value = row.get(self._key)

@@ -64,16 +64,16 @@ def train_trial(recipe: Path, runs: Path, log: Path, *, share: float, label: str
             time.sleep(POLL_SECONDS)
             rows, seen = _appended(events, seen)
             yield from _steps(rows, label)
-        process.returncode = os.waitstatus_to_exitcode(ended[1])
+        code = process.returncode = os.waitstatus_to_exitcode(ended[1])
     finally:
         if process.returncode is None:
             process.terminate()
             process.wait()
     said = log.read_bytes()[begins:].decode(errors="replace")
-    fault = _fault(process.returncode, said)
+    fault = _fault(code, said)
     return Ended(
         fault,
-        process.returncode == KILLED or bool(NO_MEMORY.search(fault)),
+        code == KILLED or bool(NO_MEMORY.search(fault)),
         ended[2].ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         time.monotonic() - started,
     )

@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from mlx.utils import tree_flatten
-
 from smidgen.backend import mx, nn
 from smidgen.errors import WorkError, first_few
 from smidgen.models.graph import named_arrays
@@ -57,7 +55,7 @@ def not_finite(
     else:
         origin = "no row gives that alone" if rows else ""
     sentence = "; ".join(filter(None, (f"{what}, expected finite numbers", origin)))
-    return NotFinite(sentence, weights_at_fault=every_row or not _weights_are_finite(model))
+    return NotFinite(sentence, weights_at_fault=every_row or not _all_finite(model.trainable_parameters()))
 
 
 def _is_finite(model: nn.Module, objective: Objective[Any], batch: Any, train: bool) -> bool:
@@ -67,13 +65,10 @@ def _is_finite(model: nn.Module, objective: Objective[Any], batch: Any, train: b
         return objective.loss(model, batch).loss / objective.weight(batch)
 
     if not train:
-        return math.isfinite(mean(batch).item())
+        return math.isfinite(float(mean(batch)))
     loss, gradients = nn.value_and_grad(model, mean)(batch)
-    return math.isfinite(loss.item()) and all(
-        bool(mx.isfinite(array).all()) for _, array in tree_flatten(gradients)
-    )
+    return math.isfinite(float(loss)) and _all_finite(gradients)
 
 
-def _weights_are_finite(model: nn.Module) -> bool:
-    arrays = named_arrays(model.trainable_parameters()).values()
-    return all(bool(mx.isfinite(array).all()) for array in arrays)
+def _all_finite(tree: dict) -> bool:
+    return all(bool(mx.isfinite(array).all()) for array in named_arrays(tree).values())
