@@ -6,6 +6,7 @@
     │   ├── DataError     a dataset, a row or a recording
     │   └── ModelError    a model folder, its weights, an adapter or a tokenizer
     ├── WorkError         valid input, but the work failed (disk full, loss not finite); exits with 1
+    ├── Paused            the work was asked to pause; the next run goes on from there
     └── ParseError        a model's output could not be parsed; caught by scoring, never shown to a user
 
 Every message says what was given, what was expected and what to do about it.
@@ -41,6 +42,10 @@ class ModelError(UserError):
 
 class WorkError(SmidgenError):
     """The input was valid but the work failed."""
+
+
+class Paused(SmidgenError):
+    """The work paused where it was asked to; nothing failed."""
 
 
 class ParseError(SmidgenError):

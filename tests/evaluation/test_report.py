@@ -430,3 +430,29 @@ def test_training_is_told_against_the_best_base(report: dict[str, Any]) -> None:
     assert "Base, constrained: not evaluated, since the task has <no> constraint." in page
     report["comparisons"]["after_vs_base_examples"]["p_value"] = 0.4
     assert "significantly (p = 0.40), compared with the base model with" in wording.remarks(report)[0]
+
+
+def test_the_training_section_reads_its_curves() -> None:
+    steps = range(1, 41)
+    training = {
+        "steps": 40,
+        "planned_steps": 80,
+        "epochs": 1.0,
+        "chosen_step": 20,
+        "chosen_by": "metric",
+        "seconds": 1.0,
+        "tokens_per_second": 9.0,
+        "curve": [{"step": step, "loss": 1.0 / step} for step in steps],
+        "validation": [{"step": step, "loss": 0.5 + abs(step - 20) / 50} for step in (10, 20, 30, 40)],
+        "metric": [{"step": 20, "value": 0.75}, {"step": 40, "value": 0.5}],
+        "metric_name": "macro_f1",
+        "metric_rows": 64,
+        "changes": ["after step 10, learning_rate is 0.0001, before it was 0.001"],
+    }
+    page = build_report({"name": "x", "training": training})
+    assert "The macro f1 of the answers to 64 of these rows, which chose the step." in page
+    assert "it overfits" in page and "Patience stopped it at step 40 of 80." in page
+    assert "The settings changed on the way: after step 10, learning_rate is 0.0001" in page
+    assert "the gap between them is marked at the kept step" in page and ">gap 0.4" in page
+    plain = build_report({"name": "x", "training": {**training, "metric": [], "changes": []}})
+    assert "macro f1" not in plain and "changed on the way" not in plain

@@ -2,6 +2,9 @@ from pathlib import Path
 
 from smidgen.config import parse_recipe
 from smidgen.pipeline import RunContext, plan_run, stages_of
+from smidgen.pipeline.asking import PLAIN
+from smidgen.pipeline.budgets import Budgets
+from smidgen.pipeline.probes import Probes
 from smidgen.runs import Run
 
 JUDGE = {
@@ -40,3 +43,18 @@ def test_pretraining_is_planned_too(tmp_path: Path, monkeypatch):
     assert [stage.name for stage in plan.stages] == ["data", "train", "report"]
     assert plan.training["steps"] == 32 and plan.evaluation == {"rows": 0, "answers": 0}
     assert not (tmp_path / "made").exists()
+
+
+def test_measurements_of_the_metric_take_memory_and_time(tmp_path: Path):
+    def made(**train: int) -> tuple[float, int]:
+        table = {**JUDGE, "train": {**JUDGE["train"], **train}}
+        context = RunContext(parse_recipe(table, source="test"), Run(tmp_path / "planned"))
+        moments = Budgets(context).training().budget.moments
+        probes = Probes(context)
+        probes._answers[("", "generate", PLAIN)] = 100.0
+        return probes._measuring_seconds(4), sum(moments.get("measuring", {}).values())
+
+    assert made() == (0.0, 0)
+    seconds, memory = made(metric_every=3, metric_rows=1)
+    assert seconds == 2 * 2 * 100.0, "both orders of one pair, after steps 3 and 4"
+    assert memory > 250_000_000

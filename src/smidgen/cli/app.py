@@ -30,6 +30,7 @@ from smidgen.cli.plan import plan
 from smidgen.cli.quantize import quantize
 from smidgen.cli.rewardbench import rewardbench
 from smidgen.cli.run import run
+from smidgen.cli.sweep import sweep
 from smidgen.cli.train import train
 from smidgen.errors import SmidgenError, UserError
 
@@ -37,6 +38,7 @@ COMMANDS = (
     run,
     plan,
     train,
+    sweep,
     evaluate,
     judge,
     compare,

@@ -13,8 +13,7 @@ from rich.text import Text
 from smidgen.files import jsonable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-
+    from smidgen.cli.curves import CurvesProgress
     from smidgen.pipeline.events import Work
 
 Result = TypeVar("Result")
@@ -123,7 +122,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stage, self.total, self._every, self._clock = stage, total, every, clock
-        self._bar: Bar | None = None
+        self._bar: CurvesProgress | None = None
         self._step = self._first_step = self._tokens = 0
         self._values: dict[str, float] = {}
 
@@ -161,6 +160,8 @@ class Progress:
         self._step, self._tokens = step, self._tokens + tokens
         self._values |= {name: value for name, value in values.items() if value is not None}
         if self._bar:
+            assert self._bar.curves is not None
+            self._bar.curves.add(step, values)
             self._bar.update(self._task, completed=step, facts=self._facts("  "))
         elif self._clock() - self._last_line >= self._every:
             self._last_line = self._clock()
@@ -234,11 +235,13 @@ def _close(progress: Progress | None) -> None:
         progress.__exit__(None, None, None)
 
 
-def _bar() -> "Bar":
-    """Return a progress bar with the steps, the values and the time left."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _bar() -> "CurvesProgress":
+    """Return a progress bar with the steps, the values and the time left, and the curves of a training."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    return Progress(
+    from smidgen.cli.curves import Curves, CurvesProgress
+
+    bar = CurvesProgress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
@@ -246,3 +249,5 @@ def _bar() -> "Bar":
         TextColumn("{task.fields[facts]}", markup=False),
         console=Console(stderr=True),
     )
+    bar.curves = Curves()
+    return bar

@@ -1,21 +1,55 @@
 """`smidgen train`: only the training of a recipe, resumable at any time."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from smidgen.cli.console import duration, follow, print_json, say
 from smidgen.cli.parameters import Json, RecipeFile, RunsFolder
 
 
-def train(recipe: RecipeFile, /, *, runs: RunsFolder = Path("runs"), json: Json = False) -> None:
+def train(
+    recipe: RecipeFile,
+    /,
+    *,
+    stop_at: Annotated[
+        float,
+        Parameter(
+            validator=Number(gt=0, lte=1),
+            help="Pause after this share of the steps, such as 0.25, with a checkpoint; the same command "
+            "without it goes on as if there had been no pause.",
+        ),
+    ] = 1.0,
+    from_checkpoint: Annotated[
+        bool,
+        Parameter(
+            help="Go on from the last checkpoint of an unfinished training although its learning rate, "
+            "schedule, weight decay or gradient clipping has changed; the report says so. Without it, a "
+            "changed training starts over."
+        ),
+    ] = False,
+    runs: RunsFolder = Path("runs"),
+    json: Json = False,
+) -> None:
     """Train the model of a recipe, resuming from the last checkpoint in its run folder."""
     from smidgen.config import read_recipe
+    from smidgen.errors import Paused
     from smidgen.files import read_json
     from smidgen.pipeline import RunContext, run_recipe
     from smidgen.runs import Run
 
     settings = read_recipe(recipe)
-    context = RunContext(settings, Run(runs / settings.name))
-    follow(run_recipe(context, only=("data", "train")))
+    run = Run(runs / settings.name)
+    context = RunContext(settings, run, train_share=stop_at, from_checkpoint=from_checkpoint)
+    try:
+        follow(run_recipe(context, only=("data", "train")))
+    except Paused as pause:
+        say(str(pause))
+        if json:
+            print_json({"paused": True, "steps": context.run.read_jsonl("metrics.jsonl")[-1]["step"]})
+        return
     summary = read_json(context.run.path("training.json"))
     if json:
         print_json(summary)

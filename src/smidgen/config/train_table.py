@@ -1,8 +1,8 @@
 """`[train]`: the settings shared by all training methods, and those of a LoRA adapter."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from smidgen.config.base import Rate, Section
 
@@ -52,7 +52,7 @@ class TrainConfig(Section):
     validate_every: int = Field(default=50, ge=0)
     """Steps between validations; 0 validates only at the end."""
     patience: int = Field(default=0, ge=0)
-    """Stop after N validations without a new best; 0 disables early stopping."""
+    """Stop after N validations without a new best (measurements, with `choose = "metric"`); 0: never."""
     checkpoint_every: int = Field(default=100, ge=0)
     """Steps between resumable checkpoints; 0 saves none."""
     seed: int = Field(default=0, ge=0)
@@ -70,3 +70,19 @@ class FinetuneConfig(TrainConfig):
     """With adapters in the last blocks only: dtype of the stored hidden states below them."""
     trunk_cache_gb: float = Field(default=8.0, gt=0)
     """Maximum size of these on disk in 10⁹ bytes; if they need more, they are computed in every epoch."""
+    metric_every: int = Field(default=0, ge=0)
+    """Steps between measurements of the task's first metric on validation rows, and after the last step; 0
+    measures none. The model answers the rows greedily; with several tasks it is the mean of their metrics."""
+    metric_rows: int = Field(default=64, gt=0)
+    """Maximum number of these rows of each task, the same every time; never test rows."""
+    choose: Literal["loss", "metric"] = "loss"
+    """What decides which step is kept and when `patience` ends: the validation loss, or the metric."""
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> Self:
+        if self.choose == "metric" and not self.metric_every:
+            raise ValueError(
+                'choose = "metric" needs measurements; set metric_every, such as metric_every = 50, or '
+                'choose = "loss"'
+            )
+        return self

@@ -190,7 +190,8 @@ class StepResult:
         seconds: wall-clock seconds of the step.
         validation_loss: loss on the fixed validation set, if this step measured it.
         metrics: further metrics of the objective, averaged as the loss is; those of the validation set are
-            named `validation_…`.
+            named `validation_…`, those of the answers to validation rows `task_…`.
+        metric: the first of the task's metrics, larger is better, if this step measured it.
     """
 
     step: int
@@ -203,7 +204,9 @@ class StepResult:
     seconds: float
     validation_loss: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    metric: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields by name; `metrics` is left out if empty."""
-        return {name: value for name, value in asdict(self).items() if name != "metrics" or value}
+        """Return the fields by name; `metrics` and `metric` are left out if there are none."""
+        optional = {"metrics": bool(self.metrics), "metric": self.metric is not None}
+        return {name: value for name, value in asdict(self).items() if optional.get(name, True)}

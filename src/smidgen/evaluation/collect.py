@@ -130,22 +130,42 @@ def collect_log(
             the file; finished records are kept.
     """
     constraint = constraint_of(task) if constrained else None
-    if constraint is None:  # a constraint says itself where an answer ends
-        sampling = replace(
-            sampling,
-            stop=(*sampling.stop, *task.stop),
-            stop_after=(*sampling.stop_after, *task.stop_after),
-        )
+    sampling = _sampling_of(task, sampling, constraint)
     version = " ".join(filter(None, (task.name, str(task.version), task.variant)))
     expected = {
         sample.id: fingerprint(sample, task=version, model=model, sampling=sampling, constraint=constraint)
         for sample in samples
     }
     assert len(expected) == len(samples), "two samples share an id"
-    # Records do not store log-probabilities, so engines need not compute them.
-    requests = [Request(sample, sampling, constraint, logprobs=False) for sample in samples]
+    requests = _requests(samples, sampling, constraint)
     with exclusive(records_path):
         yield from _collect(task, requests, engine, records_path, expected)
+
+
+def answers(task: Task, samples: Sequence[Sample], engine: Completer, sampling: Sampling) -> list[Record]:
+    """Return an engine's scored answers, in the order of the samples, without a records file."""
+    requests = _requests(samples, _sampling_of(task, sampling, None), None)
+    records = {
+        request.sample.id: Record(request.sample, completion, _score(task, request.sample, completion))
+        for request, completion in engine.complete(requests)
+    }
+    return [records[sample.id] for sample in samples]
+
+
+def _sampling_of(task: Task, sampling: Sampling, constraint: Constraint | None) -> Sampling:
+    """Add the task's stop strings, unless there is a constraint, which says itself where an answer ends."""
+    if constraint is not None:
+        return sampling
+    return replace(
+        sampling,
+        stop=(*sampling.stop, *task.stop),
+        stop_after=(*sampling.stop_after, *task.stop_after),
+    )
+
+
+def _requests(samples: Sequence[Sample], sampling: Sampling, constraint: Constraint | None) -> list[Request]:
+    """Return the requests, without log-probabilities, which records do not store."""
+    return [Request(sample, sampling, constraint, logprobs=False) for sample in samples]
 
 
 def _collect(

@@ -15,10 +15,11 @@ from rich.table import Table
 
 from smidgen.evaluation import evidence, wording
 from smidgen.evaluation.cost_section import ways
+from smidgen.evaluation.curve_reading import read_curve
 from smidgen.figures import formatting
 from smidgen.figures.columns import evaluated
 from smidgen.figures.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
-from smidgen.figures.loss_curve import Curve, loss_curve
+from smidgen.figures.loss_curve import Curve, loss_curve, metric_curve
 from smidgen.figures.pages import page_template
 from smidgen.figures.plots import axis
 from smidgen.tasks import task_class
@@ -102,6 +103,8 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
         "origin": _origin(report),
         "evidence": Markup("\n").join(map(Markup, evidences)),
         "curve": _curve(report),
+        "reading": _reading(report),
+        "metric": _metric(report),
         "training": _training(report),
         "durations": _durations(report),
         "data": _data(report),
@@ -191,15 +194,42 @@ def _machine(report: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part) or ABSENT
 
 
-def _points(report: Mapping[str, Any], name: str) -> list[tuple[float, float]]:
-    """Return the finite (step, loss) points of a curve, sorted by step."""
-    pairs = [(finite(row.get("step")), finite(row.get("loss"))) for row in rows_at(report, "training", name)]
+def _points(report: Mapping[str, Any], name: str, value: str = "loss") -> list[tuple[float, float]]:
+    """Return the finite (step, value) points of a curve, sorted by step."""
+    pairs = [(finite(row.get("step")), finite(row.get(value))) for row in rows_at(report, "training", name)]
     return sorted((step, loss) for step, loss in pairs if step is not None and loss is not None)
 
 
 def _curve(report: Mapping[str, Any]) -> Curve | None:
     chosen = finite(dig(report, "training", "chosen_step"))
     return loss_curve(_points(report, "curve"), _points(report, "validation"), chosen)
+
+
+def _reading(report: Mapping[str, Any]) -> list[str]:
+    """Return what the curves say, and which settings changed on the way."""
+    training = table_at(report, "training")
+    said = read_curve(
+        _points(report, "curve"),
+        _points(report, "validation"),
+        chosen_step=finite(training.get("chosen_step")),
+        planned_steps=finite(training.get("planned_steps")),
+    )
+    changes = [f"The settings changed on the way: {change}." for change in training.get("changes") or ()]
+    return [sentence for sentence in (said, *changes) if sentence]
+
+
+def _metric(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the curve of the task's metric with its caption; None if it was measured less than twice."""
+    training, losses = table_at(report, "training"), _points(report, "curve")
+    points = _points(report, "metric", "value")
+    if not losses or not points:
+        return None
+    steps = losses[0][0], max(losses[-1][0], points[-1][0])
+    svg = metric_curve(points, steps, finite(training.get("chosen_step")))
+    name = str(training.get("metric_name") or "metric").replace("_", " ")
+    rows = formatting.count(training.get("metric_rows"))
+    chose = training.get("chosen_by") == "metric"
+    return {"svg": svg, "name": name, "rows": rows, "chose": chose} if svg else None
 
 
 def _training(report: Mapping[str, Any]) -> list[Fact]:

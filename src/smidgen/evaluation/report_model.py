@@ -128,16 +128,29 @@ class CurvePoint(_Part):
     loss: float | None
 
 
+class MetricPoint(_Part):
+    """The task's metric after one step."""
+
+    step: int
+    value: float
+
+
 class TrainingFacts(_Part):
-    """Duration, speed and loss curve of the training."""
+    """Duration, speed and curves of the training; `metric` is of the answers to validation rows."""
 
     steps: int
+    planned_steps: int | None = None
     epochs: float
     chosen_step: int
+    chosen_by: str = "loss"
     seconds: float
     tokens_per_second: float
     curve: list[CurvePoint]
     validation: list[CurvePoint]
+    changes: list[str] = []
+    metric: list[MetricPoint] = []
+    metric_name: str = ""
+    metric_rows: int = 0
 
 
 class Report(TaskEvidence):

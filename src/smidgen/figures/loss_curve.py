@@ -1,4 +1,4 @@
-"""The loss curve of a training run as an SVG figure; see `smidgen.figures.svg`."""
+"""The loss curve of a training run, and that of a metric, as SVG figures; see `smidgen.figures.svg`."""
 
 import math
 from collections.abc import Sequence
@@ -18,6 +18,8 @@ LOG_FROM = 12.0
 """Ratio of highest to lowest loss from which the axis is logarithmic; else its end would be flat."""
 SMOOTHED_SHARE = 25
 """The running mean spans one 25th of the steps."""
+METRIC_HEIGHT = 90
+"""Height of a metric's curve in pixels, without its axis."""
 
 
 class Curve(NamedTuple):
@@ -27,11 +29,13 @@ class Curve(NamedTuple):
         svg: the figure.
         window: number of steps in the running mean; 1 if the line is not smoothed.
         logarithmic: whether the vertical axis is logarithmic.
+        gap: validation loss minus mean training loss at the kept step, marked in the figure; None if unknown.
     """
 
     svg: Markup
     window: int
     logarithmic: bool
+    gap: float | None = None
 
 
 def loss_curve(
@@ -39,7 +43,7 @@ def loss_curve(
     validation: Sequence[tuple[float, float]] = (),
     chosen_step: float | None = None,
 ) -> Curve | None:
-    """Draw training loss (raw and running mean), validation points, and the kept checkpoint.
+    """Draw training loss (raw and running mean), validation points, and the kept step with its gap.
 
     Args:
         training: (step, loss in nats) in order.
@@ -56,21 +60,72 @@ def loss_curve(
     first = min(step for step, _ in (*training, *validation))
     last = max(step for step, _ in (*training, *validation))
     scale = _Scale(first, max(last, first + 1), *_bounds(losses, logarithmic), logarithmic)
-    window = max(1, len(training) // SMOOTHED_SHARE) | 1  # odd, so that it can be centred on a step
+    window = window_of(len(training))
     svg = figure(CURVE_HEIGHT + 20, "Loss against training step")
     _grid(svg, scale)
     plot = mark(svg, "svg", "", width="100%", height=CURVE_HEIGHT, viewBox="0 0 1000 1000")
     plot.set("preserveAspectRatio", "none")
     if window > 1:
         _line(plot, "raw", _thinned(training), scale)
-    _line(plot, "training", _thinned(_running_mean(training, window)), scale)
+    smooth = running_mean(training, window)
+    _line(plot, "training", _thinned(smooth), scale)
     _line(plot, "validation", validation, scale)
     for step, loss in validation:
         point = mark(svg, "circle", "validation", cx=scale.x(step), cy=scale.y(loss), r=3)
         mark(point, "title").text = f"validation at step {step:,.0f}: {loss:.4g}"
+    gap = None
     if chosen_step is not None:
         _chosen(svg, scale, chosen_step, validation)
-    return Curve(markup(svg), window, logarithmic)
+        trained, validated = dict(smooth).get(chosen_step), dict(validation).get(chosen_step)
+        if trained is not None and validated is not None:
+            gap = _gap(svg, scale, chosen_step, trained, validated)
+    return Curve(markup(svg), window, logarithmic, gap)
+
+
+def metric_curve(
+    points: Sequence[tuple[float, float]], steps: tuple[float, float], chosen_step: float | None = None
+) -> Markup | None:
+    """Draw a metric over the steps of a loss curve, below which it stands.
+
+    Args:
+        points: (step, value) in order.
+        steps: first and last step of the axis.
+        chosen_step: the step of the kept checkpoint.
+
+    Returns:
+        The figure, or None if there are fewer than two points.
+    """
+    if len(points) < 2:
+        return None
+    values = [value for _, value in points]
+    is_rate = min(values) >= 0 and max(values) <= 1
+    low, high = (0.0, 1.0) if is_rate else _bounds(values, False)
+    scale = _Scale(steps[0], max(steps[1], steps[0] + 1), low, high, False, METRIC_HEIGHT)
+    svg = figure(METRIC_HEIGHT + 4, "Metric on validation rows against training step")
+    for value in (low, (low + high) / 2, high):
+        y = scale.y(value)
+        mark(svg, "line", "grid", x1=0, x2="100%", y1=y, y2=y)
+        label = mark(svg, "text", "tick", x=0, y=coordinate(float(y) + (12 if value == high else -4)))
+        label.text = f"{value:g}"
+    plot = mark(svg, "svg", "", width="100%", height=METRIC_HEIGHT, viewBox="0 0 1000 1000")
+    plot.set("preserveAspectRatio", "none")
+    _line(plot, "validation", points, scale)
+    for step, value in points:
+        point = mark(svg, "circle", "validation", cx=scale.x(step), cy=scale.y(value), r=3)
+        mark(point, "title").text = f"step {step:,.0f}: {value:.4g}"
+    if chosen_step is not None:
+        x = scale.x(chosen_step)
+        group = mark(svg, "g", "chosen")
+        mark(group, "line", "", x1=x, x2=x, y1=0, y2=METRIC_HEIGHT)
+        for at, value in points:
+            if at == chosen_step:
+                mark(group, "circle", "", cx=x, cy=scale.y(value), r=6)
+    return markup(svg)
+
+
+def window_of(num_steps: int) -> int:
+    """Return the steps of the running mean: odd, so that it can be centred on a step."""
+    return max(1, num_steps // SMOOTHED_SHARE) | 1
 
 
 class _Scale(NamedTuple):
@@ -81,6 +136,7 @@ class _Scale(NamedTuple):
     low: float
     high: float
     logarithmic: bool
+    height: float = CURVE_HEIGHT
 
     def across(self, step: float) -> float:
         """Return the horizontal position of a step as a fraction of the width."""
@@ -95,7 +151,7 @@ class _Scale(NamedTuple):
         return percentage(self.across(step))
 
     def y(self, loss: float) -> str:
-        return coordinate(CURVE_HEIGHT * self.down(loss))
+        return coordinate(self.height * self.down(loss))
 
 
 def _bounds(losses: Sequence[float], logarithmic: bool) -> tuple[float, float]:
@@ -136,6 +192,18 @@ def _chosen(
     label.text = f"kept: step {step:,.0f}"
 
 
+def _gap(svg: ElementTree.Element, scale: _Scale, step: float, training: float, validation: float) -> float:
+    """Draw the gap between the two losses at the kept step, beside its line, and return it."""
+    right = scale.across(step) < 0.6
+    group = mark(svg, "g", "gap", transform=f"translate({7 if right else -7} 0)")
+    x, top, bottom = scale.x(step), *sorted((float(scale.y(training)), float(scale.y(validation))))
+    mark(group, "line", "", x1=x, x2=x, y1=top, y2=bottom)
+    y = bottom + 18 if bottom + 24 < CURVE_HEIGHT else top - 12  # where neither curve runs through it
+    label = mark(group, "text", "", x=x, y=y, text_anchor="start" if right else "end")
+    label.text = f"gap {validation - training:.2g}"
+    return validation - training
+
+
 def _round_values(low: float, high: float, logarithmic: bool) -> list[float]:
     """Return round numbers between two bounds: about five, or 1, 2, 5 times powers of ten."""
     if logarithmic:
@@ -148,7 +216,7 @@ def _round_values(low: float, high: float, logarithmic: bool) -> list[float]:
     return [round(i * step, 10) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _running_mean(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
+def running_mean(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
     """Return the mean over `window` steps centred on each step.
 
     At the start, where the loss falls fast, the window narrows to stay symmetric. At the end it is truncated

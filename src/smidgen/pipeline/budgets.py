@@ -3,13 +3,21 @@
 No weight is read. If the rows cannot be read, every row is taken to have `max_length` tokens, all trained.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from smidgen.backend import blas, device
-from smidgen.config import DEFAULT_BITS, DEFAULT_GROUP_SIZE, AnyRecipe, PretrainRecipe, Recipe, SftConfig
+from smidgen.config import (
+    DEFAULT_BITS,
+    DEFAULT_GROUP_SIZE,
+    AnyRecipe,
+    FinetuneConfig,
+    PretrainRecipe,
+    Recipe,
+    SftConfig,
+)
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.types import Message, Sample
 from smidgen.errors import DataError
@@ -272,10 +280,26 @@ class Budgets:
         training = self.largest_step
         states = self.state_bytes
         budget = training_budget(training)
+        if isinstance(training.settings, FinetuneConfig) and training.settings.metric_every:
+            measuring = self._measuring(budget.moments["step"])
+            budget = Budget({**budget.moments, "measuring": measuring})
         trained = self.shape.trainable(training.lora) * (4 if training.lora else self.place.item)
         kept = KEEP * 3 * trained if self.context.recipe.train.checkpoint_every else 0
         mapped = states if self.place.kind == "cpu" else 0
         return StageBudget(replace(budget, mapped=mapped), trained + kept + states)
+
+    def _measuring(self, step: Mapping[str, int]) -> dict[str, int]:
+        """Return the parts while the task's metric is measured: what a training keeps, and the answers."""
+        options = replace(self.context.base_engine, engine="mlx")
+        found = [self.evaluation(task, options).budget.moments["decoding"] for task in self.context.tasks]
+        answers = dict(max(found, key=lambda parts: sum(parts.values())))
+        copied = self.place.kind == "cpu" and self.shape.parameters <= LARGEST
+        kept = ("process", "freed", "weights", "adapter", "optimizer")
+        return {
+            **{name: step[name] for name in kept if name in step},
+            "copied weights": answers["weights"] if copied else 0,
+            **{name: answers[name] for name in ("kv cache", "logits", "activations")},
+        }
 
     def evaluation(
         self, task: TaskContext, options: EngineOptions, asking: Asking = PLAIN, *, scores: bool = False

@@ -68,8 +68,8 @@ class TaskContext:
         return self.task.samples(self.test_rows, source=self.config.data.test)
 
     @cached_property
-    def split_samples(self) -> tuple[list[Sample], list[Sample]]:
-        """Training and validation samples, split by row so that both orders of a pair stay together."""
+    def split_rows(self) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+        """Training and validation rows, in random order."""
         data = self.config.data
         if len(self.train_rows) < 2:
             raise DataError(
@@ -78,9 +78,14 @@ class TaskContext:
             )
         rows = random.Random(f"validation/{data.seed}").sample(self.train_rows, len(self.train_rows))
         num_validation = min(data.validation_limit, max(1, round(len(rows) * data.validation_fraction)))
+        return rows[num_validation:], rows[:num_validation]
+
+    @cached_property
+    def split_samples(self) -> tuple[list[Sample], list[Sample]]:
+        """Training and validation samples, split by row so that both orders of a pair stay together."""
+        data = self.config.data
         training, validation = (
-            self.task.training_samples(part, source=data.train, seed=data.seed)
-            for part in (rows[num_validation:], rows[:num_validation])
+            self.task.training_samples(part, source=data.train, seed=data.seed) for part in self.split_rows
         )
         return training, validation
 
@@ -102,6 +107,10 @@ class RunContext:
     recipe: AnyRecipe
     run: Run
     prices: Prices = field(default_factory=Prices)
+    train_share: float = 1.0
+    """Share of the training steps after which the training pauses; the next run goes on from there."""
+    from_checkpoint: bool = False
+    """Whether an unfinished training goes on from its checkpoint although its learning rate has changed."""
 
     @cached_property
     def tasks(self) -> tuple[TaskContext, ...]:

@@ -19,7 +19,7 @@ from smidgen.errors import ConfigError
 from smidgen.files import atomic_folder
 from smidgen.models.architectures import ModelConfigJson
 from smidgen.models.graph import create, quantized_parameters
-from smidgen.models.load import load
+from smidgen.models.load import LoadedModel, load
 from smidgen.models.lora import add_lora, dequantize
 from smidgen.models.save import save_model
 from smidgen.pipeline.context import RunContext
@@ -59,6 +59,7 @@ class TrainingJob:
         plan: exact figures of all steps, where the rows are known beforehand.
         cut_rows: training rows that lost context to fit; None for a document stream.
         states: the cache of a frozen trunk; None if it is not worth having one.
+        loaded: the model with its tokenizer, if it can answer the task's prompts while it is trained.
     """
 
     model: nn.Module
@@ -69,6 +70,7 @@ class TrainingJob:
     plan: TrainingPlan | None = None
     cut_rows: int | None = None
     states: TrunkStates | None = None
+    loaded: LoadedModel | None = None
 
 
 def prepare_training(context: RunContext) -> TrainingJob:
@@ -110,6 +112,7 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
         plan_training(training.rows, batches),
         training.cut_rows,
         _states_of(trunk, loaded.model, [*training.rows, *validation.rows], settings),
+        loaded,
     )
 
 

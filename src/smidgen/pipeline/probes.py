@@ -3,6 +3,7 @@
 Time and memory are measured, then scaled to the whole run; the results themselves are discarded.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from smidgen.backend import peak_memory_bytes
-from smidgen.config import SftConfig
+from smidgen.config import FinetuneConfig, SftConfig
 from smidgen.data.types import Request, Sampling, StepResult
 from smidgen.inference import open_engine
 from smidgen.models.load import load
@@ -21,6 +22,7 @@ from smidgen.models.weights import weight_files
 from smidgen.pipeline.asking import PLAIN, Asking, Skipped, asked_samples
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.jobs import TrainingJob, prepare_training
+from smidgen.pipeline.task_metric import metric_samples
 from smidgen.training.batches import TrainingPlan
 from smidgen.training.loop import train
 
@@ -123,7 +125,19 @@ class Probes:
         rest = tokens * self._share_after_first_epoch(job)
         cached = self._cached_seconds(job) if rest else 0.0
         seconds = (tokens - rest + read) * last.seconds / last.tokens + rest * cached
+        seconds += self._measuring_seconds(job.batches.num_steps)
         return TrainingEstimate(job.plan, job.batches.num_steps, tokens, job.cut_rows, seconds / 60)
+
+    def _measuring_seconds(self, num_steps: int) -> float:
+        """Return the seconds of all measurements of the task's metric."""
+        settings = self.context.recipe.train
+        if not isinstance(settings, FinetuneConfig) or not settings.metric_every:
+            return 0.0
+        once = sum(
+            len(metric_samples(task, settings.metric_rows)) * self.answer_seconds(task, task.blank.methods[0])
+            for task in self.context.tasks
+        )
+        return once * math.ceil(num_steps / settings.metric_every)
 
     def _share_after_first_epoch(self, job: TrainingJob) -> float:
         """Return the share of the tokens whose states below the lowest adapter are read from a cache."""

@@ -76,15 +76,24 @@ def check(context: RunContext) -> None:
 
 def inputs_hash(context: RunContext, stage: Stage) -> str:
     """Return a hash of everything that determines a stage's outputs."""
+    return sha256_json(_inputs(context, stage))
+
+
+def _inputs(context: RunContext, stage: Stage, *, leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Return everything that determines a stage's outputs, without some keys of the recipe."""
+    settings = context.recipe.model_dump(mode="json", include={*stage.tables})
+    for key in leave_out:
+        table, _, name = key.partition(".")
+        settings[table].pop(name)
     inputs: dict[str, Any] = {
         "version": __version__,
-        "settings": context.recipe.model_dump(mode="json", include={*stage.tables}),
+        "settings": settings,
         "stages": {name: context.run.outputs_hash(name) for name in stage.needs},
         **stage.inputs(context),
     }
     if "model" in stage.tables and isinstance(context.recipe, Recipe):
         inputs["model"] = content_hash(resolve(context.specialist.model.base))
-    return sha256_json(inputs)
+    return inputs
 
 
 def _run_stages(context: RunContext, stages: Sequence[Stage]) -> Iterator[Event]:
@@ -97,7 +106,7 @@ def _run_stages(context: RunContext, stages: Sequence[Stage]) -> Iterator[Event]
         if not has_started:
             has_started = True
             _start(context)
-        if _begin(run, stage, inputs):
+        if _begin(context, stage, inputs):
             yield MessageEvent(stage.name, "its settings or inputs changed, so it starts over")
         yield StageEvent(stage.name, "started")
         started = time.monotonic()
@@ -118,22 +127,45 @@ def _start(context: RunContext) -> None:
     context.run.start(seeds=context.recipe.seeds, data=hashes, device=device().name)
 
 
-def _begin(run: Run, stage: Stage, inputs: str) -> bool:
+def _begin(context: RunContext, stage: Stage, inputs: str) -> bool:
     """Keep the partial outputs of a killed attempt on the same inputs; delete those of any other attempt.
 
     A stage that finished and is due again has lost one of its outputs, so all of them are made again.
 
     Returns:
         Whether partial outputs of an attempt on other inputs were deleted.
+
+    Raises:
+        ConfigError: the stage has to go on from its checkpoint, and cannot.
     """
-    marker = f"stages/{stage.name}.begun.json"
-    path = run.path(marker)
+    run = context.run
+    path = run.path(marker := f"stages/{stage.name}.begun.json")
+    begun = read_json(path) if path.exists() else {}
     killed = path.exists() and run.stage_record(stage.name) is None
-    has_changed = path.exists() and read_json(path)["inputs"] != inputs
-    if not killed or has_changed:
+    has_changed = path.exists() and begun["inputs"] != inputs
+    fixed = sha256_json(_inputs(context, stage, leave_out=stage.changeable))
+    if stage.changeable and context.from_checkpoint and has_changed:
+        _check_changes(stage, killed=killed, only_changeable=begun.get("fixed") == fixed)
+        has_changed = False
+    elif not killed or has_changed:
         _forget(run, stage)
-        run.write_json(marker, {"inputs": inputs})
+    run.write_json(marker, {"inputs": inputs, "fixed": fixed})
     return has_changed
+
+
+def _check_changes(stage: Stage, *, killed: bool, only_changeable: bool) -> None:
+    """Refuse to go on from a checkpoint of a finished stage, or of one with other changes."""
+    names = ", ".join(sorted(stage.changeable))
+    if not killed:
+        raise ConfigError(
+            f"the stage '{stage.name}' is finished, so it cannot go on from a checkpoint; leave out "
+            "--from-checkpoint to start over with the new settings"
+        )
+    if not only_changeable:
+        raise ConfigError(
+            f"more has changed than may at a checkpoint ({names}); restore the rest, or leave out "
+            "--from-checkpoint to start over"
+        )
 
 
 def _forget(run: Run, stage: Stage) -> None:

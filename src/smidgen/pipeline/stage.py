@@ -38,6 +38,7 @@ class Stage:
         outputs: files and folders that it writes, relative to the run folder.
         scratch: intermediate files, such as checkpoints, relative to the run folder.
         entry: the content that it adds to `report.json`.
+        changeable: keys of the recipe that may change while it is under way, if the caller asks for that.
     """
 
     name: str
@@ -50,3 +51,4 @@ class Stage:
     outputs: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
     entry: Callable[[RunContext], Mapping[str, Any]] = no_entry
+    changeable: frozenset[str] = frozenset()

@@ -1,12 +1,15 @@
 """The stages of every training method: writing the data, and training."""
 
+import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from smidgen.config import AnyRecipe, PretrainRecipe, Recipe
+from smidgen.config import AnyRecipe, FinetuneConfig, PretrainRecipe, Recipe
+from smidgen.errors import Paused
+from smidgen.evaluation.curve_reading import read_curve
 from smidgen.files import read_json, write_jsonl
 from smidgen.models.graph import named_arrays
 from smidgen.pipeline.budgets import Budgets
@@ -15,6 +18,15 @@ from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.jobs import TOKENIZER, TOKENIZER_DOCUMENTS, make_tokenizer, prepare_training
 from smidgen.pipeline.sources import DataFacts, data_facts
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.task_metric import metric_rows, task_metric
+from smidgen.pipeline.training_figures import TrainingFigures
+from smidgen.training.checkpoint import (
+    CHANGEABLE,
+    CHANGES,
+    FREE_TO_CHANGE,
+    Checkpoints,
+    changes_in_words,
+)
 from smidgen.training.loop import train
 
 FACTS, SUMMARY, METRICS = "data/facts.json", "training.json", "metrics.jsonl"
@@ -77,8 +89,9 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
             needs=("data",),
             tables=("model", "train"),
             outputs=("best", METRICS, SUMMARY),
-            scratch=("checkpoints", STATES),
+            scratch=("checkpoints", STATES, CHANGES),
             entry=_training_entry,
+            changeable=frozenset(f"train.{name}" for name in CHANGEABLE | FREE_TO_CHANGE),
         )
     ]
 
@@ -131,6 +144,13 @@ def _train(context: RunContext) -> Work[None]:
     job = prepare_training(context)
     if job.states is not None:
         job.states.open(context.run.path(STATES))
+    if context.from_checkpoint:
+        checkpoints = Checkpoints(context.run.folder, context.recipe.train, job.batches.num_steps)
+        if changes := checkpoints.accept_changes():
+            yield MessageEvent("train", changes)
+    metric, num_steps = task_metric(context, job.loaded), job.batches.num_steps
+    figures = TrainingFigures(num_steps, by_metric=metric is not None and metric.decides)
+    pause = math.ceil(context.train_share * num_steps)
     started, last = time.monotonic(), None
     for result in train(
         job.model,
@@ -140,12 +160,20 @@ def _train(context: RunContext) -> Work[None]:
         run_dir=context.run.folder,
         validation=job.validation,
         save=job.save,
+        metric=metric,
+        stop_after=pause,
     ):
+        if last is None:  # those of an earlier attempt, which end at its checkpoint
+            for row in context.run.read_jsonl(METRICS)[:-1]:
+                yield StepEvent("train", row["step"], num_steps, is_new=False, values=figures.add(row))
         last = result
-        values = {"loss": result.loss, **result.metrics}
-        if result.validation_loss is not None:
-            values["validation"] = result.validation_loss
-        yield StepEvent("train", result.step, job.batches.num_steps, tokens=result.tokens, values=values)
+        values = figures.add(result.to_json())
+        yield StepEvent("train", result.step, num_steps, tokens=result.tokens, values=values)
+    reached = context.run.read_jsonl(METRICS)[-1]["step"]
+    if pause <= reached < num_steps:
+        raise Paused(f"paused after step {reached} of {num_steps}; run again to go on")
+    if reading := _reading(context, num_steps):
+        yield MessageEvent("train", reading)
     shutil.rmtree(context.run.path(STATES), ignore_errors=True)
     counts = {
         name: sum(array.size for array in named_arrays(tree).values())
@@ -160,10 +188,21 @@ def _train(context: RunContext) -> Work[None]:
             "plan": asdict(job.plan) if job.plan else None,
             **({} if job.cut_rows is None else {"cut_rows": job.cut_rows}),
             **counts,
-            "steps": job.batches.num_steps,
+            "steps": num_steps,
             "seconds": time.monotonic() - started,
             "last": last.to_json() if last else None,
         },
+    )
+
+
+def _reading(context: RunContext, num_steps: int) -> str:
+    """Return what the curves say, as the report does."""
+    steps = context.run.read_jsonl(METRICS)
+    return read_curve(
+        [(step["step"], step["loss"]) for step in steps],
+        [(step["step"], loss) for step in steps if (loss := step["validation_loss"]) is not None],
+        chosen_step=chosen_step(context.recipe, steps)["step"],
+        planned_steps=num_steps,
     )
 
 
@@ -171,7 +210,8 @@ def _training_entry(context: RunContext) -> Mapping[str, Any]:
     summary, lora = read_json(context.run.path(SUMMARY)), context.lora
     steps = context.run.read_jsonl(METRICS)
     validated = [step for step in steps if step["validation_loss"] is not None]
-    chosen = min(validated, key=lambda step: step["validation_loss"], default=steps[-1])
+    measured = [step for step in steps if step.get("metric") is not None]
+    chosen = chosen_step(context.recipe, steps)
     seconds = sum(step["seconds"] for step in steps)
     return {
         "model": {
@@ -186,11 +226,38 @@ def _training_entry(context: RunContext) -> Mapping[str, Any]:
             "steps": len(steps),
             "epochs": steps[-1]["epoch"],
             "chosen_step": chosen["step"],
+            "chosen_by": _chooses_by(context.recipe),
+            "planned_steps": summary["steps"],
             "seconds": seconds,
             "tokens_per_second": sum(step["tokens"] for step in steps) / seconds,
             "curve": [{"step": step["step"], "loss": step["loss"]} for step in steps],
             "validation": [{"step": step["step"], "loss": step["validation_loss"]} for step in validated],
+            **_metric_entry(context, measured),
+            "changes": [changes_in_words(**row) for row in context.run.read_jsonl(CHANGES)],
         },
+    }
+
+
+def chosen_step(recipe: AnyRecipe, steps: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the row of `metrics.jsonl` whose weights are kept in `best/`, as the training chose it."""
+    key, sign = ("metric", -1) if _chooses_by(recipe) == "metric" else ("validation_loss", 1)
+    found = [step for step in steps if step.get(key) is not None]
+    return min(found, key=lambda step: sign * step[key], default=steps[-1])
+
+
+def _chooses_by(recipe: AnyRecipe) -> str:
+    return recipe.train.choose if isinstance(recipe.train, FinetuneConfig) else "loss"
+
+
+def _metric_entry(context: RunContext, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the curve of the task's metric, with its name and number of rows; empty for none."""
+    if not measured:
+        return {}
+    name = next(iter(measured[0]["metrics"])).removeprefix("task_")
+    return {
+        "metric_name": name,
+        "metric_rows": metric_rows(context),
+        "metric": [{"step": step["step"], "value": step["metric"]} for step in measured],
     }
 
 

@@ -32,12 +32,14 @@ class TrainRow:
         weights: (L,) float32 factors on the loss of each token; None for 1.
         segment_ids: (L,) int32 from 0: the text of each token, if the row is packed from several texts. The
             first token of a text is not trained.
+        id: the id of its sample, for messages; empty if it has none.
     """
 
     token_ids: np.ndarray
     loss_mask: np.ndarray
     weights: np.ndarray | None = None
     segment_ids: np.ndarray | None = None
+    id: str = ""
 
     @property
     def trained_tokens(self) -> int:
@@ -60,6 +62,7 @@ class TrainBatch:
             to its own text.
         position_ids: (B, L) int32 for the rotary embedding; None if they are the indices in the row.
         spans: (rows, 2) int32, first input of each training row in (B · L) and number of its inputs.
+        rows: the training rows, in the order of `spans`.
     """
 
     inputs: np.ndarray
@@ -71,6 +74,12 @@ class TrainBatch:
     segment_ids: np.ndarray | None = None
     position_ids: np.ndarray | None = None
     spans: np.ndarray | None = None
+    rows: tuple[TrainRow, ...] = ()
+
+    def singly(self) -> Iterator[tuple[str, "TrainBatch"]]:
+        """Yield the name of every row and a batch of it alone."""
+        for number, row in enumerate(self.rows, start=1):
+            yield f"'{row.id}'" if row.id else f"{number} of its batch", pad([row])
 
 
 class StepBatch(Protocol):
@@ -259,6 +268,7 @@ def _collate(bins: Sequence[Sequence[TrainRow]]) -> TrainBatch:
         segment_ids=segments if packed else None,
         position_ids=_positions(segments) if packed else None,
         spans=np.array(spans, np.int32),
+        rows=tuple(all_rows),
     )
 
 
@@ -275,6 +285,7 @@ def join_rows(rows: Sequence[TrainRow]) -> TrainRow:
         np.concatenate(masks),
         np.concatenate(weights) if weighted else None,
         np.repeat(np.arange(len(rows), dtype=np.int32), [len(row.token_ids) for row in rows]),
+        id=", ".join(row.id for row in rows if row.id),
     )
 
 

@@ -21,6 +21,8 @@ from smidgen.files import append_jsonl
 from smidgen.models.graph import named_arrays
 from smidgen.training.batches import BatchSource, StepBatch
 from smidgen.training.checkpoint import Checkpoints, TrainingProgress
+from smidgen.training.choosing import Checked, TaskMetric, note
+from smidgen.training.faults import NotFinite, not_finite
 from smidgen.training.objectives import Losses, Objective
 from smidgen.training.optimizer import AdamW, learning_rate_at
 
@@ -44,6 +46,8 @@ def train(
     run_dir: Path | None = None,
     validation: Sequence[B] = (),
     save: Callable[[Path], None] | None = None,
+    metric: TaskMetric | None = None,
+    stop_after: int | None = None,
 ) -> Iterator[StepResult]:
     """Train `model` in place and yield one result per step, resuming from the newest checkpoint in `run_dir`.
 
@@ -55,10 +59,12 @@ def train(
         run_dir: folder for metrics, checkpoints and the best weights; if None, nothing is written.
         validation: the fixed validation set, evaluated in full each time.
         save: writes the model to a folder, which it creates; called for each new best.
+        metric: a metric of the task, measured beside the validation loss.
+        stop_after: pause after this step with a checkpoint; another call goes on as if there were no pause.
 
     Raises:
         ConfigError: nothing is trainable, or `run_dir` contains another run.
-        WorkError: the loss or the gradient is not finite.
+        WorkError: a loss or a gradient is not finite, or the disk is full; the checkpoints are kept.
     """
     _check(model)
     optimizer = AdamW(model, config)
@@ -66,22 +72,31 @@ def train(
     progress, position = checkpoints.restore(model, optimizer) if checkpoints else (TrainingProgress(), None)
     if position is not None:
         batches.restore(position)
-    while progress.step < batches.num_steps and not progress.stopped:
+    by_metric = metric is not None and metric.decides
+    until = batches.num_steps if stop_after is None else min(stop_after, batches.num_steps)
+    while progress.step < until and not progress.stopped:
         started = time.perf_counter()
         progress.step += 1
         rate = learning_rate_at(progress.step, batches.num_steps, config)
         step_batches = batches.next_step()
-        done = optimizer_step(
-            model, objective, optimizer, step_batches, config, step=progress.step, learning_rate=rate
-        )
-        seconds = time.perf_counter() - started
-        validation_loss, metrics, is_best = None, done.metrics, False
         last = progress.step == batches.num_steps
-        if validation and (last or _due(progress.step, config.validate_every)):
-            validation_loss, means = validate(model, objective, validation)
-            metrics = metrics | {f"validation_{name}": value for name, value in means.items()}
-            is_best = _note_validation(progress, validation_loss, config.patience)
-        if run_dir and save and (is_best or (last and not validation)):
+        try:
+            done = optimizer_step(
+                model, objective, optimizer, step_batches, config, step=progress.step, learning_rate=rate
+            )
+            seconds = time.perf_counter() - started
+            validates = last or _due(progress.step, config.validate_every)
+            found = _checked(
+                model, objective, progress.step,
+                validation=validation if validates else (),
+                metric=metric if metric and (last or _due(progress.step, metric.every)) else None,
+            )  # fmt: skip
+        except NotFinite as fault:
+            raise WorkError(f"{fault}; {_what_is_left(checkpoints, fault, progress, config)}") from None
+        is_best = note(progress, found, config.patience, by_metric=by_metric)
+        ends = last or progress.stopped
+        none_chosen = progress.best_loss is None and progress.best_metric is None
+        if run_dir and save and (is_best or (ends and none_chosen)):
             save(run_dir / "best")
         result = StepResult(
             step=progress.step,
@@ -92,13 +107,14 @@ def train(
             learning_rate=rate,
             grad_norm=done.grad_norm,
             seconds=seconds,
-            validation_loss=validation_loss,
-            metrics=metrics,
+            validation_loss=found.loss,
+            metrics={**done.metrics, **found.metrics},
+            metric=found.metric,
         )
         if run_dir and checkpoints:
             append_jsonl(run_dir / "metrics.jsonl", result.to_json())
-            ends = last or progress.stopped
-            if _due(progress.step, config.checkpoint_every) or (config.checkpoint_every and ends):
+            due = _due(progress.step, config.checkpoint_every) or (config.checkpoint_every and ends)
+            if due or progress.step == stop_after:
                 checkpoints.save(progress, model, optimizer, batches.state())
         yield result
 
@@ -118,7 +134,7 @@ def optimizer_step(
     A batch's loss is divided by the weight of the whole step, so accumulation equals one big batch.
 
     Raises:
-        WorkError: the loss or the gradient is not finite; the weights are unchanged.
+        NotFinite: the loss or the gradient is not finite; the weights are unchanged.
     """
     total = sum(objective.weight(batch) for batch in batches)
 
@@ -139,10 +155,8 @@ def optimizer_step(
     model.eval()
     norm = global_norm(gradients)
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise WorkError(
-            f"step {step}: the loss is {loss} and the gradient norm {norm}; expected finite numbers. Lower "
-            f"train.learning_rate, now {config.learning_rate}"
-        )
+        what = f"step {step}: the loss is {loss} and the gradient norm {norm}"
+        raise not_finite(model, objective, batches, what=what, train=True)
     scale = min(1.0, config.gradient_clip / (norm + 1e-6)) if config.gradient_clip else 1.0
     optimizer.update(model, gradients, step, learning_rate, scale)
     mx.eval(model.trainable_parameters(), optimizer.state)
@@ -183,14 +197,49 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _note_validation(progress: TrainingProgress, loss: float, patience: int) -> bool:
-    """Record a validation loss in `progress`; return whether it is the best so far."""
-    if progress.best_loss is None or loss < progress.best_loss:
-        progress.best_loss, progress.validations_without_best = loss, 0
-        return True
-    progress.validations_without_best += 1
-    progress.stopped = patience > 0 and progress.validations_without_best >= patience
-    return False
+def _checked(
+    model: nn.Module,
+    objective: Objective[B],
+    step: int,
+    *,
+    validation: Sequence[B],
+    metric: TaskMetric | None,
+) -> Checked:
+    """Validate and measure what is due after a step.
+
+    Raises:
+        NotFinite: the validation loss is not finite.
+    """
+    loss, value, metrics = None, None, {}
+    if validation:
+        loss, means = validate(model, objective, validation)
+        if not math.isfinite(loss):
+            what = f"step {step}: the validation loss is {loss}"
+            raise not_finite(model, objective, validation, what=what, train=False)
+        metrics = {f"validation_{name}": mean for name, mean in means.items()}
+    if metric is not None:
+        figures = metric.measure()
+        value = next(iter(figures.values()))
+        metrics |= {f"task_{name}": figure for name, figure in figures.items()}
+    return Checked(loss, value, metrics)
+
+
+def _what_is_left(
+    checkpoints: Checkpoints | None, fault: NotFinite, progress: TrainingProgress, config: TrainConfig
+) -> str:
+    """Say what to do after a loss that is not finite, and from which checkpoint the run can go on."""
+    rate = f"lower train.learning_rate, now {config.learning_rate:g},"
+    if checkpoints is None:
+        return f"{rate} and run again"
+    if fault.weights_at_fault:  # the checkpoint of the step before has the same weights
+        checkpoints.discard(progress.step - 1)
+    kept = checkpoints.newest
+    if kept is None:
+        return f"there was no checkpoint yet: {rate} and run again"
+    return (
+        f"the checkpoint {kept} is kept: {rate} and go on from it with `smidgen train RECIPE "
+        "--from-checkpoint`"
+    )
 
 
 def _check(model: nn.Module) -> None:

@@ -1,0 +1,32 @@
+"""The figures of a training that its progress shows: smoothed loss, validation loss, their gap, the best."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from smidgen.figures.loss_curve import SMOOTHED_SHARE
+
+
+class TrainingFigures:
+    """The latest figures of a training, from the rows of `metrics.jsonl` in order."""
+
+    def __init__(self, num_steps: int, *, by_metric: bool = False) -> None:
+        self._weight = 2 / (1 + max(1, num_steps // SMOOTHED_SHARE))
+        self._key = "metric" if by_metric else "validation_loss"
+        self._sign = -1 if by_metric else 1
+        self._loss: float | None = None
+        self._best: float | None = None
+
+    def add(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """Return the figures that a step changes; `loss` is an exponential mean over the last steps."""
+        loss: float = row["loss"]
+        smooth = loss if self._loss is None else self._loss + self._weight * (loss - self._loss)
+        self._loss, shown = smooth, {"loss": smooth}
+        if (validation := row["validation_loss"]) is not None:
+            shown |= {"validation": validation, "gap": validation - smooth}
+        if (metric := row.get("metric")) is not None:
+            shown["metric"] = metric
+        value = row.get(self._key)
+        if value is not None and (self._best is None or self._sign * value < self._best):
+            self._best = self._sign * value
+            shown["best step"] = row["step"]
+        return shown
