@@ -13,6 +13,7 @@ from smidgen.config import DEFAULT_BITS, DEFAULT_GROUP_SIZE, AnyRecipe, Pretrain
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import ConfigError, DataError
+from smidgen.files import is_url
 from smidgen.inference.choice import SMALL
 from smidgen.inference.cpu_forward import LARGEST
 from smidgen.models.budget import (
@@ -262,6 +263,19 @@ class Budgets:
             tokenizer_bytes=self.tokenizer_bytes,
         )
         return StageBudget(decoding_budget(decoding), parameters * item if open_choice else 0)
+
+    def asked(self, task: TaskContext, options: EngineOptions, max_tokens: int) -> StageBudget:
+        """Return the budget of another model that is asked; that of reading rows if it runs elsewhere."""
+        if is_url(options.model) or options.model.endswith(".jsonl"):
+            return self.reading()
+        recipe = self.context.specialist
+        update = {
+            "model": recipe.model.model_copy(update={"base": options.model}),
+            "evaluate": recipe.evaluate.model_copy(update={"max_tokens": max_tokens}),
+            # it need not hold the rows that the student is trained on
+            "train": recipe.train.model_copy(update={"max_length": 1}),
+        }
+        return self.changed(recipe.model_copy(update=update)).evaluation(task, options)
 
     def _prompts(self, task: TaskContext) -> tuple[int, int]:
         """Return the number of prompts of an evaluation and the tokens of the longest."""
