@@ -23,13 +23,11 @@ def priced(spent: Mapping[str, Any], prices: Prices, *, name: str, is_server: bo
         is_server: whether it ran behind a URL.
     """
     read, written = spent["prompt_tokens"], spent["completion_tokens"]
-    # list prices have a note in brackets after the name
-    known = next((api for api in prices.api if name and api.name.split(" (")[0] == name), None)
-    money = None
+    known, money = prices.of(name), None
     if not is_server:
         money = spent["seconds"] / 3600 * prices.machine_per_hour
     elif known is not None and read is not None:
-        money = (read * known.input_per_million + written * known.output_per_million) / 1e6
+        money = known.money(read, written)
     return {**spent, "money": money, "currency": prices.currency}
 
 
@@ -37,8 +35,8 @@ def limits_of(facts: Mapping[str, Any]) -> list[str]:
     """Return what the figures of a distillation do not show, one sentence each."""
     kept, same = facts["kept"], facts["same_as_gold"]
     sentences = [
-        f"The student learnt from {kept:,} answers of {facts['teacher']}: what that model gets wrong on such "
-        "rows, it cannot be expected to learn. The teacher's own score on the held-out rows is the ceiling."
+        f"The student learnt from {kept:,} answers of a teacher: what the teacher gets wrong, it cannot be "
+        "expected to learn, so the teacher's own score on the held-out rows is about as far as it can get."
     ]
     if facts["keep"] == "gold":
         sentences.append(

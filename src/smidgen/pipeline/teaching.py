@@ -1,8 +1,8 @@
 """The teacher of a distillation: its answers to the training rows, and its own score on the held-out ones.
 
 A teacher is any engine: a folder, a GGUF file, a server, or a recording. It is asked for several candidates
-per training sample. Each is written as soon as it is finished, so that a run that was killed, or whose teacher
-died, goes on with the missing ones. The finished file is in the order of the rows.
+per training sample. Each is written as soon as it is finished, so that a run that was killed, or whose
+teacher died, goes on with the missing ones. The finished file is in the order of the rows.
 """
 
 from collections.abc import Mapping, Sequence
