@@ -225,7 +225,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"epochs": 2}},
-            r"'train\.epochs'\. Only method = \"sft\" or \"distill\" uses it; leave it out or change the method",
+            r"'train\.epochs'\. Only method = \"sft\" or \"distill\" uses it; leave it out or change",
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"lora": {"rank": 2}}},

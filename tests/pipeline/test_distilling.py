@@ -18,9 +18,11 @@ from smidgen.evaluation.report_model import Report
 from smidgen.files import read_json
 from smidgen.inference import Engine, open_engine
 from smidgen.inference.http_server import Patience
-from smidgen.pipeline import RunContext, run_recipe, stages_of, teaching
+from smidgen.pipeline import RunContext, plan_run, run_recipe, stages_of, teaching
+from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.events import MessageEvent, StageEvent, StepEvent
 from smidgen.pipeline.runner import check
+from smidgen.pipeline.teaching_forecast import forecast_teaching
 from smidgen.runs import Run
 
 LABELS = ("pay", "card", "loan")
@@ -38,7 +40,12 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def query(number: int, split: str = "train", **changes: Any) -> dict[str, Any]:
     intent = LABELS[number % len(LABELS)]
-    return {"id": f"{split}{number}", "split": split, "text": f"{split} about {number}", "intent": intent} | changes
+    return {
+        "id": f"{split}{number}",
+        "split": split,
+        "text": f"{split} about {number}",
+        "intent": intent,
+    } | changes
 
 
 QUERIES = [*(query(n) for n in range(12)), *(query(n, "test") for n in range(3))]
@@ -407,6 +414,32 @@ def test_both_orders_of_a_pair_are_on_one_side(distillation: Distillation):
     assert [next(iter(side)) for side in sides.values()].count("validation") == 2
 
 
+def test_several_tasks_are_each_taught_and_learnt_together(distillation: Distillation):
+    data = {"train": str(distillation.rows), "test": str(distillation.rows)}
+    own = {"message": "Which? {{ text }}", "gold": "intent", "labels": list(LABELS)}
+    tasks = [
+        {"name": "intents", "task": "intent", "data": data},
+        {"name": "queues", "task": "own", "settings": own, "data": data},
+    ]
+    table = {
+        "name": "taught",
+        "tasks": tasks,
+        "teacher": distillation.teacher,
+        "train": {"method": "distill", "max_length": 64},
+    }
+    context = RunContext(parse_recipe(table, source="test"), Run(distillation.folder / "taught"))
+    only = ("data", "teach-intents", "keep-intents", "teach-queues", "keep-queues")
+    list(run_recipe(context, only=only))
+    learnt = context.training_samples
+    assert len(learnt) + len(context.validation_samples) == 24
+    assert {sample.messages[0].content.startswith("Which?") for sample in learnt} == {True, False}
+    entries = [stage.entry(context) for stage in stages_of(context) if stage.name.startswith("keep-")]
+    assert [
+        entry["tasks"][name]["distillation"]["kept"]
+        for entry, name in zip(entries, ("intents", "queues"), strict=True)
+    ] == [12, 12]
+
+
 @pytest.mark.parametrize(
     ("teacher", "changes", "kind", "message"),
     [
@@ -517,9 +550,6 @@ def test_a_local_teacher_answers_alike_whatever_it_is_asked_together_with(distil
 
 
 def test_a_plan_counts_the_requests_and_prices_those_of_a_server(distillation: Distillation):
-    from smidgen.pipeline.budgets import Budgets
-    from smidgen.pipeline.teaching_forecast import forecast_teaching
-
     distillation.teacher = {"model": "http://localhost:9/v1", "model_name": "gpt-4o-mini", "candidates": 4}
     found = forecast_teaching(Budgets(distillation.context))
     assert found is not None and (found.requests, found.held_out) == (12 * 4 + 3, 3)
@@ -533,3 +563,20 @@ def test_a_plan_counts_the_requests_and_prices_those_of_a_server(distillation: D
     assert local is not None and not local.is_server and local.prompt_tokens == found.prompt_tokens
     distillation.teacher = {"model": distillation.recorded(answers(4, mostly_right))}
     assert forecast_teaching(Budgets(distillation.context)) is None
+
+
+def test_a_dry_run_measures_a_local_teacher_and_asks_no_server(
+    distillation: Distillation, server: FakeServer
+):
+    plan = plan_run(distillation.context)
+    minutes = {stage.name: stage.minutes for stage in plan.stages}
+    assert [stage.name for stage in stages_of(distillation.context)] == list(minutes)
+    assert minutes["teacher"] == minutes["teach"] == 0.0 < minutes["keep"] and server.requests == []
+    assert plan.notes == [
+        f"the time of {server.url} is not in it: a plan asks no server; `smidgen plan` counts the requests"
+    ]
+    distillation.teacher = {"model": "smidgen:nano", "engine": "mlx", "candidates": 4}
+    plan = plan_run(distillation.context)
+    minutes = {stage.name: stage.minutes for stage in plan.stages}
+    assert minutes["teach"] == pytest.approx(minutes["teacher"] * 12 * 4 / 3) and minutes["teach"] > 0
+    assert plan.notes == [] and not distillation.file("").exists()

@@ -45,8 +45,8 @@ def limits_of(facts: Mapping[str, Any]) -> list[str]:
         )
     else:
         sentences.append(
-            f"A judge decided which answers were kept; {facts['kept_right']:,} of these {kept:,} are right by "
-            "the labels of their rows."
+            f"A judge decided which answers were kept; {facts['kept_right']:,} of these {kept:,} are right "
+            "by the labels of their rows."
         )
     sentences.append(
         "Whether the teacher was itself trained on these rows is not known to smidgen; if it was, its score "

@@ -1,8 +1,10 @@
 """The requests to the teacher of a distillation before any is sent: their number, tokens and price."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smidgen.data.templates import load_tokenizer
+from smidgen.data.types import Sample
 from smidgen.files import is_url
 from smidgen.models.load import describe
 from smidgen.pipeline.asking import with_system
@@ -52,20 +54,23 @@ def forecast_teaching(budgets: Budgets) -> TeachingForecast | None:
     folder = budgets.folder if is_server else describe(teacher.model)
     assert folder is not None
     tokenizer = load_tokenizer(folder)
-    requests = held_out = read = likely = 0
-    for task in context.tasks:
-        asked = [(sample, teacher.candidates) for sample in questions_of(context, task)[0]]
-        held_out += len(task.test_samples)
-        for sample, times in [*asked, *((sample, 1) for sample in task.test_samples)]:
-            requests += times
-            read += times * len(tokenizer.render_prompt(with_system(sample, teacher.system).messages))
-            target = task.task.target(sample) if sample.target is None else sample.target
-            likely += times * (1 + len(tokenizer.encode(target)))
+    taught = [sample for task in context.tasks for sample in questions_of(context, task)[0]]
+    held_out = [sample for task in context.tasks for sample in task.test_samples]
+
+    def prompt_tokens(samples: Sequence[Sample]) -> int:
+        asked = (with_system(sample, teacher.system).messages for sample in samples)
+        return sum(len(tokenizer.render_prompt(messages)) for messages in asked)
+
+    requests = teacher.candidates * len(taught) + len(held_out)
+    read = teacher.candidates * prompt_tokens(taught) + prompt_tokens(held_out)
+    # with the token that ends an answer; held-out samples need not have targets
+    written = sum(1 + len(tokenizer.encode(sample.target or "")) for sample in taught)
+    likely = round(requests * written / max(1, len(taught)))
     most, price = requests * teacher.max_tokens, context.prices.of(teacher.model_name or "")
     return TeachingForecast(
         is_server,
         requests,
-        held_out,
+        len(held_out),
         read,
         min(likely, most),
         most,
