@@ -6,6 +6,7 @@ import pytest
 from smidgen import config
 from smidgen.cli.reference import tables
 from smidgen.config import (
+    DistillConfig,
     ModelConfig,
     OneOf,
     PretrainConfig,
@@ -27,6 +28,7 @@ SECTIONS = [
     s for s in vars(config).values() if isinstance(s, type) and issubclass(s, Section) and s is not Section
 ]
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
+DISTILL = {"method": "distill"}
 PRETRAIN = {
     "model": {"architecture": {"hidden_size": 64}},
     "train": {"method": "pretrain", "total_tokens": 9},
@@ -36,7 +38,8 @@ FULL = {
     "task": "judge",
     "model": {"base": "owner/repo:folder", "thinking": True},
     "data": {"train": "rows.jsonl", "train_splits": ["a", "b"], "train_limit": 10},
-    "train": {"lora": {"rank": 4, "target_modules": ["q_proj"]}, "betas": [0.8, 0.9], "epochs": 2},
+    "teacher": {"model": "http://localhost:8000/v1", "keep": "judge", "judge": {"model": "owner/judge"}},
+    "train": DISTILL | {"lora": {"rank": 4, "target_modules": ["q_proj"]}, "betas": [0.8, 0.9], "epochs": 2},
     "evaluate": {"temperature": 0.5},
     "quantize": {"bits": 8},
     "export": {"formats": ["peft", "gguf"]},
@@ -222,7 +225,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"epochs": 2}},
-            r"'train\.epochs'\. Only method = \"sft\" uses it; leave it out or change the method",
+            r"'train\.epochs'\. Only method = \"sft\" or \"distill\" uses it; leave it out or change",
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"lora": {"rank": 2}}},
@@ -240,9 +243,29 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
         ({"export": {}}, r'export.formats contains "peft", but without \[train.lora\] there is no adapter'),
         (
             {"train": {"method": "pretrian"}},
-            r"'pretrian'\. Did you mean 'pretrain'\? Known: sft, pretrain",
+            r"'pretrian'\. Did you mean 'pretrain'\? Known: sft, distill, pretrain",
         ),
-        ({"train": {"method": 3}}, r"'train\.method' is 3\. Known: sft, pretrain"),
+        ({"train": DISTILL}, r'method = "distill" needs a table \[teacher\] with the model to learn from'),
+        ({"teacher": {"model": "a"}}, r'\[teacher\] is used by method = "distill" only; set train.method'),
+        (PRETRAIN | {"teacher": {"model": "a"}}, r"unknown key 'teacher'\. Only method = .* uses it"),
+        ({"train": DISTILL, "teacher": {}}, r"'teacher\.model' is missing"),
+        (
+            {"train": DISTILL, "teacher": {"model": "a", "temperature": 0.0}},
+            r"\[teacher\]: 4 candidates at temperature 0 would all be equal; .* or candidates = 1$",
+        ),
+        (
+            {"train": DISTILL, "teacher": {"model": "a", "keep": "judge"}},
+            r'keep is "judge" without a table \[teacher\.judge\]; name the judge there$',
+        ),
+        (
+            {"train": DISTILL, "teacher": {"model": "a", "judge": {"model": "b"}}},
+            r'\[teacher\.judge\] is given, but keep is "gold"; set keep = "judge" or remove the table$',
+        ),
+        (
+            {"train": DISTILL, "teacher": {"model": "a", "at_most": 5}},
+            r"at_most is 5, more than the 4 candidates per sample; lower it$",
+        ),
+        ({"train": {"method": 3}}, r"'train\.method' is 3\. Known: sft, distill, pretrain"),
     ],
 )
 def test_settings_that_nothing_reads_are_refused(table: dict[str, Any], message: str):
@@ -254,11 +277,13 @@ def test_the_method_decides_the_shape_of_a_recipe():
     assert {name: shape.train for name, shape in methods().items()} == {
         "pretrain": PretrainConfig,
         "sft": SftConfig,
+        "distill": DistillConfig,
     }
     for name, (recipe, train) in methods().items():
         table = {"name": "a"} | (
             PRETRAIN if name == "pretrain" else {"task": "judge", "train": {"method": name}}
         )
+        table |= {"teacher": {"model": "smidgen:nano"}} if name == "distill" else {}
         read = parse_recipe(table, source="recipe.toml")
         assert (type(read), type(read.train), read.train.method) == (recipe, train, name)
 

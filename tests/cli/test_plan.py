@@ -80,3 +80,25 @@ def test_what_does_not_fit_is_one_sentence(
 
     code, _, said = plan(capsys, recipe, "--rate", "1", *arguments)
     assert code == 2 and re.search(message, said), said
+
+
+def test_the_requests_to_a_teacher_are_counted_and_priced(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    teacher = """
+[teacher]
+model = "http://localhost:9/v1"
+model_name = "big"
+candidates = 2
+max_tokens = 100
+"""
+    path, prices = tmp_path / "taught.toml", tmp_path / "prices.toml"
+    path.write_text(RECIPE.replace("[train]", '[train]\nmethod = "distill"') + teacher)
+    api = {"name": "big", "input_per_million": 1.0, "output_per_million": 10.0}
+    prices.write_text("[[api]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in api.items()))
+    code, out, err = plan(capsys, str(path))
+    assert code == 0 and "52 requests, 4 of them for held-out rows" in " ".join(out.split())
+    assert "price unknown: name it as an [[api]] in the file of --prices" in " ".join(out.split())
+    assert "how many answers of the teacher pass the filter is not known beforehand" in err
+    code, out, _ = plan(capsys, str(path), "--prices", str(prices), "--json")
+    found = json.loads(out)["teaching"]
+    assert code == 0 and found["most_tokens"] == 5200
+    assert found["most_cost"] == pytest.approx(found["prompt_tokens"] / 1e6 + 0.052)

@@ -1,6 +1,8 @@
 """Files of several formats become one file, in which no prompt is on both sides."""
 
 import json
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from smidgen.errors import ConfigError, DataError
 from smidgen.tasks import find_task
-from smidgen.tasks.splitting import split_files
+from smidgen.tasks.splitting import held_out, split_files
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -85,3 +87,23 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path):
         split_files(find_task("judge"), [path], test=0.1)
     with pytest.raises(ConfigError, match=r"two files have the name mine, which rows are told apart by"):
         split_files(find_task("judge"), [path, path], test=0.5)
+
+
+LABELLED = st.lists(st.sampled_from("abcde"), min_size=2, max_size=60)
+
+
+@given(LABELLED, st.integers(1, 59), st.integers(0, 5))
+def test_held_out_items_are_of_every_label_in_proportion(labels: list[str], count: int, seed: int):
+    count = min(count, len(labels) - 1)
+    out = held_out(labels, count, random.Random(seed))
+    assert len(out) == count and out == held_out(labels, count, random.Random(seed))
+    sizes, taken = Counter(labels), Counter(labels[index] for index in out)
+    spare = len(labels) - len(sizes)
+    if spare >= count:
+        assert all(taken[label] < sizes[label] for label in sizes), "a label is held out entirely"
+        assert all(abs(taken[label] - count * (sizes[label] - 1) / spare) < 1.0001 for label in sizes)
+
+
+def test_another_seed_holds_out_other_items():
+    labels = list("ab") * 50
+    assert len({frozenset(held_out(labels, 10, random.Random(seed))) for seed in range(5)}) == 5

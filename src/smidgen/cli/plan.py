@@ -14,6 +14,7 @@ from smidgen.cli.run import with_data
 if TYPE_CHECKING:
     from smidgen.pipeline.fitting import Fit
     from smidgen.pipeline.forecast import Forecast
+    from smidgen.pipeline.teaching_forecast import TeachingForecast
 
 
 def plan(
@@ -86,6 +87,7 @@ def show(expected: "Forecast") -> None:
                 if time
                 else "unknown without the rows",
             ),
+            *([("teacher", teaching_line(expected.teaching))] if expected.teaching else []),
             ("disk", size(expected.disk_bytes)),
             ("memory", f"{size(expected.available_bytes)} may be used ({expected.device})"),
         ]
@@ -107,6 +109,20 @@ def show(expected: "Forecast") -> None:
     )
     for note in expected.notes:
         say(f"note: {note}")
+
+
+def teaching_line(teaching: "TeachingForecast") -> str:
+    """Describe the requests to a teacher, their tokens and their price."""
+    cost = ""
+    if teaching.likely_cost is not None and teaching.most_cost is not None:
+        cost = f", {teaching.likely_cost:.2g} {teaching.currency} (at most {teaching.most_cost:.2g})"
+    elif teaching.is_server:
+        cost = ", price unknown: name it as an [[api]] in the file of --prices"
+    return (
+        f"{count(teaching.requests)} requests, {count(teaching.held_out)} of them for held-out rows; "
+        f"{count(teaching.prompt_tokens)} prompt tokens, about {count(teaching.likely_tokens)} generated (at "
+        f"most {count(teaching.most_tokens)}){cost}"
+    )
 
 
 def show_fit(found: "Fit") -> None:

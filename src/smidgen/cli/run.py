@@ -80,6 +80,8 @@ def show_plan(plan: "RunPlan") -> None:
     rows = [(stage.name, duration(60 * stage.minutes), size(stage.memory_bytes)) for stage in plan.stages]
     total = ("total", duration(60 * plan.minutes), size(plan.peak_memory_bytes))
     print_table([*rows, total], headers=("stage", "time", "memory, computed"))
+    for note in plan.notes:
+        say(f"note: {note}")
     say(f"the measurements themselves took {size(plan.measured_memory_bytes)} of memory")
 
 

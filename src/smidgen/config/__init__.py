@@ -6,6 +6,12 @@ becomes `docs/configuration.md`. Unknown keys are errors.
 
 from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of, selector
 from smidgen.config.data_table import DataConfig, PretrainDataConfig
+from smidgen.config.distill_table import (
+    AnswerJudgeConfig,
+    AskedModelConfig,
+    AskedTeacherConfig,
+    DistillConfig,
+)
 from smidgen.config.evaluate_table import EvaluateConfig
 from smidgen.config.export_table import ExportConfig
 from smidgen.config.model_table import ArchitectureConfig, ModelConfig, NewModelConfig
@@ -28,10 +34,14 @@ from smidgen.config.train_table import FinetuneConfig, LoraConfig, TrainConfig
 __all__ = [
     "DEFAULT_BITS",
     "DEFAULT_GROUP_SIZE",
+    "AnswerJudgeConfig",
     "AnyRecipe",
     "ApiPrice",
     "ArchitectureConfig",
+    "AskedModelConfig",
+    "AskedTeacherConfig",
     "DataConfig",
+    "DistillConfig",
     "EvaluateConfig",
     "ExportConfig",
     "FinetuneConfig",

@@ -17,6 +17,10 @@ class ApiPrice(Section):
     output_per_million: float = Field(ge=0.0)
     """Price of a million output tokens."""
 
+    def money(self, read: int, written: int) -> float:
+        """Return the price of some input and output tokens."""
+        return (read * self.input_per_million + written * self.output_per_million) / 1e6
+
 
 class Prices(Section):
     """Prices for the cost table of a report."""
@@ -29,7 +33,12 @@ class Prices(Section):
         ApiPrice(name="gpt-4o (list price, April 2026)", input_per_million=2.5, output_per_million=10.0),
         ApiPrice(name="gpt-4o-mini (list price, April 2026)", input_per_million=0.15, output_per_million=0.6),
     )
-    """APIs to compare with at equal token counts; default: gpt-4o and gpt-4o-mini at list price."""
+    """APIs to compare with at equal token counts; default: gpt-4o and gpt-4o-mini at list price. A teacher on
+    a server costs the price of the API that has the `model_name` of the teacher as its name."""
+
+    def of(self, name: str) -> ApiPrice | None:
+        """Return the price of a model on a server; a note in brackets after a listed name does not matter."""
+        return next((api for api in self.api if name and api.name.split(" (")[0] == name), None)
 
 
 def read_prices(path: Path | None) -> Prices:

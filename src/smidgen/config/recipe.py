@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of
 from smidgen.config.data_table import DataConfig, PretrainDataConfig
+from smidgen.config.distill_table import AskedTeacherConfig, DistillConfig
 from smidgen.config.evaluate_table import EvaluateConfig
 from smidgen.config.export_table import ExportConfig
 from smidgen.config.model_table import ModelConfig, NewModelConfig
@@ -47,10 +48,12 @@ class Recipe(NamedRecipe):
     """The base model."""
     data: DataConfig = DataConfig()
     """Training, validation and test data."""
-    train: Annotated[SftConfig, OneOf("method", default=DEFAULT_METHOD, elsewhere=("pretrain",))] = (
-        SftConfig()
-    )
+    train: Annotated[
+        SftConfig | DistillConfig, OneOf("method", default=DEFAULT_METHOD, elsewhere=("pretrain",))
+    ] = SftConfig()
     """The training method and its settings."""
+    teacher: AskedTeacherConfig | None = None
+    """Required by `method = "distill"`."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Settings of the evaluations."""
     quantize: QuantizeConfig | None = None
@@ -69,7 +72,8 @@ class Recipe(NamedRecipe):
     @property
     def seeds(self) -> dict[str, int]:
         """Every seed, by its purpose."""
-        return {"data": self.data.seed, "train": self.train.seed, "evaluate": self.evaluate.seed}
+        taught = {"teacher": self.teacher.seed} if self.teacher else {}
+        return {"data": self.data.seed, **taught, "train": self.train.seed, "evaluate": self.evaluate.seed}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -81,6 +85,10 @@ class Recipe(NamedRecipe):
         names = [task.name for task in self.tasks]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two of [[tasks]] have the name '{twice}'; names must be unique")
+        if isinstance(self.train, DistillConfig) != (self.teacher is not None):
+            unread = '[teacher] is used by method = "distill" only; set train.method or remove the table'
+            lacking = 'method = "distill" needs a table [teacher] with the model to learn from'
+            raise ValueError(unread if self.teacher else lacking)
         if self.export is not None and "peft" in self.export.formats and self.train.lora is None:
             raise ValueError(
                 'export.formats contains "peft", but without [train.lora] there is no adapter to export; '
@@ -99,6 +107,7 @@ class PretrainRecipe(NamedRecipe):
     train: PretrainConfig
     """The training settings."""
     all_tasks: ClassVar[tuple[TaskConfig, ...]] = ()
+    teacher: ClassVar[None] = None
     quantize: ClassVar[None] = None
     export: ClassVar[None] = None
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from smidgen.evaluation import evidence, wording
 from smidgen.evaluation.cost_section import ways
 from smidgen.evaluation.curve_reading import read_curve
+from smidgen.evaluation.distillation_section import rows_of
 from smidgen.figures import formatting
 from smidgen.figures.columns import evaluated
 from smidgen.figures.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
@@ -136,6 +137,7 @@ def _evidence(report: Mapping[str, Any]) -> dict[str, Any]:
         "things": task.words.claim.asked,
         "published": task.score_tables(report),
         "sections": Markup("\n").join(map(Markup, task.sections(report))),
+        "taught": [Fact(*row) for row in rows_of(report)],
         "ways": ways(report),
         "exports": evidence.exports(report),
         "examples": [evidence.example(row) for row in rows_at(report, "examples")],

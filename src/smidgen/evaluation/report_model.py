@@ -93,6 +93,8 @@ class TaskEvidence(_Part):
     after: EvaluationFacts | None = None
     logits: EvaluationFacts | None = None
     quantized: EvaluationFacts | None = None
+    teacher: EvaluationFacts | None = None
+    distillation: dict[str, Any] | None = None
     comparisons: dict[str, ComparisonFacts] = {}
     exports: dict[str, ExportFacts] = {}
     examples: list[dict[str, Any]] = []

@@ -111,6 +111,7 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, 
         "trained_figures": list(_figures(_at(report, "after", "metrics"))),
         "data": list(_data(report)),
         "test_data": _public_name(_at(report, "provenance", "data", "test", "path")),
+        "distillation": list(_distillation(report)),
         "training": list(_training(report)),
         "curve": list(_curve(report)),
         "recipe": code(str(report["recipe"]), "toml") if report.get("recipe") else None,
@@ -236,6 +237,38 @@ def _training(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for term, value in known:
         if value is not None:
             yield term, value if isinstance(value, str) else _number(value)
+
+
+def _distillation(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what the model was taught as terms and values; nothing if it had no teacher."""
+    facts = report.get("distillation")
+    if not facts:
+        return
+    yield "teacher", " ".join(_public_name(word) or word for word in facts["teacher"].split())
+    metric = next(iter(_at(report, "after", "metrics") or {}), "accuracy")
+    named = {"teacher": "teacher", "before": "student before", "after": "student after"}
+    for key, who in named.items():
+        if (found := _at(report, key, "metrics", metric)) and found["value"] is not None:
+            yield f"{metric} of the {who}, held-out rows", _with_interval(found)
+    yield "right answers of the teacher, training rows", _with_interval(facts["accuracy"])
+    ceiling = f"training rows with a right answer among {facts['candidates']} (the ceiling)"
+    yield ceiling, _with_interval(facts["ceiling"])
+    yield "kept answers", f"{facts['kept']:,} of {facts['answers']:,}"
+    for reason, count in facts["rejected"].items():
+        yield f"dropped: {reason}", _number(count)
+    if facts.get("contradictory"):
+        yield "rows not asked, with contradictory labels", _number(facts["contradictory"])
+    for term, key in (("cost of the teacher", "cost"), ("cost of the judge", "judge_cost")):
+        if cost := facts.get(key):
+            money = "price unknown" if cost["money"] is None else f"{cost['money']:.3g} {cost['currency']}"
+            read, written = _number(cost["prompt_tokens"]), _number(cost["completion_tokens"])
+            yield term, f"{money}; {read} prompt tokens, {written} generated, {cost['seconds']:.0f} s"
+
+
+def _with_interval(metric: Mapping[str, Any]) -> str:
+    """Format a metric as `value (low to high), n = …`."""
+    value, low, high = (_number(metric[name]) for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high}), n = {metric['n']:,}"
 
 
 def _curve(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

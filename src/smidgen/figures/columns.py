@@ -24,6 +24,7 @@ COLUMNS = (
     ReportColumn("base_examples", "Base, examples", "base model with worked examples"),
     ReportColumn("after", "Trained", "trained model"),
     ReportColumn("quantized", "Quantised", "quantised model"),
+    ReportColumn("teacher", "Teacher", "teacher"),
 )
 BASES = COLUMNS[:3]
 """The base model, asked in several ways."""

@@ -7,7 +7,7 @@ from smidgen.files import content_hash, is_url, sha256_json
 from smidgen.inference.engine import Engine, Stream
 from smidgen.options import EngineOptions
 
-__all__ = ["Engine", "Stream", "engine_identity", "open_engine"]
+__all__ = ["Engine", "Stream", "engine_identity", "model_hash", "open_engine"]
 
 
 def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
@@ -96,6 +96,24 @@ def engine_identity(options: EngineOptions, *, scores: bool = False) -> str:
     parts += [] if kind == "mlx" else [kind]
     parts += [dtype] if dtype in ("F32", "BF16") else []  # the others are what `llama` uses by itself
     return sha256_json(parts if kv_bits is None else [*parts, f"{kv_bits} bits"])
+
+
+def model_hash(options: EngineOptions) -> str:
+    """Return a hash of what options name, whatever engine runs it: weights, a recording, or an address.
+
+    Raises:
+        ConfigError: there is no such adapter or recording.
+        ModelError: there is no such model.
+    """
+    model, adapter = options.model, options.adapter
+    if is_url(model):
+        return sha256_json([model.rstrip("/"), options.model_name])
+    if adapter is not None and not adapter.is_dir():
+        raise ConfigError(f"there is no adapter folder {adapter}; check the path, or leave the adapter out")
+    if model.endswith(".jsonl") and not Path(model).is_file():
+        raise ConfigError(f"there is no recording {model}; expected a file of recorded answers")
+    source = Path(model) if model.endswith(".jsonl") else _local(model)
+    return sha256_json([content_hash(source), adapter and content_hash(adapter)])
 
 
 def _engine_for(options: EngineOptions, *, scores: bool) -> tuple[str, str | None]:

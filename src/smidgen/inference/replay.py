@@ -1,7 +1,7 @@
 """Completions from a recording: evaluation without weights, or of another system's answers."""
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ class ReplayEngine:
     def session(self) -> "ReplaySession":
         """Open a session; every step answers all submitted requests."""
         return ReplaySession(self)
+
+    @property
+    def ids(self) -> Set[str]:
+        """The ids of the samples that it answers."""
+        return self._texts.keys()
 
     def unused(self, samples: Sequence[Sample]) -> list[str]:
         """Return the ids in the recording that belong to none of the samples."""

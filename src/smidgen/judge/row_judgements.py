@@ -1,7 +1,7 @@
 """Judge many pairs into a file: every judgement is written at once, so that an interrupted run resumes."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,6 +9,7 @@ from smidgen.data.row_files import source_name
 from smidgen.data.rows import read_rows, select_rows
 from smidgen.data.types import Record, Sample, Sampling
 from smidgen.errors import ConfigError, DataError
+from smidgen.evaluation.candidates import repeated
 from smidgen.evaluation.collect import collect_records
 from smidgen.evaluation.records import read_log, read_records, wall_clock
 from smidgen.evaluation.speed import Speed, measure_speed
@@ -72,13 +73,7 @@ def sample_pairs(task: JudgeTask, rows: Rows, selection: RowOptions, times: int)
         )
     selected = select_rows(read, limit=selection.limit, source=source)
     samples = task.samples(selected, source=source, labelled=False, rejected=rejected)
-    # The id seeds the sampling, so each repetition needs its own; the first keeps the id of the sample.
-    repeated = [
-        sample if time == 1 else replace(sample, id=f"{sample.id}#{time}")
-        for sample in samples
-        for time in range(1, times + 1)
-    ]
-    return PairSamples(repeated, tuple(rejected or ()))
+    return PairSamples(repeated(samples, times), tuple(rejected or ()))
 
 
 class RowJudgements:

@@ -5,11 +5,11 @@ about what training adds. So the base is also held to the format, and shown work
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from smidgen.data.templates import Tokenizer, load_tokenizer
-from smidgen.data.types import Sample
+from smidgen.data.types import Message, Sample
 from smidgen.errors import ModelError
 from smidgen.models.load import describe, read_config
 from smidgen.pipeline.context import RunContext, TaskContext
@@ -23,10 +23,14 @@ class Asking:
     Attributes:
         constrained: whether answers are held to the task's output constraint.
         examples: number of worked examples before each prompt.
+        system: system message in place of that of the task; None for the task's own.
+        max_tokens: maximum number of tokens per answer; None for that of the evaluations.
     """
 
     constrained: bool = False
     examples: int = 0
+    system: str | None = None
+    max_tokens: int | None = None
 
 
 PLAIN = Asking()
@@ -52,7 +56,7 @@ def asked_samples(
     context: RunContext, task: TaskContext, asking: Asking, *, limit: int | None = None
 ) -> Asked | Skipped:
     """Return the test samples of a task, at most `limit`, as they are asked, or why they cannot be."""
-    samples = task.test_samples[:limit]
+    samples = [with_system(sample, asking.system) for sample in task.test_samples[:limit]]
     if asking.constrained:
         if task.task.constraint is None:
             return Skipped(task.task.why_unconstrained)
@@ -60,6 +64,14 @@ def asked_samples(
             return Skipped("the model thinks first, and a constraint holds from the first token on")
         return Asked(samples, {"constrained": True})
     return _exemplified(context, task, samples, asking.examples) if asking.examples else Asked(samples, {})
+
+
+def with_system(sample: Sample, system: str | None) -> Sample:
+    """Return a sample with another system message; the same sample if that is None."""
+    if system is None:
+        return sample
+    rest = tuple(message for message in sample.messages if message.role != "system")
+    return replace(sample, messages=(Message("system", system), *rest))
 
 
 def _exemplified(

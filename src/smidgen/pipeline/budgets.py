@@ -21,6 +21,7 @@ from smidgen.config import (
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.types import Message, Sample
 from smidgen.errors import DataError
+from smidgen.files import is_url
 from smidgen.inference.choice import SMALL
 from smidgen.inference.cpu_forward import LARGEST
 from smidgen.models.budget import (
@@ -324,6 +325,20 @@ class Budgets:
             tokenizer_bytes=self.tokenizer_bytes,
         )
         return StageBudget(decoding_budget(decoding), parameters * item if open_choice else 0)
+
+    def asked(self, task: TaskContext, options: EngineOptions, max_tokens: int) -> StageBudget:
+        """Return the budget of another model that is asked; that of reading rows if it runs elsewhere."""
+        if is_url(options.model) or options.model.endswith(".jsonl"):
+            return self.reading()
+        recipe = self.context.specialist
+        update = {
+            "model": recipe.model.model_copy(update={"base": options.model}),
+            "evaluate": recipe.evaluate.model_copy(update={"max_tokens": max_tokens}),
+            # it need not hold the rows that the student is trained on
+            "train": recipe.train.model_copy(update={"max_length": 1}),
+        }
+        context = replace(self.context, recipe=recipe.model_copy(update=update))
+        return Budgets(context, self.place).evaluation(task, options)
 
     def _prompts(self, task: TaskContext, examples: int) -> tuple[int, int]:
         """Return the number of prompts of an evaluation and the tokens of the longest, after its examples."""

@@ -7,14 +7,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from smidgen.config import AnyRecipe, FinetuneConfig, LoraConfig, Prices, Recipe, TaskConfig
-from smidgen.data.types import Sample, Sampling
+from smidgen.config import (
+    AnyRecipe,
+    AskedModelConfig,
+    AskedTeacherConfig,
+    FinetuneConfig,
+    LoraConfig,
+    Prices,
+    Recipe,
+    TaskConfig,
+)
+from smidgen.data.types import Message, Sample, Sampling
 from smidgen.errors import DataError
-from smidgen.files import sha256_file
+from smidgen.files import read_jsonl, sha256_file
 from smidgen.options import EngineOptions
 from smidgen.pipeline.sources import WORLD, all_rows, refuse_shared_rows, test_rows, training_rows
 from smidgen.runs import Run
 from smidgen.tasks import Task, find_task
+
+KEPT = Path("distilled/kept.jsonl")
+"""The kept answers of a teacher, as training and validation samples; the folder has the name of the task."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,12 @@ class TaskContext:
         )
         return training, validation
 
+    @cached_property
+    def training_samples(self) -> list[Sample]:
+        """The samples of all training rows with the targets of the rows, in the order of the rows."""
+        data = self.config.data
+        return self.task.training_samples(self.train_rows, source=data.train, seed=data.seed)
+
     def check(self) -> None:
         """Read every row and refuse any that a later stage could not use."""
         _ = self.split_samples, self.test_samples
@@ -135,19 +153,43 @@ class RunContext:
         return Sampling(max_tokens=settings.max_tokens, temperature=settings.temperature, seed=settings.seed)
 
     @property
+    def teacher(self) -> AskedTeacherConfig:
+        """The teacher of a distillation."""
+        assert self.recipe.teacher is not None
+        return self.recipe.teacher
+
+    @property
+    def teacher_engine(self) -> EngineOptions:
+        """Engine options of the teacher."""
+        return asked_engine(self.teacher)
+
+    @property
     def best(self) -> Path:
         """Folder of the trained adapter or model."""
         return self.run.path("best")
 
     @property
     def training_samples(self) -> list[Sample]:
-        """The training samples of all tasks."""
-        return [sample for task in self.tasks for sample in task.split_samples[0]]
+        """The training samples of all tasks: with the targets of the rows, or the kept answers of a teacher.
+
+        Before a teacher has answered, as in a plan, they have the targets of the rows.
+        """
+        return self._trained_on("train", 0)
 
     @property
     def validation_samples(self) -> list[Sample]:
         """The validation samples of all tasks."""
-        return [sample for task in self.tasks for sample in task.split_samples[1]]
+        return self._trained_on("validation", 1)
+
+    def _trained_on(self, split: str, side: int) -> list[Sample]:
+        found: list[Sample] = []
+        for task in self.tasks:
+            kept = self.run.path(f"{task.named(KEPT.parent.name)}/{KEPT.name}")
+            if self.recipe.teacher is not None and kept.exists():
+                found += (_sample(row) for row in read_jsonl(kept) if row["split"] == split)
+            else:
+                found += task.split_samples[side]
+        return found
 
     def engine(self, model: str, *, adapter: Path | None = None, kind: str = "auto") -> EngineOptions:
         """Return the engine options for a model of this run."""
@@ -176,6 +218,25 @@ class RunContext:
         """Engine options of the trained model."""
         model, adapter = self.trained
         return self.engine(model, adapter=adapter)
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    """Read a sample that was written as JSON."""
+    messages = tuple(Message(**message) for message in row["messages"])
+    return Sample(row["id"], messages, row["target"], row["metadata"])
+
+
+def asked_engine(asked: AskedModelConfig) -> EngineOptions:
+    """Return the engine options of a model that a recipe asks."""
+    return EngineOptions(
+        model=asked.model,
+        engine=asked.engine,
+        model_name=asked.model_name,
+        api_key_env=asked.api_key_env,
+        timeout=asked.timeout,
+        adapter=None if asked.adapter is None else Path(asked.adapter).expanduser(),
+        batch_size=asked.batch_size,
+    )
 
 
 def source_hash(source: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +82,7 @@ def run_evaluation(
     try:
         identity = engine_identity(engine, scores=method != "generate")
         unused = opened.unused(samples) if isinstance(opened, ReplayEngine) else None
-        log = yield from _collect(
+        log = yield from collected(
             stage,
             task,
             collect_log(
@@ -120,7 +120,7 @@ def run_evaluation(
     return Evaluated(result, records, analyses.files)
 
 
-def _collect(stage: str, task: Task, log: Iterable[LoggedRecord], total: int) -> Work[list[LoggedRecord]]:
+def collected(stage: str, task: Task, log: Iterable[LoggedRecord], total: int) -> Work[list[LoggedRecord]]:
     """Collect the records as they are written, reporting the shares of right and of parsed answers."""
     records: list[LoggedRecord] = []
     right = parsed = 0.0
@@ -167,9 +167,10 @@ def evaluation_stage(
             write_json(context.run.path(place) / RESULT, {SKIPPED: asked.reason})
             yield MessageEvent(task.named(name), f"not evaluated: {asked.reason}")
             return
+        most = asking.max_tokens or context.sampling.max_tokens
         evaluated = yield from run_evaluation(
             EvaluationRows(task.task, task.config.data.test, task.test_rows, asked.samples),
-            context.sampling,
+            replace(context.sampling, max_tokens=most),
             context.run.path(place),
             engine(context),
             stage=task.named(name),
@@ -181,7 +182,8 @@ def evaluation_stage(
         write_json(context.run.path(place) / RESULT, {**evaluated.result, **asked.facts})
 
     def inputs(context: RunContext) -> Mapping[str, Any]:
-        asked = {} if asking == PLAIN else {"asking": asdict(asking)}
+        given = {name: value for name, value in asdict(asking).items() if value is not None}
+        asked = {} if asking == PLAIN else {"asking": given}
         return {"task": [task.blank.name, task.blank.version, task.blank.variant], "method": method, **asked}
 
     def minutes(context: RunContext, probes: Probes) -> float:

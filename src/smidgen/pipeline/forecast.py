@@ -9,6 +9,7 @@ from smidgen.figures.formatting import size
 from smidgen.models.work import TRAINING_SHARE, training_operations
 from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.registry import stages_of
+from smidgen.pipeline.teaching_forecast import TeachingForecast, forecast_teaching
 
 MARGIN = 0.1
 """Share of the device's memory that is left to the system and to other programs."""
@@ -57,6 +58,7 @@ class Forecast:
         stages: memory and disk of every stage, in order.
         disk_bytes: sum of their disk.
         time: time of the training; None if its tokens are unknown.
+        teaching: requests to the teacher of a distillation; None if it has none or the rows are unknown.
         available_bytes: memory that the recipe may take.
         notes: assumptions, one sentence each.
     """
@@ -70,6 +72,7 @@ class Forecast:
     stages: list[ForecastStage]
     disk_bytes: int
     time: TrainingTime | None
+    teaching: TeachingForecast | None
     available_bytes: int
     notes: list[str]
 
@@ -113,6 +116,7 @@ def forecast(budgets: Budgets, *, available: int, rate: float | None = None) -> 
         stages=stages,
         disk_bytes=sum(stage.disk_bytes for stage in stages),
         time=_time(budgets, rate),
+        teaching=None if budgets.batches.unread else forecast_teaching(budgets),
         available_bytes=available,
         notes=_notes(budgets),
     )
@@ -164,6 +168,11 @@ def _notes(budgets: Budgets) -> list[str]:
     if budgets.batches.unread:
         notes.append(
             f"the rows cannot be read, so all have train.max_length tokens ({budgets.batches.unread})"
+        )
+    if budgets.context.recipe.teacher is not None:
+        notes.append(
+            "the training is that of every row with its own target; how many answers of the teacher pass the "
+            "filter is not known beforehand"
         )
     if budgets.place.kind != "cpu":
         notes.append("the figures for a GPU are derived from MLX's operations and were not measured on one")

@@ -179,6 +179,7 @@ def _prepare_pretraining(context: RunContext) -> TrainingJob:
 
 METHODS: Mapping[str, Callable[[RunContext], TrainingJob]] = {
     "sft": _prepare_sft,
+    "distill": _prepare_sft,
     "pretrain": _prepare_pretraining,
 }
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from smidgen.files import is_url
 from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.probes import Probes
@@ -37,6 +38,7 @@ class RunPlan:
         minutes: sum over all stages.
         peak_memory_bytes: maximum over all stages.
         measured_memory_bytes: peak memory of the measurements, which run no whole stage.
+        notes: what the estimates leave out, one sentence each.
     """
 
     recipe: str
@@ -46,6 +48,7 @@ class RunPlan:
     minutes: float
     peak_memory_bytes: int
     measured_memory_bytes: int
+    notes: list[str]
 
 
 def plan_run(context: RunContext) -> RunPlan:
@@ -72,4 +75,15 @@ def plan_run(context: RunContext) -> RunPlan:
         minutes=sum(stage.minutes for stage in stages),
         peak_memory_bytes=max(stage.memory_bytes for stage in stages),
         measured_memory_bytes=probes.memory_bytes,
+        notes=_notes(context),
     )
+
+
+def _notes(context: RunContext) -> list[str]:
+    teacher = context.recipe.teacher
+    asked = [] if teacher is None else [teacher, *([teacher.judge] if teacher.judge else [])]
+    return [
+        f"the time of {one.name} is not in it: a plan asks no server; `smidgen plan` counts the requests"
+        for one in asked
+        if is_url(one.model)
+    ]

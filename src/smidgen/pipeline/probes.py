@@ -16,9 +16,11 @@ from typing import Any
 from smidgen.backend import peak_memory_bytes
 from smidgen.config import FinetuneConfig, SftConfig
 from smidgen.data.types import Request, Sampling, StepResult
+from smidgen.files import is_url
 from smidgen.inference import open_engine
 from smidgen.models.load import load
 from smidgen.models.weights import weight_files
+from smidgen.options import EngineOptions
 from smidgen.pipeline.asking import PLAIN, Asking, Skipped, asked_samples
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.jobs import TrainingJob, prepare_training
@@ -61,7 +63,7 @@ class Probes:
     """Measurements of one run, each made on first use and then cached."""
 
     context: RunContext
-    _answers: dict[tuple[str, str, Asking], float] = field(default_factory=dict)
+    _answers: dict[tuple[str, str, Asking, EngineOptions], float] = field(default_factory=dict)
 
     @property
     def memory_bytes(self) -> int:
@@ -89,20 +91,29 @@ class Probes:
             task.check()
         return time.perf_counter() - started
 
-    def answer_seconds(self, task: TaskContext, method: str, asking: Asking = PLAIN) -> float:
-        """Seconds per answer of the base model when a small batch is decoded; 0 if it cannot be asked so."""
-        key = task.name, method, asking
+    def answer_seconds(
+        self, task: TaskContext, method: str, asking: Asking = PLAIN, *, engine: EngineOptions | None = None
+    ) -> float:
+        """Seconds per answer of a model, by default the base, when a small batch is decoded.
+
+        0 if it cannot be asked so, and for a server or a recording: a plan asks no one, and costs nothing.
+        """
+        options = engine or self.context.base_engine
+        key = task.name, method, asking, options
         if key not in self._answers:
-            self._answers[key] = self._measure_answers(task, method, asking)
+            is_elsewhere = is_url(options.model) or options.model.endswith(".jsonl")
+            self._answers[key] = 0.0 if is_elsewhere else self._measure_answers(*key[1:], task)
         return self._answers[key]
 
-    def _measure_answers(self, task: TaskContext, method: str, asking: Asking) -> float:
+    def _measure_answers(
+        self, method: str, asking: Asking, options: EngineOptions, task: TaskContext
+    ) -> float:
         asked = asked_samples(self.context, task, asking, limit=PROBED_ANSWERS)
         if isinstance(asked, Skipped):
             return 0.0
-        engine = open_engine(self.context.base_engine, scores=method != "generate")
+        engine = open_engine(options, scores=method != "generate")
         samples = asked.samples
-        sampling = Sampling(max_tokens=self.context.specialist.evaluate.max_tokens)
+        sampling = Sampling(max_tokens=asking.max_tokens or self.context.specialist.evaluate.max_tokens)
         constraint = task.task.constraint if asking.constrained else None
         requests = [Request(sample, sampling, constraint, logprobs=False) for sample in samples]
         started = time.perf_counter()

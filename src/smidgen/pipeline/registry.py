@@ -7,9 +7,11 @@ from smidgen.pipeline.asking import PLAIN, Asking
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.evaluating import evaluation_stage
 from smidgen.pipeline.exporting import exporting_stages
+from smidgen.pipeline.keeping import keeping_stages
 from smidgen.pipeline.quantizing import quantizing_stages
 from smidgen.pipeline.reporting import report_stage
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.teaching import teaching_stages
 from smidgen.pipeline.training import data_stages, training_stages
 
 Tasks = tuple[TaskContext, ...]
@@ -65,6 +67,8 @@ def _trained_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
 
 KINDS: tuple[Callable[[AnyRecipe, Tasks], list[Stage]], ...] = (
     data_stages,
+    teaching_stages,
+    keeping_stages,
     _base_evaluations,
     training_stages,
     _trained_evaluations,

@@ -9,6 +9,7 @@ from smidgen.config import Prices, Recipe, resolved_toml
 from smidgen.data.row_files import fingerprint
 from smidgen.data.types import Record
 from smidgen.evaluation.cost import cost_table
+from smidgen.evaluation.distillation_section import limits_of
 from smidgen.evaluation.report import build_report
 from smidgen.evaluation.report_model import Report
 from smidgen.export.card import write_card
@@ -21,6 +22,7 @@ from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.evaluating import of_task, records_of
 from smidgen.pipeline.events import MessageEvent, Work
 from smidgen.pipeline.exporting import artefacts_of, export_entry
+from smidgen.pipeline.keeping import distillation_facts
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.stage import Stage
 from smidgen.pipeline.training import facts_by_task
@@ -52,7 +54,7 @@ def report_stage(stages: Sequence[Stage]) -> Stage:
 
     def minutes(context: RunContext, probes: Probes) -> float:
         answers = sum(len(task.test_samples) for task in context.tasks)
-        evaluations = sum(1 for stage in stages if stage.tables == ("model", "evaluate"))
+        evaluations = sum(1 for stage in stages if stage.tables[-1:] == ("evaluate",))
         return SECONDS_A_ROW * answers * evaluations / 60
 
     cards = [f"{output}/README.md" for stage in stages for output in _card_folders(stage)]
@@ -107,7 +109,7 @@ def _evidence(
     context: RunContext, task: TaskContext, found: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
     """Return the report content of one task besides its evaluations: examples, cost and usage."""
-    columns = [name for name in ("before", "after", "quantized") if name in found]
+    columns = [name for name in ("before", "after", "quantized", "teacher") if name in found]
     ways = {name: found[name] for name in ("after", *task.blank.methods) if name in found}
     usage = task.blank.usage
     return {
@@ -177,7 +179,12 @@ def _limits(context: RunContext) -> list[str]:
         for name, facts in facts_by_task(context).items()
         for finding in facts.findings
     ]
-    return [*limits, *bundled, *findings]
+    taught = [
+        f"{task.name}: {sentence}" if task.name else sentence
+        for task in (context.tasks if context.recipe.teacher else ())
+        for sentence in limits_of(distillation_facts(context, task))
+    ]
+    return [*limits, *bundled, *taught, *findings]
 
 
 def _provenance(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,11 @@ from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.events import Event, EventLog, MessageEvent, StageEvent, Work
 from smidgen.pipeline.exporting import check_exporting
 from smidgen.pipeline.jobs import prepare_training
+from smidgen.pipeline.keeping import check_keeping
 from smidgen.pipeline.quantizing import check_quantizing
 from smidgen.pipeline.registry import stages_of
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.teaching import check_teaching
 from smidgen.runs import Run
 
 
@@ -71,6 +73,8 @@ def check(context: RunContext) -> None:
         task.check()
     check_quantizing(context)
     check_exporting(context)
+    check_teaching(context)
+    check_keeping(context)
     prepare_training(context)
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from smidgen.config import AnyRecipe, FinetuneConfig, PretrainRecipe, Recipe
+from smidgen.data.types import Sample
 from smidgen.errors import Paused
 from smidgen.evaluation.curve_reading import read_curve
 from smidgen.files import read_json, write_jsonl
@@ -16,6 +17,7 @@ from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.jobs import TOKENIZER, TOKENIZER_DOCUMENTS, make_tokenizer, prepare_training
+from smidgen.pipeline.keeping import keeping_names
 from smidgen.pipeline.sources import DataFacts, data_facts
 from smidgen.pipeline.stage import Stage
 from smidgen.pipeline.task_metric import metric_rows, task_metric
@@ -86,7 +88,7 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
             _train,
             lambda context, probes: probes.training.minutes,
             Budgets.training,
-            needs=("data",),
+            needs=("data", *keeping_names(recipe, tasks)),
             tables=("model", "train"),
             outputs=("best", METRICS, SUMMARY),
             scratch=("checkpoints", STATES, CHANGES),
@@ -111,8 +113,8 @@ def _make_tokenizer(context: RunContext) -> Work[None]:
 
 def _write_samples(context: RunContext) -> Work[None]:
     """Write the samples exactly as they are trained and evaluated, and report suspicious rows."""
-    write_jsonl(context.run.path("data/train.jsonl"), map(asdict, context.training_samples))
-    write_jsonl(context.run.path("data/validation.jsonl"), map(asdict, context.validation_samples))
+    for name, samples in _own_samples(context).items():
+        write_jsonl(context.run.path(f"data/{name}.jsonl"), map(asdict, samples))
     facts: dict[str, TaskFacts] = {}
     for task in context.tasks:
         write_jsonl(context.run.path(f"data/{task.named('test')}.jsonl"), map(asdict, task.test_samples))
@@ -127,6 +129,13 @@ def _write_samples(context: RunContext) -> Work[None]:
         )
     content = {name: asdict(found) for name, found in facts.items()}
     context.run.write_json(FACTS, content if len(content) > 1 else content[""])
+
+
+def _own_samples(context: RunContext) -> dict[str, list[Sample]]:
+    """Return the samples with the targets of the rows; those of a distillation are split once answered."""
+    if context.recipe.teacher is not None:
+        return {"train": [sample for task in context.tasks for sample in task.training_samples]}
+    return {"train": context.training_samples, "validation": context.validation_samples}
 
 
 def facts_by_task(context: RunContext) -> dict[str, TaskFacts]:

@@ -54,6 +54,21 @@ def split_files(
     return rows
 
 
+def held_out(labels: Sequence[str], count: int, generator: random.Random) -> set[int]:
+    """Return the indices of `count` items to hold out, drawn at random from every label in proportion.
+
+    One item of each label is left where there are enough others, so that no label is held out entirely.
+    """
+    assert 0 < count < len(labels), (count, len(labels))
+    order = list(range(len(labels)))
+    generator.shuffle(order)
+    order.sort(key=lambda index: labels[index])  # stable, so still at random within a label
+    left = {labels[index]: index for index in order}
+    spare = [index for index in order if left[labels[index]] != index]
+    pool = spare if len(spare) >= count else order
+    return {pool[(2 * number + 1) * len(pool) // (2 * count)] for number in range(count)}
+
+
 def _same(prompt: str) -> str:
     """Return a prompt without differences of case and spaces."""
     return " ".join(prompt.casefold().split())
