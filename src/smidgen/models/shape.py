@@ -10,8 +10,10 @@ from smidgen.models.architectures import ModelConfigJson, build_arguments, build
 from smidgen.models.graph import named_arrays
 from smidgen.models.lora import count_parameters
 
-LAYERED_KINDS = ("llama", "qwen2", "qwen3")
-"""Architectures with kernels for the CPU, packed rows and blocks that can be recomputed."""
+FUSED_KINDS = ("llama", "qwen2", "qwen3")
+"""Architectures with kernels for the CPU."""
+LAYERED_KINDS = (*FUSED_KINDS, "llama4_text")
+"""Architectures with packed rows and blocks that can be recomputed."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Shape:
     def layered(self) -> bool:
         """Whether its blocks can be run and recomputed one by one, with packed rows."""
         return self.kind in LAYERED_KINDS
+
+    @property
+    def fused(self) -> bool:
+        """Whether there are kernels for its blocks on a CPU."""
+        return self.kind in FUSED_KINDS
 
     @property
     def head_norms(self) -> bool:

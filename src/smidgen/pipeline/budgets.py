@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from smidgen.backend import blas, device
-from smidgen.config import DEFAULT_BITS, DEFAULT_GROUP_SIZE, AnyRecipe, PretrainRecipe, Recipe, SftConfig
+from smidgen.config import DEFAULT_BITS, DEFAULT_GROUP_SIZE, AnyRecipe, PretrainRecipe, SftConfig
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import ConfigError, DataError
@@ -107,8 +107,8 @@ class Budgets:
     @cached_property
     def folder(self) -> Path | None:
         """Folder of the base model's configuration and tokenizer; None for a new model."""
-        recipe = self.context.recipe
-        return describe(recipe.model.base) if isinstance(recipe, Recipe) else None
+        base = self.context.recipe.model.base
+        return None if base is None else describe(base)
 
     @cached_property
     def shape(self) -> Shape:
@@ -118,7 +118,7 @@ class Budgets:
             ConfigError: rows may be longer than the context of the model.
         """
         recipe = self.context.recipe
-        if isinstance(recipe, PretrainRecipe):
+        if isinstance(recipe, PretrainRecipe) and recipe.model.architecture is not None:
             return shape_of(huggingface_config(recipe.model.architecture), "[model.architecture]")
         assert self.folder is not None
         config = read_config(self.folder)
@@ -195,7 +195,8 @@ class Budgets:
         """Return the tokens of a row of packed texts, as `training.hidden.packed_length` does."""
         if not (settings.packing and self.shape.layered):
             return None
-        fused = self.place.kind == "cpu" and not (settings.lora and settings.lora.dropout)
+        cpu = self.place.kind == "cpu" and self.shape.fused
+        fused = cpu and not (settings.lora and settings.lora.dropout)
         return ONE_ROW if fused else MASKED_ROW
 
     def _training(self, batch: Batch) -> Training:
@@ -206,7 +207,7 @@ class Budgets:
             self.place,
             plain=self.plain,
             tokenizer_bytes=self.tokenizer_bytes,
-            from_file=isinstance(self.context.recipe, Recipe),
+            from_file=self.folder is not None,
         )
 
     @cached_property

@@ -13,12 +13,13 @@ from smidgen.backend import mx, nn
 from smidgen.cpu_kernels import Packing
 from smidgen.errors import ModelError
 from smidgen.models.graph import body
+from smidgen.models.mobilellm import TransformerBlock
 from smidgen.training.batches import TrainBatch
 from smidgen.training.trunk import Trunk, frozen_blocks
 
-LAYERED = ("llama", "qwen2", "qwen3")
-"""Architectures whose attention depends only on the mask and the rotary embedding, so rows can be packed and
-blocks run one by one."""
+LAYERED = ("llama", "llama4_text", "qwen2", "qwen3")
+"""Architectures whose blocks run one by one, on packed rows too: their attention depends only on the mask and
+on the rotary embedding, or takes the positions."""
 MASKED_ROW = 512
 """Maximum tokens of a packed row whose attention needs a mask."""
 ONE_ROW = 1 << 30
@@ -119,16 +120,21 @@ def _run_blocks(
     keep: bool,
 ) -> mx.array:
     """Run some blocks; without `keep`, nothing but their inputs is stored for the gradient."""
-    mask = "causal" if x.shape[1] > 1 else None
+    mask: mx.array | str | None = "causal" if x.shape[1] > 1 else None
     if all(isinstance(block, cpu_kernels.FusedBlock) for block in blocks):
         for block in blocks:
             picked = chosen if block is blocks[-1] else None
             x = block(x, mask, dropout=how.dropout, chosen=picked, packing=packing, keep=keep)
         return x
-    drop = nn.Dropout(how.dropout)
+    drop, positions = nn.Dropout(how.dropout), None
+    if packing:
+        mask, positions = packing.mask(), mx.array(packing.positions)
     for block in blocks:
         call = checkpoint(block) if block.training and how.recompute else block
-        with packing.placed(block.self_attn) if packing else nullcontext():
-            y = call(x, packing.mask() if packing else mask)
+        if isinstance(block, TransformerBlock):
+            y = call(x, mask, None, positions)
+        else:
+            with packing.placed(block.self_attn) if packing else nullcontext():
+                y = call(x, mask)
         x = x + drop(y - x) if how.dropout and block.training else y
     return x if chosen is None else x.reshape(-1, x.shape[-1])[chosen]
