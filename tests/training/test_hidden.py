@@ -80,5 +80,5 @@ def test_a_row_is_as_long_as_attention_allows(tiny: nn.Module):
     assert packed_length(tiny) == 1 << 30
     add_lora(tiny, LoraConfig(rank=2, dropout=0.5), 0)  # which the kernels leave to MLX
     assert packed_length(tiny) == 512
-    tiny.model_type = "llama4_text"
+    tiny.model_type = "gemma"
     assert packed_length(tiny) is None

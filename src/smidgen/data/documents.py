@@ -149,10 +149,9 @@ class DocumentFile:
         return None if self.template is None else row_template("text", self.template)
 
     def _open(self) -> IO[bytes]:
-        file = self.path.open("rb")
-        packed = file.read(len(GZIP)) == GZIP
-        file.seek(0)
-        return gzip.open(file) if packed else file  # pyright: ignore[reportReturnType]
+        with self.path.open("rb") as file:
+            packed = file.read(len(GZIP)) == GZIP
+        return gzip.open(self.path) if packed else self.path.open("rb")  # pyright: ignore[reportReturnType]
 
     def _lines(self, place: int, faults: list[str] | None) -> Iterator[Placed]:
         """Read JSONL; a line's place is its first byte, after decompression."""

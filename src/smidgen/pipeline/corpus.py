@@ -108,24 +108,21 @@ def file_of(source: SourceConfig) -> DocumentFile:
     return DocumentFile(Path(source.path), source.text)
 
 
-def check_sources(recipe: PretrainRecipe) -> None:
-    """Read the first document of every file.
+def source_hashes(recipe: PretrainRecipe) -> dict[str, str]:
+    """Return the hash of each file by its source's name; the generated text is identified by its seed.
 
     Raises:
-        ConfigError: a template is invalid, or given for the generated world.
-        DataError: a file is missing or is not a file of documents.
+        ConfigError: the template of a document is invalid.
+        DataError: a file is missing, or its first row is not a document.
     """
+    hashes = {}
     for source in recipe.data.all_sources:
-        if source.path != WORLD:
+        if source.path == WORLD:
+            hashes[source.name] = WORLD
+        else:
             file_of(source).check()
-
-
-def source_hashes(recipe: PretrainRecipe) -> dict[str, str]:
-    """Return the hash of each file by its source's name; the generated text is identified by its seed."""
-    return {
-        source.name: WORLD if source.path == WORLD else sha256_file(Path(source.path))
-        for source in recipe.data.all_sources
-    }
+            hashes[source.name] = sha256_file(Path(source.path))
+    return hashes
 
 
 def _up_to(texts: Iterator[str], characters: float) -> Iterator[str]:

@@ -19,6 +19,7 @@ from smidgen.errors import ConfigError
 from smidgen.files import atomic_folder, read_json
 from smidgen.models.architectures import ModelConfigJson
 from smidgen.models.graph import create
+from smidgen.models.licence import mark_own
 from smidgen.models.load import describe, load
 from smidgen.models.lora import add_lora, dequantize, dequantized_bytes
 from smidgen.models.save import copy_tokenizer, save_model, stored_dtype
@@ -221,6 +222,7 @@ def make_tokenizer(corpus: Corpus, folder: Path) -> None:
         texts = corpus.tokenizer_texts(model.architecture.vocab_size)
         tokenizer = train_tokenizer(texts, model.architecture.vocab_size)
         save_tokenizer(tokenizer, partial, context=model.architecture.max_position_embeddings)
+        mark_own(partial)  # the model's folder gets it with the tokenizer
 
 
 def _refuse_too_long(settings: TrainConfig, config: ModelConfigJson, name: str) -> None:
