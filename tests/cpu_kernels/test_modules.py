@@ -85,6 +85,10 @@ def forbid_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
         ("llama", {"rope_scaling": LLAMA3}),
         ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
         ("qwen3", {"rope_scaling": YARN}),
+        ("llama", {"rope_traditional": True}),
+        ("llama4_text", {}),
+        ("llama4_text", {"attention_bias": True, "rope_scaling": LLAMA3}),
+        ("llama4_text", {"no_rope_layers": [0]}),
     ],
 )
 @pytest.mark.parametrize(("batch", "length"), [(3, 20), (2, QUERY_TILE + 13)])
@@ -248,10 +252,11 @@ def unserved(name: str, fused: Any, x: mx.array) -> tuple[mx.array, Any, Any]:
     return x, "causal", None
 
 
-@pytest.mark.parametrize("case", ["mask", "cache", "few tokens", "traditional", "dropout of an update"])
+@pytest.mark.parametrize("case", ["mask", "cache", "few tokens", "half rotated", "dropout of an update"])
 def test_what_the_kernels_do_not_serve_goes_to_mlx(pair: Pair, case: str, monkeypatch: pytest.MonkeyPatch):
-    changes: dict[str, Any] = {"rope_traditional": True} if case == "traditional" else {}
-    plain, fused = pair("llama", **changes)
+    plain, fused = pair("llama")
+    if case == "half rotated":
+        plain.self_attn.rope = fused.self_attn.rope = nn.RoPE(4)
     if case == "dropout of an update":
         add_update(fused, dropout=0.5)
         add_update(plain)

@@ -38,6 +38,13 @@ class Packing:
         together = segments[:, None, :, None] == segments[:, None, None, :]
         return together & (places[:, None] >= places)
 
+    def attend(self, attention: Any, x: mx.array) -> mx.array:
+        """Run an attention layer on x (B, L, D) with this mask and these positions."""
+        if getattr(attention, "takes_positions", False):
+            return attention(x, self.mask(), None, mx.array(self.positions))
+        with self.placed(attention):
+            return attention(x, self.mask())
+
     @contextmanager
     def placed(self, attention: Any) -> Iterator[None]:
         """Make an attention layer use these positions for its rotary embedding."""

@@ -118,7 +118,7 @@ class Training:
     @property
     def kernels(self) -> bool:
         """Whether the blocks run in the kernels of the CPU."""
-        return self.place.kind == "cpu" and self.shape.fused and not (self.lora and self.lora.dropout)
+        return self.place.kind == "cpu" and self.shape.layered and not (self.lora and self.lora.dropout)
 
 
 def training_budget(training: Training) -> Budget:

@@ -103,7 +103,7 @@ def huggingface_config(architecture: ArchitectureConfig) -> ModelConfigJson:
 
 
 def _llama4_text(architecture: ArchitectureConfig) -> ModelConfigJson:
-    """Return the keys of a dense `llama4_text` as MobileLLM-R1 sets them; one chunk has the whole context."""
+    """Return the keys of a dense `llama4_text` as MobileLLM-R1 sets them; a chunk has the whole context."""
     layers, every = architecture.num_hidden_layers, architecture.no_rope_layer_interval
     return {
         "architectures": ["Llama4ForCausalLM"],
@@ -112,7 +112,7 @@ def _llama4_text(architecture: ArchitectureConfig) -> ModelConfigJson:
         "moe_layers": [],
         "use_qk_norm": True,
         "no_rope_layers": [int(not every or (layer + 1) % every != 0) for layer in range(layers)],
-        "attention_chunk_size": architecture.max_position_embeddings,
+        "attention_chunk_size": max(8192, architecture.max_position_embeddings),
         "attn_temperature_tuning": bool(every),
         "attn_scale": 0.1,
         "floor_scale": 8192,

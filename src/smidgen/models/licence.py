@@ -19,7 +19,7 @@ LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
 FAIR = "FAIR Noncommercial Research License"
 MOBILELLM = "llama4_text"
 """The only dense models of this type that are published are MobileLLM-R1's."""
-NOT_CHOSEN = "not-chosen"
+NOT_CHOSEN = "Not chosen yet"
 """`license_name` of a model that was trained from random weights: its owner may choose any licence."""
 
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)

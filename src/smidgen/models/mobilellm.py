@@ -104,6 +104,9 @@ class ModelArgs:
 class Attention(nn.Module):
     """Grouped-query attention of one layer, with or without RoPE and chunks."""
 
+    takes_positions = True
+    """Whether packed rows need more than another mask and another rotary embedding."""
+
     def __init__(self, args: ModelArgs, *, rotary: bool, chunk_size: int | None):
         super().__init__()
         assert args.head_dim is not None

@@ -10,10 +10,8 @@ from smidgen.models.architectures import ModelConfigJson, build_arguments, build
 from smidgen.models.graph import named_arrays
 from smidgen.models.lora import count_parameters
 
-FUSED_KINDS = ("llama", "qwen2", "qwen3")
-"""Architectures with kernels for the CPU."""
-LAYERED_KINDS = (*FUSED_KINDS, "llama4_text")
-"""Architectures with packed rows and blocks that can be recomputed."""
+LAYERED_KINDS = ("llama", "llama4_text", "qwen2", "qwen3")
+"""Architectures with kernels for the CPU, packed rows and blocks that can be recomputed."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +42,9 @@ class Shape:
         return self.kind in LAYERED_KINDS
 
     @property
-    def fused(self) -> bool:
-        """Whether there are kernels for its blocks on a CPU."""
-        return self.kind in FUSED_KINDS
-
-    @property
     def head_norms(self) -> bool:
-        """Whether queries and keys are normalised per head by stored weights."""
-        return self.kind == "qwen3"
+        """Whether queries and keys are normalised per head."""
+        return self.kind in ("qwen3", "llama4_text")
 
     @cached_property
     def parameters(self) -> int:

@@ -195,8 +195,7 @@ class Budgets:
         """Return the tokens of a row of packed texts, as `training.hidden.packed_length` does."""
         if not (settings.packing and self.shape.layered):
             return None
-        cpu = self.place.kind == "cpu" and self.shape.fused
-        fused = cpu and not (settings.lora and settings.lora.dropout)
+        fused = self.place.kind == "cpu" and not (settings.lora and settings.lora.dropout)
         return ONE_ROW if fused else MASKED_ROW
 
     def _training(self, batch: Batch) -> Training:
