@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from smidgen import config
-from smidgen.cli.reference import tables
+from smidgen.cli.reference import REPEATED, tables
 from smidgen.config import (
     DistillConfig,
     ModelConfig,
@@ -14,7 +14,6 @@ from smidgen.config import (
     Recipe,
     Section,
     SftConfig,
-    TaskConfig,
     TrainConfig,
     methods,
     parse_recipe,
@@ -83,7 +82,7 @@ def test_a_resolved_recipe_names_every_default():
             missing = [name for name in section.model_fields if name not in text]
             fields = [section.model_fields[name] for name in missing]  # absent unless given
             defaults = [field.get_default(call_default_factory=True) for field in fields]
-            assert all(default in (None, {}, ()) for default in defaults if section is not TaskConfig)
+            assert all(default in (None, {}, ()) for default in defaults if section not in REPEATED)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -216,9 +215,11 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
         ),
         (
             {"task": None, "train": {"method": "pretrain", "total_tokens": 9}},
-            r"the table \[model\.architecture\] is missing",
+            r"the table \[model\] is missing",
         ),
-        (PRETRAIN | {"train": {"method": "pretrain"}}, r"'train\.total_tokens' is missing"),
+        (PRETRAIN | {"train": {"method": "pretrain"}}, r"neither 'total_tokens' nor \[\[train\.phases\]\]"),
+        (PRETRAIN | {"model": {}}, r"\[model\]: there is neither 'base' nor \[model\.architecture\]"),
+        (PRETRAIN | {"model": PRETRAIN["model"] | {"base": "a"}}, r"there is both 'base' and \[model\.arch"),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"total_tokens": 0}},
             "is 0: .* greater than 0",
@@ -236,7 +237,6 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
             r"train.max_length is 4096, more than max_position_embeddings \(2048\); lower it",
         ),
         (PRETRAIN | {"task": "judge", "quantize": {}}, r"'task'\. Only .*; unknown key 'quantize'\. Only"),
-        (PRETRAIN | {"data": {"train": "a.jsonl"}}, r"'data\.train' is 'a\.jsonl': input should be 'world'"),
         (PRETRAIN | {"data": {"train_limit": 9}}, r"unknown key 'data\.train_limit'\. Only"),
         ({"train": {"total_tokens": 9}}, r"'train\.total_tokens'\. Only method = \"pretrain\" uses it"),
         ({"train": {"dropout": 0.1, "lora": {}}}, r"\[train\]: .* with lora, set lora.dropout"),
@@ -271,6 +271,91 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
 def test_settings_that_nothing_reads_are_refused(table: dict[str, Any], message: str):
     wrong(table, message)
     parse_recipe({"name": "a"} | PRETRAIN, source="recipe.toml")
+
+
+SOURCES = [{"name": "web", "path": "a.jsonl"}, {"name": "code", "path": "b.parquet", "weight": 2}]
+
+
+def mixed(*phases: dict[str, Any], sources: Any = SOURCES, **train: Any) -> dict[str, Any]:
+    table = {"method": "pretrain", "batch_size": 1, "max_length": 16, **train}
+    table |= {"phases": list(phases)} if phases else {"total_tokens": 64}
+    return PRETRAIN | {"data": {"sources": sources}, "train": table}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            mixed({"tokens": 16, "weights": {"wbe": 1}}),
+            r"phase 1 has a weight for 'wbe', which is not one of .*\. Did you mean 'web'\?",
+        ),
+        (
+            mixed({"tokens": 16}, {"tokens": 16, "weights": {"web": 0, "code": 0}}),
+            r"all weights of phase 2 are 0; give one source a weight above 0",
+        ),
+        (
+            mixed(sources=[source | {"weight": 0} for source in SOURCES]),
+            r"all weights of \[\[data\.sources\]\] are 0; give",
+        ),
+        (
+            mixed({"tokens": 16, "weights": {"web": 1}}),
+            r"the source 'code' is never drawn; give it a weight above 0, or remove it",
+        ),
+        (
+            mixed({"tokens": 16, "weights": {"web": -1}}),
+            r"'train\.phases\.0\.weights.* is -1: .* or equal to 0",
+        ),
+        (mixed(sources=[SOURCES[0] | {"weight": -1}]), r"'data\.sources\.0\.weight' is -1: "),
+        (mixed(sources=[SOURCES[0]] * 2), r"two of \[\[data\.sources\]\] have the name 'web'; names must be"),
+        (mixed(sources=[{"name": "a b", "path": "x"}]), r"'data\.sources\.0\.name' is 'a b'"),
+        (mixed(sources=[{"name": "a"}]), r"'data\.sources\.0\.path' is missing"),
+        (
+            mixed(sources=[{"name": "a", "path": "world", "text": "{{ b }}"}]),
+            r"the source 'a' is generated, so it has no fields; leave 'text' out",
+        ),
+        (
+            PRETRAIN | {"data": {"train": "a.jsonl", "sources": SOURCES}},
+            r"there are both 'train' and \[\[data\.sources\]\]; move 'train' into a source",
+        ),
+        (mixed({"tokens": 15}), r"phase 1 has 15 tokens, but one step takes 16 \(batch_size x gradient_acc"),
+        (
+            mixed({"tokens": 16}, {"tokens": 32}, total_tokens=50),
+            r"'total_tokens' is 50, but the phases have 48 tokens together; leave total_tokens out",
+        ),
+        (
+            mixed(warmup=0.1, warmup_steps=2),
+            r"'warmup' and 'warmup_steps' each set the length of the warm-up",
+        ),
+        (
+            PRETRAIN | {"model": {"architecture": {"no_rope_layer_interval": 4}}},
+            r"no_rope_layer_interval is for llama4_text, and model_type is qwen3; leave it out",
+        ),
+        (
+            PRETRAIN
+            | {"model": {"architecture": {"model_type": "llama4_text", "initialization": "induction"}}},
+            r'initialization = "induction" is for qwen3, and model_type is llama4_text; use "normal"',
+        ),
+    ],
+)
+def test_a_mix_that_cannot_be_drawn_is_refused(table: dict[str, Any], message: str):
+    wrong(table, message)
+
+
+def test_phases_fill_in_their_weights_and_tokens(tmp_path: Path):
+    recipe = parse_recipe(
+        {"name": "a"} | mixed({"tokens": 16}, {"tokens": 32, "weights": {"code": 1}}, warmup_steps=0),
+        source="a",
+    )
+    assert isinstance(recipe, PretrainRecipe)
+    assert recipe.train.tokens == 48
+    assert [phase.weights for phase in recipe.all_phases] == [{"web": 1.0, "code": 2.0}, {"code": 1.0}]
+    assert recipe.train.warmup_of(1000) == 0
+    (tmp_path / "config.toml").write_text(resolved_toml(recipe))
+    assert read_recipe(tmp_path / "config.toml") == recipe
+    alone = parse_recipe({"name": "a"} | PRETRAIN | {"data": {"train": "a.txt"}}, source="a")
+    assert isinstance(alone, PretrainRecipe)
+    assert [(source.name, source.path) for source in alone.data.all_sources] == [("train", "a.txt")]
+    assert [(phase.tokens, phase.weights) for phase in alone.all_phases] == [(9, {"train": 1.0})]
 
 
 def test_the_method_decides_the_shape_of_a_recipe():

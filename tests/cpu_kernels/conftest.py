@@ -1,4 +1,4 @@
-"""Blocks of mlx-lm small enough to compare every gradient."""
+"""Blocks small enough to compare every gradient."""
 
 import importlib
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import pytest
 
 from smidgen.backend import mx, nn
 from smidgen.cpu_kernels import accelerate, usable
+from smidgen.models.architectures import build_graph
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,7 +26,7 @@ def team_of_two(two_threads: None) -> None:
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., nn.Module]:
-    """Make a model of mlx-lm with weights that are nowhere zero or one."""
+    """Make a model with weights that are nowhere zero or one."""
 
     def make(architecture: str = "qwen3", **changes: Any) -> nn.Module:
         arguments = {
@@ -43,9 +44,13 @@ def make_model() -> Callable[..., nn.Module]:
         }
         if architecture != "qwen2":
             arguments["head_dim"] = 8
-        module = importlib.import_module(f"mlx_lm.models.{architecture}")
         mx.random.seed(0)
-        model = module.Model(module.ModelArgs.from_dict(arguments | changes))
+        if architecture == "llama4_text":
+            own = {"intermediate_size_mlp": 48, "moe_layers": []}
+            model = build_graph(arguments | own | changes, "test")
+        else:
+            module = importlib.import_module(f"mlx_lm.models.{architecture}")
+            model = module.Model(module.ModelArgs.from_dict(arguments | changes))
         model.apply(lambda value: value + 0.2 * mx.random.normal(value.shape))
         mx.eval(model.parameters())
         return model
@@ -55,7 +60,7 @@ def make_model() -> Callable[..., nn.Module]:
 
 @pytest.fixture(scope="session")
 def pair(make_model: Callable[..., nn.Module]) -> Callable[..., tuple[nn.Module, nn.Module]]:
-    """Make a block of mlx-lm and the same one fused, ready to train."""
+    """Make a block and the same one fused, ready to train."""
 
     def make(architecture: str = "qwen3", **changes: Any) -> tuple[nn.Module, nn.Module]:
         plain, model = make_model(architecture, **changes), make_model(architecture, **changes)

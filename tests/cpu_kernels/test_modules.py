@@ -86,6 +86,10 @@ def forbid_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
         ("llama", {"rope_scaling": LLAMA3}),
         ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
         ("qwen3", {"rope_scaling": YARN}),
+        ("llama", {"rope_traditional": True}),
+        ("llama4_text", {}),
+        ("llama4_text", {"attention_bias": True, "rope_scaling": LLAMA3}),
+        ("llama4_text", {"no_rope_layers": [0]}),
     ],
 )
 @pytest.mark.parametrize(("batch", "length"), [(3, 20), (2, QUERY_TILE + 13)])
@@ -291,10 +295,11 @@ def test_the_dropout_of_an_update_is_the_mask_it_says(
     assert mx.allclose(causal(fused, x), causal(plain, x), atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["mask", "cache", "few tokens", "traditional"])
+@pytest.mark.parametrize("case", ["mask", "cache", "few tokens", "half rotated"])
 def test_what_the_kernels_do_not_serve_goes_to_mlx(pair: Pair, case: str, monkeypatch: pytest.MonkeyPatch):
-    changes: dict[str, Any] = {"rope_traditional": True} if case == "traditional" else {}
-    plain, fused = pair("llama", **changes)
+    plain, fused = pair("llama")
+    if case == "half rotated":
+        plain.self_attn.rope = fused.self_attn.rope = nn.RoPE(4)
     monkeypatch.setattr(modules, "_function", lambda plan: pytest.fail("the kernel was called"))
     x, mask, cache = unserved(case, fused, stream(2, 40))
     expected = plain(x, mask, KVCache() if cache is not None else None)

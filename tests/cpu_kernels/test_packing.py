@@ -16,7 +16,7 @@ from tests.cpu_kernels.test_modules import (
 )
 
 from smidgen.backend import mx, nn
-from smidgen.cpu_kernels import Packing
+from smidgen.cpu_kernels import Packing, fuses
 from smidgen.cpu_kernels.attention import QUERY_TILE
 
 Pair = Callable[..., tuple[Any, Any]]
@@ -62,13 +62,21 @@ def together(block: nn.Module, x: mx.array) -> mx.array:
 
 
 def by_ops(block: nn.Module, x: mx.array) -> mx.array:
-    with packing().placed(block.self_attn):
-        return texts(block(x, packing().mask()))
+    middle = x + packing().attend(block.self_attn, block.input_layernorm(x))
+    mlp = block.mlp if "mlp" in block else block.feed_forward
+    return texts(middle + mlp(block.post_attention_layernorm(middle)))
 
 
 CASES = pytest.mark.parametrize(
     ("architecture", "changes"),
-    [("qwen3", {}), ("qwen2", {}), ("llama", {"rope_scaling": LLAMA3}), ("qwen3", {"rope_scaling": YARN})],
+    [
+        ("qwen3", {}),
+        ("qwen2", {}),
+        ("llama", {"rope_scaling": LLAMA3}),
+        ("qwen3", {"rope_scaling": YARN}),
+        ("llama4_text", {}),
+        ("llama4_text", {"no_rope_layers": [0]}),
+    ],
 )
 
 
@@ -88,6 +96,21 @@ def test_the_ops_keep_texts_apart(pair: Pair, architecture: str, changes: dict):
     x = stream(len(ROWS), LENGTH)
     assert_same(gradients(plain, x, by_ops), gradients(plain, x, alone))
     assert "placed" not in type(plain.self_attn.rope).__name__.lower()
+
+
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [({"attention_chunk_size": 16}, 17), ({"no_rope_layers": [0], "floor_scale": 8}, 8)],
+)
+def test_what_is_more_than_causal_leaves_the_kernels(pair: Pair, changes: dict, length: int):
+    plain, fused = pair("llama4_text", **changes)
+    x = stream(8, length)
+    assert fused._kernel_inputs(x[:, :-1], "causal", None, None)[1]
+    assert not fused._kernel_inputs(x, "causal", None, None)[1]
+    assert_same(gradients(fused, x, causal), gradients(plain, x, causal))
+    wide = stream(len(ROWS), LENGTH)
+    assert_same(gradients(fused, wide, together), gradients(plain, wide, alone))
+    assert not fuses(fused) and fuses(pair("llama4_text")[1])
 
 
 def test_few_tokens_leave_the_kernels_and_are_kept_apart_as_well(pair: Pair):

@@ -2,7 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from smidgen.models.licence import FAIR, LicenceNotice, licence_of, warn_of_licence
+from smidgen.models.licence import (
+    FAIR,
+    NOT_CHOSEN,
+    LicenceNotice,
+    copy_licence,
+    licence_of,
+    mark_own,
+    warn_of_licence,
+)
 
 QWEN, MOBILE = {"model_type": "qwen3"}, {"model_type": "llama4_text"}
 
@@ -55,3 +63,13 @@ def test_only_what_may_not_be_sold_is_warned_of(tmp_path: Path):
         warn_of_licence(tmp_path, MOBILE)
     (tmp_path / "README.md").write_text(card("license: mit"))
     warn_of_licence(tmp_path, MOBILE)  # a warning would be an error here
+
+
+def test_a_model_from_random_weights_is_its_owners_and_so_is_what_is_made_of_it(tmp_path: Path):
+    (tmp_path / "model").mkdir(), (tmp_path / "made").mkdir()
+    mark_own(tmp_path / "model")
+    copy_licence(tmp_path / "model", tmp_path / "made")
+    for name in ("model", "made"):
+        licence = licence_of(tmp_path / name, MOBILE)
+        assert licence is not None and licence.name == NOT_CHOSEN and not licence.is_noncommercial
+        warn_of_licence(tmp_path / name, MOBILE)  # a warning would be an error here

@@ -155,7 +155,7 @@ def test_chunks_of_queries_that_follow_others():
 
 
 def test_temperatures_follow_their_formula():
-    factors = np.array(temperatures(mx.array([0, 30]), 20, 0.7, 8))[:, 0, :, 0]
+    factors = np.array(temperatures(mx.array([[0], [30]]) + mx.arange(20), 0.7, 8))[:, 0, :, 0]
     for row, offset in zip(factors, (0, 30), strict=True):
         wanted = [1 + 0.7 * math.log(1 + math.floor((offset + p + 1) / 8)) for p in range(20)]
         assert row == pytest.approx(wanted)

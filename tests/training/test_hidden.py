@@ -90,5 +90,5 @@ def test_a_row_is_as_long_as_attention_allows(
     assert packed_length(tiny) == 1 << 30
     monkeypatch.setattr(cpu_kernels, "accelerate", lambda model: None)  # as on a GPU
     assert packed_length(make_tiny()) == 512
-    tiny.model_type = "llama4_text"
+    tiny.model_type = "gemma"
     assert packed_length(tiny) is None

@@ -13,10 +13,12 @@ from pydantic.fields import FieldInfo
 
 from smidgen.cli.app import app
 from smidgen.config import (
+    PhaseConfig,
     PretrainRecipe,
     Prices,
     Recipe,
     Section,
+    SourceConfig,
     TaskConfig,
     TrainConfig,
     methods,
@@ -26,6 +28,8 @@ from smidgen.files import write_text
 from smidgen.tasks import TASKS
 
 MADE = "<!-- Made by `make docs`; change the code, not this page. -->\n\n"
+REPEATED = (PhaseConfig, SourceConfig, TaskConfig)
+"""Tables that a recipe may have several of."""
 # pydantic's names of bounds, and how the page shows them.
 BOUNDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "multiple_of": "a multiple of {}"}
 TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
@@ -84,7 +88,8 @@ def _training() -> Iterator[str]:
         yield from _table(section.__doc__ or "", own)
         inner |= {place: (table, what) for place, table, what in list(tables(section, "train"))[1:]}
     for place, (table, what) in inner.items():
-        yield f"## `[{place}]`\n"
+        marks = "[[{}]]" if issubclass(table, REPEATED) else "[{}]"
+        yield f"## `{marks.format(place)}`\n"
         yield from _table(what, table.model_fields)
 
 
@@ -101,7 +106,7 @@ def _tables(section: type[Section], heading: str, meaning: str, brackets: str = 
     for name, inner, what in tables(section, meaning=meaning):
         if issubclass(inner, TrainConfig) or name.startswith(("train.", "tasks.")):
             continue
-        marks = "[[{}]]" if issubclass(inner, TaskConfig) else brackets
+        marks = "[[{}]]" if issubclass(inner, REPEATED) else brackets
         title = f"## `{marks.format(name)}`" if name else heading
         yield from [f"{title}\n"] if title else []
         yield from _table(what, inner.model_fields)

@@ -5,7 +5,7 @@ becomes `docs/configuration.md`. Unknown keys are errors.
 """
 
 from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of, selector
-from smidgen.config.data_table import DataConfig, PretrainDataConfig
+from smidgen.config.data_table import DataConfig, PretrainDataConfig, SourceConfig
 from smidgen.config.distill_table import (
     AnswerJudgeConfig,
     AskedModelConfig,
@@ -15,7 +15,7 @@ from smidgen.config.distill_table import (
 from smidgen.config.evaluate_table import EvaluateConfig
 from smidgen.config.export_table import ExportConfig
 from smidgen.config.model_table import ArchitectureConfig, ModelConfig, NewModelConfig
-from smidgen.config.pretrain_table import PretrainConfig
+from smidgen.config.pretrain_table import PhaseConfig, PretrainConfig
 from smidgen.config.prices_table import ApiPrice, Prices, read_prices
 from smidgen.config.quantize_table import DEFAULT_BITS, DEFAULT_GROUP_SIZE, QuantizeConfig
 from smidgen.config.recipe import (
@@ -49,6 +49,7 @@ __all__ = [
     "ModelConfig",
     "NewModelConfig",
     "OneOf",
+    "PhaseConfig",
     "PretrainConfig",
     "PretrainDataConfig",
     "PretrainRecipe",
@@ -57,6 +58,7 @@ __all__ = [
     "Recipe",
     "Section",
     "SftConfig",
+    "SourceConfig",
     "TaskConfig",
     "TrainConfig",
     "methods",

@@ -10,8 +10,8 @@ from smidgen.config.base import Section
 class ArchitectureConfig(Section):
     """The architecture of a model that is pretrained from random weights."""
 
-    model_type: Literal["qwen3"] = "qwen3"
-    """Architecture; `qwen3` is supported by every target runtime."""
+    model_type: Literal["qwen3", "llama4_text"] = "qwen3"
+    """Architecture; `qwen3` is supported by every target runtime. `llama4_text` is MobileLLM-R1's."""
     hidden_size: int = Field(default=192, gt=0, multiple_of=32)
     """Width of the residual stream."""
     num_hidden_layers: int = Field(default=5, gt=0)
@@ -28,6 +28,8 @@ class ArchitectureConfig(Section):
     """Vocabulary size of the tokenizer that is trained with the model."""
     rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary embedding."""
+    no_rope_layer_interval: int = Field(default=0, ge=0)
+    """`llama4_text` only: every Nth layer has no rotary embedding; 0, as in MobileLLM-R1, gives it to all."""
     initialization: Literal["normal", "induction"] = "normal"
     """Initial weights: random, or random with an induction circuit, which tiny models are slow to learn."""
     max_position_embeddings: int = Field(default=2048, gt=0)
@@ -39,6 +41,16 @@ class ArchitectureConfig(Section):
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
                 f"num_key_value_heads ({self.num_key_value_heads})"
+            )
+        if self.model_type != "llama4_text" and self.no_rope_layer_interval:
+            raise ValueError(
+                f"no_rope_layer_interval is for llama4_text, and model_type is {self.model_type}; "
+                "leave it out"
+            )
+        if self.model_type != "qwen3" and self.initialization == "induction":
+            raise ValueError(
+                f'initialization = "induction" is for qwen3, and model_type is {self.model_type}; '
+                'use "normal"'
             )
         if self.initialization == "induction":
             group = self.num_attention_heads // self.num_key_value_heads
@@ -62,7 +74,20 @@ class ModelConfig(Section):
 
 
 class NewModelConfig(Section):
-    """The model that a pretraining recipe trains."""
+    """The model that a pretraining recipe trains: a new one, or one that exists."""
 
-    architecture: ArchitectureConfig
-    """The architecture of the model."""
+    architecture: ArchitectureConfig | None = None
+    """The architecture of a new model with random weights; its tokenizer is trained on the corpus."""
+    base: str | None = None
+    """The model whose weights the training goes on from, and whose tokenizer it keeps, as in `[model]` of
+    other recipes."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.architecture is None) == (self.base is None):
+            given = "neither 'base' nor" if self.base is None else "both 'base' and"
+            raise ValueError(
+                f"there is {given} [model.architecture]; expected exactly one, the model to go on from or a "
+                "new one"
+            )
+        return self

@@ -18,10 +18,11 @@ from smidgen.config.distill_table import AskedTeacherConfig, DistillConfig
 from smidgen.config.evaluate_table import EvaluateConfig
 from smidgen.config.export_table import ExportConfig
 from smidgen.config.model_table import ModelConfig, NewModelConfig
-from smidgen.config.pretrain_table import PretrainConfig
+from smidgen.config.pretrain_table import PhaseConfig, PretrainConfig
 from smidgen.config.quantize_table import QuantizeConfig
 from smidgen.config.sft_table import SftConfig
 from smidgen.config.task_table import TaskConfig
+from smidgen.errors import did_you_mean
 
 DEFAULT_METHOD = "sft"
 
@@ -98,7 +99,7 @@ class Recipe(NamedRecipe):
 
 
 class PretrainRecipe(NamedRecipe):
-    """A recipe that pretrains a model from random weights."""
+    """A recipe that pretrains a model, from random weights or from a base model."""
 
     model: NewModelConfig
     """The model to pretrain."""
@@ -116,15 +117,41 @@ class PretrainRecipe(NamedRecipe):
         """Every seed, by its purpose."""
         return {"data": self.data.seed, "train": self.train.seed}
 
+    @property
+    def all_phases(self) -> tuple[PhaseConfig, ...]:
+        """The phases, each with the weights of its sources; one phase if the recipe names none."""
+        own = {source.name: source.weight for source in self.data.all_sources}
+        phases = self.train.phases or (PhaseConfig(tokens=self.train.tokens),)
+        return tuple(PhaseConfig(tokens=phase.tokens, weights=phase.weights or own) for phase in phases)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        context = self.model.architecture.max_position_embeddings
-        if self.train.max_length > context:
+        architecture = self.model.architecture
+        if architecture and self.train.max_length > architecture.max_position_embeddings:
             raise ValueError(
                 f"train.max_length is {self.train.max_length}, more than max_position_embeddings "
-                f"({context}); lower it or raise max_position_embeddings"
+                f"({architecture.max_position_embeddings}); lower it or raise max_position_embeddings"
             )
+        self._check_phases()
         return self
+
+    def _check_phases(self) -> None:
+        """Refuse weights of unknown sources, phases without a source, and sources that no phase draws."""
+        names = [source.name for source in self.data.all_sources]
+        for number, phase in enumerate(self.all_phases, start=1):
+            if unknown := [name for name in phase.weights if name not in names]:
+                raise ValueError(
+                    f"phase {number} has a weight for '{unknown[0]}', which is not one of [[data.sources]]."
+                    f"{did_you_mean(unknown[0], names)} Known: {', '.join(names)}"
+                )
+            if not any(phase.weights.values()):
+                where = f"of phase {number}" if self.train.phases else "of [[data.sources]]"
+                raise ValueError(f"all weights {where} are 0; give one source a weight above 0")
+        drawn = {name for phase in self.all_phases for name, weight in phase.weights.items() if weight}
+        if unused := [name for name in names if name not in drawn]:
+            raise ValueError(
+                f"the source '{unused[0]}' is never drawn; give it a weight above 0, or remove it"
+            )
 
 
 AnyRecipe = Recipe | PretrainRecipe

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from smidgen.config.base import Rate, Section
 
+DEFAULT_WARMUP = 0.03
+"""Share of the steps that warm up if nothing else is said."""
+
 
 class LoraConfig(Section):
     """Low-rank adaptation (https://arxiv.org/abs/2106.09685)."""
@@ -37,8 +40,11 @@ class TrainConfig(Section):
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Learning-rate decay after the warm-up."""
-    warmup: Rate = 0.03
-    """Fraction of the steps over which the learning rate rises linearly from zero."""
+    warmup: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Fraction of the steps over which the learning rate rises linearly from zero; default: 0.03, unless
+    `warmup_steps` is given."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """The same as a number of steps."""
     min_learning_rate_ratio: Rate = 0.0
     """Final learning rate as a fraction of the peak."""
     weight_decay: float = Field(default=0.0, ge=0.0)
@@ -57,6 +63,18 @@ class TrainConfig(Section):
     """Steps between resumable checkpoints; 0 saves none."""
     seed: int = Field(default=0, ge=0)
     """Seed of the initial weights, data order and dropout."""
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> Self:
+        if self.warmup is not None and self.warmup_steps is not None:
+            raise ValueError("'warmup' and 'warmup_steps' each set the length of the warm-up; keep one")
+        return self
+
+    def warmup_of(self, num_steps: int) -> int:
+        """Return the steps of the warm-up of a training of `num_steps`."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return round((DEFAULT_WARMUP if self.warmup is None else self.warmup) * num_steps)
 
 
 class FinetuneConfig(TrainConfig):

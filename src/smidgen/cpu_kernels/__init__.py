@@ -1,10 +1,10 @@
 """Float32 training and prefill on the CPU, several times faster than MLX's own ops there.
 
 MLX's elementwise ops, softmax, normalisation and layout changes are single-threaded scalar loops on Linux.
-Here a whole pre-norm block (Qwen3, Qwen2, Llama) is one `mx.custom_function` with a hand-written gradient,
-and so is the head with its cross-entropy. Their work is split into pieces that fit a core's cache; a few
-threads process them in turn, each with numpy's vectorised loops and a single-threaded OpenBLAS. Which thread
-processes a piece never changes a sum, so results do not depend on timing.
+Here a whole pre-norm block (Qwen3, Qwen2, Llama, MobileLLM-R1) is one `mx.custom_function` with a
+hand-written gradient, and so is the head with its cross-entropy. Their work is split into pieces that fit a
+core's cache; a few threads process them in turn, each with numpy's vectorised loops and a single-threaded
+OpenBLAS. Which thread processes a piece never changes a sum, so results do not depend on timing.
 
 Unsupported cases (other dtypes, explicit masks, a cache, quantised layers) use the MLX ops of the replaced
 modules, with the same result. The kernels evaluate their arguments, so `mx.compile` cannot trace them.

@@ -15,20 +15,26 @@ from smidgen.cpu_kernels.backward import Backward
 from smidgen.cpu_kernels.block import LINEARS, BlockPlan, Linear
 from smidgen.cpu_kernels.block_forward import Forward
 from smidgen.cpu_kernels.packing import Packing
+from smidgen.cpu_kernels.rotary import Rotary, apart, longest_text, read_rotary
 from smidgen.cpu_kernels.team import usable
 
 FEW_TOKENS = 32
 """Minimum number of tokens; below, the overhead of leaving MLX outweighs the gain."""
 
+LONG_TEXT = 8191
+"""Tokens below which `llama4_text` is plain causal attention by the defaults of transformers."""
+
 ANGLES_STEP = 64
 """Rotary angles are kept for lengths that are multiples of this."""
 
 _Linears = tuple[tuple[str, Linear], ...]
-_ARCHITECTURES = ("mlx_lm.models.qwen3", "mlx_lm.models.qwen2", "mlx_lm.models.llama")
+_ARCHITECTURES = (
+    "mlx_lm.models.qwen3", "mlx_lm.models.qwen2", "mlx_lm.models.llama", "smidgen.models.mobilellm",
+)  # fmt: skip
 
 
 def accelerate(model: nn.Module) -> None:
-    """Replace the blocks of a Qwen3, Qwen2 or Llama of mlx-lm with the kernels; does nothing on a GPU.
+    """Replace the blocks of a Qwen3, Qwen2, Llama or MobileLLM-R1 with the kernels; does nothing on a GPU.
 
     Parameters keep their names, and layers that are replaced later (low-rank updates) are respected.
     """
@@ -66,10 +72,9 @@ def _random_state() -> int:
 
 
 class FusedBlock(nn.Module):
-    """A transformer block of mlx-lm that runs as one kernel if it is supported."""
+    """A transformer block that runs as one kernel if it is supported."""
 
     self_attn: Any
-    mlp: Any
     input_layernorm: Any
     post_attention_layernorm: Any
 
@@ -78,7 +83,7 @@ class FusedBlock(nn.Module):
         self.__dict__.update(block.__dict__)
         dict.update(self, block)
         # Not a plain dict, because nn.Module would treat its arrays as parameters.
-        self._angles: UserDict[int, tuple[mx.array, mx.array] | None] = UserDict()
+        self._angles: UserDict[int, Rotary | None] = UserDict()
 
     def __call__(
         self,
@@ -110,10 +115,7 @@ class FusedBlock(nn.Module):
         if not linears:
 
             def unfused(x: mx.array) -> mx.array:
-                if packing is None:
-                    return self._unfused(x, mask, cache, dropout, chosen)
-                with packing.placed(self.self_attn):
-                    return self._unfused(x, packing.mask(), cache, dropout, chosen)
+                return self._unfused(x, mask, cache, dropout, chosen, packing)
 
             return unfused(x) if keep or not self.training else recomputed(self, unfused)(x)
         if packing is not None:
@@ -124,18 +126,13 @@ class FusedBlock(nn.Module):
         if dropout or any(linear.dropout for _, linear in linears):
             arrays["seed"] = mx.random.randint(0, 1 << 30, (1,))
         attention = self.self_attn
-        head_norms = "q_norm" in attention
         plan = BlockPlan(
             heads=attention.n_heads,
             kv_heads=attention.n_kv_heads,
             head_dim=2 * arrays["cosine"].shape[0],
             scale=attention.scale,
-            eps=(
-                self.input_layernorm.eps,
-                self.post_attention_layernorm.eps,
-                attention.q_norm.eps if head_norms else 0.0,
-            ),
-            head_norms=head_norms,
+            eps=(self.input_layernorm.eps, self.post_attention_layernorm.eps, _head_eps(attention)),
+            head_norms="q_norm" in arrays,
             linears=linears,
             dropout=dropout,
             chosen=chosen is not None,
@@ -144,13 +141,23 @@ class FusedBlock(nn.Module):
         return _function(plan)(x, arrays)["y"]
 
     def _unfused(
-        self, x: mx.array, mask: Any, cache: Any, dropout: float, chosen: mx.array | None
+        self,
+        x: mx.array,
+        mask: Any,
+        cache: Any,
+        dropout: float,
+        chosen: mx.array | None,
+        packing: Packing | None,
     ) -> mx.array:
         """Run the block with MLX's ops."""
-        middle = x + self.self_attn(self.input_layernorm(x), mask, cache)
+        normed = self.input_layernorm(x)
+        if packing is None:
+            middle = x + self.self_attn(normed, mask, cache)
+        else:
+            middle = x + packing.attend(self.self_attn, normed)
         if chosen is not None:
             x, middle = (array.reshape(-1, array.shape[-1])[chosen] for array in (x, middle))
-        y = middle + self.mlp(self.post_attention_layernorm(middle))
+        y = middle + self._mlp(self.post_attention_layernorm(middle))
         return x + nn.Dropout(dropout)(y - x) if dropout else y
 
     def _kernel_inputs(
@@ -160,13 +167,17 @@ class FusedBlock(nn.Module):
         if not (isinstance(mask, str) and mask == "causal") or cache is not None:
             return {}, ()
         length = x.shape[1] if packing is None else packing.num_positions
+        if length > longest_text(self.self_attn) or x.shape[0] * x.shape[1] < FEW_TOKENS:
+            return {}, ()
         angles = self._rotation(-(-length // ANGLES_STEP) * ANGLES_STEP)
-        if angles is None or x.shape[0] * x.shape[1] < FEW_TOKENS:
+        if angles is None:
             return {}, ()
         arrays = {name: self[name].weight for name in ("input_layernorm", "post_attention_layernorm")}
         for name in ("q_norm", "k_norm"):
             if name in self.self_attn:
                 arrays[name] = self.self_attn[name].weight
+            elif getattr(self.self_attn, "norm_eps", None) is not None:  # a norm without a weight
+                arrays[name] = mx.ones(2 * len(angles.cosine))
         linears, packed = [], []
         for name in LINEARS:
             module = self._linear(name)
@@ -186,24 +197,30 @@ class FusedBlock(nn.Module):
                 arrays |= {f"{name}.lora_a": module.lora_a, f"{name}.lora_b": module.lora_b}
         if not usable(x, *(array for name, array in arrays.items() if name not in packed)):
             return {}, ()
-        return arrays | {"cosine": angles[0], "sine": angles[1]}, tuple(linears)
+        if angles.neighbours:
+            arrays |= _half_a_head_apart(arrays, len(angles.cosine))
+        return arrays | {"cosine": angles.cosine, "sine": angles.sine}, tuple(linears)
+
+    @property
+    def _mlp(self) -> Any:
+        return self["mlp"] if "mlp" in self else self["feed_forward"]
 
     def _linear(self, name: str) -> Any:
-        return (self.self_attn if name in self.self_attn else self.mlp)[name]
+        return (self.self_attn if name in self.self_attn else self._mlp)[name]
 
-    def _rotation(self, length: int) -> tuple[mx.array, mx.array] | None:
-        """Return cosine and sine of the rotary embedding, (head_dim / 2, length); None for another layout."""
+    def _rotation(self, length: int) -> Rotary | None:
+        """Return the rotation of each position; None if the kernels do not support it."""
         if length not in self._angles:
             keys = self.self_attn.k_proj
             rows = (keys.linear if "linear" in keys else keys).weight.shape[0]
             half = rows // self.self_attn.n_kv_heads // 2
-            self._angles[length] = _read_angles(self.self_attn.rope, half, length)
+            self._angles[length] = read_rotary(self.self_attn.rope, half, length)
         return self._angles[length]
 
 
 def fuses(block: nn.Module) -> bool:
-    """Return whether a block runs as one kernel in training."""
-    if not isinstance(block, FusedBlock):
+    """Return whether a block runs as one kernel in training, however long its texts are up to `LONG_TEXT`."""
+    if not isinstance(block, FusedBlock) or longest_text(block.self_attn) < LONG_TEXT:
         return False
     return all(_describe(block._linear(name), training=True) for name in LINEARS)
 
@@ -231,14 +248,18 @@ def _function(plan: BlockPlan) -> Any:
     return block
 
 
-def _read_angles(rope: Callable[..., mx.array], half: int, length: int) -> tuple[mx.array, mx.array] | None:
-    """Return the cosines and sines of a rotary embedding by rotating unit vectors, whatever its scaling."""
-    one, zero = mx.ones((1, 1, length, half)), mx.zeros((1, 1, length, half))
-    first = rope(mx.concatenate([one, zero], axis=-1))[0, 0]
-    second = rope(mx.concatenate([zero, one], axis=-1))[0, 0]
-    cosine, sine = mx.contiguous(first[:, :half].T), mx.contiguous(first[:, half:].T)
-    turned = mx.array_equal(second[:, half:].T, cosine) & mx.array_equal(-second[:, :half].T, sine)
-    return (cosine, sine) if turned else None
+def _head_eps(attention: Any) -> float:
+    """Return the eps of the head norms, with or without weights; 0 if there are none."""
+    return attention.q_norm.eps if "q_norm" in attention else getattr(attention, "norm_eps", None) or 0.0
+
+
+def _half_a_head_apart(arrays: dict[str, mx.array], half: int) -> dict[str, mx.array]:
+    """Return the arrays of the query and key projections with their outputs reordered for the kernels."""
+    reordered = {}
+    for name, array in arrays.items():
+        if name.startswith(("q_proj.", "k_proj.")) and not name.endswith(".lora_a"):
+            reordered[name] = apart(array.T, half).T if name.endswith(".lora_b") else apart(array, half)
+    return reordered
 
 
 def _describe(module: Any, training: bool) -> Linear | None:

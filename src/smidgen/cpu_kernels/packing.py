@@ -4,7 +4,7 @@ The kernels read segments and positions directly. For layers that they do not su
 same with an explicit mask and a rotary embedding at given positions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,13 @@ class Packing:
         together = segments[:, None, :, None] == segments[:, None, None, :]
         return together & (places[:, None] >= places)
 
+    def attend(self, attention: Any, x: mx.array) -> mx.array:
+        """Run an attention layer on x (B, L, D) with this mask and these positions."""
+        if getattr(attention, "takes_positions", False):
+            return attention(x, self.mask(), None, mx.array(self.positions))
+        with self.placed(attention):
+            return attention(x, self.mask())
+
     @contextmanager
     def placed(self, attention: Any) -> Iterator[None]:
         """Make an attention layer use these positions for its rotary embedding."""
@@ -58,7 +65,12 @@ class _Placed(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Rotate x (B, H, L, D/H)."""
-        B, H, L, width = x.shape
-        tokens = x.transpose(0, 2, 1, 3).reshape(B * L, H, 1, width)
-        turned = self._rope(tokens, offset=self._positions.reshape(-1))
-        return turned.reshape(B, L, H, width).transpose(0, 2, 1, 3)
+        return rotate_at(self._rope, x, self._positions)
+
+
+def rotate_at(rope: Callable[..., mx.array], x: mx.array, positions: mx.array) -> mx.array:
+    """Return x (B, H, L, D/H) rotated by an embedding at positions (B, L), not at the indices in the row."""
+    B, H, L, width = x.shape
+    tokens = x.transpose(0, 2, 1, 3).reshape(B * L, H, 1, width)
+    turned = rope(tokens, offset=positions.reshape(-1))
+    return turned.reshape(B, L, H, width).transpose(0, 2, 1, 3)

@@ -30,7 +30,7 @@ FILES = (".jsonl", ".json", ".parquet", ".gz", *TABLES)
 """Suffixes of files: a name with one of these is never taken for a dataset id."""
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]*\w)(:(?P<split>\w+))?")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 _EXPECTED = "one JSON object a line (JSONL)"
 
 _stdin: list[tuple[object, bytes]] = []  # the stream that was read, and its content
@@ -170,7 +170,7 @@ def _read_text(path: Path, name: str) -> str:
     """Read a file or standard input, decompressed, without byte order mark and carriage returns."""
     try:
         data = _read_stdin() if str(path) == STDIN else path.read_bytes()
-        return decode_text(gzip.decompress(data) if data.startswith(_GZIP) else data)
+        return decode_text(gzip.decompress(data) if data.startswith(GZIP) else data)
     except FileNotFoundError:
         raise DataError(f"there is no data file at {path}; expected {_EXPECTED}") from None
     except IsADirectoryError:
@@ -205,16 +205,22 @@ def _parse_lines(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line, parse_float=WrittenNumber)
-        except (ValueError, RecursionError) as error:
-            faults.append(f"line {number} is not JSON ({error})")
-            continue
-        if fault := _fault(row, is_suspect=_HALF_CHARACTER.search(line) is not None):
+        row, fault = parse_line(line)
+        if fault:
             faults.append(f"line {number} {fault}")
         else:
             rows.append(FileRow(row, number, file.unit, file))
     return rows
+
+
+def parse_line(line: str) -> tuple[Row, str]:
+    """Parse a line of JSONL; return its object and "", or what is wrong with it in the second place."""
+    try:
+        row = json.loads(line, parse_float=WrittenNumber)
+    except (ValueError, RecursionError) as error:
+        return {}, f"is not JSON ({error})"
+    fault = _fault(row, is_suspect=_HALF_CHARACTER.search(line) is not None)
+    return ({}, fault) if fault else (row, "")
 
 
 def _parse_array(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.models import qwen3
 
 from smidgen import cpu_kernels
 from smidgen.backend import compute_dtype, mx, nn
 from smidgen.config import ArchitectureConfig
-from smidgen.models.architectures import ModelConfigJson
+from smidgen.models.architectures import ModelConfigJson, build_graph
 from smidgen.models.induction import add_induction_circuit
 
 INITIAL_DEVIATION = 0.02
@@ -71,7 +70,7 @@ def create(architecture: ArchitectureConfig, seed: int) -> tuple[nn.Module, Mode
         ConfigError: the shape has no room for the induction circuit.
     """
     config = huggingface_config(architecture)
-    model = qwen3.Model(qwen3.ModelArgs.from_dict(config))
+    model = build_graph(config, "[model.architecture]")
     key = mx.random.key(seed)
     weights = []
     for name, value in sorted(named_arrays(model.parameters()).items()):
@@ -91,18 +90,40 @@ def create(architecture: ArchitectureConfig, seed: int) -> tuple[nn.Module, Mode
 
 def huggingface_config(architecture: ArchitectureConfig) -> ModelConfigJson:
     """Return `config.json` as transformers writes it, without the token ids, which the tokenizer decides."""
-    return {
-        "architectures": ["Qwen3ForCausalLM"],
-        **architecture.model_dump(exclude={"initialization"}),
+    shape = architecture.model_dump(exclude={"initialization", "no_rope_layer_interval"})
+    common = {
+        **shape,
         "attention_bias": False,
         "attention_dropout": 0.0,
         "hidden_act": "silu",
         "initializer_range": INITIAL_DEVIATION,
-        "rms_norm_eps": 1e-6,
         "rope_scaling": None,
         "tie_word_embeddings": True,
         "use_cache": True,
+    }
+    if architecture.model_type == "llama4_text":
+        return common | _llama4_text(architecture)
+    return common | {
+        "architectures": ["Qwen3ForCausalLM"],
+        "rms_norm_eps": 1e-6,
         "use_sliding_window": False,
+    }
+
+
+def _llama4_text(architecture: ArchitectureConfig) -> ModelConfigJson:
+    """Return the keys of a dense `llama4_text` as MobileLLM-R1 sets them; a chunk has the whole context."""
+    layers, every = architecture.num_hidden_layers, architecture.no_rope_layer_interval
+    return {
+        "architectures": ["Llama4ForCausalLM"],
+        "rms_norm_eps": 1e-5,
+        "intermediate_size_mlp": architecture.intermediate_size,
+        "moe_layers": [],
+        "use_qk_norm": True,
+        "no_rope_layers": [int(not every or (layer + 1) % every != 0) for layer in range(layers)],
+        "attention_chunk_size": max(8192, architecture.max_position_embeddings),
+        "attn_temperature_tuning": bool(every),
+        "attn_scale": 0.1,
+        "floor_scale": 8192,
     }
 
 

@@ -19,6 +19,8 @@ LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
 FAIR = "FAIR Noncommercial Research License"
 MOBILELLM = "llama4_text"
 """The only dense models of this type that are published are MobileLLM-R1's."""
+NOT_CHOSEN = "Not chosen yet"
+"""`license_name` of a model that was trained from random weights: its owner may choose any licence."""
 
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 _KEY = re.compile(r"^(license(?:_name|_link)?):[ \t]*['\"]?([^'\"\n#]+)", re.MULTILINE)
@@ -91,6 +93,11 @@ def copy_licence(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
     if entries := card_licence(source):
         metadata_save(folder / "README.md", entries)
+
+
+def mark_own(folder: Path) -> None:
+    """Say in the card of a model from random weights that its licence is not that of its architecture."""
+    metadata_save(folder / "README.md", {"license": "other", "license_name": NOT_CHOSEN})
 
 
 def _title(file: Path) -> str:

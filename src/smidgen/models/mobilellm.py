@@ -22,6 +22,7 @@ from mlx_lm.models.base import create_attention_mask, scaled_dot_product_attenti
 from mlx_lm.models.rope_utils import initialize_rope
 
 from smidgen.backend import mx, nn
+from smidgen.cpu_kernels.packing import rotate_at
 from smidgen.errors import ModelError
 
 SWIGLU = frozenset({"gate_proj", "up_proj", "down_proj"})
@@ -103,6 +104,9 @@ class ModelArgs:
 class Attention(nn.Module):
     """Grouped-query attention of one layer, with or without RoPE and chunks."""
 
+    takes_positions = True
+    """Whether packed rows need more than another mask and another rotary embedding."""
+
     def __init__(self, args: ModelArgs, *, rotary: bool, chunk_size: int | None):
         super().__init__()
         assert args.head_dim is not None
@@ -125,34 +129,50 @@ class Attention(nn.Module):
                 self.head_dim, args.rope_theta, True, args.rope_scaling, args.max_position_embeddings
             )
 
-    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        """Attend from x (B, L, D) to itself and the KV cache; `mask` is mlx-lm's causal mask."""
+    def __call__(
+        self, x: mx.array, mask: Any = None, cache: Any = None, positions: mx.array | None = None
+    ) -> mx.array:
+        """Attend from x (B, L, D) to itself and the KV cache.
+
+        Args:
+            x: (B, L, D).
+            mask: mlx-lm's causal mask or, of packed rows, (B, 1, L, L) bool.
+            cache: the KV cache.
+            positions: (B, L) int32 positions of packed rows, each in its text; without a cache.
+        """
         B, L, _ = x.shape
         offset = 0 if cache is None else cache.offset
         queries, keys, values = (
             projection(x).reshape(B, L, -1, self.head_dim).transpose(0, 2, 1, 3)  # (B, H or K, L, D/H)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        if self.rope is not None:
+        if self.rope is not None and positions is not None:
+            queries, keys = (rotate_at(self.rope, heads, positions) for heads in (queries, keys))
+        elif self.rope is not None:
             queries, keys = self.rope(queries, offset=offset), self.rope(keys, offset=offset)
         if self.norm_eps is not None:
             queries, keys = (mx.fast.rms_norm(heads, None, self.norm_eps) for heads in (queries, keys))
         if self.tuned:
-            factors = temperatures(offset, L, self.attn_scale, self.floor_scale)
+            places = _positions(offset, L) if positions is None else positions
+            factors = temperatures(places, self.attn_scale, self.floor_scale)
             queries = (queries * factors).astype(queries.dtype)
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
         columns = (keys[0] if isinstance(keys, tuple) else keys).shape[2]  # a tuple if the cache is quantised
         if self.chunk_size is not None and columns > self.chunk_size:
-            mask = chunk_mask(offset, L, columns, self.chunk_size)
+            if positions is None:
+                mask = chunk_mask(offset, L, columns, self.chunk_size)
+            else:
+                chunks = positions // self.chunk_size
+                mask = mask & (chunks[:, None, :, None] == chunks[:, None, None, :])
         heads = scaled_dot_product_attention(queries, keys, values, cache=cache, scale=self.scale, mask=mask)
         return self.o_proj(heads.transpose(0, 2, 1, 3).reshape(B, L, -1))
 
 
-def temperatures(offset: int | mx.array, length: int, attn_scale: float, floor_scale: float) -> mx.array:
-    """Return the factors (1 or B, 1, L, 1), float32, of L queries after `offset` (scalar or B) tokens."""
-    positions = _positions(offset, length).astype(mx.float32)
-    factors = 1 + attn_scale * mx.log1p(mx.floor((positions + 1) / floor_scale))
+def temperatures(positions: mx.array, attn_scale: float, floor_scale: float) -> mx.array:
+    """Return the factors (1 or B, 1, L, 1), float32, of queries at `positions` (1 or B, L)."""
+    steps = mx.floor((positions.astype(mx.float32) + 1) / floor_scale)
+    factors = 1 + attn_scale * mx.log1p(steps)
     return factors[:, None, :, None]
 
 
@@ -198,9 +218,11 @@ class TransformerBlock(nn.Module):
         self.input_layernorm = nn.RMSNorm(args.hidden_size, eps=args.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(args.hidden_size, eps=args.rms_norm_eps)
 
-    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        """Map the residual stream x (B, L, D) to (B, L, D)."""
-        x = x + self.self_attn(self.input_layernorm(x), mask, cache)
+    def __call__(
+        self, x: mx.array, mask: Any = None, cache: Any = None, positions: mx.array | None = None
+    ) -> mx.array:
+        """Map the residual stream x (B, L, D) to (B, L, D); arguments as in `Attention`."""
+        x = x + self.self_attn(self.input_layernorm(x), mask, cache, positions)
         return x + self.feed_forward(self.post_attention_layernorm(x))
 
 

@@ -12,9 +12,9 @@ from smidgen.models.load import quantize_like
 from smidgen.models.lora import count_parameters
 from smidgen.models.save import declared_dtype
 
-LAYERED_KINDS = ("llama", "qwen2", "qwen3")
-"""Architectures whose attention depends only on the mask and the rotary embedding, so rows can be packed and
-blocks run one by one and recomputed. The CPU has kernels for them."""
+LAYERED_KINDS = ("llama", "llama4_text", "qwen2", "qwen3")
+"""Architectures whose attention depends only on the mask and on the rotary embedding, or takes the positions,
+so rows can be packed and blocks run one by one and recomputed. The CPU has kernels for them."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Shape:
 
     @property
     def head_norms(self) -> bool:
-        """Whether queries and keys are normalised per head by stored weights."""
-        return self.kind == "qwen3"
+        """Whether queries and keys are normalised per head."""
+        return self.kind in ("qwen3", "llama4_text")
 
     @cached_property
     def parameters(self) -> int:

@@ -15,7 +15,6 @@ from smidgen.config import (
     AnyRecipe,
     FinetuneConfig,
     PretrainRecipe,
-    Recipe,
     SftConfig,
 )
 from smidgen.data.templates import load_tokenizer
@@ -128,9 +127,9 @@ class Budgets:
     @property
     def folder(self) -> Path | None:
         """Folder of the base model's configuration and tokenizer; None for a new model."""
-        recipe = self.context.recipe
-        if self._kept.folder is None and isinstance(recipe, Recipe):
-            self._kept.folder = describe(recipe.model.base)
+        base = self.context.recipe.model.base
+        if self._kept.folder is None and base is not None:
+            self._kept.folder = describe(base)
         return self._kept.folder
 
     @cached_property
@@ -141,7 +140,7 @@ class Budgets:
             ConfigError: rows may be longer than the context of the model.
         """
         recipe = self.context.recipe
-        if isinstance(recipe, PretrainRecipe):
+        if isinstance(recipe, PretrainRecipe) and recipe.model.architecture is not None:
             return shape_of(huggingface_config(recipe.model.architecture), "[model.architecture]")
         assert self.folder is not None
         config = read_config(self.folder)
@@ -250,7 +249,7 @@ class Budgets:
             self.place,
             plain=self.plain,
             tokenizer_bytes=self.tokenizer_bytes,
-            from_file=isinstance(self.context.recipe, Recipe),
+            from_file=self.folder is not None,
         )
 
     @cached_property

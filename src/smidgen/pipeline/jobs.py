@@ -12,17 +12,21 @@ from typing import Any
 
 from smidgen.backend import device, mx, nn
 from smidgen.config import PretrainRecipe, SftConfig
-from smidgen.data.corpus import curriculum, documents, tokenizer_documents
+from smidgen.data.documents import Survey
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.tokenizer import END_OF_TEXT, TURN_END, save_tokenizer, train_tokenizer
 from smidgen.errors import ConfigError
-from smidgen.files import atomic_folder
+from smidgen.files import atomic_folder, read_json
 from smidgen.models.architectures import ModelConfigJson
 from smidgen.models.graph import create, quantized_parameters
-from smidgen.models.load import LoadedModel, load
+from smidgen.models.licence import mark_own
+from smidgen.models.load import LoadedModel, describe, load
 from smidgen.models.lora import add_lora, dequantize
-from smidgen.models.save import save_model
+from smidgen.models.save import copy_tokenizer, save_model, stored_dtype
 from smidgen.pipeline.context import RunContext
+from smidgen.pipeline.corpus import Corpus, file_of
+from smidgen.pipeline.events import StepEvent, Work, result_of
+from smidgen.pipeline.sources import WORLD
 from smidgen.training.batches import (
     BatchSource,
     RowBatches,
@@ -35,15 +39,13 @@ from smidgen.training.batches import (
 from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
 from smidgen.training.objectives import Objective
 from smidgen.training.objectives.likelihood import Likelihood
-from smidgen.training.pretrain import PackedBatches, fast_encoder, packed_rows
+from smidgen.training.pretrain import Encode, PackedBatches, fast_encoder, validation_rows, weighted
 from smidgen.training.sft import saver, sft_rows
 from smidgen.training.trunk import Trunk, TrunkStates
 
-TOKENIZER = "tokenizer"
+TOKENIZER, SOURCES = "tokenizer", "data/sources.json"
 PLAIN_SHARE = 0.25
 """Share of the memory that the weights of a dequantised base may take."""
-TOKENIZER_DOCUMENTS = 20_000
-"""Training documents of a tokenizer: 4 MB of text, in which every word of the world occurs many times."""
 
 
 @dataclass(frozen=True)
@@ -149,32 +151,60 @@ def _states_of(
 
 
 def _prepare_pretraining(context: RunContext) -> TrainingJob:
-    """Pretraining of a randomly initialised model on the world's text."""
+    """Pretraining of a new model, or of one that exists, on a mix of texts."""
     recipe = context.recipe
     assert isinstance(recipe, PretrainRecipe)
     settings = recipe.train
     folder = context.run.path(TOKENIZER)
-    if not folder.exists():  # a plan measures before any stage has run, and must not write to the run folder
+    if folder.exists():
+        corpus = Corpus(
+            recipe, {name: Survey(**found) for name, found in read_json(context.run.path(SOURCES)).items()}
+        )
+    else:  # a plan measures before any stage has run, and must not write to the run folder
         folder = Path(mkdtemp(prefix="smidgen-plan-")) / TOKENIZER
-        make_tokenizer(recipe, folder)
+        corpus = Corpus(recipe, result_of(survey_sources(recipe)))
+        make_tokenizer(corpus, folder)
+    model, config, dtype = _model_to_pretrain(recipe, folder)
     encode, separator = fast_encoder(folder / "tokenizer.json")
-    model, config = create(recipe.model.architecture, settings.seed)
-    config |= _end_tokens(folder)
-    seed = recipe.data.seed
-    validation = packed_rows(
-        lambda start: documents(seed + 1, start),
-        encode,
-        separator,
-        count=recipe.data.validation_limit,
-        max_length=settings.max_length,
-    )
     return TrainingJob(
         model,
         Likelihood(),
-        PackedBatches(lambda start: curriculum(seed, start), encode, separator, settings),
-        fixed_batches(validation, settings.batch_size),
-        lambda path: save_model(path, model, config, folder, dtype=mx.bfloat16),
+        PackedBatches(corpus.training_sources(), corpus.mix, encode, separator, settings),
+        fixed_batches(_held_out_rows(corpus, encode, separator), settings.batch_size),
+        lambda path: save_model(path, model, config, folder, dtype=dtype),
     )
+
+
+def _model_to_pretrain(recipe: PretrainRecipe, folder: Path) -> tuple[nn.Module, ModelConfigJson, mx.Dtype]:
+    """Return the model, its `config.json`, and the dtype that it is stored in; `folder` has the tokenizer."""
+    if recipe.model.architecture is not None:
+        model, config = create(recipe.model.architecture, recipe.train.seed)
+        return model, config | _end_tokens(folder), mx.bfloat16
+    assert recipe.model.base is not None
+    loaded = load(recipe.model.base)
+    check_length(recipe.train.max_length, loaded.config, loaded.name)
+    if loaded.config.get("quantization"):
+        raise ConfigError(
+            f"{loaded.name} is quantised, and pretraining trains every weight; give its unquantised original"
+        )
+    return loaded.model, loaded.config, stored_dtype(loaded.path)
+
+
+def _held_out_rows(corpus: Corpus, encode: Encode, separator: int) -> list[TrainRow]:
+    """Return the validation rows; those of several sources together have the mean loss of the mix."""
+    recipe, configs = corpus.recipe, corpus.configs
+    rows = {
+        source.name: validation_rows(
+            corpus.held_out(source),
+            encode,
+            separator,
+            recipe.train,
+            count=recipe.data.validation_limit,
+            name=source.name if len(configs) > 1 else "",
+        )
+        for source in configs
+    }
+    return weighted(rows, corpus.shares) if len(configs) > 1 else rows[configs[0].name]
 
 
 METHODS: Mapping[str, Callable[[RunContext], TrainingJob]] = {
@@ -184,12 +214,33 @@ METHODS: Mapping[str, Callable[[RunContext], TrainingJob]] = {
 }
 
 
-def make_tokenizer(recipe: PretrainRecipe, folder: Path) -> None:
-    """Train the tokenizer of a pretraining recipe and write it to a folder."""
-    texts = tokenizer_documents(recipe.data.seed, TOKENIZER_DOCUMENTS)
-    tokenizer = train_tokenizer(texts, recipe.model.architecture.vocab_size)
+def survey_sources(recipe: PretrainRecipe) -> Work[dict[str, Survey]]:
+    """Read every file of a pretraining recipe once; return what was found by the name of the source."""
+    surveys = {}
+    for source in recipe.data.all_sources:
+        if source.path == WORLD:
+            continue
+        counts = file_of(source).survey(recipe.data.validation_fraction)
+        try:
+            while True:
+                yield StepEvent("data", next(counts))
+        except StopIteration as end:
+            surveys[source.name] = end.value
+    return surveys
+
+
+def make_tokenizer(corpus: Corpus, folder: Path) -> None:
+    """Write the tokenizer of a pretraining recipe to a folder: that of its base, or a new one."""
+    model = corpus.recipe.model
     with atomic_folder(folder, replace=True) as partial:
-        save_tokenizer(tokenizer, partial, context=recipe.model.architecture.max_position_embeddings)
+        if model.base is not None:
+            copy_tokenizer(describe(model.base), partial)
+            return
+        assert model.architecture is not None
+        texts = corpus.tokenizer_texts(model.architecture.vocab_size)
+        tokenizer = train_tokenizer(texts, model.architecture.vocab_size)
+        save_tokenizer(tokenizer, partial, context=model.architecture.max_position_embeddings)
+        mark_own(partial)  # the model's folder gets it with the tokenizer
 
 
 def _end_tokens(folder: Path) -> dict[str, int | None]:

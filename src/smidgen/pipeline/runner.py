@@ -11,12 +11,13 @@ from typing import Any
 
 from smidgen import __version__
 from smidgen.backend import device
-from smidgen.config import Recipe, resolved_toml
+from smidgen.config import PretrainRecipe, resolved_toml
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.files import content_hash, read_json, sha256_json
 from smidgen.inference.sampling import check_sampling
 from smidgen.models.load import resolve
 from smidgen.pipeline.context import RunContext
+from smidgen.pipeline.corpus import source_hashes
 from smidgen.pipeline.events import Event, EventLog, MessageEvent, StageEvent, Work
 from smidgen.pipeline.exporting import check_exporting
 from smidgen.pipeline.jobs import prepare_training
@@ -66,7 +67,7 @@ def check(context: RunContext) -> None:
     Raises:
         UserError: the recipe or its rows are invalid.
     """
-    if not context.tasks:  # pretraining generates its own rows
+    if not context.tasks:  # the hash of a corpus needs its files, and a survey reads every document
         return
     check_sampling(context.sampling)
     for task in context.tasks:
@@ -95,8 +96,8 @@ def _inputs(context: RunContext, stage: Stage, *, leave_out: frozenset[str] = fr
         "stages": {name: context.run.outputs_hash(name) for name in stage.needs},
         **stage.inputs(context),
     }
-    if "model" in stage.tables and isinstance(context.recipe, Recipe):
-        inputs["model"] = content_hash(resolve(context.specialist.model.base))
+    if "model" in stage.tables and context.recipe.model.base is not None:
+        inputs["model"] = content_hash(resolve(context.recipe.model.base))
     return inputs
 
 
@@ -128,6 +129,8 @@ def _start(context: RunContext) -> None:
     for task in context.tasks:
         data, found = task.config.data, task.source_hashes()
         hashes |= {task.named("train"): found[data.train], task.named("test"): found[data.test]}
+    if isinstance(context.recipe, PretrainRecipe):
+        hashes = source_hashes(context.recipe)
     context.run.start(seeds=context.recipe.seeds, data=hashes, device=device().name)
 
 

@@ -15,8 +15,9 @@ from smidgen.files import read_json, write_jsonl
 from smidgen.models.graph import named_arrays
 from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.corpus import Corpus, source_hashes
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
-from smidgen.pipeline.jobs import TOKENIZER, TOKENIZER_DOCUMENTS, make_tokenizer, prepare_training
+from smidgen.pipeline.jobs import SOURCES, TOKENIZER, make_tokenizer, prepare_training, survey_sources
 from smidgen.pipeline.keeping import keeping_names
 from smidgen.pipeline.sources import DataFacts, data_facts
 from smidgen.pipeline.stage import Stage
@@ -59,12 +60,15 @@ def data_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage
         return [
             Stage(
                 "data",
-                _make_tokenizer,
+                _prepare_corpus,
                 lambda context, probes: TOKENIZER_SECONDS / 60,
                 Budgets.reading,
                 tables=("data", "model"),
-                inputs=lambda context: {"documents": TOKENIZER_DOCUMENTS},
-                outputs=(TOKENIZER,),
+                inputs=lambda context: {
+                    "files": source_hashes(recipe),
+                    "phases": [phase.model_dump(mode="json") for phase in recipe.all_phases],
+                },
+                outputs=(TOKENIZER, SOURCES),
             )
         ]
     return [
@@ -105,10 +109,23 @@ def _data_inputs(context: RunContext) -> Mapping[str, Any]:
     }
 
 
-def _make_tokenizer(context: RunContext) -> Work[None]:
-    assert isinstance(context.recipe, PretrainRecipe)
-    make_tokenizer(context.recipe, context.run.path(TOKENIZER))
-    yield MessageEvent("data", f"trained a tokenizer on {TOKENIZER_DOCUMENTS:,} documents")
+def _prepare_corpus(context: RunContext) -> Work[None]:
+    """Survey the files of a pretraining, and write its tokenizer."""
+    recipe = context.recipe
+    assert isinstance(recipe, PretrainRecipe)
+    surveys = yield from survey_sources(recipe)
+    for name, found in surveys.items():
+        yield MessageEvent(
+            "data",
+            f"{name}: {found.documents:,} documents with {found.characters:,} characters, {found.held_out:,} "
+            "of them held out for validation",
+        )
+    make_tokenizer(Corpus(recipe, surveys), context.run.path(TOKENIZER))
+    kept = recipe.model.base is not None
+    yield MessageEvent(
+        "data", f"kept the tokenizer of {recipe.model.base}" if kept else "trained a tokenizer"
+    )
+    context.run.write_json(SOURCES, {name: found._asdict() for name, found in surveys.items()})
 
 
 def _write_samples(context: RunContext) -> Work[None]:
@@ -273,7 +290,7 @@ def _metric_entry(context: RunContext, measured: Sequence[Mapping[str, Any]]) ->
 def _base(recipe: AnyRecipe) -> dict[str, Any]:
     if isinstance(recipe, Recipe):
         return {"base": recipe.model.base, "thinking": recipe.model.thinking}
-    return {"base": "random weights", "thinking": False}
+    return {"base": recipe.model.base or "random weights", "thinking": False}
 
 
 def _method_name(context: RunContext) -> str:

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import jinja2
-from jinja2.meta import find_undeclared_variables
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from smidgen.data.fields import row_id, shown, text_of
+from smidgen.data.row_templates import row_template, template_fields
 from smidgen.data.rows import Format, read_items
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
 from smidgen.errors import ConfigError, DataError, ParseError, did_you_mean
@@ -45,7 +44,6 @@ from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
 
 FROM_ROWS = "rows"
 _SHOWN_CHARACTERS = 60
-_JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,11 @@ class OwnTask(Task):
         self.settings, self._own = settings, settings
         self.variant = sha256_json(settings.model_dump(mode="json"))[:8]
         self.stop = settings.stop
-        self._message = _template("message", settings.message)
-        self._system = None if settings.system is None else _template("system", settings.system)
-        self._target = None if settings.target is None else _template("target", settings.target)
+        self._message = row_template("message", settings.message)
+        self._system = None if settings.system is None else row_template("system", settings.system)
+        self._target = None if settings.target is None else row_template("target", settings.target)
         texts = (settings.message, settings.system or "", settings.target or "")
-        used = set().union(*(find_undeclared_variables(_JINJA.parse(text)) for text in texts))
+        used = set().union(*map(template_fields, texts))
         self._fields = tuple(sorted(used - {"gold"}))
         self._regex = None if settings.regex is None else answer_pattern(settings.regex)
         self._schema = None if settings.json_schema is None else answer_schema(settings.json_schema)
@@ -242,13 +240,6 @@ class OwnTask(Task):
             numbers = last_number(said), last_number(gold)
             return None not in numbers and math.isclose(*numbers, rel_tol=1e-9, abs_tol=1e-9)  # type: ignore[arg-type]
         return normalise(said) == normalise(gold)
-
-
-def _template(key: str, text: str) -> jinja2.Template:
-    try:
-        return _JINJA.from_string(text)
-    except jinja2.TemplateError as error:
-        raise ConfigError(f"'{key}' is not a Jinja template: {error}") from None
 
 
 def _render(key: str, template: jinja2.Template, columns: dict[str, str]) -> str:

@@ -6,9 +6,9 @@ which is laying them one after the other, each with its own attention and positi
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class TrainRow:
         segment_ids: (L,) int32 from 0: the text of each token, if the row is packed from several texts. The
             first token of a text is not trained.
         id: the id of its sample, for messages; empty if it has none.
+        source: name of the source that the row is from, if its loss is reported apart; else empty.
     """
 
     token_ids: np.ndarray
@@ -40,6 +41,7 @@ class TrainRow:
     weights: np.ndarray | None = None
     segment_ids: np.ndarray | None = None
     id: str = ""
+    source: str = ""
 
     @property
     def trained_tokens(self) -> int:
@@ -63,6 +65,8 @@ class TrainBatch:
         position_ids: (B, L) int32 for the rotary embedding; None if they are the indices in the row.
         spans: (rows, 2) int32, first input of each training row in (B · L) and number of its inputs.
         rows: the training rows, in the order of `spans`.
+        sources: names of the sources whose losses are reported apart.
+        source_ids: (N,) int32, index into `sources` of each target; None without sources.
     """
 
     inputs: np.ndarray
@@ -75,6 +79,8 @@ class TrainBatch:
     position_ids: np.ndarray | None = None
     spans: np.ndarray | None = None
     rows: tuple[TrainRow, ...] = ()
+    sources: tuple[str, ...] = ()
+    source_ids: np.ndarray | None = None
 
     def singly(self) -> Iterator[tuple[str, "TrainBatch"]]:
         """Yield the name of every row and a batch of it alone."""
@@ -118,6 +124,15 @@ class BatchSource(Protocol[B_co]):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a position that `state` returned."""
+        ...
+
+
+@runtime_checkable
+class FigureSource(Protocol):
+    """A batch source that also tells how far it is, such as the epochs of each of several files."""
+
+    def figures(self) -> Mapping[str, float]:
+        """Return figures of the position after the last step by name, for `metrics.jsonl`."""
         ...
 
 
@@ -238,6 +253,8 @@ def _collate(bins: Sequence[Sequence[TrainRow]]) -> TrainBatch:
     inputs, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     trained, weights = np.zeros(shape, bool), np.ones(shape, np.float32)
     segments, spans = np.full(shape, -1, np.int32), []
+    sources = tuple(sorted({row.source for rows in bins for row in rows} - {""}))
+    origins = np.full(shape, -1, np.int32)
     for i, rows in enumerate(bins):
         start = texts = 0
         for row in rows:
@@ -249,6 +266,8 @@ def _collate(bins: Sequence[Sequence[TrainRow]]) -> TrainBatch:
                 weights[i, place] = row.weights[1:]
             own = np.zeros(size, np.int32) if row.segment_ids is None else row.segment_ids[:-1]
             segments[i, place] = texts + own
+            if row.source:
+                origins[i, place] = sources.index(row.source)
             spans.append((i * shape[1] + start, size))
             start, texts = start + size, texts + int(own.max(initial=0)) + 1
     all_rows = [row for rows in bins for row in rows]
@@ -269,6 +288,8 @@ def _collate(bins: Sequence[Sequence[TrainRow]]) -> TrainBatch:
         position_ids=_positions(segments) if packed else None,
         spans=np.array(spans, np.int32),
         rows=tuple(all_rows),
+        sources=sources,
+        source_ids=origins.reshape(-1)[chosen] if sources else None,
     )
 
 

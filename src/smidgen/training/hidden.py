@@ -12,6 +12,7 @@ from smidgen.backend import mx, nn
 from smidgen.cpu_kernels import Packing
 from smidgen.errors import ModelError
 from smidgen.models.graph import body
+from smidgen.models.mobilellm import TransformerBlock
 from smidgen.models.shape import LAYERED_KINDS
 from smidgen.training.batches import TrainBatch
 from smidgen.training.trunk import Trunk, frozen_blocks
@@ -116,18 +117,22 @@ def _run_blocks(
     keep: bool,
 ) -> mx.array:
     """Run some blocks; without `keep`, nothing but their inputs is stored for the gradient."""
-    mask = "causal" if x.shape[1] > 1 else None
+    mask: mx.array | str | None = "causal" if x.shape[1] > 1 else None
     if all(isinstance(block, cpu_kernels.FusedBlock) for block in blocks):
         for block in blocks:
             picked = chosen if block is blocks[-1] else None
             x = block(x, mask, dropout=how.dropout, chosen=picked, packing=packing, keep=keep)
         return x
-    drop = nn.Dropout(how.dropout)
+    drop, positions = nn.Dropout(how.dropout), None
+    if packing:
+        mask, positions = packing.mask(), mx.array(packing.positions)
     for block in blocks:
 
         def run(x: mx.array, block: Any = block) -> mx.array:
+            if isinstance(block, TransformerBlock):
+                return block(x, mask, None, positions)
             with packing.placed(block.self_attn) if packing else nullcontext():
-                return block(x, packing.mask() if packing else mask)
+                return block(x, mask)
 
         y = (cpu_kernels.recomputed(block, run) if block.training and not keep else run)(x)
         x = x + drop(y - x) if how.dropout and block.training else y

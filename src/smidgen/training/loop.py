@@ -19,11 +19,11 @@ from smidgen.data.types import StepResult
 from smidgen.errors import ConfigError, WorkError
 from smidgen.files import append_jsonl
 from smidgen.models.graph import named_arrays
-from smidgen.training.batches import BatchSource, StepBatch
+from smidgen.training.batches import BatchSource, FigureSource, StepBatch
 from smidgen.training.checkpoint import Checkpoints, TrainingProgress
 from smidgen.training.choosing import Checked, TaskMetric, note
 from smidgen.training.faults import NotFinite, not_finite
-from smidgen.training.objectives import Losses, Objective
+from smidgen.training.objectives import Losses, Mean, Objective
 from smidgen.training.optimizer import AdamW, learning_rate_at
 
 B = TypeVar("B", bound=StepBatch)
@@ -63,10 +63,11 @@ def train(
         stop_after: pause after this step with a checkpoint; another call goes on as if there were no pause.
 
     Raises:
-        ConfigError: nothing is trainable, or `run_dir` contains another run.
+        ConfigError: nothing is trainable, the warm-up does not end, or `run_dir` contains another run.
         WorkError: a loss or a gradient is not finite, or the disk is full; the checkpoints are kept.
     """
     _check(model)
+    _check_warmup(config, batches.num_steps)
     optimizer = AdamW(model, config)
     checkpoints = Checkpoints(run_dir, config, batches.num_steps) if run_dir else None
     progress, position = checkpoints.restore(model, optimizer) if checkpoints else (TrainingProgress(), None)
@@ -85,6 +86,7 @@ def train(
                 model, objective, optimizer, step_batches, config, step=progress.step, learning_rate=rate
             )
             seconds = time.perf_counter() - started
+            figures = batches.figures() if isinstance(batches, FigureSource) else {}
             validates = last or _due(progress.step, config.validate_every)
             found = _checked(
                 model, objective, progress.step,
@@ -108,7 +110,7 @@ def train(
             grad_norm=done.grad_norm,
             seconds=seconds,
             validation_loss=found.loss,
-            metrics={**done.metrics, **found.metrics},
+            metrics={**done.metrics, **figures, **found.metrics},
             metric=found.metric,
         )
         if run_dir and checkpoints:
@@ -140,18 +142,18 @@ def optimizer_step(
 
     def shares(batch: B) -> Losses:
         loss, metrics = objective.loss(model, batch)
-        return Losses(loss / total, {name: value / total for name, value in metrics.items()})
+        return Losses(loss / total, metrics)
 
     value_and_grad = nn.value_and_grad(model, shares)
     model.train()
     mx.random.seed(config.seed * 1_000_003 + step)  # a resumed run gets the same dropout masks
-    loss, metrics, gradients = 0.0, {}, {}
+    loss, means, gradients = 0.0, _Means(), {}
     for batch in batches:
         (part, measured), gradient = value_and_grad(batch)
         gradients = tree_map(mx.add, gradients, gradient) if gradients else gradient
         mx.eval(part, measured, gradients)
         loss += part.item()
-        _add(metrics, measured)
+        means.add(measured)
     model.eval()
     norm = global_norm(gradients)
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -160,7 +162,7 @@ def optimizer_step(
     scale = min(1.0, config.gradient_clip / (norm + 1e-6)) if config.gradient_clip else 1.0
     optimizer.update(model, gradients, step, learning_rate, scale)
     mx.eval(model.trainable_parameters(), optimizer.state)
-    return Step(loss, norm, metrics)
+    return Step(loss, norm, means.values(total))
 
 
 def validate(
@@ -168,14 +170,14 @@ def validate(
 ) -> tuple[float, dict[str, float]]:
     """Return the mean loss over all batches, without dropout, and the means of the metrics."""
     model.eval()
-    weight, total, sums = 0.0, 0.0, {}
+    weight, total, means = 0.0, 0.0, _Means()
     for batch in batches:
         loss, metrics = objective.loss(model, batch)
         mx.eval(loss, metrics)
         total += float(loss)
         weight += objective.weight(batch)
-        _add(sums, metrics)
-    return total / weight, {name: value / weight for name, value in sums.items()}
+        means.add(metrics)
+    return total / weight, means.values(weight)
 
 
 def global_norm(gradients: dict) -> float:
@@ -187,10 +189,24 @@ def global_norm(gradients: dict) -> float:
     return float(mx.sqrt(mx.stack(squares).sum()))
 
 
-def _add(sums: dict[str, float], metrics: Mapping[str, mx.array]) -> None:
-    """Add a batch's metrics to the running sums."""
-    for name, value in metrics.items():
-        sums[name] = sums.get(name, 0.0) + float(value)
+class _Means:
+    """Running sums of metrics and, of those that are means of parts, of their divisors."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, float] = {}
+        self._divisors: dict[str, float] = {}
+
+    def add(self, metrics: Mapping[str, mx.array | Mean]) -> None:
+        """Add the metrics of a batch."""
+        for name, value in metrics.items():
+            if isinstance(value, Mean):
+                self._divisors[name] = self._divisors.get(name, 0.0) + float(value.weight)
+            total = value.total if isinstance(value, Mean) else value
+            self._totals[name] = self._totals.get(name, 0.0) + float(total)
+
+    def values(self, weight: float) -> dict[str, float]:
+        """Return the means; `weight` is the divisor of those without one of their own."""
+        return {name: total / self._divisors.get(name, weight) for name, total in self._totals.items()}
 
 
 def _due(step: int, every: int) -> bool:
@@ -251,4 +267,13 @@ def _check(model: nn.Module) -> None:
     if not adapted and any("scales" in module for module in model.modules()):
         raise ConfigError(
             "a quantised model can only be trained through an adapter; add [train.lora] to the recipe"
+        )
+
+
+def _check_warmup(config: TrainConfig, num_steps: int) -> None:
+    """Refuse a warm-up that never reaches the learning rate."""
+    if config.warmup_steps is not None and config.warmup_steps >= num_steps:
+        raise ConfigError(
+            f"train.warmup_steps is {config.warmup_steps}, but the training has {num_steps} steps; lower it, "
+            "or train longer"
         )

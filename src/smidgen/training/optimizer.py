@@ -99,7 +99,7 @@ def learning_rate_at(step: int, num_steps: int, config: TrainConfig) -> float:
     The rate rises linearly during the warm-up, whose last step has the peak, then decays towards
     `min_learning_rate_ratio` of the peak, reached one step after the last.
     """
-    warmup = round(config.warmup * num_steps)
+    warmup = config.warmup_of(num_steps)
     if step <= warmup:
         return config.learning_rate * step / warmup
     done = (step - 1 - warmup) / (num_steps - warmup)

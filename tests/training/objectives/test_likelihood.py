@@ -6,9 +6,11 @@ import pytest
 from mlx.utils import tree_map
 
 from smidgen.backend import mx, nn
+from smidgen.config import ArchitectureConfig
 from smidgen.cpu_kernels import FusedBlock
 from smidgen.errors import ModelError
-from smidgen.models.graph import named_arrays
+from smidgen.models.architectures import build_graph
+from smidgen.models.graph import huggingface_config, named_arrays
 from smidgen.training.batches import TrainBatch, TrainRow, join_rows, pack, pad
 from smidgen.training.hidden import BodyPass
 from smidgen.training.losses import trained_token_losses
@@ -156,6 +158,50 @@ def test_packed_rows_are_as_their_texts_alone(
     )
 
 
+@pytest.mark.parametrize("recompute", [True, False])
+def test_packed_rows_of_a_mobilellm_are_as_their_texts_alone(make_rows: Rows, recompute: bool):
+    """Its chunks and the temperatures of its layers without RoPE count from the beginning of each text."""
+    config = huggingface_config(
+        ArchitectureConfig(
+            model_type="llama4_text", hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=16, intermediate_size=64, vocab_size=97, no_rope_layer_interval=3,
+        )
+    )  # fmt: skip
+    model = build_graph(config | {"attention_chunk_size": 16, "floor_scale": 8, "attn_scale": 0.7}, "test")
+    model.update(tree_map(lambda array: array * 4 if array.ndim == 2 else array, model.parameters()))
+    texts = make_rows(7, shortest=9)
+    objective = Likelihood(BodyPass(recompute=recompute))
+    value_and_grad = nn.value_and_grad(model, lambda batch: objective.loss(model, batch).loss)
+    model.train()
+    packed = pad([join_rows(texts[:4]), join_rows(texts[4:6]), texts[6]])
+    (loss, gradient), (alone, alone_gradient) = value_and_grad(packed), value_and_grad(pad(texts))
+    assert loss.item() == pytest.approx(alone.item(), rel=1e-5)
+    for name, value in named_arrays(alone_gradient).items():
+        np.testing.assert_allclose(named_arrays(gradient)[name], value, atol=1e-3, rtol=1e-3, err_msg=name)
+    np.testing.assert_allclose(
+        np.sort(trained_token_losses(model, packed)),
+        np.sort(trained_token_losses(model, pad(texts))),
+        atol=1e-5,
+    )
+
+
+def test_the_loss_of_each_source_has_its_own_divisor(tiny: nn.Module, make_rows: Rows):
+    rows = [replace(row, source=name) for row, name in zip(make_rows(5), "aabb", strict=False)]
+    rest = make_rows(1, seed=9)[0]
+    losses = Likelihood().loss(tiny, pad([*rows, rest]))
+    for name in "ab":
+        own = [row for row in rows if row.source == name]
+        total, weight = losses.metrics[f"loss/{name}"]
+        assert total.item() / weight == pytest.approx(reference(tiny, own) / weight, rel=1e-5)
+        assert weight == sum(row.trained_tokens for row in own)
+        heavier = [replace(row, weights=np.full(row.token_ids.shape, 3, np.float32)) for row in own]
+        again = Likelihood().loss(tiny, pad(heavier)).metrics[f"loss/{name}"]
+        assert again.total.item() / again.weight == pytest.approx(total.item() / weight, rel=1e-5)
+    assert pack(rows, 512).sources == ("a", "b")
+    packed = Likelihood().loss(tiny, pack(rows, 512)).metrics["loss/a"]
+    assert packed.total.item() == pytest.approx(losses.metrics["loss/a"].total.item(), rel=1e-5)
+
+
 def test_texts_in_one_row_see_each_other_without_segments(sharp: nn.Module, make_rows: Rows):
     joined = join_rows(make_rows(3))
     blurred = replace(joined, segment_ids=None)
@@ -181,6 +227,6 @@ def test_positions_that_are_given_are_used(
 
 
 def test_an_architecture_that_cannot_keep_texts_apart_is_refused(sharp: nn.Module, make_rows: Rows):
-    sharp.model_type = "llama4_text"
-    with pytest.raises(ModelError, match=r"llama4_text cannot be trained on packed rows; .* qwen3"):
+    sharp.model_type = "gemma"
+    with pytest.raises(ModelError, match=r"gemma cannot be trained on packed rows; .* qwen3"):
         Likelihood().loss(sharp, pad([join_rows(make_rows(2))]))

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from smidgen.backend import mx, nn
 from smidgen.training.batches import TrainBatch
 from smidgen.training.hidden import BodyPass
 from smidgen.training.losses import trained_token_losses
-from smidgen.training.objectives import Losses
+from smidgen.training.objectives import Losses, Mean
 
 
 @dataclass(frozen=True)
@@ -30,4 +32,18 @@ class Likelihood:
         losses = trained_token_losses(model, batch, self.how)
         if batch.weights is not None:
             losses = losses * mx.array(batch.weights[: batch.trained_tokens])
-        return Losses(losses.sum(), {})
+        return Losses(losses.sum(), _by_source(losses, batch))
+
+
+def _by_source(losses: mx.array, batch: TrainBatch) -> dict[str, Mean]:
+    """Return the mean loss of each source in a batch, from the weighted losses (trained_tokens,)."""
+    if batch.source_ids is None:
+        return {}
+    ids, means = batch.source_ids[: batch.trained_tokens], {}
+    weights = np.ones(len(ids), np.float32) if batch.weights is None else batch.weights[: len(ids)]
+    for index, name in enumerate(batch.sources):
+        own = ids == index
+        if own.any():
+            total = mx.stop_gradient(losses * mx.array(own)).sum()
+            means[f"loss/{name}"] = Mean(total, float(weights[own].sum(dtype=np.float64)))
+    return means
