@@ -15,6 +15,7 @@ from smidgen.options import EngineOptions
 from smidgen.pipeline.sources import WORLD, all_rows, refuse_shared_rows, test_rows, training_rows
 from smidgen.runs import Run
 from smidgen.tasks import Task, find_task
+from smidgen.training.process_group import ALONE, ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class RunContext:
     recipe: AnyRecipe
     run: Run
     prices: Prices = field(default_factory=Prices)
+    group: ProcessGroup = ALONE
+    """The processes of the training."""
 
     @cached_property
     def tasks(self) -> tuple[TaskContext, ...]:

@@ -4,6 +4,8 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from smidgen.config import AnyRecipe, PretrainRecipe, Recipe
@@ -128,6 +130,7 @@ def facts_by_task(context: RunContext) -> dict[str, TaskFacts]:
 
 def _train(context: RunContext) -> Work[None]:
     """Train, resuming from the last checkpoint."""
+    context.group.start_together()
     job = prepare_training(context)
     if job.states is not None:
         job.states.open(context.run.path(STATES))
@@ -140,6 +143,7 @@ def _train(context: RunContext) -> Work[None]:
         run_dir=context.run.folder,
         validation=job.validation,
         save=job.save,
+        group=context.group,
     ):
         last = result
         values = {"loss": result.loss, **result.metrics}
@@ -165,6 +169,25 @@ def _train(context: RunContext) -> Work[None]:
             "last": last.to_json() if last else None,
         },
     )
+
+
+def help_training(context: RunContext) -> None:
+    """Do the share of a process that does not lead, if there is a training; nothing is written that lasts."""
+    if not context.group.is_needed():
+        return
+    job = prepare_training(context)
+    with TemporaryDirectory(prefix="smidgen-states-") as folder:
+        if job.states is not None:
+            job.states.open(Path(folder) / STATES)
+        for _ in train(
+            job.model,
+            job.objective,
+            job.batches,
+            context.recipe.train,
+            validation=job.validation,
+            group=context.group,
+        ):
+            pass
 
 
 def _training_entry(context: RunContext) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from smidgen.models.graph import named_arrays
 from smidgen.models.weights import read_safetensors
 from smidgen.runs import Run, refuse_changes
 from smidgen.training.optimizer import AdamW
+from smidgen.training.process_group import ProcessGroup
 
 KEEP = 2
 FREE_TO_CHANGE = frozenset({"checkpoint_every"})
@@ -94,3 +95,20 @@ class Checkpoints:
                 f"{folder} has trainable weights of other names or shapes than the model to train; use "
                 "another run folder"
             )
+
+
+def restored(
+    checkpoints: Checkpoints | None, model: nn.Module, optimizer: AdamW, group: ProcessGroup
+) -> tuple[TrainingProgress, dict[str, Any] | None]:
+    """Restore the newest checkpoint, if any, in every process; only process 0 reads it.
+
+    The weights to train are those of process 0 also where there is no checkpoint.
+    """
+    found = checkpoints.restore(model, optimizer) if checkpoints else (TrainingProgress(), None)
+    if group.size == 1:
+        return found
+    progress, position = group.told_by_leader([asdict(found[0]), found[1]])
+    weights = group.from_leader(named_arrays(model.trainable_parameters()))
+    model.update(tree_unflatten(list(weights.items())))
+    optimizer.state = group.from_leader(optimizer.state)
+    return TrainingProgress(**progress), position

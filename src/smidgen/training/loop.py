@@ -1,7 +1,8 @@
 """The training loop, a generator that yields the result of every step; the caller prints, plots or stops.
 
 It writes to the run folder: `metrics.jsonl` (one line per step), `checkpoints/` (resumable) and `best/` (the
-weights with the best validation loss, or of the last step without validation).
+weights with the best validation loss, or of the last step without validation). With several processes, each
+runs the loop on its share of every step's batches, and process 0 alone writes.
 """
 
 import math
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from mlx.utils import tree_map
+from mlx.utils import tree_map, tree_unflatten
 
 from smidgen import cpu_kernels
 from smidgen.backend import mx, nn
@@ -20,9 +21,10 @@ from smidgen.errors import ConfigError, WorkError
 from smidgen.files import append_jsonl
 from smidgen.models.graph import named_arrays
 from smidgen.training.batches import BatchSource, StepBatch
-from smidgen.training.checkpoint import Checkpoints, TrainingProgress
+from smidgen.training.checkpoint import Checkpoints, TrainingProgress, restored
 from smidgen.training.objectives import Losses, Objective
 from smidgen.training.optimizer import AdamW, learning_rate_at
+from smidgen.training.process_group import ALONE, ProcessEnded, ProcessGroup
 
 B = TypeVar("B", bound=StepBatch)
 
@@ -44,6 +46,7 @@ def train(
     run_dir: Path | None = None,
     validation: Sequence[B] = (),
     save: Callable[[Path], None] | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Iterator[StepResult]:
     """Train `model` in place and yield one result per step, resuming from the newest checkpoint in `run_dir`.
 
@@ -55,36 +58,42 @@ def train(
         run_dir: folder for metrics, checkpoints and the best weights; if None, nothing is written.
         validation: the fixed validation set, evaluated in full each time.
         save: writes the model to a folder, which it creates; called for each new best.
+        group: the processes that share the batches; only process 0 has a `run_dir`.
 
     Raises:
         ConfigError: nothing is trainable, or `run_dir` contains another run.
         WorkError: the loss or the gradient is not finite.
+        ProcessEnded: another process has ended; the steps before are saved.
     """
     _check(model)
     optimizer = AdamW(model, config)
     checkpoints = Checkpoints(run_dir, config, batches.num_steps) if run_dir else None
-    progress, position = checkpoints.restore(model, optimizer) if checkpoints else (TrainingProgress(), None)
+    progress, position = restored(checkpoints, model, optimizer, group)
     if position is not None:
         batches.restore(position)
     while progress.step < batches.num_steps and not progress.stopped:
-        started = time.perf_counter()
-        progress.step += 1
-        rate = learning_rate_at(progress.step, batches.num_steps, config)
+        started, before = time.perf_counter(), batches.state()
+        step, rate = progress.step + 1, learning_rate_at(progress.step + 1, batches.num_steps, config)
         step_batches = batches.next_step()
-        done = optimizer_step(
-            model, objective, optimizer, step_batches, config, step=progress.step, learning_rate=rate
-        )
+        try:
+            done = optimizer_step(
+                model, objective, optimizer, step_batches, config, step=step, learning_rate=rate, group=group
+            )
+        except ProcessEnded as error:
+            if checkpoints and config.checkpoint_every:
+                checkpoints.save(progress, model, optimizer, before)
+            raise ProcessEnded(f"step {step}: {error}") from None
         seconds = time.perf_counter() - started
+        progress.step, last = step, step == batches.num_steps
         validation_loss, metrics, is_best = None, done.metrics, False
-        last = progress.step == batches.num_steps
-        if validation and (last or _due(progress.step, config.validate_every)):
-            validation_loss, means = validate(model, objective, validation)
+        if validation and (last or _due(step, config.validate_every)):
+            validation_loss, means = validate(model, objective, validation, group)
             metrics = metrics | {f"validation_{name}": value for name, value in means.items()}
             is_best = _note_validation(progress, validation_loss, config.patience)
         if run_dir and save and (is_best or (last and not validation)):
             save(run_dir / "best")
         result = StepResult(
-            step=progress.step,
+            step=step,
             epoch=batches.epoch(),
             loss=done.loss,
             trained_tokens=sum(batch.trained_tokens for batch in step_batches),
@@ -98,7 +107,7 @@ def train(
         if run_dir and checkpoints:
             append_jsonl(run_dir / "metrics.jsonl", result.to_json())
             ends = last or progress.stopped
-            if _due(progress.step, config.checkpoint_every) or (config.checkpoint_every and ends):
+            if _due(step, config.checkpoint_every) or (config.checkpoint_every and ends):
                 checkpoints.save(progress, model, optimizer, batches.state())
         yield result
 
@@ -112,13 +121,16 @@ def optimizer_step(
     *,
     step: int,
     learning_rate: float,
+    group: ProcessGroup = ALONE,
 ) -> Step:
     """Update the model by one step and leave it in evaluation mode.
 
-    A batch's loss is divided by the weight of the whole step, so accumulation equals one big batch.
+    A batch's loss is divided by the weight of the whole step, so accumulation equals one big batch, and one
+    process equals several.
 
     Raises:
         WorkError: the loss or the gradient is not finite; the weights are unchanged.
+        ProcessEnded: another process has ended; the weights are unchanged.
     """
     total = sum(objective.weight(batch) for batch in batches)
 
@@ -128,15 +140,19 @@ def optimizer_step(
 
     value_and_grad = nn.value_and_grad(model, shares)
     model.train()
-    mx.random.seed(config.seed * 1_000_003 + step)  # a resumed run gets the same dropout masks
+    # A resumed run gets the same dropout masks, and each process its own.
+    mx.random.seed((config.seed * 1_000_003 + step) * group.size + group.rank)
     loss, metrics, gradients = 0.0, {}, {}
-    for batch in batches:
+    mine, factor = group.own(batches)
+    for batch in mine:
         (part, measured), gradient = value_and_grad(batch)
         gradients = tree_map(mx.add, gradients, gradient) if gradients else gradient
         mx.eval(part, measured, gradients)
         loss += part.item()
         _add(metrics, measured)
     model.eval()
+    if group.size > 1:
+        loss, metrics, gradients = _over_all(group, factor, loss, metrics, gradients)
     norm = global_norm(gradients)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise WorkError(
@@ -150,17 +166,20 @@ def optimizer_step(
 
 
 def validate(
-    model: nn.Module, objective: Objective[B], batches: Sequence[B]
+    model: nn.Module, objective: Objective[B], batches: Sequence[B], group: ProcessGroup = ALONE
 ) -> tuple[float, dict[str, float]]:
     """Return the mean loss over all batches, without dropout, and the means of the metrics."""
     model.eval()
-    weight, total, sums = 0.0, 0.0, {}
-    for batch in batches:
+    total, sums = 0.0, {}
+    mine, factor = group.own(batches)
+    for batch in mine:
         loss, metrics = objective.loss(model, batch)
         mx.eval(loss, metrics)
         total += float(loss)
-        weight += objective.weight(batch)
         _add(sums, metrics)
+    if group.size > 1:
+        total, sums, _ = _over_all(group, factor, total, sums, {})
+    weight = sum(objective.weight(batch) for batch in batches)
     return total / weight, {name: value / weight for name, value in sums.items()}
 
 
@@ -171,6 +190,22 @@ def global_norm(gradients: dict) -> float:
         return cpu_kernels.global_norm(arrays)
     squares = [mx.square(array.astype(mx.float32)).sum() for array in arrays]
     return float(mx.sqrt(mx.stack(squares).sum()))
+
+
+def _over_all(
+    group: ProcessGroup, factor: float, loss: float, metrics: Mapping[str, float], gradients: dict
+) -> tuple[float, dict[str, float], dict]:
+    """Add the sums of all processes; `factor` is 0 for one that was idle."""
+    scalars = {"loss": loss} | {f"metric.{name}": value for name, value in metrics.items()}
+    arrays = {name: mx.array(value * factor, mx.float32) for name, value in scalars.items()}
+    named = {f"gradient.{name}": value * factor for name, value in named_arrays(gradients).items()}
+    summed = group.sum(arrays | named)
+    tree = tree_unflatten([(name.removeprefix("gradient."), summed[name]) for name in named])
+    return (
+        summed["loss"].item(),
+        {name: summed[f"metric.{name}"].item() for name in metrics},
+        tree if named else {},
+    )
 
 
 def _add(sums: dict[str, float], metrics: Mapping[str, mx.array]) -> None:
