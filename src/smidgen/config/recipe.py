@@ -21,6 +21,7 @@ from smidgen.config.pretrain_table import PretrainConfig
 from smidgen.config.quantize_table import QuantizeConfig
 from smidgen.config.sft_table import SftConfig
 from smidgen.config.task_table import TaskConfig
+from smidgen.config.track_table import TrackConfig
 
 DEFAULT_METHOD = "sft"
 
@@ -32,6 +33,8 @@ class NamedRecipe(Section):
     """Name of the run folder."""
     description: str = ""
     """One sentence for the report."""
+    track: TrackConfig | None = None
+    """Experiment trackers; none when absent."""
 
 
 class Recipe(NamedRecipe):

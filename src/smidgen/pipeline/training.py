@@ -17,6 +17,8 @@ from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.jobs import TOKENIZER, TOKENIZER_DOCUMENTS, make_tokenizer, prepare_training
 from smidgen.pipeline.sources import DataFacts, data_facts
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.tracking import STATE
+from smidgen.tracking import tensorboard
 from smidgen.training.loop import train
 
 FACTS, SUMMARY, METRICS = "data/facts.json", "training.json", "metrics.jsonl"
@@ -79,7 +81,7 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
             needs=("data",),
             tables=("model", "train"),
             outputs=("best", METRICS, SUMMARY),
-            scratch=("checkpoints", STATES),
+            scratch=("checkpoints", STATES, STATE, tensorboard.FOLDER),
             entry=_training_entry,
         )
     ]
