@@ -2,9 +2,10 @@
 
     python tests/tools/kill.py RECIPE [--times 20] [--command train] [--seed 0] [--keep FOLDER]
 
-Works with any recipe. One kill of four comes at a random moment of the seconds that an uninterrupted run takes,
-the others within a random step of those that are left. An attempt that ends before its kill is compared, its
-folder is removed, and the next one starts anew, until there were so many kills; then the last one ends.
+Works with any recipe. One kill of four comes at a random moment of the seconds that an uninterrupted run
+takes, the others within a random step of those that are left. An attempt that ends before its kill is
+compared, its folder is removed, and the next one starts anew, until there were so many kills; then the last
+one ends.
 """
 
 import argparse

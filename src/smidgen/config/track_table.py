@@ -13,6 +13,6 @@ class TrackConfig(Section):
     """Experiment trackers, beside `metrics.jsonl`, which is always written."""
 
     to: tuple[TrackerName, ...] = Field(min_length=1)
-    """`tensorboard`, `wandb` and `mlflow`; each is an extra of the package: `pip install 'smidgen[wandb]'`."""
+    """`tensorboard`, `wandb` or `mlflow`; each is an extra of the package: `pip install 'smidgen[wandb]'`."""
     project: str = Field(default="smidgen", min_length=1)
     """Project at Weights & Biases, experiment at MLflow; the run has the name of the recipe."""

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run, continued under the same id. With `WANDB_MODE=offline` it stays in the run folder."""
+"""Weights & Biases: one run, continued under the same id; with `WANDB_MODE=offline` it stays on this machine."""
 
 import secrets
 from collections.abc import Mapping, Sequence

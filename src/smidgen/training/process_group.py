@@ -25,8 +25,8 @@ LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 BYTES_AT_ONCE = 64 << 20
 """Gradients are added in pieces of this size, so that little memory is needed for their copies."""
 ANSWER_SECONDS = 1800.0
-"""A process that takes this much longer than the others over a step is taken for dead. One whose machine loses
-power closes no connection, and nothing else would notice."""
+"""A process that takes this much longer than the others over a step is taken for dead. One whose machine has
+lost power closes no connection, and nothing else would notice."""
 
 B = TypeVar("B")
 
