@@ -19,9 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # those of other packages
 ]
 for package in ("tensorboard", "wandb", "mlflow"):
-    pytest.importorskip(
-        package, reason=f"needs {package}: pip install 'smidgen[{package}]'", exc_type=ImportError
-    )
+    pytest.importorskip(package, reason=f"needs {package}: pip install 'smidgen[{package}]'")
 
 RECIPE = """
 name = "tracked"
@@ -89,11 +87,9 @@ def wandb_history(path: Path) -> list[dict[str, Any]]:
         record = Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
+            items = record.history.item
             rows.append(
-                {
-                    item.key or ".".join(item.nested_key): json.loads(item.value_json)
-                    for item in record.history.item
-                }
+                {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
             )
     return rows
 

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run, continued under the same id; with `WANDB_MODE=offline` it stays on this machine."""
+"""Weights & Biases: one run, continued under the same id; `WANDB_MODE=offline` keeps it here."""
 
 import secrets
 from collections.abc import Mapping, Sequence
