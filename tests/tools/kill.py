@@ -111,10 +111,24 @@ def outputs(runs: Path) -> dict[str, Any]:
 
 
 def _lasting_content(path: Path, runs: Path) -> Any:
+    if path.suffix == ".safetensors":  # the order of the arrays in a file is not part of the result
+        return arrays_of(path)
     if path.suffix not in (".json", ".jsonl"):
         return path.read_bytes()
     text = path.read_text(encoding="utf-8").replace(str(runs), "RUNS")
     return [lasting(json.loads(part)) for part in (text.splitlines() if path.suffix == ".jsonl" else [text])]
+
+
+def arrays_of(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
+    """Return the dtype, shape and bytes of every array of a safetensors file."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        data = file.read()
+    header.pop("__metadata__", None)
+    return {
+        name: (entry["dtype"], entry["shape"], data[slice(*entry["data_offsets"])])
+        for name, entry in header.items()
+    }
 
 
 def lasting(value: Any) -> Any:

@@ -270,7 +270,7 @@ def test_processes_give_the_losses_of_one(count: int, tiny_model_dir: Path, tmp_
 def test_a_process_that_dies_ends_the_run_with_a_sentence_and_a_checkpoint(
     victim: int, tiny_model_dir: Path, tmp_path: Path
 ):
-    recipe, runs = recipe_of(tmp_path, tiny_model_dir, 20), tmp_path / "runs"
+    recipe, runs = recipe_of(tmp_path, tiny_model_dir, 5), tmp_path / "runs"
     processes = launch(recipe, runs, 2)
     while len(read_jsonl(runs / "tiny/metrics.jsonl")) < 10:
         assert all(process.poll() is None for process in processes), processes[0].communicate()

@@ -136,7 +136,7 @@ def _train(context: RunContext) -> Work[None]:
     job = prepare_training(context)
     if job.states is not None:
         job.states.open(context.run.path(STATES))
-    started, last = time.monotonic(), None
+    started = time.monotonic()
     for result in train(
         job.model,
         job.objective,
@@ -147,7 +147,6 @@ def _train(context: RunContext) -> Work[None]:
         save=job.save,
         group=context.group,
     ):
-        last = result
         values = {"loss": result.loss, **result.metrics}
         if result.validation_loss is not None:
             values["validation"] = result.validation_loss
@@ -168,7 +167,7 @@ def _train(context: RunContext) -> Work[None]:
             **counts,
             "steps": job.batches.num_steps,
             "seconds": time.monotonic() - started,
-            "last": last.to_json() if last else None,
+            "last": context.run.read_jsonl(METRICS)[-1],
         },
     )
 

@@ -17,7 +17,7 @@ class TensorBoard:
         self._event = import_module("tensorboard.compat.proto.event_pb2").Event
         self._summary = import_module("tensorboard.compat.proto.summary_pb2").Summary
         folder = run.folder / FOLDER
-        self.id, self.step = FOLDER, _last_step(str(folder))
+        self.id, self.step = FOLDER, _last_step(str(folder)) if folder.exists() else 0
         self._writer = writer.EventFileWriter(str(folder))
 
     def log(self, rows: Sequence[Logged]) -> None:
@@ -43,7 +43,7 @@ class TensorBoard:
 
 
 def _last_step(folder: str) -> int:
-    """Return the last step in the event files of a folder; 0 without any."""
+    """Return the last step in the event files of a folder; 0 if they have none."""
     reading = import_module("tensorboard.backend.event_processing.event_accumulator")
     events = reading.EventAccumulator(folder, size_guidance={"scalars": 1})  # the last of each is kept
     events.Reload()
