@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 
-.PHONY: help demo test test-kernels real test-real check fix docs bench oracle clean
+.PHONY: help demo test test-kernels real test-real check fix docs bench oracle trackers clean
 .DEFAULT_GOAL := help
 
 help:  ## show these targets
@@ -14,7 +14,7 @@ demo: .venv/installed  ## make a judge from the bundled model and prove it, offl
 	$(BIN)/smidgen run recipes/nano-judge.toml
 
 test: .venv/installed  ## the fast tests, offline
-	$(BIN)/pytest -n auto --dist worksteal -m 'not oracle and not gpu and not slow and not real'
+	$(BIN)/pytest -n auto --dist worksteal -m 'not oracle and not gpu and not slow and not real and not trackers'
 
 test-kernels: .venv/installed  ## the same with the matrix kernels of four processors, on one thread and two
 	$(BIN)/python tests/tools/kernels.py
@@ -44,12 +44,16 @@ bench: .venv/installed .venv-oracle/installed  ## every benchmark beside its pee
 oracle: .venv-oracle/installed  ## the tests that compare with torch and transformers
 	.venv-oracle/bin/pytest -m oracle
 
+trackers: .venv-trackers/installed  ## the tests that log to the real TensorBoard, W&B (offline) and MLflow
+	.venv-trackers/bin/pytest -m trackers tests/tracking
+
 clean:  ## remove the environments and caches, but no run
-	rm -rf .venv .venv-oracle .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oracle .venv-trackers .pytest_cache .ruff_cache .hypothesis
 
 .venv/installed: EXTRAS = dev
 .venv-oracle/installed: EXTRAS = dev,oracle
-.venv/installed .venv-oracle/installed: pyproject.toml constraints.txt
+.venv-trackers/installed: EXTRAS = dev,tensorboard,wandb,mlflow
+.venv/installed .venv-oracle/installed .venv-trackers/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "smidgen needs Python 3.11 or newer: install it," \
 		"or name it with make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m venv $(@D) || { echo "$(PYTHON) cannot make a virtual environment:" \

@@ -18,6 +18,7 @@ SOURCE = Path(smidgen.__file__).parent
 # gguf (files of llama.cpp, read): data; no array library either
 # array side:  backend, gguf ← models ← export;  models, data, export ← inference ← training
 #              data, inference ← serving
+# tracking (experiment trackers): knows only config and errors
 # options (what commands and functions take together): data
 # benchmark: backend, models, inference, options
 # judge (the Python door): tasks, evaluation, inference, options
@@ -37,6 +38,7 @@ ALLOWED = {
     "figures": set(),
     "tasks": {"data", "figures"},
     "evaluation": {"tasks", "data", "runs", "figures"},
+    "tracking": set(),
     "gguf": {"data"},
     "models": {"backend", "cpu_kernels", "data", "gguf"},
     "export": {"backend", "cpu_kernels", "models", "data", "gguf"},
@@ -47,7 +49,7 @@ ALLOWED = {
     "judge": {"data", "tasks", "evaluation", "inference", "options"},
     "pipeline": {
         "backend", "data", "options", "figures", "tasks", "evaluation", "models", "export", "inference",
-        "training", "runs",
+        "training", "runs", "tracking",
     },
 }  # fmt: skip
 TEXT_SIDE = (
@@ -62,6 +64,7 @@ TEXT_SIDE = (
     "figures",
     "tasks",
     "evaluation",
+    "tracking",
 )
 ARRAY_LIBRARIES = {"mlx", "mlx_lm"}
 

@@ -13,7 +13,7 @@ from smidgen.errors import ConfigError, ModelError
 from smidgen.files import read_jsonl
 from smidgen.models.graph import create, named_arrays
 from smidgen.training.batches import RowBatches, TrainRow, fixed_batches
-from smidgen.training.loop import train
+from smidgen.training.loop import Output, train
 from smidgen.training.objectives.likelihood import Likelihood
 
 SHAPE = ArchitectureConfig(
@@ -43,7 +43,7 @@ def start(run_dir: Path) -> tuple[nn.Module, Iterator[StepResult]]:
 
     validation = fixed_batches(make_rows(6, 2), 4)
     return model, train(
-        model, Likelihood(), batches, CONFIG, run_dir=run_dir, validation=validation, save=save
+        model, Likelihood(), batches, CONFIG, output=Output(run_dir, save), validation=validation
     )
 
 
@@ -100,7 +100,7 @@ def test_a_finished_run_keeps_two_checkpoints_and_does_nothing_more(tmp_path: Pa
 def run(tmp_path: Path, rows: list[TrainRow], shape: ArchitectureConfig | None = None, **settings) -> list:
     config = SftConfig(**{"batch_size": 2, "checkpoint_every": 2, **settings})
     model = create(shape or SHAPE, seed=0)[0]
-    return list(train(model, Likelihood(), RowBatches(rows, batch_size=2), config, run_dir=tmp_path))
+    return list(train(model, Likelihood(), RowBatches(rows, batch_size=2), config, output=Output(tmp_path)))
 
 
 def test_metrics_of_a_run_without_a_checkpoint_start_anew(tmp_path: Path):
@@ -145,7 +145,14 @@ def test_an_early_stop_is_remembered(tmp_path: Path):
         model = create(SHAPE, seed=0)[0]
         batches = RowBatches(rows, batch_size=2, epochs=10)
         return list(
-            train(model, Likelihood(), batches, config, run_dir=tmp_path, validation=fixed_batches(rows, 4))
+            train(
+                model,
+                Likelihood(),
+                batches,
+                config,
+                output=Output(tmp_path),
+                validation=fixed_batches(rows, 4),
+            )
         )
 
     assert 1 < len(go()) < 40

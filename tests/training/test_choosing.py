@@ -13,7 +13,7 @@ from smidgen.models.graph import named_arrays
 from smidgen.training.batches import RowBatches, fixed_batches
 from smidgen.training.checkpoint import TrainingProgress
 from smidgen.training.choosing import Checked, TaskMetric, note
-from smidgen.training.loop import train
+from smidgen.training.loop import Output, train
 from smidgen.training.objectives.likelihood import Likelihood
 
 CONFIG = SftConfig(batch_size=2, learning_rate=1e-2, checkpoint_every=4, validate_every=3, seed=4)
@@ -59,9 +59,8 @@ def go(
         Likelihood(),
         RowBatches(make_rows(16), batch_size=2, epochs=2, seed=4),
         options.pop("config", CONFIG),
-        run_dir=run_dir,
+        output=Output(run_dir, lambda path: kept.append(figure())),
         validation=fixed_batches(make_rows(4, seed=2), 4),
-        save=lambda path: kept.append(figure()),
         metric=TaskMetric(lambda: {"accuracy": figure(), "other": 1.0}, 2, decides) if measured else None,
         **options,
     )

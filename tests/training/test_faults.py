@@ -15,7 +15,7 @@ from smidgen.errors import WorkError
 from smidgen.files import atomic_folder, read_jsonl
 from smidgen.training import checkpoint
 from smidgen.training.batches import RowBatches, TrainRow, fixed_batches, join_rows, pad
-from smidgen.training.loop import train
+from smidgen.training.loop import Output, train
 from smidgen.training.objectives.likelihood import Likelihood
 
 CONFIG = SftConfig(batch_size=4, learning_rate=1e-3, checkpoint_every=1, validate_every=1)
@@ -59,7 +59,7 @@ def test_one_row_alone_cannot_be_told_from_the_weights(tiny: nn.Module, make_row
 def test_spoilt_weights_are_told_from_a_spoilt_row(tiny: nn.Module, make_rows: Rows, tmp_path: Path):
     """The weights that fail are those of the newest checkpoint, so the one before it is the last good."""
     batches = RowBatches(named(make_rows(16)), batch_size=4)
-    steps = train(tiny, Likelihood(), batches, CONFIG, run_dir=tmp_path)
+    steps = train(tiny, Likelihood(), batches, CONFIG, output=Output(tmp_path))
     for _ in range(3):
         next(steps)
     tiny.model.norm.weight = mx.full((32,), float("nan"))
@@ -78,7 +78,7 @@ def test_a_validation_that_is_not_finite_stops_too(tiny: nn.Module, make_rows: R
     validation = named(make_rows(3, seed=5))
     validation[0] = spoilt(validation[0])
     steps = train(
-        tiny, Likelihood(), RowBatches(make_rows(4), batch_size=4), CONFIG, run_dir=tmp_path,
+        tiny, Likelihood(), RowBatches(make_rows(4), batch_size=4), CONFIG, output=Output(tmp_path),
         validation=fixed_batches(validation, 4),
     )  # fmt: skip
     with pytest.raises(
@@ -114,8 +114,8 @@ def test_a_full_disk_loses_nothing(make_tiny, make_rows: Rows, tmp_path: Path, m
     def start(run_dir: Path):
         model = make_tiny()
         return train(
-            model, Likelihood(), RowBatches(make_rows(16), batch_size=4, epochs=2), CONFIG, run_dir=run_dir,
-            validation=fixed_batches(make_rows(4, seed=5), 4), save=save_in(model),
+            model, Likelihood(), RowBatches(make_rows(16), batch_size=4, epochs=2), CONFIG,
+            output=Output(run_dir, save_in(model)), validation=fixed_batches(make_rows(4, seed=5), 4),
         )  # fmt: skip
 
     whole = list(start(tmp_path / "whole"))

@@ -15,7 +15,7 @@ from smidgen.models.lora import add_lora
 from smidgen.models.quantization import quantize
 from smidgen.training.batches import RowBatches, TrainBatch, TrainRow, fixed_batches, pad
 from smidgen.training.hidden import BodyPass
-from smidgen.training.loop import global_norm, optimizer_step, train, validate
+from smidgen.training.loop import Output, global_norm, optimizer_step, train, validate
 from smidgen.training.objectives.likelihood import Likelihood
 from smidgen.training.optimizer import AdamW
 
@@ -133,9 +133,8 @@ def overfitting(make_rows: Rows, tmp_path: Path, patience: int) -> tuple[list, l
             LIKELIHOOD,
             batches,
             config,
-            run_dir=tmp_path,
+            output=Output(tmp_path, lambda path: kept.append(validate(model, LIKELIHOOD, validation)[0])),
             validation=validation,
-            save=lambda path: kept.append(validate(model, LIKELIHOOD, validation)[0]),
         )
     )
     return results, kept
@@ -156,13 +155,13 @@ def test_the_best_is_kept_and_patience_stops(make_rows: Rows, tmp_path: Path):
 def test_without_validation_the_end_is_the_best(tiny: nn.Module, make_rows: Rows, tmp_path: Path):
     kept = []
     batches = RowBatches(make_rows(8), batch_size=4)
-    list(train(tiny, LIKELIHOOD, batches, SftConfig(batch_size=4), run_dir=tmp_path, save=kept.append))
+    list(train(tiny, LIKELIHOOD, batches, SftConfig(batch_size=4), output=Output(tmp_path, kept.append)))
     assert kept == [tmp_path / "best"]
 
 
 def test_metrics_are_one_line_a_step(tiny: nn.Module, make_rows: Rows, tmp_path: Path):
     results = list(
-        train(tiny, LIKELIHOOD, RowBatches(make_rows(12), batch_size=4), SftConfig(), run_dir=tmp_path)
+        train(tiny, LIKELIHOOD, RowBatches(make_rows(12), batch_size=4), SftConfig(), output=Output(tmp_path))
     )
     rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert [row["loss"] for row in rows] == [result.loss for result in results]

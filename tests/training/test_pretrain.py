@@ -15,7 +15,7 @@ from smidgen.data.documents import Documents, Placed
 from smidgen.errors import DataError, ModelError
 from smidgen.files import read_jsonl
 from smidgen.training.batches import TrainBatch, TrainRow, fixed_batches, pad
-from smidgen.training.loop import train, validate
+from smidgen.training.loop import Output, train, validate
 from smidgen.training.losses import trained_token_losses
 from smidgen.training.mixing import mix_of
 from smidgen.training.objectives.likelihood import Likelihood
@@ -233,7 +233,12 @@ def test_a_training_on_a_mix_resumes_bit_for_bit(make_tiny: Callable[[], nn.Modu
     def steps(folder: str, most: int | None) -> list[TrainBatch]:
         model = make_tiny()
         results = train(
-            model, Likelihood(), three(config), config, run_dir=tmp_path / folder, validation=validation
+            model,
+            Likelihood(),
+            three(config),
+            config,
+            output=Output(tmp_path / folder),
+            validation=validation,
         )
         return list(islice(results, most))
 

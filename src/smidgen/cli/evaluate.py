@@ -125,12 +125,12 @@ def evaluate(
 ) -> None:
     """Evaluate a model on a dataset, with 95 % intervals and baselines."""
     from smidgen.config import read_prices
-    from smidgen.evaluation import tracking
     from smidgen.pipeline.one_evaluation import evaluate_rows
     from smidgen.pipeline.sources import EvaluationRows
     from smidgen.tasks import find_task
+    from smidgen.tracking.tracker import check_trackers, track
 
-    tracking.check_tracker(output.track)
+    check_trackers([output.track] if output.track else [], "--track is")
     found = find_task(task, task_options.settings(task))
     prices = read_prices(output.prices)
     if rows.split and rows.data == "world":
@@ -160,7 +160,7 @@ def evaluate(
             )
         )
     if output.track is not None:
-        tracking.track(output.track, report["after"])
+        track(output.track, report["after"])
     print_json(report["after"]) if output.json else show(report)
 
 

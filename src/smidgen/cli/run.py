@@ -36,7 +36,13 @@ def run(
     from smidgen.files import read_json
     from smidgen.pipeline import RunContext, plan_run, run_recipe
     from smidgen.runs import Run
+    from smidgen.training.process_group import join_processes
 
+    if (processes := join_processes().size) > 1:
+        raise ConfigError(
+            f"smidgen run was started in {processes} processes, but only training can be shared; start "
+            "`smidgen train` with mlx.launch, then `smidgen run` alone for the other stages"
+        )
     settings = with_data(read_recipe(recipe), data)
     context = RunContext(settings, Run(runs / settings.name), read_prices(prices))
     if dry_run:

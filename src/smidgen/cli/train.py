@@ -8,6 +8,7 @@ from cyclopts.validators import Number
 
 from smidgen.cli.console import duration, follow, print_json, say
 from smidgen.cli.parameters import Json, RecipeFile, RunsFolder
+from smidgen.errors import WorkError
 
 
 def train(
@@ -33,23 +34,38 @@ def train(
     runs: RunsFolder = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Train the model of a recipe, resuming from the last checkpoint in its run folder."""
+    """Train the model of a recipe, resuming from the last checkpoint in its run folder.
+
+    `mlx.launch -n 2 -- smidgen train RECIPE` shares the rows of every step between two processes.
+    """
     from smidgen.config import read_recipe
     from smidgen.errors import Paused
     from smidgen.files import read_json
-    from smidgen.pipeline import RunContext, run_recipe
+    from smidgen.pipeline import RunContext, help_training, run_recipe
     from smidgen.runs import Run
+    from smidgen.training.process_group import ProcessEnded, join_processes
 
+    group = join_processes()
     settings = read_recipe(recipe)
     run = Run(runs / settings.name)
-    context = RunContext(settings, run, train_share=stop_at, from_checkpoint=from_checkpoint)
+    context = RunContext(settings, run, train_share=stop_at, from_checkpoint=from_checkpoint, group=group)
     try:
-        follow(run_recipe(context, only=("data", "train")))
+        if not group.leads:
+            return help_training(context)
+        try:
+            follow(run_recipe(context, only=("data", "train")))
+        finally:
+            group.dismiss()
     except Paused as pause:
         say(str(pause))
         if json:
             print_json({"paused": True, "steps": context.run.read_jsonl("metrics.jsonl")[-1]["step"]})
-        return
+        return None
+    except ProcessEnded as error:
+        raise WorkError(
+            f"process {group.rank + 1} of {group.size}: {error}; run the same command again to resume from "
+            f"the last checkpoint in {context.run.folder}"
+        ) from None
     summary = read_json(context.run.path("training.json"))
     if json:
         print_json(summary)

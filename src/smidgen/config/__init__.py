@@ -29,6 +29,7 @@ from smidgen.config.recipe import (
 )
 from smidgen.config.sft_table import SftConfig
 from smidgen.config.task_table import TaskConfig
+from smidgen.config.track_table import TrackConfig, TrackerName
 from smidgen.config.train_table import FinetuneConfig, LoraConfig, TrainConfig
 
 __all__ = [
@@ -60,6 +61,8 @@ __all__ = [
     "SftConfig",
     "SourceConfig",
     "TaskConfig",
+    "TrackConfig",
+    "TrackerName",
     "TrainConfig",
     "methods",
     "parse_recipe",

@@ -22,6 +22,7 @@ from smidgen.config.pretrain_table import PhaseConfig, PretrainConfig
 from smidgen.config.quantize_table import QuantizeConfig
 from smidgen.config.sft_table import SftConfig
 from smidgen.config.task_table import TaskConfig
+from smidgen.config.track_table import TrackConfig
 from smidgen.errors import did_you_mean
 
 DEFAULT_METHOD = "sft"
@@ -34,6 +35,8 @@ class NamedRecipe(Section):
     """Name of the run folder."""
     description: str = ""
     """One sentence for the report."""
+    track: TrackConfig | None = None
+    """Experiment trackers; none when absent."""
 
 
 class Recipe(NamedRecipe):

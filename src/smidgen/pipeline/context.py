@@ -24,6 +24,7 @@ from smidgen.options import EngineOptions
 from smidgen.pipeline.sources import WORLD, all_rows, refuse_shared_rows, test_rows, training_rows
 from smidgen.runs import Run
 from smidgen.tasks import Task, find_task
+from smidgen.training.process_group import ALONE, ProcessGroup
 
 KEPT = Path("distilled/kept.jsonl")
 """The kept answers of a teacher, as training and validation samples; the folder has the name of the task."""
@@ -129,6 +130,8 @@ class RunContext:
     """Share of the training steps after which the training pauses; the next run goes on from there."""
     from_checkpoint: bool = False
     """Whether an unfinished training goes on from its checkpoint although its learning rate has changed."""
+    group: ProcessGroup = ALONE
+    """The processes of the training."""
 
     @cached_property
     def tasks(self) -> tuple[TaskContext, ...]:

@@ -5,7 +5,7 @@ all methods.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -40,6 +40,7 @@ from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
 from smidgen.training.objectives import Objective
 from smidgen.training.objectives.likelihood import Likelihood
 from smidgen.training.pretrain import Encode, PackedBatches, fast_encoder, validation_rows, weighted
+from smidgen.training.process_group import divided
 from smidgen.training.sft import saver, sft_rows
 from smidgen.training.trunk import Trunk, TrunkStates
 
@@ -76,8 +77,16 @@ class TrainingJob:
 
 
 def prepare_training(context: RunContext) -> TrainingJob:
-    """Build the training job of the recipe's method; no step has run yet."""
-    return METHODS[context.recipe.train.method](context)
+    """Build the training job of the recipe's method; no step has run yet.
+
+    With several processes, a step is cut into more and smaller batches, of the same rows.
+    """
+    settings = context.recipe.train
+    if context.group.size > 1:
+        size, passes = divided(settings.batch_size, settings.gradient_accumulation, context.group.size)
+        cut = settings.model_copy(update={"batch_size": size, "gradient_accumulation": passes})
+        context = replace(context, recipe=context.recipe.model_copy(update={"train": cut}))
+    return METHODS[settings.method](context)
 
 
 def _prepare_sft(context: RunContext) -> TrainingJob:

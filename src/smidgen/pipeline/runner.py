@@ -7,6 +7,7 @@ resumes if it was killed and its inputs are unchanged; otherwise it starts over.
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from smidgen import __version__
@@ -26,6 +27,7 @@ from smidgen.pipeline.quantizing import check_quantizing
 from smidgen.pipeline.registry import stages_of
 from smidgen.pipeline.stage import Stage
 from smidgen.pipeline.teaching import check_teaching
+from smidgen.pipeline.tracking import Tracking
 from smidgen.runs import Run
 
 
@@ -48,7 +50,7 @@ def run_recipe(context: RunContext, *, from_stage: str | None = None, only: Sequ
     if from_stage is not None and from_stage not in names:
         hint = did_you_mean(from_stage, names)
         raise ConfigError(f"there is no stage '{from_stage}'.{hint} Known: {', '.join(names)}")
-    run = context.run
+    run, tracking = context.run, Tracking(context.recipe, context.run)
     if not run.stage_is_done(stages[0].name, inputs_hash(context, stages[0])):
         check(context)
     with run.lock():
@@ -56,9 +58,13 @@ def run_recipe(context: RunContext, *, from_stage: str | None = None, only: Sequ
         for stage in stages[names.index(from_stage) :] if from_stage else ():
             _forget(run, stage)
         log = EventLog(run)
-        for event in _run_stages(context, stages):
-            log.write(event)
-            yield event
+        with closing(tracking):
+            for event in _run_stages(context, stages):
+                log.write(event)
+                yield event
+                for warning in tracking.follow(event):
+                    log.write(warning)
+                    yield warning
 
 
 def check(context: RunContext) -> None:

@@ -5,6 +5,8 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from smidgen.config import AnyRecipe, FinetuneConfig, PretrainRecipe, Recipe
@@ -22,7 +24,9 @@ from smidgen.pipeline.keeping import keeping_names
 from smidgen.pipeline.sources import DataFacts, data_facts
 from smidgen.pipeline.stage import Stage
 from smidgen.pipeline.task_metric import metric_rows, task_metric
+from smidgen.pipeline.tracking import STATE
 from smidgen.pipeline.training_figures import TrainingFigures
+from smidgen.tracking import tensorboard
 from smidgen.training.checkpoint import (
     CHANGEABLE,
     CHANGES,
@@ -30,7 +34,7 @@ from smidgen.training.checkpoint import (
     Checkpoints,
     changes_in_words,
 )
-from smidgen.training.loop import train
+from smidgen.training.loop import Output, train
 
 FACTS, SUMMARY, METRICS = "data/facts.json", "training.json", "metrics.jsonl"
 STATES = "trunk"
@@ -95,7 +99,7 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
             needs=("data", *keeping_names(recipe, tasks)),
             tables=("model", "train"),
             outputs=("best", METRICS, SUMMARY),
-            scratch=("checkpoints", STATES, CHANGES),
+            scratch=("checkpoints", STATES, CHANGES, STATE, tensorboard.FOLDER),
             entry=_training_entry,
             changeable=frozenset(f"train.{name}" for name in CHANGEABLE | FREE_TO_CHANGE),
         )
@@ -167,6 +171,7 @@ def facts_by_task(context: RunContext) -> dict[str, TaskFacts]:
 
 def _train(context: RunContext) -> Work[None]:
     """Train, resuming from the last checkpoint."""
+    context.group.start_together()
     job = prepare_training(context)
     if job.states is not None:
         job.states.open(context.run.path(STATES))
@@ -176,23 +181,23 @@ def _train(context: RunContext) -> Work[None]:
             yield MessageEvent("train", changes)
     metric, num_steps = task_metric(context, job.loaded), job.batches.num_steps
     figures = TrainingFigures(num_steps, by_metric=metric is not None and metric.decides)
-    pause = math.ceil(context.train_share * num_steps)
-    started, last = time.monotonic(), None
+    pause = _pause(context, num_steps)
+    started, is_first = time.monotonic(), True
     for result in train(
         job.model,
         job.objective,
         job.batches,
         context.recipe.train,
-        run_dir=context.run.folder,
+        output=Output(context.run.folder, job.save),
         validation=job.validation,
-        save=job.save,
         metric=metric,
         stop_after=pause,
+        group=context.group,
     ):
-        if last is None:  # those of an earlier attempt, which end at its checkpoint
+        if is_first:  # those of an earlier attempt, which end at its checkpoint
             for row in context.run.read_jsonl(METRICS)[:-1]:
                 yield StepEvent("train", row["step"], num_steps, is_new=False, values=figures.add(row))
-        last = result
+        is_first = False
         values = figures.add(result.to_json())
         yield StepEvent("train", result.step, num_steps, tokens=result.tokens, values=values)
     reached = context.run.read_jsonl(METRICS)[-1]["step"]
@@ -216,9 +221,14 @@ def _train(context: RunContext) -> Work[None]:
             **counts,
             "steps": num_steps,
             "seconds": time.monotonic() - started,
-            "last": last.to_json() if last else None,
+            "last": context.run.read_jsonl(METRICS)[-1],
         },
     )
+
+
+def _pause(context: RunContext, num_steps: int) -> int:
+    """Return the step after which this run stops."""
+    return math.ceil(context.train_share * num_steps)
 
 
 def _reading(context: RunContext, num_steps: int) -> str:
@@ -230,6 +240,27 @@ def _reading(context: RunContext, num_steps: int) -> str:
         chosen_step=chosen_step(context.recipe, steps)["step"],
         planned_steps=num_steps,
     )
+
+
+def help_training(context: RunContext) -> None:
+    """Do the share of a process that does not lead, if there is a training; nothing is written that lasts."""
+    if not context.group.is_needed():
+        return
+    job = prepare_training(context)
+    with TemporaryDirectory(prefix="smidgen-states-") as folder:
+        if job.states is not None:
+            job.states.open(Path(folder) / STATES)
+        for _ in train(
+            job.model,
+            job.objective,
+            job.batches,
+            context.recipe.train,
+            validation=job.validation,
+            metric=task_metric(context, job.loaded),
+            stop_after=_pause(context, job.batches.num_steps),
+            group=context.group,
+        ):
+            pass
 
 
 def _training_entry(context: RunContext) -> Mapping[str, Any]:

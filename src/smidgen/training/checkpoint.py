@@ -21,6 +21,7 @@ from smidgen.models.graph import named_arrays
 from smidgen.models.weights import read_safetensors
 from smidgen.runs import Run, refuse_changes
 from smidgen.training.optimizer import AdamW
+from smidgen.training.process_group import ProcessGroup
 
 KEEP = 2
 FREE_TO_CHANGE = frozenset({"checkpoint_every"})
@@ -42,6 +43,11 @@ class TrainingProgress:
     best_metric: float | None = None
     validations_without_best: int = 0
     stopped: bool = False
+
+    @property
+    def has_best(self) -> bool:
+        """Whether a step has been kept as the best."""
+        return self.best_loss is not None or self.best_metric is not None
 
 
 class Checkpoints:
@@ -154,3 +160,20 @@ def changes_in_words(step: int, changes: Mapping[str, Sequence[Any]]) -> str:
     """Say from which step on which settings were others, for the report."""
     words = [f"{name} is {now!r}, before it was {before!r}" for name, (before, now) in changes.items()]
     return f"after step {step}, {'; '.join(words)}"
+
+
+def restored(
+    checkpoints: Checkpoints | None, model: nn.Module, optimizer: AdamW, group: ProcessGroup
+) -> tuple[TrainingProgress, dict[str, Any] | None]:
+    """Restore the newest checkpoint, if any, in every process; only process 0 reads it.
+
+    The weights to train are those of process 0 also where there is no checkpoint.
+    """
+    found = checkpoints.restore(model, optimizer) if checkpoints else (TrainingProgress(), None)
+    if group.size == 1:
+        return found
+    progress, position = group.told_by_leader([asdict(found[0]), found[1]])
+    weights = group.from_leader(named_arrays(model.trainable_parameters()))
+    model.update(tree_unflatten(list(weights.items())))
+    optimizer.state = group.from_leader(optimizer.state)
+    return TrainingProgress(**progress), position

@@ -1,16 +1,17 @@
 """The training loop, a generator that yields the result of every step; the caller prints, plots or stops.
 
 It writes to the run folder: `metrics.jsonl` (one line per step), `checkpoints/` (resumable) and `best/` (the
-weights with the best validation loss, or of the last step without validation).
+weights with the best validation loss, or of the last step without validation). With several processes, each
+runs the loop on its share of every step's batches, and process 0 alone writes.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from mlx.utils import tree_map
+from mlx.utils import tree_map, tree_unflatten
 
 from smidgen import cpu_kernels
 from smidgen.backend import mx, nn
@@ -20,13 +21,27 @@ from smidgen.errors import ConfigError, WorkError
 from smidgen.files import append_jsonl
 from smidgen.models.graph import named_arrays
 from smidgen.training.batches import BatchSource, FigureSource, StepBatch
-from smidgen.training.checkpoint import Checkpoints, TrainingProgress
+from smidgen.training.checkpoint import Checkpoints, restored
 from smidgen.training.choosing import Checked, TaskMetric, note
 from smidgen.training.faults import NotFinite, not_finite
-from smidgen.training.objectives import Losses, Mean, Objective
+from smidgen.training.objectives import Losses, Objective
 from smidgen.training.optimizer import AdamW, learning_rate_at
+from smidgen.training.process_group import ALONE, ProcessEnded, ProcessGroup
+from smidgen.training.sums import Sums
 
 B = TypeVar("B", bound=StepBatch)
+
+
+class Output(NamedTuple):
+    """Where a training writes.
+
+    Attributes:
+        folder: the run folder.
+        save: writes the model to a folder, which it creates; called for each new best.
+    """
+
+    folder: Path
+    save: Callable[[Path], None] | None = None
 
 
 class Step(NamedTuple):
@@ -43,65 +58,65 @@ def train(
     batches: BatchSource[B],
     config: TrainConfig,
     *,
-    run_dir: Path | None = None,
+    output: Output | None = None,
     validation: Sequence[B] = (),
-    save: Callable[[Path], None] | None = None,
     metric: TaskMetric | None = None,
     stop_after: int | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Iterator[StepResult]:
-    """Train `model` in place and yield one result per step, resuming from the newest checkpoint in `run_dir`.
+    """Train `model` in place and yield one result per step, resuming from the newest checkpoint of `output`.
 
     Args:
         model: the model whose trainable parameters are updated.
         objective: the loss to minimise, on training and validation batches.
         batches: source of every step's batches; it also sets the number of steps.
         config: the recipe's `[train]`.
-        run_dir: folder for metrics, checkpoints and the best weights; if None, nothing is written.
+        output: where metrics, checkpoints and the best weights are written; if None, nothing is.
         validation: the fixed validation set, evaluated in full each time.
-        save: writes the model to a folder, which it creates; called for each new best.
         metric: a metric of the task, measured beside the validation loss.
         stop_after: pause after this step with a checkpoint; another call goes on as if there were no pause.
+        group: the processes that share the batches; only process 0 has an `output`.
 
     Raises:
-        ConfigError: nothing is trainable, the warm-up does not end, or `run_dir` contains another run.
+        ConfigError: nothing is trainable, the warm-up does not end, or the folder contains another run.
         WorkError: a loss or a gradient is not finite, or the disk is full; the checkpoints are kept.
+        ProcessEnded: another process has ended; the steps before are saved.
     """
     _check(model)
     _check_warmup(config, batches.num_steps)
     optimizer = AdamW(model, config)
-    checkpoints = Checkpoints(run_dir, config, batches.num_steps) if run_dir else None
-    progress, position = checkpoints.restore(model, optimizer) if checkpoints else (TrainingProgress(), None)
+    checkpoints = Checkpoints(output.folder, config, batches.num_steps) if output else None
+    progress, position = restored(checkpoints, model, optimizer, group)
     if position is not None:
         batches.restore(position)
     by_metric = metric is not None and metric.decides
     until = batches.num_steps if stop_after is None else min(stop_after, batches.num_steps)
     while progress.step < until and not progress.stopped:
-        started = time.perf_counter()
-        progress.step += 1
-        rate = learning_rate_at(progress.step, batches.num_steps, config)
-        step_batches = batches.next_step()
-        last = progress.step == batches.num_steps
+        started, before = time.perf_counter(), batches.state()
+        step, rate = progress.step + 1, learning_rate_at(progress.step + 1, batches.num_steps, config)
+        step_batches, last, done = batches.next_step(), step == batches.num_steps, None
         try:
             done = optimizer_step(
-                model, objective, optimizer, step_batches, config, step=progress.step, learning_rate=rate
+                model, objective, optimizer, step_batches, config, step=step, learning_rate=rate, group=group
             )
             seconds = time.perf_counter() - started
             figures = batches.figures() if isinstance(batches, FigureSource) else {}
-            validates = last or _due(progress.step, config.validate_every)
             found = _checked(
-                model, objective, progress.step,
-                validation=validation if validates else (),
-                metric=metric if metric and (last or _due(progress.step, metric.every)) else None,
-            )  # fmt: skip
+                model, objective, step, config, validation=validation, metric=metric, last=last, group=group
+            )
         except NotFinite as fault:
-            raise WorkError(f"{fault}; {_what_is_left(checkpoints, fault, progress, config)}") from None
+            raise WorkError(f"{fault}; {_what_is_left(checkpoints, fault, step, config)}") from None
+        except ProcessEnded as error:
+            if done is None and checkpoints and config.checkpoint_every:  # the weights are those of before
+                checkpoints.save(progress, model, optimizer, before)
+            raise ProcessEnded(f"step {step}: {error}") from None
+        progress.step = step
         is_best = note(progress, found, config.patience, by_metric=by_metric)
         ends = last or progress.stopped
-        none_chosen = progress.best_loss is None and progress.best_metric is None
-        if run_dir and save and (is_best or (ends and none_chosen)):
-            save(run_dir / "best")
+        if output and output.save and (is_best or (ends and not progress.has_best)):
+            output.save(output.folder / "best")
         result = StepResult(
-            step=progress.step,
+            step=step,
             epoch=batches.epoch(),
             loss=done.loss,
             trained_tokens=sum(batch.trained_tokens for batch in step_batches),
@@ -113,10 +128,10 @@ def train(
             metrics={**done.metrics, **figures, **found.metrics},
             metric=found.metric,
         )
-        if run_dir and checkpoints:
-            append_jsonl(run_dir / "metrics.jsonl", result.to_json())
-            due = _due(progress.step, config.checkpoint_every) or (config.checkpoint_every and ends)
-            if due or progress.step == stop_after:
+        if output and checkpoints:
+            append_jsonl(output.folder / "metrics.jsonl", result.to_json())
+            due = _due(step, config.checkpoint_every) or (config.checkpoint_every and ends)
+            if due or step == stop_after:
                 checkpoints.save(progress, model, optimizer, batches.state())
         yield result
 
@@ -130,13 +145,16 @@ def optimizer_step(
     *,
     step: int,
     learning_rate: float,
+    group: ProcessGroup = ALONE,
 ) -> Step:
     """Update the model by one step and leave it in evaluation mode.
 
-    A batch's loss is divided by the weight of the whole step, so accumulation equals one big batch.
+    A batch's loss is divided by the weight of the whole step, so accumulation equals one big batch, and one
+    process equals several.
 
     Raises:
         NotFinite: the loss or the gradient is not finite; the weights are unchanged.
+        ProcessEnded: another process has ended; the weights are unchanged.
     """
     total = sum(objective.weight(batch) for batch in batches)
 
@@ -146,38 +164,44 @@ def optimizer_step(
 
     value_and_grad = nn.value_and_grad(model, shares)
     model.train()
-    mx.random.seed(config.seed * 1_000_003 + step)  # a resumed run gets the same dropout masks
-    loss, means, gradients = 0.0, _Means(), {}
-    for batch in batches:
+    # A resumed run gets the same dropout masks, and each process its own.
+    mx.random.seed((config.seed * 1_000_003 + step) * group.size + group.rank)
+    sums, gradients = Sums(), {}
+    mine, factor = group.own(batches)
+    for batch in mine:
         (part, measured), gradient = value_and_grad(batch)
         gradients = tree_map(mx.add, gradients, gradient) if gradients else gradient
         mx.eval(part, measured, gradients)
-        loss += part.item()
-        means.add(measured)
+        sums.add(part.item(), measured)
     model.eval()
+    sums = sums.over(group, counts=factor > 0)
+    if group.size > 1:
+        scaled = {name: value * factor for name, value in named_arrays(gradients).items()}
+        gradients = tree_unflatten(list(group.sum(scaled).items()))
     norm = global_norm(gradients)
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        what = f"step {step}: the loss is {loss} and the gradient norm {norm}"
+    if not (math.isfinite(sums.loss) and math.isfinite(norm)):
+        what = f"step {step}: the loss is {sums.loss} and the gradient norm {norm}"
         raise not_finite(model, objective, batches, what=what, train=True)
     scale = min(1.0, config.gradient_clip / (norm + 1e-6)) if config.gradient_clip else 1.0
     optimizer.update(model, gradients, step, learning_rate, scale)
     mx.eval(model.trainable_parameters(), optimizer.state)
-    return Step(loss, norm, means.values(total))
+    return Step(sums.loss, norm, sums.means(total))
 
 
 def validate(
-    model: nn.Module, objective: Objective[B], batches: Sequence[B]
+    model: nn.Module, objective: Objective[B], batches: Sequence[B], group: ProcessGroup = ALONE
 ) -> tuple[float, dict[str, float]]:
     """Return the mean loss over all batches, without dropout, and the means of the metrics."""
     model.eval()
-    weight, total, means = 0.0, 0.0, _Means()
-    for batch in batches:
+    sums = Sums()
+    mine, factor = group.own(batches)
+    for batch in mine:
         loss, metrics = objective.loss(model, batch)
         mx.eval(loss, metrics)
-        total += float(loss)
-        weight += objective.weight(batch)
-        means.add(metrics)
-    return total / weight, means.values(weight)
+        sums.add(float(loss), metrics)
+    sums = sums.over(group, counts=factor > 0)
+    weight = sum(objective.weight(batch) for batch in batches)
+    return sums.loss / weight, sums.means(weight)
 
 
 def global_norm(gradients: dict) -> float:
@@ -189,26 +213,6 @@ def global_norm(gradients: dict) -> float:
     return float(mx.sqrt(mx.stack(squares).sum()))
 
 
-class _Means:
-    """Running sums of metrics and, of those that are means of parts, of their divisors."""
-
-    def __init__(self) -> None:
-        self._totals: dict[str, float] = {}
-        self._divisors: dict[str, float] = {}
-
-    def add(self, metrics: Mapping[str, mx.array | Mean]) -> None:
-        """Add the metrics of a batch."""
-        for name, value in metrics.items():
-            if isinstance(value, Mean):
-                self._divisors[name] = self._divisors.get(name, 0.0) + float(value.weight)
-            total = value.total if isinstance(value, Mean) else value
-            self._totals[name] = self._totals.get(name, 0.0) + float(total)
-
-    def values(self, weight: float) -> dict[str, float]:
-        """Return the means; `weight` is the divisor of those without one of their own."""
-        return {name: total / self._divisors.get(name, weight) for name, total in self._totals.items()}
-
-
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -217,9 +221,12 @@ def _checked(
     model: nn.Module,
     objective: Objective[B],
     step: int,
+    config: TrainConfig,
     *,
     validation: Sequence[B],
     metric: TaskMetric | None,
+    last: bool,
+    group: ProcessGroup,
 ) -> Checked:
     """Validate and measure what is due after a step.
 
@@ -227,28 +234,26 @@ def _checked(
         NotFinite: the validation loss is not finite.
     """
     loss, value, metrics = None, None, {}
-    if validation:
-        loss, means = validate(model, objective, validation)
+    if validation and (last or _due(step, config.validate_every)):
+        loss, means = validate(model, objective, validation, group)
         if not math.isfinite(loss):
             what = f"step {step}: the validation loss is {loss}"
             raise not_finite(model, objective, validation, what=what, train=False)
         metrics = {f"validation_{name}": mean for name, mean in means.items()}
-    if metric is not None:
-        figures = metric.measure()
+    if metric is not None and (last or _due(step, metric.every)):
+        figures = group.told_by_leader(metric.measure() if group.leads else None)
         value = next(iter(figures.values()))
         metrics |= {f"task_{name}": figure for name, figure in figures.items()}
     return Checked(loss, value, metrics)
 
 
-def _what_is_left(
-    checkpoints: Checkpoints | None, fault: NotFinite, progress: TrainingProgress, config: TrainConfig
-) -> str:
+def _what_is_left(checkpoints: Checkpoints | None, fault: NotFinite, step: int, config: TrainConfig) -> str:
     """Say what to do after a loss that is not finite, and from which checkpoint the run can go on."""
     rate = f"lower train.learning_rate, now {config.learning_rate:g},"
     if checkpoints is None:
         return f"{rate} and run again"
     if fault.weights_at_fault:  # the checkpoint of the step before has the same weights
-        checkpoints.discard(progress.step - 1)
+        checkpoints.discard(step - 1)
     kept = checkpoints.newest
     if kept is None:
         return f"there was no checkpoint yet: {rate} and run again"

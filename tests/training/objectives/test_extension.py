@@ -13,7 +13,7 @@ from smidgen.config import ArchitectureConfig, SftConfig
 from smidgen.files import read_jsonl
 from smidgen.models.graph import create, named_arrays
 from smidgen.training.batches import TrainBatch, TrainRow, pad
-from smidgen.training.loop import train, validate
+from smidgen.training.loop import Output, train, validate
 from smidgen.training.losses import trained_token_losses
 from smidgen.training.objectives import Losses
 
@@ -100,7 +100,9 @@ def run(pairs: list, run_dir: Path | None = None, size: int = 6, steps: int = 10
     model = create(SHAPE, seed=0)[0]
     objective, batches = Preference(create(SHAPE, seed=0)[0]), PairBatches(pairs, size, num_steps=10)
     results = []
-    for result in train(model, objective, batches, CONFIG, run_dir=run_dir, validation=cut(pairs[:5], 3)):
+    for result in train(
+        model, objective, batches, CONFIG, output=run_dir and Output(run_dir), validation=cut(pairs[:5], 3)
+    ):
         results.append(result)
         if result.step == steps:
             break
