@@ -302,7 +302,7 @@ checkpoint_every = 4
 def test_pretraining_is_skipped_or_begins_anew_by_the_rule_of_every_stage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("smidgen.pipeline.jobs.TOKENIZER_DOCUMENTS", 200)
+    monkeypatch.setattr("smidgen.pipeline.corpus.TOKENIZER_DOCUMENTS", 200)
     path = tmp_path / "tiny.toml"
     path.write_text(PRETRAIN)
     arguments = ["train", str(path), "--runs", str(tmp_path / "runs")]

@@ -192,6 +192,7 @@ def add_update(block: nn.Module, dropout: float = 0.0, updated: list[tuple[str, 
     """Freeze a block and give some of its layers a low-rank update, as training does after loading."""
     block.freeze()
     for room, name in updated:
+        room = room if room in block else "feed_forward"
         layer = LoRALinear.from_base(block[room][name], r=3, scale=1.5, dropout=dropout)
         keys = [mx.random.key(len(name) + part) for part in (0, 1)]
         layer.lora_a = 0.2 * mx.random.normal(layer.lora_a.shape, key=keys[0])
@@ -199,7 +200,7 @@ def add_update(block: nn.Module, dropout: float = 0.0, updated: list[tuple[str, 
         block[room][name] = layer
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "qwen2"])
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen2", "llama4_text"])
 def test_low_rank_updates_learn_and_frozen_weights_do_not(
     pair: Pair, architecture: str, monkeypatch: pytest.MonkeyPatch
 ):

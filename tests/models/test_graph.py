@@ -74,5 +74,19 @@ def test_a_created_config_is_honoured_by_our_own_loader():
     assert arguments.tie_word_embeddings
 
 
+@pytest.mark.parametrize(("interval", "rotary"), [(0, [1, 1, 1]), (2, [1, 0, 1])])
+def test_a_mobilellm_is_created_with_its_own_keys(interval: int, rotary: list[int]):
+    changes = {"model_type": "llama4_text", "no_rope_layer_interval": interval}
+    model, config = create(SMALL.model_copy(update=changes), seed=0)
+    assert [int(layer.self_attn.rope is not None) for layer in body(model).layers] == rotary
+    assert (config["intermediate_size_mlp"], config["no_rope_layers"]) == (96, rotary)
+    again = build_graph(config, "config.json")
+    again.update(model.parameters())
+    np.testing.assert_allclose(again(TOKENS), model(TOKENS), atol=1e-5)
+    assert np.std(np.array(body(model).layers[0].feed_forward.down_proj.weight)) == pytest.approx(
+        0.02 / 6**0.5, rel=0.05
+    )
+
+
 def test_a_loaded_model_is_in_evaluation_mode(tiny_model_dir):
     assert not build(tiny_model_dir, read_config(tiny_model_dir)).training

@@ -66,16 +66,26 @@ def test_logits_are_those_of_transformers(
     np.testing.assert_allclose(theirs, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_transformers_loads_a_model_made_here(tiny_tokenizer_dir: Path, tmp_path: Path, tokens: mx.array):
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "Qwen3ForCausalLM"),
+        ({"model_type": "llama4_text"}, "Llama4ForCausalLM"),
+        ({"model_type": "llama4_text", "no_rope_layer_interval": 3}, "Llama4ForCausalLM"),
+    ],
+)
+def test_transformers_loads_a_model_made_here(
+    changes: dict, name: str, tiny_tokenizer_dir: Path, tmp_path: Path, tokens: mx.array
+):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     shape = ArchitectureConfig(
         hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
-        intermediate_size=96, vocab_size=320,
+        intermediate_size=96, vocab_size=320, **changes,
     )  # fmt: skip
     model, config = create(shape, seed=0)
     save_model(tmp_path / "model", model, {**config, "eos_token_id": 2}, tiny_tokenizer_dir)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
-    assert type(loaded).__name__ == "Qwen3ForCausalLM"
+    assert type(loaded).__name__ == name
     wanted = loaded(input_ids=torch.tensor(np.array(tokens)).long()).logits.detach().numpy()
     np.testing.assert_allclose(model(tokens), wanted, rtol=1e-3, atol=1e-4)

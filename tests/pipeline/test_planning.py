@@ -37,7 +37,7 @@ def test_every_stage_of_a_recipe_has_time_and_memory(tmp_path: Path):
 
 
 def test_pretraining_is_planned_too(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("smidgen.pipeline.jobs.TOKENIZER_DOCUMENTS", 200)
+    monkeypatch.setattr("smidgen.pipeline.corpus.TOKENIZER_DOCUMENTS", 200)
     context = RunContext(parse_recipe(PRETRAIN, source="test"), Run(tmp_path / "made"))
     plan = plan_run(context)
     assert [stage.name for stage in plan.stages] == ["data", "train", "report"]

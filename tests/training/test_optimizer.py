@@ -81,6 +81,16 @@ def test_a_schedule_rises_to_the_peak_and_never_rises_again(steps: int, warmup: 
         assert rates[-1] == pytest.approx(0.5)
 
 
+def test_a_warmup_can_be_given_in_steps():
+    """As MobileLLM-R1's: 2,000 steps, then linear to a tenth of the peak."""
+    config = TrainConfig(
+        learning_rate=4e-3, warmup_steps=2000, min_learning_rate_ratio=0.1, schedule="linear"
+    )
+    rates = [learning_rate_at(step, 500_000, config) for step in (1, 2000, 251_001, 500_000)]
+    assert rates == pytest.approx([2e-6, 4e-3, 2.2e-3, 0.4e-3], rel=1e-4)
+    assert TrainConfig().warmup_of(1000) == 30
+
+
 def test_known_points_of_the_schedules():
     config = TrainConfig(learning_rate=1.0, warmup=0.2, min_learning_rate_ratio=0.1, schedule="linear")
     assert [round(learning_rate_at(s, 10, config), 4) for s in (1, 2, 3, 7, 10)] == [0.5, 1, 1, 0.55, 0.2125]

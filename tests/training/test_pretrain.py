@@ -14,7 +14,7 @@ from smidgen.config import PhaseConfig, PretrainConfig
 from smidgen.data.documents import Documents, Placed
 from smidgen.errors import DataError, ModelError
 from smidgen.files import read_jsonl
-from smidgen.training.batches import TrainBatch, TrainRow, fixed_batches, pad
+from smidgen.training.batches import TrainRow, fixed_batches, pad
 from smidgen.training.loop import Output, train, validate
 from smidgen.training.losses import trained_token_losses
 from smidgen.training.mixing import mix_of
@@ -230,7 +230,7 @@ def test_a_training_on_a_mix_resumes_bit_for_bit(make_tiny: Callable[[], nn.Modu
     }
     validation = fixed_batches(weighted(rows, dict.fromkeys("abc", 1 / 3)), 4)
 
-    def steps(folder: str, most: int | None) -> list[TrainBatch]:
+    def steps(folder: str, most: int | None) -> None:
         model = make_tiny()
         results = train(
             model,
@@ -240,9 +240,10 @@ def test_a_training_on_a_mix_resumes_bit_for_bit(make_tiny: Callable[[], nn.Modu
             output=Output(tmp_path / folder),
             validation=validation,
         )
-        return list(islice(results, most))
+        list(islice(results, most))
 
-    steps("whole", None), steps("cut", 7), steps("cut", None)  # interrupted in the first phase
+    for folder, most in (("whole", None), ("cut", 7), ("cut", None)):  # interrupted in the first phase
+        steps(folder, most)
     whole, cut = (
         [row | {"seconds": 0} for row in read_jsonl(tmp_path / name / "metrics.jsonl")]
         for name in ("whole", "cut")

@@ -61,8 +61,8 @@ def _turned(
 ) -> tuple[mx.array, mx.array]:
     """Return both halves (L, head_dim / 2) of a rotated vector, given as its halves."""
     if neighbours:
-        turned = rope(mx.stack(pair, axis=-1).reshape(1, 1, pair[0].shape[2], -1))[0, 0]
+        turned = rope(mx.stack([*pair], axis=-1).reshape(1, 1, pair[0].shape[2], -1))[0, 0]
         return turned[:, ::2], turned[:, 1::2]
-    turned = rope(mx.concatenate(pair, axis=-1))[0, 0]
+    turned = rope(mx.concatenate([*pair], axis=-1))[0, 0]
     half = pair[0].shape[-1]
     return turned[:, :half], turned[:, half:]

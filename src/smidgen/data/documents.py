@@ -235,7 +235,7 @@ class DocumentFile:
             if name is None:
                 raise DataError(
                     f"there is no field {' or '.join(TEXT_FIELDS)}; its fields are {fields}. Name those to "
-                    'read with a template, such as text = "{{ question }}"'
+                    'read in [[data.sources]], such as text = "{{ question }}"'
                 )
             if not isinstance(row[name], str):
                 raise DataError(f"'{name}' is {shown(row, name)}, expected text")

@@ -213,7 +213,10 @@ def _held_out_rows(corpus: Corpus, encode: Encode, separator: int) -> list[Train
         )
         for source in configs
     }
-    return weighted(rows, corpus.shares) if len(configs) > 1 else rows[configs[0].name]
+    if len(rows) > 1:
+        return weighted(rows, corpus.shares)
+    (alone,) = rows.values()
+    return alone
 
 
 METHODS: Mapping[str, Callable[[RunContext], TrainingJob]] = {

@@ -70,7 +70,7 @@ def data_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage
                 tables=("data", "model"),
                 inputs=lambda context: {
                     "files": source_hashes(recipe),
-                    "phases": [phase.model_dump(mode="json") for phase in recipe.all_phases],
+                    "shares": Corpus(recipe, {}).shares,  # of the texts that a tokenizer is trained on
                 },
                 outputs=(TOKENIZER, SOURCES),
             )
@@ -319,9 +319,8 @@ def _metric_entry(context: RunContext, measured: Sequence[Mapping[str, Any]]) ->
 
 
 def _base(recipe: AnyRecipe) -> dict[str, Any]:
-    if isinstance(recipe, Recipe):
-        return {"base": recipe.model.base, "thinking": recipe.model.thinking}
-    return {"base": recipe.model.base or "random weights", "thinking": False}
+    thinking = isinstance(recipe, Recipe) and recipe.model.thinking
+    return {"base": recipe.model.base or "random weights", "thinking": thinking}
 
 
 def _method_name(context: RunContext) -> str:
