@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from smidgen.cli.console import print_json, print_table, say
+from smidgen.cli.data_check import check
 from smidgen.cli.parameters import Json
 from smidgen.options import Seed
 
@@ -15,6 +16,9 @@ data = App(
     help="Prepare files of rows.",
     default_parameter=Parameter(negative=()),
 )
+
+
+data.command(check)
 
 
 @data.command

@@ -31,6 +31,7 @@ FILES = (".jsonl", ".json", ".parquet", ".gz", *TABLES)
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]*\w)(:(?P<split>\w+))?")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 _GZIP = b"\x1f\x8b"
+UNREADABLE = "unreadable line"
 _EXPECTED = "one JSON object a line (JSONL)"
 
 _stdin: list[tuple[object, bytes]] = []  # the stream that was read, and its content
@@ -87,6 +88,32 @@ class FileRow(dict[str, Any]):
         """Return the row with empty texts for those of `fields` whose cells are empty."""
         empty = {name: "" for name in fields if name in self.blank}
         return FileRow({**self, **empty}, self.number, self.unit, self.file) if empty else self
+
+
+class BadRow(str):
+    """Why a row cannot be used, in words that begin with its position.
+
+    Attributes:
+        place: its position, such as `line 7`.
+        kind: the kind of fault, in a word or two.
+    """
+
+    place: str
+    kind: str
+
+    def __new__(cls, place: str, why: str, kind: str = "unreadable row") -> "BadRow":
+        """Join position and reason."""
+        bad = super().__new__(cls, f"{place}{why}")
+        bad.place, bad.kind = place, kind
+        return bad
+
+
+class FieldError(DataError):
+    """A field of a row is missing or wrong; `kind` says which, in a word or two."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class WrittenNumber(float):
@@ -208,10 +235,10 @@ def _parse_lines(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
         try:
             row = json.loads(line, parse_float=WrittenNumber)
         except (ValueError, RecursionError) as error:
-            faults.append(f"line {number} is not JSON ({error})")
+            faults.append(BadRow(f"line {number}", f" is not JSON ({error})", UNREADABLE))
             continue
         if fault := _fault(row, is_suspect=_HALF_CHARACTER.search(line) is not None):
-            faults.append(f"line {number} {fault}")
+            faults.append(BadRow(f"line {number}", f" {fault}", UNREADABLE))
         else:
             rows.append(FileRow(row, number, file.unit, file))
     return rows
@@ -227,7 +254,7 @@ def _parse_array(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
     rows = []
     for number, row in enumerate(found, start=1):
         if fault := _fault(row, is_suspect=is_suspect):
-            faults.append(f"row {number} {fault}")
+            faults.append(BadRow(f"row {number}", f" {fault}", UNREADABLE))
         else:
             rows.append(FileRow(row, number, file.unit, file))
     return rows
@@ -254,7 +281,8 @@ def _parse_table(text: str, file: RowFile, separator: str, faults: list[str]) ->
         if not header:
             header = _header(cells, file)
         elif len(cells) != len(header):
-            faults.append(f"line {number} has {len(cells)} cells, but the header has {len(header)}")
+            why = f" has {len(cells)} cells, but the header has {len(header)}"
+            faults.append(BadRow(f"line {number}", why, UNREADABLE))
         else:
             row = dict(zip(header, cells, strict=True))
             fields = {name: cell for name, cell in row.items() if cell}

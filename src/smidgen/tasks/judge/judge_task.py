@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any, Self
 
 from smidgen.config import Section
-from smidgen.data.examine import examine_overlap, examine_pairs, examine_rows
-from smidgen.data.formats import Label, Pair, pair_row, pairs
+from smidgen.data.examples import Example, pair_example
+from smidgen.data.formats import PAIR_FORMATS, Label, Pair, pair_row, pairs
 from smidgen.data.preferences import judge_rows
 from smidgen.data.rows import place_of
 from smidgen.data.types import Completion, Constraint, Record, Sample, Score
@@ -56,6 +56,7 @@ class JudgeTask(Task):
     words = WORDS
     usage = USAGE
     settings_table = JudgeSettings
+    formats = PAIR_FORMATS
 
     def __init__(self, form: JudgeTemplate | None = None, *, reference: bool = False):
         """Judge with the template `form`; `reference` shows the reference answer that each row then needs.
@@ -102,11 +103,12 @@ class JudgeTask(Task):
         """Pairs of answers to questions about the generated world, with gold judgements."""
         return list(judge_rows(split, limit or WORLD_ROWS[split], seed))
 
-    def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
-        """Duplicates, identical answers, leaks, and labels that follow from length or side."""
-        trained, held_out = pairs(train), pairs(test)
-        overlap = examine_overlap(trained, held_out)
-        return examine_rows(examine_pairs(trained), examine_pairs(held_out), overlap)
+    def examples(
+        self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
+    ) -> list[Example]:
+        """The pairs."""
+        found = pairs(rows, source=source, with_reference=self.reference, rejected=rejected)
+        return [pair_example(pair) for pair in found]
 
     def show(self, row: Row) -> dict[str, Any]:
         """The question with both answers."""
