@@ -62,13 +62,17 @@ def examine_repeats(examples: Sequence[Example]) -> list[Finding]:
 
 def _near_duplicates(examples: Sequence[Example]) -> list[Finding]:
     texts = [(e.prompt, "\n".join(sorted(e.answers)) if e.is_pair else "") for e in examples]
-    ids = [examples[row].id for row, _ in near_duplicates(texts)]
+    near = ((examples[row], examples[earlier]) for row, earlier in near_duplicates(texts))
+    # the pairs of one row share answers, which are often versions of each other
+    ids = [example.id for example, earlier in near if example.row is None or example.row != earlier.row]
     share = f"{NEAR:.0%} of an earlier row's word sequences"
     return finding("near duplicate", "warning", ids, f"they share at least {share}; keep one, or mean it")
 
 
 def examine_overlap(train: Sequence[Example], test: Sequence[Example]) -> list[Finding]:
     """Find test rows whose prompt is in the training rows: whole, nearly, or a long run of its words."""
+    said = {example.question: example.said for example in train}
+    other = [example.id for example in test if said.get(example.question, example.said) != example.said]
     trained = {normalise(example.prompt): example.prompt for example in train}
     trained.pop("", None)
     leaked = [example for example in test if normalise(example.prompt) in trained]
@@ -76,7 +80,9 @@ def examine_overlap(train: Sequence[Example], test: Sequence[Example]) -> list[F
     originals, prompts = list(trained.values()), [example.prompt for example in rest]
     near = set(near_copies(prompts, originals)) if originals else set[int]()
     shared = set(shared_runs(prompts, originals)) - near
+    contradiction = "a training row has the same prompt but another label or answer; see which is right"
     return [
+        *finding("other answer", "warning", other, contradiction),
         *finding("leak", "error", (e.id for e in leaked), f"the same question is in the training rows, {_REMOVE}"),
         *finding(
             "near leak",

@@ -13,9 +13,12 @@ FEWEST = 20
 
 def examine_pairs(pairs: Sequence[Example]) -> list[Finding]:
     """Find problems of labelled pairs."""
-    equal = [pair.id for pair in pairs if normalise(pair.answers[0]) == normalise(pair.answers[1])]
+    alike = [pair for pair in pairs if len(set(map(normalise, pair.answers))) == 1]
+    equal = [pair.id for pair in alike if pair.answers[0].strip() == pair.answers[1].strip()]
+    in_case = "the two answers differ only in case or spacing; see whether the prompt is about that"
     return [
         *finding("same answers", "error", equal, "the two answers are identical, so no label is right; remove"),
+        *finding("alike answers", "warning", (pair.id for pair in alike if pair.id not in equal), in_case),
         *_examine_sides(pairs),
         *_examine_lengths(pairs),
     ]
@@ -26,8 +29,8 @@ def _examine_sides(pairs: Sequence[Example]) -> list[Finding]:
     sides = {pair.label for pair in pairs}
     if len(pairs) < FEWEST or len(sides) > 1 or not sides <= {"a", "b"}:
         return []
-    message = f"every better answer is '{sides.pop()}'; train on both orders, or a judge learns the position"
-    return [Finding("one side", "warning", message)]
+    message = f"every better answer is '{sides.pop()}'; smidgen shows both orders, so that only matters elsewhere"
+    return [Finding("one side", "info", message)]
 
 
 def _examine_lengths(pairs: Sequence[Example]) -> list[Finding]:

@@ -20,12 +20,14 @@ class Example:
         prompt: the text that is asked, without what the task adds to every prompt.
         answers: the completion to learn, or the two answers of a pair; empty if the row has neither.
         label: the class to predict, where there are classes; of a pair, the better side.
+        row: the row that it comes from, if that has several.
     """
 
     id: str
     prompt: str
     answers: tuple[str, ...] = ()
     label: str | None = None
+    row: str | None = None
 
     @property
     def is_pair(self) -> bool:
@@ -58,7 +60,8 @@ class Example:
 
 def pair_example(pair: Pair) -> Example:
     """Return a pair as the checks see it."""
-    return Example(pair.id, pair.prompt, (pair.a, pair.b), pair.better)
+    row = pair.answer_ids[0].rpartition("/")[0] if pair.answer_ids else None
+    return Example(pair.id, pair.prompt, (pair.a, pair.b), pair.better, row)
 
 
 def normalise(text: str) -> str:

@@ -2,23 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from smidgen.config import FinetuneConfig, SftConfig
 from smidgen.data.conversations import UNKNOWN
 from smidgen.data.examine import TEST, TRAIN, examine
 from smidgen.data.examples import Example
 from smidgen.data.findings import Finding, by_severity, finding
 from smidgen.data.row_files import BadRow, FileRow, source_name
-from smidgen.data.rows import place_of, read_rows, select_rows
-from smidgen.data.templates import load_tokenizer
+from smidgen.data.rows import place_of, read_rows
 from smidgen.data.types import Sample
 from smidgen.data.watched import WatchedRow
-from smidgen.errors import ConfigError, DataError, UserError, did_you_mean
-from smidgen.models.load import describe
+from smidgen.errors import DataError, UserError
 from smidgen.pipeline.context import RunContext, TaskContext
-from smidgen.pipeline.data_lengths import Lengths, Renderer, examine_lengths
+from smidgen.pipeline.data_lengths import Lengths, Renderer, examine_lengths, renderer_of_recipe
 from smidgen.pipeline.sources import test_rows, training_rows
 from smidgen.tasks.conversations import recognise_task
 from smidgen.tasks.task import Row, Task
@@ -34,8 +32,8 @@ _ADVICE = {
     "turns": "let user and assistant take turns",
     "no answer": "end the conversation with the answer to learn",
 }
-
-_TELLING = 4  # names of fewer letters, such as idx and id, are alike by chance
+ALIKE = 0.8
+"""From here on, two names of columns are spellings of one (difflib): `refrence`, but not `subject` and `subset`."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +157,7 @@ def check_recipe(context: RunContext) -> list[DataReport]:
         ConfigError: the recipe pretrains, so it has no rows.
         DataError: a file cannot be read at all, or no row of it can.
     """
-    if not context.tasks:
-        raise ConfigError(
-            f"the recipe {context.recipe.name} pretrains on generated text and has no rows to check; "
-            "give the recipe of a specialist"
-        )
-    settings, model = context.recipe.train, context.specialist.model
-    assert isinstance(settings, FinetuneConfig)
-    config = settings if isinstance(settings, SftConfig) else SftConfig(max_length=settings.max_length)
-    renderer = Renderer(load_tokenizer(describe(model.base)), config, model.thinking)
+    renderer = renderer_of_recipe(context)
     return [_check_task(task, renderer) for task in context.tasks]
 
 
@@ -241,10 +231,10 @@ def _unread_columns(task: Task, rows: Sequence[Row], read: set[str], source: str
     columns = dict.fromkeys(column for row in rows for column in row)
     unread = [column for column in columns if column not in read | {"split"}]
     wanted = (read | {"split"}) - columns.keys()
-    long = [column for column in unread if len(column) >= _TELLING]
-    hints = {column: hint for column in long if (hint := did_you_mean(column, wanted))}
+    near = {column: get_close_matches(column, wanted, n=1, cutoff=ALIKE) for column in unread}
+    hints = {column: found[0] for column, found in near.items() if found}
     found = [
-        Finding("misspelt column", "warning", f"nothing reads the column '{column}'.{hint}")
+        Finding("misspelt column", "warning", f"nothing reads the column '{column}'; if it is '{hint}', rename it")
         for column, hint in hints.items()
     ]
     others = [column for column in unread if column not in hints]

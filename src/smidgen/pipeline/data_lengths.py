@@ -9,8 +9,9 @@ from smidgen.config import SftConfig, parse_table
 from smidgen.data.findings import Finding, finding
 from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.data.types import Sample
-from smidgen.errors import DataError
+from smidgen.errors import ConfigError, DataError
 from smidgen.models.load import describe
+from smidgen.pipeline.context import RunContext
 from smidgen.training.sft import sft_row
 
 UNCUT = 10**9
@@ -46,6 +47,23 @@ def renderer_of(model: str, max_length: int | None = None) -> Renderer:
     """
     config = SftConfig() if max_length is None else parse_table(SftConfig, {"max_length": max_length}, "--max-length")
     return Renderer(load_tokenizer(describe(model)), config)
+
+
+def renderer_of_recipe(context: RunContext) -> Renderer:
+    """Return what renders the training rows of a recipe.
+
+    Raises:
+        ConfigError: the recipe pretrains, so it has no rows.
+        ModelError: as in `renderer_of`.
+    """
+    if not context.tasks:
+        raise ConfigError(
+            f"the recipe {context.recipe.name} pretrains on generated text and has no rows; "
+            "give the recipe of a specialist"
+        )
+    settings, model = context.recipe.train, context.specialist.model
+    config = settings if isinstance(settings, SftConfig) else SftConfig(max_length=settings.max_length)
+    return Renderer(load_tokenizer(describe(model.base)), config, model.thinking)
 
 
 @dataclass(frozen=True)
