@@ -89,7 +89,8 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path):
 
 def test_every_value_is_split_by_the_same_fraction_and_prompts_stay_together(tmp_path: Path):
     rows = [
-        {"text": f"say {n // 2}", "intent": "rare" if n < 20 else "usual", "tone": n % 4 < 2} for n in range(100)
+        {"text": f"say {n // 2}", "intent": "rare" if n < 20 else "usual", "tone": n % 4 < 2}
+        for n in range(100)
     ]
     found = split_files(
         find_task("intent"), [write(tmp_path / "q.jsonl", rows)], test=0.2, by=("intent", "tone"), seed=3
@@ -104,7 +105,9 @@ def test_every_value_is_split_by_the_same_fraction_and_prompts_stay_together(tmp
     for row in found.rows:
         sides[row["text"]].add(row["split"])
     assert all(len(side) == 1 for side in sides.values())
-    with pytest.raises(ConfigError, match=r"no row of .* has the field 'intend' to split by. Did you mean 'intent'"):
+    with pytest.raises(
+        ConfigError, match=r"no row of .* has the field 'intend' to split by. Did you mean 'intent'"
+    ):
         split_files(find_task("intent"), [tmp_path / "q.jsonl"], test=0.2, by=("intend",))
 
 
@@ -124,11 +127,15 @@ def test_a_mix_has_its_shares_and_no_row_twice(
 def test_what_cannot_be_mixed_is_refused(tmp_path: Path):
     paths = [write(tmp_path / "one.jsonl", own(30)), write(tmp_path / "two.jsonl", own(10))]
     judge = find_task("judge")
-    with pytest.raises(ConfigError, match=r"the weights are 1; expected a number above 0 for each of 2 files"):
+    with pytest.raises(
+        ConfigError, match=r"the weights are 1; expected a number above 0 for each of 2 files"
+    ):
         mix_files(judge, paths, [1.0])
     with pytest.raises(ConfigError, match=r"the weights are 1, 0; expected a number above 0"):
         mix_files(judge, paths, [1.0, 0.0])
-    with pytest.raises(DataError, match=r"two.jsonl has 10 rows, but its share of 30 rows is 15; give at most 20"):
+    with pytest.raises(
+        DataError, match=r"two.jsonl has 10 rows, but its share of 30 rows is 15; give at most 20"
+    ):
         mix_files(judge, paths, [1.0, 1.0], rows=30)
     with pytest.raises(ConfigError, match=r"two files have the name one"):
         mix_files(judge, [paths[0], paths[0]], [1.0, 1.0])

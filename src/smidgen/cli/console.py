@@ -51,7 +51,9 @@ def print_table(
     table = Table(box=None, show_header=bool(headers), pad_edge=False, padding=(0, 2))
     for index in range(len(rows[0])):
         name = headers[index] if headers else ""
-        table.add_column(name, justify="right" if headers and index and not is_text else "left", overflow="fold")
+        table.add_column(
+            name, justify="right" if headers and index and not is_text else "left", overflow="fold"
+        )
     for row in rows:
         # as Text, since rich would interpret brackets in a string as markup
         table.add_row(*(Text(cell) for cell in row))

@@ -27,7 +27,9 @@ def check(
     recipe: OtherRecipe = None,
     test: Annotated[
         tuple[Path, ...],
-        Parameter(help="File of test rows, compared with the others; repeatable. Default: rows of other splits."),
+        Parameter(
+            help="File of test rows, compared with the others; repeatable. Default: rows of other splits."
+        ),
     ] = (),
     model: Annotated[Model | None, Parameter(help="Model whose tokenizer measures the rows.")] = None,
     max_length: Annotated[
@@ -48,7 +50,9 @@ def check(
     if source.context is not None:
         if test or model or max_length:
             given = "--test" if test else "--model" if model else "--max-length"
-            raise ConfigError(f"{given} does not go with --recipe, which says it itself; leave one of them out")
+            raise ConfigError(
+                f"{given} does not go with --recipe, which says it itself; leave one of them out"
+            )
         reports = check_recipe(source.context)
     else:
         if max_length and not model:

@@ -34,7 +34,8 @@ def show(
         PositiveInt, Parameter(converter=whole, help="Number of rows to show, evenly spaced over the file.")
     ] = 3,
     model: Annotated[
-        Model | None, Parameter(help="Model whose tokenizer and chat template are used; default: smidgen:nano.")
+        Model | None,
+        Parameter(help="Model whose tokenizer and chat template are used; default: smidgen:nano."),
     ] = None,
     max_length: Annotated[
         PositiveInt | None, Parameter(converter=whole, help="Maximum row length in tokens; default: 512.")
@@ -53,7 +54,9 @@ def show(
     if source.context is not None:
         if model or max_length:
             given = "--model" if model else "--max-length"
-            raise ConfigError(f"{given} does not go with --recipe, which says it itself; leave one of them out")
+            raise ConfigError(
+                f"{given} does not go with --recipe, which says it itself; leave one of them out"
+            )
         renderer, samples = renderer_of_recipe(source.context), samples_of_recipe(source.context, rows)
     else:
         renderer = renderer_of(model or "smidgen:nano", max_length)

@@ -14,14 +14,18 @@ if TYPE_CHECKING:
 
 Names = Annotated[
     tuple[str, ...],
-    Parameter(help="Files of rows; a task's name before them says what reads them, otherwise their columns do."),
+    Parameter(
+        help="Files of rows; a task's name before them says what reads them, otherwise their columns do."
+    ),
 ]
 OtherRecipe = Annotated[
-    Path | None, Parameter(name="--recipe", help="Recipe whose rows are read exactly as it would train on them.")
+    Path | None,
+    Parameter(name="--recipe", help="Recipe whose rows are read exactly as it would train on them."),
 ]
 Template = Annotated[str | None, Parameter(help="Prompt of the judge, as in smidgen evaluate.")]
 Form = Annotated[
-    Path | None, Parameter(help="Recipe, or a TOML file with its [settings], that says how the task is asked.")
+    Path | None,
+    Parameter(help="Recipe, or a TOML file with its [settings], that says how the task is asked."),
 ]
 
 
@@ -51,7 +55,9 @@ def read_source(
     if recipe is not None:
         if names or template or form:
             given = f"'{names[0]}'" if names else "--template" if template else "--form"
-            raise ConfigError(f"{given} does not go with --recipe, which says it itself; leave one of them out")
+            raise ConfigError(
+                f"{given} does not go with --recipe, which says it itself; leave one of them out"
+            )
         settings = read_recipe(recipe)
         return Source(RunContext(settings, Run(Path("runs") / settings.name)))
     named = bool(names) and names[0] in TASKS and not Path(names[0]).exists()

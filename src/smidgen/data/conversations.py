@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from smidgen.data.bad_rows import FieldError
 from smidgen.data.fields import is_chat, row_id, structured, text_of, turns_of
-from smidgen.data.row_files import FieldError
 from smidgen.data.rows import Format, Row, number_of
 from smidgen.data.templates import TEXT
 from smidgen.data.types import Message, Sample
@@ -31,7 +31,9 @@ def _chat(field: str) -> Reader:
 def _check_turns(turns: Sequence[tuple[str, str]], field: str) -> None:
     roles = [role for role, _ in turns]
     if roles[-1] != "assistant":
-        raise FieldError(f"'{field}' ends with '{roles[-1]}', expected an assistant message to learn", "no answer")
+        raise FieldError(
+            f"'{field}' ends with '{roles[-1]}', expected an assistant message to learn", "no answer"
+        )
     spoken = [role for role in roles if role not in _ASIDE]
     if spoken != ["user", "assistant"] * (len(spoken) // 2):
         raise FieldError(

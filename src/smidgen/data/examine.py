@@ -8,7 +8,7 @@ texts, and test rows that are also in the training data. All are deterministic, 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from smidgen.data.examine_labels import examine_labels, examine_unseen
+from smidgen.data.examine_labels import examine_labels, examine_rare, examine_unseen
 from smidgen.data.examine_pairs import examine_pairs
 from smidgen.data.examine_texts import examine_texts
 from smidgen.data.examples import Example, normalise
@@ -21,7 +21,7 @@ _REMOVE = "so a score on it is not evidence; remove"
 
 def examine(train: Sequence[Example], test: Sequence[Example]) -> list[Finding]:
     """Find the problems of training rows, of test rows and of both together, errors first."""
-    found = [replace(each, where=TRAIN) for each in examine_set(train)]
+    found = [replace(each, where=TRAIN) for each in (*examine_set(train), *examine_rare(train))]
     overlap = [*examine_overlap(train, test), *examine_unseen(train, test)]
     found += [replace(each, where=TEST) for each in (*examine_set(test), *overlap)]
     return by_severity(found)
@@ -54,7 +54,9 @@ def examine_repeats(examples: Sequence[Example]) -> list[Finding]:
     earlier = "an earlier row has the same prompt"
     return [
         *finding("two labels", "error", contradicting, f"{earlier} but another label; keep one"),
-        *finding("two answers", "warning", differing, f"{earlier} but another completion; keep one, or mean it"),
+        *finding(
+            "two answers", "warning", differing, f"{earlier} but another completion; keep one, or mean it"
+        ),
         *finding("duplicate", "warning", repeated, f"{earlier} and the same answers; remove"),
         *_near_duplicates(different),
     ]
@@ -83,7 +85,9 @@ def examine_overlap(train: Sequence[Example], test: Sequence[Example]) -> list[F
     contradiction = "a training row has the same prompt but another label or answer; see which is right"
     return [
         *finding("other answer", "warning", other, contradiction),
-        *finding("leak", "error", (e.id for e in leaked), f"the same question is in the training rows, {_REMOVE}"),
+        *finding(
+            "leak", "error", (e.id for e in leaked), f"the same question is in the training rows, {_REMOVE}"
+        ),
         *finding(
             "near leak",
             "warning",

@@ -27,13 +27,25 @@ def examine_labels(examples: Sequence[Example]) -> list[Finding]:
     ]
 
 
+def examine_rare(train: Sequence[Example]) -> list[Finding]:
+    """Find training rows that are the only one with their label."""
+    labelled = [example for example in train if example.label is not None and not example.is_pair]
+    if len(labelled) < FEWEST:
+        return []
+    counts = Counter(example.label for example in labelled)
+    alone = (example.id for example in labelled if counts[example.label] == 1)
+    return finding("rare label", "warning", alone, "no other row has their label; add rows, or drop it")
+
+
 def examine_unseen(train: Sequence[Example], test: Sequence[Example]) -> list[Finding]:
     """Find test rows with a label that no training row has."""
     known = {example.label for example in train}
     if not train or None in known or any(example.is_pair for example in train):
         return []
     unseen = [example.id for example in test if example.label not in known]
-    return finding("unseen label", "error", unseen, "no training row has their label, so it cannot be learned")
+    return finding(
+        "unseen label", "error", unseen, "no training row has their label, so it cannot be learned"
+    )
 
 
 def _spellings(examples: Sequence[Example]) -> list[Finding]:
@@ -46,7 +58,9 @@ def _spellings(examples: Sequence[Example]) -> list[Finding]:
     if not odd:
         return []
     label = str(odd[0].label)
-    advice = f"their label, such as '{label}', is another spelling of '{usual[_plain(label)]}'; write it the same"
+    advice = (
+        f"their label, such as '{label}', is another spelling of '{usual[_plain(label)]}'; write it the same"
+    )
     return finding("label spelling", "error", (example.id for example in odd), advice)
 
 
@@ -55,28 +69,32 @@ def _plain(label: str) -> str:
 
 
 def _balance(examples: Sequence[Example]) -> list[Finding]:
-    """Check whether one label dominates, or has a single row."""
+    """Check whether one label dominates."""
     if len(examples) < FEWEST:
         return []
     counts = Counter(str(example.label) for example in examples)
     (label, number), *_ = counts.most_common(1)
     share = number / len(examples)
     if len(counts) == 1:
-        return [Finding("one label", "error", f"every row has the label '{label}', so there is nothing to tell apart")]
-    found = []
-    if share >= IMBALANCE:
-        message = f"{share:.0%} of the rows have the label '{label}'; add rows of others, and see the macro F1"
-        found.append(Finding("imbalance", "warning", message))
-    alone = (example.id for example in examples if counts[str(example.label)] == 1)
-    return found + finding("rare label", "warning", alone, "no other row has their label; add rows, or drop it")
+        return [
+            Finding(
+                "one label", "error", f"every row has the label '{label}', so there is nothing to tell apart"
+            )
+        ]
+    if share < IMBALANCE:
+        return []
+    message = f"{share:.0%} of the rows have the label '{label}'; add rows of others, and see the macro F1"
+    return [Finding("imbalance", "warning", message)]
 
 
 def _told_labels(examples: Sequence[Example]) -> list[Finding]:
     """Check whether prompts contain their own label, and not those of other rows."""
     if len(examples) < FEWEST or len({example.label for example in examples}) < 2:
         return []
-    prompts = [f" {' '.join(words_of(example.prompt))} " for example in examples]
-    labels = [f" {' '.join(words_of(str(example.label).replace('_', ' ')))} " for example in examples]
+    prompts, labels = (
+        [f" {' '.join(words_of(text.replace('_', ' ')))} " for text in texts]
+        for texts in zip(*((example.prompt, str(example.label)) for example in examples), strict=True)
+    )
     if min(map(len, labels)) < 4:  # single letters occur in any text
         return []
     own = [label in prompt for prompt, label in zip(prompts, labels, strict=True)]

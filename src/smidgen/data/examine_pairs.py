@@ -17,7 +17,9 @@ def examine_pairs(pairs: Sequence[Example]) -> list[Finding]:
     equal = [pair.id for pair in alike if pair.answers[0].strip() == pair.answers[1].strip()]
     in_case = "the two answers differ only in case or spacing; see whether the prompt is about that"
     return [
-        *finding("same answers", "error", equal, "the two answers are identical, so no label is right; remove"),
+        *finding(
+            "same answers", "error", equal, "the two answers are identical, so no label is right; remove"
+        ),
         *finding("alike answers", "warning", (pair.id for pair in alike if pair.id not in equal), in_case),
         *_examine_sides(pairs),
         *_examine_lengths(pairs),
@@ -29,7 +31,9 @@ def _examine_sides(pairs: Sequence[Example]) -> list[Finding]:
     sides = {pair.label for pair in pairs}
     if len(pairs) < FEWEST or len(sides) > 1 or not sides <= {"a", "b"}:
         return []
-    message = f"every better answer is '{sides.pop()}'; smidgen shows both orders, so that only matters elsewhere"
+    message = (
+        f"every better answer is '{sides.pop()}'; smidgen shows both orders, so that only matters elsewhere"
+    )
     return [Finding("one side", "info", message)]
 
 

@@ -24,7 +24,9 @@ _PLACEHOLDER = re.compile(
     r"|\[(insert|your|answer)[^\]]*\]|<(insert|your|answer)[^>]*>|#(n/a|ref!|value!))[.:!]*",
     re.IGNORECASE | re.DOTALL,
 )
-_ASSISTANT = re.compile(r"\bas an? (ai|artificial intelligence)( language)? (model|assistant)\b", re.IGNORECASE)
+_ASSISTANT = re.compile(
+    r"\bas an? (ai|artificial intelligence)( language)? (model|assistant)\b", re.IGNORECASE
+)
 
 
 def examine_texts(examples: Sequence[Example]) -> list[Finding]:
@@ -36,7 +38,12 @@ def examine_texts(examples: Sequence[Example]) -> list[Finding]:
     checks: tuple[tuple[str, Severity, Callable[[Example], bool], str], ...] = (
         ("empty prompt", "error", lambda e: not e.prompt.strip(), "the prompt is empty; remove"),
         ("nothing to learn", "error", _is_blank, "the completion is empty, so nothing is learned; remove"),
-        ("empty answer", "warning", _has_blank_answer, "one of the answers is empty; see whether it was lost"),
+        (
+            "empty answer",
+            "warning",
+            _has_blank_answer,
+            "one of the answers is empty; see whether it was lost",
+        ),
         (
             "damaged text",
             "warning",
@@ -49,7 +56,12 @@ def examine_texts(examples: Sequence[Example]) -> list[Finding]:
             lambda e: any(map(spells_control, e.texts)),
             "they spell a control token of a chat template, which is trained as plain text; see whether it is meant",
         ),
-        ("placeholder", "warning", _is_placeholder, "the completion is a placeholder or an AI's disclaimer; remove"),
+        (
+            "placeholder",
+            "warning",
+            _is_placeholder,
+            "the completion is a placeholder or an AI's disclaimer; remove",
+        ),
         (
             "stray spaces",
             "warning",
@@ -63,7 +75,11 @@ def examine_texts(examples: Sequence[Example]) -> list[Finding]:
             f"the prompt contains the whole completion, of {COPIED_WORDS} or more words; see whether it leaks",
         ),
     )
-    found = [each for kind, severity, is_bad, advice in checks for each in finding(kind, severity, those(is_bad), advice)]
+    found = [
+        each
+        for kind, severity, is_bad, advice in checks
+        for each in finding(kind, severity, those(is_bad), advice)
+    ]
     return found + _outliers(examples)
 
 
@@ -100,4 +116,6 @@ def _outliers(examples: Sequence[Example]) -> list[Finding]:
         for example, sizes in zip(examples, lengths, strict=True)
         if any(size > limit for size, limit in zip(sizes, limits, strict=True))
     ]
-    return finding("outlier", "warning", long, f"a text is more than {OUTLIER} times as long as usual; see why")
+    return finding(
+        "outlier", "warning", long, f"a text is more than {OUTLIER} times as long as usual; see why"
+    )

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smidgen.data.bad_rows import FieldError
 from smidgen.data.items import Label
-from smidgen.data.row_files import FieldError, RowFile, WrittenNumber
+from smidgen.data.row_files import RowFile, WrittenNumber
 from smidgen.data.rows import Row, file_of, number_of
 from smidgen.errors import DataError
 

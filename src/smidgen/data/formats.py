@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from smidgen.data.bad_rows import BadRow
 from smidgen.data.benchmarks import BENCHMARK_FORMATS
 from smidgen.data.fields import label_of, prompt_of, reference_of, row_id, subset_of, text_of
 from smidgen.data.items import Label, Pair, Query, Question
-from smidgen.data.row_files import BadRow
 from smidgen.data.rows import Format, Row, read_items, read_placed, refuse
 from smidgen.errors import DataError, first_few
 
@@ -42,9 +42,10 @@ def pairs(
     """
     faults: list[str] = []
     form, placed = read_placed(rows, PAIR_FORMATS, source, rejected=rejected)
+    if with_reference:
+        placed = [(at, replace(p, better=p.better_with_reference or p.better)) for at, p in placed]
     kept = []
-    for place, found in placed:
-        pair = replace(found, better=found.better_with_reference or found.better) if with_reference else found
+    for place, pair in placed:
         if labelled and pair.better is None:
             faults.append(BadRow(place, f": it has no label ('{form.label}')", "missing field"))
         elif with_reference and not pair.reference:

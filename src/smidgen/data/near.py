@@ -54,7 +54,9 @@ def near_copies(texts: Sequence[str], originals: Sequence[str]) -> list[int]:
     index, start = _Index(), len(originals)
     for row in range(start):
         index.add(row, parts[row], signatures[row])
-    return [row - start for row in range(start, len(parts)) if index.find(parts[row], signatures[row]) is not None]
+    return [
+        row - start for row in range(start, len(parts)) if index.find(parts[row], signatures[row]) is not None
+    ]
 
 
 def shared_runs(texts: Sequence[str], originals: Iterable[str]) -> list[int]:

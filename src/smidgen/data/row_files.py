@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from smidgen.data.bad_rows import UNREADABLE, BadRow
 from smidgen.errors import DataError, first_few
 from smidgen.files import decode_text, sha256_file
 
@@ -31,7 +32,6 @@ FILES = (".jsonl", ".json", ".parquet", ".gz", *TABLES)
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]*\w)(:(?P<split>\w+))?")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 _GZIP = b"\x1f\x8b"
-UNREADABLE = "unreadable line"
 _EXPECTED = "one JSON object a line (JSONL)"
 
 _stdin: list[tuple[object, bytes]] = []  # the stream that was read, and its content
@@ -88,32 +88,6 @@ class FileRow(dict[str, Any]):
         """Return the row with empty texts for those of `fields` whose cells are empty."""
         empty = {name: "" for name in fields if name in self.blank}
         return FileRow({**self, **empty}, self.number, self.unit, self.file) if empty else self
-
-
-class BadRow(str):
-    """Why a row cannot be used, in words that begin with its position.
-
-    Attributes:
-        place: its position, such as `line 7`.
-        kind: the kind of fault, in a word or two.
-    """
-
-    place: str
-    kind: str
-
-    def __new__(cls, place: str, why: str, kind: str = "unreadable row") -> "BadRow":
-        """Join position and reason."""
-        bad = super().__new__(cls, f"{place}{why}")
-        bad.place, bad.kind = place, kind
-        return bad
-
-
-class FieldError(DataError):
-    """A field of a row is missing or wrong; `kind` says which, in a word or two."""
-
-    def __init__(self, message: str, kind: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 class WrittenNumber(float):

@@ -7,7 +7,8 @@ together.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from smidgen.data.row_files import BadRow, FieldError, FileRow, Row, RowFile, read_rows, refuse
+from smidgen.data.bad_rows import BadRow, FieldError
+from smidgen.data.row_files import FileRow, Row, RowFile, read_rows, refuse
 from smidgen.errors import ConfigError, DataError, did_you_mean, first_few
 
 __all__ = [

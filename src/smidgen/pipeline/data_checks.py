@@ -6,11 +6,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from smidgen.data.bad_rows import BadRow
 from smidgen.data.conversations import UNKNOWN
 from smidgen.data.examine import TEST, TRAIN, examine
 from smidgen.data.examples import Example
 from smidgen.data.findings import Finding, by_severity, finding
-from smidgen.data.row_files import BadRow, FileRow, source_name
+from smidgen.data.row_files import FileRow, source_name
 from smidgen.data.rows import place_of, read_rows
 from smidgen.data.types import Sample
 from smidgen.data.watched import WatchedRow
@@ -103,7 +104,11 @@ class _Reading:
         title = form.title if form else ""
         self.read.append({"path": source, "task": task.name, "format": title, "rows": len(rows)})
         unknown = [
-            Finding("unknown format", "info", f"{source} has the fields of no known format, so only texts are checked")
+            Finding(
+                "unknown format",
+                "info",
+                f"{source} has the fields of no known format, so only texts are checked",
+            )
         ]
         held_out = [row for row in rows if not str(row.get("split", "train")).endswith("train")]
         training = [row for row in rows if str(row.get("split", "train")).endswith("train")]
@@ -234,7 +239,9 @@ def _unread_columns(task: Task, rows: Sequence[Row], read: set[str], source: str
     near = {column: get_close_matches(column, wanted, n=1, cutoff=ALIKE) for column in unread}
     hints = {column: found[0] for column, found in near.items() if found}
     found = [
-        Finding("misspelt column", "warning", f"nothing reads the column '{column}'; if it is '{hint}', rename it")
+        Finding(
+            "misspelt column", "warning", f"nothing reads the column '{column}'; if it is '{hint}', rename it"
+        )
         for column, hint in hints.items()
     ]
     others = [column for column in unread if column not in hints]
@@ -258,7 +265,12 @@ def _report(
         *(each for parts, where in ((train, TRAIN), (test, TEST)) for each in _bad_rows(parts, where)),
         *(replace(each, where=TRAIN) for each in found),
         *examine(*examples),
-        *(replace(each, where=where) for parts, where in ((train, TRAIN), (test, TEST)) for p in parts for each in p.ignored),
+        *(
+            replace(each, where=where)
+            for parts, where in ((train, TRAIN), (test, TEST))
+            for p in parts
+            for each in p.ignored
+        ),
     ]
     return DataReport(read, len(examples[0]), len(examples[1]), lengths, by_severity(findings))
 

@@ -45,7 +45,11 @@ def renderer_of(model: str, max_length: int | None = None) -> Renderer:
     Raises:
         ModelError: there is no such model, or it has no tokenizer.
     """
-    config = SftConfig() if max_length is None else parse_table(SftConfig, {"max_length": max_length}, "--max-length")
+    config = (
+        SftConfig()
+        if max_length is None
+        else parse_table(SftConfig, {"max_length": max_length}, "--max-length")
+    )
     return Renderer(load_tokenizer(describe(model)), config)
 
 

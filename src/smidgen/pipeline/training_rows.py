@@ -83,7 +83,9 @@ def samples_of_recipe(context: RunContext, number: int) -> list[Sample]:
         sample
         for task in context.tasks
         for sample in task.task.training_samples(
-            select_rows(task.train_rows, limit=number), source=task.config.data.train, seed=task.config.data.seed
+            select_rows(task.train_rows, limit=number),
+            source=task.config.data.train,
+            seed=task.config.data.seed,
         )
     ]
 

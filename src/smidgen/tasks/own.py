@@ -24,9 +24,9 @@ import jinja2
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from smidgen.data.bad_rows import FieldError
 from smidgen.data.examples import Example
 from smidgen.data.fields import fault_of, row_id, shown, text_of
-from smidgen.data.row_files import FieldError
 from smidgen.data.rows import Format, read_items
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
 from smidgen.errors import ConfigError, DataError, ParseError, did_you_mean

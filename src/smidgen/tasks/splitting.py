@@ -101,7 +101,9 @@ def mix_files(
     _refuse_twins(paths)
     if len(weights) != len(paths) or not all(math.isfinite(w) and w > 0 for w in weights):
         given = ", ".join(f"{weight:g}" for weight in weights)
-        raise ConfigError(f"the weights are {given or 'missing'}; expected a number above 0 for each of {len(paths)} files")
+        raise ConfigError(
+            f"the weights are {given or 'missing'}; expected a number above 0 for each of {len(paths)} files"
+        )
     files = [[row for group in _read_groups(task, path).values() for row in group] for path in paths]
     shares = [weight / sum(weights) for weight in weights]
     most = math.floor(min(len(found) / share for found, share in zip(files, shares, strict=True)) + 1e-9)
