@@ -1,4 +1,4 @@
-"""Clean files of rows, and the same with each fault planted once: what the data doctor has to find, and where."""
+"""Clean files of rows, and the same with each fault planted once: what the doctor has to find, and where."""
 
 import json
 import random
@@ -11,7 +11,7 @@ _RANDOM = random.Random(0)
 
 
 def words(number: int) -> str:
-    """Random words of five letters, so that no two texts are alike and equally many words are equally long."""
+    """Random words of five letters: no two texts are alike, and equally many words are equally long."""
     return " ".join("".join(_RANDOM.choices("bcdfghjklmnpqrstvwxyz", k=5)) for _ in range(number))
 
 

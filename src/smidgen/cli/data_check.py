@@ -41,7 +41,7 @@ def check(
 ) -> None:
     """Find what is wrong with training and test rows: their form, repeats, leaks, labels, lengths and texts.
 
-    The exit code is 0 without errors (there may be warnings), 1 with errors, and 2 if the rows cannot be checked.
+    The exit code is 0 without errors (there may be warnings), 1 with errors, 2 if the rows cannot be checked.
     """
     from smidgen.pipeline.data_checks import check_files, check_recipe
     from smidgen.pipeline.data_lengths import renderer_of

@@ -45,7 +45,7 @@ def show(
     out: Annotated[Path | None, Parameter(help="HTML page to write, instead of printing the rows.")] = None,
     json: Json = False,
 ) -> None:
-    """Show training rows token for token as they are trained on: what is learned, what is context, what is cut."""
+    """Show training rows token for token as they are trained on: what is learned, context, or cut."""
     from smidgen.files import write_text
     from smidgen.pipeline.data_lengths import renderer_of, renderer_of_recipe
     from smidgen.pipeline.training_rows import page, samples_of_file, samples_of_recipe, shown_rows

@@ -1,4 +1,4 @@
-"""What the commands `smidgen data check` and `smidgen data show` read: files with or without a task, or a recipe."""
+"""What `smidgen data check` and `show` read: files with or without a task, or a recipe."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rows of texts to learn that belong to no task: chats, prompts with completions, instructions, and plain texts."""
+"""Rows of texts to learn that belong to no task: chats, prompts with completions, and plain texts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

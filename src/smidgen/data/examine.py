@@ -1,8 +1,9 @@
 """Checks of a dataset before training and evaluation.
 
 Readers of formats reject rows that cannot be read. These checks find rows that are readable but not reliable:
-identical answers, contradictory labels, duplicates, labels that follow from length or position, damaged and empty
-texts, and test rows that are also in the training data. All are deterministic, and linear in the number of rows.
+identical answers, contradictory labels, duplicates, labels that follow from length or position, damaged and
+empty texts, and test rows that are also in the training data. All are deterministic, and linear in the number
+of rows.
 """
 
 from collections.abc import Sequence
@@ -92,13 +93,13 @@ def examine_overlap(train: Sequence[Example], test: Sequence[Example]) -> list[F
             "near leak",
             "warning",
             (rest[i].id for i in sorted(near)),
-            f"nearly the same question is in the training rows ({NEAR:.0%} of the word sequences), {_REMOVE}",
+            f"a training row has nearly the same question ({NEAR:.0%} of the word sequences), {_REMOVE}",
         ),
         *finding(
             "shared text",
             "warning",
             (rest[i].id for i in sorted(shared)),
-            f"{LONG_RUN} words in a row ({SHORT_RUN} of shorter prompts) are also in a training row; see whether "
-            "its answer is too",
+            f"{LONG_RUN} words in a row ({SHORT_RUN} of shorter prompts) are also in a training row; see "
+            "whether its answer is too",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Checks of labels and completions over all rows: balance, spelling, constant answers, labels told by the prompt."""
+"""Checks of labels and completions over all rows: balance, spelling, constant and told answers."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ IMBALANCE = 0.8
 CONSTANT = 0.2
 """Warn if one completion, where there are no labels, has at least this share of the rows."""
 TOLD, NOT_TOLD = 0.8, 0.3
-"""Warn if at least the first share of the prompts name their label, and at most the second one another row's."""
+"""Warn if at least the first share of the prompts name their label, and at most the second one another."""
 
 
 def examine_labels(examples: Sequence[Example]) -> list[Finding]:
@@ -102,7 +102,8 @@ def _told_labels(examples: Sequence[Example]) -> list[Finding]:
     named = [other in prompt for prompt, other in zip(prompts, others, strict=True)]
     if sum(own) < TOLD * len(own) or sum(named) > NOT_TOLD * len(named):
         return []
-    message = f"{sum(own) / len(own):.0%} of the prompts contain their label, so a model learns to copy it; remove it"
+    share = sum(own) / len(own)
+    message = f"{share:.0%} of the prompts contain their label, so a model learns to copy it; remove it"
     return [Finding("label in prompt", "error", message)]
 
 

@@ -52,7 +52,7 @@ class Example:
 
     @property
     def said(self) -> str:
-        """What is right, ignoring case and spacing: of a pair the better answer, so that sides do not count."""
+        """What is right, ignoring case and spacing: of a pair the better answer, as sides do not count."""
         if self.is_pair and self.label in ("a", "b"):
             return normalise(self.answers["ab".index(self.label)])
         return normalise(self.label if self.label is not None else self.completion or "")

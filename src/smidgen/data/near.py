@@ -1,10 +1,10 @@
 """Near-duplicates and shared word sequences of texts.
 
-Texts are sets of shingles, runs of `SHINGLE` words, and are nearly equal if at least `NEAR` of all their shingles
-are in both (Jaccard). Candidates come from MinHash signatures in bands (Broder 1997,
-https://doi.org/10.1109/SEQUEN.1997.666900) and are then compared exactly, so every pair that is reported is one; a pair
-at the threshold is missed with a probability of 1 in 10⁷. Shingles that very many texts share are a template's, and
-do not count.
+Texts are sets of shingles, runs of `SHINGLE` words, and are nearly equal if at least `NEAR` of all their
+shingles are in both (Jaccard). Candidates come from MinHash signatures in bands (Broder 1997,
+https://doi.org/10.1109/SEQUEN.1997.666900) and are then compared exactly, so every pair that is reported is
+one; a pair at the threshold is missed with a probability of 5 in 10⁸. Shingles that very many texts share are
+a template's, and do not count.
 """
 
 from collections import Counter
@@ -20,8 +20,8 @@ SHINGLE = 3
 FEWEST_WORDS = 8
 """Shorter texts are compared as a whole: a word more or less makes them another text."""
 LONG_RUN, SHORT_RUN = 13, 8
-"""Words of a run that two texts share only if one is from the other (GPT-3, https://arxiv.org/abs/2005.14165, D);
-the shorter run is for texts with fewer words than the longer one."""
+"""Words of a run that two texts share only if one is from the other (GPT-3, https://arxiv.org/abs/2005.14165,
+appendix C); the shorter run is for texts with fewer words than the longer one."""
 TEMPLATE_SHARE = 0.1
 """What is in more than this share of the texts is a template's."""
 FEWEST_TEXTS = 20

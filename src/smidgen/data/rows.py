@@ -12,8 +12,8 @@ from smidgen.data.row_files import FileRow, Row, RowFile, read_rows, refuse
 from smidgen.errors import ConfigError, DataError, did_you_mean, first_few
 
 __all__ = [
-    "FileRow", "Format", "Row", "number_of", "place_of", "read_items", "read_placed", "read_rows", "recognise", "refuse",
-    "select_rows",
+    "FileRow", "Format", "Row", "number_of", "place_of", "read_items", "read_placed", "read_rows",
+    "recognise", "refuse", "select_rows",
 ]  # fmt: skip
 
 _AnyRow = TypeVar("_AnyRow", bound=dict[str, Any])

@@ -1,6 +1,7 @@
 """The data doctor: everything that the rows of files or of a recipe have against them, in one report."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -34,7 +35,7 @@ _ADVICE = {
     "no answer": "end the conversation with the answer to learn",
 }
 ALIKE = 0.8
-"""From here on, two names of columns are spellings of one (difflib): `refrence`, but not `subject` and `subset`."""
+"""From here on, column names are spellings of one (difflib): `refrence`, but not `subject` and `subset`."""
 
 
 @dataclass(frozen=True)
@@ -226,13 +227,11 @@ def read_set(
 
 
 def _unread_columns(task: Task, rows: Sequence[Row], read: set[str], source: str) -> list[Finding]:
-    """Find columns that the task does not read, and among them those with a name like one that it looks for."""
+    """Find columns that the task does not read, and of these the names like one that it looks for."""
     if not all(isinstance(row, WatchedRow) for row in rows):
         return []
-    try:
+    with suppress(UserError):  # what is wrong with them is found elsewhere
         task.training_samples(rows, source=source)  # reads further columns
-    except UserError:
-        pass  # what is wrong with them is found elsewhere
     columns = dict.fromkeys(column for row in rows for column in row)
     unread = [column for column in columns if column not in read | {"split"}]
     wanted = (read | {"split"}) - columns.keys()

@@ -117,7 +117,7 @@ def examine_lengths(samples: Sequence[Sample], renderer: Renderer) -> tuple[list
             "completion too long",
             "error",
             long,
-            f"the completion does not fit max_length = {limit}; raise it to {most + 1} or more, or remove the rows",
+            f"the completion does not fit max_length = {limit}; raise it to {most + 1} or more",
         ),
         *finding("prompt cut", "warning", cut, advice),
     ]

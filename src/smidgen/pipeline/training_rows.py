@@ -1,4 +1,4 @@
-"""Training rows as they are trained on, for people: the text of each run of tokens, cut, context or learned."""
+"""Training rows as they are trained on, for people: runs of tokens that are cut, context or learned."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -50,8 +50,8 @@ def split_files(
         task: reads the rows, in any of its formats.
         paths: the files; their names must differ.
         test: fraction of the prompts that become test rows.
-        by: fields of the rows in the task's own format, each of whose values is split by the same fraction, as
-            nearly as whole prompts can be.
+        by: fields of the rows in the task's own format; each of their values is split by the same fraction,
+            as nearly as whole prompts can be.
         per_prompt: maximum number of rows with one prompt, drawn at random; None for all.
         seed: seed of the split and of the draw.
 

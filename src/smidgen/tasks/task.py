@@ -257,7 +257,7 @@ class Task(Protocol):
         ]
 
     def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[Finding]:
-        """Find problems of the rows, such as duplicates, contradictory labels, and leaks between both sets."""
+        """Find problems of the rows: duplicates, contradictory labels, leaks between both sets and more."""
         return examine(self.examples(train), self.examples(test))
 
     def show(self, row: Row) -> dict[str, Any]:

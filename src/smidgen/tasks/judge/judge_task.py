@@ -70,8 +70,7 @@ class JudgeTask(Task):
         """Judge with the template `form`; `reference` shows the reference answer that each row then needs.
 
         Raises:
-            ConfigError: the template requires a reference and `reference` is false, or a reference is asked for
-                that it does not show.
+            ConfigError: as in `check_reference`.
         """
         self.form = form or Rubric()
         check_reference(self.form, reference, reference_drop)

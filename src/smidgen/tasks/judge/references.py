@@ -1,8 +1,8 @@
 """Reference answers of a judge: which templates show one, and training rows that are shown without theirs.
 
-JudgeLM (https://arxiv.org/abs/2310.17631) trains on some rows with and some without a reference, so that one judge does
-both. Its published code reads the drop ratio as the probability of keeping the reference, and changes the row itself;
-here it is the probability of dropping it, and rows are never changed.
+JudgeLM (https://arxiv.org/abs/2310.17631) trains on some rows with and some without a reference, so that one
+judge does both. Its published code reads the drop ratio as the probability of keeping the reference, and
+changes the row itself; here it is the probability of dropping it, and rows are never changed.
 """
 
 import random
@@ -26,7 +26,8 @@ def check_reference(form: JudgeTemplate, reference: bool, drop: float) -> None:
     """Refuse settings of references that a template does not support.
 
     Raises:
-        ConfigError: it needs a reference that is not shown or is to be dropped, shows none, or there is none to drop.
+        ConfigError: the template needs a reference that is not shown or may be dropped, or has no place for
+            one; or none is shown that could be dropped.
     """
     if form.needs_reference and not reference:
         raise ConfigError(
@@ -45,7 +46,8 @@ def check_reference(form: JudgeTemplate, reference: bool, drop: float) -> None:
         )
     if drop and form.needs_reference:
         raise ConfigError(
-            f"reference_drop is {drop:g}, but the template {form.name} needs a reference in every row; leave it out"
+            f"reference_drop is {drop:g}, but the template {form.name} needs a reference in every row; "
+            "leave it out"
         )
 
 
@@ -56,7 +58,8 @@ def drop_references(
 
     Args:
         pairs: with their references, and the labels that were given with them in view.
-        bare: the same pairs by id, with the labels that were given without; one without a label keeps that of `pairs`.
+        bare: the same pairs by id, with the labels that were given without; one without a label keeps that
+            of `pairs`.
         probability: of dropping the reference of a pair.
         seed: seed of the draws.
     """
