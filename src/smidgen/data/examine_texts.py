@@ -72,7 +72,7 @@ def examine_texts(examples: Sequence[Example]) -> list[Finding]:
             "answer in prompt",
             "warning",
             _is_copied,
-            f"the prompt contains the whole completion, of {COPIED_WORDS} or more words; see whether it leaks",
+            f"the prompt contains the whole completion, of {COPIED_WORDS} words or more; see if it leaks",
         ),
     )
     found = [

@@ -10,7 +10,7 @@ a template's, and do not count.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from rensa import RMinHash, RMinHashLSH
+from rensa import RMinHash, RMinHashLSH  # type: ignore[attr-defined]  # has no stubs
 
 from smidgen.data.examples import words_of
 

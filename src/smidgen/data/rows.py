@@ -16,7 +16,7 @@ __all__ = [
     "recognise", "refuse", "select_rows",
 ]  # fmt: skip
 
-_AnyRow = TypeVar("_AnyRow", bound=dict[str, Any])
+_AnyRow = TypeVar("_AnyRow", bound=Row)
 
 
 class Format(NamedTuple):

@@ -235,7 +235,8 @@ def _unread_columns(task: Task, rows: Sequence[Row], read: set[str], source: str
     columns = dict.fromkeys(column for row in rows for column in row)
     unread = [column for column in columns if column not in read | {"split"}]
     wanted = (read | {"split"}) - columns.keys()
-    near = {column: get_close_matches(column, wanted, n=1, cutoff=ALIKE) for column in unread}
+    telling = [name for name in wanted if len(name) > 3]  # id and idx are alike by chance
+    near = {column: get_close_matches(column, telling, n=1, cutoff=ALIKE) for column in unread}
     hints = {column: found[0] for column, found in near.items() if found}
     found = [
         Finding(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -55,11 +56,12 @@ def _shown(sample: Sample, renderer: Renderer) -> ShownRow:
     tokenizer, thinking = renderer.tokenizer, renderer.thinking
     row, cut = sft_row(sample, tokenizer, renderer.config, thinking=thinking)
     whole, _ = sft_row(sample, tokenizer, renderer.uncut.config, thinking=thinking)
-    masks: list[Part] = ["learned" if learned else "context" for learned in row.loss_mask]
-    kinds: list[Part] = [*["cut"] * cut, *masks]  # type: ignore[list-item]
-    tokens = [int(i) for i in whole.token_ids]
-    runs = groupby(zip(kinds, tokens, strict=True), key=lambda pair: pair[0])
-    parts = [(kind, tokenizer.decode([i for _, i in run], keep_special=True)) for kind, run in runs]
+    lost: list[Part] = ["cut"] * cut
+    kept: list[Part] = ["learned" if learned else "context" for learned in row.loss_mask]
+    kinds = lost + kept
+    parts: list[tuple[Part, str]] = []
+    for kind, run in groupby(zip(kinds, whole.token_ids, strict=True), key=itemgetter(0)):
+        parts.append((kind, tokenizer.decode([int(token) for _, token in run], keep_special=True)))
     counts = {kind: kinds.count(kind) for kind in ("context", "learned", "cut")}
     return ShownRow(sample.id, parts, counts)
 
