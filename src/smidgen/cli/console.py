@@ -32,19 +32,27 @@ def print_json(value: Any) -> None:
 
 
 def print_table(
-    rows: Sequence[Sequence[str]], *, headers: Sequence[str] = (), width: int | None = None
+    rows: Sequence[Sequence[str]],
+    *,
+    headers: Sequence[str] = (),
+    width: int | None = None,
+    is_text: bool = False,
 ) -> None:
     """Print rows as a borderless table to stdout.
 
     Args:
         rows: the cells of each row, all rows of equal length.
-        headers: names of the columns. If given, columns after the first are right-aligned, as for numbers.
+        headers: names of the columns. If given, columns after the first are right-aligned, as for numbers,
+            unless they hold texts (`is_text`).
         width: width of the table in characters, cells wrapped to fit; that of the terminal if None.
+        is_text: whether the columns after the first hold texts.
     """
     table = Table(box=None, show_header=bool(headers), pad_edge=False, padding=(0, 2))
     for index in range(len(rows[0])):
         name = headers[index] if headers else ""
-        table.add_column(name, justify="right" if headers and index else "left", overflow="fold")
+        table.add_column(
+            name, justify="right" if headers and index and not is_text else "left", overflow="fold"
+        )
     for row in rows:
         # as Text, since rich would interpret brackets in a string as markup
         table.add_row(*(Text(cell) for cell in row))

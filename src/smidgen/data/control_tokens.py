@@ -38,6 +38,11 @@ def looks_like_control(text: str) -> bool:
     return _CONTROL.fullmatch(text) is not None
 
 
+def spells_control(text: str) -> bool:
+    """Whether a text contains the spelling of a control token."""
+    return _CONTROL.search(text) is not None
+
+
 def defused(text: str) -> str:
     """Insert a word joiner into every spelling that a server's tokenizer may read as a control token.
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smidgen.data.bad_rows import FieldError
 from smidgen.data.items import Label
 from smidgen.data.row_files import RowFile, WrittenNumber
 from smidgen.data.rows import Row, file_of, number_of
@@ -18,8 +19,16 @@ def text_of(row: Row, field: str, *, empty: bool = False) -> str:
     """
     value = as_text(row.get(field), row)
     if value is None or not (empty or value.strip()):
-        raise DataError(f"'{field}' is {shown(row, field)}, expected text")
+        raise FieldError(f"'{field}' is {shown(row, field)}, expected text", fault_of(row, field))
     return value
+
+
+def fault_of(row: Row, field: str, wrong: str = "wrong type") -> str:
+    """Name the kind of fault of a field that cannot be read: it is missing, empty, or `wrong`."""
+    value = row.get(field)
+    if value is None:
+        return "missing field"
+    return "empty field" if isinstance(value, str) and not value.strip() else wrong
 
 
 def as_text(value: Any, row: Row) -> str | None:
@@ -87,7 +96,8 @@ def side_of(row: Row, name: str, choices: Mapping[Any, Label]) -> Label:
         choices = {str(choice): side for choice, side in choices.items()}
     if isinstance(value, bool) or not isinstance(value, str | int) or value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
-        raise DataError(f"'{name}' is {shown(row, name)}, expected {expected}")
+        kind = fault_of(row, name, "unknown label")
+        raise FieldError(f"'{name}' is {shown(row, name)}, expected {expected}", kind)
     return choices[value]
 
 
@@ -99,7 +109,7 @@ def scores_of(row: Row, name: str) -> tuple[float, float] | None:
         return None
     scores = [part for part in parts if isinstance(part, int | float) and not isinstance(part, bool)]
     if len(parts) != 2 or len(scores) != 2 or not all(map(is_finite, scores)):
-        raise DataError(f"'{name}' is {shown(row, name)}, expected two finite numbers")
+        raise FieldError(f"'{name}' is {shown(row, name)}, expected two finite numbers", fault_of(row, name))
     return float(scores[0]), float(scores[1])
 
 
@@ -115,7 +125,7 @@ def reference_of(row: Row) -> str | None:
         value = value.get("text")
     text = None if value is None else as_text(value, row)
     if value is not None and text is None:
-        raise DataError(f"'reference' is {shown(row, 'reference')}, expected text")
+        raise FieldError(f"'reference' is {shown(row, 'reference')}, expected text", "wrong type")
     return text or None
 
 
@@ -138,7 +148,7 @@ def texts_of(row: Row, name: str) -> list[str]:
     value = row.get(name)
     texts = [as_text(text, row) for text in value] if isinstance(value, list) else []
     if not texts or None in texts:
-        raise DataError(f"'{name}' is {shown(row, name)}, expected a list of texts")
+        raise FieldError(f"'{name}' is {shown(row, name)}, expected a list of texts", fault_of(row, name))
     return [text for text in texts if text is not None]
 
 
@@ -149,7 +159,9 @@ def turns_of(row: Row, name: str) -> list[tuple[str, str]]:
         role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
         content = as_text(content, row)
         if not isinstance(role, str) or content is None:
-            raise DataError(f"message {number} of '{name}' needs a 'role' and a 'content' of text")
+            raise FieldError(
+                f"message {number} of '{name}' needs a 'role' and a 'content' of text", "wrong type"
+            )
         turns.append((role, content))
     return turns
 
@@ -157,7 +169,7 @@ def turns_of(row: Row, name: str) -> list[tuple[str, str]]:
 def conversation(turns: Sequence[tuple[str, str]], name: str) -> str:
     """Format turns for a judge: a single question unchanged, several with the names of their roles."""
     if not turns or not any(text.strip() for _, text in turns):
-        raise DataError(f"'{name}' contains no question")
+        raise FieldError(f"'{name}' contains no question", "empty field")
     if len(turns) == 1:
         return turns[0][1]
     return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in turns)

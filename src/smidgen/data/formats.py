@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from smidgen.data.bad_rows import BadRow
 from smidgen.data.benchmarks import BENCHMARK_FORMATS
 from smidgen.data.fields import label_of, prompt_of, reference_of, row_id, subset_of, text_of
 from smidgen.data.items import Label, Pair, Query, Question
@@ -41,13 +42,14 @@ def pairs(
     """
     faults: list[str] = []
     form, placed = read_placed(rows, PAIR_FORMATS, source, rejected=rejected)
+    if with_reference:
+        placed = [(at, replace(p, better=p.better_with_reference or p.better)) for at, p in placed]
     kept = []
-    for place, found in placed:
-        pair = replace(found, better=found.better_with_reference or found.better) if with_reference else found
+    for place, pair in placed:
         if labelled and pair.better is None:
-            faults.append(f"{place}: it has no label ('{form.label}')")
+            faults.append(BadRow(place, f": it has no label ('{form.label}')", "missing field"))
         elif with_reference and not pair.reference:
-            faults.append(f"{place}: '{pair.id}' has no reference answer")
+            faults.append(BadRow(place, f": '{pair.id}' has no reference answer", "missing field"))
         else:
             kept.append(pair)
     if labelled and placed and all(pair.better is None for _, pair in placed):
@@ -75,7 +77,8 @@ def _needed(labelled: bool, with_reference: bool) -> str:
 def pair_row(pair: Pair) -> dict[str, Any]:
     """Return a pair as a row of our own format."""
     row = {"id": pair.id, "prompt": pair.prompt, "a": pair.a, "b": pair.b, "better": pair.better}
-    return row | ({} if pair.reference is None else {"reference": pair.reference})
+    given = {"reference": pair.reference, "subset": pair.subset}
+    return row | {name: value for name, value in given.items() if value is not None}
 
 
 def queries(rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None) -> list[Query]:

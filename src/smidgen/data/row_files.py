@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from smidgen.data.bad_rows import UNREADABLE, BadRow
 from smidgen.errors import DataError, first_few
 from smidgen.files import decode_text, sha256_file
 
@@ -207,7 +208,7 @@ def _parse_lines(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
             continue
         row, fault = parse_line(line)
         if fault:
-            faults.append(f"line {number} {fault}")
+            faults.append(BadRow(f"line {number}", f" {fault}", UNREADABLE))
         else:
             rows.append(FileRow(row, number, file.unit, file))
     return rows
@@ -233,7 +234,7 @@ def _parse_array(text: str, file: RowFile, faults: list[str]) -> list[FileRow]:
     rows = []
     for number, row in enumerate(found, start=1):
         if fault := _fault(row, is_suspect=is_suspect):
-            faults.append(f"row {number} {fault}")
+            faults.append(BadRow(f"row {number}", f" {fault}", UNREADABLE))
         else:
             rows.append(FileRow(row, number, file.unit, file))
     return rows
@@ -260,7 +261,8 @@ def _parse_table(text: str, file: RowFile, separator: str, faults: list[str]) ->
         if not header:
             header = _header(cells, file)
         elif len(cells) != len(header):
-            faults.append(f"line {number} has {len(cells)} cells, but the header has {len(header)}")
+            why = f" has {len(cells)} cells, but the header has {len(header)}"
+            faults.append(BadRow(f"line {number}", why, UNREADABLE))
         else:
             row = dict(zip(header, cells, strict=True))
             fields = {name: cell for name, cell in row.items() if cell}

@@ -7,15 +7,16 @@ together.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from smidgen.data.bad_rows import BadRow, FieldError
 from smidgen.data.row_files import FileRow, Row, RowFile, read_rows, refuse
 from smidgen.errors import ConfigError, DataError, did_you_mean, first_few
 
 __all__ = [
-    "FileRow", "Format", "Row", "number_of", "place_of", "read_items", "read_placed", "read_rows", "refuse",
-    "select_rows",
+    "FileRow", "Format", "Row", "number_of", "place_of", "read_items", "read_placed", "read_rows",
+    "recognise", "refuse", "select_rows",
 ]  # fmt: skip
 
-_AnyRow = TypeVar("_AnyRow", bound=dict[str, Any])
+_AnyRow = TypeVar("_AnyRow", bound=Row)
 
 
 class Format(NamedTuple):
@@ -90,7 +91,7 @@ def read_placed(
     """
     if not rows:
         raise DataError(f"{source} has no rows; expected at least one")
-    chosen = _recognise(rows, formats, source)
+    chosen = recognise(rows, formats, source)
     placed: list[tuple[str, Any]] = []
     faults: list[str] = []
     seen: dict[tuple[RowFile | None, str], str] = {}
@@ -98,12 +99,13 @@ def read_placed(
         place, file, row = place_of(row, number), file_of(row), _filled(row, chosen)
         try:
             if lacking := [field for field in chosen.fields if field not in row]:
-                raise DataError(f"'{lacking[0]}' is missing")
+                raise FieldError(f"'{lacking[0]}' is missing", "missing field")
             found = chosen.read(row, number)
             if twice := next((item.id for item in found if (file, item.id) in seen), None):
-                raise DataError(f"its id '{twice}' is also that of {seen[file, twice]}")
+                raise FieldError(f"its id '{twice}' is also that of {seen[file, twice]}", "repeated id")
         except DataError as fault:
-            faults.append(f"{place}: {fault}")
+            kind = fault.kind if isinstance(fault, FieldError) else "unreadable row"
+            faults.append(BadRow(place, f": {fault}", kind))
             continue
         seen |= {(file, item.id): place for item in found}
         placed += ((place, item) for item in found)
@@ -114,8 +116,12 @@ def read_placed(
     return chosen, placed
 
 
-def _recognise(rows: Sequence[Row], formats: Sequence[Format], source: str) -> Format:
-    """Return the format that matches most rows; the more specific one of a tie."""
+def recognise(rows: Sequence[Row], formats: Sequence[Format], source: str) -> Format:
+    """Return the format that matches most rows; of a tie, that which comes first.
+
+    Raises:
+        DataError: no row matches one of them.
+    """
     counts = [0] * len(formats)
     for row in rows:
         fitting = (

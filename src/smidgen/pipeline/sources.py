@@ -16,11 +16,11 @@ from smidgen.tasks.task import Row, Task
 WORLD = "world"
 
 
-def training_rows(task: Task, data: DataConfig) -> list[Row]:
-    """Return the rows that a recipe trains on."""
+def training_rows(task: Task, data: DataConfig, *, rejected: list[str] | None = None) -> list[Row]:
+    """Return the rows that a recipe trains on; `rejected` as in `read_rows`."""
     if data.train == WORLD:
         return list(task.world_rows("train", data.train_limit, data.seed))
-    rows, name = read_rows(Path(data.train)), source_name(data.train)
+    rows, name = read_rows(Path(data.train), rejected=rejected), source_name(data.train)
     return list(select_rows(rows, splits=data.train_splits, limit=data.train_limit, source=name))
 
 

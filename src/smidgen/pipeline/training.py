@@ -139,7 +139,8 @@ def _write_samples(context: RunContext) -> Work[None]:
     facts: dict[str, TaskFacts] = {}
     for task in context.tasks:
         write_jsonl(context.run.path(f"data/{task.named('test')}.jsonl"), map(asdict, task.test_samples))
-        findings = task.task.examine(task.train_rows, task.test_rows)
+        found = task.task.examine(task.train_rows, task.test_rows)
+        findings = [each.sentence for each in found if each.severity != "info"]
         for finding in findings:
             yield MessageEvent("data", finding)
         data = task.config.data

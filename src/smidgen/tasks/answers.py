@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from smidgen.data.formats import questions
+from smidgen.data.formats import QUESTION_FORMATS, questions
 from smidgen.data.types import Completion, Message, Record, Sample, Score
 from smidgen.data.world import WORLD_ROWS, Split
 from smidgen.data.world_items import question_rows
@@ -15,6 +15,7 @@ class Answers(Task):
     """Question → short answer, bare or in a sentence, which other sentences may follow."""
 
     name = "answers"
+    formats = QUESTION_FORMATS
 
     def samples(
         self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None

@@ -19,7 +19,8 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from smidgen.config import Section
-from smidgen.data.choices import BLANK, Choice, choices
+from smidgen.data.choices import BLANK, CHOICE_FORMATS, Choice, choices
+from smidgen.data.examples import Example
 from smidgen.data.types import Completion, Message, Record, Request, Sample, Score, Timing
 from smidgen.errors import ConfigError, ParseError
 from smidgen.tasks.scoring import without_adapters
@@ -41,6 +42,7 @@ class ChoiceTask(Task):
 
     name = "choice"
     settings_table = ChoiceSettings
+    formats = CHOICE_FORMATS
     why_unconstrained = "its answers are probabilities of the options, so they are always readable"
     words = TaskWords(
         claim=ClaimWords("model", "finds the right option most probable for", "questions", "questions"),
@@ -86,6 +88,20 @@ class ChoiceTask(Task):
         if self._own.prompt == "text":
             raise ConfigError('prompts of the task choice are raw text; to train on it, set prompt = "chat"')
         return sample.metadata["continuations"][sample.metadata["right"]]
+
+    def examples(
+        self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
+    ) -> list[Example]:
+        """The questions with their options, labelled with the letter of the right one."""
+        return [
+            Example(
+                choice.id,
+                "\n".join((choice.question, *choice.options)),
+                (choice.options[choice.right],),
+                ascii_uppercase[choice.right],
+            )
+            for choice in choices(rows, source=source, rejected=rejected)
+        ]
 
     def show(self, row: Row) -> dict[str, Any]:
         """The question and its right option."""

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from smidgen.config import Section
-from smidgen.data.examine import examine_overlap, examine_queries, examine_rows
-from smidgen.data.formats import queries
+from smidgen.data.examples import Example
+from smidgen.data.formats import QUERY_FORMATS, queries
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
 from smidgen.errors import DataError, ParseError
 from smidgen.files import sha256_json
@@ -54,6 +54,7 @@ class Intent(Task):
     )
 
     settings_table = IntentSettings
+    formats = QUERY_FORMATS
 
     def __init__(self, labels: Iterable[str] = (), settings: IntentSettings | None = None) -> None:
         self.labels = {normalise(label): label for label in sorted(set(labels))}
@@ -104,12 +105,14 @@ class Intent(Task):
         """The label as text."""
         return label_text(sample.metadata["intent"])
 
-    def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
-        """Duplicates, utterances with two intents, and test utterances that are in the training rows."""
-        trained, held_out = queries(train), queries(test)
-        return examine_rows(
-            examine_queries(trained), examine_queries(held_out), examine_overlap(trained, held_out)
-        )
+    def examples(
+        self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
+    ) -> list[Example]:
+        """The utterances with their intents."""
+        return [
+            Example(query.id, query.text, (label_text(query.intent),), query.intent)
+            for query in queries(rows, source=source, rejected=rejected)
+        ]
 
     def show(self, row: Row) -> dict[str, Any]:
         """The utterance and its intent."""

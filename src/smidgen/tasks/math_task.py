@@ -13,7 +13,8 @@ from typing import Any, Self
 from pydantic import Field
 
 from smidgen.config import Section
-from smidgen.data.problems import Problem, problems
+from smidgen.data.examples import Example
+from smidgen.data.problems import PROBLEM_FORMATS, Problem, problems
 from smidgen.data.rows import read_rows
 from smidgen.data.types import Completion, Message, Record, Sample, Score
 from smidgen.errors import ConfigError, DataError, ParseError
@@ -44,6 +45,7 @@ class MathTask(Task):
 
     name = "math"
     settings_table = MathSettings
+    formats = PROBLEM_FORMATS
     why_unconstrained = "its answers are solutions in free text, in which any number is readable"
     words = TaskWords(
         claim=ClaimWords("model", "solves", "problems", "problems"),
@@ -121,6 +123,15 @@ class MathTask(Task):
     def target(self, sample: Sample) -> str:
         """The worked solution and the boxed answer."""
         return sample.metadata["target"]
+
+    def examples(
+        self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
+    ) -> list[Example]:
+        """The problems with their solutions, without the instruction and the worked examples."""
+        return [
+            Example(problem.id, problem.text, (_target(problem),))
+            for problem in problems(rows, source=source, rejected=rejected)
+        ]
 
     def show(self, row: Row) -> dict[str, Any]:
         """The problem and its solution."""

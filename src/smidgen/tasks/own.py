@@ -22,7 +22,9 @@ from typing import Any, Self
 
 import jinja2
 
-from smidgen.data.fields import row_id, shown, text_of
+from smidgen.data.bad_rows import FieldError
+from smidgen.data.examples import Example
+from smidgen.data.fields import fault_of, row_id, shown, text_of
 from smidgen.data.row_templates import row_template, template_fields
 from smidgen.data.rows import Format, read_items
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
@@ -130,6 +132,20 @@ class OwnTask(Task):
             for row in self._read(rows, source, rejected)
         ]
 
+    def examples(
+        self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
+    ) -> list[Example]:
+        """The columns that the templates use, with the right answer, which is a class if there are labels."""
+        return [
+            Example(
+                row.id,
+                "\n\n".join(row.columns.values()),
+                (row.gold,),
+                None if self._own.labels is None else row.gold,
+            )
+            for row in self._read(rows, source, rejected)
+        ]
+
     def target(self, sample: Sample) -> str:
         """The target completion: the rendered `target`, a JSON object, or the right answer itself.
 
@@ -216,11 +232,14 @@ class OwnTask(Task):
                 or not isinstance(value, str | int | float)
                 or str(value).strip() == ""
             ):
-                raise DataError(f"'{gold}' is {shown(row, gold)}, expected text or a number")
+                raise FieldError(
+                    f"'{gold}' is {shown(row, gold)}, expected text or a number", fault_of(row, gold)
+                )
             if self._labels and normalise(str(value)) not in self._labels:
-                raise DataError(
+                raise FieldError(
                     f"'{gold}' is {shown(row, gold)}, which is not one of the labels."
-                    f"{did_you_mean(str(value), self._labels.values())}"
+                    f"{did_you_mean(str(value), self._labels.values())}",
+                    "unknown label",
                 )
             return [OwnRow(row_id(row, number), columns, str(value).strip())]
 

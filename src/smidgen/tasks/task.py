@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.config import Section
-from smidgen.data.examine import examine_samples
+from smidgen.data.examine import examine
+from smidgen.data.examples import Example
+from smidgen.data.findings import Finding
+from smidgen.data.rows import Format
 from smidgen.data.types import Completion, Constraint, Continuations, Record, Request, Sample, Score, Scored
 from smidgen.data.world import Split
 from smidgen.errors import ConfigError, ParseError
@@ -144,6 +147,8 @@ class Task(Protocol):
     """The usage example of model cards; None for a plain prompt."""
     has_right_answers: bool = True
     """Whether a score of 1 means that the answer is right; false for grades of single answers."""
+    formats: ClassVar[tuple[Format, ...]] = ()
+    """The formats of rows by which its files are recognised; empty if the settings define it."""
     settings_table: ClassVar[type[Section]] = NoSettings
     """The schema of the task's table `[settings]`."""
     settings: Section = NoSettings()
@@ -238,10 +243,22 @@ class Task(Protocol):
             f"there are no generated rows for the task '{self.name}'; give a file of rows with --data"
         )
 
-    def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
-        """Report problems of the rows: duplicates, contradictory labels, leaks between the two sets."""
-        trained, held_out = self.training_samples(train), self.training_samples(test)
-        return examine_samples(trained, held_out)
+    def examples(
+        self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
+    ) -> list[Example]:
+        """The rows as the checks of a dataset see them; arguments as in `samples`."""
+        is_class = self.constraint is not None and self.constraint.kind == "choices"
+        targets = [
+            (sample, self.target(sample)) for sample in self.samples(rows, source=source, rejected=rejected)
+        ]
+        return [
+            Example(sample.id, sample.messages[-1].content, (target,), target if is_class else None)
+            for sample, target in targets
+        ]
+
+    def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[Finding]:
+        """Find problems of the rows: duplicates, contradictory labels, leaks between both sets and more."""
+        return examine(self.examples(train), self.examples(test))
 
     def show(self, row: Row) -> dict[str, Any]:
         """A row for display in a report: `prompt`, and `target` or two answers `a` and `b` with `better`."""

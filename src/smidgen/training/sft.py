@@ -43,7 +43,7 @@ def sft_rows(
     rows, faults, cuts = [], [], []
     for sample in samples:
         try:
-            row, cut = _row(sample, tokenizer, config, thinking)
+            row, cut = sft_row(sample, tokenizer, config, thinking=thinking)
         except DataError as error:
             faults.append(f"sample '{sample.id}': {error}")
             continue
@@ -54,16 +54,15 @@ def sft_rows(
     return SftRows(rows, cut_rows=sum(cut > 0 for cut in cuts))
 
 
-def saver(loaded: LoadedModel, config: SftConfig) -> Callable[[Path], None]:
-    """Return a function that writes a run's `best/`: the adapter if one is trained, else the full model."""
-    if config.lora is not None:
-        lora = config.lora
-        return lambda path: save_adapter(path, loaded.model, lora)
-    return lambda path: save_model(path, loaded.model, loaded.config, loaded.path)
+def sft_row(
+    sample: Sample, tokenizer: Tokenizer, config: SftConfig, *, thinking: bool = False
+) -> tuple[TrainRow, int]:
+    """Render one sample with its target; also return how many tokens of its context were cut.
 
-
-def _row(sample: Sample, tokenizer: Tokenizer, config: SftConfig, thinking: bool) -> tuple[TrainRow, int]:
-    """Return the row of one sample, and how many context tokens were cut."""
+    Raises:
+        DataError: it has no target, its answer does not fit, or none of its tokens is in the loss.
+        ModelError: the tokenizer cannot render it.
+    """
     if sample.target is None:
         raise DataError("it has no target, which is the answer to train on")
     conversation = [*sample.messages, Message("assistant", sample.target)]
@@ -73,3 +72,11 @@ def _row(sample: Sample, tokenizer: Tokenizer, config: SftConfig, thinking: bool
     if row.trained_tokens == 0:
         raise DataError("none of its tokens is in the loss")
     return row, cut
+
+
+def saver(loaded: LoadedModel, config: SftConfig) -> Callable[[Path], None]:
+    """Return a function that writes a run's `best/`: the adapter if one is trained, else the full model."""
+    if config.lora is not None:
+        lora = config.lora
+        return lambda path: save_adapter(path, loaded.model, lora)
+    return lambda path: save_model(path, loaded.model, loaded.config, loaded.path)

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+from pydantic import Field
+
 from smidgen.config import Section
-from smidgen.data.examine import examine_overlap, examine_pairs, examine_rows
+from smidgen.data.examples import Example, pair_example
 from smidgen.data.fields import structured
-from smidgen.data.formats import Label, Pair, pair_row, pairs
+from smidgen.data.formats import PAIR_FORMATS, Label, Pair, pair_row, pairs
 from smidgen.data.preferences import judge_rows
 from smidgen.data.rows import place_of
 from smidgen.data.types import Completion, Constraint, Record, Sample, Score
@@ -29,6 +31,7 @@ from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words, lean_i
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, measures, read_judgements
 from smidgen.tasks.judge.published import as_published, score_tables
 from smidgen.tasks.judge.reader import Reader
+from smidgen.tasks.judge.references import check_reference, drop_references
 from smidgen.tasks.judge.rubric import Rubric
 from smidgen.tasks.judge.sections import judge_sections
 from smidgen.tasks.task import Analyses, Answerer, Completer, Measure, Metric, Row, ScoreTable, Task
@@ -45,6 +48,9 @@ class JudgeSettings(Section):
     """`rubric`, `scores`, `single`, `verdict`, `grade`, or a TOML file with a custom template."""
     reference: bool = False
     """Show the judge the reference answer of each row."""
+    reference_drop: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Probability that a training row is shown without its reference, so that the judge learns to do without
+    (reference drop of https://arxiv.org/abs/2310.17631); needs `reference = true`."""
     rubric: str | None = None
     """Rubric of the template `grade`: a question and the meaning of each grade."""
 
@@ -57,31 +63,34 @@ class JudgeTask(Task):
     words = WORDS
     usage = USAGE
     settings_table = JudgeSettings
+    formats = PAIR_FORMATS
 
-    def __init__(self, form: JudgeTemplate | None = None, *, reference: bool = False):
+    def __init__(
+        self, form: JudgeTemplate | None = None, *, reference: bool = False, reference_drop: float = 0.0
+    ):
         """Judge with the template `form`; `reference` shows the reference answer that each row then needs.
 
         Raises:
-            ConfigError: the template requires a reference and `reference` is false.
+            ConfigError: as in `check_reference`.
         """
         self.form = form or Rubric()
+        check_reference(self.form, reference, reference_drop)
+        self._drop = reference_drop
         self._reader = Reader(self.form)
         self.reference = reference
-        if self.form.needs_reference and not reference:
-            raise ConfigError(
-                f"the template {self.form.name} requires a reference answer in every row; add --reference "
-                "or use another template"
-            )
         self.stop: tuple[str, ...] = self.form.stop
         self.stop_after: tuple[str, ...] = self.form.stop_after
         self.variant = self.form.name + WITH_REFERENCE * reference
         self.has_right_answers = not self.form.singly
-        self.settings = JudgeSettings(template=self.form.name, reference=reference)
+        self.settings = JudgeSettings(
+            template=self.form.name, reference=reference, reference_drop=reference_drop
+        )
 
     @classmethod
     def from_settings(cls, settings: JudgeSettings) -> Self:
         """Create the judge from its settings; raises as `find_form` does."""
-        task = cls(find_form(settings.template, rubric=settings.rubric), reference=settings.reference)
+        form = find_form(settings.template, rubric=settings.rubric)
+        task = cls(form, reference=settings.reference, reference_drop=settings.reference_drop)
         task.settings = settings
         return task
 
@@ -103,11 +112,12 @@ class JudgeTask(Task):
         """Pairs of answers to questions about the generated world, with gold judgements."""
         return list(judge_rows(split, limit or WORLD_ROWS[split], seed))
 
-    def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
-        """Duplicates, identical answers, leaks, and labels that follow from length or side."""
-        trained, held_out = pairs(train), pairs(test)
-        overlap = examine_overlap(trained, held_out)
-        return examine_rows(examine_pairs(trained), examine_pairs(held_out), overlap)
+    def examples(
+        self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
+    ) -> list[Example]:
+        """The pairs."""
+        found = pairs(rows, source=source, with_reference=self.reference, rejected=rejected)
+        return [pair_example(pair) for pair in found]
 
     def show(self, row: Row) -> dict[str, Any]:
         """The question with both answers."""
@@ -131,15 +141,7 @@ class JudgeTask(Task):
         items = pairs(
             rows, source=source, labelled=labelled, with_reference=self.reference, rejected=rejected
         )
-        prompts: dict[str, str] = {}
-        clusters = [prompts.setdefault(pair.prompt, pair.id) for pair in items]
-        if self.form.singly:
-            return self._answer_samples(items, clusters)
-        return [
-            self._sample(pair, shown, cluster)
-            for pair, cluster in zip(items, clusters, strict=True)
-            for shown in ORDERS
-        ]
+        return self._answer_samples(items) if self.form.singly else self._in_both_orders(items)
 
     def plain_rows(self, rows: Sequence[Row], *, source: str = "rows") -> list[tuple[str, dict[str, Any]]]:
         """Pair rows, one for each pair, with the gold judgements of rows that contain one pair each.
@@ -158,10 +160,17 @@ class JudgeTask(Task):
             )
         return [(pair.prompt, pair_row(pair)) for pair in found]
 
-    def _answer_samples(self, items: Sequence[Pair], clusters: Sequence[str]) -> list[Sample]:
+    def _in_both_orders(self, items: Sequence[Pair]) -> list[Sample]:
+        return [
+            self._sample(pair, shown, cluster)
+            for pair, cluster in zip(items, _clusters(items), strict=True)
+            for shown in ORDERS
+        ]
+
+    def _answer_samples(self, items: Sequence[Pair]) -> list[Sample]:
         """Every answer once, with the pairs that it is part of."""
         parts: dict[str, list[tuple[Pair, str, str]]] = {}
-        for pair, cluster in zip(items, clusters, strict=True):
+        for pair, cluster in zip(items, _clusters(items), strict=True):
             for shown, name in zip(("a", "b"), pair.answer_ids or (pair.id, pair.id), strict=True):
                 parts.setdefault(f"{name}#{shown}", []).append((pair, shown, cluster))
         # An answer in pairs of two subsets belongs to neither, so the subset is dropped from all samples.
@@ -183,15 +192,15 @@ class JudgeTask(Task):
                 `rubric`, pair rows with gold judgements: `criteria` (list of text), `analysis`
                 ({"ab": text, "ba": text}, one per order) and `scores` (integers for `a` and `b`).
             source: names the rows in errors.
-            seed: not used.
+            seed: of the draw of the rows whose reference is dropped.
 
         Raises:
             ConfigError: the template is neither.
             DataError: a row has no label or gold judgement, or one that contradicts its label.
         """
         if self.form.name != Rubric.name:
-            return self._verdict_samples(rows, source)
-        found = pairs(rows, source=source)
+            return self._verdict_samples(rows, source, seed)
+        found = self._trained_pairs(rows, source, seed)
         if len(found) != len(rows):
             raise DataError(
                 f"{source}: {len(rows)} rows contain {len(found)} pairs; training needs one pair per row, "
@@ -208,7 +217,15 @@ class JudgeTask(Task):
             for order in ORDERS
         ]
 
-    def _verdict_samples(self, rows: Sequence[Row], source: str) -> list[Sample]:
+    def _trained_pairs(self, rows: Sequence[Row], source: str, seed: int) -> list[Pair]:
+        """The pairs to train on, some of them without their reference."""
+        found = pairs(rows, source=source, with_reference=self.reference)
+        if not self._drop:
+            return found
+        bare = {pair.id: pair for pair in pairs(rows, source=source, labelled=False)}
+        return drop_references(found, bare, self._drop, seed)
+
+    def _verdict_samples(self, rows: Sequence[Row], source: str, seed: int) -> list[Sample]:
         """Both orders of labelled pairs, whose target is the verdict alone."""
         answers = {} if self.form.singly or not self.form.has_answers else self.form.answers()
         texts = {said.preferred: text for text, said in answers.items() if said.first is None}
@@ -219,7 +236,7 @@ class JudgeTask(Task):
             )
         return [
             replace(sample, target=texts[sample.metadata["better"]] + self.form.closing)
-            for sample in self.samples(rows, source=source)
+            for sample in self._in_both_orders(self._trained_pairs(rows, source, seed))
         ]
 
     def parse(self, text: str) -> Verdict | float:
@@ -308,6 +325,12 @@ class JudgeTask(Task):
             case = Case(pair.prompt, texts[first], texts[second], reference)
             metadata |= {"order": shown, "better": _better_position(pair.better, shown)}
         return Sample(f"{pair.id}#{shown}", self.form.messages(case), target, metadata)
+
+
+def _clusters(items: Sequence[Pair]) -> list[str]:
+    """Return for each pair the id of the first one with its prompt."""
+    prompts: dict[str, str] = {}
+    return [prompts.setdefault(pair.prompt, pair.id) for pair in items]
 
 
 def _better_position(label: Label | None, order: str) -> str | None:
