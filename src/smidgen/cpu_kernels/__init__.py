@@ -10,7 +10,7 @@ Unsupported cases (other dtypes, explicit masks, a cache, quantised layers) use 
 modules, with the same result. The kernels evaluate their arguments, so `mx.compile` cannot trace them.
 """
 
-from smidgen.cpu_kernels.adamw import AdamWStep, adamw, global_norm
+from smidgen.cpu_kernels.adamw import AdamWStep, Group, adamw, global_norm
 from smidgen.cpu_kernels.head import linear_cross_entropy
 from smidgen.cpu_kernels.modules import FusedBlock, accelerate, fuses
 from smidgen.cpu_kernels.packing import Packing
@@ -19,6 +19,7 @@ from smidgen.cpu_kernels.team import usable
 __all__ = [
     "AdamWStep",
     "FusedBlock",
+    "Group",
     "Packing",
     "accelerate",
     "adamw",

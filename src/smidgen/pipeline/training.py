@@ -202,7 +202,8 @@ def _base(recipe: AnyRecipe) -> dict[str, Any]:
 
 def _method_name(context: RunContext) -> str:
     if (lora := context.lora) is not None:
-        return f"LoRA rank {lora.rank}, alpha {lora.alpha:g}"
+        kind = ("rsLoRA" if lora.rslora else "LoRA") + ("+" if lora.plus > 1 else "")
+        return f"{kind} rank {lora.rank}, alpha {lora.alpha:g}"
     return "full fine-tuning" if isinstance(context.recipe, Recipe) else "pretraining"
 
 
