@@ -60,6 +60,7 @@ class TrainBatch:
             to its own text.
         position_ids: (B, L) int32 for the rotary embedding; None if they are the indices in the row.
         spans: (rows, 2) int32, first input of each training row in (B · L) and number of its inputs.
+        rows: the training rows, in the order of `spans`.
     """
 
     inputs: np.ndarray
@@ -71,6 +72,7 @@ class TrainBatch:
     segment_ids: np.ndarray | None = None
     position_ids: np.ndarray | None = None
     spans: np.ndarray | None = None
+    rows: tuple[TrainRow, ...] = ()
 
 
 class StepBatch(Protocol):
@@ -247,6 +249,7 @@ def _collate(bins: Sequence[Sequence[TrainRow]]) -> TrainBatch:
         segment_ids=segments if packed else None,
         position_ids=_positions(segments) if packed else None,
         spans=np.array(spans, np.int32),
+        rows=tuple(all_rows),
     )
 
 
