@@ -16,7 +16,7 @@ from smidgen.training.hidden import BodyPass, frozen_trunk
 from smidgen.training.loop import train
 from smidgen.training.objectives.likelihood import Likelihood
 from smidgen.training.row_cache import RowCache, row_key
-from smidgen.training.trunk import StateDtype, Trunk, TrunkStates
+from smidgen.training.trunk import StateDtype, Trunk, trunk_states
 
 Rows = Callable[..., list[TrainRow]]
 LORA = LoraConfig(rank=2, num_layers=1)
@@ -33,7 +33,7 @@ def counted(trunk: Trunk) -> list[int]:
 def cached(model: nn.Module, rows: list[TrainRow], folder: Path, dtype: StateDtype = "float32") -> Trunk:
     trunk = frozen_trunk(model)
     assert trunk is not None
-    TrunkStates(trunk, model, rows, dtype).open(folder)
+    trunk_states(trunk, model, rows, dtype).open(folder)
     return trunk
 
 

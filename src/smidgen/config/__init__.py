@@ -6,6 +6,7 @@ becomes `docs/configuration.md`. Unknown keys are errors.
 
 from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of, selector
 from smidgen.config.data_table import DataConfig, PretrainDataConfig
+from smidgen.config.dpo_table import DpoConfig
 from smidgen.config.evaluate_table import EvaluateConfig
 from smidgen.config.export_table import ExportConfig
 from smidgen.config.model_table import ArchitectureConfig, ModelConfig, NewModelConfig
@@ -23,6 +24,7 @@ from smidgen.config.recipe import (
 )
 from smidgen.config.sft_table import SftConfig
 from smidgen.config.task_table import TaskConfig
+from smidgen.config.teacher_table import TeacherConfig, TopTeacherConfig
 from smidgen.config.train_table import FinetuneConfig, LoraConfig, TrainConfig
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "ApiPrice",
     "ArchitectureConfig",
     "DataConfig",
+    "DpoConfig",
     "EvaluateConfig",
     "ExportConfig",
     "FinetuneConfig",
@@ -48,6 +51,8 @@ __all__ = [
     "Section",
     "SftConfig",
     "TaskConfig",
+    "TeacherConfig",
+    "TopTeacherConfig",
     "TrainConfig",
     "methods",
     "parse_recipe",

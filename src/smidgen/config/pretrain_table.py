@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from smidgen.config.teacher_table import TeacherConfig
 from smidgen.config.train_table import TrainConfig
 
 
@@ -14,3 +15,5 @@ class PretrainConfig(TrainConfig):
     """Pretraining."""
     total_tokens: int = Field(gt=0)
     """Number of training tokens."""
+    teacher: TeacherConfig | None = None
+    """Learn the probabilities of a teacher with the same tokenizer, too; only the text when absent."""

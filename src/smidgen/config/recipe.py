@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of
 from smidgen.config.data_table import DataConfig, PretrainDataConfig
+from smidgen.config.dpo_table import DpoConfig
 from smidgen.config.evaluate_table import EvaluateConfig
 from smidgen.config.export_table import ExportConfig
 from smidgen.config.model_table import ModelConfig, NewModelConfig
@@ -47,9 +48,9 @@ class Recipe(NamedRecipe):
     """The base model."""
     data: DataConfig = DataConfig()
     """Training, validation and test data."""
-    train: Annotated[SftConfig, OneOf("method", default=DEFAULT_METHOD, elsewhere=("pretrain",))] = (
-        SftConfig()
-    )
+    train: Annotated[
+        SftConfig | DpoConfig, OneOf("method", default=DEFAULT_METHOD, elsewhere=("pretrain",))
+    ] = SftConfig()
     """The training method and its settings."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Settings of the evaluations."""

@@ -32,7 +32,7 @@ from smidgen.models.quantization import Setting
 from smidgen.models.shape import Shape, shape_of
 from smidgen.options import EngineOptions
 from smidgen.pipeline.context import RunContext, TaskContext
-from smidgen.pipeline.jobs import PLAIN_SHARE
+from smidgen.pipeline.training_job import PLAIN_SHARE
 from smidgen.training.batches import (
     LENGTH_STEP,
     RowBatches,

@@ -7,8 +7,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from smidgen.config import AnyRecipe, FinetuneConfig, LoraConfig, Prices, Recipe, TaskConfig
-from smidgen.data.types import Sample, Sampling
+from smidgen.config import (
+    AnyRecipe,
+    FinetuneConfig,
+    LoraConfig,
+    PretrainConfig,
+    Prices,
+    Recipe,
+    SftConfig,
+    TaskConfig,
+    TeacherConfig,
+)
+from smidgen.data.types import Preference, Sample, Sampling
 from smidgen.errors import DataError
 from smidgen.files import sha256_file
 from smidgen.options import EngineOptions
@@ -120,6 +130,12 @@ class RunContext:
         return self.recipe.train.lora if isinstance(self.recipe.train, FinetuneConfig) else None
 
     @property
+    def teacher(self) -> TeacherConfig | None:
+        """The teacher's settings; None if only the text is learnt."""
+        settings = self.recipe.train
+        return settings.teacher if isinstance(settings, SftConfig | PretrainConfig) else None
+
+    @property
     def sampling(self) -> Sampling:
         """Sampling settings of every evaluation."""
         settings = self.specialist.evaluate
@@ -139,6 +155,23 @@ class RunContext:
     def validation_samples(self) -> list[Sample]:
         """The validation samples of all tasks."""
         return [sample for task in self.tasks for sample in task.split_samples[1]]
+
+    @property
+    def preferences(self) -> tuple[list[Preference], list[Preference]]:
+        """The training and validation samples of all tasks, each with an answer that is worse.
+
+        Raises:
+            ConfigError: a task has no worse answers.
+        """
+        training, validation = (
+            [
+                task.task.preference(sample)
+                for task in self.tasks
+                for sample in task.split_samples[part]
+            ]
+            for part in (0, 1)
+        )
+        return training, validation
 
     def engine(self, model: str, *, adapter: Path | None = None, kind: str = "auto") -> EngineOptions:
         """Return the engine options for a model of this run."""

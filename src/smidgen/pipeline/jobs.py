@@ -4,70 +4,39 @@ A method is one entry of `METHODS`. The training stage, the planner's probe and 
 all methods.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
-from smidgen.backend import device, mx, nn
+from smidgen.backend import mx, nn
 from smidgen.config import PretrainRecipe, SftConfig
 from smidgen.data.corpus import curriculum, documents, tokenizer_documents
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.tokenizer import END_OF_TEXT, TURN_END, save_tokenizer, train_tokenizer
-from smidgen.errors import ConfigError
 from smidgen.files import atomic_folder
 from smidgen.models.graph import create
-from smidgen.models.load import load
-from smidgen.models.lora import add_lora, dequantize, dequantized_bytes
+from smidgen.models.lora import add_lora
 from smidgen.models.save import save_model
 from smidgen.pipeline.context import RunContext
-from smidgen.training.batches import (
-    BatchSource,
-    RowBatches,
-    StepBatch,
-    TrainingPlan,
-    TrainRow,
-    fixed_batches,
-    plan_training,
+from smidgen.pipeline.preference_job import prepare_preferences
+from smidgen.pipeline.training_job import (
+    TrainingJob,
+    load_for_training,
+    load_teacher,
+    teacher_caches,
+    trunk_caches,
 )
+from smidgen.training.batches import RowBatches, fixed_batches, plan_training
 from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
-from smidgen.training.objectives import Objective
+from smidgen.training.objectives.distillation import Distillation
 from smidgen.training.objectives.likelihood import Likelihood
 from smidgen.training.pretrain import PackedBatches, fast_encoder, packed_rows
 from smidgen.training.sft import saver, sft_rows
-from smidgen.training.trunk import Trunk, TrunkStates
+from smidgen.training.teacher import Teacher
 
 TOKENIZER = "tokenizer"
-PLAIN_SHARE = 0.25
-"""Share of the memory that the weights of a dequantised base may take."""
 TOKENIZER_DOCUMENTS = 20_000
 """Training documents of a tokenizer: 4 MB of text, in which every word of the world occurs many times."""
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """A training that is ready to start.
-
-    Attributes:
-        model: the model whose trainable parameters are updated.
-        objective: the loss to minimise.
-        batches: source of every step's batches.
-        validation: the fixed validation set.
-        save: writes the model to a folder, which it creates.
-        plan: exact figures of all steps, where the rows are known beforehand.
-        cut_rows: training rows that lost context to fit; None for a document stream.
-        states: the cache of a frozen trunk; None if it is not worth having one.
-    """
-
-    model: nn.Module
-    objective: Objective[Any]
-    batches: BatchSource[Any]
-    validation: Sequence[StepBatch]
-    save: Callable[[Path], None]
-    plan: TrainingPlan | None = None
-    cut_rows: int | None = None
-    states: TrunkStates | None = None
 
 
 def prepare_training(context: RunContext) -> TrainingJob:
@@ -79,15 +48,8 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
     """Supervised fine-tuning of a loaded model, with or without an adapter."""
     settings, thinking = context.recipe.train, context.specialist.model.thinking
     assert isinstance(settings, SftConfig)
-    loaded = load(context.specialist.model.base)
-    context_length = loaded.config.get("max_position_embeddings") or settings.max_length
-    if settings.max_length > context_length:
-        raise ConfigError(
-            f"train.max_length is {settings.max_length}, but the context of {loaded.name} has "
-            f"{context_length} tokens; lower it"
-        )
-    if device().kind == "cpu":  # on a GPU, quantised products are as fast
-        _dequantize_if_small(loaded.model)
+    loaded = load_for_training(context.specialist.model.base, settings.max_length)
+    teacher = settings.teacher and load_teacher(settings.teacher, loaded.tokenizer, settings.max_length)
     if settings.lora is not None:
         add_lora(loaded.model, settings.lora, settings.seed)
     training, validation = (
@@ -95,7 +57,8 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
         for samples in (context.training_samples, context.validation_samples)
     )
     trunk = frozen_trunk(loaded.model)
-    capacity = packed_length(loaded.model) if settings.packing else None
+    capacity = _capacity(loaded.model, teacher) if settings.packing else None
+    rows = [*training.rows, *validation.rows]
     batches = RowBatches(
         training.rows,
         batch_size=settings.batch_size,
@@ -106,33 +69,29 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
     )
     return TrainingJob(
         loaded.model,
-        Likelihood(BodyPass(settings.dropout, settings.gradient_checkpointing, trunk)),
+        learnt_from(teacher, BodyPass(settings.dropout, settings.gradient_checkpointing, trunk)),
         batches,
         fixed_batches(validation.rows, settings.batch_size, capacity=capacity),
         saver(loaded, settings),
         plan_training(training.rows, batches),
         training.cut_rows,
-        _states_of(trunk, loaded.model, [*training.rows, *validation.rows], settings),
+        (
+            *trunk_caches(trunk, loaded.model, rows, settings, settings.epochs),
+            *teacher_caches(teacher, rows, settings.teacher),
+        ),
     )
 
 
-def _dequantize_if_small(model: nn.Module) -> None:
-    """Dequantise a quantised base once, unless the memory is needed; its blocks are then dequantised in turn.
-
-    The weights that are computed with are the same, so the adapter fits the quantised base.
-    """
-    if dequantized_bytes(model) < PLAIN_SHARE * device().memory_bytes:
-        dequantize(model, mx.float32, to_read=True)
+def learnt_from(teacher: Teacher | None, how: BodyPass | None = None) -> Likelihood | Distillation:
+    """Return the objective on rows of text: its likelihood, or a teacher's probabilities besides."""
+    how = how or BodyPass()
+    return Likelihood(how) if teacher is None else Distillation(teacher, how)
 
 
-def _states_of(
-    trunk: Trunk | None, model: nn.Module, rows: Sequence[TrainRow], settings: SftConfig
-) -> TrunkStates | None:
-    """Return the cache of a trunk's states; None if it is off, useless or too large."""
-    if trunk is None or settings.trunk_cache == "off" or settings.epochs <= 1:
-        return None
-    states = TrunkStates(trunk, model, rows, settings.trunk_cache)
-    return states if states.num_bytes <= settings.trunk_cache_gb * 1e9 else None
+def _capacity(model: nn.Module, teacher: Teacher | None) -> int | None:
+    """Return the maximum tokens of a row of packed texts; None if a model does not allow packing."""
+    capacities = [packed_length(one) for one in (model, teacher and teacher.model) if one is not None]
+    return None if None in capacities else min(filter(None, capacities))
 
 
 def _prepare_pretraining(context: RunContext) -> TrainingJob:
@@ -155,9 +114,11 @@ def _prepare_pretraining(context: RunContext) -> TrainingJob:
         count=recipe.data.validation_limit,
         max_length=settings.max_length,
     )
+    tokenizer = load_tokenizer(folder)
+    teacher = settings.teacher and load_teacher(settings.teacher, tokenizer, settings.max_length)
     return TrainingJob(
         model,
-        Likelihood(),
+        learnt_from(teacher),
         PackedBatches(lambda start: curriculum(seed, start), encode, separator, settings),
         fixed_batches(validation, settings.batch_size),
         lambda path: save_model(path, model, config, folder, dtype=mx.bfloat16),
@@ -166,6 +127,7 @@ def _prepare_pretraining(context: RunContext) -> TrainingJob:
 
 METHODS: Mapping[str, Callable[[RunContext], TrainingJob]] = {
     "sft": _prepare_sft,
+    "dpo": prepare_preferences,
     "pretrain": _prepare_pretraining,
 }
 

@@ -4,11 +4,13 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from smidgen.config import AnyRecipe, PretrainRecipe, Recipe
-from smidgen.files import read_json, write_jsonl
+from smidgen.config import AnyRecipe, DpoConfig, PretrainRecipe, Recipe
+from smidgen.files import content_hash, read_json, write_jsonl
 from smidgen.models.graph import named_arrays
+from smidgen.models.load import resolve
 from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
@@ -18,8 +20,8 @@ from smidgen.pipeline.stage import Stage
 from smidgen.training.loop import train
 
 FACTS, SUMMARY, METRICS = "data/facts.json", "training.json", "metrics.jsonl"
-STATES = "trunk"
-"""Folder of the hidden states of the frozen blocks, until the training is finished."""
+CACHES = ("trunk", "teacher", "reference")
+"""Folders of what is computed once per row, until the training is finished."""
 TOKENIZER_SECONDS = 20.0
 """Time to train a tokenizer of a few thousand entries on `TOKENIZER_DOCUMENTS`, on two cores."""
 
@@ -76,8 +78,9 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
             Budgets.training,
             needs=("data",),
             tables=("model", "train"),
+            inputs=_training_inputs,
             outputs=("best", METRICS, SUMMARY),
-            scratch=("checkpoints", STATES),
+            scratch=("checkpoints", *CACHES),
             entry=_training_entry,
         )
     ]
@@ -88,6 +91,14 @@ def _data_inputs(context: RunContext) -> Mapping[str, Any]:
         "files": {source: sha for task in context.tasks for source, sha in task.source_hashes().items()},
         "tasks": [[task.blank.name, task.blank.version, task.blank.variant] for task in context.tasks],
     }
+
+
+def _training_inputs(context: RunContext) -> Mapping[str, Any]:
+    """Return the content of the teacher's files, since its name alone does not say which model it is."""
+    if (teacher := context.teacher) is None:
+        return {}
+    adapter = {} if teacher.adapter is None else {"teacher_adapter": content_hash(Path(teacher.adapter))}
+    return {"teacher": content_hash(resolve(teacher.model)), **adapter}
 
 
 def _make_tokenizer(context: RunContext) -> Work[None]:
@@ -129,8 +140,8 @@ def facts_by_task(context: RunContext) -> dict[str, TaskFacts]:
 def _train(context: RunContext) -> Work[None]:
     """Train, resuming from the last checkpoint."""
     job = prepare_training(context)
-    if job.states is not None:
-        job.states.open(context.run.path(STATES))
+    for cache in job.caches:
+        cache.open(context.run.path(cache.name))
     started, last = time.monotonic(), None
     for result in train(
         job.model,
@@ -146,7 +157,8 @@ def _train(context: RunContext) -> Work[None]:
         if result.validation_loss is not None:
             values["validation"] = result.validation_loss
         yield StepEvent("train", result.step, job.batches.num_steps, tokens=result.tokens, values=values)
-    shutil.rmtree(context.run.path(STATES), ignore_errors=True)
+    for cache in job.caches:
+        shutil.rmtree(context.run.path(cache.name), ignore_errors=True)
     counts = {
         name: sum(array.size for array in named_arrays(tree).values())
         for name, tree in (
@@ -201,6 +213,14 @@ def _base(recipe: AnyRecipe) -> dict[str, Any]:
 
 
 def _method_name(context: RunContext) -> str:
+    """Say what is trained, and on what besides the text."""
+    if (teacher := context.teacher) is not None:
+        return f"{_trained_weights(context)}, taught by {teacher.model}"
+    on_pairs = isinstance(context.recipe.train, DpoConfig)
+    return f"{_trained_weights(context)}{', on preferences' if on_pairs else ''}"
+
+
+def _trained_weights(context: RunContext) -> str:
     if (lora := context.lora) is not None:
         kind = ("rsLoRA" if lora.rslora else "LoRA") + ("+" if lora.plus > 1 else "")
         return f"{kind} rank {lora.rank}, alpha {lora.alpha:g}"

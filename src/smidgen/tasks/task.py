@@ -17,10 +17,21 @@ from numpy.typing import NDArray
 
 from smidgen.config import Section
 from smidgen.data.examine import examine_samples
-from smidgen.data.types import Completion, Constraint, Continuations, Record, Request, Sample, Score, Scored
+from smidgen.data.types import (
+    Completion,
+    Constraint,
+    Continuations,
+    Preference,
+    Record,
+    Request,
+    Sample,
+    Score,
+    Scored,
+)
 from smidgen.data.world import Split
 from smidgen.errors import ConfigError, ParseError
 from smidgen.tasks.words import TaskWords
+from smidgen.tasks.worse_answers import other_choice
 
 Row = Mapping[str, Any]
 
@@ -227,6 +238,14 @@ class Task(Protocol):
     def training_samples(self, rows: Sequence[Row], *, source: str = "rows", seed: int = 0) -> list[Sample]:
         """The samples with targets; `seed` is for tasks that draw something at random."""
         return [replace(sample, target=self.target(sample)) for sample in self.samples(rows, source=source)]
+
+    def preference(self, sample: Sample) -> Preference:
+        """A training sample with an answer that is worse than its target; default: another of the choices.
+
+        Raises:
+            ConfigError: the task has no worse answers.
+        """
+        return other_choice(self.name, self.constraint, sample, sample.target or self.target(sample))
 
     def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
         """Generated rows of the split `train` or `test`.

@@ -35,13 +35,18 @@ def trained_states(model: nn.Module, batch: TrainBatch, how: BodyPass | None = N
     Raises:
         ModelError: rows are packed, which the architecture does not support.
     """
-    targets, chosen = batch.targets, None
-    if batch.positions is not None:
-        # On a GPU, recurring sizes (reused buffers) are worth a few padded positions.
-        count = batch.trained_tokens if device().kind == "cpu" else len(targets)
-        targets, chosen = targets[:count], mx.array(batch.positions[:count])
+    count = num_states(batch)
+    chosen = None if batch.positions is None else mx.array(batch.positions[:count])
     hidden = hidden_states(model, batch, how, chosen)
-    return TrainedStates(hidden.reshape(-1, hidden.shape[-1]), targets)
+    return TrainedStates(hidden.reshape(-1, hidden.shape[-1]), batch.targets[:count])
+
+
+def num_states(batch: TrainBatch) -> int:
+    """Return the number of trained positions that the head reads.
+
+    On a GPU, recurring sizes (reused buffers) are worth a few padded positions.
+    """
+    return batch.trained_tokens if device().kind == "cpu" else len(batch.targets)
 
 
 def trained_token_losses(model: nn.Module, batch: TrainBatch, how: BodyPass | None = None) -> mx.array:

@@ -7,7 +7,8 @@ depend on the row and on frozen weights only. A row is identified by its content
 import hashlib
 import shutil
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +55,83 @@ class RowCache:
         number, items = place[0], self._items[place[1]]
         return items if self._checksums[number] == _checksum(items) else None
 
+    def fill(
+        self,
+        out: np.ndarray,
+        places: Sequence[tuple[bytes, slice]],
+        compute: Callable[[], np.ndarray],
+        stored: Callable[[np.ndarray], np.ndarray] = lambda items: items,
+    ) -> None:
+        """Write the items of some rows to `out`; if any are missing, compute all and store those.
+
+        Args:
+            out: (items, …), of the dtype that is computed.
+            places: the key of each row, and its items in `out`.
+            compute: returns an array like `out`.
+            stored: rounds the items of a row to what is stored, so that the first use sees that too.
+        """
+        missing = []
+        for key, place in places:
+            if (items := self.read(key)) is None:
+                missing.append((key, place))
+            else:
+                out[place] = items
+        if missing:
+            computed = compute()
+            for key, place in missing:
+                items = stored(computed[place])
+                self.write(key, items)
+                out[place] = items
+
     def write(self, key: bytes, items: np.ndarray) -> None:
         """Store the items of a row; rows that the cache is not for are ignored."""
         if (place := self._places.get(key)) is None:
             return
         self._items[place[1]] = items
         self._checksums[place[0]] = _checksum(self._items[place[1]])
+
+
+@dataclass(frozen=True)
+class PendingCache:
+    """A cache that is not open yet.
+
+    Attributes:
+        name: name of its folder.
+        what: what it stores, in words, for errors.
+        advice: what to do if the disk is full.
+        sizes: as in `RowCache`.
+        dtype: as in `RowCache`.
+        source: returns the `source` of a `RowCache`.
+        keep: uses the cache from now on.
+    """
+
+    name: str
+    what: str
+    advice: str
+    sizes: Mapping[bytes, int]
+    dtype: np.dtype
+    source: Callable[[], str]
+    keep: Callable[[RowCache], None]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size on disk: the items of all different rows."""
+        return sum(self.sizes.values()) * self.dtype.itemsize
+
+    def open(self, folder: Path) -> None:
+        """Let values be stored in a folder, and those read that are there.
+
+        Raises:
+            WorkError: there is not enough room on the disk.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder.parent).free
+        if not folder.exists() and free < self.num_bytes:
+            raise WorkError(
+                f"{self.what} need {self.num_bytes / 1e9:.1f} GB on disk, and {free / 1e9:.1f} GB are free in "
+                f"{folder.parent}; make room, or {self.advice}"
+            )
+        self.keep(RowCache(folder, self.sizes, self.dtype, self.source()))
 
 
 def row_key(row: TrainRow, *, trained: bool = False) -> bytes:
@@ -73,21 +145,6 @@ def row_key(row: TrainRow, *, trained: bool = False) -> bytes:
     if trained:
         found.update(b"trained" + np.int32(row.token_ids[-1]).tobytes() + np.packbits(row.loss_mask).tobytes())
     return found.digest()
-
-
-def check_room(folder: Path, num_bytes: int, what: str, advice: str) -> None:
-    """Refuse a new cache for which there is no room on the disk.
-
-    Raises:
-        WorkError: says what is needed and what is free.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.parent).free
-    if not folder.exists() and free < num_bytes:
-        raise WorkError(
-            f"{what} need {num_bytes / 1e9:.1f} GB on disk, and {free / 1e9:.1f} GB are free in "
-            f"{folder.parent}; make room, or {advice}"
-        )
 
 
 def weights_checksum(parts: Iterable[nn.Module]) -> str:

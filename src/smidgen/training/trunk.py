@@ -6,8 +6,6 @@ the same ones.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,7 +14,7 @@ from smidgen.backend import mx, nn
 from smidgen.errors import WorkError
 from smidgen.models.graph import body, head_weight, named_arrays
 from smidgen.training.batches import TrainBatch, TrainRow
-from smidgen.training.row_cache import RowCache, check_room, row_key, weights_checksum
+from smidgen.training.row_cache import PendingCache, RowCache, row_key, weights_checksum
 
 StateDtype = Literal["float16", "float32"]
 
@@ -55,22 +53,18 @@ class Trunk:
     def _stored(self, batch: TrainBatch, spans: np.ndarray, cache: RowCache) -> mx.array:
         """Return stored states; if any are missing, run the batch and store those."""
         rows, length = batch.inputs.shape
+        places = [
+            (row_key(row), slice(start, start + size))
+            for row, (start, size) in zip(batch.rows, spans.tolist(), strict=True)
+        ]
         found = np.zeros((rows * length, *cache.dtype.shape), np.float32)
-        missing = []
-        for row, (start, size) in zip(batch.rows, spans.tolist(), strict=True):
-            key, place = row_key(row), slice(start, start + size)
-            if (states := cache.read(key)) is None:
-                missing.append((key, place))
-            else:
-                found[place] = states
-        if missing:
+
+        def compute() -> np.ndarray:
             fresh = self._run(batch)
             mx.eval(fresh)
-            computed = np.array(fresh.astype(mx.float32)).reshape(rows * length, -1)
-            for key, place in missing:
-                states = _rounded(computed[place], cache.dtype.base)
-                cache.write(key, states)
-                found[place] = states
+            return np.array(fresh.astype(mx.float32)).reshape(rows * length, -1)
+
+        cache.fill(found, places, compute, lambda states: _rounded(states, cache.dtype.base))
         return mx.array(found.reshape(rows, length, -1))
 
 
@@ -90,45 +84,15 @@ def _rounded(states: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return stored
 
 
-@dataclass(frozen=True)
-class TrunkStates:
-    """A cache of a trunk's states that is not open yet.
-
-    Attributes:
-        trunk: the trunk.
-        model: the model that it is of.
-        rows: the rows whose states are stored.
-        dtype: dtype of the stored numbers.
-    """
-
-    trunk: Trunk
-    model: nn.Module
-    rows: Sequence[TrainRow]
-    dtype: StateDtype
-
-    @property
-    def num_bytes(self) -> int:
-        """Size on disk: the tokens of all different rows."""
-        return sum(self._sizes.values()) * self._width * np.dtype(self.dtype).itemsize
-
-    def open(self, folder: Path) -> None:
-        """Let the trunk store its states in a folder, and read those that are there.
-
-        Raises:
-            WorkError: there is not enough room on the disk.
-        """
-        check_room(
-            folder, self.num_bytes, "the states of the frozen blocks", "lower train.trunk_cache_gb"
-        )
-        inner = body(self.model)
-        weights = weights_checksum([inner.embed_tokens, *inner.layers[: self.trunk.depth]])
-        item = np.dtype((self.dtype, (self._width,)))
-        self.trunk.keep(RowCache(folder, self._sizes, item, weights))
-
-    @property
-    def _sizes(self) -> dict[bytes, int]:
-        return {row_key(row): len(row.token_ids) - 1 for row in self.rows}
-
-    @property
-    def _width(self) -> int:
-        return head_weight(self.model).shape[1]
+def trunk_states(trunk: Trunk, model: nn.Module, rows: Sequence[TrainRow], dtype: StateDtype) -> PendingCache:
+    """Return a cache of a trunk's states for some rows, with numbers of a dtype."""
+    inner = body(model)
+    return PendingCache(
+        "trunk",
+        "the states of the frozen blocks",
+        "lower train.trunk_cache_gb",
+        {row_key(row): len(row.token_ids) - 1 for row in rows},
+        np.dtype((dtype, (head_weight(model).shape[1],))),
+        lambda: weights_checksum([inner.embed_tokens, *inner.layers[: trunk.depth]]),
+        trunk.keep,
+    )
