@@ -13,13 +13,16 @@ from smidgen.training.losses import TrainedStates, distillation_losses, top_targ
 MIXINGS = [Mixing(t, reverse, hard) for t in (1.0, 2.5) for reverse in (False, True) for hard in (0.0, 0.3)]
 
 
-def case(tokens: int = 7, width: int = 6, words: int = 23, more: int = 0) -> tuple[TrainedStates, mx.array, TeacherStates]:
+def case(
+    tokens: int = 7, width: int = 6, words: int = 23, more: int = 0
+) -> tuple[TrainedStates, mx.array, TeacherStates]:
     """Student states and head, and a teacher of another width with `more` padded words."""
     keys = mx.random.split(mx.random.key(tokens * 7919 + words), 5)
     targets = np.array(mx.random.randint(0, words, (tokens,), key=keys[2])).astype(np.int32)
     states = TrainedStates(mx.random.normal((tokens, width), key=keys[0]), targets)
     teacher = TeacherStates(
-        mx.random.normal((tokens, width + 2), key=keys[3]), mx.random.normal((words + more, width + 2), key=keys[4])
+        mx.random.normal((tokens, width + 2), key=keys[3]),
+        mx.random.normal((words + more, width + 2), key=keys[4]),
     )
     return states, mx.random.normal((words, width), key=keys[1]), teacher
 
@@ -101,12 +104,19 @@ def test_the_hard_loss_alone_is_cross_entropy():
     values, _ = derived(
         np.array(states.hidden @ weight.T), DistillationLoss(states.targets, teacher, Mixing(hard_weight=1.0))
     )
-    np.testing.assert_allclose(values[0], by_mlx.token_losses(states.hidden, weight, mx.array(states.targets)), atol=1e-5)
+    np.testing.assert_allclose(
+        values[0], by_mlx.token_losses(states.hidden, weight, mx.array(states.targets)), atol=1e-5
+    )
 
 
 @given(
-    st.integers(1, 40), st.integers(2, 60), st.integers(0, 5), st.sampled_from([0, 1 << 20]), st.integers(1, 300),
-    st.sampled_from(MIXINGS), st.integers(0, 60),
+    st.integers(1, 40),
+    st.integers(2, 60),
+    st.integers(0, 5),
+    st.sampled_from([0, 1 << 20]),
+    st.integers(1, 300),
+    st.sampled_from(MIXINGS),
+    st.integers(0, 60),
 )
 def test_chunks_and_mlx_operations_agree(
     tokens: int, words: int, more: int, kept: int, room: int, mixing: Mixing, count: int
@@ -119,7 +129,9 @@ def test_chunks_and_mlx_operations_agree(
 
     def value_and_gradients() -> tuple:
         def total(hidden: mx.array, weight: mx.array) -> mx.array:
-            return (distillation_losses(TrainedStates(hidden, states.targets), weight, soft, mixing)[0] * shares).sum()
+            return (
+                distillation_losses(TrainedStates(hidden, states.targets), weight, soft, mixing)[0] * shares
+            ).sum()
 
         values = distillation_losses(states, weight, soft, mixing)
         return values, *mx.grad(total, argnums=(0, 1))(states.hidden, weight)
@@ -160,5 +172,7 @@ def test_a_sure_teacher_and_an_improbable_rest_stay_finite():
         for soft in (sure, top_targets(sure, 2, mixing.temperature)):
             loss = DistillationLoss(states.targets, soft, mixing)
             values = linear_losses(50 * states.hidden, weight, loss)
-            gradient = mx.grad(lambda h, loss=loss: linear_losses(h, weight, loss)[0].sum())(50 * states.hidden)
+            gradient = mx.grad(lambda h, loss=loss: linear_losses(h, weight, loss)[0].sum())(
+                50 * states.hidden
+            )
             assert mx.isfinite(values).all() and mx.isfinite(gradient).all()

@@ -137,7 +137,9 @@ def top_targets(states: TeacherStates, count: int, temperature: float) -> TopTar
     hidden, weight = view(states.hidden), view(states.weight)
     tokens, words = len(hidden), len(weight)
     found = TopTargets(
-        np.empty((tokens, count), np.int32), np.empty((tokens, count), np.float32), np.empty(tokens, np.float32)
+        np.empty((tokens, count), np.int32),
+        np.empty((tokens, count), np.float32),
+        np.empty(tokens, np.float32),
     )
     tile = max(1, min(-(-tokens // team().size), LOGITS // words // team().size))
 

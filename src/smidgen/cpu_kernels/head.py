@@ -129,9 +129,7 @@ class _Head:
         team().run(work, -(-self.tokens // tile))
         return tuple(outputs.values())
 
-    def gradients(
-        self, kept: mx.array, dloss: mx.array, weight_frozen: bool
-    ) -> tuple[mx.array, mx.array]:
+    def gradients(self, kept: mx.array, dloss: mx.array, weight_frozen: bool) -> tuple[mx.array, mx.array]:
         """Return the gradients of `hidden` and `weight`; `kept` are the derivatives that `losses` returned."""
         mx.eval(kept, dloss)
         self.derivatives = view(kept)

@@ -68,7 +68,9 @@ def _split(
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
         if [role for role, _ in turns] != ["assistant"]:
             roles = ", ".join(role for role, _ in turns) or "nothing"
-            raise DataError(f"'{name}' has {roles} after the shared turns; expected one turn of the assistant")
+            raise DataError(
+                f"'{name}' has {roles} after the shared turns; expected one turn of the assistant"
+            )
     return prompt, (chosen[0][1], rejected[0][1])
 
 

@@ -7,9 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from smidgen.backend import blas, device
-from smidgen.config import DEFAULT_BITS, DEFAULT_GROUP_SIZE, AnyRecipe, PretrainRecipe, Recipe, SftConfig
+from smidgen.config import (
+    DEFAULT_BITS,
+    DEFAULT_GROUP_SIZE,
+    AnyRecipe,
+    DpoConfig,
+    PretrainRecipe,
+    Recipe,
+    TopTeacherConfig,
+)
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import ConfigError, DataError
@@ -33,18 +42,13 @@ from smidgen.models.shape import Shape, shape_of
 from smidgen.options import EngineOptions
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.training_job import PLAIN_SHARE
-from smidgen.training.batches import (
-    LENGTH_STEP,
-    RowBatches,
-    TrainBatch,
-    TrainingPlan,
-    TrainRow,
-    plan_training,
-)
+from smidgen.pipeline.training_rows import RowSettings, rows_of_pairs, rows_of_samples, shuffled, texts_of
+from smidgen.training.batches import LENGTH_STEP, TrainBatch, TrainingPlan, plan_training
 from smidgen.training.checkpoint import KEEP
 from smidgen.training.hidden import MASKED_ROW, ONE_ROW
+from smidgen.training.objectives.preference import PairBatch
 from smidgen.training.pretrain import num_steps
-from smidgen.training.sft import sft_rows
+from smidgen.training.row_cache import row_key
 
 ASSUMED_PROMPT = 512
 """Tokens of an evaluation's prompt if the rows cannot be read."""
@@ -70,6 +74,7 @@ class Batches:
         tokens: tokens of all steps; None if unknown.
         trained_tokens: those in the loss.
         state_tokens: tokens of the different rows, whose states a cache would hold.
+        stored_tokens: those of them in the loss, whose targets a cache would hold.
         unread: why the rows cannot be read; empty if they can.
     """
 
@@ -78,6 +83,7 @@ class Batches:
     tokens: int | None = None
     trained_tokens: int | None = None
     state_tokens: int = 0
+    stored_tokens: int = 0
     unread: str = ""
 
 
@@ -85,7 +91,7 @@ class Batches:
 class Kept:
     """What the budgets of changed recipes share: rows by `max_length`, batches by their size, and prompts."""
 
-    rows: dict[int, tuple[Sequence[TrainRow], Sequence[TrainRow]]] = field(default_factory=dict)
+    rows: dict[int, tuple[Sequence[Any], Sequence[Any]]] = field(default_factory=dict)
     drawn: dict[tuple[int, int, int], tuple[TrainingPlan, frozenset[Batch]]] = field(default_factory=dict)
     asked: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -131,6 +137,14 @@ class Budgets:
             config = config | {"quantization": Setting(DEFAULT_BITS, DEFAULT_GROUP_SIZE)._asdict()}
         return shape_of(config, str(self.folder / "config.json"))
 
+    @cached_property
+    def teacher_shape(self) -> Shape | None:
+        """Shape of the teacher; None if there is none."""
+        if (config := self.context.teacher) is None:
+            return None
+        folder = describe(config.model)
+        return shape_of(read_config(folder), str(folder / "config.json"))
+
     @property
     def tokenizer_bytes(self) -> int:
         """Size of `tokenizer.json`; 0 for a new model, whose tokenizer is small."""
@@ -148,30 +162,32 @@ class Budgets:
         recipe = self.context.recipe
         settings = recipe.train
         rows, positions = settings.batch_size, LENGTH_STEP * -(-settings.max_length // LENGTH_STEP)
+        rows *= 2 if isinstance(settings, DpoConfig) else 1
         full = Batch(rows, positions, rows * settings.max_length)
         if isinstance(recipe, PretrainRecipe):
             steps = num_steps(recipe.train)
             tokens = steps * full.trained * settings.gradient_accumulation
             return Batches(full, tokens=tokens, trained_tokens=tokens)
-        assert isinstance(settings, SftConfig)
+        assert isinstance(settings, RowSettings)
         try:
             training, validation = self._read(settings)
         except DataError as error:
             return Batches(full, unread=str(error))
         plan, drawn = self._drawn(settings, training)
         largest = max(drawn, key=lambda batch: step_bytes(self._training(batch)))
-        return Batches(largest, plan, plan.tokens, plan.trained_tokens, _distinct([*training, *validation]))
-
-    def _drawn(self, settings: SftConfig, rows: Sequence[TrainRow]) -> tuple[TrainingPlan, frozenset[Batch]]:
-        """Draw all batches; return the figures of all steps, and the different batches."""
-        source = RowBatches(
-            rows,
-            batch_size=settings.batch_size,
-            gradient_accumulation=settings.gradient_accumulation,
-            epochs=settings.epochs,
-            seed=settings.seed,
-            capacity=self._capacity(settings),
+        different = {row_key(row, trained=True): row for row in texts_of([*training, *validation])}.values()
+        return Batches(
+            largest,
+            plan,
+            plan.tokens,
+            plan.trained_tokens,
+            sum({row_key(row): len(row) - 1 for row in different}.values()),
+            sum(row.trained_tokens for row in different),
         )
+
+    def _drawn(self, settings: RowSettings, rows: Sequence[Any]) -> tuple[TrainingPlan, frozenset[Batch]]:
+        """Draw all batches; return the figures of all steps, and the different batches."""
+        source = shuffled(rows, settings, self._capacity(settings))
         drawing = settings.max_length, settings.batch_size, settings.gradient_accumulation
         if drawing not in self._kept.drawn:
             plan = plan_training(rows, source)
@@ -179,21 +195,22 @@ class Budgets:
             self._kept.drawn[drawing] = plan, frozenset(batches)
         return self._kept.drawn[drawing]
 
-    def _read(self, settings: SftConfig) -> tuple[Sequence[TrainRow], Sequence[TrainRow]]:
-        """Return the training and validation rows, cut to `max_length`."""
+    def _read(self, settings: RowSettings) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Return the training and validation rows or pairs of rows, cut to `max_length`."""
         assert self.folder is not None
         if settings.max_length not in self._kept.rows:
-            tokenizer, thinking = load_tokenizer(self.folder), self.context.specialist.model.thinking
-            training, validation = (
-                sft_rows(samples, tokenizer, settings, thinking=thinking).rows
-                for samples in (self.context.training_samples, self.context.validation_samples)
-            )
-            self._kept.rows[settings.max_length] = training, validation
+            tokenizer = load_tokenizer(self.folder)
+            if isinstance(settings, DpoConfig):
+                found = [part.pairs for part in rows_of_pairs(self.context, tokenizer, settings)]
+            else:
+                found = [part.rows for part in rows_of_samples(self.context, tokenizer, settings)]
+            self._kept.rows[settings.max_length] = found[0], found[1]
         return self._kept.rows[settings.max_length]
 
-    def _capacity(self, settings: SftConfig) -> int | None:
+    def _capacity(self, settings: RowSettings) -> int | None:
         """Return the tokens of a row of packed texts, as `training.hidden.packed_length` does."""
-        if not (settings.packing and self.shape.layered):
+        layered = self.shape.layered and (self.teacher_shape is None or self.teacher_shape.layered)
+        if not (settings.packing and layered):
             return None
         fused = self.place.kind == "cpu" and not (settings.lora and settings.lora.dropout)
         return ONE_ROW if fused else MASKED_ROW
@@ -207,6 +224,7 @@ class Budgets:
             plain=self.plain,
             tokenizer_bytes=self.tokenizer_bytes,
             from_file=isinstance(self.context.recipe, Recipe),
+            teacher=self.teacher_shape,
         )
 
     @cached_property
@@ -219,13 +237,22 @@ class Budgets:
         """Bytes of the cached states of frozen blocks; 0 if they are not cached."""
         training, settings = self.largest_step, self.context.recipe.train
         frozen = training.trained_blocks < self.shape.layers and self.shape.layered
-        if not (isinstance(settings, SftConfig) and frozen and settings.epochs > 1):
+        if not (isinstance(settings, RowSettings) and frozen and settings.epochs > 1):
             return 0
         if settings.trunk_cache == "off":
             return 0
         item = 2 if settings.trunk_cache == "float16" else 4
         size = self.batches.state_tokens * self.shape.width * item
         return size if size <= settings.trunk_cache_gb * 1e9 else 0
+
+    @property
+    def target_bytes(self) -> int:
+        """Bytes of a teacher's most probable tokens on disk; 0 if they are not kept."""
+        config = self.context.teacher
+        if not isinstance(config, TopTeacherConfig) or config.top_k is None:
+            return 0
+        size = self.batches.stored_tokens * (8 * min(config.top_k, self.shape.vocabulary) + 4)
+        return size if size <= config.top_k_gb * 1e9 else 0
 
     def reading(self) -> StageBudget:
         """Return the budget of a stage that loads no model."""
@@ -235,12 +262,12 @@ class Budgets:
     def training(self) -> StageBudget:
         """Return the budget of the training stage."""
         training = self.largest_step
-        states = self.state_bytes
+        states, targets = self.state_bytes, self.target_bytes
         budget = training_budget(training)
         trained = self.shape.trainable(training.lora) * (4 if training.lora else self.place.item)
         kept = KEEP * 3 * trained if self.context.recipe.train.checkpoint_every else 0
-        mapped = states if self.place.kind == "cpu" else 0
-        return StageBudget(replace(budget, mapped=mapped), trained + kept + states)
+        mapped = states + targets if self.place.kind == "cpu" else 0
+        return StageBudget(replace(budget, mapped=mapped), trained + kept + states + targets)
 
     def evaluation(self, task: TaskContext, options: EngineOptions, *, scores: bool = False) -> StageBudget:
         """Return the budget of an evaluation; an upper bound for a quantised model and for llama.cpp.
@@ -284,15 +311,11 @@ class Budgets:
         return StageBudget(Budget({"copying": parts | {"weights": weights, "copy": weights}}), disk)
 
 
-def _batch(batch: TrainBatch) -> Batch:
+def _batch(batch: TrainBatch | PairBatch) -> Batch:
+    batch = batch.answers if isinstance(batch, PairBatch) else batch
     rows, length = batch.inputs.shape
     longest = length if batch.segment_ids is None or batch.spans is None else int(batch.spans[:, 1].max())
     return Batch(rows, length, batch.trained_tokens, longest)
-
-
-def _distinct(rows: Sequence[TrainRow]) -> int:
-    """Return the tokens of all different rows, without their last ones."""
-    return sum({row.token_ids[:-1].tobytes(): len(row.token_ids) - 1 for row in rows}.values())
 
 
 def _characters(messages: Sequence[Message]) -> int:

@@ -164,11 +164,7 @@ class RunContext:
             ConfigError: a task has no worse answers.
         """
         training, validation = (
-            [
-                task.task.preference(sample)
-                for task in self.tasks
-                for sample in task.split_samples[part]
-            ]
+            [task.task.preference(sample) for task in self.tasks for sample in task.split_samples[part]]
             for part in (0, 1)
         )
         return training, validation

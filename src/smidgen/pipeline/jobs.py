@@ -26,12 +26,13 @@ from smidgen.pipeline.training_job import (
     teacher_caches,
     trunk_caches,
 )
-from smidgen.training.batches import RowBatches, fixed_batches, plan_training
+from smidgen.pipeline.training_rows import rows_of_samples, shuffled
+from smidgen.training.batches import fixed_batches, plan_training
 from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
 from smidgen.training.objectives.distillation import Distillation
 from smidgen.training.objectives.likelihood import Likelihood
 from smidgen.training.pretrain import PackedBatches, fast_encoder, packed_rows
-from smidgen.training.sft import saver, sft_rows
+from smidgen.training.sft import saver
 from smidgen.training.teacher import Teacher
 
 TOKENIZER = "tokenizer"
@@ -46,27 +47,17 @@ def prepare_training(context: RunContext) -> TrainingJob:
 
 def _prepare_sft(context: RunContext) -> TrainingJob:
     """Supervised fine-tuning of a loaded model, with or without an adapter."""
-    settings, thinking = context.recipe.train, context.specialist.model.thinking
+    settings = context.recipe.train
     assert isinstance(settings, SftConfig)
     loaded = load_for_training(context.specialist.model.base, settings.max_length)
     teacher = settings.teacher and load_teacher(settings.teacher, loaded.tokenizer, settings.max_length)
     if settings.lora is not None:
         add_lora(loaded.model, settings.lora, settings.seed)
-    training, validation = (
-        sft_rows(samples, loaded.tokenizer, settings, thinking=thinking)
-        for samples in (context.training_samples, context.validation_samples)
-    )
+    training, validation = rows_of_samples(context, loaded.tokenizer, settings)
     trunk = frozen_trunk(loaded.model)
     capacity = _capacity(loaded.model, teacher) if settings.packing else None
     rows = [*training.rows, *validation.rows]
-    batches = RowBatches(
-        training.rows,
-        batch_size=settings.batch_size,
-        gradient_accumulation=settings.gradient_accumulation,
-        epochs=settings.epochs,
-        seed=settings.seed,
-        capacity=capacity,
-    )
+    batches = shuffled(training.rows, settings, capacity)
     return TrainingJob(
         loaded.model,
         learnt_from(teacher, BodyPass(settings.dropout, settings.gradient_checkpointing, trunk)),

@@ -47,7 +47,9 @@ def pair_rows(
         pairs.append(pair)
         cuts += cut > 0
     if faults:
-        raise DataError(f"{len(faults)} of {len(preferences)} pairs cannot be trained on: {first_few(faults)}")
+        raise DataError(
+            f"{len(faults)} of {len(preferences)} pairs cannot be trained on: {first_few(faults)}"
+        )
     return PairRows(pairs, cuts)
 
 

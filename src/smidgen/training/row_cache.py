@@ -143,7 +143,9 @@ def row_key(row: TrainRow, *, trained: bool = False) -> bytes:
     if row.segment_ids is not None and (begins := np.flatnonzero(np.diff(row.segment_ids[:-1]))).size:
         found.update(b"texts" + begins.astype(np.int32).tobytes())
     if trained:
-        found.update(b"trained" + np.int32(row.token_ids[-1]).tobytes() + np.packbits(row.loss_mask).tobytes())
+        found.update(
+            b"trained" + np.int32(row.token_ids[-1]).tobytes() + np.packbits(row.loss_mask).tobytes()
+        )
     return found.digest()
 
 

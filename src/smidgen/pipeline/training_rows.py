@@ -1,0 +1,71 @@
+"""The rows of a recipe's tasks as its method trains on them, and their batches: for training and for plans."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from smidgen.config import DpoConfig, SftConfig
+from smidgen.data.templates import Tokenizer
+from smidgen.pipeline.context import RunContext
+from smidgen.training.batches import ShuffledBatches, TrainRow, collated
+from smidgen.training.objectives.preference import PreferencePair, pair_batch
+from smidgen.training.preferences import PairRows, pair_rows
+from smidgen.training.sft import SftRows, sft_rows
+
+RowSettings = SftConfig | DpoConfig
+
+
+def rows_of_pairs(
+    context: RunContext, tokenizer: Tokenizer, settings: DpoConfig
+) -> tuple[PairRows, PairRows]:
+    """Return the training and validation pairs of a recipe.
+
+    Raises:
+        ConfigError: a task has no worse answers.
+        DataError: a pair cannot be trained on.
+    """
+    thinking = context.specialist.model.thinking
+    training, validation = (
+        pair_rows(pairs, tokenizer, settings, thinking=thinking) for pairs in context.preferences
+    )
+    return training, validation
+
+
+def rows_of_samples(
+    context: RunContext, tokenizer: Tokenizer, settings: SftConfig
+) -> tuple[SftRows, SftRows]:
+    """Return the training and validation rows of a recipe.
+
+    Raises:
+        DataError: a sample cannot be trained on.
+    """
+    thinking = context.specialist.model.thinking
+    training, validation = (
+        sft_rows(samples, tokenizer, settings, thinking=thinking)
+        for samples in (context.training_samples, context.validation_samples)
+    )
+    return training, validation
+
+
+def collate_of(settings: RowSettings, capacity: int | None) -> Callable[[Sequence[Any]], Any]:
+    """Return what makes a batch of rows, or of pairs of rows, packed up to a capacity if there is one."""
+    collate = collated(capacity)
+    return partial(pair_batch, collate=collate) if isinstance(settings, DpoConfig) else collate
+
+
+def shuffled(rows: Sequence[Any], settings: RowSettings, capacity: int | None) -> ShuffledBatches[Any, Any]:
+    """Return the batches of all epochs."""
+    return ShuffledBatches(
+        rows,
+        collate_of(settings, capacity),
+        batch_size=settings.batch_size,
+        gradient_accumulation=settings.gradient_accumulation,
+        epochs=settings.epochs,
+        seed=settings.seed,
+    )
+
+
+def texts_of(rows: Sequence[TrainRow | PreferencePair]) -> Iterator[TrainRow]:
+    """Yield the rows of pairs, or rows as they are."""
+    for row in rows:
+        yield from (row,) if isinstance(row, TrainRow) else (row.chosen, row.rejected)
