@@ -8,8 +8,11 @@ from smidgen.config.train_table import FinetuneConfig
 
 
 class DpoConfig(FinetuneConfig):
-    """Direct preference optimisation (https://arxiv.org/abs/2305.18290): chosen above rejected answers, without a
-    reward model. The reference is the base, which is the model with its adapter switched off."""  # noqa: D205
+    """Direct preference optimisation (https://arxiv.org/abs/2305.18290) of an adapter.
+
+    Chosen answers become more probable than rejected ones, without a reward model. The reference is the base,
+    which is the model with its adapter switched off.
+    """
 
     method: Literal["dpo"]
     """Preference training."""
