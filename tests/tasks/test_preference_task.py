@@ -1,5 +1,7 @@
 """The task preference: which answer is more probable, and worse answers of other tasks."""
 
+from dataclasses import replace
+
 import pytest
 from tests.tasks.test_choice import Table
 
@@ -38,6 +40,19 @@ def test_the_more_probable_answer_is_preferred():
     assert baselines["longer"].values == [1.0, 0.5]
 
 
+def test_the_implicit_reward_is_relative_to_the_base():
+    task, base = find_task("preference"), records((-7.0, -6.0), (-1.0, -2.0))
+    trained = records((-7.0, -6.5), (-1.0, -1.5))  # the first gained on its other answer, the second lost
+    reward = task.against_base(trained, base)["reward_accuracy"]
+    assert reward.values == [1.0, 0.0] and reward.clusters == ["q", "q"]
+    assert task.against_base(base, base)["reward_accuracy"].values == [0.5, 0.5]
+    unread = [replace(record, score=replace(record.score, parsed=False)) for record in base]
+    assert task.against_base(trained, unread) == {}
+    report = {"after": {"reward_accuracy": measure(reward).to_json()}}
+    (sentence,) = task.remarks(report)
+    assert "more probable in 50" in sentence and task.remarks({"after": {}}) == []
+
+
 def test_rows_samples_and_pairs():
     task = find_task("preference")
     (sample,) = task.training_samples([ROW])
@@ -47,6 +62,21 @@ def test_rows_samples_and_pairs():
     assert prompt == "Why?" and task.samples([row]) == task.samples([ROW])
     assert task.show(ROW) == {"prompt": "Why?", "a": "Because it is.", "b": "No.", "better": "a"}
     assert len(task.samples(task.world_rows("train", 5, 0))) == 5
+
+
+def test_contradictions_leaks_and_lengths_are_found():
+    task = find_task("preference")
+    turned = {"id": "t", "prompt": "Why?", "chosen": "No.", "rejected": "Because it is."}
+    many = [
+        {"id": str(i), "prompt": f"{i}?", "chosen": "a long answer", "rejected": "short"} for i in range(30)
+    ]
+    found = task.examine([ROW, OTHER, turned, *many], [ROW])
+    kinds = (
+        "but another label",
+        "the same question is in the training rows",
+        "the longer answer is the better one",
+    )
+    assert len(found) == 3 and all(any(kind in finding for finding in found) for kind in kinds)
 
 
 def test_of_listed_answers_another_is_worse():

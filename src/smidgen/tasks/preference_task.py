@@ -5,16 +5,19 @@ same way, so what it prefers without training is the baseline. A sum of log-prob
 answers, so the share per character stands beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from smidgen.data.answer_pairs import AnswerPair, answer_pairs
+from smidgen.data.examine import examine_overlap, examine_pairs, examine_rows
+from smidgen.data.formats import Pair
 from smidgen.data.preferences import judge_rows
 from smidgen.data.types import Completion, Preference, Record, Sample, Score
 from smidgen.data.world import WORLD_ROWS, Split
+from smidgen.figures.formatting import interval, percent, table_at
 from smidgen.tasks.choice import ByOptions, ChoiceTask
 from smidgen.tasks.task import Answerer, Completer, Measure, Metric, Row, Task, unparsed_rate
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
@@ -86,6 +89,22 @@ class PreferenceTask(Task):
         """Pairs of answers to questions about the generated world."""
         return list(judge_rows(split, limit or WORLD_ROWS[split], seed))
 
+    def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[str]:
+        """Equal answers, contradictions, leaks, and lengths that tell which answer is better."""
+        trained, held_out = (
+            [
+                Pair(pair.id, "\n".join(m.content for m in pair.messages), pair.chosen, pair.rejected, "a")
+                for pair in answer_pairs(rows)
+            ]
+            for rows in (train, test)
+        )
+        found = [
+            # The better answer is always the first here, which no model sees.
+            [finding for finding in examine_pairs(pairs) if finding.kind != "one side"]
+            for pairs in (trained, held_out)
+        ]
+        return examine_rows(*found, examine_overlap(trained, held_out))
+
     def show(self, row: Row) -> dict[str, Any]:
         """The prompt with both answers."""
         pair = answer_pairs([row])[0]
@@ -115,6 +134,30 @@ class PreferenceTask(Task):
         lengths = [sample.metadata["characters"] for sample in samples]
         values = [(1 + float(np.sign(found[CHOSEN] - found[REJECTED]))) / 2 for found in lengths]
         return {"longer": Measure(values, [sample.metadata["cluster"] for sample in samples])}
+
+    def against_base(self, records: Sequence[Record], base: Sequence[Record]) -> Mapping[str, Any]:
+        """The implicit reward: whether training made the better answer more probable relative to the worse one.
+
+        The reward of an answer is β times its log-probability beyond that of the base, so a margin above 0
+        does not depend on β, nor, as the share of larger log-probabilities does, on the answers' lengths.
+        Equal margins are half right, as those of an untrained model.
+        """
+        both = [pair for pair in zip(records, base, strict=True) if all(one.score.parsed for one in pair)]
+        totals = [[self.parse(one.completion.text) for one in pair] for pair in both]
+        margins = [(a[CHOSEN] - a[REJECTED]) - (b[CHOSEN] - b[REJECTED]) for a, b in totals]
+        clusters = [record.sample.metadata["cluster"] for record, _ in both]
+        values = [(1 + float(np.sign(margin))) / 2 for margin in margins]
+        return {"reward_accuracy": Measure(values, clusters)} if values else {}
+
+    @classmethod
+    def remarks(cls, report: Mapping[str, Any]) -> list[str]:
+        """The share of pairs that training moved in the right direction."""
+        if not (found := table_at(report, "after", "reward_accuracy")):
+            return []
+        return [
+            f"Relative to the base, training made the better answer more probable in {percent(found['value'])} "
+            f"({interval(found)}) of the pairs; half is chance."
+        ]
 
 
 def _sample(pair: AnswerPair, cluster: str) -> Sample:

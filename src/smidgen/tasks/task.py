@@ -301,6 +301,13 @@ class Task(Protocol):
         """Further analyses of the records; `model` is the name of the model in result files."""
         return Analyses()
 
+    def against_base(self, records: Sequence[Record], base: Sequence[Record]) -> Mapping[str, Any]:
+        """Facts of a trained model that need the base's records of the same samples, in the same order.
+
+        They become entries of the evaluation's JSON; a `Metric` in them is reported with an interval.
+        """
+        return {}
+
     @classmethod
     def score_tables(cls, report: Mapping[str, Any]) -> list[ScoreTable]:
         """Scores in the published form of benchmarks, from the content of `report.json`."""
