@@ -61,7 +61,7 @@ def test_an_adapter_learns_preferences(tmp_path: Path):
     context = context_of(tmp_path, {"task": "preference", "data": DATA, "train": {"method": "dpo", **TRAIN}})
     entry = trained(context)
     assert entry["model"]["method"] == "rsLoRA rank 2, alpha 4, on preferences"
-    assert read_json(context.run.path("training.json"))["plan"]["rows"] == 4
+    assert read_json(context.run.path("training.json"))["plan"]["rows"] == 5
     metrics = context.run.read_jsonl("metrics.jsonl")
     assert metrics[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
     assert {"margin", "preferred", "validation_margin"} <= metrics[-1]["metrics"].keys()

@@ -1,4 +1,7 @@
-"""`[train]` with `method = "dpo"`: preference training on pairs of answers."""
+"""`[train]` with `method = "dpo"`: preference training on pairs of answers, without a reward model.
+
+The reference is the base, which is the model with its adapter switched off.
+"""
 
 from typing import Literal, Self
 
@@ -8,11 +11,7 @@ from smidgen.config.train_table import FinetuneConfig
 
 
 class DpoConfig(FinetuneConfig):
-    """Direct preference optimisation (https://arxiv.org/abs/2305.18290) of an adapter.
-
-    Chosen answers become more probable than rejected ones, without a reward model. The reference is the base,
-    which is the model with its adapter switched off.
-    """
+    """Direct preference optimisation (https://arxiv.org/abs/2305.18290): chosen above rejected answers."""
 
     method: Literal["dpo"]
     """Preference training."""

@@ -23,10 +23,12 @@ class TeacherConfig(Section):
 
 
 class TopTeacherConfig(TeacherConfig):
-    """The same for rows that are read in several epochs."""
+    """Logit distillation (https://arxiv.org/abs/1503.02531): learn every probability that a teacher gives.
+
+    Rows that are read in several epochs can keep the most probable tokens (not for pretraining).
+    """
 
     top_k: int | None = Field(default=None, gt=0)
-    """Keep only the k most probable tokens on disk, and the probability left out; default: the teacher runs in
-    every step."""
+    """Learn the k most probable tokens, kept on disk with the probability left out; default: all, in every step."""
     top_k_gb: float = Field(default=8.0, gt=0)
     """Maximum size of these on disk in 10⁹ bytes; if they need more, the teacher runs in every epoch."""
