@@ -53,7 +53,7 @@ def test_a_row_of_several_answers_is_several_pairs_and_ties_are_none():
         ({"prompt": "x", "chosen": GOOD, "rejected": "b"}, r"must both be text or both be lists of messages"),
         (
             {"prompt": "x", "chosen": GOOD, "rejected": BAD + CHAT},
-            r"'rejected' has assistant, system, user after the shared turns; expected one turn of the assistant",
+            r"'rejected' has assistant, system, user after the shared turns; expected one turn",
         ),
         ({"chosen": GOOD, "rejected": BAD}, r"'prompt' is missing"),
         ({"chosen": CHAT + GOOD, "rejected": BAD + BAD}, r"'rejected' has assistant, assistant after"),

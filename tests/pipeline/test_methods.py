@@ -1,4 +1,4 @@
-"""A teacher and preferences go through the stages: what is stored is removed, and what is learnt from is told."""
+"""A teacher and preferences go through the stages, and what they are learnt from is told."""
 
 import shutil
 from pathlib import Path

@@ -50,7 +50,7 @@ def test_the_implicit_reward_is_relative_to_the_base():
     assert task.against_base(trained, unread) == {}
     report = {"after": {"reward_accuracy": measure(reward).to_json()}}
     (sentence,) = task.remarks(report)
-    assert "more probable in 50" in sentence and task.remarks({"after": {}}) == []
+    assert "against the worse one in 50" in sentence and task.remarks({"after": {}}) == []
 
 
 def test_rows_samples_and_pairs():

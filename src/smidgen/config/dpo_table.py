@@ -24,7 +24,7 @@ class DpoConfig(FinetuneConfig):
     beta: float = Field(default=0.1, gt=0)
     """How closely the model stays to the base: larger is closer."""
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
-    """`sigmoid` is DPO; `ipo` (https://arxiv.org/abs/2310.12036) aims at a margin of 1 / (2 · beta) per token."""
+    """`sigmoid` is DPO; `ipo` (https://arxiv.org/abs/2310.12036) aims at a margin of 1 / 2·beta per token."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
     """Assumed share of pairs whose labels are swapped (`sigmoid` only)."""
     packing: bool = True

@@ -17,7 +17,7 @@ class TeacherConfig(Section):
     temperature: float = Field(default=1.0, gt=0)
     """Divides the logits of both models; above 1, improbable tokens count more."""
     direction: Literal["forward", "reverse"] = "forward"
-    """`forward` covers everything that the teacher finds probable, `reverse` avoids what it finds improbable."""
+    """`forward` covers all that the teacher finds probable, `reverse` avoids what it finds improbable."""
     hard_weight: Rate = 0.5
     """Share of the loss on the text itself; the rest is on the teacher's probabilities."""
 
@@ -29,6 +29,6 @@ class TopTeacherConfig(TeacherConfig):
     """
 
     top_k: int | None = Field(default=None, gt=0)
-    """Learn the k most probable tokens, kept on disk with the probability left out; default: all, in every step."""
+    """Learn the k most probable tokens, kept on disk with the probability left out; default: all."""
     top_k_gb: float = Field(default=8.0, gt=0)
     """Maximum size of these on disk in 10⁹ bytes; if they need more, the teacher runs in every epoch."""

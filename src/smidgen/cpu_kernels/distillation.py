@@ -90,7 +90,8 @@ class DistillationLoss:
         logits *= share
         soft *= (1 - share) * temperature
         logits[:, :words] += soft
-        return share * hard + (1 - share) * temperature**2 * found, hard, found
+        mixed = np.float32(share) * hard + np.float32((1 - share) * temperature**2) * found
+        return mixed, hard, found
 
     def _against_whole(self, rows: slice, student: Array) -> Array:
         """Replace the student's logits by the derivatives of its divergence, which is returned."""

@@ -91,7 +91,8 @@ def linear_losses(
     def gradient(
         primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
     ) -> tuple[mx.array, ...]:
-        return _Head(*primals, loss).gradients(outputs[1], cotangents[0][0], weight_frozen)
+        hidden, weight = primals
+        return _Head(hidden, weight, loss).gradients(outputs[1], cotangents[0][0], weight_frozen)
 
     found: Any = losses(hidden, weight)
     return found[0]
@@ -130,7 +131,7 @@ class _Head:
         return tuple(outputs.values())
 
     def gradients(self, kept: mx.array, dloss: mx.array, weight_frozen: bool) -> tuple[mx.array, mx.array]:
-        """Return the gradients of `hidden` and `weight`; `kept` are the derivatives that `losses` returned."""
+        """Return the gradients of `hidden` and `weight`; `kept` are those by the logits, of `losses`."""
         mx.eval(kept, dloss)
         self.derivatives = view(kept)
         self.dlosses = np.array(dloss)

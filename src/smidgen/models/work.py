@@ -35,7 +35,7 @@ def training_operations(training: Training, tokens: int, trained: int, *, first_
 
 
 def forward_operations(shape: Shape, tokens: int, trained: int, length: int) -> float:
-    """Return the operations of a forward pass over some tokens in texts of a length, a part of them trained."""
+    """Return the operations of a forward pass over tokens in texts of a length, some of them trained."""
     head = 2 * trained * shape.vocabulary * shape.width
     return tokens * shape.layers * _block_operations(shape, length) + head
 

@@ -198,7 +198,7 @@ def evaluation_stage(
             return of_task(task, {"skipped": {name: found[SKIPPED]}})
         content: dict[str, Any] = {name: found}
         if BASE in compared_with:
-            content[name] = found | _against_base(context, task, name)
+            content[name] = {**found, **_against_base(context, task, name)}
         if compared_with:
             other = best_of(context, task, compared_with)
             compared = comparison(context, task, name, other)

@@ -162,7 +162,7 @@ def _time(budgets: Budgets, rate: float | None) -> TrainingTime | None:
 
 
 def _beside(budgets: Budgets, tokens: int, trained: int) -> float:
-    """Return the operations of a teacher or a reference, which read the same tokens, some of them only once."""
+    """Return the operations of a teacher or a reference, which read the same tokens, maybe only once."""
     step, settings = budgets.largest_step, budgets.context.recipe.train
     shape = budgets.shape if isinstance(settings, DpoConfig) else budgets.teacher_shape
     if shape is None:

@@ -50,7 +50,8 @@ def load_for_training(name: str, max_length: int, *, adapter: Path | None = None
     """Load a base model or a teacher for rows of `max_length` tokens.
 
     On a CPU, a quantised model is dequantised once, unless the memory is needed; its blocks are then
-    dequantised in turn. The weights that are computed with are the same, so an adapter fits the quantised base.
+    dequantised in turn. The weights that are computed with are the same, so an adapter fits the quantised
+    base.
 
     Raises:
         ConfigError: rows may be longer than the context of the model.
@@ -60,8 +61,8 @@ def load_for_training(name: str, max_length: int, *, adapter: Path | None = None
     context_length = loaded.config.get("max_position_embeddings") or max_length
     if max_length > context_length:
         raise ConfigError(
-            f"train.max_length is {max_length}, but the context of {loaded.name} has {context_length} tokens; "
-            "lower it"
+            f"train.max_length is {max_length}, but the context of {loaded.name} has {context_length} "
+            "tokens; lower it"
         )
     small = dequantized_bytes(loaded.model) < PLAIN_SHARE * device().memory_bytes
     if device().kind == "cpu" and small:  # on a GPU, quantised products are as fast

@@ -1,4 +1,4 @@
-"""The rows of a recipe's tasks as its method trains on them, and their batches: for training and for plans."""
+"""The rows of a recipe's tasks as its method trains on them, and their batches, also for plans."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

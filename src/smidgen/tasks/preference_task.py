@@ -38,7 +38,7 @@ class PreferenceTask(Task):
             "unparsed_rate": MetricWords("Unscored", "did not fit the context; counted as wrong", "↓"),
         },
         baselines={"longer": "always the longer answer"},
-        limits="The figures hold for pairs like those of the evaluation, and say nothing of generated answers.",
+        limits="The figures hold for pairs like those evaluated, and say nothing of generated answers.",
     )
 
     def __init__(self) -> None:
@@ -83,7 +83,8 @@ class PreferenceTask(Task):
 
     def preference(self, sample: Sample) -> Preference:
         """The two answers."""
-        return Preference(sample, *sample.metadata["options"])
+        chosen, rejected = sample.metadata["options"]
+        return Preference(sample, chosen, rejected)
 
     def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
         """Pairs of answers to questions about the generated world."""
@@ -136,7 +137,7 @@ class PreferenceTask(Task):
         return {"longer": Measure(values, [sample.metadata["cluster"] for sample in samples])}
 
     def against_base(self, records: Sequence[Record], base: Sequence[Record]) -> Mapping[str, Any]:
-        """The implicit reward: whether training made the better answer more probable relative to the worse one.
+        """The implicit reward: whether training raised the better answer against the worse one.
 
         The reward of an answer is β times its log-probability beyond that of the base, so a margin above 0
         does not depend on β, nor, as the share of larger log-probabilities does, on the answers' lengths.
@@ -155,8 +156,8 @@ class PreferenceTask(Task):
         if not (found := table_at(report, "after", "reward_accuracy")):
             return []
         return [
-            f"Relative to the base, training made the better answer more probable in {percent(found['value'])} "
-            f"({interval(found)}) of the pairs; half is chance."
+            "Relative to the base, training raised the better answer against the worse one in "
+            f"{percent(found['value'])} ({interval(found)}) of the pairs; half is chance."
         ]
 
 

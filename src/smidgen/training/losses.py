@@ -93,7 +93,7 @@ def distillation_losses(
 ) -> mx.array:
     """Return the mixed loss, the cross-entropy and the divergence of each token, (3, n) float32, in nats.
 
-    Only the mixed loss has to have a gradient. The logits of both models exist for a chunk of tokens at a time.
+    Only the mixed loss has a gradient. The logits of both models exist for a chunk of tokens at a time.
 
     Args:
         states: the student's states, (n, D), and targets.
@@ -165,8 +165,10 @@ def _against_whole(logits: mx.array, *, teacher: TeacherStates, mixing: Mixing) 
     """Return the divergence (n,) of scaled logits (n, V) from those of a teacher's states."""
     words = min(logits.shape[1], teacher.weight.shape[0])
     theirs = (teacher.hidden @ teacher.weight[:words].T).astype(mx.float32) / mixing.temperature
-    both = logits[:, :words], theirs
-    return _divergence(*(array - mx.logsumexp(array, axis=1, keepdims=True) for array in both), mixing)
+    likely, expected = (
+        array - mx.logsumexp(array, axis=1, keepdims=True) for array in (logits[:, :words], theirs)
+    )
+    return _divergence(likely, expected, mixing)
 
 
 def _against_top(logits: mx.array, *, teacher: TopTargets, mixing: Mixing) -> mx.array:
@@ -175,8 +177,8 @@ def _against_top(logits: mx.array, *, teacher: TopTargets, mixing: Mixing) -> mx
     likely, likely_rest = _outcomes(logits, ids)
     if ids.shape[1] == logits.shape[1]:
         return _divergence(likely, logs, mixing)
-    both = (likely, likely_rest), (logs, rest)
-    return _divergence(*(mx.concatenate([of, other[:, None]], axis=1) for of, other in both), mixing)
+    likely = mx.concatenate([likely, likely_rest[:, None]], axis=1)
+    return _divergence(likely, mx.concatenate([logs, rest[:, None]], axis=1), mixing)
 
 
 def _outcomes(logits: mx.array, ids: mx.array) -> tuple[mx.array, mx.array]:

@@ -128,8 +128,8 @@ class PendingCache:
         free = shutil.disk_usage(folder.parent).free
         if not folder.exists() and free < self.num_bytes:
             raise WorkError(
-                f"{self.what} need {self.num_bytes / 1e9:.1f} GB on disk, and {free / 1e9:.1f} GB are free in "
-                f"{folder.parent}; make room, or {self.advice}"
+                f"{self.what} need {self.num_bytes / 1e9:.1f} GB on disk, and {free / 1e9:.1f} GB are free "
+                f"in {folder.parent}; make room, or {self.advice}"
             )
         self.keep(RowCache(folder, self.sizes, self.dtype, self.source()))
 

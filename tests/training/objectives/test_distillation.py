@@ -1,4 +1,4 @@
-"""Distillation goes through the loop: cut and packed batches, stored targets and resumed runs are the same."""
+"""Distillation through the loop: cut and packed batches, stored targets and resumed runs are the same."""
 
 from collections.abc import Callable
 from dataclasses import replace

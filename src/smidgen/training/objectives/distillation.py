@@ -20,7 +20,7 @@ from smidgen.training.teacher import Teacher
 class Distillation:
     """Mixed loss against a teacher and the text, in nats per token or, with weights, per unit of weight.
 
-    Its metrics are both parts: `hard_loss`, the negative log-likelihood, and `divergence`, at the temperature.
+    Its metrics are both parts: `hard_loss`, the negative log-likelihood, and `divergence`.
 
     Attributes:
         teacher: the teacher.
