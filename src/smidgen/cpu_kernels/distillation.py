@@ -90,7 +90,7 @@ class DistillationLoss:
         logits *= share
         soft *= (1 - share) * temperature
         logits[:, :words] += soft
-        mixed = np.float32(share) * hard + np.float32((1 - share) * temperature**2) * found
+        mixed = np.asarray(share * hard + (1 - share) * temperature**2 * found, np.float32)
         return mixed, hard, found
 
     def _against_whole(self, rows: slice, student: Array) -> Array:

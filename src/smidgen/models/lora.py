@@ -2,8 +2,8 @@
 
 `scale · (dropout(x) A) B` is added to a linear layer's output: A is (in, rank), B (rank, out), scale alpha /
 rank, or alpha / √rank for rsLoRA, and B is zero at the start. Unlike mlx-lm, A is seeded by the layer's name,
-loading reports all mismatches at once, and `fuse` adds in float32 and never quantises the sum again, which may
-round the update away.
+loading reports all mismatches at once, and `fuse` adds in float32 and never quantises the sum again, which
+may round the update away.
 """
 
 import math

@@ -99,12 +99,12 @@ class PreferenceTask(Task):
             ]
             for rows in (train, test)
         )
-        found = [
-            # The better answer is always the first here, which no model sees.
+        # The better answer is always the first here, which no model sees.
+        in_train, in_test = (
             [finding for finding in examine_pairs(pairs) if finding.kind != "one side"]
             for pairs in (trained, held_out)
-        ]
-        return examine_rows(*found, examine_overlap(trained, held_out))
+        )
+        return examine_rows(in_train, in_test, examine_overlap(trained, held_out))
 
     def show(self, row: Row) -> dict[str, Any]:
         """The prompt with both answers."""
