@@ -96,12 +96,12 @@ def smidgen(
     from smidgen.config import LoraConfig, SftConfig
     from smidgen.models.load import load
     from smidgen.models.lora import add_lora, dequantize
-    from smidgen.training.batches import batch_of
+    from smidgen.training.batches import collated
     from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
     from smidgen.training.loop import optimizer_step
     from smidgen.training.objectives.likelihood import Likelihood
     from smidgen.training.optimizer import AdamW
-    from smidgen.training.trunk import TrunkStates
+    from smidgen.training.trunk import trunk_states
 
     model = load(str(folder / base)).model
     dequantize(model, mx.float32, to_read=True)
@@ -109,13 +109,13 @@ def smidgen(
     add_lora(model, lora, seed=0)
     capacity = packed_length(model) if packing else None
     rows = [training_rows(batch) for batch in batches_of(folder)]
-    batches = [batch_of(batch, capacity) for batch in rows]
+    batches = list(map(collated(capacity), rows))
     config = SftConfig(lora=lora, learning_rate=LEARNING_RATE, gradient_clip=0.0)
     optimizer = AdamW(model, config)
     trunk = frozen_trunk(model)
     if trunk is not None:
         shutil.rmtree(folder / "trunk", ignore_errors=True)  # of an earlier turn
-        TrunkStates(trunk, model, [row for batch in rows for row in batch], "float16").open(folder / "trunk")
+        trunk_states(trunk, model, [row for batch in rows for row in batch], "float16").open(folder / "trunk")
     objective = Likelihood(BodyPass(recompute=recompute, trunk=trunk))
     for number in range(epochs * len(batches)):
         batch = batches[number % len(batches)]

@@ -7,6 +7,7 @@ from smidgen import config
 from smidgen.cli.reference import REPEATED, tables
 from smidgen.config import (
     DistillConfig,
+    DpoConfig,
     ModelConfig,
     OneOf,
     PretrainConfig,
@@ -76,8 +77,11 @@ def test_a_resolved_recipe_is_the_same_recipe(table: dict[str, Any], tmp_path: P
 
 
 def test_a_resolved_recipe_names_every_default():
-    for root, table in ((Recipe, FULL), (PretrainRecipe, {"name": "a"} | PRETRAIN)):
-        text = resolved_toml(parse_recipe(table, source="recipe.toml"))
+    teacher = {"teacher": {"model": "larger"}}
+    taught = [table | {"train": table["train"] | teacher} for table in (FULL, {"name": "a"} | PRETRAIN)]
+    preferring = {"name": "a", "task": "judge", "train": {"method": "dpo", "lora": {}}}
+    for root, of_root in ((Recipe, [taught[0], preferring]), (PretrainRecipe, [taught[1]])):
+        text = "".join(resolved_toml(parse_recipe(table, source="recipe.toml")) for table in of_root)
         for _, section, _ in tables(root):
             missing = [name for name in section.model_fields if name not in text]
             fields = [section.model_fields[name] for name in missing]  # absent unless given
@@ -226,7 +230,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"epochs": 2}},
-            r"'train\.epochs'\. Only method = \"sft\" or \"distill\" uses it; leave it out or change",
+            r"'train\.epochs'\. Only method = \"sft\" or \"distill\" or \"dpo\" uses it; leave it out",
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"lora": {"rank": 2}}},
@@ -243,7 +247,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
         ({"export": {}}, r'export.formats contains "peft", but without \[train.lora\] there is no adapter'),
         (
             {"train": {"method": "pretrian"}},
-            r"'pretrian'\. Did you mean 'pretrain'\? Known: sft, distill, pretrain",
+            r"'pretrian'\. Did you mean 'pretrain'\? Known: sft, distill, dpo, pretrain",
         ),
         ({"train": DISTILL}, r'method = "distill" needs a table \[teacher\] with the model to learn from'),
         ({"teacher": {"model": "a"}}, r'\[teacher\] is used by method = "distill" only; set train.method'),
@@ -265,7 +269,17 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
             {"train": DISTILL, "teacher": {"model": "a", "at_most": 5}},
             r"at_most is 5, more than the 4 candidates per sample; lower it$",
         ),
-        ({"train": {"method": 3}}, r"'train\.method' is 3\. Known: sft, distill, pretrain"),
+        ({"train": {"method": 3}}, r"'train\.method' is 3\. Known: sft, distill, dpo, pretrain"),
+        (
+            {"train": {"method": "dpo"}},
+            r"learnt against the base, which is the model with its adapter switched off; add \[train.lora\]",
+        ),
+        (
+            {"train": {"method": "dpo", "lora": {}, "loss": "ipo", "label_smoothing": 0.1}},
+            r'label_smoothing is for loss = "sigmoid" only; leave it out',
+        ),
+        ({"train": {"lora": {"plus": 0.5}}}, r"'train\.lora\.plus' is 0\.5: input should be greater than or"),
+        ({"train": {"teacher": {}}}, r"'train\.teacher\.model' is missing"),
     ],
 )
 def test_settings_that_nothing_reads_are_refused(table: dict[str, Any], message: str):
@@ -363,10 +377,11 @@ def test_the_method_decides_the_shape_of_a_recipe():
         "pretrain": PretrainConfig,
         "sft": SftConfig,
         "distill": DistillConfig,
+        "dpo": DpoConfig,
     }
     for name, (recipe, train) in methods().items():
         table = {"name": "a"} | (
-            PRETRAIN if name == "pretrain" else {"task": "judge", "train": {"method": name}}
+            PRETRAIN if name == "pretrain" else {"task": "judge", "train": {"method": name, "lora": {}}}
         )
         table |= {"teacher": {"model": "smidgen:nano"}} if name == "distill" else {}
         read = parse_recipe(table, source="recipe.toml")
@@ -395,7 +410,7 @@ class Wider(Section):
         ({"method": "distilled", "teacher": {"bse": "x"}}, r"'train\.teacher\.bse'\. Did you mean 'base'\?"),
         ({"method": "distilled", "epochs": 2}, r"unknown key 'train\.epochs'\..* Known: batch_size"),
         ({"batch_size": 0}, r"^a: 'train\.batch_size' is 0: input should be greater than 0$"),
-        ({"teacher": {}}, r"unknown key 'train\.teacher'\. Known: .*, mask, packing, dropout$"),
+        ({"from": {}}, r"unknown key 'train\.from'\. Known: .*, packing, dropout, teacher$"),
         (
             {"method": "dist"},
             r"is 'dist'\. Did you mean 'distilled'\? Known: sft, distilled$",

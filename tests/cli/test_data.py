@@ -213,7 +213,7 @@ def test_a_row_that_cannot_be_trained_on_is_shown_as_such(
 
 def test_colours_replace_the_marks_on_a_terminal():
     from smidgen.cli.data_show import text_of
-    from smidgen.pipeline.training_rows import ShownRow
+    from smidgen.pipeline.shown_rows import ShownRow
 
     row = ShownRow("1", [("context", "p"), ("learned", "c")], {"context": 1, "learned": 1, "cut": 0})
     plain, coloured = text_of(row, in_colour=False), text_of(row, in_colour=True)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from smidgen.backend import mx
-from smidgen.cpu_kernels import AdamWStep, adamw, global_norm
+from smidgen.cpu_kernels import AdamWStep, Group, adamw, global_norm
 from smidgen.cpu_kernels.adamw import SPAN
 
 SHAPES = [(3, 5), (SPAN + 7,), (1,), (2, SPAN)]
@@ -30,7 +30,7 @@ def test_adamw_equals_that_of_mlx(decay: float, scale: float):
             {str(index): scale * gradient for index, gradient in enumerate(gradients)}, expected
         )
         moved = adamw(
-            values, gradients, firsts, seconds, [decay] * len(values),
+            values, gradients, firsts, seconds, [Group(decay=decay)] * len(values),
             AdamWStep(step, 2e-3, betas=(0.9, 0.95), eps=1e-8, scale=scale),
         )  # fmt: skip
         values, firsts, seconds = (list(part) for part in zip(*moved, strict=True))
@@ -40,11 +40,26 @@ def test_adamw_equals_that_of_mlx(decay: float, scale: float):
         assert mx.allclose(seconds[index], reference.state[str(index)]["v"], rtol=1e-5, atol=1e-7)
 
 
+def test_groups_have_their_own_rates_and_decays():
+    values, gradients = arrays(1), arrays(2)
+    zeros = [mx.zeros(shape) for shape in SHAPES]
+    step = AdamWStep(1, 2e-3, (0.9, 0.95), eps=1e-8)
+    groups = [Group(), Group(rate=16.0), Group(decay=0.1), Group(rate=16.0, decay=0.1)]
+    found = adamw(values, gradients, zeros, zeros, groups, step)
+    for index, group in enumerate(groups):
+        alone = AdamWStep(1, group.rate * step.learning_rate, step.betas, step.eps)
+        (wanted,) = adamw(
+            values[index : index + 1], gradients[index : index + 1], zeros[index : index + 1],
+            zeros[index : index + 1], [Group(decay=group.decay)], alone,
+        )  # fmt: skip
+        np.testing.assert_array_equal(found[index].value, wanted.value)
+
+
 def test_what_is_given_stays_as_it_is():
     values, gradients = arrays(1), arrays(2)
     before = [mx.array(np.array(value)) for value in values]
     zeros = [mx.zeros(shape) for shape in SHAPES]
-    adamw(values, gradients, zeros, zeros, [0.0] * 4, AdamWStep(1, 1.0, (0.9, 0.9), eps=1e-8))
+    adamw(values, gradients, zeros, zeros, [Group()] * 4, AdamWStep(1, 1.0, (0.9, 0.9), eps=1e-8))
     assert all(mx.array_equal(old, value) for old, value in zip(before, values, strict=True))
     assert not any(zero.any() for zero in zeros)
 

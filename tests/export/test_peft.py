@@ -139,9 +139,16 @@ def test_mlx_lm_computes_what_a_pattern_of_ranks_and_alphas_says(
     np.testing.assert_allclose(model(tokens), ours, rtol=1e-4, atol=1e-4)
 
 
-def test_rank_stabilised_scale(peft_dir: Path):
+def test_rank_stabilised_there_and_back(peft_dir: Path, tiny_model_dir: Path, tmp_path: Path):
     edit(peft_dir, use_rslora=True)
     assert read_adapter(peft_dir).scales[Q] == 8 / 2
+    for written in (tmp_path / "ours", tmp_path / "theirs"):
+        exports = {"ours": export_mlx_adapter, "theirs": export_peft}
+        facts = exports[written.name](peft_dir, str(tiny_model_dir), written)
+        back = read_adapter(written)
+        assert (facts.alpha, back.rslora, back.scales[Q]) == (8, True, 4.0)
+    config = json.loads((tmp_path / "theirs" / "adapter_config.json").read_text())
+    assert (config["use_rslora"], config["lora_alpha"], config["r"]) == (True, 8, 4)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,18 @@ from tests.tools.real_shapes import SHAPES
 from smidgen.backend import mx, nn
 from smidgen.config import LoraConfig
 from smidgen.errors import ModelError
+from smidgen.models.adapter import read_adapter
 from smidgen.models.architectures import build_graph
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import LoadedModel, load
-from smidgen.models.lora import add_lora, count_parameters, fuse, load_adapter, save_adapter
+from smidgen.models.lora import (
+    add_lora,
+    count_parameters,
+    fuse,
+    load_adapter,
+    save_adapter,
+    without_adapter,
+)
 from smidgen.models.quantization import quantize
 
 CONFIG = LoraConfig(rank=4, alpha=8, num_layers=1, target_modules=("q_proj", "down_proj"))
@@ -51,6 +59,28 @@ def test_a_fresh_update_changes_nothing(base: LoadedModel, tokens: mx.array):
     before = base.model(tokens)
     add_lora(base.model, LoraConfig(), seed=0)
     np.testing.assert_allclose(base.model(tokens), before, atol=1e-5)
+
+
+def test_a_rank_stabilised_update_is_scaled_by_the_root(base: LoadedModel, tmp_path: Path, tokens: mx.array):
+    config = CONFIG.model_copy(update={"rslora": True})
+    assert (CONFIG.scale, config.scale) == (2.0, 4.0)
+    wanted = adapted(base.model, config)(tokens)
+    save_adapter(tmp_path / "adapter", base.model, config)
+    assert read_adapter(tmp_path / "adapter").rslora
+    model, _ = mlx_lm_load_model(base.path)
+    mlx_lm_load_adapters(model, str(tmp_path / "adapter"))
+    model.eval()
+    np.testing.assert_allclose(model(tokens), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_without_its_adapter_a_model_is_its_base(base: LoadedModel, tokens: mx.array):
+    before = base.model(tokens)
+    model = adapted(base.model)
+    model.train()
+    bare = without_adapter(model)
+    np.testing.assert_array_equal(bare(tokens), before)
+    assert not bare.training and model.training
+    assert np.abs(model(tokens) - before).max() > 0.01, "the model keeps its adapter"
 
 
 def test_only_the_update_of_the_targets_learns(base: LoadedModel):

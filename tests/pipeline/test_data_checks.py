@@ -12,7 +12,7 @@ from smidgen.errors import ConfigError, DataError
 from smidgen.pipeline import RunContext
 from smidgen.pipeline.data_checks import DataReport, check_files, check_recipe
 from smidgen.pipeline.data_lengths import Renderer
-from smidgen.pipeline.training_rows import samples_of_file
+from smidgen.pipeline.shown_rows import samples_of_file
 from smidgen.runs import Run
 from smidgen.tasks import find_task
 

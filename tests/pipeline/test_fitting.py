@@ -27,6 +27,13 @@ PRETRAIN = {
     "train": {"method": "pretrain", "total_tokens": 4_000, "batch_size": 2, "max_length": 64},
 }
 
+DPO = {"method": "dpo", "max_length": 256, "lora": {"rank": 4}}
+PREFERENCES = {
+    "name": "preferring",
+    "task": "preference",
+    "data": {"train_limit": 12, "validation_limit": 2, "test_limit": 2},
+}
+
 
 def budgets(tmp_path: Path, table: dict[str, Any] | None = None, **train: Any) -> Budgets:
     judge = {
@@ -61,7 +68,57 @@ def test_the_batches_are_those_of_the_training(tmp_path: Path):
     assert (largest.rows, largest.length) in {batch.inputs.shape for batch in drawn}
     assert largest.positions == max(batch.inputs.size for batch in drawn)
     assert planned.batches.plan == job.plan
-    assert job.states is not None and planned.state_bytes == job.states.num_bytes
+    (states,) = job.caches
+    assert planned.state_bytes == states.num_bytes
+
+
+def test_the_pairs_and_caches_are_those_of_the_training(tmp_path: Path):
+    planned = budgets(tmp_path, {**PREFERENCES, "train": {**DPO, "batch_size": 3}})
+    job = prepare_training(planned.context)
+    drawn = [batch for _ in range(job.batches.num_steps) for batch in job.batches.next_step()]
+    largest = planned.batches.largest
+    assert (largest.rows, largest.length) in {batch.inputs.shape for batch in drawn}
+    assert planned.batches.plan == job.plan
+    assert sum(batch.answers.tokens for batch in drawn) == planned.batches.tokens
+    assert all(len(batch.answers.rows) == 2 * len(batch.chosen) for batch in drawn)
+
+
+def test_a_teacher_has_its_memory_disk_and_time(tmp_path: Path):
+    teacher = {"model": "smidgen:nano", "top_k": 8}
+    alone, taught = budgets(tmp_path, epochs=2.0), budgets(tmp_path, epochs=2.0, teacher=teacher)
+    job = prepare_training(taught.context)
+    (stored,) = job.caches
+    assert (taught.target_bytes, alone.target_bytes) == (stored.num_bytes, 0)
+    assert taught.training().disk == alone.training().disk + stored.num_bytes
+    weights = taught.training().budget.moments["loading"]
+    assert (
+        weights["teacher"] == weights["weights"] and "teacher" not in alone.training().budget.moments["step"]
+    )
+    assert training_budget(taught.largest_step).needed > training_budget(alone.largest_step).needed
+    small = budgets(tmp_path, epochs=2.0, teacher={**teacher, "top_k_gb": 1e-9})
+    assert small.target_bytes == 0 and prepare_training(small.context).caches == ()
+
+
+def test_reading_targets_takes_less_time_than_asking_the_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rates = type("Rates", (), {"flops": 1e10})
+    monkeypatch.setattr("smidgen.pipeline.forecast.measure_rates", lambda repeats: rates)
+    teacher = {"model": "smidgen:nano"}
+    seconds = [
+        forecast(budgets(tmp_path, epochs=4.0, **train), available=10**10).time.seconds
+        for train in ({}, {"teacher": {**teacher, "top_k": 8}}, {"teacher": teacher})
+    ]
+    assert seconds == sorted(seconds) and len(set(seconds)) == 3
+    pairs = [
+        forecast(
+            budgets(tmp_path, {**PREFERENCES, "train": {**DPO, "epochs": epochs}}), available=10**10
+        ).time
+        for epochs in (1.0, 2.0)
+    ]
+    assert pairs[0].seconds < pairs[1].seconds < 2 * pairs[0].seconds, (
+        "the reference is read in the second epoch"
+    )
 
 
 def test_rows_that_cannot_be_read_are_taken_to_be_full(tmp_path: Path):

@@ -17,7 +17,7 @@ from smidgen.models.quantization import quantize
 from smidgen.training.batches import TrainRow, pack, pad
 from smidgen.training.hidden import BodyPass, frozen_trunk
 from smidgen.training.objectives.likelihood import Likelihood
-from smidgen.training.trunk import TrunkStates
+from smidgen.training.trunk import trunk_states
 
 pytestmark = pytest.mark.real
 NAME = "smidgen:smollm2"
@@ -83,7 +83,7 @@ def test_a_cached_trunk_changes_nothing(rows: list[TrainRow], tmp_path: Path):
     trunk = frozen_trunk(model)
     assert trunk is not None and trunk.depth == 27
     for dtype, tolerance in (("float32", 1e-6), ("float16", 1e-3)):
-        TrunkStates(trunk, model, rows, dtype).open(tmp_path / dtype)
+        trunk_states(trunk, model, rows, dtype).open(tmp_path / dtype)
         for _ in range(2):  # computed, then read
             assert_same(learnt(model, batch, BodyPass(trunk=trunk)), wanted, tolerance)
 

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from mlx.utils import tree_map
 
 from smidgen.backend import mx, nn
-from smidgen.config import TrainConfig
+from smidgen.config import LoraConfig, SftConfig, TrainConfig
+from smidgen.cpu_kernels import Group
 from smidgen.models.graph import named_arrays
-from smidgen.training.optimizer import AdamW, learning_rate_at
+from smidgen.training.optimizer import AdamW, learning_rate_at, parameter_groups
 
 
 def layers() -> nn.Module:
@@ -42,6 +43,42 @@ def test_it_is_mlx_adamw_with_bias_correction_on_matrices(decay: float):
             np.testing.assert_allclose(value, wanted[name], rtol=1e-5, atol=1e-6, err_msg=name)
         else:
             assert not np.allclose(value, wanted[name], atol=1e-6), f"{name} is decayed"
+
+
+def adapted(dtype: mx.Dtype = mx.float32) -> nn.Module:
+    """A model whose names are those of an adapter, with a norm beside it."""
+    model = nn.Module()
+    model.lora_a, model.lora_b = mx.ones((6, 2), dtype), mx.ones((2, 5), dtype)
+    model.norm = nn.RMSNorm(5)
+    return model
+
+
+def test_groups_decay_matrices_and_hasten_b():
+    config = SftConfig(weight_decay=0.1, lora=LoraConfig(plus=16.0))
+    model = nn.Module()
+    model.layer, model.norm = adapted(), nn.LayerNorm(4)
+    assert parameter_groups(model, config) == {
+        "layer.lora_a": Group(1.0, 0.1),
+        "layer.lora_b": Group(16.0, 0.1),
+        "layer.norm.weight": Group(1.0, 0.0),
+        "norm.weight": Group(1.0, 0.0),
+        "norm.bias": Group(1.0, 0.0),
+    }
+    assert {group.rate for group in parameter_groups(model, TrainConfig(weight_decay=0.1)).values()} == {1.0}
+    model.layer.freeze()
+    assert set(parameter_groups(model, config)) == {"norm.weight", "norm.bias"}
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])  # in one pass on a CPU, and by MLX's operations
+def test_b_moves_by_its_own_rate(dtype: mx.Dtype):
+    model = nn.Module()
+    model.layer = adapted(dtype)
+    optimizer = AdamW(model, SftConfig(lora=LoraConfig(plus=4.0)))
+    ones = tree_map(mx.ones_like, model.trainable_parameters())
+    optimizer.update(model, ones, 1, learning_rate=0.125, scale=1.0)
+    # The first step of Adam is the learning rate, whatever the gradient.
+    np.testing.assert_allclose(model.layer.lora_a.astype(mx.float32), 1 - 0.125, atol=1e-6)
+    np.testing.assert_allclose(model.layer.lora_b.astype(mx.float32), 1 - 0.5, atol=1e-6)
 
 
 def test_steps_too_small_for_bfloat16_add_up():

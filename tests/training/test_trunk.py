@@ -15,7 +15,8 @@ from smidgen.training.batches import RowBatches, TrainRow, fixed_batches, join_r
 from smidgen.training.hidden import BodyPass, frozen_trunk
 from smidgen.training.loop import train
 from smidgen.training.objectives.likelihood import Likelihood
-from smidgen.training.trunk import StateCache, StateDtype, Trunk, TrunkStates
+from smidgen.training.row_cache import RowCache, row_key
+from smidgen.training.trunk import StateDtype, Trunk, trunk_states
 
 Rows = Callable[..., list[TrainRow]]
 LORA = LoraConfig(rank=2, num_layers=1)
@@ -32,7 +33,7 @@ def counted(trunk: Trunk) -> list[int]:
 def cached(model: nn.Module, rows: list[TrainRow], folder: Path, dtype: StateDtype = "float32") -> Trunk:
     trunk = frozen_trunk(model)
     assert trunk is not None
-    TrunkStates(trunk, model, rows, dtype).open(folder)
+    trunk_states(trunk, model, rows, dtype).open(folder)
     return trunk
 
 
@@ -98,18 +99,17 @@ def test_texts_in_a_row_are_not_taken_for_one(make_rows: Rows, tmp_path: Path):
     one, other = make_rows(2)
     joined = join_rows([one, other])
     whole = TrainRow(joined.token_ids, joined.loss_mask)
-    cache = StateCache(tmp_path / "states", [joined], 4, "float32", "")
-    key = lambda row: __import__("smidgen.training.trunk", fromlist=["x"])._row_key(row)  # noqa: E731
-    cache.write(key(joined), np.ones((len(joined.token_ids) - 1, 4), np.float32))
-    out = np.zeros((len(joined.token_ids) - 1, 4), np.float32)
-    assert cache.read(key(joined), out) and not cache.read(key(whole), out)
+    size = len(joined.token_ids) - 1
+    cache = RowCache(tmp_path / "states", {row_key(joined): size}, np.dtype(("f4", (4,))), "")
+    cache.write(row_key(joined), np.ones((size, 4), np.float32))
+    assert cache.read(row_key(joined)) is not None and cache.read(row_key(whole)) is None
 
 
 def test_a_damaged_row_is_computed_again(tiny: nn.Module, make_rows: Rows, tmp_path: Path):
     rows = make_rows(3)
     add_lora(tiny, LORA, 0)
     wanted = np.array(cached(tiny, rows, tmp_path / "states").states(pad(rows)))
-    damaged = np.memmap(tmp_path / "states" / "states", np.uint8, "r+")
+    damaged = np.memmap(tmp_path / "states" / "items", np.uint8, "r+")
     damaged[7] ^= 1
     damaged.flush()
     trunk = cached(tiny, rows, tmp_path / "states")
@@ -132,7 +132,7 @@ def test_other_weights_have_other_states(tiny: nn.Module, make_rows: Rows, tmp_p
 
 def test_a_number_too_large_is_refused(tmp_path: Path, make_rows: Rows):
     rows = make_rows(1)
-    cache = StateCache(tmp_path / "states", rows, 2, "float16", "")
+    cache = RowCache(tmp_path / "states", {}, np.dtype(("f2", (2,))), "")
     trunk = Trunk(1, lambda batch: mx.full((*batch.inputs.shape, 2), 1e6))
     trunk.keep(cache)
     with pytest.raises(

@@ -17,7 +17,7 @@ from smidgen.errors import ConfigError
 from smidgen.options import Model, whole
 
 if TYPE_CHECKING:
-    from smidgen.pipeline.training_rows import ShownRow
+    from smidgen.pipeline.shown_rows import ShownRow
 
 STYLES = {"learned": "bold green", "cut": "red strike", "context": ""}
 MARKS = {"learned": ("⟦", "⟧"), "cut": ("⟨cut: ", "⟩"), "context": ("", "")}
@@ -48,7 +48,7 @@ def show(
     """Show training rows token for token as they are trained on: what is learned, context, or cut."""
     from smidgen.files import write_text
     from smidgen.pipeline.data_lengths import renderer_of, renderer_of_recipe
-    from smidgen.pipeline.training_rows import page, samples_of_file, samples_of_recipe, shown_rows
+    from smidgen.pipeline.shown_rows import page, samples_of_file, samples_of_recipe, shown_rows
 
     source = read_source(names, recipe, template=template, form=form)
     if source.context is not None:

@@ -81,9 +81,7 @@ def _training() -> Iterator[str]:
     yield from _table(TrainConfig.__doc__ or "", TrainConfig.model_fields)
     inner = {}
     for name, (_, section) in methods().items():
-        own = {
-            key: field for key, field in section.model_fields.items() if key not in TrainConfig.model_fields
-        }
+        own = {key: field for key, field in section.model_fields.items() if _is_own(key, field)}
         yield f'## `[train]` with `method = "{name}"`\n'
         yield from _table(section.__doc__ or "", own)
         inner |= {place: (table, what) for place, table, what in list(tables(section, "train"))[1:]}
@@ -91,6 +89,12 @@ def _training() -> Iterator[str]:
         marks = "[[{}]]" if issubclass(table, REPEATED) else "[{}]"
         yield f"## `{marks.format(place)}`\n"
         yield from _table(what, table.model_fields)
+
+
+def _is_own(key: str, field: FieldInfo) -> bool:
+    """Whether a key of a method is not common to all methods, or has another default or meaning there."""
+    common = TrainConfig.model_fields.get(key)
+    return common is None or (field.default, field.description) != (common.default, common.description)
 
 
 def _settings() -> Iterator[str]:
@@ -114,6 +118,7 @@ def _tables(section: type[Section], heading: str, meaning: str, brackets: str = 
 
 def _table(meaning: str, fields: Mapping[str, FieldInfo]) -> list[str]:
     """Return the description of a table, and its keys."""
+    meaning = " ".join(meaning.split())
     keys = [_row(key, field) for key, field in fields.items() if not sections_of(field.annotation)]
     if not keys:
         return [f"{meaning}\n"]

@@ -12,6 +12,7 @@ from smidgen.config.distill_table import (
     AskedTeacherConfig,
     DistillConfig,
 )
+from smidgen.config.dpo_table import DpoConfig
 from smidgen.config.evaluate_table import EvaluateConfig
 from smidgen.config.export_table import ExportConfig
 from smidgen.config.model_table import ArchitectureConfig, ModelConfig, NewModelConfig
@@ -29,6 +30,7 @@ from smidgen.config.recipe import (
 )
 from smidgen.config.sft_table import SftConfig
 from smidgen.config.task_table import TaskConfig
+from smidgen.config.teacher_table import TeacherConfig, TopTeacherConfig
 from smidgen.config.track_table import TrackConfig, TrackerName
 from smidgen.config.train_table import FinetuneConfig, LoraConfig, TrainConfig
 
@@ -43,6 +45,7 @@ __all__ = [
     "AskedTeacherConfig",
     "DataConfig",
     "DistillConfig",
+    "DpoConfig",
     "EvaluateConfig",
     "ExportConfig",
     "FinetuneConfig",
@@ -61,6 +64,8 @@ __all__ = [
     "SftConfig",
     "SourceConfig",
     "TaskConfig",
+    "TeacherConfig",
+    "TopTeacherConfig",
     "TrackConfig",
     "TrackerName",
     "TrainConfig",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from smidgen.config.base import Section
+from smidgen.config.teacher_table import TeacherConfig
 from smidgen.config.train_table import TrainConfig
 
 Weights = dict[str, Annotated[float, Field(ge=0.0)]]
@@ -32,6 +33,9 @@ class PretrainConfig(TrainConfig):
     attend_across_documents: bool = False
     """Let the tokens of a row attend to earlier documents in it. By default, each document has its own
     attention and positions, and its first token is not trained."""
+
+    teacher: TeacherConfig | None = None
+    """Learn the probabilities of a teacher with the same tokenizer, too; only the text when absent."""
 
     @property
     def tokens(self) -> int:

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of
 from smidgen.config.data_table import DataConfig, PretrainDataConfig
 from smidgen.config.distill_table import AskedTeacherConfig, DistillConfig
+from smidgen.config.dpo_table import DpoConfig
 from smidgen.config.evaluate_table import EvaluateConfig
 from smidgen.config.export_table import ExportConfig
 from smidgen.config.model_table import ModelConfig, NewModelConfig
@@ -43,7 +44,7 @@ class Recipe(NamedRecipe):
     """A recipe that fine-tunes a base model into a specialist."""
 
     task: str | None = None
-    """The task: `judge`, `intent`, `answers`, `math`, `choice`, or `own` for one defined in `[settings]`."""
+    """The task: `judge`, `intent`, `answers`, `math`, `choice`, `preference`, or `own` (`[settings]`)."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of the task, listed below under each task."""
     tasks: tuple[TaskConfig, ...] = ()
@@ -53,7 +54,8 @@ class Recipe(NamedRecipe):
     data: DataConfig = DataConfig()
     """Training, validation and test data."""
     train: Annotated[
-        SftConfig | DistillConfig, OneOf("method", default=DEFAULT_METHOD, elsewhere=("pretrain",))
+        SftConfig | DistillConfig | DpoConfig,
+        OneOf("method", default=DEFAULT_METHOD, elsewhere=("pretrain",)),
     ] = SftConfig()
     """The training method and its settings."""
     teacher: AskedTeacherConfig | None = None

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from smidgen.config.teacher_table import TopTeacherConfig
 from smidgen.config.train_table import FinetuneConfig
 
 
@@ -20,6 +21,9 @@ class SftConfig(FinetuneConfig):
     """Lay short rows one after the other instead of padding them; the losses are the same."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the output of every block in full fine-tuning (without `[train.lora]`)."""
+
+    teacher: TopTeacherConfig | None = None
+    """Learn the probabilities of a teacher, too; only the text when absent."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,5 +1,6 @@
 """`[train]`: the settings shared by all training methods, and those of a LoRA adapter."""
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -17,6 +18,10 @@ class LoraConfig(Section):
     """Rank of the update matrices."""
     alpha: float = Field(default=32.0, gt=0)
     """The update is scaled by alpha / rank."""
+    rslora: bool = False
+    """Scale it by alpha / √rank instead, so that a high rank learns as fast (https://arxiv.org/abs/2312.03732)."""
+    plus: float = Field(default=1.0, ge=1.0)
+    """LoRA+: learning rate of B as a multiple of A's, such as 16 (https://arxiv.org/abs/2402.12354)."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the input of the update."""
     target_modules: tuple[str, ...] = (
@@ -25,6 +30,11 @@ class LoraConfig(Section):
     """Names of the linear layers that are adapted."""
     num_layers: int | None = Field(default=None, gt=0)
     """Adapt only the last N blocks; default: all."""
+
+    @property
+    def scale(self) -> float:
+        """The factor of the update."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 class TrainConfig(Section):

@@ -10,21 +10,35 @@ Unsupported cases (other dtypes, explicit masks, a cache, quantised layers) use 
 modules, with the same result. The kernels evaluate their arguments, so `mx.compile` cannot trace them.
 """
 
-from smidgen.cpu_kernels.adamw import AdamWStep, adamw, global_norm
-from smidgen.cpu_kernels.head import linear_cross_entropy
+from smidgen.cpu_kernels.adamw import AdamWStep, Group, adamw, global_norm
+from smidgen.cpu_kernels.distillation import (
+    DistillationLoss,
+    Mixing,
+    TeacherStates,
+    TopTargets,
+    top_targets,
+)
+from smidgen.cpu_kernels.head import linear_cross_entropy, linear_losses
 from smidgen.cpu_kernels.modules import FusedBlock, accelerate, fuses, recomputed
 from smidgen.cpu_kernels.packing import Packing
 from smidgen.cpu_kernels.team import usable
 
 __all__ = [
     "AdamWStep",
+    "DistillationLoss",
     "FusedBlock",
+    "Group",
+    "Mixing",
     "Packing",
+    "TeacherStates",
+    "TopTargets",
     "accelerate",
     "adamw",
     "fuses",
     "global_norm",
     "linear_cross_entropy",
+    "linear_losses",
     "recomputed",
+    "top_targets",
     "usable",
 ]

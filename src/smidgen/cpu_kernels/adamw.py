@@ -33,6 +33,13 @@ class AdamWStep:
     scale: float = 1.0
 
 
+class Group(NamedTuple):
+    """How a parameter is treated: the factor on the learning rate, and its decoupled weight decay."""
+
+    rate: float = 1.0
+    decay: float = 0.0
+
+
 class Updated(NamedTuple):
     """One parameter after a step, with its moments."""
 
@@ -62,7 +69,7 @@ def adamw(
     gradients: Sequence[mx.array],
     firsts: Sequence[mx.array],
     seconds: Sequence[mx.array],
-    decays: Sequence[float],
+    groups: Sequence[Group],
     step: AdamWStep,
 ) -> list[Updated]:
     """Update float32 parameters by one step of AdamW (https://arxiv.org/abs/1711.05101) with bias correction.
@@ -72,7 +79,7 @@ def adamw(
         gradients: gradients of the same shapes.
         firsts: first moments, running means of the gradients.
         seconds: second moments, running means of their squares.
-        decays: decoupled weight decay of each parameter.
+        groups: how each parameter is treated.
         step: parameters of the step.
 
     Returns:
@@ -86,11 +93,12 @@ def adamw(
     fresh = [[view(array).reshape(-1) for array in each] for each in updated]
     spans = list(_spans(old[0]))
     beta1, beta2 = step.betas
-    rate = step.learning_rate / (1 - beta1**step.number)
+    first_correction = 1 / (1 - beta1**step.number)
     correction = 1 / math.sqrt(1 - beta2**step.number)
 
     def work(piece: int) -> None:
         index, span = spans[piece]
+        rate = step.learning_rate * groups[index].rate
         value, gradient, first, second = (arrays[index][span] for arrays in old)
         new_value, new_first, new_second = (memory[span] for memory in fresh[index])
         scaled = np.multiply(gradient, (1 - beta1) * step.scale, out=scratch("scaled", value.size))
@@ -104,8 +112,8 @@ def adamw(
         deviation *= correction
         deviation += step.eps
         np.divide(new_first, deviation, out=deviation)
-        deviation *= rate
-        np.multiply(value, 1 - step.learning_rate * decays[index], out=new_value)
+        deviation *= rate * first_correction
+        np.multiply(value, 1 - rate * groups[index].decay, out=new_value)
         new_value -= deviation
 
     team().run(work, len(spans))

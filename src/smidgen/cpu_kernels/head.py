@@ -1,21 +1,56 @@
-"""The head with its cross-entropy, over chunks of tokens.
+"""The head with a loss of its logits, over chunks of tokens.
 
-The gradient reuses the probabilities if they are few enough to be kept, and recomputes them otherwise, as Cut
-Cross-Entropy does (https://arxiv.org/abs/2411.09009), so memory is bounded whatever the vocabulary size.
+The gradient reuses the derivatives by the logits if they are few enough to be kept, and recomputes them
+otherwise, as Cut Cross-Entropy does (https://arxiv.org/abs/2411.09009), so memory is bounded whatever the
+vocabulary size.
 """
 
-from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from smidgen.backend import mx, nn
-from smidgen.cpu_kernels.team import new, product, scratch, team, usable, view
+from smidgen.cpu_kernels.team import Array, new, product, scratch, team, usable, view
 
 LOGITS = 1 << 22
 """Maximum logits of a chunk of tokens, unless a single token has more."""
 KEPT = 1 << 24
-"""Maximum number of probabilities that are kept for the gradient: 64 MB."""
+"""Maximum number of derivatives that are kept for the gradient: 64 MB."""
+
+
+class TokenLoss(Protocol):
+    """A loss of every token's logits."""
+
+    num_values: int
+    """Values per token; the first is the loss that has a gradient."""
+
+    def derive(self, rows: slice, logits: Array) -> tuple[Array, ...]:
+        """Replace the logits (n, V) of some tokens by the derivatives of their losses; return their values.
+
+        It is called by several threads, each with other tokens.
+        """
+        ...
+
+
+class CrossEntropy:
+    """-ln softmax(logits)[target]."""
+
+    num_values = 1
+
+    def __init__(self, targets: np.ndarray) -> None:
+        self._targets = targets
+
+    def derive(self, rows: slice, logits: Array) -> tuple[Array, ...]:
+        """Return (n,) losses, in nats."""
+        target = np.arange(len(logits)), self._targets[rows]
+        chosen = logits[target]
+        highest = np.maximum.reduce(logits, axis=1, keepdims=True)
+        logits -= highest
+        np.exp(logits, out=logits)
+        totals = np.add.reduce(logits, axis=1)
+        logits /= totals[:, None]
+        logits[target] -= 1
+        return (np.log(totals) + highest[:, 0] - chosen,)
 
 
 def keeps(tokens: int, vocabulary: int) -> bool:
@@ -41,73 +76,69 @@ def linear_cross_entropy(
         return hidden.sum(axis=-1).astype(mx.float32)
     if not usable(hidden, weight):
         return nn.losses.cross_entropy((hidden @ weight.T).astype(mx.float32), targets)
-    return _function(weight_frozen)(hidden, weight, targets)[0]
+    return linear_losses(hidden, weight, CrossEntropy(np.array(targets)), weight_frozen=weight_frozen)[0]
 
 
-@lru_cache(2)
-def _function(weight_frozen: bool) -> Any:
+def linear_losses(
+    hidden: mx.array, weight: mx.array, loss: TokenLoss, *, weight_frozen: bool = False
+) -> mx.array:
+    """Return the values of a loss for each token, (num_values, N) float32, in bounded memory.
+
+    Only the first has a gradient. Arguments are those of `linear_cross_entropy`, with arrays that `usable`
+    accepts.
+    """
+
     @mx.custom_function
-    def cross_entropy(hidden: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, ...]:
-        return _Head(hidden, weight, targets).losses()
+    def losses(hidden: mx.array, weight: mx.array) -> tuple[mx.array, ...]:
+        return _Head(hidden, weight, loss).losses()
 
-    @cross_entropy.vjp
+    @losses.vjp
     def gradient(
         primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
     ) -> tuple[mx.array, ...]:
-        head = _Head(*primals)
-        return *head.gradients(outputs, cotangents[0], weight_frozen), mx.zeros_like(primals[2])
+        hidden, weight = primals
+        return _Head(hidden, weight, loss).gradients(outputs[1], cotangents[0][0], weight_frozen)
 
-    return cross_entropy
+    found: Any = losses(hidden, weight)
+    return found[0]
 
 
 class _Head:
     """The head's arrays as numpy views, and its computation over chunks of tokens."""
 
-    def __init__(self, hidden: mx.array, weight: mx.array, targets: mx.array) -> None:
-        mx.eval(hidden, weight, targets)
-        self.hidden, self.weight, self.targets = view(hidden), view(weight), np.array(targets)
+    def __init__(self, hidden: mx.array, weight: mx.array, loss: TokenLoss) -> None:
+        mx.eval(hidden, weight)
+        self.hidden, self.weight, self.loss = view(hidden), view(weight), loss
         self.tokens, self.vocabulary = hidden.shape[0], weight.shape[0]
         self.chunk = max(1, min(self.tokens, LOGITS // self.vocabulary))
         self.keeps = keeps(self.tokens, self.vocabulary)
 
     def losses(self) -> tuple[mx.array, ...]:
-        """Return loss and log-sum-exp per token, and softmax minus one-hot targets, (N, V), if kept."""
+        """Return the values of each token, and the derivatives by the logits, (N, V), if kept."""
         outputs = new(
             {
-                "loss": (self.tokens,),
-                "logsumexp": (self.tokens,),
-                "errors": (self.tokens if self.keeps else 0, self.vocabulary),
+                "values": (self.loss.num_values, self.tokens),
+                "derivatives": (self.tokens if self.keeps else 0, self.vocabulary),
             }
         )
-        losses, log_totals, errors = (view(array) for array in outputs.values())
+        values, kept = (view(array) for array in outputs.values())
         tile = -(-self.chunk // team().size)
 
         def work(piece: int) -> None:
             rows = slice(piece * tile, min((piece + 1) * tile, self.tokens))
             hidden = self.hidden[rows]
-            logits = errors[rows] if self.keeps else scratch("logits", len(hidden), self.vocabulary)
+            logits = kept[rows] if self.keeps else scratch("logits", len(hidden), self.vocabulary)
             product(hidden, self.weight.T, logits)
-            target = np.arange(len(hidden)), self.targets[rows]
-            chosen = logits[target]
-            highest = np.maximum.reduce(logits, axis=1, keepdims=True)
-            logits -= highest
-            np.exp(logits, out=logits)
-            totals = np.add.reduce(logits, axis=1)
-            log_totals[rows] = np.log(totals) + highest[:, 0]
-            losses[rows] = log_totals[rows] - chosen
-            if self.keeps:
-                logits /= totals[:, None]
-                logits[target] -= 1
+            for row, found in enumerate(self.loss.derive(rows, logits)):
+                values[row, rows] = found
 
         team().run(work, -(-self.tokens // tile))
         return tuple(outputs.values())
 
-    def gradients(
-        self, outputs: tuple[mx.array, ...], dloss: mx.array, weight_frozen: bool
-    ) -> tuple[mx.array, mx.array]:
-        """Return the gradients of `hidden` and `weight`; `outputs` are those of `losses`."""
-        mx.eval(outputs, dloss)
-        _, self.log_totals, self.errors = (view(array) for array in outputs)
+    def gradients(self, kept: mx.array, dloss: mx.array, weight_frozen: bool) -> tuple[mx.array, mx.array]:
+        """Return the gradients of `hidden` and `weight`; `kept` are those by the logits, of `losses`."""
+        mx.eval(kept, dloss)
+        self.derivatives = view(kept)
         self.dlosses = np.array(dloss)
         gradients = new(
             {"hidden": self.hidden.shape} | ({} if weight_frozen else {"weight": self.weight.shape})
@@ -130,12 +161,10 @@ class _Head:
             rows = slice(chunk.start + inside.start, chunk.start + inside.stop)
             out = self.dlogits[inside]
             if self.keeps:
-                np.multiply(self.errors[rows], self.dlosses[rows, None], out=out)
+                np.multiply(self.derivatives[rows], self.dlosses[rows, None], out=out)
             else:
                 product(self.hidden[rows], self.weight.T, out)
-                out -= self.log_totals[rows, None]
-                np.exp(out, out=out)
-                out[np.arange(len(out)), self.targets[rows]] -= 1
+                self.loss.derive(rows, out)
                 out *= self.dlosses[rows, None]
             product(out, self.weight, self.dhidden[rows])
 

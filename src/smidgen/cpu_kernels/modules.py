@@ -67,7 +67,7 @@ def recomputed(module: nn.Module, run: Callable[[mx.array], mx.array]) -> Callab
 
 def _random_state() -> int:
     """Return the state of MLX's random generator as the seed that restores it."""
-    high, low = cast(list[mx.array], mx.random.state)[0].tolist()
+    high, low = np.array(cast(list[mx.array], mx.random.state)[0]).tolist()
     return (high << 32) | low
 
 

@@ -35,6 +35,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Preference:
+    """A sample with an answer that is preferred to another."""
+
+    sample: Sample
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
 class Sampling:
     r"""Sampling settings and stop conditions. The defaults are greedy decoding until the end token.
 

@@ -1,9 +1,11 @@
 """Export adapters in PEFT's format, which transformers and vLLM load, and in mlx-lm's.
 
-PEFT computes `α / r · B A x` from the transposes of mlx-lm's matrices: α is the rank times mlx-lm's scale.
+PEFT computes `α / r · B A x` from the transposes of mlx-lm's matrices: α is the rank times mlx-lm's scale, or
+√r times it for rsLoRA (`use_rslora`).
 Nothing is rounded: reading the written files gives the same tensors, dtypes and scales.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,7 @@ class AdapterExport:
         out: the folder.
         format: `peft` or `mlx-adapter`.
         rank: the rank that most layers have.
-        alpha: the α that most layers have; the scale of the update is α / rank.
+        alpha: the α that most layers have; the scale of the update is α / rank, or α / √rank for rsLoRA.
         layers: number of adapted layers.
         parameters: number of values in all matrices.
         bytes: size of the weight file.
@@ -112,7 +114,7 @@ def export_mlx_adapter(adapter: Path, base: str, out: Path) -> AdapterExport:
         out=out,
         format="mlx-adapter",
         rank=written.ranks[layer],
-        alpha=_alpha(written.scales[layer], written.ranks[layer]),
+        alpha=_alpha(written.scales[layer], _divisor(written, layer)),
         layers=len(written.layers),
         parameters=written.num_parameters,
         bytes=(out / WEIGHTS).stat().st_size,
@@ -132,7 +134,7 @@ def peft_config(adapter: Adapter, base: str, num_blocks: int | None = None) -> d
         num_blocks: number of blocks of the model; if all are adapted, `layers_to_transform` is null.
     """
     ranks = adapter.ranks
-    alphas = {layer: _alpha(adapter.scales[layer], ranks[layer]) for layer in adapter.layers}
+    alphas = {layer: _alpha(adapter.scales[layer], _divisor(adapter, layer)) for layer in adapter.layers}
     rank, alpha = (_most_common(list(values.values())) for values in (ranks, alphas))
     blocks, kinds = grid(adapter.layers)
     everywhere = num_blocks is not None and blocks == list(range(num_blocks))
@@ -152,7 +154,7 @@ def peft_config(adapter: Adapter, base: str, num_blocks: int | None = None) -> d
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "modules_to_save": None,
-        "use_rslora": False,
+        "use_rslora": adapter.rslora,
         "use_dora": False,
     }
 
@@ -196,11 +198,17 @@ def _check(adapter: Adapter, base: str) -> int | None:
     return len(model.layers)
 
 
-def _alpha(scale: float, rank: int) -> float:
-    """Return α such that α / rank is the scale, without rounding noise if possible."""
-    exact = scale * rank
+def _divisor(adapter: Adapter, layer: str) -> float:
+    """Return what PEFT divides a layer's α by."""
+    rank = adapter.ranks[layer]
+    return math.sqrt(rank) if adapter.rslora else rank
+
+
+def _alpha(scale: float, divisor: float) -> float:
+    """Return α such that α / divisor is the scale, without rounding noise if possible."""
+    exact = scale * divisor
     tidy = round(exact, 9)
-    alpha = tidy if tidy / rank == scale else exact
+    alpha = tidy if tidy / divisor == scale else exact
     return int(alpha) if float(alpha).is_integer() else alpha
 
 

@@ -39,6 +39,7 @@ class Adapter:
         dropout: dropout rate of the layers' inputs during training.
         base: the model that it was trained on, if the file names one.
         source: the folder it was read from, for error messages.
+        rslora: whether the factors are meant as α / √rank (rsLoRA) instead of α / rank.
     """
 
     weights: Mapping[str, mx.array]
@@ -46,6 +47,7 @@ class Adapter:
     dropout: float
     base: str | None
     source: Path
+    rslora: bool = False
 
     @cached_property
     def layers(self) -> list[str]:
@@ -147,6 +149,7 @@ def write_adapter(path: Path, adapter: Adapter, *, num_blocks: int | None = None
         "num_layers": named["num_layers"],
         "lora_parameters": {
             "rank": rank, "scale": scale, "dropout": adapter.dropout, "keys": named["keys"],
+            **({"rslora": True} if adapter.rslora else {}),
         },
     }  # fmt: skip
     with atomic_folder(path, replace=True) as folder:
@@ -220,7 +223,8 @@ def _read_mlx(path: Path, config: dict[str, Any]) -> Adapter:
     weights = read_safetensors(path / WEIGHTS)
     scales = {_layer_of(name): scale for name in weights}
     base = config.get("model")
-    return Adapter(weights, scales, dropout, base if isinstance(base, str) else None, path)
+    named = base if isinstance(base, str) else None
+    return Adapter(weights, scales, dropout, named, path, parameters.get("rslora") is True)
 
 
 def _read_peft(path: Path, config: dict[str, Any]) -> Adapter:
@@ -250,7 +254,8 @@ def _read_peft(path: Path, config: dict[str, Any]) -> Adapter:
         )
     scales = {layer: peft.scale_of(config, layer) for layer in layers}
     dropout = config.get("lora_dropout") or 0.0
-    return Adapter(weights, scales, dropout, config.get("base_model_name_or_path"), path)
+    base, rslora = config.get("base_model_name_or_path"), bool(config.get("use_rslora"))
+    return Adapter(weights, scales, dropout, base, path, rslora)
 
 
 def _layer_of(name: str) -> str:

@@ -87,6 +87,7 @@ class Training:
         plain: whether a quantised base is dequantised once.
         tokenizer_bytes: size of `tokenizer.json`.
         from_file: whether the weights are read from a file.
+        teacher: a model that is in memory too, and tells its probabilities.
     """
 
     shape: Shape
@@ -96,6 +97,7 @@ class Training:
     plain: bool = True
     tokenizer_bytes: int = 0
     from_file: bool = True
+    teacher: Shape | None = None
 
     @property
     def lora(self) -> LoraConfig | None:
@@ -131,13 +133,15 @@ def training_budget(training: Training) -> Budget:
     own = 4 if lora else item
     moments = trained * (8 if own == 4 else 12)
     always = process_parts(cpu=cpu, tokenizer_bytes=training.tokenizer_bytes) | {"weights": weights}
+    if training.teacher is not None:
+        always |= {"teacher": training.teacher.bytes(item, plain=training.plain)}
     with_adapter = always | {"adapter": 4 * trained if lora else 0, "optimizer": moments}
     scratch = {"scratch": scratch_bytes(training)} if cpu else {}
     accumulated = 2 if training.settings.gradient_accumulation > 1 else 1
     tied = lora is None and "lm_head" not in shape.graph
     step = {
         "activations": activation_bytes(training),
-        "logits": logit_bytes(training),
+        "logits": logit_bytes(training) + teacher_bytes(training),
         # The gradient of a tied embedding is the sum of two, one of them scattered.
         "gradients": trained * own * accumulated + (2 * shape.vocabulary * shape.width * item if tied else 0),
     }
@@ -155,7 +159,21 @@ def training_budget(training: Training) -> Budget:
 def step_bytes(training: Training) -> int:
     """Return the bytes that depend on the batch."""
     scratch = scratch_bytes(training) if training.place.kind == "cpu" else 0
-    return activation_bytes(training) + logit_bytes(training) + scratch
+    return activation_bytes(training) + logit_bytes(training) + teacher_bytes(training) + scratch
+
+
+def teacher_bytes(training: Training) -> int:
+    """Return the bytes of a teacher's states and of both models' probabilities of a chunk of tokens."""
+    if (teacher := training.teacher) is None:
+        return 0
+    trained, item = training.batch.trained, training.place.item
+    states = item * (trained + 3 * training.batch.positions) * teacher.width
+    if training.place.kind != "cpu":  # logits, their softmax and its gradient in float32
+        return states + min(trained, HEAD_CHUNK) * training.shape.vocabulary * 3 * 4
+    # Scaled logits and probabilities of both.
+    return (
+        states + 4 * 4 * max(1, min(trained, LOGITS // training.shape.vocabulary)) * training.shape.vocabulary
+    )
 
 
 def process_parts(*, cpu: bool, tokenizer_bytes: int) -> dict[str, int]:

@@ -1,9 +1,9 @@
 """Low-rank adaptation (https://arxiv.org/abs/2106.09685) over mlx-lm's layers.
 
 `scale · (dropout(x) A) B` is added to a linear layer's output: A is (in, rank), B (rank, out), scale alpha /
-rank, and B is zero at the start. Unlike mlx-lm, A is seeded by the layer's name, loading reports all
-mismatches at once, and `fuse` adds in float32 and never quantises the sum again, which may round the update
-away.
+rank, or alpha / √rank for rsLoRA, and B is zero at the start. Unlike mlx-lm, A is seeded by the layer's name,
+loading reports all mismatches at once, and `fuse` adds in float32 and never quantises the sum again, which
+may round the update away.
 """
 
 import math
@@ -40,9 +40,7 @@ def add_lora(model: nn.Module, config: LoraConfig, seed: int) -> None:
     model.freeze()
     replacements = []
     for path, linear in targets:
-        layer = LoRALinear.from_base(
-            linear, r=config.rank, dropout=config.dropout, scale=config.alpha / config.rank
-        )
+        layer = LoRALinear.from_base(linear, r=config.rank, dropout=config.dropout, scale=config.scale)
         bound = 1 / math.sqrt(layer.lora_a.shape[0])
         key = mx.random.key(zlib.crc32(f"{seed} {path}".encode()))
         layer.lora_a = mx.random.uniform(-bound, bound, layer.lora_a.shape, key=key)
@@ -64,7 +62,7 @@ def save_adapter(path: Path, model: nn.Module, config: LoraConfig) -> None:
     for name, layer in layers.items():
         weights[f"{name}.lora_a"], weights[f"{name}.lora_b"] = layer.lora_a, layer.lora_b
     scales = {name: layer.scale for name, layer in layers.items()}
-    adapter = Adapter(weights, scales, config.dropout, None, path)
+    adapter = Adapter(weights, scales, config.dropout, None, path, config.rslora)
     write_adapter(path, adapter, num_blocks=len(body(model).layers))
 
 
@@ -103,10 +101,17 @@ def with_adapter(model: nn.Module, path: Path, base: str | None = None) -> nn.Mo
     Raises:
         ModelError: as in `load_adapter`.
     """
-    adapted = _sharing(model)
-    adapted.update_modules(tree_unflatten([(name, layer.linear) for name, layer in _adapted(adapted)]))
+    adapted = without_adapter(model)
     load_adapter(adapted, path, base)
     return adapted
+
+
+def without_adapter(model: nn.Module) -> nn.Module:
+    """Return the base of a model: it shares the weights, has no adapter and is in evaluation mode."""
+    bare = _sharing(model)
+    bare.update_modules(tree_unflatten([(name, layer.linear) for name, layer in _adapted(bare)]))
+    bare.eval()
+    return bare
 
 
 def refuse_misfits(adapter: Adapter, model: nn.Module) -> None:

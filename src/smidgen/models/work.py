@@ -2,6 +2,7 @@
 
 from smidgen.cpu_kernels.head import keeps
 from smidgen.models.budget import Training
+from smidgen.models.shape import Shape
 
 TRAINING_SHARE = 0.6
 """Share of the rate of a large matrix product that training reaches: 0.62 with LoRA on SmolLM2-135M on two
@@ -19,12 +20,9 @@ def training_operations(training: Training, tokens: int, trained: int, *, first_
             0, and they are computed for all.
     """
     shape, lora = training.shape, training.lora
-    queries = shape.heads * shape.head_dim
-    features = queries + 2 * shape.kv_heads * shape.head_dim
-    block = shape.width * (features + queries + 3 * shape.inner)
+    block = _block_weights(shape)
     length = training.batch.longest or training.batch.length
-    # Scores and their sums over a causal half of the keys.
-    forward = 2 * block + 2 * queries * length
+    forward = _block_operations(shape, length)
     passes = 2 + (1 if training.recomputes else 0)  # forward, gradient of the input, forward again
     weights = 0 if lora else 1
     blocks = training.trained_blocks
@@ -34,3 +32,20 @@ def training_operations(training: Training, tokens: int, trained: int, *, first_
     again = 0 if keeps(training.batch.trained, shape.vocabulary) else 1
     head = 2 * trained * shape.vocabulary * shape.width * (2 + again + weights)
     return of_blocks + frozen + head
+
+
+def forward_operations(shape: Shape, tokens: int, trained: int, length: int) -> float:
+    """Return the operations of a forward pass over tokens in texts of a length, some of them trained."""
+    head = 2 * trained * shape.vocabulary * shape.width
+    return tokens * shape.layers * _block_operations(shape, length) + head
+
+
+def _block_weights(shape: Shape) -> int:
+    queries = shape.heads * shape.head_dim
+    features = queries + 2 * shape.kv_heads * shape.head_dim
+    return shape.width * (features + queries + 3 * shape.inner)
+
+
+def _block_operations(shape: Shape, length: int) -> float:
+    """Return the operations of a block on one token: products, and scores over a causal half of the keys."""
+    return 2 * _block_weights(shape) + 2 * shape.heads * shape.head_dim * length

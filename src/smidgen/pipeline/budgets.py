@@ -3,7 +3,7 @@
 No weight is read. If the rows cannot be read, every row is taken to have `max_length` tokens, all trained.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,11 @@ from smidgen.config import (
     DEFAULT_BITS,
     DEFAULT_GROUP_SIZE,
     AnyRecipe,
+    DpoConfig,
     FinetuneConfig,
     PretrainRecipe,
-    SftConfig,
+    TopTeacherConfig,
 )
-from smidgen.data.templates import load_tokenizer
-from smidgen.data.types import Message, Sample
 from smidgen.errors import DataError
 from smidgen.files import is_url
 from smidgen.inference.choice import SMALL
@@ -39,27 +38,17 @@ from smidgen.models.load import describe, read_config
 from smidgen.models.quantization import Setting
 from smidgen.models.shape import Shape, shape_of
 from smidgen.options import EngineOptions
-from smidgen.pipeline.asking import PLAIN, Asked, Asking, asked_samples
+from smidgen.pipeline.asking import PLAIN, Asking
 from smidgen.pipeline.context import RunContext, TaskContext
-from smidgen.pipeline.jobs import check_length, fits_dequantized
-from smidgen.training.batches import (
-    LENGTH_STEP,
-    RowBatches,
-    TrainBatch,
-    TrainingPlan,
-    TrainRow,
-    plan_training,
-)
+from smidgen.pipeline.planned_rows import PlannedRows
+from smidgen.pipeline.training_job import check_length, fits_dequantized
+from smidgen.pipeline.training_rows import RowSettings, texts_of
+from smidgen.training.batches import LENGTH_STEP
 from smidgen.training.checkpoint import KEEP
 from smidgen.training.hidden import MASKED_ROW, ONE_ROW
 from smidgen.training.pretrain import num_steps
-from smidgen.training.sft import sft_rows
-from smidgen.training.trunk import stored_tokens
-
-ASSUMED_PROMPT = 512
-"""Tokens of an evaluation's prompt, and of each worked example before it, if the rows cannot be read."""
-LONGEST = 8
-"""Prompts with the most characters, of which the one with the most tokens is looked for."""
+from smidgen.training.row_cache import row_key
+from smidgen.training.training_plan import TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -80,6 +69,7 @@ class Batches:
         tokens: tokens of all steps; None if unknown.
         trained_tokens: those in the loss.
         state_tokens: tokens of the different rows, whose states a cache would hold.
+        stored_tokens: those of them in the loss, whose targets a cache would hold.
         unread: why the rows cannot be read; empty if they can.
     """
 
@@ -88,26 +78,8 @@ class Batches:
     tokens: int | None = None
     trained_tokens: int | None = None
     state_tokens: int = 0
+    stored_tokens: int = 0
     unread: str = ""
-
-
-@dataclass
-class Kept:
-    """What the budgets of changed recipes share, since neither the base nor the data are changed.
-
-    Attributes:
-        folder: folder of the base.
-        samples: training and validation samples, or why they cannot be read.
-        rows: training and validation rows by `max_length`, or why they cannot be trained on.
-        drawn: figures of all steps and the different batches, by length, size and accumulation.
-        asked: number of prompts and tokens of the longest, by task and number of worked examples.
-    """
-
-    folder: Path | None = None
-    samples: tuple[list[Sample], list[Sample]] | DataError | None = None
-    rows: dict[int, tuple[Sequence[TrainRow], Sequence[TrainRow]] | DataError] = field(default_factory=dict)
-    drawn: dict[tuple[int, int, int], tuple[TrainingPlan, set[Batch]]] = field(default_factory=dict)
-    asked: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -118,7 +90,7 @@ class Budgets:
     place: Place = field(default_factory=lambda: Place(device().kind, max(1, blas().threads)))
     four_bits: bool = False
     """Whether the base is taken to be quantised to 4 bits beforehand."""
-    _kept: Kept = field(default_factory=Kept)
+    _kept: PlannedRows = field(default_factory=PlannedRows)
 
     def changed(self, recipe: AnyRecipe, *, four_bits: bool = False) -> "Budgets":
         """Return the budgets of a changed recipe, which share the rows that were read."""
@@ -142,12 +114,20 @@ class Budgets:
         recipe = self.context.recipe
         if isinstance(recipe, PretrainRecipe) and recipe.model.architecture is not None:
             return shape_of(huggingface_config(recipe.model.architecture), "[model.architecture]")
-        assert self.folder is not None
+        assert self.folder is not None and recipe.model.base is not None
         config = read_config(self.folder)
         check_length(recipe.train.max_length, config, recipe.model.base)
         if self.four_bits:
             config = config | {"quantization": Setting(DEFAULT_BITS, DEFAULT_GROUP_SIZE)._asdict()}
         return shape_of(config, str(self.folder / "config.json"))
+
+    @cached_property
+    def teacher_shape(self) -> Shape | None:
+        """Shape of the teacher; None if there is none."""
+        if (config := self.context.logit_teacher) is None:
+            return None
+        folder = describe(config.model)
+        return shape_of(read_config(folder), str(folder / "config.json"))
 
     @property
     def tokenizer_bytes(self) -> int:
@@ -169,75 +149,34 @@ class Budgets:
         recipe = self.context.recipe
         settings = recipe.train
         rows, positions = settings.batch_size, LENGTH_STEP * -(-settings.max_length // LENGTH_STEP)
+        rows *= 2 if isinstance(settings, DpoConfig) else 1
         full = Batch(rows, positions, rows * settings.max_length)
         if isinstance(recipe, PretrainRecipe):
             steps = num_steps(recipe.train)
             tokens = steps * full.trained * settings.gradient_accumulation
             return Batches(full, tokens=tokens, trained_tokens=tokens)
-        assert isinstance(settings, SftConfig)
-        samples = self._samples()
+        assert isinstance(settings, RowSettings)
+        samples = self._kept.samples_of(self.context)
         if isinstance(samples, DataError):
             return Batches(full, unread=str(samples))
-        training, validation = self._rows(settings, samples)
-        plan, drawn = self._drawn(settings, training)
+        assert self.folder is not None
+        training, validation = self._kept.rows_of(self.context, samples, self.folder)
+        plan, drawn = self._kept.drawn_of(settings, training, self._capacity(settings))
         largest = max(drawn, key=lambda batch: step_bytes(self._training(batch)))
+        different = {row_key(row, trained=True): row for row in texts_of([*training, *validation])}.values()
         return Batches(
-            largest, plan, plan.tokens, plan.trained_tokens, stored_tokens([*training, *validation])
+            largest,
+            plan,
+            plan.tokens,
+            plan.trained_tokens,
+            sum({row_key(row): len(row) - 1 for row in different}.values()),
+            sum(row.trained_tokens for row in different),
         )
 
-    def _drawn(self, settings: SftConfig, rows: Sequence[TrainRow]) -> tuple[TrainingPlan, set[Batch]]:
-        """Draw all batches; return the figures of all steps, and the different batches."""
-        drawing = settings.max_length, settings.batch_size, settings.gradient_accumulation
-        if drawing not in self._kept.drawn:
-            source = RowBatches(
-                rows,
-                batch_size=settings.batch_size,
-                gradient_accumulation=settings.gradient_accumulation,
-                epochs=settings.epochs,
-                seed=settings.seed,
-                capacity=self._capacity(settings),
-            )
-            different: set[Batch] = set()
-
-            def noted() -> Iterator[TrainBatch]:
-                for batch in source.all_steps():
-                    different.add(_batch(batch))
-                    yield batch
-
-            self._kept.drawn[drawing] = plan_training(rows, source, noted()), different
-        return self._kept.drawn[drawing]
-
-    def _samples(self) -> tuple[list[Sample], list[Sample]] | DataError:
-        """Return the training and validation samples, or why they cannot be read."""
-        if self._kept.samples is None:
-            try:
-                self._kept.samples = self.context.training_samples, self.context.validation_samples
-            except DataError as error:
-                self._kept.samples = error
-        return self._kept.samples
-
-    def _rows(
-        self, settings: SftConfig, samples: tuple[list[Sample], list[Sample]]
-    ) -> tuple[Sequence[TrainRow], Sequence[TrainRow]]:
-        """Return the training and validation rows, cut to `max_length`."""
-        assert self.folder is not None
-        if settings.max_length not in self._kept.rows:
-            tokenizer, thinking = load_tokenizer(self.folder), self.context.specialist.model.thinking
-            try:
-                training, validation = (
-                    sft_rows(part, tokenizer, settings, thinking=thinking).rows for part in samples
-                )
-                self._kept.rows[settings.max_length] = training, validation
-            except DataError as error:
-                self._kept.rows[settings.max_length] = error
-        rows = self._kept.rows[settings.max_length]
-        if isinstance(rows, DataError):
-            raise rows
-        return rows
-
-    def _capacity(self, settings: SftConfig) -> int | None:
+    def _capacity(self, settings: RowSettings) -> int | None:
         """Return the tokens of a row of packed texts, as `training.hidden.packed_length` does."""
-        if not (settings.packing and self.shape.layered):
+        layered = self.shape.layered and (self.teacher_shape is None or self.teacher_shape.layered)
+        if not (settings.packing and layered):
             return None
         return ONE_ROW if self.place.kind == "cpu" else MASKED_ROW
 
@@ -250,6 +189,7 @@ class Budgets:
             plain=self.plain,
             tokenizer_bytes=self.tokenizer_bytes,
             from_file=self.folder is not None,
+            teacher=self.teacher_shape,
         )
 
     @cached_property
@@ -262,13 +202,22 @@ class Budgets:
         """Bytes of the cached states of frozen blocks; 0 if they are not cached."""
         training, settings = self.largest_step, self.context.recipe.train
         frozen = training.trained_blocks < self.shape.layers and self.shape.layered
-        if not (isinstance(settings, SftConfig) and frozen and settings.epochs > 1):
+        if not (isinstance(settings, RowSettings) and frozen and settings.epochs > 1):
             return 0
         if settings.trunk_cache == "off":
             return 0
         item = 2 if settings.trunk_cache == "float16" else 4
         size = self.batches.state_tokens * self.shape.width * item
         return size if size <= settings.trunk_cache_gb * 1e9 else 0
+
+    @property
+    def target_bytes(self) -> int:
+        """Bytes of a teacher's most probable tokens on disk; 0 if they are not kept."""
+        config = self.context.logit_teacher
+        if not isinstance(config, TopTeacherConfig) or config.top_k is None:
+            return 0
+        size = self.batches.stored_tokens * (8 * min(config.top_k, self.shape.vocabulary) + 4)
+        return size if size <= config.top_k_gb * 1e9 else 0
 
     def reading(self) -> StageBudget:
         """Return the budget of a stage that loads no model."""
@@ -278,15 +227,15 @@ class Budgets:
     def training(self) -> StageBudget:
         """Return the budget of the training stage."""
         training = self.largest_step
-        states = self.state_bytes
+        states, targets = self.state_bytes, self.target_bytes
         budget = training_budget(training)
         if isinstance(training.settings, FinetuneConfig) and training.settings.metric_every:
             measuring = self._measuring(budget.moments["step"])
             budget = Budget({**budget.moments, "measuring": measuring})
         trained = self.shape.trainable(training.lora) * (4 if training.lora else self.place.item)
         kept = KEEP * 3 * trained if self.context.recipe.train.checkpoint_every else 0
-        mapped = states if self.place.kind == "cpu" else 0
-        return StageBudget(replace(budget, mapped=mapped), trained + kept + states)
+        mapped = states + targets if self.place.kind == "cpu" else 0
+        return StageBudget(replace(budget, mapped=mapped), trained + kept + states + targets)
 
     def _measuring(self, step: Mapping[str, int]) -> dict[str, int]:
         """Return the parts while the task's metric is measured: what a training keeps, and the answers."""
@@ -312,7 +261,8 @@ class Budgets:
         open_choice = options.engine == "auto" and cpu and parameters >= SMALL and not scores
         halves = options.engine == "llama" or (open_choice and parameters > LARGEST)
         item = 2 if halves else self.place.item
-        prompts, longest = self._prompts(task, asking.examples)
+        assert self.folder is not None
+        prompts, longest = self._kept.prompts_of(self.context, task, asking.examples, self.folder)
         decoding = Decoding(
             self.shape,
             rows=min(options.batch_size, prompts),
@@ -339,36 +289,8 @@ class Budgets:
         context = replace(self.context, recipe=recipe.model_copy(update=update))
         return Budgets(context, self.place).evaluation(task, options)
 
-    def _prompts(self, task: TaskContext, examples: int) -> tuple[int, int]:
-        """Return the number of prompts of an evaluation and the tokens of the longest, after its examples."""
-        assert self.folder is not None
-        key = task.name, examples
-        if key not in self._kept.asked:
-            try:
-                asked = asked_samples(self.context, task, Asking(examples=examples))
-                samples = asked.samples if isinstance(asked, Asked) else task.test_samples
-            except DataError:
-                assumed = ASSUMED_PROMPT * (1 + examples)
-                self._kept.asked[key] = self.context.specialist.evaluate.batch_size, assumed
-            else:
-                texts = sorted((sample.messages for sample in samples), key=_characters, reverse=True)
-                tokenizer = load_tokenizer(self.folder)
-                longest = max(len(tokenizer.render_prompt(messages)) for messages in texts[:LONGEST])
-                self._kept.asked[key] = len(samples), longest
-        return self._kept.asked[key]
-
     def copying(self, disk: int) -> StageBudget:
         """Return the budget of writing a copy of the model, whose tensors may all exist twice."""
         weights = self.shape.bytes(self.place.item, plain=True)
         parts = process_parts(cpu=self.place.kind == "cpu", tokenizer_bytes=self.tokenizer_bytes)
         return StageBudget(Budget({"copying": parts | {"weights": weights, "copy": weights}}), disk)
-
-
-def _batch(batch: TrainBatch) -> Batch:
-    rows, length = batch.inputs.shape
-    longest = length if batch.segment_ids is None or batch.spans is None else int(batch.spans[:, 1].max())
-    return Batch(rows, length, batch.trained_tokens, longest)
-
-
-def _characters(messages: Sequence[Message]) -> int:
-    return sum(len(message.content) for message in messages)

@@ -13,11 +13,14 @@ from smidgen.config import (
     AskedTeacherConfig,
     FinetuneConfig,
     LoraConfig,
+    PretrainConfig,
     Prices,
     Recipe,
+    SftConfig,
     TaskConfig,
+    TeacherConfig,
 )
-from smidgen.data.types import Message, Sample, Sampling
+from smidgen.data.types import Message, Preference, Sample, Sampling
 from smidgen.errors import DataError
 from smidgen.files import read_jsonl, sha256_file
 from smidgen.options import EngineOptions
@@ -150,6 +153,12 @@ class RunContext:
         return self.recipe.train.lora if isinstance(self.recipe.train, FinetuneConfig) else None
 
     @property
+    def logit_teacher(self) -> TeacherConfig | None:
+        """The teacher whose probabilities are learnt; None if only the text is."""
+        settings = self.recipe.train
+        return settings.teacher if isinstance(settings, SftConfig | PretrainConfig) else None
+
+    @property
     def sampling(self) -> Sampling:
         """Sampling settings of every evaluation."""
         settings = self.specialist.evaluate
@@ -193,6 +202,19 @@ class RunContext:
             else:
                 found += task.split_samples[side]
         return found
+
+    @property
+    def preferences(self) -> tuple[list[Preference], list[Preference]]:
+        """The training and validation samples of all tasks, each with an answer that is worse.
+
+        Raises:
+            ConfigError: a task has no worse answers.
+        """
+        training, validation = (
+            [task.task.preference(sample) for task in self.tasks for sample in task.split_samples[part]]
+            for part in (0, 1)
+        )
+        return training, validation
 
     def engine(self, model: str, *, adapter: Path | None = None, kind: str = "auto") -> EngineOptions:
         """Return the engine options for a model of this run."""

@@ -25,6 +25,8 @@ from smidgen.pipeline.stage import Stage
 from smidgen.tasks import Task
 
 RECORDS, RESULT = "records.jsonl", "evaluation.json"
+BASE = "before"
+"""Name of the evaluation of the base model."""
 SKIPPED = "skipped"
 """Key of the reason in `RESULT`, if the task could not be asked so."""
 TABLES = ("model", "evaluate")
@@ -197,6 +199,8 @@ def evaluation_stage(
         if SKIPPED in found:
             return of_task(task, {"skipped": {name: found[SKIPPED]}})
         content: dict[str, Any] = {name: found}
+        if BASE in compared_with:
+            content[name] = {**found, **_against_base(context, task, name)}
         if compared_with:
             other = best_of(context, task, compared_with)
             compared = comparison(context, task, name, other)
@@ -214,6 +218,14 @@ def evaluation_stage(
         outputs=(place,),
         entry=entry or own_entry,
     )
+
+
+def _against_base(context: RunContext, task: TaskContext, name: str) -> Mapping[str, Any]:
+    """Return what a task says of a trained model beside its base."""
+    base = {record.sample.id: record for record in records_of(context, task, BASE)}
+    records = records_of(context, task, name)
+    facts = task.task.against_base(records, [base[record.sample.id] for record in records])
+    return measured(facts, seed=context.specialist.evaluate.seed)
 
 
 def of_task(task: TaskContext, content: Mapping[str, Any]) -> Mapping[str, Any]:

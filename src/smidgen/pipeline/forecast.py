@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from smidgen.backend import device, measure_rates
+from smidgen.config import DpoConfig, SftConfig
 from smidgen.errors import ConfigError
 from smidgen.figures.formatting import size
-from smidgen.models.work import TRAINING_SHARE, training_operations
+from smidgen.models.work import TRAINING_SHARE, forward_operations, training_operations
 from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.registry import stages_of
 from smidgen.pipeline.teaching_forecast import TeachingForecast, forecast_teaching
@@ -155,12 +156,25 @@ def _time(budgets: Budgets, rate: float | None) -> TrainingTime | None:
     if rate is None:
         cached = batches.state_tokens if budgets.state_bytes else 0
         operations = training_operations(step, tokens, batches.trained_tokens, first_tokens=cached)
+        operations += _beside(budgets, tokens, batches.trained_tokens)
         seconds = operations / (TRAINING_SHARE * measure_rates(repeats=3).flops)
     else:
         seconds = tokens / rate
     prices = budgets.context.prices
     cost = seconds / 3600 * prices.machine_per_hour
     return TrainingTime(tokens, tokens / seconds, seconds, cost, prices.currency)
+
+
+def _beside(budgets: Budgets, tokens: int, trained: int) -> float:
+    """Return the operations of a teacher or a reference, which read the same tokens, maybe only once."""
+    step, settings = budgets.largest_step, budgets.context.recipe.train
+    shape = budgets.shape if isinstance(settings, DpoConfig) else budgets.teacher_shape
+    if shape is None:
+        return 0.0
+    once = isinstance(settings, DpoConfig) or budgets.target_bytes > 0
+    epochs = settings.epochs if once and isinstance(settings, SftConfig | DpoConfig) else 1.0
+    operations = forward_operations(shape, tokens, trained, step.batch.longest or step.batch.length)
+    return operations / max(1.0, epochs)
 
 
 def _notes(budgets: Budgets) -> list[str]:

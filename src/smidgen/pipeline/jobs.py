@@ -4,13 +4,12 @@ A method is one entry of `METHODS`. The training stage, the planner's probe and 
 all methods.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
-from smidgen.backend import device, mx, nn
+from smidgen.backend import mx, nn
 from smidgen.config import PretrainRecipe, SftConfig
 from smidgen.data.documents import Survey
 from smidgen.data.templates import load_tokenizer
@@ -18,62 +17,36 @@ from smidgen.data.tokenizer import END_OF_TEXT, TURN_END, save_tokenizer, train_
 from smidgen.errors import ConfigError
 from smidgen.files import atomic_folder, read_json
 from smidgen.models.architectures import ModelConfigJson
-from smidgen.models.graph import create, quantized_parameters
+from smidgen.models.graph import create
 from smidgen.models.licence import mark_own
-from smidgen.models.load import LoadedModel, describe, load
-from smidgen.models.lora import add_lora, dequantize
+from smidgen.models.load import describe, load
+from smidgen.models.lora import add_lora
 from smidgen.models.save import copy_tokenizer, save_model, stored_dtype
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.corpus import Corpus, file_of
 from smidgen.pipeline.events import StepEvent, Work, result_of
+from smidgen.pipeline.preference_job import prepare_preferences
 from smidgen.pipeline.sources import WORLD
-from smidgen.training.batches import (
-    BatchSource,
-    RowBatches,
-    StepBatch,
-    TrainingPlan,
-    TrainRow,
-    fixed_batches,
-    plan_training,
+from smidgen.pipeline.training_job import (
+    TrainingJob,
+    check_length,
+    load_for_training,
+    load_teacher,
+    teacher_caches,
+    trunk_caches,
 )
+from smidgen.pipeline.training_rows import rows_of_samples, samples_of, shuffled
+from smidgen.training.batches import TrainRow, fixed_batches
 from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
-from smidgen.training.objectives import Objective
+from smidgen.training.objectives.distillation import Distillation
 from smidgen.training.objectives.likelihood import Likelihood
 from smidgen.training.pretrain import Encode, PackedBatches, fast_encoder, validation_rows, weighted
 from smidgen.training.process_group import divided
-from smidgen.training.sft import saver, sft_rows
-from smidgen.training.trunk import Trunk, TrunkStates
+from smidgen.training.sft import saver
+from smidgen.training.teacher import Teacher
+from smidgen.training.training_plan import plan_training
 
 TOKENIZER, SOURCES = "tokenizer", "data/sources.json"
-PLAIN_SHARE = 0.25
-"""Share of the memory that the weights of a dequantised base may take."""
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """A training that is ready to start.
-
-    Attributes:
-        model: the model whose trainable parameters are updated.
-        objective: the loss to minimise.
-        batches: source of every step's batches.
-        validation: the fixed validation set.
-        save: writes the model to a folder, which it creates.
-        plan: exact figures of all steps, where the rows are known beforehand.
-        cut_rows: training rows that lost context to fit; None for a document stream.
-        states: the cache of a frozen trunk; None if it is not worth having one.
-        loaded: the model with its tokenizer, if it can answer the task's prompts while it is trained.
-    """
-
-    model: nn.Module
-    objective: Objective[Any]
-    batches: BatchSource[Any]
-    validation: Sequence[StepBatch]
-    save: Callable[[Path], None]
-    plan: TrainingPlan | None = None
-    cut_rows: int | None = None
-    states: TrunkStates | None = None
-    loaded: LoadedModel | None = None
 
 
 def prepare_training(context: RunContext) -> TrainingJob:
@@ -91,72 +64,44 @@ def prepare_training(context: RunContext) -> TrainingJob:
 
 def _prepare_sft(context: RunContext) -> TrainingJob:
     """Supervised fine-tuning of a loaded model, with or without an adapter."""
-    settings, thinking = context.recipe.train, context.specialist.model.thinking
+    settings = context.recipe.train
     assert isinstance(settings, SftConfig)
-    loaded = load(context.specialist.model.base)
-    check_length(settings.max_length, loaded.config, loaded.name)
-    # On a GPU, quantised products are as fast.
-    if device().kind == "cpu" and fits_dequantized(quantized_parameters(loaded.model)):
-        dequantize(loaded.model, mx.float32, to_read=True)
+    loaded = load_for_training(context.specialist.model.base, settings.max_length)
+    teacher = settings.teacher and load_teacher(settings.teacher, loaded.tokenizer, settings.max_length)
     if settings.lora is not None:
         add_lora(loaded.model, settings.lora, settings.seed)
-    training, validation = (
-        sft_rows(samples, loaded.tokenizer, settings, thinking=thinking)
-        for samples in (context.training_samples, context.validation_samples)
-    )
+    parts, thinking = samples_of(context), context.specialist.model.thinking
+    training, validation = rows_of_samples(parts, loaded.tokenizer, settings, thinking=thinking)
     trunk = frozen_trunk(loaded.model)
-    capacity = packed_length(loaded.model) if settings.packing else None
-    batches = RowBatches(
-        training.rows,
-        batch_size=settings.batch_size,
-        gradient_accumulation=settings.gradient_accumulation,
-        epochs=settings.epochs,
-        seed=settings.seed,
-        capacity=capacity,
-    )
+    capacity = _capacity(loaded.model, teacher) if settings.packing else None
+    rows = [*training.rows, *validation.rows]
+    batches = shuffled(training.rows, settings, capacity)
     return TrainingJob(
         loaded.model,
-        Likelihood(BodyPass(settings.dropout, settings.gradient_checkpointing, trunk)),
+        learnt_from(teacher, BodyPass(settings.dropout, settings.gradient_checkpointing, trunk)),
         batches,
         fixed_batches(validation.rows, settings.batch_size, capacity=capacity),
         saver(loaded, settings),
         plan_training(training.rows, batches),
         training.cut_rows,
-        _states_of(trunk, loaded.model, [*training.rows, *validation.rows], settings),
+        (
+            *trunk_caches(trunk, loaded.model, rows, settings, settings.epochs),
+            *teacher_caches(teacher, rows, settings.teacher),
+        ),
         loaded,
     )
 
 
-def check_length(max_length: int, config: ModelConfigJson, name: str) -> None:
-    """Refuse rows that may be longer than the context of a model.
-
-    Raises:
-        ConfigError: they may be.
-    """
-    context_length = config.get("max_position_embeddings") or max_length
-    if max_length > context_length:
-        raise ConfigError(
-            f"train.max_length is {max_length}, but the context of {name} has {context_length} tokens; "
-            "lower it"
-        )
+def learnt_from(teacher: Teacher | None, how: BodyPass | None = None) -> Likelihood | Distillation:
+    """Return the objective on rows of text: its likelihood, or a teacher's probabilities besides."""
+    how = how or BodyPass()
+    return Likelihood(how) if teacher is None else Distillation(teacher, how)
 
 
-def fits_dequantized(parameters: int) -> bool:
-    """Whether a base's quantised parameters are few enough to be dequantised once, not block by block.
-
-    The weights that are computed with are the same, so the adapter fits the quantised base.
-    """
-    return 4 * parameters < PLAIN_SHARE * device().memory_bytes
-
-
-def _states_of(
-    trunk: Trunk | None, model: nn.Module, rows: Sequence[TrainRow], settings: SftConfig
-) -> TrunkStates | None:
-    """Return the cache of a trunk's states; None if it is off, useless or too large."""
-    if trunk is None or settings.trunk_cache == "off" or settings.epochs <= 1:
-        return None
-    states = TrunkStates(trunk, model, rows, settings.trunk_cache)
-    return states if states.num_bytes <= settings.trunk_cache_gb * 1e9 else None
+def _capacity(model: nn.Module, teacher: Teacher | None) -> int | None:
+    """Return the maximum tokens of a row of packed texts; None if a model does not allow packing."""
+    capacities = [packed_length(one) for one in (model, teacher and teacher.model) if one is not None]
+    return None if None in capacities else min(filter(None, capacities))
 
 
 def _prepare_pretraining(context: RunContext) -> TrainingJob:
@@ -175,9 +120,11 @@ def _prepare_pretraining(context: RunContext) -> TrainingJob:
         make_tokenizer(corpus, folder)
     model, config, dtype = _model_to_pretrain(recipe, folder)
     encode, separator = fast_encoder(folder / "tokenizer.json")
+    tokenizer = load_tokenizer(folder)
+    teacher = settings.teacher and load_teacher(settings.teacher, tokenizer, settings.max_length)
     return TrainingJob(
         model,
-        Likelihood(),
+        learnt_from(teacher),
         PackedBatches(corpus.training_sources(), corpus.mix, encode, separator, settings),
         fixed_batches(_held_out_rows(corpus, encode, separator), settings.batch_size),
         lambda path: save_model(path, model, config, folder, dtype=dtype),
@@ -222,6 +169,7 @@ def _held_out_rows(corpus: Corpus, encode: Encode, separator: int) -> list[Train
 METHODS: Mapping[str, Callable[[RunContext], TrainingJob]] = {
     "sft": _prepare_sft,
     "distill": _prepare_sft,
+    "dpo": prepare_preferences,
     "pretrain": _prepare_pretraining,
 }
 

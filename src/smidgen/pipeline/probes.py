@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from smidgen.backend import peak_memory_bytes
-from smidgen.config import FinetuneConfig, SftConfig
+from smidgen.config import DpoConfig, FinetuneConfig, SftConfig
 from smidgen.data.types import Request, Sampling, StepResult
 from smidgen.files import is_url
 from smidgen.inference import open_engine
@@ -23,10 +23,11 @@ from smidgen.models.weights import weight_files
 from smidgen.options import EngineOptions
 from smidgen.pipeline.asking import PLAIN, Asking, Skipped, asked_samples
 from smidgen.pipeline.context import RunContext, TaskContext
-from smidgen.pipeline.jobs import TrainingJob, prepare_training
+from smidgen.pipeline.jobs import prepare_training
 from smidgen.pipeline.task_metric import metric_samples
-from smidgen.training.batches import TrainingPlan
+from smidgen.pipeline.training_job import TrainingJob
 from smidgen.training.loop import train
+from smidgen.training.training_plan import TrainingPlan
 
 PROBED_ANSWERS = 16
 FORWARD_SHARE = 1 / 3
@@ -151,17 +152,17 @@ class Probes:
         return once * math.ceil(num_steps / settings.metric_every)
 
     def _share_after_first_epoch(self, job: TrainingJob) -> float:
-        """Return the share of the tokens whose states below the lowest adapter are read from a cache."""
+        """Return the share of the tokens of which something is read from a cache."""
         settings = self.context.recipe.train
-        if job.states is None or not isinstance(settings, SftConfig):
+        if not job.caches or not isinstance(settings, SftConfig | DpoConfig):
             return 0.0
         return max(0.0, 1 - 1 / settings.epochs)
 
     def _cached_seconds(self, job: TrainingJob) -> float:
-        """Return the seconds per token of a step whose states are cached: a step that is taken again."""
-        assert job.states is not None
+        """Return the seconds per token of a step whose caches are full: a step that is taken again."""
         with TemporaryDirectory(prefix="smidgen-plan-") as folder:
-            job.states.open(Path(folder) / "trunk")
+            for cache in job.caches:
+                cache.open(Path(folder) / cache.name)
             self._first_step(job)
             last = self._first_step(job)
         return last.seconds / last.tokens

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from smidgen.config import AnyRecipe, Recipe
 from smidgen.pipeline.asking import PLAIN, Asking
 from smidgen.pipeline.context import RunContext, TaskContext
-from smidgen.pipeline.evaluating import evaluation_stage
+from smidgen.pipeline.evaluating import BASE, evaluation_stage
 from smidgen.pipeline.exporting import exporting_stages
 from smidgen.pipeline.keeping import keeping_stages
 from smidgen.pipeline.quantizing import quantizing_stages
@@ -30,7 +30,7 @@ def _ways_to_ask(recipe: AnyRecipe) -> dict[str, Asking]:
     """Return the evaluations of the base model by name."""
     if not isinstance(recipe, Recipe):
         return {}
-    ways = {"before": PLAIN}
+    ways = {BASE: PLAIN}
     if recipe.evaluate.baseline_constrained:
         ways["base_constrained"] = Asking(constrained=True)
     if recipe.evaluate.baseline_examples:

@@ -9,12 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from smidgen.config import AnyRecipe, FinetuneConfig, PretrainRecipe, Recipe
+from smidgen.config import AnyRecipe, DpoConfig, FinetuneConfig, PretrainRecipe, Recipe
 from smidgen.data.types import Sample
 from smidgen.errors import Paused
 from smidgen.evaluation.curve_reading import read_curve
-from smidgen.files import read_json, write_jsonl
+from smidgen.files import content_hash, read_json, write_jsonl
 from smidgen.models.graph import named_arrays
+from smidgen.models.load import resolve
 from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.corpus import Corpus, source_hashes
@@ -37,8 +38,8 @@ from smidgen.training.checkpoint import (
 from smidgen.training.loop import Output, train
 
 FACTS, SUMMARY, METRICS = "data/facts.json", "training.json", "metrics.jsonl"
-STATES = "trunk"
-"""Folder of the hidden states of the frozen blocks, until the training is finished."""
+CACHES = ("trunk", "teacher", "reference")
+"""Folders of what is computed once per row, until the training is finished."""
 TOKENIZER_SECONDS = 20.0
 """Time to train a tokenizer of a few thousand entries on `TOKENIZER_DOCUMENTS`, on two cores."""
 
@@ -98,8 +99,9 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
             Budgets.training,
             needs=("data", *keeping_names(recipe, tasks)),
             tables=("model", "train"),
+            inputs=_training_inputs,
             outputs=("best", METRICS, SUMMARY),
-            scratch=("checkpoints", STATES, CHANGES, STATE, tensorboard.FOLDER),
+            scratch=("checkpoints", *CACHES, CHANGES, STATE, tensorboard.FOLDER),
             entry=_training_entry,
             changeable=frozenset(f"train.{name}" for name in CHANGEABLE | FREE_TO_CHANGE),
         )
@@ -130,6 +132,14 @@ def _prepare_corpus(context: RunContext) -> Work[None]:
         "data", f"kept the tokenizer of {recipe.model.base}" if kept else "trained a tokenizer"
     )
     context.run.write_json(SOURCES, {name: found._asdict() for name, found in surveys.items()})
+
+
+def _training_inputs(context: RunContext) -> Mapping[str, Any]:
+    """Return the content of the teacher's files, since its name alone does not say which model it is."""
+    if (teacher := context.logit_teacher) is None:
+        return {}
+    adapter = {} if teacher.adapter is None else {"teacher_adapter": content_hash(Path(teacher.adapter))}
+    return {"teacher": content_hash(resolve(teacher.model)), **adapter}
 
 
 def _write_samples(context: RunContext) -> Work[None]:
@@ -174,8 +184,8 @@ def _train(context: RunContext) -> Work[None]:
     """Train, resuming from the last checkpoint."""
     context.group.start_together()
     job = prepare_training(context)
-    if job.states is not None:
-        job.states.open(context.run.path(STATES))
+    for cache in job.caches:
+        cache.open(context.run.path(cache.name))
     if context.from_checkpoint:
         checkpoints = Checkpoints(context.run.folder, context.recipe.train, job.batches.num_steps)
         if changes := checkpoints.accept_changes():
@@ -206,7 +216,8 @@ def _train(context: RunContext) -> Work[None]:
         raise Paused(f"paused after step {reached} of {num_steps}; run again to go on")
     if reading := _reading(context, num_steps):
         yield MessageEvent("train", reading)
-    shutil.rmtree(context.run.path(STATES), ignore_errors=True)
+    for cache in job.caches:
+        shutil.rmtree(context.run.path(cache.name), ignore_errors=True)
     counts = {
         name: sum(array.size for array in named_arrays(tree).values())
         for name, tree in (
@@ -248,9 +259,9 @@ def help_training(context: RunContext) -> None:
     if not context.group.is_needed():
         return
     job = prepare_training(context)
-    with TemporaryDirectory(prefix="smidgen-states-") as folder:
-        if job.states is not None:
-            job.states.open(Path(folder) / STATES)
+    with TemporaryDirectory(prefix="smidgen-caches-") as folder:
+        for cache in job.caches:
+            cache.open(Path(folder) / cache.name)
         for _ in train(
             job.model,
             job.objective,
@@ -325,8 +336,17 @@ def _base(recipe: AnyRecipe) -> dict[str, Any]:
 
 
 def _method_name(context: RunContext) -> str:
+    """Say what is trained, and on what besides the text."""
+    if (teacher := context.logit_teacher) is not None:
+        return f"{_trained_weights(context)}, taught by {teacher.model}"
+    on_pairs = isinstance(context.recipe.train, DpoConfig)
+    return f"{_trained_weights(context)}{', on preferences' if on_pairs else ''}"
+
+
+def _trained_weights(context: RunContext) -> str:
     if (lora := context.lora) is not None:
-        return f"LoRA rank {lora.rank}, alpha {lora.alpha:g}"
+        kind = ("rsLoRA" if lora.rslora else "LoRA") + ("+" if lora.plus > 1 else "")
+        return f"{kind} rank {lora.rank}, alpha {lora.alpha:g}"
     return "full fine-tuning" if isinstance(context.recipe, Recipe) else "pretraining"
 
 

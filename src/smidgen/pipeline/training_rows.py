@@ -1,98 +1,76 @@
-"""Training rows as they are trained on, for people: runs of tokens that are cut, context or learned."""
+"""The rows of a recipe's tasks as its method trains on them, and their batches, also for plans."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
-from smidgen.data.row_files import source_name
-from smidgen.data.rows import read_rows, select_rows
-from smidgen.data.types import Sample
-from smidgen.errors import DataError
-from smidgen.figures.pages import page_template
+from smidgen.config import DpoConfig, SftConfig
+from smidgen.data.templates import Tokenizer
 from smidgen.pipeline.context import RunContext
-from smidgen.pipeline.data_lengths import Renderer
-from smidgen.tasks.conversations import recognise_task
-from smidgen.tasks.task import Task
-from smidgen.training.sft import sft_row
+from smidgen.training.batches import ShuffledBatches, TrainRow, collated
+from smidgen.training.objectives.preference import PreferencePair, pair_batch
+from smidgen.training.preferences import PairRows, pair_rows
+from smidgen.training.sft import SftRows, sft_rows
 
-Part = Literal["cut", "context", "learned"]
+RowSettings = SftConfig | DpoConfig
+Parts = tuple[Sequence[Any], Sequence[Any]]
+"""Training and validation samples, or preferences."""
 
 
-@dataclass(frozen=True)
-class ShownRow:
-    """One training row.
+def samples_of(context: RunContext) -> Parts:
+    """Return the training and validation samples of a recipe, or its preferences.
 
-    Attributes:
-        id: that of its sample.
-        parts: runs of tokens: what they are, and their text.
-        tokens: number of tokens of each kind.
-        fault: why it cannot be trained on, or "".
+    Raises:
+        ConfigError: the recipe learns preferences, and a task has no worse answers.
     """
-
-    id: str
-    parts: Sequence[tuple[Part, str]] = ()
-    tokens: dict[str, int] = field(default_factory=dict)
-    fault: str = ""
-
-    @property
-    def counts(self) -> str:
-        """The numbers of tokens, in words."""
-        return ", ".join(f"{number:,} {name}" for name, number in self.tokens.items() if number)
+    if isinstance(context.recipe.train, DpoConfig):
+        return context.preferences
+    return context.training_samples, context.validation_samples
 
 
-def shown_rows(samples: Sequence[Sample], renderer: Renderer) -> Iterator[ShownRow]:
-    """Render samples with their targets as `smidgen train` does, and decode each run of equal tokens."""
-    for sample in samples:
-        try:
-            yield _shown(sample, renderer)
-        except DataError as error:
-            yield ShownRow(sample.id, fault=str(error))
+def rows_of_pairs(
+    parts: Parts, tokenizer: Tokenizer, settings: DpoConfig, *, thinking: bool
+) -> tuple[PairRows, PairRows]:
+    """Return the training and validation pairs of rows.
 
-
-def _shown(sample: Sample, renderer: Renderer) -> ShownRow:
-    tokenizer, thinking = renderer.tokenizer, renderer.thinking
-    row, cut = sft_row(sample, tokenizer, renderer.config, thinking=thinking)
-    whole, _ = sft_row(sample, tokenizer, renderer.uncut.config, thinking=thinking)
-    lost: list[Part] = ["cut"] * cut
-    kept: list[Part] = ["learned" if learned else "context" for learned in row.loss_mask]
-    kinds = lost + kept
-    parts: list[tuple[Part, str]] = []
-    for kind, run in groupby(zip(kinds, whole.token_ids, strict=True), key=itemgetter(0)):
-        parts.append((kind, tokenizer.decode([int(token) for _, token in run], keep_special=True)))
-    counts = {kind: kinds.count(kind) for kind in ("context", "learned", "cut")}
-    return ShownRow(sample.id, parts, counts)
-
-
-def samples_of_file(path: Path, task: Task | None, number: int) -> list[Sample]:
-    """Return the training samples of some rows of a file, evenly spaced.
-
-    Args:
-        path: the file.
-        task: what reads it; recognised by its columns if None.
-        number: of rows; a row may have several samples, such as both orders of a pair.
+    Raises:
+        DataError: a pair cannot be trained on.
     """
-    rows, source = read_rows(path), source_name(path)
-    found = recognise_task(rows, source)[0] if task is None else task.prepare(rows, source=source)
-    return found.training_samples(select_rows(rows, limit=number), source=source)
+    training, validation = (pair_rows(part, tokenizer, settings, thinking=thinking) for part in parts)
+    return training, validation
 
 
-def samples_of_recipe(context: RunContext, number: int) -> list[Sample]:
-    """Return the training samples of some rows of each task of a recipe, evenly spaced."""
-    return [
-        sample
-        for task in context.tasks
-        for sample in task.task.training_samples(
-            select_rows(task.train_rows, limit=number),
-            source=task.config.data.train,
-            seed=task.config.data.seed,
-        )
-    ]
+def rows_of_samples(
+    parts: Parts, tokenizer: Tokenizer, settings: SftConfig, *, thinking: bool
+) -> tuple[SftRows, SftRows]:
+    """Return the training and validation rows.
+
+    Raises:
+        DataError: a sample cannot be trained on.
+    """
+    training, validation = (sft_rows(part, tokenizer, settings, thinking=thinking) for part in parts)
+    return training, validation
 
 
-def page(rows: Sequence[ShownRow], *, title: str, note: str) -> str:
-    """Return a self-contained HTML page of training rows, without scripts."""
-    template = page_template(Path(__file__).parent, "training_rows.html.jinja")
-    return template.render(rows=rows, title=title, note=note)
+def collate_of(settings: RowSettings, capacity: int | None) -> Callable[[Sequence[Any]], Any]:
+    """Return what makes a batch of rows, or of pairs of rows, packed up to a capacity if there is one."""
+    collate = collated(capacity)
+    return partial(pair_batch, collate=collate) if isinstance(settings, DpoConfig) else collate
+
+
+def shuffled(rows: Sequence[Any], settings: RowSettings, capacity: int | None) -> ShuffledBatches[Any, Any]:
+    """Return the batches of all epochs."""
+    return ShuffledBatches(
+        rows,
+        collate_of(settings, capacity),
+        batch_size=settings.batch_size,
+        gradient_accumulation=settings.gradient_accumulation,
+        epochs=settings.epochs,
+        seed=settings.seed,
+    )
+
+
+def texts_of(rows: Sequence[TrainRow | PreferencePair]) -> Iterator[TrainRow]:
+    """Yield the rows of pairs, or rows as they are."""
+    for row in rows:
+        yield from (row,) if isinstance(row, TrainRow) else (row.chosen, row.rejected)

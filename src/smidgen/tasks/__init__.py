@@ -11,6 +11,7 @@ from smidgen.tasks.intent import Intent
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.math_task import MathTask
 from smidgen.tasks.own import OwnTask
+from smidgen.tasks.preference_task import PreferenceTask
 from smidgen.tasks.task import Measure, Metric, Statistic, Task
 from smidgen.tasks.templates import FORMS, find_form
 
@@ -25,6 +26,7 @@ __all__ = [
     "Measure",
     "Metric",
     "OwnTask",
+    "PreferenceTask",
     "Statistic",
     "Task",
     "find_form",
@@ -41,6 +43,7 @@ TASKS: dict[str, type[Task]] = {
         MathTask,
         ChoiceTask,
         OwnTask,
+        PreferenceTask,
     )
 }
 

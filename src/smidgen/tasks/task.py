@@ -20,10 +20,21 @@ from smidgen.data.examine import examine
 from smidgen.data.examples import Example
 from smidgen.data.findings import Finding
 from smidgen.data.rows import Format
-from smidgen.data.types import Completion, Constraint, Continuations, Record, Request, Sample, Score, Scored
+from smidgen.data.types import (
+    Completion,
+    Constraint,
+    Continuations,
+    Preference,
+    Record,
+    Request,
+    Sample,
+    Score,
+    Scored,
+)
 from smidgen.data.world import Split
 from smidgen.errors import ConfigError, ParseError
 from smidgen.tasks.words import TaskWords
+from smidgen.tasks.worse_answers import other_choice
 
 Row = Mapping[str, Any]
 
@@ -233,6 +244,14 @@ class Task(Protocol):
         """The samples with targets; `seed` is for tasks that draw something at random."""
         return [replace(sample, target=self.target(sample)) for sample in self.samples(rows, source=source)]
 
+    def preference(self, sample: Sample) -> Preference:
+        """A training sample with an answer that is worse than its target; default: another of the choices.
+
+        Raises:
+            ConfigError: the task has no worse answers.
+        """
+        return other_choice(self.name, self.constraint, sample, sample.target or self.target(sample))
+
     def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
         """Generated rows of the split `train` or `test`.
 
@@ -298,6 +317,13 @@ class Task(Protocol):
     def analyses(self, records: Sequence[Record], rows: Sequence[Row], *, model: str) -> Analyses:
         """Further analyses of the records; `model` is the name of the model in result files."""
         return Analyses()
+
+    def against_base(self, records: Sequence[Record], base: Sequence[Record]) -> Mapping[str, Any]:
+        """Facts of a trained model that need the base's records of the same samples, in the same order.
+
+        They become entries of the evaluation's JSON; a `Metric` in them is reported with an interval.
+        """
+        return {}
 
     @classmethod
     def score_tables(cls, report: Mapping[str, Any]) -> list[ScoreTable]:

@@ -6,9 +6,10 @@ which is laying them one after the other, each with its own attention and positi
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -42,6 +43,9 @@ class TrainRow:
     segment_ids: np.ndarray | None = None
     id: str = ""
     source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
 
     @property
     def trained_tokens(self) -> int:
@@ -102,6 +106,8 @@ class StepBatch(Protocol):
         ...
 
 
+R = TypeVar("R", bound=Sized)
+B = TypeVar("B", bound=StepBatch)
 B_co = TypeVar("B_co", bound=StepBatch, covariant=True)
 
 
@@ -136,36 +142,36 @@ class FigureSource(Protocol):
         ...
 
 
-class RowBatches:
-    """Batches of a fixed set of rows, reshuffled each epoch.
+class ShuffledBatches(Generic[R, B]):
+    """Batches of a fixed set of rows or pairs of rows, reshuffled each epoch.
 
     The rows of a step depend only on `batch_size · gradient_accumulation`, so accumulation does not change
-    the results. With a `capacity`, the rows of a batch are packed.
+    the results. `collate` makes a batch of its rows.
     """
 
     def __init__(
         self,
-        rows: Sequence[TrainRow],
+        rows: Sequence[R],
+        collate: Callable[[Sequence[R]], B],
         *,
         batch_size: int,
         gradient_accumulation: int = 1,
         epochs: float = 1.0,
         seed: int = 0,
-        capacity: int | None = None,
     ) -> None:
         if not rows:
             raise DataError("there are no training rows; check the file, its splits and the limits in [data]")
         self._rows = rows
+        self._collate = collate
         self._batch_size = batch_size
         self._rows_per_step = batch_size * gradient_accumulation
         self._seed = seed
-        self._capacity = capacity
         self._steps_per_epoch = math.ceil(len(rows) / self._rows_per_step)
         self._step = 0
         self._order: tuple[int, list[np.ndarray]] | None = None
         self.num_steps = max(1, round(epochs * self._steps_per_epoch))
 
-    def next_step(self) -> list[TrainBatch]:
+    def next_step(self) -> list[B]:
         """Return the batches of the next optimiser step."""
         epoch, index = divmod(self._step, self._steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
@@ -173,9 +179,9 @@ class RowBatches:
         self._step += 1
         rows = [self._rows[i] for i in self._order[1][index]]
         parts = [rows[i : i + self._batch_size] for i in range(0, len(rows), self._batch_size)]
-        return [batch_of(part, self._capacity) for part in parts]
+        return [self._collate(part) for part in parts]
 
-    def all_steps(self) -> Iterator[TrainBatch]:
+    def all_steps(self) -> Iterator[B]:
         """Yield the batches of all steps without training; the position is restored."""
         position = self.state()
         for _ in range(self.num_steps):
@@ -198,7 +204,7 @@ class RowBatches:
         """Return the row indices of each step of an epoch: bucketed by length in windows, then shuffled."""
         generator = np.random.default_rng([self._seed, epoch])
         order = generator.permutation(len(self._rows))
-        lengths = np.array([len(row.token_ids) for row in self._rows])
+        lengths = np.array([len(row) for row in self._rows])
         steps = []
         window = WINDOW * self._rows_per_step
         for start in range(0, len(order), window):
@@ -208,18 +214,29 @@ class RowBatches:
         return [steps[i] for i in generator.permutation(len(steps))]
 
 
+class RowBatches(ShuffledBatches[TrainRow, TrainBatch]):
+    """Batches of a fixed set of rows; with a `capacity`, the rows of a batch are packed."""
+
+    def __init__(self, rows: Sequence[TrainRow], *, capacity: int | None = None, **settings: Any) -> None:
+        super().__init__(rows, collated(capacity), **settings)
+
+
 def fixed_batches(
     rows: Sequence[TrainRow], batch_size: int, *, capacity: int | None = None
 ) -> list[TrainBatch]:
     """Return the batches of a validation set: every row once, sorted by length; packed as in `RowBatches`."""
-    ordered = sorted(rows, key=lambda row: len(row.token_ids))
-    parts = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-    return [batch_of(part, capacity) for part in parts]
+    return sorted_batches(rows, collated(capacity), batch_size)
 
 
-def batch_of(rows: Sequence[TrainRow], capacity: int | None) -> TrainBatch:
-    """Return the batch of some rows, packed up to `capacity` tokens, or padded if it is None."""
-    return pad(rows) if capacity is None else pack(rows, capacity)
+def sorted_batches(rows: Sequence[R], collate: Callable[[Sequence[R]], B], batch_size: int) -> list[B]:
+    """Return batches of every row once, sorted by length."""
+    ordered = sorted(rows, key=len)
+    return [collate(ordered[i : i + batch_size]) for i in range(0, len(ordered), batch_size)]
+
+
+def collated(capacity: int | None) -> Callable[[Sequence[TrainRow]], TrainBatch]:
+    """Return what makes a batch of rows: `pad`, or `pack` with a capacity."""
+    return pad if capacity is None else partial(pack, capacity=capacity)
 
 
 def pad(rows: Sequence[TrainRow]) -> TrainBatch:
@@ -316,48 +333,3 @@ def _positions(segments: np.ndarray) -> np.ndarray:
     begins = np.ones(segments.shape, bool)
     begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
     return places - np.maximum.accumulate(np.where(begins, places, 0), axis=1)
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """Exact size of a training run, known before it starts.
-
-    Attributes:
-        rows: number of training rows.
-        longest: tokens of the longest row.
-        tokens: unpadded tokens that go through the model in all steps.
-        trained_tokens: tokens in the loss in all steps.
-        padding: share of all input positions that is padding.
-        steps: optimiser steps.
-    """
-
-    rows: int
-    longest: int
-    tokens: int
-    trained_tokens: int
-    padding: float
-    steps: int
-
-
-def plan_training(
-    rows: Sequence[TrainRow], batches: RowBatches, drawn: Iterable[TrainBatch] | None = None
-) -> TrainingPlan:
-    """Draw the batches of all steps without training; the position of `batches` is restored.
-
-    Args:
-        rows: the rows.
-        batches: their batches.
-        drawn: `batches.all_steps()`, if the caller looks at each of them too.
-    """
-    tokens = trained = positions = 0
-    for batch in batches.all_steps() if drawn is None else drawn:
-        tokens, trained = tokens + batch.tokens, trained + batch.trained_tokens
-        positions += batch.inputs.size
-    return TrainingPlan(
-        rows=len(rows),
-        longest=max(len(row.token_ids) for row in rows),
-        tokens=tokens,
-        trained_tokens=trained,
-        padding=1 - tokens / positions,
-        steps=batches.num_steps,
-    )

@@ -1,8 +1,9 @@
 """AdamW and its learning-rate schedule.
 
 AdamW (https://arxiv.org/abs/1711.05101) with bias correction and decoupled weight decay on matrices only.
-Moments and master weights are float32 whatever the dtype of the model: a bfloat16 weight cannot represent a
-step below 1/256 of itself, and mlx.optimizers would round it away.
+LoRA+ gives the B matrices of an adapter a larger rate. Moments and master weights are float32 whatever the
+dtype of the model: a bfloat16 weight cannot represent a step below 1/256 of itself, and mlx.optimizers would
+round it away.
 """
 
 import math
@@ -11,7 +12,8 @@ from mlx.utils import tree_unflatten
 
 from smidgen import cpu_kernels
 from smidgen.backend import mx, nn
-from smidgen.config import TrainConfig
+from smidgen.config import FinetuneConfig, TrainConfig
+from smidgen.cpu_kernels import Group
 from smidgen.models.graph import named_arrays
 
 
@@ -20,6 +22,7 @@ class AdamW:
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
         self._config = config
+        self._groups = parameter_groups(model, config)
         self.state: dict[str, mx.array] = {}
         for name, value in named_arrays(model.trainable_parameters()).items():
             self.state[f"m.{name}"] = mx.zeros(value.shape, mx.float32)
@@ -61,13 +64,12 @@ class AdamW:
     ) -> None:  # fmt: skip
         """Do the same for float32 parameters in one pass over memory."""
         names = list(gradients)
-        decay = self._config.weight_decay
         updated = cpu_kernels.adamw(
             [parameters[name] for name in names],
             list(gradients.values()),
             [self.state[f"m.{name}"] for name in names],
             [self.state[f"v.{name}"] for name in names],
-            [decay if parameters[name].ndim >= 2 else 0.0 for name in names],
+            [self._groups[name] for name in names],
             cpu_kernels.AdamWStep(step, learning_rate, self._config.betas, self._config.eps, scale),
         )
         for name, after in zip(names, updated, strict=True):
@@ -84,13 +86,32 @@ class AdamW:
         v = beta2 * self.state[f"v.{name}"] + (1 - beta2) * mx.square(gradient)
         self.state[f"m.{name}"], self.state[f"v.{name}"] = m, v
         master = self.state.get(f"master.{name}", value)
-        if value.ndim >= 2 and self._config.weight_decay:
-            master = master * (1 - learning_rate * self._config.weight_decay)
+        group = self._groups[name]
+        learning_rate = learning_rate * group.rate
+        if group.decay:
+            master = master * (1 - learning_rate * group.decay)
         deviation = mx.sqrt(v) * (1 / math.sqrt(1 - beta2**step)) + self._config.eps
         master = master - (learning_rate / (1 - beta1**step)) * (m / deviation)
         if value.dtype != mx.float32:
             self.state[f"master.{name}"] = master
         return master.astype(value.dtype)
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> dict[str, Group]:
+    """Return how each trainable parameter of a model is treated, by its name.
+
+    Weight decay is for matrices, which it keeps small; a norm's weight has no reason to be small. With LoRA+
+    (https://arxiv.org/abs/2402.12354) the B matrices, which start at zero, learn `lora.plus` times as fast.
+    """
+    lora = config.lora if isinstance(config, FinetuneConfig) else None
+    plus = 1.0 if lora is None else lora.plus
+    return {
+        name: Group(
+            rate=plus if name.endswith(".lora_b") else 1.0,
+            decay=config.weight_decay if value.ndim >= 2 else 0.0,
+        )
+        for name, value in named_arrays(model.trainable_parameters()).items()
+    }
 
 
 def learning_rate_at(step: int, num_steps: int, config: TrainConfig) -> float:

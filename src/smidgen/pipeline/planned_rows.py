@@ -1,0 +1,128 @@
+"""The rows of a recipe, their batches and the prompts, read once for the forecasts of all its changes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smidgen.config import DpoConfig
+from smidgen.data.templates import load_tokenizer
+from smidgen.data.types import Message
+from smidgen.errors import DataError
+from smidgen.models.budget import Batch
+from smidgen.pipeline.asking import Asked, Asking, asked_samples
+from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.training_rows import (
+    Parts,
+    RowSettings,
+    rows_of_pairs,
+    rows_of_samples,
+    samples_of,
+    shuffled,
+)
+from smidgen.training.batches import TrainBatch
+from smidgen.training.objectives.preference import PairBatch
+from smidgen.training.training_plan import TrainingPlan, plan_training
+
+ASSUMED_PROMPT = 512
+"""Tokens of an evaluation's prompt, and of each worked example before it, if the rows cannot be read."""
+LONGEST = 8
+"""Prompts with the most characters, of which the one with the most tokens is looked for."""
+
+
+@dataclass
+class PlannedRows:
+    """What the budgets of changed recipes share, since neither the base nor the data are changed.
+
+    Attributes:
+        folder: folder of the base.
+        samples: training and validation samples, or why they cannot be read.
+        rows: training and validation rows by `max_length`, or why they cannot be trained on.
+        drawn: figures of all steps and the different batches, by length, size and accumulation.
+        asked: number of prompts and tokens of the longest, by task and number of worked examples.
+    """
+
+    folder: Path | None = None
+    samples: Parts | DataError | None = None
+    rows: dict[int, Parts | DataError] = field(default_factory=dict)
+    drawn: dict[tuple[int, int, int], tuple[TrainingPlan, set[Batch]]] = field(default_factory=dict)
+    asked: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+
+    def samples_of(self, context: RunContext) -> Parts | DataError:
+        """Return the training and validation samples, or why they cannot be read."""
+        if self.samples is None:
+            try:
+                self.samples = samples_of(context)
+            except DataError as error:
+                self.samples = error
+        return self.samples
+
+    def rows_of(self, context: RunContext, samples: Parts, folder: Path) -> Parts:
+        """Return the training and validation rows or pairs of rows, cut to `max_length`.
+
+        Raises:
+            DataError: a sample cannot be trained on.
+        """
+        settings = context.recipe.train
+        assert isinstance(settings, RowSettings)
+        if settings.max_length not in self.rows:
+            tokenizer, thinking = load_tokenizer(folder), context.specialist.model.thinking
+            try:
+                if isinstance(settings, DpoConfig):
+                    pairs = rows_of_pairs(samples, tokenizer, settings, thinking=thinking)
+                    found = pairs[0].pairs, pairs[1].pairs
+                else:
+                    texts = rows_of_samples(samples, tokenizer, settings, thinking=thinking)
+                    found = texts[0].rows, texts[1].rows
+                self.rows[settings.max_length] = found
+            except DataError as error:
+                self.rows[settings.max_length] = error
+        rows = self.rows[settings.max_length]
+        if isinstance(rows, DataError):
+            raise rows
+        return rows
+
+    def drawn_of(
+        self, settings: RowSettings, rows: Sequence[Any], capacity: int | None
+    ) -> tuple[TrainingPlan, set[Batch]]:
+        """Draw all batches; return the figures of all steps, and the different batches."""
+        drawing = settings.max_length, settings.batch_size, settings.gradient_accumulation
+        if drawing not in self.drawn:
+            source, different = shuffled(rows, settings, capacity), set[Batch]()
+
+            def noted() -> Iterator[TrainBatch | PairBatch]:
+                for batch in source.all_steps():
+                    different.add(_batch(batch))
+                    yield batch
+
+            self.drawn[drawing] = plan_training(rows, source, noted()), different
+        return self.drawn[drawing]
+
+    def prompts_of(
+        self, context: RunContext, task: TaskContext, examples: int, folder: Path
+    ) -> tuple[int, int]:
+        """Return the number of prompts of an evaluation and the tokens of the longest, after its examples."""
+        key = task.name, examples
+        if key not in self.asked:
+            try:
+                asked = asked_samples(context, task, Asking(examples=examples))
+                samples = asked.samples if isinstance(asked, Asked) else task.test_samples
+            except DataError:
+                self.asked[key] = context.specialist.evaluate.batch_size, ASSUMED_PROMPT * (1 + examples)
+            else:
+                texts = sorted((sample.messages for sample in samples), key=_characters, reverse=True)
+                tokenizer = load_tokenizer(folder)
+                longest = max(len(tokenizer.render_prompt(messages)) for messages in texts[:LONGEST])
+                self.asked[key] = len(samples), longest
+        return self.asked[key]
+
+
+def _batch(batch: TrainBatch | PairBatch) -> Batch:
+    batch = batch.answers if isinstance(batch, PairBatch) else batch
+    rows, length = batch.inputs.shape
+    longest = length if batch.segment_ids is None or batch.spans is None else int(batch.spans[:, 1].max())
+    return Batch(rows, length, batch.trained_tokens, longest)
+
+
+def _characters(messages: Sequence[Message]) -> int:
+    return sum(len(message.content) for message in messages)
