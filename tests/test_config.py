@@ -40,6 +40,7 @@ FULL = {
     "evaluate": {"temperature": 0.5},
     "quantize": {"bits": 8},
     "export": {"formats": ["peft", "gguf"]},
+    "track": {"to": ["tensorboard"]},
 }
 
 
@@ -74,7 +75,7 @@ def test_a_resolved_recipe_is_the_same_recipe(table: dict[str, Any], tmp_path: P
 
 
 def test_a_resolved_recipe_names_every_default():
-    for root, table in ((Recipe, FULL), (PretrainRecipe, {"name": "a"} | PRETRAIN)):
+    for root, table in ((Recipe, FULL), (PretrainRecipe, {"name": "a", "track": FULL["track"]} | PRETRAIN)):
         text = resolved_toml(parse_recipe(table, source="recipe.toml"))
         for _, section, _ in tables(root):
             missing = [name for name in section.model_fields if name not in text]
