@@ -202,8 +202,8 @@ def _over_all(
     summed = group.sum(arrays | named)
     tree = tree_unflatten([(name.removeprefix("gradient."), summed[name]) for name in named])
     return (
-        summed["loss"].item(),
-        {name: summed[f"metric.{name}"].item() for name in metrics},
+        float(summed["loss"]),
+        {name: float(summed[f"metric.{name}"]) for name in metrics},
         tree if named else {},
     )
 

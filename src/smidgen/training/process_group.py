@@ -121,7 +121,7 @@ class ProcessGroup:
         if self.size == 1:
             return value
         data = json.dumps(value).encode() if self.leads else b""
-        size = int(self._add(mx.array([len(data)], mx.int32), seconds).item())
+        size = int(np.array(self._add(mx.array([len(data)], mx.int32), seconds))[0])
         whole = np.frombuffer(data.ljust(size, b"\0"), np.uint8).astype(np.int32)
         return json.loads(np.array(self._add(mx.array(whole), seconds)).astype(np.uint8).tobytes())
 
