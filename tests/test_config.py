@@ -43,6 +43,7 @@ FULL = {
     "evaluate": {"temperature": 0.5},
     "quantize": {"bits": 8},
     "export": {"formats": ["peft", "gguf"]},
+    "track": {"to": ["tensorboard"]},
 }
 
 
@@ -78,7 +79,8 @@ def test_a_resolved_recipe_is_the_same_recipe(table: dict[str, Any], tmp_path: P
 
 def test_a_resolved_recipe_names_every_default():
     teacher = {"teacher": {"model": "larger"}}
-    taught = [table | {"train": table["train"] | teacher} for table in (FULL, {"name": "a"} | PRETRAIN)]
+    pretrain = {"name": "a", "track": FULL["track"]} | PRETRAIN
+    taught = [table | {"train": table["train"] | teacher} for table in (FULL, pretrain)]
     preferring = {"name": "a", "task": "judge", "train": {"method": "dpo", "lora": {}}}
     for root, of_root in ((Recipe, [taught[0], preferring]), (PretrainRecipe, [taught[1]])):
         text = "".join(resolved_toml(parse_recipe(table, source="recipe.toml")) for table in of_root)

@@ -7,6 +7,7 @@ it needs the folder.
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -206,12 +207,12 @@ def divided(batch_size: int, gradient_accumulation: int, num_processes: int) -> 
         num_processes: number of processes.
 
     Returns:
-        The rows of a forward pass, at most `batch_size`, and their number per step. Their product is the
-        same; if a divisor allows, every process gets the same number of passes.
+        The rows of a forward pass, at most `batch_size`, and the passes per step. Their product is the same,
+        and no process has more rows to do than if they were shared singly.
     """
     rows = batch_size * gradient_accumulation
-    most = min(batch_size, -(-rows // num_processes))
-    size = next(size for size in range(most, 0, -1) if rows % size == 0)
+    sizes = [size for size in range(1, batch_size + 1) if rows % size == 0]
+    size = min(sizes, key=lambda size: (math.ceil(rows / size / num_processes) * size, -size))
     return size, rows // size
 
 
