@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smidgen.cli.app import COMMANDS
-from smidgen.cli.reference import pages, tables
+from smidgen.cli.reference import REPEATED, pages, tables
 from smidgen.config import PretrainRecipe, TrainConfig, methods
 
 ROOT = Path(__file__).parent.parent
@@ -43,10 +43,10 @@ def test_every_key_of_a_recipe_is_explained(method: str):
         another = issubclass(section, TrainConfig) and section is not train
         if name == "tasks.data" or another:  # as [data], or under another method
             continue
-        if issubclass(section, TrainConfig) and section is not train:  # that of another method
-            continue
         heading = f"## `[{name}]`\n" if name else "## Top of the file"
-        heading = heading.replace("[tasks]", "[[tasks]]")
+        heading = (
+            heading if not issubclass(section, REPEATED) else heading.replace("[", "[[").replace("]", "]]")
+        )
         table = part.partition(heading)[2].partition("\n## ")[0]
         own = page.partition(f'## `[train]` with `method = "{method}"`\n')[2].partition("\n## ")[0]
         keys = [
