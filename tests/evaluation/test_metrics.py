@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from smidgen.evaluation.metrics import Measured, mcnemar, measure, paired_difference, wilson
-from smidgen.tasks.task import Measure, Statistic
+from smidgen.tasks.measures import Measure, Statistic
 
 bits = st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=40)
 

@@ -309,7 +309,7 @@ def test_labels_that_contradict_each_other_confirm_nothing(distillation: Distill
     write(distillation.rows, [*QUERIES, query(0, id="other", intent="card")])
     assert distillation.go() == list(TAUGHT)
     messages = [event.text for event in distillation.events if isinstance(event, MessageEvent)]
-    assert any("1 row: an earlier row has the same utterance but another label" in text for text in messages)
+    assert any("1 row: an earlier row has the same prompt but another label" in text for text in messages)
     told = "2 training samples, such as 'train0', are not asked: another row has the same prompt and another"
     assert any(told in text for text in messages)
     reasons = distillation.reasons()

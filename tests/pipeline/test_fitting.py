@@ -9,13 +9,14 @@ from smidgen.config import parse_recipe
 from smidgen.data.templates import load_tokenizer
 from smidgen.errors import ConfigError, DataError
 from smidgen.models.budget import Place, training_budget
-from smidgen.pipeline import RunContext, stages_of
+from smidgen.pipeline import RunContext, stages_of, training_rows
 from smidgen.pipeline import budgets as budgets_file
 from smidgen.pipeline.asking import Asked, Asking, asked_samples
 from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.fitting import fit
 from smidgen.pipeline.forecast import forecast, refuse_misfit, stage_needs
 from smidgen.pipeline.jobs import prepare_training
+from smidgen.pipeline.planned_rows import PlannedRows
 from smidgen.pipeline.probes import Probes
 from smidgen.runs import Run
 
@@ -206,7 +207,7 @@ def test_a_length_at_which_training_is_refused_is_not_suggested(
 ):
     """The answers have up to 102 tokens, so 64 are not offered, and every length is tried once."""
     lengths, described = [], []
-    make_rows, describe = budgets_file.sft_rows, budgets_file.describe
+    make_rows, describe = training_rows.sft_rows, budgets_file.describe
 
     def noted_rows(samples: Any, tokenizer: Any, settings: Any, **options: Any) -> Any:
         lengths.append(settings.max_length)
@@ -216,7 +217,7 @@ def test_a_length_at_which_training_is_refused_is_not_suggested(
         described.append(name)
         return describe(name)
 
-    monkeypatch.setattr(budgets_file, "sft_rows", noted_rows)
+    monkeypatch.setattr(training_rows, "sft_rows", noted_rows)
     monkeypatch.setattr(budgets_file, "describe", noted_name)
     planned = budgets(tmp_path, **SMALL_STEPS, max_length=512)
     shortest = budgets(tmp_path, **SMALL_STEPS, max_length=128)
@@ -242,8 +243,12 @@ def test_worked_examples_take_memory(tmp_path: Path):
     asked = asked_samples(planned.context, task, Asking(examples=3))
     assert isinstance(asked, Asked)
     longest = max(len(tokenizer.render_prompt(sample.messages)) for sample in asked.samples)
-    assert planned._prompts(task, 3) == (len(asked.samples), longest)
-    assert planned._prompts(task, 0)[1] < longest / 2
+
+    def prompts(examples: int) -> tuple[int, int]:
+        return PlannedRows().prompts_of(planned.context, task, examples, planned.folder or tmp_path)
+
+    assert prompts(3) == (len(asked.samples), longest)
+    assert prompts(0)[1] < longest / 2
     needed = {stage.name: stage.needed_bytes for stage in stage_needs(planned)}
     assert needed["base_examples"] > needed["base_constrained"] == needed["before"]
 

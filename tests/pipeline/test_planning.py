@@ -51,7 +51,7 @@ def test_measurements_of_the_metric_take_memory_and_time(tmp_path: Path):
         context = RunContext(parse_recipe(table, source="test"), Run(tmp_path / "planned"))
         moments = Budgets(context).training().budget.moments
         probes = Probes(context)
-        probes._answers[("", "generate", PLAIN)] = 100.0
+        probes._answers[("", "generate", PLAIN, context.base_engine)] = 100.0
         return probes._measuring_seconds(4), sum(moments.get("measuring", {}).values())
 
     assert made() == (0.0, 0)

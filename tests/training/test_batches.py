@@ -17,8 +17,8 @@ from smidgen.training.batches import (
     join_rows,
     pack,
     pad,
-    plan_training,
 )
+from smidgen.training.training_plan import plan_training
 
 Rows = Callable[..., list[TrainRow]]
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from smidgen.data.types import UNANSWERED, Completion, Record, Sample, Score
 from smidgen.errors import DataError
-from smidgen.tasks.task import Measure, Task
+from smidgen.tasks.measures import Measure
+from smidgen.tasks.task import Task
 
 
 class Reason(StrEnum):

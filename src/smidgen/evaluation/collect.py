@@ -17,7 +17,8 @@ from smidgen.evaluation.metrics import Measured, measure
 from smidgen.evaluation.records import LoggedRecord, fingerprint, resume_log, wall_clock
 from smidgen.evaluation.speed import Speed, measure_speed
 from smidgen.files import append_jsonl, exclusive
-from smidgen.tasks.task import Completer, Measure, Metric, Statistic, Task
+from smidgen.tasks.measures import Measure, Metric, Statistic
+from smidgen.tasks.task import Completer, Task
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from smidgen.evaluation.metrics import (
     measure,
     paired_difference,
 )
-from smidgen.tasks.task import Measure, Metric, Task
+from smidgen.tasks.measures import Measure, Metric
+from smidgen.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 
-from smidgen.tasks.task import Measure, Metric
+from smidgen.tasks.measures import Measure, Metric
 
 RESAMPLES = 2000  # the bounds of a 95 % interval move by less than a tenth of its width from seed to seed
 CONFIDENCE = 0.95

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from smidgen.config import AnyRecipe, Recipe
 from smidgen.pipeline.asking import PLAIN, Asking
 from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.data_stage import data_stages
 from smidgen.pipeline.evaluating import BASE, evaluation_stage
 from smidgen.pipeline.exporting import exporting_stages
 from smidgen.pipeline.keeping import keeping_stages
@@ -12,7 +13,7 @@ from smidgen.pipeline.quantizing import quantizing_stages
 from smidgen.pipeline.reporting import report_stage
 from smidgen.pipeline.stage import Stage
 from smidgen.pipeline.teaching import teaching_stages
-from smidgen.pipeline.training import data_stages, training_stages
+from smidgen.pipeline.training import training_stages
 
 Tasks = tuple[TaskContext, ...]
 

@@ -10,9 +10,10 @@ from smidgen.tasks.choice import ChoiceTask
 from smidgen.tasks.intent import Intent
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.math_task import MathTask
+from smidgen.tasks.measures import Measure, Metric, Statistic
 from smidgen.tasks.own import OwnTask
 from smidgen.tasks.preference_task import PreferenceTask
-from smidgen.tasks.task import Measure, Metric, Statistic, Task
+from smidgen.tasks.task import Task
 from smidgen.tasks.templates import FORMS, find_form
 
 __all__ = [

@@ -8,7 +8,8 @@ from smidgen.data.types import Completion, Message, Record, Sample, Score
 from smidgen.data.world import WORLD_ROWS, Split
 from smidgen.data.world_items import question_rows
 from smidgen.errors import ParseError
-from smidgen.tasks.task import Metric, Row, Task, accuracy, unparsed_rate
+from smidgen.tasks.measures import Metric
+from smidgen.tasks.task import Row, Task, accuracy, unparsed_rate
 
 
 class Answers(Task):

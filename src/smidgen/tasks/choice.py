@@ -23,8 +23,9 @@ from smidgen.data.choices import BLANK, CHOICE_FORMATS, Choice, choices
 from smidgen.data.examples import Example
 from smidgen.data.types import Completion, Message, Record, Request, Sample, Score, Timing
 from smidgen.errors import ConfigError, ParseError
+from smidgen.tasks.measures import Measure, Metric
 from smidgen.tasks.scoring import without_adapters
-from smidgen.tasks.task import Answerer, Completer, Measure, Metric, Row, Task, accuracy, unparsed_rate
+from smidgen.tasks.task import Answerer, Completer, Row, Task, accuracy, unparsed_rate
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
 
 

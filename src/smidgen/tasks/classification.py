@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smidgen.tasks.task import Measure, Statistic
+from smidgen.tasks.measures import Measure, Statistic
 
 CONFUSIONS_SHOWN = 10
 

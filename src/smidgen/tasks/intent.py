@@ -15,7 +15,8 @@ from smidgen.data.types import Completion, Constraint, Message, Record, Sample, 
 from smidgen.errors import DataError, ParseError
 from smidgen.files import sha256_json
 from smidgen.tasks.classification import confusions, macro_f1_of, most_frequent, normalise
-from smidgen.tasks.task import Metric, Row, Statistic, Task, accuracy, unparsed_rate
+from smidgen.tasks.measures import Metric, Statistic
+from smidgen.tasks.task import Row, Task, accuracy, unparsed_rate
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
 
 OUT_OF_SCOPE = "oos"

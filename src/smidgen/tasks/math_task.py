@@ -21,7 +21,8 @@ from smidgen.errors import ConfigError, DataError, ParseError
 from smidgen.tasks.classification import most_frequent
 from smidgen.tasks.examples import drawn, with_examples
 from smidgen.tasks.math_answers import final_answer, is_equal, number_of, written
-from smidgen.tasks.task import Metric, Row, Task, accuracy, unparsed_rate
+from smidgen.tasks.measures import Metric
+from smidgen.tasks.task import Row, Task, accuracy, unparsed_rate
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
 
 INSTRUCTION = "Solve the problem step by step. Put the final answer into \\boxed{}."

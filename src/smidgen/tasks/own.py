@@ -31,6 +31,7 @@ from smidgen.data.types import Completion, Constraint, Message, Record, Sample, 
 from smidgen.errors import ConfigError, DataError, ParseError, did_you_mean
 from smidgen.files import sha256_json
 from smidgen.tasks.classification import confusions, macro_f1_of, most_frequent, normalise
+from smidgen.tasks.measures import Metric
 from smidgen.tasks.own_answers import (
     ANSWER,
     answer_in_object,
@@ -41,7 +42,7 @@ from smidgen.tasks.own_answers import (
     matched_answer,
 )
 from smidgen.tasks.own_settings import OWN, OwnSettings
-from smidgen.tasks.task import Metric, Row, Task, accuracy, unparsed_rate, unparsed_reasons
+from smidgen.tasks.task import Row, Task, accuracy, unparsed_rate, unparsed_reasons
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
 
 FROM_ROWS = "rows"

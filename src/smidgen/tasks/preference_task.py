@@ -18,7 +18,8 @@ from smidgen.data.types import Completion, Preference, Record, Sample, Score
 from smidgen.data.world import WORLD_ROWS, Split
 from smidgen.figures.formatting import interval, percent, table_at
 from smidgen.tasks.choice import ByOptions, ChoiceTask
-from smidgen.tasks.task import Answerer, Completer, Measure, Metric, Row, Task, unparsed_rate
+from smidgen.tasks.measures import Measure, Metric
+from smidgen.tasks.task import Answerer, Completer, Row, Task, unparsed_rate
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
 
 CHOSEN, REJECTED = 0, 1

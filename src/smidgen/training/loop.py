@@ -7,7 +7,7 @@ runs the loop on its share of every step's batches, and process 0 alone writes.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -74,7 +74,7 @@ def train(
         output: where metrics, checkpoints and the best weights are written; if None, nothing is.
         validation: the fixed validation set, evaluated in full each time.
         metric: a metric of the task, measured beside the validation loss.
-        stop_after: pause after this step with a checkpoint; another call goes on as if there were no pause.
+        stop_after: pause after this step with a checkpoint; another call goes on from it.
         group: the processes that share the batches; only process 0 has an `output`.
 
     Raises:
@@ -89,9 +89,7 @@ def train(
     progress, position = restored(checkpoints, model, optimizer, group)
     if position is not None:
         batches.restore(position)
-    by_metric = metric is not None and metric.decides
-    until = batches.num_steps if stop_after is None else min(stop_after, batches.num_steps)
-    while progress.step < until and not progress.stopped:
+    while progress.step < min(stop_after or batches.num_steps, batches.num_steps) and not progress.stopped:
         started, before = time.perf_counter(), batches.state()
         step, rate = progress.step + 1, learning_rate_at(progress.step + 1, batches.num_steps, config)
         step_batches, last, done = batches.next_step(), step == batches.num_steps, None
@@ -100,10 +98,7 @@ def train(
                 model, objective, optimizer, step_batches, config, step=step, learning_rate=rate, group=group
             )
             seconds = time.perf_counter() - started
-            figures = batches.figures() if isinstance(batches, FigureSource) else {}
-            found = _checked(
-                model, objective, step, config, validation=validation, metric=metric, last=last, group=group
-            )
+            found = _checked(model, objective, step, config, validation, metric, last, group)
         except NotFinite as fault:
             raise WorkError(f"{fault}; {_what_is_left(checkpoints, fault, step, config)}") from None
         except ProcessEnded as error:
@@ -111,7 +106,7 @@ def train(
                 checkpoints.save(progress, model, optimizer, before)
             raise ProcessEnded(f"step {step}: {error}") from None
         progress.step = step
-        is_best = note(progress, found, config.patience, by_metric=by_metric)
+        is_best = note(progress, found, config.patience, by_metric=metric is not None and metric.decides)
         ends = last or progress.stopped
         if output and output.save and (is_best or (ends and not progress.has_best)):
             output.save(output.folder / "best")
@@ -125,13 +120,16 @@ def train(
             grad_norm=done.grad_norm,
             seconds=seconds,
             validation_loss=found.loss,
-            metrics={**done.metrics, **figures, **found.metrics},
+            metrics={**done.metrics, **_figures(batches), **found.metrics},
             metric=found.metric,
         )
         if output and checkpoints:
             append_jsonl(output.folder / "metrics.jsonl", result.to_json())
-            due = _due(step, config.checkpoint_every) or (config.checkpoint_every and ends)
-            if due or step == stop_after:
+            if (
+                step == stop_after
+                or (ends and config.checkpoint_every)
+                or _due(step, config.checkpoint_every)
+            ):
                 checkpoints.save(progress, model, optimizer, batches.state())
         yield result
 
@@ -213,6 +211,10 @@ def global_norm(gradients: dict) -> float:
     return float(mx.sqrt(mx.stack(squares).sum()))
 
 
+def _figures(batches: BatchSource[B]) -> Mapping[str, float]:
+    return batches.figures() if isinstance(batches, FigureSource) else {}
+
+
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -222,7 +224,6 @@ def _checked(
     objective: Objective[B],
     step: int,
     config: TrainConfig,
-    *,
     validation: Sequence[B],
     metric: TaskMetric | None,
     last: bool,

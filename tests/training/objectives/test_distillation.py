@@ -14,7 +14,7 @@ from smidgen.models.graph import create, named_arrays
 from smidgen.models.lora import add_lora
 from smidgen.training import losses
 from smidgen.training.batches import RowBatches, TrainRow, fixed_batches, pack, pad
-from smidgen.training.loop import train, validate
+from smidgen.training.loop import Output, train, validate
 from smidgen.training.objectives.distillation import Distillation
 from smidgen.training.objectives.likelihood import Likelihood
 from smidgen.training.teacher import Teacher
@@ -41,7 +41,12 @@ def steps(
     validation = fixed_batches(rows[16:] or rows, 4)
     found = []
     for result in train(
-        model, Distillation(teacher), batches, CONFIG, run_dir=run_dir, validation=validation
+        model,
+        Distillation(teacher),
+        batches,
+        CONFIG,
+        output=run_dir and Output(run_dir),
+        validation=validation,
     ):
         found.append((result.step, result.loss, result.validation_loss, dict(result.metrics)))
         if result.step == stop:

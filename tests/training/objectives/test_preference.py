@@ -13,7 +13,7 @@ from smidgen.models.graph import named_arrays
 from smidgen.models.lora import add_lora, without_adapter
 from smidgen.training.batches import ShuffledBatches, TrainRow, collated, sorted_batches
 from smidgen.training.hidden import BodyPass, frozen_trunk
-from smidgen.training.loop import train, validate
+from smidgen.training.loop import Output, train, validate
 from smidgen.training.objectives.preference import (
     DirectPreference,
     PairBatch,
@@ -78,7 +78,12 @@ def run(
     validation = sorted_batches(pairs[10:], collate, 4)
     found = []
     for result in train(
-        model, DirectPreference(reference, how=how), batches, CONFIG, run_dir=run_dir, validation=validation
+        model,
+        DirectPreference(reference, how=how),
+        batches,
+        CONFIG,
+        output=run_dir and Output(run_dir),
+        validation=validation,
     ):
         found.append((result.step, result.loss, result.validation_loss, dict(result.metrics)))
         if result.step == stop:

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from smidgen.tasks.judge.judgements import Judgement
-from smidgen.tasks.task import Measure
+from smidgen.tasks.measures import Measure
 
 FOLDS = 5
 BINS = 10

@@ -60,3 +60,20 @@ def gold_target(pair: Pair, row: Mapping[str, Any], order: str, where: str) -> s
         return gold_completion(criteria, analysis[order], (a, b) if order == "ab" else (b, a))
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def gold_of_pairs(rows: Sequence[Mapping[str, Any]], num_pairs: int, source: str) -> list[dict[str, Any]]:
+    """Return the fields of gold judgements for each pair that rows contain; empty where there are none.
+
+    Raises:
+        DataError: a row has a gold judgement, and rows contain several pairs.
+    """
+    found = [{name: structured(row, name) for name in GOLD if name in row} for row in rows]
+    if num_pairs == len(rows):
+        return found
+    if any(len(gold) == len(GOLD) for gold in found):
+        raise DataError(
+            f"{source}: {len(rows)} rows contain {num_pairs} pairs, so it is unknown which pairs the gold "
+            f"judgements belong to; give one pair per row, or leave out {', '.join(GOLD)}"
+        )
+    return [{} for _ in range(num_pairs)]

@@ -15,7 +15,6 @@ from pydantic import Field
 
 from smidgen.config import Section
 from smidgen.data.examples import Example, pair_example
-from smidgen.data.fields import structured
 from smidgen.data.formats import PAIR_FORMATS, Label, Pair, pair_row, pairs
 from smidgen.data.preferences import judge_rows
 from smidgen.data.rows import place_of
@@ -26,7 +25,7 @@ from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
 from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict, verdict_alone
-from smidgen.tasks.judge.gold import GOLD, gold_target
+from smidgen.tasks.judge.gold import gold_of_pairs, gold_target
 from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words, lean_in_words
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, measures, read_judgements
 from smidgen.tasks.judge.published import as_published, score_tables
@@ -34,7 +33,8 @@ from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.references import check_reference, drop_references
 from smidgen.tasks.judge.rubric import Rubric
 from smidgen.tasks.judge.sections import judge_sections
-from smidgen.tasks.task import Analyses, Answerer, Completer, Measure, Metric, Row, ScoreTable, Task
+from smidgen.tasks.measures import Measure, Metric
+from smidgen.tasks.task import Analyses, Answerer, Completer, Row, ScoreTable, Task
 from smidgen.tasks.templates import find_form
 
 WITH_REFERENCE = " with reference"
@@ -150,15 +150,8 @@ class JudgeTask(Task):
             DataError: as in `pairs`, or a row with a gold judgement is among rows of several pairs.
         """
         found = pairs(rows, source=source, with_reference=self.reference)
-        judged = [{name: structured(row, name) for name in GOLD if name in row} for row in rows]
-        if len(found) == len(rows):
-            return [(pair.prompt, pair_row(pair) | gold) for pair, gold in zip(found, judged, strict=True)]
-        if any(len(gold) == len(GOLD) for gold in judged):
-            raise DataError(
-                f"{source}: {len(rows)} rows contain {len(found)} pairs, so it is unknown which pairs the "
-                f"gold judgements belong to; give one pair per row, or leave out {', '.join(GOLD)}"
-            )
-        return [(pair.prompt, pair_row(pair)) for pair in found]
+        gold = gold_of_pairs(rows, len(found), source)
+        return [(pair.prompt, pair_row(pair) | judged) for pair, judged in zip(found, gold, strict=True)]
 
     def _in_both_orders(self, items: Sequence[Pair]) -> list[Sample]:
         return [

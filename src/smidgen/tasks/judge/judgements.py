@@ -16,7 +16,7 @@ from smidgen.data.formats import Label
 from smidgen.data.types import UNANSWERED, Record, Sample
 from smidgen.tasks.judge.forms import JudgeParseError, JudgeTemplate, Verdict
 from smidgen.tasks.judge.reader import Reader
-from smidgen.tasks.task import Measure, Metric, Statistic
+from smidgen.tasks.measures import Measure, Metric, Statistic
 
 CLASSES: Mapping[Label | None, int] = {"a": 0, "b": 1, "tie": 2, None: 3}
 SHOWN = {"ab": ("a", "b"), "ba": ("b", "a")}
