@@ -7,7 +7,7 @@ import numpy as np
 from smidgen.backend import mx, nn
 from smidgen.config import TeacherConfig, TopTeacherConfig
 from smidgen.cpu_kernels import Mixing, TeacherStates, TopTargets
-from smidgen.models.graph import body, head, head_weight
+from smidgen.models.graph import head_weight
 from smidgen.training.batches import TrainBatch, TrainRow
 from smidgen.training.losses import num_states, top_targets, trained_states
 from smidgen.training.row_cache import PendingCache, RowCache, row_key, weights_checksum
@@ -53,7 +53,7 @@ class Teacher:
             "lower train.teacher.top_k or train.teacher.top_k_gb",
             {row_key(row, trained=True): row.trained_tokens for row in rows},
             _item(self.top_k),
-            lambda: f"{weights_checksum([body(self.model), head(self.model)])} {mixing.temperature}",
+            lambda: f"{weights_checksum([self.model])} {mixing.temperature}",
             self._keep,
         )
 

@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 
 from smidgen.backend import mx, nn
-from smidgen.models.graph import body, head
 from smidgen.training.batches import TrainBatch, TrainRow
 from smidgen.training.hidden import BodyPass
 from smidgen.training.losses import trained_token_losses
@@ -115,7 +114,7 @@ class Reference:
             "remove other files",
             {row_key(row, trained=True): 1 for row in rows},
             np.dtype(np.float32),
-            lambda: weights_checksum([body(self._model), head(self._model)]),
+            lambda: weights_checksum([self._model]),
             self._keep,
         )
 
