@@ -202,6 +202,15 @@ def test_rows_are_shortened_last_and_it_is_said(tmp_path: Path):
     assert job.plan == found.budgets.batches.plan
 
 
+def test_what_changes_the_rows_or_their_batches_is_read_again(tmp_path: Path):
+    planned = budgets(tmp_path, epochs=1.0)
+    recipe, steps = planned.context.recipe, planned.batches.plan.steps
+    longer = recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 3.0})})
+    assert planned.changed(longer).batches.plan.steps == 3 * steps
+    fewer = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train_limit": 4})})
+    assert planned.changed(fewer).batches.plan.rows < planned.batches.plan.rows
+
+
 def test_a_length_at_which_training_is_refused_is_not_suggested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

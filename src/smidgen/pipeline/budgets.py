@@ -50,6 +50,9 @@ from smidgen.training.pretrain import num_steps
 from smidgen.training.row_cache import row_key
 from smidgen.training.training_plan import TrainingPlan
 
+READ = ("task", "settings", "tasks", "model", "data", "teacher")
+"""Tables of a recipe that its rows and prompts depend on."""
+
 
 @dataclass(frozen=True)
 class StageBudget:
@@ -93,8 +96,11 @@ class Budgets:
     _kept: PlannedRows = field(default_factory=PlannedRows)
 
     def changed(self, recipe: AnyRecipe, *, four_bits: bool = False) -> "Budgets":
-        """Return the budgets of a changed recipe, which share the rows that were read."""
-        return Budgets(replace(self.context, recipe=recipe), self.place, four_bits, self._kept)
+        """Return the budgets of a changed recipe, which share what was read if it is the same."""
+        before = self.context.recipe
+        same = all(getattr(before, name, None) == getattr(recipe, name, None) for name in READ)
+        kept = self._kept if same else PlannedRows()
+        return Budgets(replace(self.context, recipe=recipe), self.place, four_bits, kept)
 
     @property
     def folder(self) -> Path | None:
@@ -286,8 +292,7 @@ class Budgets:
             # it need not hold the rows that the student is trained on
             "train": recipe.train.model_copy(update={"max_length": 1}),
         }
-        context = replace(self.context, recipe=recipe.model_copy(update=update))
-        return Budgets(context, self.place).evaluation(task, options)
+        return self.changed(recipe.model_copy(update=update)).evaluation(task, options)
 
     def copying(self, disk: int) -> StageBudget:
         """Return the budget of writing a copy of the model, whose tensors may all exist twice."""

@@ -37,15 +37,16 @@ class PlannedRows:
     Attributes:
         folder: folder of the base.
         samples: training and validation samples, or why they cannot be read.
-        rows: training and validation rows by `max_length`, or why they cannot be trained on.
-        drawn: figures of all steps and the different batches, by length, size and accumulation.
+        rows: training and validation rows by the settings that they depend on, or why they cannot be
+            trained on.
+        drawn: figures of all steps and the different batches, by the settings that they depend on.
         asked: number of prompts and tokens of the longest, by task and number of worked examples.
     """
 
     folder: Path | None = None
     samples: Parts | DataError | None = None
-    rows: dict[int, Parts | DataError] = field(default_factory=dict)
-    drawn: dict[tuple[int, int, int], tuple[TrainingPlan, set[Batch]]] = field(default_factory=dict)
+    rows: dict[tuple[Any, ...], Parts | DataError] = field(default_factory=dict)
+    drawn: dict[tuple[Any, ...], tuple[TrainingPlan, set[Batch]]] = field(default_factory=dict)
     asked: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
 
     def samples_of(self, context: RunContext) -> Parts | DataError:
@@ -65,7 +66,8 @@ class PlannedRows:
         """
         settings = context.recipe.train
         assert isinstance(settings, RowSettings)
-        if settings.max_length not in self.rows:
+        key = _cut(settings)
+        if key not in self.rows:
             tokenizer, thinking = load_tokenizer(folder), context.specialist.model.thinking
             try:
                 if isinstance(settings, DpoConfig):
@@ -74,10 +76,10 @@ class PlannedRows:
                 else:
                     texts = rows_of_samples(samples, tokenizer, settings, thinking=thinking)
                     found = texts[0].rows, texts[1].rows
-                self.rows[settings.max_length] = found
+                self.rows[key] = found
             except DataError as error:
-                self.rows[settings.max_length] = error
-        rows = self.rows[settings.max_length]
+                self.rows[key] = error
+        rows = self.rows[key]
         if isinstance(rows, DataError):
             raise rows
         return rows
@@ -86,7 +88,8 @@ class PlannedRows:
         self, settings: RowSettings, rows: Sequence[Any], capacity: int | None
     ) -> tuple[TrainingPlan, set[Batch]]:
         """Draw all batches; return the figures of all steps, and the different batches."""
-        drawing = settings.max_length, settings.batch_size, settings.gradient_accumulation
+        size = settings.batch_size, settings.gradient_accumulation, capacity
+        drawing = *_cut(settings), *size, settings.epochs, settings.seed
         if drawing not in self.drawn:
             source, different = shuffled(rows, settings, capacity), set[Batch]()
 
@@ -115,6 +118,11 @@ class PlannedRows:
                 longest = max(len(tokenizer.render_prompt(messages)) for messages in texts[:LONGEST])
                 self.asked[key] = len(samples), longest
         return self.asked[key]
+
+
+def _cut(settings: RowSettings) -> tuple[Any, ...]:
+    """Return the settings that rows depend on."""
+    return settings.method, settings.max_length, getattr(settings, "mask", None)
 
 
 def _batch(batch: TrainBatch | PairBatch) -> Batch:
