@@ -74,7 +74,8 @@ def test_a_task_without_pairs_is_refused_before_anything_is_written(tmp_path: Pa
     assert not context.run.path("data").exists()
 
 
-def test_a_new_model_is_taught_by_one_with_its_tokenizer(tmp_path: Path):
+def test_a_new_model_is_taught_by_one_with_its_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("smidgen.pipeline.corpus.TOKENIZER_DOCUMENTS", 300)
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
     shape |= {"head_dim": 16, "intermediate_size": 32, "vocab_size": 320}
     settings = {"method": "pretrain", "total_tokens": 256, "batch_size": 2, "max_length": 64}

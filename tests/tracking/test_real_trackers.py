@@ -54,7 +54,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr("smidgen.pipeline.jobs.TOKENIZER_DOCUMENTS", 200)
+    monkeypatch.setattr("smidgen.pipeline.corpus.TOKENIZER_DOCUMENTS", 200)
 
 
 def seen(name: str, folder: Path, run_id: str, figure: str) -> list[tuple[int, float]]:
