@@ -153,13 +153,13 @@ def weights_checksum(parts: Iterable[nn.Module]) -> str:
     """Return a checksum of all weights of some modules."""
     total = 0
     for array in (array for part in parts for array in named_arrays(part.parameters()).values()):
-        total = zlib.crc32(np.array(array.view(mx.uint8), copy=False), total)  # read where they are
+        total = zlib.crc32(np.asarray(array.view(mx.uint8), order="C").data, total)  # read where they are
     return f"{total:08x}"
 
 
 def _checksum(items: np.ndarray) -> int:
     """Return a checksum of stored items that is never 0, which marks a row that is not stored."""
-    return zlib.crc32(items.tobytes()) or 1
+    return zlib.crc32(np.ascontiguousarray(items).data) or 1
 
 
 def _mapped(path: Path, dtype: np.dtype, shape: Sequence[int]) -> np.ndarray:
