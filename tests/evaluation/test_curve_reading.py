@@ -54,3 +54,9 @@ def test_patience_is_told():
 
 def test_nothing_is_read_from_nothing():
     assert read_curve(FALLING, [], chosen_step=None) == read_curve([], validations(1.0), chosen_step=10) == ""
+
+
+def test_a_step_that_the_metric_chose_is_said_with_the_lower_loss_of_another():
+    training = [(float(step), 2.0) for step in range(1, 13)]
+    said = read_curve(training, [(3.0, 8.0), (6.0, 7.0), (9.0, 6.0), (12.0, 5.0)], chosen_step=3.0)
+    assert "The metric chose it; the validation loss is lowest at step 12, 5." in said

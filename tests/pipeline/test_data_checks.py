@@ -173,7 +173,7 @@ def test_what_cannot_be_checked_is_refused(tmp_path: Path):
         file for file in sorted(path.glob("*.toml")) if 'method = "pretrain"' in file.read_text()
     )
     with pytest.raises(
-        ConfigError, match=r"pretrains on generated text and has no rows; give the recipe of a"
+        ConfigError, match=r"pretrains on a stream of text and has no rows of a task; give the recipe of a"
     ):
         check_recipe(RunContext(read_recipe(pretraining), Run(tmp_path)))
 

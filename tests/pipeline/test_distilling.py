@@ -305,6 +305,10 @@ def test_what_is_no_answer_is_rejected_and_never_a_crash(distillation: Distillat
     assert read_json(distillation.file("teaching/spent.json"))["prompt_tokens"] is None
 
 
+def test_the_training_alone_brings_what_it_needs(distillation: Distillation):
+    assert distillation.go(only=("train",)) == [*TAUGHT, "train"]
+
+
 def test_labels_that_contradict_each_other_confirm_nothing(distillation: Distillation):
     write(distillation.rows, [*QUERIES, query(0, id="other", intent="card")])
     assert distillation.go() == list(TAUGHT)

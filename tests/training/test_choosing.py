@@ -36,6 +36,13 @@ def test_a_loss_should_fall_and_a_metric_rise():
     assert feed([0.3, 0.2, 0.3, 0.5], by_metric=True) == ([0, 3], None), "the first of equal ones is kept"
 
 
+def test_of_equal_metrics_that_with_the_lower_loss_is_kept():
+    progress = TrainingProgress()
+    found = [(0.5, 3.0), (0.5, 2.0), (0.5, None), (0.4, 1.0), (0.5, 2.5), (0.6, 9.0)]
+    kept = [note(progress, Checked(loss, metric), 0, by_metric=True) for metric, loss in found]
+    assert kept == [True, True, False, False, False, True]
+
+
 def test_patience_counts_what_decides_and_only_when_it_is_measured():
     assert feed([0.5, None, 0.4, None, 0.5], patience=2, by_metric=True) == ([0], 4)
     assert feed([1.0, 2.0, 0.5, 0.6, 0.7, 0.8], patience=3, by_metric=False) == ([0, 2], 5)

@@ -62,6 +62,8 @@ def show(
         renderer = renderer_of(model or "smidgen:nano", max_length)
         samples = [sample for path in source.paths for sample in samples_of_file(path, source.task, rows)]
     found = list(shown_rows(samples, renderer))
+    if source.context is not None and (what := NOT_SHOWN.get(source.context.recipe.train.method)):
+        say(f"note: {what}")
     if json:
         print_json([asdict(row) for row in found])
     if out is not None:
@@ -72,6 +74,13 @@ def show(
         console = Console()
         for row in found:
             console.print(text_of(row, in_colour=console.is_terminal), soft_wrap=True, highlight=False)
+
+
+NOT_SHOWN = {
+    "dpo": "only the better answer of each pair is shown; the worse one is rendered in the same way",
+    "distill": "the rows' own answers are shown; the training takes those of the teacher that are kept",
+}
+"""What is trained on beside the rows that are shown, by method."""
 
 
 def text_of(row: "ShownRow", *, in_colour: bool) -> Text:

@@ -53,7 +53,7 @@ def train(
         if not group.leads:
             return help_training(context)
         try:
-            follow(run_recipe(context, only=("data", "train")))
+            follow(run_recipe(context, only=("train",)))
         finally:
             group.dismiss()
     except Paused as pause:

@@ -53,6 +53,12 @@ class PretrainConfig(TrainConfig):
                     f"phase {number} has {phase.tokens:,} tokens, but one step takes {step:,} (batch_size "
                     "x gradient_accumulation x max_length); give it more, or make the steps smaller"
                 )
+        steps = -(-self.tokens // step)
+        if self.warmup_steps is not None and self.warmup_steps >= steps:
+            raise ValueError(
+                f"train.warmup_steps is {self.warmup_steps}, but the training has {steps:,} steps; lower it, "
+                "or train longer"
+            )
         of_phases = sum(phase.tokens for phase in self.phases)
         if self.phases and self.total_tokens not in (None, of_phases):
             raise ValueError(

@@ -35,6 +35,11 @@ def read_curve(
             f"At the kept step {chosen_step:,.0f} the validation loss is {kept:.3g}, {abs(gap):.2g} "
             f"{'above' if gap >= 0 else 'below'} the training loss."
         )
+    lowest_step, lowest = min(validation, key=lambda point: (point[1], point[0]))
+    if kept is not None and kept > lowest * (1 + RISING):
+        sentences.append(
+            f"The metric chose it; the validation loss is lowest at step {lowest_step:,.0f}, {lowest:.3g}."
+        )
     stopped = planned_steps is not None and training[-1][0] < planned_steps
     end = f" Patience stopped it at step {training[-1][0]:,.0f} of {planned_steps:,.0f}." if stopped else ""
     return " ".join([*sentences, _trend(smooth, validation) + end])

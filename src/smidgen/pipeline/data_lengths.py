@@ -62,7 +62,7 @@ def renderer_of_recipe(context: RunContext) -> Renderer:
     """
     if not context.tasks:
         raise ConfigError(
-            f"the recipe {context.recipe.name} pretrains on generated text and has no rows; "
+            f"the recipe {context.recipe.name} pretrains on a stream of text and has no rows of a task; "
             "give the recipe of a specialist"
         )
     settings, model = context.recipe.train, context.specialist.model

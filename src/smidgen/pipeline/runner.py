@@ -32,20 +32,23 @@ from smidgen.runs import Run
 
 
 def run_recipe(context: RunContext, *, from_stage: str | None = None, only: Sequence[str] = ()) -> Work[None]:
-    """Run the stages that are due, or only those named in `only`, yielding their events.
+    """Run the stages that are due, or only those named in `only` and what they need, yielding their events.
 
     Nothing is written until the recipe and its rows have been read and checked.
 
     Args:
         context: the recipe and its run folder.
         from_stage: rerun this stage and all later ones, even if they are done.
-        only: names of the stages to run; default: all.
+        only: names of the stages to run, with all that they need; default: all.
 
     Raises:
         ConfigError: there is no stage `from_stage`, or the recipe is invalid.
         WorkError: a stage failed, or another process is using the folder.
     """
-    stages = [stage for stage in stages_of(context) if not only or stage.name in only]
+    stages = stages_of(context)
+    if only:
+        wanted = _with_needs(stages, only)
+        stages = [stage for stage in stages if stage.name in wanted]
     names = [stage.name for stage in stages]
     if from_stage is not None and from_stage not in names:
         hint = did_you_mean(from_stage, names)
@@ -65,6 +68,17 @@ def run_recipe(context: RunContext, *, from_stage: str | None = None, only: Sequ
                 for warning in tracking.follow(event):
                     log.write(warning)
                     yield warning
+
+
+def _with_needs(stages: Sequence[Stage], names: Sequence[str]) -> set[str]:
+    """Return the names of some stages and of all that they need."""
+    needs, found, due = {stage.name: stage.needs for stage in stages}, set[str](), list(names)
+    while due:
+        name = due.pop()
+        if name not in found:
+            found.add(name)
+            due += needs[name]
+    return found
 
 
 def check(context: RunContext) -> None:
@@ -176,8 +190,8 @@ def _check_changes(stage: Stage, *, killed: bool, only_changeable: bool) -> None
         )
     if not only_changeable:
         raise ConfigError(
-            f"more has changed than may at a checkpoint ({names}); restore the rest, or leave out "
-            "--from-checkpoint to start over"
+            f"more has changed than may at a checkpoint ({names}): another setting, the data or the base; "
+            "restore it, or leave out --from-checkpoint to start over"
         )
 
 

@@ -196,9 +196,14 @@ def _training_entry(context: RunContext) -> Mapping[str, Any]:
 
 def chosen_step(recipe: AnyRecipe, steps: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the row of `metrics.jsonl` whose weights are kept in `best/`, as the training chose it."""
-    key, sign = ("metric", -1) if _chooses_by(recipe) == "metric" else ("validation_loss", 1)
-    found = [step for step in steps if step.get(key) is not None]
-    return min(found, key=lambda step: sign * step[key], default=steps[-1])
+    by_metric = _chooses_by(recipe) == "metric"
+    found = [step for step in steps if step.get("metric" if by_metric else "validation_loss") is not None]
+
+    def badness(step: Mapping[str, Any]) -> tuple[float, float]:
+        loss = step["validation_loss"]
+        return -step["metric"] if by_metric else 0.0, math.inf if loss is None else loss
+
+    return min(found, key=badness, default=steps[-1])
 
 
 def _chooses_by(recipe: AnyRecipe) -> str:

@@ -93,16 +93,13 @@ class PreferenceTask(Task):
     def examples(
         self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
     ) -> list[Example]:
-        """The prompts with both answers, the better one first."""
-        return [
-            Example(
-                pair.id,
-                "\n".join(message.content for message in pair.messages),
-                (pair.chosen, pair.rejected),
-                "a",
-            )
-            for pair in answer_pairs(rows, source=source, rejected=rejected)
-        ]
+        """The prompts with both answers, in alternating order, since no model sees one."""
+        found = []
+        for index, pair in enumerate(answer_pairs(rows, source=source, rejected=rejected)):
+            answers = (pair.chosen, pair.rejected) if index % 2 == 0 else (pair.rejected, pair.chosen)
+            prompt = "\n".join(message.content for message in pair.messages)
+            found.append(Example(pair.id, prompt, answers, "ab"[index % 2]))
+        return found
 
     def show(self, row: Row) -> dict[str, Any]:
         """The prompt with both answers."""

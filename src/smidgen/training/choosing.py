@@ -41,19 +41,26 @@ class Checked(NamedTuple):
 def note(progress: TrainingProgress, found: Checked, patience: int, *, by_metric: bool) -> bool:
     """Record in `progress` what decides, and whether patience has ended; return whether it is a new best.
 
-    Of equal ones the first is the best. A metric that is not a number, as where it is undefined, never is.
+    Of equal metrics, that with the lower validation loss is the best, and of equal losses the first. A metric
+    that is not a number, as where it is undefined, never is.
     """
     value = found.metric if by_metric else found.loss
     if value is None:
         return False
-    best = progress.best_metric if by_metric else progress.best_loss
-    if math.isfinite(value) and (best is None or (value > best if by_metric else value < best)):
-        if by_metric:
-            progress.best_metric = value
-        else:
-            progress.best_loss = value
+    if math.isfinite(value) and (not progress.has_best or _is_better(found, progress, by_metric)):
+        progress.best_metric = found.metric if by_metric else None
+        progress.best_loss = found.loss
         progress.validations_without_best = 0
         return True
     progress.validations_without_best += 1
     progress.stopped = patience > 0 and progress.validations_without_best >= patience
     return False
+
+
+def _is_better(found: Checked, progress: TrainingProgress, by_metric: bool) -> bool:
+    if by_metric and found.metric != progress.best_metric:
+        assert found.metric is not None and progress.best_metric is not None
+        return found.metric > progress.best_metric
+    if found.loss is None or progress.best_loss is None:
+        return False
+    return found.loss < progress.best_loss

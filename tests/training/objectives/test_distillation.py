@@ -149,3 +149,14 @@ def test_padded_positions_of_a_gpu_have_targets_too(
     )
     assert float(there) == pytest.approx(float(here.loss), rel=1e-4)
     assert all(mx.isfinite(value).all() for value in named_arrays(gradient).values())
+
+
+def test_the_loss_of_each_source_is_told_beside_the_parts(tiny: nn.Module, make_rows: Rows):
+    rows = [replace(row, source=name) for row, name in zip(make_rows(4), "aabb", strict=True)]
+    objective = Distillation(teacher_of())
+    found = objective.loss(tiny, pad(rows)).metrics
+    for name in "ab":
+        own = pad([row for row in rows if row.source == name])
+        mean = objective.loss(tiny, own).loss.item() / objective.weight(own)
+        source = found[f"loss/{name}"]
+        assert float(source.total) / source.weight == pytest.approx(mean, rel=1e-4)

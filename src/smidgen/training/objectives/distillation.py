@@ -12,7 +12,7 @@ from smidgen.training.batches import TrainBatch
 from smidgen.training.hidden import BodyPass
 from smidgen.training.losses import distillation_losses, has_frozen_head, trained_states
 from smidgen.training.objectives import Losses
-from smidgen.training.objectives.likelihood import Likelihood
+from smidgen.training.objectives.likelihood import Likelihood, by_source
 from smidgen.training.teacher import Teacher
 
 
@@ -20,7 +20,8 @@ from smidgen.training.teacher import Teacher
 class Distillation:
     """Mixed loss against a teacher and the text, in nats per token or, with weights, per unit of weight.
 
-    Its metrics are both parts: `hard_loss`, the negative log-likelihood, and `divergence`.
+    Its metrics are both parts, `hard_loss`, the negative log-likelihood, and `divergence`, and the mixed loss
+    of each source.
 
     Attributes:
         teacher: the teacher.
@@ -47,4 +48,4 @@ class Distillation:
         if batch.weights is not None:
             losses = losses * mx.array(batch.weights[: batch.trained_tokens])
         loss, hard, divergence = losses.sum(axis=1)
-        return Losses(loss, {"hard_loss": hard, "divergence": divergence})
+        return Losses(loss, {"hard_loss": hard, "divergence": divergence, **by_source(losses[0], batch)})

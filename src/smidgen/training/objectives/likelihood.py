@@ -32,10 +32,10 @@ class Likelihood:
         losses = trained_token_losses(model, batch, self.how)
         if batch.weights is not None:
             losses = losses * mx.array(batch.weights[: batch.trained_tokens])
-        return Losses(losses.sum(), _by_source(losses, batch))
+        return Losses(losses.sum(), by_source(losses, batch))
 
 
-def _by_source(losses: mx.array, batch: TrainBatch) -> dict[str, Mean]:
+def by_source(losses: mx.array, batch: TrainBatch) -> dict[str, Mean]:
     """Return the mean loss of each source in a batch, from the weighted losses (trained_tokens,)."""
     if batch.source_ids is None:
         return {}
