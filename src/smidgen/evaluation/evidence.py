@@ -14,6 +14,7 @@ from smidgen.tasks.words import MetricWords
 
 SHOWN_CONFUSIONS = 15
 """Maximum number of confusions shown; all of them are in the records."""
+SPEED = "Tokens per second"
 
 
 class Cell(NamedTuple):
@@ -238,12 +239,15 @@ def speed(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[tup
         return []
     rows = []
     for label, key, form in (
-        ("Tokens per second", "tokens_per_second", formatting.quantity),
+        (SPEED, "tokens_per_second", formatting.quantity),
         ("Latency, median", "latency_p50", formatting.seconds),
         ("Latency, 95th percentile", "latency_p95", formatting.seconds),
         ("Peak memory", "peak_memory_bytes", formatting.size),
     ):
-        rows.append((label, [Cell(stage, form(dig(report, stage.key, "speed", key))) for stage in stages]))
+        values = [dig(report, stage.key, "speed", key) for stage in stages]
+        if label == SPEED and not any(values):  # log-probabilities are read, and no tokens are written
+            continue
+        rows.append((label, [Cell(stage, form(value)) for stage, value in zip(stages, values, strict=True)]))
     if sizes := table_at(report, "sizes"):
         cells = [Cell(stage, formatting.size(sizes.get(stage.key))) for stage in stages]
         rows.append(("Weight size", cells))

@@ -55,6 +55,10 @@ def console_tables(report: Mapping[str, Any]) -> list[Table]:
 def console_table(report: Mapping[str, Any]) -> Table:
     """Return the summary table of one task."""
     stages, words = evaluated(report), wording.words_of(report)
+    if not stages:  # as of pretraining: a title of an empty table would be wrapped to its width
+        alone = Table.grid()
+        alone.add_row(wording.headline(report), style="bold")
+        return alone
     table = Table(
         title=wording.headline(report), title_justify="left", title_style="bold", box=SIMPLE_HEAD,
         pad_edge=False, collapse_padding=True,

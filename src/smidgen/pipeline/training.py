@@ -231,8 +231,11 @@ def _method_name(context: RunContext) -> str:
     """Say what is trained, and on what besides the text."""
     if (teacher := context.logit_teacher) is not None:
         return f"{_trained_weights(context)}, taught by {teacher.model}"
-    on_pairs = isinstance(context.recipe.train, DpoConfig)
-    return f"{_trained_weights(context)}{', on preferences' if on_pairs else ''}"
+    if isinstance(context.recipe.train, DpoConfig):
+        return f"{_trained_weights(context)}, on preferences"
+    if context.recipe.teacher is not None:
+        return f"{_trained_weights(context)}, on answers of {context.teacher.model}"
+    return _trained_weights(context)
 
 
 def _trained_weights(context: RunContext) -> str:
