@@ -15,7 +15,7 @@ from smidgen.options import Seed, whole
 
 data = App(
     name="data",
-    help="Prepare files of rows.",
+    help="Check, show, split and mix files of rows.",
     default_parameter=Parameter(negative=()),
 )
 
