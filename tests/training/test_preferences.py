@@ -28,7 +28,7 @@ def preference(
 
 
 def test_rows_are_prompt_and_answer_with_its_end(tokenizer: Tokenizer):
-    (pair,) = pair_rows([preference()], tokenizer, config()).pairs
+    (pair,) = pair_rows([preference()], tokenizer, config()).rows
     for row, text in ((pair.chosen, "the first"), (pair.rejected, "user")):
         answer = row.token_ids[row.loss_mask].tolist()
         assert tokenizer.decode(answer) == text and answer[-1] in tokenizer.eos_token_ids
@@ -38,9 +38,9 @@ def test_rows_are_prompt_and_answer_with_its_end(tokenizer: Tokenizer):
 
 def test_the_same_context_is_cut_from_both(tokenizer: Tokenizer):
     asked = "the better answer is the first " * 8
-    full = pair_rows([preference(asked=asked)], tokenizer, config()).pairs[0]
+    full = pair_rows([preference(asked=asked)], tokenizer, config()).rows[0]
     found = pair_rows([preference(asked=asked), preference()], tokenizer, config(40))
-    pair = found.pairs[0]
+    pair = found.rows[0]
     assert found.cut_rows == 1 and len(pair) == 40
     cut = len(full) - 40
     np.testing.assert_array_equal(pair.chosen.token_ids, full.chosen.token_ids[cut:])

@@ -35,7 +35,7 @@ from smidgen.pipeline.training_job import (
     teacher_caches,
     trunk_caches,
 )
-from smidgen.pipeline.training_rows import rows_of_samples, samples_of, shuffled
+from smidgen.pipeline.training_rows import rows_of, samples_of, shuffled
 from smidgen.training.batches import TrainRow, fixed_batches
 from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
 from smidgen.training.objectives.distillation import Distillation
@@ -71,7 +71,7 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
     if settings.lora is not None:
         add_lora(loaded.model, settings.lora, settings.seed)
     parts, thinking = samples_of(context), context.specialist.model.thinking
-    training, validation = rows_of_samples(parts, loaded.tokenizer, settings, thinking=thinking)
+    training, validation = rows_of(parts, loaded.tokenizer, settings, thinking=thinking)
     trunk = frozen_trunk(loaded.model)
     capacity = _capacity(loaded.model, teacher) if settings.packing else None
     rows = [*training.rows, *validation.rows]

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smidgen.config import DpoConfig
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.types import Message
 from smidgen.errors import DataError
@@ -15,8 +14,7 @@ from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.training_rows import (
     Parts,
     RowSettings,
-    rows_of_pairs,
-    rows_of_samples,
+    rows_of,
     samples_of,
     shuffled,
 )
@@ -70,13 +68,8 @@ class PlannedRows:
         if key not in self.rows:
             tokenizer, thinking = load_tokenizer(folder), context.specialist.model.thinking
             try:
-                if isinstance(settings, DpoConfig):
-                    pairs = rows_of_pairs(samples, tokenizer, settings, thinking=thinking)
-                    found = pairs[0].pairs, pairs[1].pairs
-                else:
-                    texts = rows_of_samples(samples, tokenizer, settings, thinking=thinking)
-                    found = texts[0].rows, texts[1].rows
-                self.rows[key] = found
+                training, validation = rows_of(samples, tokenizer, settings, thinking=thinking)
+                self.rows[key] = training.rows, validation.rows
             except DataError as error:
                 self.rows[key] = error
         rows = self.rows[key]

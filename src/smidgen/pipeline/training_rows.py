@@ -9,8 +9,9 @@ from smidgen.data.templates import Tokenizer
 from smidgen.pipeline.context import RunContext
 from smidgen.training.batches import ShuffledBatches, TrainRow, collated
 from smidgen.training.objectives.preference import PreferencePair, pair_batch
-from smidgen.training.preferences import PairRows, pair_rows
-from smidgen.training.sft import SftRows, sft_rows
+from smidgen.training.preferences import pair_rows
+from smidgen.training.rendering import RenderedRows
+from smidgen.training.sft import sft_rows
 
 RowSettings = SftConfig | DpoConfig
 Parts = tuple[Sequence[Any], Sequence[Any]]
@@ -28,27 +29,21 @@ def samples_of(context: RunContext) -> Parts:
     return context.training_samples, context.validation_samples
 
 
-def rows_of_pairs(
-    parts: Parts, tokenizer: Tokenizer, settings: DpoConfig, *, thinking: bool
-) -> tuple[PairRows, PairRows]:
-    """Return the training and validation pairs of rows.
-
-    Raises:
-        DataError: a pair cannot be trained on.
-    """
-    training, validation = (pair_rows(part, tokenizer, settings, thinking=thinking) for part in parts)
-    return training, validation
-
-
-def rows_of_samples(
-    parts: Parts, tokenizer: Tokenizer, settings: SftConfig, *, thinking: bool
-) -> tuple[SftRows, SftRows]:
-    """Return the training and validation rows.
+def rows_of(
+    parts: Parts, tokenizer: Tokenizer, settings: RowSettings, *, thinking: bool
+) -> tuple[RenderedRows[Any], RenderedRows[Any]]:
+    """Return the training and validation rows, or pairs of rows.
 
     Raises:
         DataError: a sample cannot be trained on.
     """
-    training, validation = (sft_rows(part, tokenizer, settings, thinking=thinking) for part in parts)
+
+    def rendered(part: Sequence[Any]) -> RenderedRows[Any]:
+        if isinstance(settings, DpoConfig):
+            return pair_rows(part, tokenizer, settings, thinking=thinking)
+        return sft_rows(part, tokenizer, settings, thinking=thinking)
+
+    training, validation = map(rendered, parts)
     return training, validation
 
 

@@ -1,56 +1,33 @@
 """Training rows for preferences: both answers with their prompt; the loss mask covers the answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from smidgen.config import DpoConfig
 from smidgen.data.templates import Rendered, Tokenizer
 from smidgen.data.types import Message, Preference
-from smidgen.errors import DataError, first_few
+from smidgen.errors import DataError
 from smidgen.training.batches import TrainRow
 from smidgen.training.objectives.preference import PreferencePair
-
-
-@dataclass(frozen=True)
-class PairRows:
-    """Pairs of training rows in the order of their samples.
-
-    Attributes:
-        pairs: one per sample.
-        cut_rows: number of pairs that lost context to fit.
-    """
-
-    pairs: list[PreferencePair]
-    cut_rows: int
+from smidgen.training.rendering import RenderedRows, render_all
 
 
 def pair_rows(
     preferences: Sequence[Preference], tokenizer: Tokenizer, config: DpoConfig, *, thinking: bool = False
-) -> PairRows:
+) -> RenderedRows[PreferencePair]:
     """Render both answers of every sample, cutting the same context of both beyond `config.max_length`.
 
     Raises:
         DataError: there are no samples, or some have equal answers or one that does not fit.
         ModelError: the tokenizer cannot render them.
     """
-    if not preferences:
-        raise DataError("there are no training pairs; check the file, its splits and the limits in [data]")
-    pairs, faults, cuts = [], [], 0
-    for preference in preferences:
-        try:
-            pair, cut = _pair(preference, tokenizer, config.max_length, thinking)
-        except DataError as error:
-            faults.append(f"sample '{preference.sample.id}': {error}")
-            continue
-        pairs.append(pair)
-        cuts += cut > 0
-    if faults:
-        raise DataError(
-            f"{len(faults)} of {len(preferences)} pairs cannot be trained on: {first_few(faults)}"
-        )
-    return PairRows(pairs, cuts)
+    return render_all(
+        preferences,
+        lambda preference: _pair(preference, tokenizer, config.max_length, thinking),
+        name=lambda preference: preference.sample.id,
+        noun="pairs",
+    )
 
 
 def _pair(

@@ -1,7 +1,6 @@
 """Training rows for supervised fine-tuning: the loss mask covers the answer, not the prompt."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,49 +8,29 @@ import numpy as np
 from smidgen.config import SftConfig
 from smidgen.data.templates import Tokenizer, fit
 from smidgen.data.types import Message, Sample
-from smidgen.errors import DataError, first_few
+from smidgen.errors import DataError
 from smidgen.models.load import LoadedModel
 from smidgen.models.lora import save_adapter
 from smidgen.models.save import save_model
 from smidgen.training.batches import TrainRow
-
-
-@dataclass(frozen=True)
-class SftRows:
-    """Training rows in the order of their samples.
-
-    Attributes:
-        rows: one per sample.
-        cut_rows: number of rows that lost context to fit.
-    """
-
-    rows: list[TrainRow]
-    cut_rows: int
+from smidgen.training.rendering import RenderedRows, render_all
 
 
 def sft_rows(
     samples: Sequence[Sample], tokenizer: Tokenizer, config: SftConfig, *, thinking: bool = False
-) -> SftRows:
+) -> RenderedRows[TrainRow]:
     """Render samples with their targets as assistant turns, cutting context beyond `config.max_length`.
 
     Raises:
         DataError: there are no samples, or some have no target or an answer that does not fit.
         ModelError: the tokenizer cannot render them.
     """
-    if not samples:
-        raise DataError("there are no training samples; check the file, its splits and the limits in [data]")
-    rows, faults, cuts = [], [], []
-    for sample in samples:
-        try:
-            row, cut = sft_row(sample, tokenizer, config, thinking=thinking)
-        except DataError as error:
-            faults.append(f"sample '{sample.id}': {error}")
-            continue
-        rows.append(row)
-        cuts.append(cut)
-    if faults:
-        raise DataError(f"{len(faults)} of {len(samples)} samples cannot be trained on: {first_few(faults)}")
-    return SftRows(rows, cut_rows=sum(cut > 0 for cut in cuts))
+    return render_all(
+        samples,
+        lambda sample: sft_row(sample, tokenizer, config, thinking=thinking),
+        name=lambda sample: sample.id,
+        noun="samples",
+    )
 
 
 def sft_row(
