@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from smidgen.config import parse_recipe
+from smidgen.data.templates import load_tokenizer
 from smidgen.errors import ConfigError
 from smidgen.files import read_json
 from smidgen.models.adapter import read_adapter
@@ -92,3 +93,24 @@ def test_a_new_model_is_taught_by_one_with_its_tokenizer(tmp_path: Path, monkeyp
         ConfigError, match=r"the teacher smidgen:nano has \d+ tokens and the model to train \d+"
     ):
         prepare_training(context_of(tmp_path, other))
+
+
+def test_a_new_model_gets_the_tokenizer_of_one_that_exists(tmp_path: Path, tiny_model_dir: Path):
+    own = load_tokenizer(tiny_model_dir)
+    table: dict[str, Any] = {
+        "model": {"tokenizer": str(tiny_model_dir), "architecture": {"vocab_size": own.vocab_size + 8}},
+        "train": {"method": "pretrain", "total_tokens": 64, "batch_size": 1, "max_length": 32},
+    }
+    context = context_of(tmp_path, table)
+    trained(context)
+    made = load_tokenizer(context.best)
+    assert made.vocabulary == own.vocabulary
+    config = read_json(context.best / "config.json")
+    assert config["vocab_size"] == own.vocab_size + 8
+    assert config["eos_token_id"] == own.special_token_ids("eos")["eos_token_id"]
+
+    table["model"]["architecture"]["vocab_size"] = own.vocab_size - 1
+    with pytest.raises(
+        ConfigError, match=rf"has .* tokens, but vocab_size .*; set it to at least {own.vocab_size}"
+    ):
+        trained(context_of(tmp_path / "small", table))

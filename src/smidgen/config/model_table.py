@@ -25,7 +25,8 @@ class ArchitectureConfig(Section):
     intermediate_size: int = Field(default=448, gt=0, multiple_of=32)
     """Width of the SwiGLU feed-forward layer."""
     vocab_size: int = Field(default=3072, gt=0)
-    """Vocabulary size of the tokenizer that is trained with the model."""
+    """Number of rows of the embedding: the tokens of the tokenizer that is trained with the model; at least
+    those of `model.tokenizer`, if it is given."""
     rope_theta: float = Field(default=10_000.0, gt=0)
     """Base of the rotary embedding."""
     no_rope_layer_interval: int = Field(default=0, ge=0)
@@ -77,7 +78,10 @@ class NewModelConfig(Section):
     """The model that a pretraining recipe trains: a new one, or one that exists."""
 
     architecture: ArchitectureConfig | None = None
-    """The architecture of a new model with random weights; its tokenizer is trained on the corpus."""
+    """The architecture of a new model with random weights."""
+    tokenizer: str | None = None
+    """The model whose tokenizer a new model gets, named like `base`, such as its teacher for
+    `[train.teacher]`; default: a tokenizer of `vocab_size` tokens is trained on the corpus."""
     base: str | None = None
     """The model whose weights the training goes on from, and whose tokenizer it keeps, as in `[model]` of
     other recipes."""
@@ -89,5 +93,9 @@ class NewModelConfig(Section):
             raise ValueError(
                 f"there is {given} [model.architecture]; expected exactly one, the model to go on from or a "
                 "new one"
+            )
+        if self.base is not None and self.tokenizer is not None:
+            raise ValueError(
+                f"'tokenizer' is for a new model, and {self.base} keeps its own; leave 'tokenizer' out"
             )
         return self

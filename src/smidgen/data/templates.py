@@ -102,6 +102,10 @@ class Tokenizer:
             ids.add(self._end_of_turn)
         return known_ends(ids - {None}, self.has_id, self.path)
 
+    def special_token_ids(self, *roles: str) -> dict[str, int | None]:
+        """Return the `…_token_id` of roles such as `eos` and `pad` as the tokenizer declares them."""
+        return {f"{role}_token_id": getattr(self._backend, f"{role}_token_id") for role in roles}
+
     @property
     def added_tokens(self) -> frozenset[str]:
         """Texts that are always one token: special tokens and tags."""

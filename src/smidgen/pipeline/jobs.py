@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from smidgen.backend import mx, nn
-from smidgen.config import PretrainRecipe, SftConfig
+from smidgen.config import NewModelConfig, PretrainRecipe, SftConfig
 from smidgen.data.documents import Survey
-from smidgen.data.templates import load_tokenizer
-from smidgen.data.tokenizer import END_OF_TEXT, TURN_END, save_tokenizer, train_tokenizer
+from smidgen.data.templates import Tokenizer, load_tokenizer
+from smidgen.data.tokenizer import save_tokenizer, train_tokenizer
 from smidgen.errors import ConfigError
 from smidgen.files import atomic_folder, read_json
 from smidgen.models.architectures import ModelConfigJson
@@ -135,7 +135,7 @@ def _model_to_pretrain(recipe: PretrainRecipe, folder: Path) -> tuple[nn.Module,
     """Return the model, its `config.json`, and the dtype that it is stored in; `folder` has the tokenizer."""
     if recipe.model.architecture is not None:
         model, config = create(recipe.model.architecture, recipe.train.seed)
-        return model, config | _end_tokens(folder), mx.bfloat16
+        return model, config | _special_tokens(load_tokenizer(folder)), mx.bfloat16
     assert recipe.model.base is not None
     loaded = load(recipe.model.base)
     check_length(recipe.train.max_length, loaded.config, loaded.name)
@@ -190,11 +190,17 @@ def survey_sources(recipe: PretrainRecipe) -> Work[dict[str, Survey]]:
 
 
 def make_tokenizer(corpus: Corpus, folder: Path) -> None:
-    """Write the tokenizer of a pretraining recipe to a folder: that of its base, or a new one."""
+    """Write the tokenizer of a pretraining recipe to a folder: that of a model that exists, or a new one.
+
+    Raises:
+        ConfigError: a new model has fewer rows in its embedding than the tokenizer has tokens.
+        ModelError: the model whose tokenizer it is cannot be found.
+    """
     model = corpus.recipe.model
     with atomic_folder(folder, replace=True) as partial:
-        if model.base is not None:
-            copy_tokenizer(describe(model.base), partial)
+        if (existing := model.base or model.tokenizer) is not None:
+            copy_tokenizer(describe(existing), partial)
+            _check_vocabulary(model, load_tokenizer(partial))
             return
         assert model.architecture is not None
         texts = corpus.tokenizer_texts(model.architecture.vocab_size)
@@ -203,8 +209,17 @@ def make_tokenizer(corpus: Corpus, folder: Path) -> None:
         mark_own(partial)  # the model's folder gets it with the tokenizer
 
 
-def _end_tokens(folder: Path) -> dict[str, int | None]:
-    """Return the special token ids of `config.json`, from the tokenizer in `folder`."""
-    tokenizer = load_tokenizer(folder)
-    (end,), (padding,) = tokenizer.encode(TURN_END), tokenizer.encode(END_OF_TEXT)
-    return {"bos_token_id": None, "eos_token_id": end, "pad_token_id": padding}
+def _check_vocabulary(model: NewModelConfig, tokenizer: Tokenizer) -> None:
+    """Refuse an existing tokenizer with more tokens than a new model has rows in its embedding."""
+    if model.architecture is not None and tokenizer.vocab_size > model.architecture.vocab_size:
+        raise ConfigError(
+            f"the tokenizer of {model.tokenizer} has {tokenizer.vocab_size:,} tokens, but vocab_size in "
+            f"[model.architecture] is {model.architecture.vocab_size:,}; set it to at least "
+            f"{tokenizer.vocab_size}"
+        )
+
+
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, int | None]:
+    """Return the special token ids of a new model's `config.json`."""
+    bos = tokenizer.opening[0] if tokenizer.opening else None
+    return {"bos_token_id": bos, **tokenizer.special_token_ids("eos", "pad")}
