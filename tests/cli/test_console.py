@@ -35,7 +35,17 @@ def test_sizes(num_bytes: float, text: str):
     assert size(num_bytes) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (9, "0:09"), (61, "1:01"), (3723, "1:02:03")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0:00"),
+        (9, "0:09"),
+        (61, "1:01"),
+        (3723, "1:02:03"),
+        (400_000, "4.6 days"),
+        (4e12, "126,752 years"),
+    ],
+)
 def test_durations(seconds: float, text: str):
     assert duration(seconds) == text
 

@@ -144,11 +144,11 @@ VOTE = {"conversation_a": CHAT[:1] + SAID, "conversation_b": CHAT[:1] + OTHER, "
             {"prompt": "Hi", "chosen": CHAT[:1] + SAID, "rejected": CHAT[:1] + OTHER},
             Pair("1", "Hi", "two", "three", "a"),
         ),
-        (JUDGELM | {"score": [3, 9]}, Pair("1", "q", "x", "y", "b")),
-        (JUDGELM | {"text": "7 7\nBoth.", "score": [{}, {}]}, Pair("1", "q", "x", "y", "tie")),
+        (JUDGELM | {"score": [3, 9]}, Pair("1", "q", "x", "y", "b", scores=(3, 9))),
+        (JUDGELM | {"text": "7 7\nBoth.", "score": [{}, {}]}, Pair("1", "q", "x", "y", "tie", scores=(7, 7))),
         (
             JUDGELM | {"score": [9, 3], "reference": {"text": "r"}},
-            Pair("1", "q", "x", "y", "a", reference="r"),
+            Pair("1", "q", "x", "y", "a", reference="r", scores=(9, 3)),
         ),
         (
             {"prompt": "q", "response 1": "x", "response 2": "y", "label": 1, "scenario": "chat"},

@@ -100,8 +100,16 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TB"
 
 
+HOUR, DAY, YEAR = 3600, 86_400, 31_557_600
+"""Seconds."""
+
+
 def duration(seconds: float) -> str:
-    """Format a duration as hours, minutes and seconds: `1:02:03`, `0:09`."""
+    """Format a duration as hours, minutes and seconds: `1:02:03`, `0:09`; long ones as days or years."""
+    if seconds >= 100 * YEAR:
+        return f"{seconds / YEAR:,.0f} years"
+    if seconds >= 100 * HOUR:
+        return f"{seconds / DAY:,.1f} days"
     hours, rest = divmod(round(seconds), 3600)
     minutes, seconds = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -27,7 +27,7 @@ from smidgen.data.fields import (
     texts_of,
     turns_of,
 )
-from smidgen.data.items import Label, Pair
+from smidgen.data.items import Label, Pair, Scores
 from smidgen.data.rows import Format, Row
 from smidgen.errors import DataError
 
@@ -102,29 +102,33 @@ def _judgelm_pair(row: Row, number: int) -> list[Pair]:
     """JudgeLM: labels from `score`, else the first line of `text`; likewise for the reference-based ones."""
     if row.get("text") == "error":
         return []
+    scores = _judgelm_scores(row, "score", "text")
+    beside = _judgelm_scores(row, "score_w_reference", "text_w_reference")
     return [
         Pair(
             id=row_id(row, number),
             prompt=text_of(row, "question_body"),
             a=text_of(row, "answer1_body", empty=True),
             b=text_of(row, "answer2_body", empty=True),
-            better=_label_from_scores(row, "score", "text"),
-            better_with_reference=_label_from_scores(row, "score_w_reference", "text_w_reference"),
+            better=_label_of(*scores) if scores else None,
+            better_with_reference=_label_of(*beside) if beside else None,
             subset=subset_of(row),
             reference=reference_of(row),
+            scores=scores,
+            scores_with_reference=beside,
         )
     ]
 
 
-def _label_from_scores(row: Row, scores: str, text: str) -> Label | None:
-    """Return the side with the higher score; None if the row has no readable scores."""
+def _judgelm_scores(row: Row, scores: str, text: str) -> Scores | None:
+    """Return the scores of both answers; None if the row has none that are readable."""
     found = scores_of(row, scores)
     if found is None and row.get(text) is not None:
         found = _two_numbers(text_of(row, text, empty=True).partition("\n")[0].split())
-    return _label_of(*found) if found else None
+    return found
 
 
-def _two_numbers(words: Sequence[str]) -> tuple[float, float] | None:
+def _two_numbers(words: Sequence[str]) -> Scores | None:
     try:
         first, second = map(float, words)
     except ValueError:

@@ -6,13 +6,12 @@ of the right and the wrong answer (`7/0-2`), or the models that gave them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from smidgen.data.bad_rows import BadRow
 from smidgen.data.benchmarks import BENCHMARK_FORMATS
-from smidgen.data.fields import label_of, prompt_of, reference_of, row_id, subset_of, text_of
-from smidgen.data.items import Label, Pair, Query, Question
+from smidgen.data.fields import label_of, prompt_of, reference_of, row_id, scores_of, subset_of, text_of
+from smidgen.data.items import Label, Pair, Query, Question, Scores
 from smidgen.data.rows import Format, Row, read_items, read_placed, refuse
 from smidgen.errors import DataError, first_few
 
@@ -43,7 +42,7 @@ def pairs(
     faults: list[str] = []
     form, placed = read_placed(rows, PAIR_FORMATS, source, rejected=rejected)
     if with_reference:
-        placed = [(at, replace(p, better=p.better_with_reference or p.better)) for at, p in placed]
+        placed = [(at, pair.seen_with_reference()) for at, pair in placed]
     kept = []
     for place, pair in placed:
         if labelled and pair.better is None:
@@ -77,7 +76,8 @@ def _needed(labelled: bool, with_reference: bool) -> str:
 def pair_row(pair: Pair) -> dict[str, Any]:
     """Return a pair as a row of our own format."""
     row = {"id": pair.id, "prompt": pair.prompt, "a": pair.a, "b": pair.b, "better": pair.better}
-    given = {"reference": pair.reference, "subset": pair.subset}
+    scores = None if pair.scores is None else list(pair.scores)
+    given = {"reference": pair.reference, "subset": pair.subset, "scores": scores}
     return row | {name: value for name, value in given.items() if value is not None}
 
 
@@ -103,8 +103,17 @@ def _own_pair(row: Row, number: int) -> list[Pair]:
             better=label_of(row, "better", {"a": "a", "b": "b", "tie": "tie"}),
             subset=subset_of(row),
             reference=reference_of(row),
+            scores=_scores(row),
         )
     ]
+
+
+def _scores(row: Row) -> Scores | None:
+    """Return the field `scores` if it is two numbers; what else it may be matters to no evaluation."""
+    try:
+        return scores_of(row, "scores")
+    except DataError:
+        return None
 
 
 PAIR_FORMATS = (

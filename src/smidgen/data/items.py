@@ -1,10 +1,11 @@
 """The items read from rows of any format: pairs of answers, utterances, questions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Label = Literal["a", "b", "tie"]
+Scores = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Pair:
         annotators: the label of each annotator, if the row has them.
         facts: fields that the benchmark needs for scoring, such as the row that several pairs come from.
         answer_ids: ids of `a` and `b` among all answers of the file, if pairs share answers.
+        scores: the scores of `a` and `b` that the label is from, if the row has them.
+        scores_with_reference: those of `better_with_reference`.
     """
 
     id: str
@@ -36,6 +39,14 @@ class Pair:
     facts: Mapping[str, Any] = field(default_factory=dict)
     answer_ids: tuple[str, str] | None = None
     better_with_reference: Label | None = None
+    scores: Scores | None = None
+    scores_with_reference: Scores | None = None
+
+    def seen_with_reference(self) -> "Pair":
+        """The pair with the label and the scores that were given with the reference in view, if there are."""
+        if self.better_with_reference is None:
+            return self
+        return replace(self, better=self.better_with_reference, scores=self.scores_with_reference)
 
 
 @dataclass(frozen=True)

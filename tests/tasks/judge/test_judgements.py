@@ -163,7 +163,7 @@ def test_agreement_with_each_person():
     assert found["kappa_annotator1"] == 1.0
 
 
-@pytest.mark.parametrize("name", [name for name in FORMS if name not in ("rubric", "verdict")])
+@pytest.mark.parametrize("name", [name for name in FORMS if name not in ("rubric", "verdict", "scores")])
 def test_a_template_without_bare_verdicts_is_not_trained(name: str):
     with pytest.raises(
         ConfigError, match=f"a judge cannot be trained with the template {name}, which has no"
@@ -176,6 +176,37 @@ def test_labels_alone_are_learnt_in_both_orders():
     samples = task.training_samples(rows(["a", "b", "tie"]))
     assert [sample.target for sample in samples] == ["[[A]]", "[[B]]", "[[B]]", "[[A]]", "[[C]]", "[[C]]"]
     assert all(task.score(sample, Completion(sample.target or "")).value == 1.0 for sample in samples)
+
+
+def test_scores_are_learnt_in_both_orders():
+    task = JudgeTask(TwoScores())
+    graded = [
+        row | {"scores": scores} for row, scores in zip(rows(["a", "tie"]), ([8.5, 3], [5, 5]), strict=True)
+    ]
+    samples = task.training_samples(graded)
+    assert [sample.target for sample in samples] == ["8.5 3", "3 8.5", "5 5", "5 5"]
+    assert all(task.score(sample, Completion(sample.target or "")).value == 1.0 for sample in samples)
+
+    body = {"question_body": "q", "answer1_body": "x", "answer2_body": "y"}
+    judgelm = body | {"score": [9, 2], "score_w_reference": [1, 7], "reference": {"text": "r"}}
+    assert [sample.target for sample in task.training_samples([judgelm])] == ["9 2", "2 9"]
+    beside = JudgeTask(TwoScores(), reference=True)
+    assert [sample.target for sample in beside.training_samples([judgelm])] == ["1 7", "7 1"]
+    dropping = JudgeTask(TwoScores(), reference=True, reference_drop=0.999)
+    assert [sample.target for sample in dropping.training_samples([judgelm])] == ["9 2", "2 9"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (None, "the pair '1' has no scores; training with the template scores needs 'scores', two numbers"),
+        ([11, 2], "the scores 11 2 of the pair '1' cannot be learnt"),
+        ([2, 8], r"the pair '1' has the scores \[2.0, 8.0\], but 'better' is 'a'; they must agree"),
+    ],
+)
+def test_scores_that_cannot_be_learnt_are_refused(scores: list[int] | None, message: str):
+    with pytest.raises(DataError, match=message):
+        JudgeTask(TwoScores()).training_samples([rows(["a"])[0] | {"scores": scores}])
 
 
 def test_a_reference_is_shown_only_when_asked_for():

@@ -132,6 +132,13 @@ class JudgeTemplate(Protocol):
         """A completion, readable by `parse`, for shares of `answers` that sum to 1."""
         ...
 
+    def target(self, verdict: Verdict) -> str | None:
+        """A completion that is only this verdict, for training; None if the template has none."""
+        if self.singly or not self.has_answers:
+            return None
+        texts = {said: text for text, said in self.answers().items()}
+        return texts[verdict] + self.closing if verdict in texts else None
+
     def _loosely(self, text: str) -> Verdict | float:
         """Parse the tolerant format, if there is one; raises `JudgeParseError`."""
         return self.parse(text)

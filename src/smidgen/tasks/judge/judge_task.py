@@ -20,7 +20,7 @@ from smidgen.data.preferences import judge_rows
 from smidgen.data.rows import place_of
 from smidgen.data.types import Completion, Constraint, Record, Sample, Score
 from smidgen.data.world import WORLD_ROWS, Split
-from smidgen.errors import ConfigError, DataError
+from smidgen.errors import DataError
 from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
@@ -33,6 +33,7 @@ from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.references import check_reference, drop_references
 from smidgen.tasks.judge.rubric import Rubric
 from smidgen.tasks.judge.sections import judge_sections
+from smidgen.tasks.judge.targets import check_targets, target_of
 from smidgen.tasks.measures import Measure, Metric
 from smidgen.tasks.task import Analyses, Answerer, Completer, Row, ScoreTable, Task
 from smidgen.tasks.templates import find_form
@@ -181,9 +182,10 @@ class JudgeTask(Task):
         """Both orders of every pair with their targets, so that the position tells nothing.
 
         Args:
-            rows: labelled pairs in any format if the template has a completion that is only a verdict. For
-                `rubric`, pair rows with gold judgements: `criteria` (list of text), `analysis`
-                ({"ab": text, "ba": text}, one per order) and `scores` (integers for `a` and `b`).
+            rows: labelled pairs in any format if the template has a completion that is only a verdict; for
+                `scores`, with the scores of both. For `rubric`, pair rows with gold judgements: `criteria`
+                (list of text), `analysis` ({"ab": text, "ba": text}, one per order) and `scores` (integers
+                for `a` and `b`).
             source: names the rows in errors.
             seed: of the draw of the rows whose reference is dropped.
 
@@ -220,16 +222,12 @@ class JudgeTask(Task):
 
     def _verdict_samples(self, rows: Sequence[Row], source: str, seed: int) -> list[Sample]:
         """Both orders of labelled pairs, whose target is the verdict alone."""
-        answers = {} if self.form.singly or not self.form.has_answers else self.form.answers()
-        texts = {said.preferred: text for text, said in answers.items() if said.first is None}
-        if not texts:
-            raise ConfigError(
-                f"a judge cannot be trained with the template {self.form.name}, which has no completion that "
-                f"is only a verdict; use verdict, or {Rubric.name} with gold judgements"
-            )
+        check_targets(self.form)
+        found = self._trained_pairs(rows, source, seed)
         return [
-            replace(sample, target=texts[sample.metadata["better"]] + self.form.closing)
-            for sample in self._in_both_orders(self._trained_pairs(rows, source, seed))
+            self._sample(pair, order, cluster, target=target_of(self.form, pair, order, source))
+            for pair, cluster in zip(found, _clusters(found), strict=True)
+            for order in ORDERS
         ]
 
     def parse(self, text: str) -> Verdict | float:

@@ -104,6 +104,12 @@ class TwoScores(JudgeTemplate):
         """A first line for every pair of integer scores."""
         return all_pairs("{} {}", 1, self.HIGHEST)
 
+    def target(self, verdict: Verdict) -> str | None:
+        """The line with the scores, which need not be whole numbers; None without scores."""
+        if verdict.first is None or verdict.second is None:
+            return None
+        return f"{verdict.first:g} {verdict.second:g}"
+
     def verdict_text(self, shares: Mapping[str, float]) -> str:
         """The expected scores."""
         first, second = expected(self.answers(), shares)

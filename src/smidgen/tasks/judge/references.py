@@ -58,13 +58,13 @@ def drop_references(
 
     Args:
         pairs: with their references, and the labels that were given with them in view.
-        bare: the same pairs by id, with the labels that were given without; one without a label keeps that
+        bare: the same pairs by id, with the labels that were given without; one without a label keeps those
             of `pairs`.
         probability: of dropping the reference of a pair.
         seed: seed of the draws.
     """
     return [
-        replace(pair, reference=None, better=bare[pair.id].better or pair.better)
+        replace(pair if bare[pair.id].better is None else bare[pair.id], reference=None)
         if random.Random(f"reference/{seed}/{pair.id}").random() < probability
         else pair
         for pair in pairs
