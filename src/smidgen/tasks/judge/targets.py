@@ -17,7 +17,8 @@ def check_targets(form: JudgeTemplate) -> None:
     if form.name != TwoScores.name and form.target(Verdict("first")) is None:
         raise ConfigError(
             f"a judge cannot be trained with the template {form.name}, which has no completion that is "
-            f"only a verdict; use verdict, {TwoScores.name} with scores, or {Rubric.name} with gold judgements"
+            f"only a verdict; use verdict, {TwoScores.name} with scores, or {Rubric.name} with gold "
+            "judgements"
         )
 
 
