@@ -4,8 +4,8 @@ from smidgen.config import DataConfig
 from smidgen.data.packaged_rows import NAMES, row_path
 from smidgen.errors import ConfigError
 from smidgen.files import sha256_file
-from smidgen.pipeline.context import source_hash
 from smidgen.pipeline import sources
+from smidgen.pipeline.context import source_hash
 from smidgen.tasks import find_task
 
 TASK = find_task("judge")
@@ -20,6 +20,6 @@ def test_rows_that_come_with_smidgen_are_evaluated_by_name(name: str):
 
 def test_they_are_not_trained_on():
     with pytest.raises(
-        ConfigError, match="data.train is smidgen:memorize-cases, which is for evaluation only"
+        ConfigError, match=r"data\.train is smidgen:memorize-cases, which is for evaluation only"
     ):
         sources.training_rows(TASK, DataConfig(train=NAMES[0]))
