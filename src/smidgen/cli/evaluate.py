@@ -32,7 +32,8 @@ class EvaluatedRows(RowOptions):
         str,
         Parameter(
             allow_leading_hyphen=True,
-            help="File of rows, - for standard input, or world for generated rows.",
+            help="File of rows, - for standard input, world for generated rows, or rows written by hand: "
+            "smidgen:memorize-cases, smidgen:arbitrate-cases.",
         ),
     ] = "world"
     split: Annotated[

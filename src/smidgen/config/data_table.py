@@ -22,7 +22,8 @@ class DataConfig(Section):
     validation_limit: int = Field(default=200, gt=0)
     """Maximum number of validation rows."""
     test: str = "world"
-    """`world` or a file of rows, for the evaluations before and after training."""
+    """`world`, a file of rows, `smidgen:memorize-cases` or `smidgen:arbitrate-cases`, for the evaluations
+    before and after training."""
     test_splits: tuple[str, ...] = ("test",)
     """Evaluate rows whose `split` is one of these; a file without a `split` field is used in full."""
     test_limit: int | None = Field(default=None, gt=0)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.data.bad_rows import UNREADABLE, BadRow
+from smidgen.data.packaged_rows import row_path
 from smidgen.errors import DataError, first_few
 from smidgen.files import decode_text, sha256_file
 
@@ -111,7 +112,8 @@ def fingerprint(source: str | Path) -> str | None:
     """Return the SHA-256 of a file or of standard input; None for a dataset of the hub."""
     if str(source) == STDIN:
         return hashlib.sha256(_read_stdin()).hexdigest()
-    return sha256_file(Path(source)) if Path(source).is_file() else None
+    path = row_path(source)
+    return sha256_file(path) if path.is_file() else None
 
 
 def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[FileRow]:
@@ -124,18 +126,19 @@ def read_rows(path: Path, *, rejected: list[str] | None = None) -> list[FileRow]
     `datasets`.
 
     Args:
-        path: the file, the hub id, or `-`.
+        path: the file, the hub id, `-`, or the name of rows that come with smidgen.
         rejected: collects the fault of each bad line, which is skipped; if None, bad lines raise.
 
     Raises:
         DataError: the file is missing or empty, or a line is not a JSON object or does not match the header.
     """
+    name, path = source_name(path), row_path(path)
     if path.suffix == ".parquet" and path.is_file():
         return _dataset_rows(_datasets(str(path)).Dataset.from_parquet(str(path)), str(path))
     is_file = str(path) == STDIN or path.exists() or path.suffix in FILES
     if not is_file and (found := _HUB_ID.fullmatch(str(path))):
         return _dataset_rows(_from_hub(found["name"], found["split"]), str(path))
-    name, faults = source_name(path), list[str]()
+    faults: list[str] = []
     text = _read_text(path, name)
     kind = (
         _detect_format(text)

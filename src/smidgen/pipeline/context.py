@@ -20,6 +20,7 @@ from smidgen.config import (
     TaskConfig,
     TeacherConfig,
 )
+from smidgen.data.packaged_rows import row_path
 from smidgen.data.types import Message, Preference, Sample, Sampling
 from smidgen.errors import DataError
 from smidgen.files import read_jsonl, sha256_file
@@ -270,9 +271,9 @@ def source_hash(source: str) -> str:
     Raises:
         DataError: there is no such file.
     """
-    path = Path(source)
     if source == WORLD:
         return source
+    path = row_path(source)
     if not path.is_file():
         raise DataError(
             f"there is no data file at {path}; give one with --data FILE, or fix data.train and data.test"

@@ -1,4 +1,4 @@
-"""Row sources: a file, or the generated world."""
+"""Row sources: a file, rows that come with smidgen, or the generated world."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from smidgen.config import DataConfig
+from smidgen.data.packaged_rows import is_packaged
 from smidgen.data.row_files import fingerprint, source_name
 from smidgen.data.rows import read_rows, select_rows
 from smidgen.data.types import Sample
@@ -17,9 +18,19 @@ WORLD = "world"
 
 
 def training_rows(task: Task, data: DataConfig, *, rejected: list[str] | None = None) -> list[Row]:
-    """Return the rows that a recipe trains on; `rejected` as in `read_rows`."""
+    """Return the rows that a recipe trains on; `rejected` as in `read_rows`.
+
+    Raises:
+        ConfigError: the rows are those that come with smidgen for evaluation.
+        DataError: the rows cannot be read.
+    """
     if data.train == WORLD:
         return list(task.world_rows("train", data.train_limit, data.seed))
+    if is_packaged(data.train):
+        raise ConfigError(
+            f"data.train is {data.train}, which is for evaluation only; train on other rows, and name it as "
+            "data.test"
+        )
     rows, name = read_rows(Path(data.train), rejected=rejected), source_name(data.train)
     return list(select_rows(rows, splits=data.train_splits, limit=data.train_limit, source=name))
 
