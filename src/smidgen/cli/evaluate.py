@@ -192,4 +192,5 @@ def show(report: Mapping[str, Any]) -> None:
         say(f"unparsed: {reason} ({count:,})")
     for sentence in (headline(report), *remarks(report)):
         say(sentence)
-    say_cost(report["cost"])
+    if task_class(result["task"]).words.claim.answer:
+        say_cost(report["cost"])

@@ -34,7 +34,7 @@ class Chat(Task):
     why_unconstrained = "its answers are given and only scored"
     why_no_examples = "conversations are scored as they are, without others before them"
     words = TaskWords(
-        claim=ClaimWords(things="answers", asked="conversations", answer="scored answer"),
+        claim=ClaimWords(things="answers", asked="conversations", answer=""),
         metrics={
             "likelihood": MetricWords("Likelihood", "geometric mean of the tokens' probabilities", "↑"),
             "loss": MetricWords("Loss", "nats per token of all answers", "↓"),

@@ -21,7 +21,7 @@ class ClaimWords(NamedTuple):
         does: verb phrase.
         things: the unit of the accuracy, in the plural.
         asked: the unit of the rows, in the plural.
-        answer: one answer of the model, in the singular.
+        answer: one answer of the model, in the singular; empty if it gives none, so that costs are left out.
     """
 
     noun: str = "model"
