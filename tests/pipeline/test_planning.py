@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 from smidgen.config import parse_recipe
@@ -43,6 +44,21 @@ def test_pretraining_is_planned_too(tmp_path: Path, monkeypatch):
     assert [stage.name for stage in plan.stages] == ["data", "train", "report"]
     assert plan.training["steps"] == 32 and plan.evaluation == {"rows": 0, "answers": 0}
     assert not (tmp_path / "made").exists()
+
+
+def test_given_answers_take_the_logits_of_all_their_tokens(tmp_path: Path):
+    def logits(words: int, rows: int) -> float:
+        path = tmp_path / "rows.jsonl"
+        row = {"prompt": "Why?", "completion": "red " * words}
+        path.write_text("".join(json.dumps({**row, "id": str(n)}) + "\n" for n in range(rows)))
+        table = {"name": "planned", "task": "chat", "data": {"train": str(path), "test": str(path)}}
+        context = RunContext(parse_recipe(table, source="test"), Run(tmp_path / "planned"))
+        budgets = Budgets(context)
+        parts = budgets.evaluation(context.tasks[0], context.base_engine).budget.moments["decoding"]
+        return parts["logits"] / (2 * 4 * budgets.shape.vocabulary)
+
+    assert logits(1, rows=2) < logits(9, rows=2) < logits(9, rows=9) < 9 * 30
+    assert logits(99, rows=64) == 1024 < logits(1500, rows=64)
 
 
 def test_measurements_of_the_metric_take_memory_and_time(tmp_path: Path):

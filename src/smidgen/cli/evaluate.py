@@ -115,7 +115,7 @@ class EvaluationOutput:
 
 
 def evaluate(
-    task: Annotated[str, Parameter(help="Task to evaluate: judge, intent, answers, math, choice or own.")],
+    task: Annotated[str, Parameter(help="Task to evaluate: judge, intent, answers, math, choice, chat or own.")],
     /,
     *,
     engine: EvaluatedEngine = EvaluatedEngine(),
@@ -193,4 +193,5 @@ def show(report: Mapping[str, Any]) -> None:
         say(f"unparsed: {reason} ({count:,})")
     for sentence in (headline(report), *remarks(report)):
         say(sentence)
-    say_cost(report["cost"])
+    if task_class(result["task"]).words.claim.answer:
+        say_cost(report["cost"])

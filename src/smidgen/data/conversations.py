@@ -1,10 +1,10 @@
-"""Rows of texts to learn that belong to no task: chats, prompts with completions, and plain texts."""
+"""Rows of texts to learn: chats, prompts with completions, and plain texts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from smidgen.data.bad_rows import FieldError
-from smidgen.data.fields import is_chat, row_id, structured, text_of, turns_of
+from smidgen.data.fields import is_chat, row_id, structured, subset_of, text_of, turns_of
 from smidgen.data.rows import Format, Row, number_of
 from smidgen.data.templates import TEXT
 from smidgen.data.types import Message, Sample
@@ -23,7 +23,7 @@ def _chat(field: str) -> Reader:
         turns = turns_of(row, field)
         _check_turns(turns, field)
         *prompt, (_, answer) = turns
-        return [Sample(row_id(row, number), tuple(Message(role, text) for role, text in prompt), answer)]
+        return [_sample(row, number, [Message(role, text) for role, text in prompt], answer)]
 
     return read
 
@@ -46,9 +46,13 @@ def _prompted(prompt: str, completion: str, extra: str = "") -> Reader:
         asked = text_of(row, prompt, empty=True)
         if extra and row.get(extra):
             asked = f"{asked}\n\n{text_of(row, extra)}"
-        return [Sample(row_id(row, number), (Message("user", asked),), text_of(row, completion, empty=True))]
+        return [_sample(row, number, [Message("user", asked)], text_of(row, completion, empty=True))]
 
     return read
+
+
+def _sample(row: Row, number: int, prompt: Sequence[Message], answer: str) -> Sample:
+    return Sample(row_id(row, number), tuple(prompt), answer, {"subset": subset_of(row)})
 
 
 def _text(row: Row, number: int) -> list[Sample]:
@@ -60,8 +64,9 @@ CONVERSATION_FORMATS = (
     Format("prompt and completion", ("prompt", "completion"), _prompted("prompt", "completion")),
     Format("prompt and response", ("prompt", "response"), _prompted("prompt", "response")),
     Format("instruction row", ("instruction", "output"), _prompted("instruction", "output", "input")),
-    Format("text row", ("text",), _text),
 )
+"""Rows with a completion, the last answer of a conversation."""
+TEXT_FORMAT = Format("text row", ("text",), _text)
 
 
 def any_text(row: Row, number: int) -> list[Sample]:

@@ -123,13 +123,15 @@ class Tokenizer:
         """Encode `text` as a continuation of a prompt.
 
         After a raw prompt its tokens are those of the whole text, as far as the prompt keeps its own. What
-        continues rendered messages begins a turn, and is encoded by itself.
+        continues rendered messages begins a turn, and is encoded by itself, as in `render_conversation`.
         """
         if is_raw(messages):
             before, whole = self.encode(messages[0].content), self.encode(messages[0].content + text)
             if whole[: len(before)] == before:
                 return whole[len(before) :]
-        return self.encode(text)
+            return self.encode(text)
+        mark = self._controls.mark_for([text])
+        return self._controls.encode(self._controls.hide(text, mark), mark)
 
     def decode(self, token_ids: Sequence[int], *, keep_special: bool = False) -> str:
         """Decode `token_ids`; special tokens such as `<|im_end|>` are dropped unless `keep_special`."""

@@ -16,11 +16,11 @@ def ways(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the quality and cost of each answering method; None without a cost table."""
     cost = table_at(report, "cost")
     counted = table_at(cost, "ways")
-    if not counted:
+    words = words_of(report)
+    if not counted or not words.claim.answer:
         return None
     currency = formatting.text(cost.get("currency"))
     rows: list[tuple[str, list[str]]] = []
-    words = words_of(report)
     for name in (headline_metric(report), *QUALITY):
         metrics = [table_at(report, key, "metrics", name) for key in counted]
         if any(metrics):

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from smidgen.evaluation import wording
 from smidgen.figures import formatting
 from smidgen.figures.columns import BY_LOGITS, COLUMNS, TALL_ROW, ReportColumn, numbers, plain
-from smidgen.figures.formatting import dig, finite, rows_at, table_at
+from smidgen.figures.formatting import ABSENT, dig, finite, rows_at, table_at
 from smidgen.figures.plots import Interval, interval_plot
 from smidgen.tasks.words import MetricWords
 
@@ -35,7 +35,7 @@ class MetricRow(NamedTuple):
 
 
 class ExampleAnswer(NamedTuple):
-    """The answer of one model to an example; `mark` is `right`, `wrong` or `unreadable`."""
+    """The answer of one model to an example; `mark` is `right`, `wrong`, `unreadable` or empty."""
 
     stage: ReportColumn
     mark: str
@@ -46,6 +46,11 @@ class ExampleAnswer(NamedTuple):
 def task_of(report: Mapping[str, Any]) -> str:
     """Return the name of the task, empty if there is none."""
     return str(report.get("task") or "")
+
+
+def is_scored(report: Mapping[str, Any]) -> bool:
+    """Whether answers were scored by their log-probabilities, and none was generated."""
+    return all(dig(report, key, "method") in (None, BY_LOGITS.key) for key in ("before", "after"))
 
 
 def baselines(report: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -190,7 +195,8 @@ def _score(metric: Any) -> dict[str, str]:
 
 def example(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return one example with the answer of every stage that has one."""
-    given = [stage for stage in COLUMNS if isinstance(row.get(stage.key), Mapping)]
+    verdicts = [_verdict(row, stage) for stage in COLUMNS if isinstance(row.get(stage.key), Mapping)]
+    is_marked = any(verdict.mark in ("right", "wrong") for verdict in verdicts) or not verdicts
     return {
         "id": formatting.text(row.get("id")),
         "prompt": formatting.text(row.get("prompt")),
@@ -199,8 +205,8 @@ def example(row: Mapping[str, Any]) -> dict[str, Any]:
             for side in ("a", "b")
             if side in row
         ]
-        or [("Right answer", formatting.text(row.get("target")), True)],
-        "verdicts": [_verdict(row, stage) for stage in given],
+        or [("Right answer" if is_marked else "Answer of the row", formatting.text(row.get("target")), True)],
+        "verdicts": verdicts,
     }
 
 
@@ -211,9 +217,11 @@ def _verdict(row: Mapping[str, Any], stage: ReportColumn) -> ExampleAnswer:
     name = str(answer).lower()
     choice = {"first": order[0], "second": order[1]}.get(name, name)
     text = formatting.text(dig(row, stage.key, "text"))
+    right = dig(row, stage.key, "right")
     if not answer:
-        return ExampleAnswer(stage, "unreadable", "unreadable", text)
-    mark = "right" if dig(row, stage.key, "right") else "wrong"
+        unread = ("", ABSENT) if right is None else ("unreadable", "unreadable")
+        return ExampleAnswer(stage, *unread, text)
+    mark = {True: "right", False: "wrong"}.get(right, "")
     return ExampleAnswer(stage, mark, choice.upper() if choice in ("a", "b") else choice, text)
 
 

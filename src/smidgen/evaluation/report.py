@@ -123,11 +123,13 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
 def _evidence(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the formatted content of one task's sections."""
     columns, task = evaluated(report), task_class(evidence.task_of(report))
+    examples = [evidence.example(row) for row in rows_at(report, "examples")]
     return {
         "title": report.get("title"),
         "description": str(report.get("description") or ""),
         "origin": _origin(report),
         "headline": wording.headline(report),
+        "metric": wording.headline_noun(report),
         "remarks": wording.remarks(report),
         "stages": columns,
         "results": evidence.results(report, columns),
@@ -139,12 +141,15 @@ def _evidence(report: Mapping[str, Any]) -> dict[str, Any]:
         "comparisons_axis": axis([(0, "−100"), (0.5, "0"), (1, "+100 points")]),
         "pairing": task.words.pairing,
         "things": task.words.claim.asked,
+        "shown": task.words.shown,
+        "marked": any(verdict.mark for example in examples for verdict in example["verdicts"]),
+        "scored": evidence.is_scored(report),
         "published": task.score_tables(report),
         "sections": Markup("\n").join(map(Markup, task.sections(report))),
         "taught": [Fact(*row) for row in rows_of(report)],
         "ways": ways(report),
         "exports": evidence.exports(report),
-        "examples": [evidence.example(row) for row in rows_at(report, "examples")],
+        "examples": examples,
         "confusions": evidence.confusions(report),
         "speed": evidence.speed(report, columns),
         "machine": _machine(report),

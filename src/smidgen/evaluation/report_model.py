@@ -45,7 +45,7 @@ class EvaluationFacts(_Open):
     details: dict[str, Any]
     speed: dict[str, Any]
     method: str
-    graded_alone: bool
+    has_right_answers: bool = True
     settings: dict[str, Any] = {}
 
 

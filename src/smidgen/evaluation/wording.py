@@ -34,6 +34,14 @@ def headline_metric(report: Mapping[str, Any]) -> str:
     return next(iter(table_at(report, "after", "metrics")), "accuracy")
 
 
+def headline_noun(report: Mapping[str, Any]) -> str:
+    """Return the most important metric as in a sentence: `accuracy`, `macro F1`."""
+    if (name := headline_metric(report)) == "accuracy":
+        return name
+    label = words_of(report).metric(name).label
+    return label if label[:2].isupper() else label[:1].lower() + label[1:]
+
+
 def headline(report: Mapping[str, Any]) -> str:
     """Return the main result in one sentence that claims no more than its interval supports."""
     accuracy = table_at(report, "after", "metrics", headline_metric(report))
@@ -43,8 +51,8 @@ def headline(report: Mapping[str, Any]) -> str:
     chance, words = words_of(report).chance, words_of(report).claim
     subject = f"The trained {words.noun}" if "training" in report else f"The {words.noun}"
     result = f"{words.does} {percent(value)} of {words.things}"
-    if (name := headline_metric(report)) != "accuracy":
-        result = f"reaches {percent(value)} {words_of(report).metric(name).label}"
+    if headline_metric(report) != "accuracy":
+        result = f"reaches {percent(value)} {headline_noun(report)}"
     span, asked, base = interval(accuracy), _evaluated_rows(report), _base_model(report)
     unparsed = finite(dig(report, "after", "metrics", "unparsed_rate", "value")) or 0.0
     if unparsed >= MOSTLY_UNREADABLE:
@@ -102,18 +110,18 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
 
 
 def _gain(report: Mapping[str, Any]) -> str:
-    """Describe the effect of training on the accuracy, from the base model at its best."""
+    """Describe the effect of training on the headline metric, from the base model at its best."""
     best = table_at(report, "best_base")
     comparison = table_at(report, "comparisons", f"after_vs_{best.get('name') or 'before'}")
     p, difference = finite(comparison.get("p_value")), comparison.get("difference")
-    value = finite(dig(difference, "value"))
+    value, metric = finite(dig(difference, "value")), headline_noun(report)
     if p is None or value is None:
         return ""
     if p >= SIGNIFICANT:
-        unchanged = "On these rows, training did not change the accuracy significantly"
+        unchanged = f"On these rows, training did not change the {metric} significantly"
         return f"{unchanged} (p = {p_value(p)}){_against(best)}."
     return (
-        f"Training changed the accuracy by {points(difference)} "
+        f"Training changed the {metric} by {points(difference)} "
         f"(95{PERCENT} interval {points_interval(difference)}) on the same rows{_against(best)}."
     )
 

@@ -302,6 +302,7 @@ class Decoding(NamedTuple):
         cpu: whether the memory is that of the process.
         weights: bytes of the weights.
         tokenizer_bytes: size of `tokenizer.json`.
+        logits: positions whose logits are held at once, if they are more than one of each row.
     """
 
     shape: Shape
@@ -312,6 +313,7 @@ class Decoding(NamedTuple):
     cpu: bool
     weights: int
     tokenizer_bytes: int = 0
+    logits: int = 0
 
 
 def kv_bytes(shape: Shape, tokens: int, item: int) -> int:
@@ -328,7 +330,7 @@ def decoding_budget(decoding: Decoding) -> Budget:
     parts = process_parts(cpu=decoding.cpu, tokenizer_bytes=decoding.tokenizer_bytes) | {
         "weights": decoding.weights,
         "kv cache": kv_bytes(shape, rows * columns, item),
-        "logits": 2 * 4 * rows * shape.vocabulary,
+        "logits": 2 * 4 * max(rows, decoding.logits) * shape.vocabulary,
         "activations": item * positions * (3 * shape.width + features + 2 * shape.inner),
     }
     return Budget({"decoding": parts})

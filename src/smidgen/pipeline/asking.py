@@ -78,8 +78,8 @@ def _exemplified(
     context: RunContext, task: TaskContext, samples: Sequence[Sample], count: int
 ) -> Asked | Skipped:
     """Put worked examples before every prompt, as many as fit the context of the base model."""
-    if has := task.task.num_examples:
-        return Skipped(f"its prompts already contain {has} worked examples")
+    if why := task.task.why_no_examples:
+        return Skipped(why)
     asked = {sample.messages for sample in task.test_samples}
     others = [sample for sample in task.split_samples[0] if sample.messages not in asked]
     examples = drawn(others, count, context.specialist.evaluate.seed)

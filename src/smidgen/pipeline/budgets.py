@@ -22,6 +22,7 @@ from smidgen.errors import DataError
 from smidgen.files import is_url
 from smidgen.inference.choice import SMALL
 from smidgen.inference.cpu_forward import LARGEST
+from smidgen.inference.scoring import LOGIT_ROWS
 from smidgen.models.budget import (
     Batch,
     Budget,
@@ -268,16 +269,18 @@ class Budgets:
         halves = options.engine == "llama" or (open_choice and parameters > LARGEST)
         item = 2 if halves else self.place.item
         assert self.folder is not None
-        prompts, longest = self._kept.prompts_of(self.context, task, asking.examples, self.folder)
+        prompts, longest, given = self._kept.prompts_of(self.context, task, asking.examples, self.folder)
+        rows = min(options.batch_size, prompts)
         decoding = Decoding(
             self.shape,
-            rows=min(options.batch_size, prompts),
-            prompt=longest,
-            answer=self.context.specialist.evaluate.max_tokens,
+            rows=rows,
+            prompt=longest + given,
+            answer=0 if given else self.context.specialist.evaluate.max_tokens,
             item=item,
             cpu=cpu,
             weights=parameters * item,
             tokenizer_bytes=self.tokenizer_bytes,
+            logits=max(1 + given, min(rows * (1 + given), LOGIT_ROWS)),
         )
         return StageBudget(decoding_budget(decoding), parameters * item if open_choice else 0)
 

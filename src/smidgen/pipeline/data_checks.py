@@ -20,7 +20,7 @@ from smidgen.errors import DataError, UserError
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.data_lengths import Lengths, Renderer, examine_lengths, renderer_of_recipe
 from smidgen.pipeline.sources import test_rows, training_rows
-from smidgen.tasks.conversations import recognise_task
+from smidgen.tasks.recognition import recognise_task
 from smidgen.tasks.task import Row, Task
 
 _ADVICE = {

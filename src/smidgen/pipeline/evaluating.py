@@ -113,7 +113,7 @@ def run_evaluation(
     result = summary.to_json() | {
         "settings": task.settings.model_dump(mode="json", exclude_none=True),
         "method": method,
-        "graded_alone": not task.has_right_answers,
+        "has_right_answers": task.has_right_answers,
         **measured(analyses.facts, seed=sampling.seed),
     }
     if unused is not None:

@@ -38,14 +38,15 @@ class PlannedRows:
         rows: training and validation rows by the settings that they depend on, or why they cannot be
             trained on.
         drawn: figures of all steps and the different batches, by the settings that they depend on.
-        asked: number of prompts and tokens of the longest, by task and number of worked examples.
+        asked: number of prompts, tokens of the longest, and of the longest answer that is given and scored,
+            by task and number of worked examples.
     """
 
     folder: Path | None = None
     samples: Parts | DataError | None = None
     rows: dict[tuple[Any, ...], Parts | DataError] = field(default_factory=dict)
     drawn: dict[tuple[Any, ...], tuple[TrainingPlan, set[Batch]]] = field(default_factory=dict)
-    asked: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    asked: dict[tuple[str, int], tuple[int, int, int]] = field(default_factory=dict)
 
     def samples_of(self, context: RunContext) -> Parts | DataError:
         """Return the training and validation samples, or why they cannot be read."""
@@ -96,20 +97,25 @@ class PlannedRows:
 
     def prompts_of(
         self, context: RunContext, task: TaskContext, examples: int, folder: Path
-    ) -> tuple[int, int]:
-        """Return the number of prompts of an evaluation and the tokens of the longest, after its examples."""
+    ) -> tuple[int, int, int]:
+        """Return the number of prompts of an evaluation and the tokens of the longest, after its examples.
+
+        The third number is that of the tokens of the longest answer that is given; 0 if answers are generated.
+        """
         key = task.name, examples
         if key not in self.asked:
             try:
                 asked = asked_samples(context, task, Asking(examples=examples))
                 samples = asked.samples if isinstance(asked, Asked) else task.test_samples
             except DataError:
-                self.asked[key] = context.specialist.evaluate.batch_size, ASSUMED_PROMPT * (1 + examples)
+                self.asked[key] = context.specialist.evaluate.batch_size, ASSUMED_PROMPT * (1 + examples), 0
             else:
                 texts = sorted((sample.messages for sample in samples), key=_characters, reverse=True)
                 tokenizer = load_tokenizer(folder)
                 longest = max(len(tokenizer.render_prompt(messages)) for messages in texts[:LONGEST])
-                self.asked[key] = len(samples), longest
+                answers = sorted((sample.target or "" for sample in samples), key=len, reverse=True)
+                given = max(len(tokenizer.encode(answer)) for answer in answers[:LONGEST])
+                self.asked[key] = len(samples), longest, given
         return self.asked[key]
 
 

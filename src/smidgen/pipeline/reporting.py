@@ -222,14 +222,17 @@ def _examples(context: RunContext, task: TaskContext, names: Sequence[str]) -> l
     chosen = []
     for index, row in list(enumerate(task.test_rows))[::step][:EXAMPLES]:
         sample = task.test_samples[index * per_row]
-        answers = {name: _answer(records[sample.id]) for name, records in by_name.items()}
+        answers = {
+            name: _answer(records[sample.id], has_right=task.blank.has_right_answers)
+            for name, records in by_name.items()
+        }
         chosen.append({"id": sample.id, **task.task.show(row), **answers})
     return chosen
 
 
-def _answer(record: Record) -> dict[str, Any]:
+def _answer(record: Record, *, has_right: bool) -> dict[str, Any]:
     return {
         "text": record.completion.text,
         "answer": record.score.answer,
-        "right": record.score.value == 1.0,
+        "right": record.score.value == 1.0 if has_right else None,
     }

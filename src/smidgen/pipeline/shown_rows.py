@@ -14,7 +14,7 @@ from smidgen.errors import DataError
 from smidgen.figures.pages import page_template
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.data_lengths import Renderer
-from smidgen.tasks.conversations import recognise_task
+from smidgen.tasks.recognition import recognise_task
 from smidgen.tasks.task import Task
 from smidgen.training.sft import sft_row
 

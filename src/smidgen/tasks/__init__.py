@@ -6,6 +6,7 @@ from typing import Any
 from smidgen.config import parse_table
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.answers import Answers
+from smidgen.tasks.chat import Chat
 from smidgen.tasks.choice import ChoiceTask
 from smidgen.tasks.intent import Intent
 from smidgen.tasks.judge import JudgeTask
@@ -20,6 +21,7 @@ __all__ = [
     "FORMS",
     "TASKS",
     "Answers",
+    "Chat",
     "ChoiceTask",
     "Intent",
     "JudgeTask",
@@ -45,6 +47,7 @@ TASKS: dict[str, type[Task]] = {
         ChoiceTask,
         OwnTask,
         PreferenceTask,
+        Chat,
     )
 }
 

@@ -63,6 +63,8 @@ class MathTask(Task):
         self.settings = self._own = settings or MathSettings()
         self._pool = pool
         self.variant = f"{self._own.shots} shots" if self._own.shots else ""
+        if self._own.shots:
+            self.why_no_examples = f"its prompts already contain {self._own.shots} worked examples"
         self.files = (self._own.examples,) if self._own.examples else ()
 
     @classmethod
@@ -78,11 +80,6 @@ class MathTask(Task):
                 "examples per prompt, or leave examples out"
             )
         return cls(settings)
-
-    @property
-    def num_examples(self) -> int:
-        """Number of worked examples in each prompt."""
-        return self._own.shots
 
     def prepare(self, rows: Sequence[Row], *, source: str = "rows") -> Self:
         """Draw the worked examples from their file, if one is named."""

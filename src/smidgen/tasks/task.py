@@ -120,7 +120,7 @@ class Task(Protocol):
     usage: Usage | None = None
     """The usage example of model cards; None for a plain prompt."""
     has_right_answers: bool = True
-    """Whether a score of 1 means that the answer is right; false for grades of single answers."""
+    """Whether a score of 1 means that the answer is right; false for grades and for likelihoods."""
     formats: ClassVar[tuple[Format, ...]] = ()
     """The formats of rows by which its files are recognised; empty if the settings define it."""
     settings_table: ClassVar[type[Section]] = NoSettings
@@ -141,16 +141,13 @@ class Task(Protocol):
     """Files besides the rows that determine its prompts."""
     why_unconstrained: str = "the task has no output constraint"
     """Why there is no `constraint`, where there is none."""
+    why_no_examples: str = ""
+    """Why its prompts are not asked after worked examples; empty if they can be."""
 
     @property
     def constraint(self) -> Constraint | None:
         """A constraint on whole completions, if the task has one; applied only on request."""
         return None
-
-    @property
-    def num_examples(self) -> int:
-        """Number of worked examples that its prompts already contain."""
-        return 0
 
     @property
     def methods(self) -> tuple[str, ...]:

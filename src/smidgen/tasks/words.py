@@ -21,7 +21,7 @@ class ClaimWords(NamedTuple):
         does: verb phrase.
         things: the unit of the accuracy, in the plural.
         asked: the unit of the rows, in the plural.
-        answer: one answer of the model, in the singular.
+        answer: one answer of the model, in the singular; empty if it gives none, so that costs are left out.
     """
 
     noun: str = "model"
@@ -45,6 +45,7 @@ class TaskWords:
         plain: prefixes of the names of metrics that are not rates.
         details: metrics shown on the page only, not in the terminal.
         pairing: addition to the note on paired comparisons.
+        shown: what the examples of the report show of each model.
     """
 
     claim: ClaimWords = field(default_factory=ClaimWords)
@@ -56,6 +57,7 @@ class TaskWords:
     plain: tuple[str, ...] = ()
     details: frozenset[str] = frozenset()
     pairing: str = ""
+    shown: str = "the answer of each model"
 
     def metric(self, name: str) -> MetricWords:
         """Return the texts for a metric; by default its name with spaces."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from smidgen.data.types import Completion, Request
 from smidgen.tasks.judge.forms import JudgeTemplate
-from smidgen.tasks.scoring import without_adapters
+from smidgen.tasks.scoring import completed_by_scores
 from smidgen.tasks.task import Answerer
 
 LEAST_SHARE = 0.1
@@ -37,15 +37,13 @@ class ByLogits:
         Raises:
             ConfigError: a request has its own adapter.
         """
-        by_id = {request.sample.id: request for request in without_adapters(requests)}
-        samples = (request.sample for request in by_id.values())
-        for sample, scored in self._engine.score(samples, self._answers, least_share=LEAST_SHARE):
-            if scored.logprobs is None:
-                yield by_id[sample.id], Completion("", finish_reason="context")
-                continue
-            totals = {text: sum(logs) for text, logs in zip(self._answers, scored.logprobs, strict=True)}
-            text = self._form.verdict_text(distribution(totals, self._longer))
-            yield by_id[sample.id], Completion(text, timing=scored.timing)
+        return completed_by_scores(
+            self._engine, requests, self._answers, self._verdict, least_share=LEAST_SHARE
+        )
+
+    def _verdict(self, logprobs: Sequence[Sequence[float]]) -> str:
+        totals = {text: sum(logs) for text, logs in zip(self._answers, logprobs, strict=True)}
+        return self._form.verdict_text(distribution(totals, self._longer))
 
 
 def extensions(texts: Sequence[str]) -> dict[str, list[str]]:

@@ -71,7 +71,7 @@ def asked_in_words(report: Mapping[str, Any]) -> str:
     """Describe the evaluated rows: `240 held-out pairs asked in both orders`."""
     asked = dig(report, "after", "n")
     held_out = f"held-out {WORDS.claim.asked}" if "training" in report else WORDS.claim.asked
-    if dig(report, "after", "graded_alone"):
+    if dig(report, "after", "has_right_answers") is False:
         pairs = dig(report, "after", "metrics", "accuracy", "n")
         return f"{count(pairs)} {held_out} with each answer graded alone"
     pairs = dig(report, "after", "metrics", "accuracy_both_orders", "n") or dig(report, "data", "test_rows")
