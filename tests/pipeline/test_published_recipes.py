@@ -104,6 +104,21 @@ def test_mobilellm_is_pretrained_and_taught(parameters: int, tmp_path: Path, des
     assert taught.time is not None and taught.time.tokens == 2 * 50_000 * 128 * 4 * 4096
 
 
+@pytest.mark.parametrize("name", ["mobilellm-sft", "mobilellm-reasoning"])
+def test_mobilellm_is_fine_tuned(name: str, tmp_path: Path, described: Any):
+    table = table_of(name)
+    shape = huggingface_config(ArchitectureConfig(**table_of("mobilellm-pretrain")["model"]["architecture"]))
+    table["model"]["base"] = described(shape | {"max_position_embeddings": 32_768}, "base")
+    rows = [{"prompt": f"{number} beans", "completion": "a bean " * 50} for number in range(40)]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    for task in table.get("tasks", [table]):
+        task["data"] |= {"train": str(file), "test": str(file)}
+    plan = planned(table, tmp_path)
+    assert plan.parameters == plan.trained_parameters == min(SHAPES)
+    assert {"before", "train", "after"} <= {stage.name.partition("-")[0] for stage in plan.stages}
+
+
 def test_a_judge_of_seven_billion_parameters_is_trained_in_32_gb(tmp_path: Path, described: Any):
     table = table_of("judgelm-sft")
     table["model"]["base"] = described(QWEN_7B, "qwen")
