@@ -84,7 +84,7 @@ def test_a_plan_and_one_evaluation(rows: Path, capsys: pytest.CaptureFixture[str
     ("settings", "sentence"),
     [
         ({"more": 'mask = "all"'}, 'use mask = "last", with one row per turn'),
-        ({"more": '[export]\nformats = ["gguf"]'}, "is answered by log-probabilities, which llama.cpp does not"),
+        ({"more": '[export]\nformats = ["gguf"]'}, "which llama.cpp does not give, so a GGUF"),
         ({"method": "dpo"}, "the task chat has no worse answers"),
     ],
 )

@@ -253,10 +253,10 @@ def test_worked_examples_take_memory(tmp_path: Path):
     assert isinstance(asked, Asked)
     longest = max(len(tokenizer.render_prompt(sample.messages)) for sample in asked.samples)
 
-    def prompts(examples: int) -> tuple[int, int]:
+    def prompts(examples: int) -> tuple[int, int, int]:
         return PlannedRows().prompts_of(planned.context, task, examples, planned.folder or tmp_path)
 
-    assert prompts(3) == (len(asked.samples), longest)
+    assert prompts(3) == (len(asked.samples), longest, 0)
     assert prompts(0)[1] < longest / 2
     needed = {stage.name: stage.needed_bytes for stage in stage_needs(planned)}
     assert needed["base_examples"] > needed["base_constrained"] == needed["before"]

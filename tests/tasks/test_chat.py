@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,7 +24,13 @@ from smidgen.tasks.recognition import recognise_task
 from smidgen.training.sft import sft_row, sft_rows
 
 TASK = find_task("chat")
-TURNS = [("system", "Be brief."), ("user", "Why?"), ("assistant", "So."), ("user", "And?"), ("assistant", "No.")]
+TURNS = [
+    ("system", "Be brief."),
+    ("user", "Why?"),
+    ("assistant", "So."),
+    ("user", "And?"),
+    ("assistant", "No."),
+]
 CHAT = {"id": "c", "messages": [{"role": role, "content": text} for role, text in TURNS], "subset": "odd"}
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -61,7 +68,10 @@ def values(found: list[Record]) -> dict[str, float | None]:
 @pytest.mark.parametrize(
     ("row", "asked"),
     [
-        ({"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}, "Why?"),
+        (
+            {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},
+            "Why?",
+        ),
         ({"prompt": "Why?", "completion": "So."}, "Why?"),
         ({"prompt": "Why?", "response": "So."}, "Why?"),
         ({"instruction": "Why?", "output": "So."}, "Why?"),
@@ -87,7 +97,9 @@ def test_the_last_answer_of_a_conversation_is_scored_and_the_rest_is_shown_with_
 
 
 @pytest.mark.parametrize(("mask", "learned"), [("last", ["No."]), ("all", ["So.", "No."])])
-def test_the_mask_covers_the_last_turn_or_all(make_tokenizer_dir, mask: str, learned: list[str]):
+def test_the_mask_covers_the_last_turn_or_all(
+    make_tokenizer_dir, mask: Literal["last", "all"], learned: list[str]
+):
     tokenizer = load_tokenizer(make_tokenizer_dir(CHATML))
     (row,) = sft_rows(TASK.training_samples([CHAT]), tokenizer, SftConfig(mask=mask)).rows
     text = tokenizer.decode(row.token_ids[row.loss_mask].tolist(), keep_special=True)
@@ -110,7 +122,9 @@ def test_answers_weigh_the_same_in_the_likelihood_and_tokens_in_the_loss():
 
 def test_what_is_not_scored_counts_as_improbable_and_is_told():
     found = records({"a": [-1.0], "c": [-math.inf]})
-    assert values(found) == pytest.approx({"likelihood": math.exp(-1) / 3, "loss": 1.0, "unscored_rate": 2 / 3})
+    assert values(found) == pytest.approx(
+        {"likelihood": math.exp(-1) / 3, "loss": 1.0, "unscored_rate": 2 / 3}
+    )
     assert "does not fit" in found[1].score.explanation and "is not finite" in found[2].score.explanation
     assert values(records({})) == {"likelihood": 0.0, "loss": None, "unscored_rate": 1.0}
     metrics = {name: measure(metric).to_json() for name, metric in TASK.measures(found).items()}
@@ -154,7 +168,9 @@ def test_what_cannot_be_is_refused_with_a_sentence():
     (sample,) = TASK.samples([CHAT])
     with pytest.raises(ConfigError, match="no generated rows for the task 'chat'; give a file"):
         TASK.world_rows("train", None, 0)
-    with pytest.raises(ConfigError, match=r"the task chat has no worse answers .*; use the task 'preference'"):
+    with pytest.raises(
+        ConfigError, match=r"the task chat has no worse answers .*; use the task 'preference'"
+    ):
         TASK.preference(sample)
     with pytest.raises(ConfigError, match="does not support adapters per request"):
         list(TASK.answer_with(Table({}), "logits").complete([Request(sample, adapter="mine")]))

@@ -115,7 +115,9 @@ class EvaluationOutput:
 
 
 def evaluate(
-    task: Annotated[str, Parameter(help="Task to evaluate: judge, intent, answers, math, choice, chat or own.")],
+    task: Annotated[
+        str, Parameter(help="Task to evaluate: judge, intent, answers, math, choice, chat or own.")
+    ],
     /,
     *,
     engine: EvaluatedEngine = EvaluatedEngine(),

@@ -44,10 +44,8 @@ class Recipe(NamedRecipe):
     """A recipe that fine-tunes a base model into a specialist."""
 
     task: str | None = None
-    """The task: `judge`, `intent`, `answers`, `math`, `choice`, `preference`, `chat`, or `own` (`[settings]`).
-
-    A `chat` has no right answer: it is trained on conversations, and evaluated by how probable the held-out
-    answers are."""
+    """The task: `judge`, `intent`, `answers`, `math`, `choice`, `preference`, `chat` (conversations,
+    evaluated by how probable the held-out answers are), or `own` (`[settings]`)."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of the task, listed below under each task."""
     tasks: tuple[TaskConfig, ...] = ()

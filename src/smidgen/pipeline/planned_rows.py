@@ -100,7 +100,7 @@ class PlannedRows:
     ) -> tuple[int, int, int]:
         """Return the number of prompts of an evaluation and the tokens of the longest, after its examples.
 
-        The third number is that of the tokens of the longest answer that is given; 0 if answers are generated.
+        The third number is the tokens of the longest answer that is given; 0 if answers are generated.
         """
         key = task.name, examples
         if key not in self.asked:

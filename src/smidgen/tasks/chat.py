@@ -1,8 +1,8 @@
 """Chats: conversations and instructions, to whose last message there is no single right answer.
 
-Nothing is generated: the answer of each row is given, and what counts is how probable it is. Its likelihood is
-the geometric mean of the probabilities of its tokens, the inverse of its perplexity. Answers weigh the same
-whatever their length; in the loss, which is comparable with that of training, tokens do.
+Nothing is generated: the answer of each row is given, and what counts is how probable it is. Its likelihood
+is the geometric mean of the probabilities of its tokens, the inverse of its perplexity. Answers weigh the
+same whatever their length; in the loss tokens do, as in that of training, which also has the end tokens.
 """
 
 import json

@@ -37,9 +37,10 @@ def completed_by_scores(
     Args:
         engine: scores the continuations.
         requests: their samples are the prompts; sampling settings are ignored.
-        continuations: as in `Engine.score`, like `least_share`.
+        continuations: as in `Engine.score`.
         text_of: returns the text of a completion, given the log-probabilities of the tokens of every
             continuation.
+        least_share: as in `Engine.score`.
 
     Raises:
         ConfigError: a request has its own adapter.
