@@ -59,7 +59,8 @@ def nearest(connection: sqlite3.Connection, text: str, k: int) -> list[Memory]:
     for table, query in (("by_words", words_query(text)), ("by_trigrams", trigrams_query(text))):
         if query:
             found = connection.execute(
-                f"SELECT rowid FROM {table} WHERE {table} MATCH ? ORDER BY rank, rowid LIMIT ?", (query, DEPTH)
+                f"SELECT rowid FROM {table} WHERE {table} MATCH ? ORDER BY rank, rowid LIMIT ?",
+                (query, DEPTH),
             )
             for rank, (number,) in enumerate(found, start=1):
                 scores[number] += 1 / (RANK_OFFSET + rank)

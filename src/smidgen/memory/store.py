@@ -71,13 +71,20 @@ class Store:
 
     @classmethod
     def open(
-        cls, path: Path, *, readonly: bool = False, timeout: float = 30.0, clock: Clock = now
+        cls,
+        path: Path,
+        *,
+        create: bool = True,
+        readonly: bool = False,
+        timeout: float = 30.0,
+        clock: Clock = now,
     ) -> "Store":
         """Open a store, and make it if there is none.
 
         Args:
             path: the database; its journal lies beside it.
-            readonly: refuse to make a store and to write to it.
+            create: make a store if there is none, unless it is `readonly`.
+            readonly: write nothing to it.
             timeout: seconds to wait for other processes that are writing.
             clock: what tells the time, ISO 8601.
 
@@ -88,7 +95,7 @@ class Store:
         """
         if path.is_dir():
             raise DataError(f"{path} is a folder; name the file of a memory store, such as memory.db")
-        if readonly and not path.exists():
+        if not path.exists() and (readonly or not create):
             raise DataError(
                 f"there is no memory store at {path}; check the path (`smidgen route --store` makes one)"
             )
@@ -268,7 +275,11 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[Writer]:
-        with self._lock, tables.sentences(self.path), writing(self._connection, self.path, self._clock) as writer:
+        with (
+            self._lock,
+            tables.sentences(self.path),
+            writing(self._connection, self.path, self._clock) as writer,
+        ):
             yield writer
 
     @contextmanager

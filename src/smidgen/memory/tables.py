@@ -216,6 +216,8 @@ def _described(path: Path, error: sqlite3.Error) -> SmidgenError:
         case sqlite3.SQLITE_NOTADB:
             return DataError(f"{path} is not a memory store ({error}); if it was one, {restore}")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return UserError(f"{path} could not be opened ({error}); check that it and its folder can be written")
+            return UserError(
+                f"{path} could not be opened ({error}); check that it and its folder can be written"
+            )
         case _:
             return WorkError(f"{path} could not be read or written ({error}); if it stays so, {restore}")
