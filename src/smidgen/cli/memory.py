@@ -151,13 +151,13 @@ def verify(
         say(f"{restored.path}: {restored.entries:,} entries restored, {restored.memories:,} memories")
         if restored.lost:
             raise WorkError(
-                f"{restored.lost:,} entries of {store} could not be restored, since the journal is damaged before "
-                f"them in every copy; {restored.path} holds what is proved"
+                f"{restored.lost:,} entries of {store} could not be restored, since every copy of the journal is "
+                f"damaged before them; {restored.path} holds what is proved"
             )
     elif report.faults:
         raise WorkError(
-            f"{store} is not whole, for the reasons above; `smidgen memory verify {store} --restore NEW.db` makes "
-            "it anew from its journal"
+            f"{store} is not whole, for the reasons above; `smidgen memory verify {store} --restore NEW.db` "
+            "makes it anew from its journal"
         )
 
 

@@ -1,7 +1,7 @@
 """The tables of a store in SQLite, and sentences for what goes wrong with them.
 
-`entry` is the journal, which triggers keep append-only; `input` and `memory` are what its entries add up to, and
-`by_words` and `by_trigrams` index the memories. The trigram tokenizer needs SQLite 3.34 (December 2020).
+`entry` is the journal, which triggers keep append-only; `input` and `memory` are what its entries add up to,
+and `by_words` and `by_trigrams` index the memories. The trigram tokenizer needs SQLite 3.34 (December 2020).
 """
 
 import json
@@ -35,19 +35,25 @@ CREATE TABLE input (
 );
 CREATE INDEX input_pending ON input (received) WHERE decided IS NULL;
 CREATE TABLE memory (
-    number INTEGER PRIMARY KEY, text TEXT NOT NULL, category TEXT, created TEXT NOT NULL, updated TEXT NOT NULL,
-    words TEXT NOT NULL
+    number INTEGER PRIMARY KEY, text TEXT NOT NULL, category TEXT, created TEXT NOT NULL,
+    updated TEXT NOT NULL, words TEXT NOT NULL
 );
 CREATE INDEX memory_text ON memory (text);
-CREATE VIRTUAL TABLE by_words USING fts5(words, content='memory', content_rowid='number');
-CREATE VIRTUAL TABLE by_trigrams USING fts5(text, content='memory', content_rowid='number', tokenize='trigram');
+CREATE VIRTUAL TABLE by_words USING fts5(
+    words, content='memory', content_rowid='number', tokenize='unicode61 remove_diacritics 0'
+);
+CREATE VIRTUAL TABLE by_trigrams USING fts5(
+    words, content='memory', content_rowid='number', tokenize='trigram'
+);
+CREATE VIRTUAL TABLE by_words_terms USING fts5vocab(by_words, row);
+CREATE VIRTUAL TABLE by_trigrams_terms USING fts5vocab(by_trigrams, row);
 CREATE TRIGGER memory_added AFTER INSERT ON memory BEGIN
     INSERT INTO by_words(rowid, words) VALUES (new.number, new.words);
-    INSERT INTO by_trigrams(rowid, text) VALUES (new.number, new.text);
+    INSERT INTO by_trigrams(rowid, words) VALUES (new.number, new.words);
 END;
 CREATE TRIGGER memory_removed AFTER DELETE ON memory BEGIN
     INSERT INTO by_words(by_words, rowid, words) VALUES ('delete', old.number, old.words);
-    INSERT INTO by_trigrams(by_trigrams, rowid, text) VALUES ('delete', old.number, old.text);
+    INSERT INTO by_trigrams(by_trigrams, rowid, words) VALUES ('delete', old.number, old.words);
 END;
 """
 MEMORY_FIELDS = ("text", "category", "created", "updated")
@@ -85,7 +91,7 @@ def is_new(connection: sqlite3.Connection, path: Path) -> bool:
         return True
     if application != APPLICATION_ID:
         raise DataError(
-            f"{path} is a database of another program, not a memory store; give another path and one is made there"
+            f"{path} is a database of another program, not a memory store; give another path, where one is made"
         )
     if version > SCHEMA_VERSION:
         raise DataError(
@@ -206,8 +212,8 @@ def _described(path: Path, error: sqlite3.Error) -> SmidgenError:
     match code:
         case sqlite3.SQLITE_FULL:
             return WorkError(
-                f"{path} could not be written: no space left on the disk; nothing of this was stored, so free "
-                "some space and try again"
+                f"{path} could not be written: no space left on the disk; nothing of this was stored, free some "
+                "space and try again"
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return WorkError(f"{path} has been in use by another process for too long; try again later")

@@ -1,4 +1,4 @@
-"""The proof of a store: its journal, replayed into nothing, gives its tables; and what to do if it does not."""
+"""The proof of a store: its journal, replayed into nothing, gives its tables; and its repair if not."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator

@@ -1,9 +1,9 @@
 """One transaction of a store: the database and the journal's file change together, or neither does.
 
-The order is: lock the database (`BEGIN IMMEDIATE`), take over what the file has more, change the tables, append to
-the file and flush it to the disk, commit. The entry counts from the flush on. Killed before it, nothing happened;
-killed after it, the next writer takes the entry over. If the commit fails, as on a full disk, the line is cut off
-again while the lock is still held.
+The order is: lock the database (`BEGIN IMMEDIATE`), take over what the file has more, change the tables,
+append to the file and flush it to the disk, commit. The entry counts from the flush on. Killed before it,
+nothing happened; killed after it, the next writer takes the entry over. If the commit fails, as on a full disk,
+the line is cut off again while the lock is still held.
 """
 
 import os
@@ -96,8 +96,8 @@ class Writer:
 
     def _contradiction(self) -> DataError:
         return DataError(
-            f"{self._path} and its journal {self.file} do not belong together or one is damaged; `smidgen memory "
-            f"verify {self._path}` says where, and with `--restore NEW.db` restores what they prove"
+            f"{self._path} and its journal {self.file} do not belong together or one is damaged; `smidgen "
+            f"memory verify {self._path}` says where, and with `--restore NEW.db` restores what they prove"
         )
 
 
