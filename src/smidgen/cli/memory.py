@@ -16,6 +16,8 @@ from smidgen.options import whole
 if TYPE_CHECKING:
     from smidgen.memory import Entry, Memory
 
+SHOWN_FAULTS = 10
+
 memory = App(
     name="memory",
     help="List, search, undo, export and verify what a memory router stored.",
@@ -145,13 +147,15 @@ def verify(
         print_json(asdict(report) | {"restored": restored and asdict(restored)})
     else:
         print_table([(name, f"{n:,}") for name, n in asdict(report).items() if isinstance(n, int)])
-        for fault in report.faults:
+        for fault in report.faults[:SHOWN_FAULTS]:
             print(fault)
+        if len(report.faults) > SHOWN_FAULTS:
+            print(f"and {len(report.faults) - SHOWN_FAULTS:,} more")
     if restored:
         say(f"{restored.path}: {restored.entries:,} entries restored, {restored.memories:,} memories")
         if restored.lost:
             raise WorkError(
-                f"{restored.lost:,} entries of {store} could not be restored, since every copy of the journal is "
+                f"{restored.lost:,} entries of {store} could not be restored: every copy of the journal is "
                 f"damaged before them; {restored.path} holds what is proved"
             )
     elif report.faults:

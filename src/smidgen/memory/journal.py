@@ -3,9 +3,9 @@
 Every entry carries the SHA-256 of the hash before it and of its own content, so that an entry that was
 changed, removed or put in between is noticed.
 
-Why the journal is kept twice. A page of the database that the disk damaged may be one of the journal's own, so
-a journal in the database alone could not restore it. The file is written first and flushed to the disk; the
-database commits afterwards and follows the file: an entry that only the file has, because the process was
+Why the journal is kept twice. A page of the database that the disk damaged may be one of the journal's own,
+so a journal in the database alone could not restore it. The file is written first and flushed to the disk;
+the database commits afterwards and follows the file: an entry that only the file has, because the process was
 killed in between, is taken over by the next writer. A file that is lost or cut short is written anew from the
 table. What is damaged in one copy is read from the other, entry by entry, since each proves itself.
 """

@@ -91,7 +91,7 @@ def is_new(connection: sqlite3.Connection, path: Path) -> bool:
         return True
     if application != APPLICATION_ID:
         raise DataError(
-            f"{path} is a database of another program, not a memory store; give another path, where one is made"
+            f"{path} is a database of another program, not a memory store; give another path, which may be new"
         )
     if version > SCHEMA_VERSION:
         raise DataError(
@@ -212,7 +212,7 @@ def _described(path: Path, error: sqlite3.Error) -> SmidgenError:
     match code:
         case sqlite3.SQLITE_FULL:
             return WorkError(
-                f"{path} could not be written: no space left on the disk; nothing of this was stored, free some "
+                f"{path} could not be written: no space left on the disk; nothing of this was stored, so free "
                 "space and try again"
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
@@ -222,8 +222,6 @@ def _described(path: Path, error: sqlite3.Error) -> SmidgenError:
         case sqlite3.SQLITE_NOTADB:
             return DataError(f"{path} is not a memory store ({error}); if it was one, {restore}")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return UserError(
-                f"{path} could not be opened ({error}); check that it and its folder can be written"
-            )
+            return UserError(f"{path} could not be used ({error}); make it and its folder writable")
         case _:
             return WorkError(f"{path} could not be read or written ({error}); if it stays so, {restore}")

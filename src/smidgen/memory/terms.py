@@ -1,10 +1,10 @@
 """What a text is found by: its words, pairs of characters where a script has no spaces, and trigrams.
 
-SQLite's `unicode61` takes a whole Chinese sentence, and a Latin name next to it, for one word, and its trigrams
-find no Chinese word of two characters: on the Chinese paraphrases of PAWS-X, trigrams alone have a recall@5 of
-0.36 where pairs have 0.99. So texts are cut here: runs of Han, kana and Hangul into overlapping pairs, as
-Lucene's CJKAnalyzer does, anything else into words. Trigrams within words find what words alone do not: German
-compounds, inflection, typing errors.
+SQLite's `unicode61` takes a whole Chinese sentence, and a Latin name next to it, for one word, and its
+trigrams find no Chinese word of two characters: on the Chinese paraphrases of PAWS-X, trigrams alone have a
+recall@5 of 0.36 where pairs have 0.99. So texts are cut here: runs of Han, kana and Hangul into overlapping
+pairs, as Lucene's CJKAnalyzer does, anything else into words. Trigrams within words find what words alone do
+not: German compounds, inflection, typing errors.
 """
 
 import unicodedata

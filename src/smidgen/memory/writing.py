@@ -2,8 +2,8 @@
 
 The order is: lock the database (`BEGIN IMMEDIATE`), take over what the file has more, change the tables,
 append to the file and flush it to the disk, commit. The entry counts from the flush on. Killed before it,
-nothing happened; killed after it, the next writer takes the entry over. If the commit fails, as on a full disk,
-the line is cut off again while the lock is still held.
+nothing happened; killed after it, the next writer takes the entry over. If the commit fails, as on a full
+disk, the line is cut off again while the lock is still held.
 """
 
 import os
@@ -85,8 +85,13 @@ class Writer:
             self.last = entry
 
     def _write_file_anew(self) -> None:
-        rows = self._connection.execute("SELECT * FROM entry ORDER BY number")
-        lines = b"".join(entry_from(row).line for row in rows)
+        chain: list[Entry] = []
+        for row in self._connection.execute("SELECT * FROM entry ORDER BY number"):
+            entry = entry_from(row)
+            if not entry.follows(chain[-1] if chain else None):
+                raise self._contradiction()
+            chain.append(entry)
+        lines = b"".join(entry.line for entry in chain)
         if self.file.exists():
             whole, newline, _ = self.file.read_bytes().rpartition(b"\n")
             if not lines.startswith(whole + newline):
