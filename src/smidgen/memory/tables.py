@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.errors import DataError, SmidgenError, UserError, WorkError
-from smidgen.memory.journal import Entry
+from smidgen.memory.journal import Damaged, Entry, entry_of, journal_path
 from smidgen.memory.terms import words
 
 APPLICATION_ID = 0x736D6D65  # "smme"
@@ -90,9 +90,7 @@ def is_new(connection: sqlite3.Connection, path: Path) -> bool:
     if application == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         return True
     if application != APPLICATION_ID:
-        raise DataError(
-            f"{path} is a database of another program, not a memory store; give another path, which may be new"
-        )
+        raise DataError(f"{path} is a database of another program, not a memory store; give another path")
     if version > SCHEMA_VERSION:
         raise DataError(
             f"{path} was written by a newer smidgen (its tables have version {version}, this one knows "
@@ -136,8 +134,16 @@ def create(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def entry_from(row: sqlite3.Row) -> Entry:
-    """The entry that a row of the table `entry` holds."""
-    return Entry(row["number"], row["time"], row["kind"], row["input"], json.loads(row["body"]), row["hash"])
+    """The entry that a row of the table `entry` holds.
+
+    Raises:
+        Damaged: it holds none.
+    """
+    values = {name: row[name] for name in ("number", "time", "kind", "input", "hash")}
+    try:
+        return entry_of(values | {"body": json.loads(row["body"])})
+    except (TypeError, ValueError):
+        raise Damaged(f"entry {row['number']} of its journal has no body") from None
 
 
 def memory_row(connection: sqlite3.Connection, number: int) -> dict[str, Any] | None:
@@ -200,28 +206,29 @@ def sentences(path: Path) -> Iterator[None]:
     """Turn errors of SQLite into errors of one sentence."""
     try:
         yield
-    except SmidgenError:
-        raise
-    except sqlite3.Error as error:
+    except (sqlite3.Error, Damaged) as error:
         raise _described(path, error) from error
 
 
-def _described(path: Path, error: sqlite3.Error) -> SmidgenError:
-    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # without the extended part
+def _described(path: Path, error: sqlite3.Error | Damaged) -> SmidgenError:
+    code = getattr(error, "sqlite_errorcode", None) or 0
     restore = f"`smidgen memory verify {path} --restore NEW.db` restores it from its journal"
-    match code:
+    match code & 0xFF:  # without what extended codes add
         case sqlite3.SQLITE_FULL:
             return WorkError(
-                f"{path} could not be written: no space left on the disk; nothing of this was stored, so free "
-                "space and try again"
+                f"{path} could not be written: no space left on the disk, and nothing of this was stored; "
+                "free some space and try again"
+            )
+        case sqlite3.SQLITE_IOERR:
+            return WorkError(
+                f"{path} could not be read or written ({error}), and nothing of this was stored; check the "
+                "disk and try again"
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return WorkError(f"{path} has been in use by another process for too long; try again later")
-        case sqlite3.SQLITE_CORRUPT:
-            return WorkError(f"{path} is damaged ({error}); {restore}")
-        case sqlite3.SQLITE_NOTADB:
-            return DataError(f"{path} is not a memory store ({error}); if it was one, {restore}")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return UserError(f"{path} could not be used ({error}); make it and its folder writable")
+        case sqlite3.SQLITE_NOTADB if not journal_path(path).exists():
+            return DataError(f"{path} is not a memory store ({error}); give another path")
         case _:
-            return WorkError(f"{path} could not be read or written ({error}); if it stays so, {restore}")
+            return WorkError(f"{path} is damaged ({error}); {restore}")
