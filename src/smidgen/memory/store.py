@@ -287,8 +287,16 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
+        """Read what was stored at one moment, whatever other processes write in between."""
         with self._lock, tables.sentences(self.path):
-            yield
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.rollback()
 
     def _nearest(self, text: str, k: int) -> list[Memory]:
         with self._reading():

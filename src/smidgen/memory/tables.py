@@ -18,6 +18,8 @@ from smidgen.memory.terms import words
 
 APPLICATION_ID = 0x736D6D65  # "smme"
 SCHEMA_VERSION = 1
+SMALLEST_PAGE = 512
+"""Bytes; SQLite takes a shorter file for an empty database and would write over it."""
 NEEDED_SQLITE = (3, 34, 0)
 
 SCHEMA = """
@@ -83,8 +85,10 @@ def is_new(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether a database is empty; one that is not is a store that this version can read.
 
     Raises:
-        DataError: it belongs to another program, or to a newer smidgen.
+        DataError: it is none, or belongs to another program or to a newer smidgen.
     """
+    if path.exists() and 0 < path.stat().st_size < SMALLEST_PAGE:
+        raise DataError(f"{path} is not a memory store (file is not a database); give another path")
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if application == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
