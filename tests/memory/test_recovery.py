@@ -5,6 +5,7 @@ import re
 import resource
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from smidgen.data.memories import Decision
 from smidgen.errors import DataError, UserError, WorkError
-from smidgen.memory import Store, verify
+from smidgen.memory import Store, tables, verify
 from smidgen.memory.journal import entry_after, journal_path
 
 
@@ -242,6 +243,40 @@ def test_a_store_that_is_read_only_is_not_written(path: Path):
             UserError, match=re.escape("could not be used (attempt to write a readonly database)")
         ):
             store.received("b", "text")
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be a user whom the modes of files concern."""
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_store_in_a_folder_that_cannot_be_written_is_read(path: Path):
+    with tempfile.TemporaryDirectory() as name:
+        copy = Path(shutil.copytree(path.parent, Path(name) / "store")) / path.name
+        for file, mode in ((Path(name), 0o755), *((file, 0o444) for file in copy.parent.iterdir())):
+            file.chmod(mode)
+        copy.parent.chmod(0o555)
+        with unprivileged():
+            with Store.open(copy, readonly=True) as store:
+                assert [found.text for found in store.memories()] == ["My sister lives in Graz."]
+            assert verify(copy).faults == ()
+            with pytest.raises(UserError, match=r"could not be used .*; make it and its folder writable"):
+                Store.open(copy)
+        copy.parent.chmod(0o755)
+
+
+def test_a_store_whose_making_was_killed_is_made(tmp_path: Path):
+    path = tmp_path / "memory.db"
+    with closing(tables.connect(path, readonly=False, timeout=1)) as connection:
+        tables.create(connection, path)  # and killed before its first entry
+    decided = state(path)
+    assert [entry.kind for entry in decided[2]] == ["created"]
 
 
 def test_an_old_sqlite_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch):

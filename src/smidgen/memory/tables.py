@@ -18,6 +18,7 @@ from smidgen.memory.terms import words
 
 APPLICATION_ID = 0x736D6D65  # "smme"
 SCHEMA_VERSION = 1
+_NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 SMALLEST_PAGE = 512
 """Bytes; SQLite takes a shorter file for an empty database and would write over it."""
 NEEDED_SQLITE = (3, 34, 0)
@@ -69,9 +70,23 @@ def connect(path: Path, *, readonly: bool, timeout: float) -> sqlite3.Connection
             f"this Python has SQLite {sqlite3.sqlite_version}, and a memory store needs 3.34 or newer; use a "
             "newer Python"
         )
-    mode = "ro" if readonly else "rwc"
+    if not readonly:
+        return _connect(path, "mode=rwc", timeout)
+    connection = _connect(path, "mode=ro", timeout)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF in _NOT_WRITABLE and not path.with_name(f"{path.name}-wal").exists():
+            # Even readers of a log need to write beside it. There is none, so nobody has the store open.
+            connection.close()
+            return _connect(path, "mode=ro&immutable=1", timeout)
+        # any other error is met again by who asks for more
+    return connection
+
+
+def _connect(path: Path, options: str, timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
+        f"{path.absolute().as_uri()}?{options}",
         uri=True,
         timeout=timeout,
         isolation_level=None,
@@ -230,7 +245,7 @@ def _described(path: Path, error: sqlite3.Error | Damaged) -> SmidgenError:
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return WorkError(f"{path} has been in use by another process for too long; try again later")
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
             return UserError(f"{path} could not be used ({error}); make it and its folder writable")
         case sqlite3.SQLITE_NOTADB if not journal_path(path).exists():
             return DataError(f"{path} is not a memory store ({error}); give another path")
