@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.errors import DataError
-from smidgen.files import append_line, atomic_file
+from smidgen.files import append_line, atomic_file, flush
 from smidgen.memory.journal import Entry, entry_after, journal_path, read_lines
 from smidgen.memory.tables import entry_from, record
 
@@ -62,6 +62,8 @@ class Writer:
         """Write the new entries to the file, then commit; on failure, neither has them."""
         if self._lines:
             append_line(self.file, self._lines, durable=True)
+            if not self._end:  # the name of the new file has to be on the disk too
+                flush(self.file.parent)
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error:
