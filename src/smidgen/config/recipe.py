@@ -44,7 +44,8 @@ class Recipe(NamedRecipe):
     """A recipe that fine-tunes a base model into a specialist."""
 
     task: str | None = None
-    """The task: `judge`, `intent`, `answers`, `math`, `choice`, `preference`, or `own` (`[settings]`)."""
+    """The task: `judge`, `intent`, `answers`, `math`, `choice`, `preference`, `memorize`, `arbitrate`,
+    `classify`, or `own` (`[settings]`)."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of the task, listed below under each task."""
     tasks: tuple[TaskConfig, ...] = ()

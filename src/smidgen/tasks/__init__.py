@@ -11,6 +11,7 @@ from smidgen.tasks.intent import Intent
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.math_task import MathTask
 from smidgen.tasks.measures import Measure, Metric, Statistic
+from smidgen.tasks.memory import Arbitrate, Classify, Memorize
 from smidgen.tasks.own import OwnTask
 from smidgen.tasks.preference_task import PreferenceTask
 from smidgen.tasks.task import Task
@@ -20,11 +21,14 @@ __all__ = [
     "FORMS",
     "TASKS",
     "Answers",
+    "Arbitrate",
     "ChoiceTask",
+    "Classify",
     "Intent",
     "JudgeTask",
     "MathTask",
     "Measure",
+    "Memorize",
     "Metric",
     "OwnTask",
     "PreferenceTask",
@@ -45,6 +49,9 @@ TASKS: dict[str, type[Task]] = {
         ChoiceTask,
         OwnTask,
         PreferenceTask,
+        Memorize,
+        Arbitrate,
+        Classify,
     )
 }
 
