@@ -22,6 +22,8 @@ from smidgen.data.world import Split
 FOLDER = Path(__file__).parent / "memory_grammar"
 LANGUAGES = ("en", "de", "zh")
 SYNONYM, ABBREVIATION = "~", "^"
+NAMED = ("name", "surname", "city", "company", "pet", "project", "band", "book", "school", "tool", "system")
+"""The sections of values that are proper names."""
 _TEST_SHARE = 0.15
 _WORDING = re.compile(r" ([~^]) ")
 
@@ -59,12 +61,12 @@ def values_of(section: str, split: Split, name: str = "values.txt") -> tuple[str
 
 
 def entities(split: Split) -> set[str]:
-    """Return every wording of the values that belong to one split only."""
+    """Return every wording of the proper names of a split: people, places, companies, works and tools."""
+    known = sections("values.txt")
     return {
         wording
-        for section, lines in sections("values.txt").items()
-        if section.startswith("@")
-        for line in in_split(lines, split, least=3)
+        for section in NAMED
+        for line in in_split(known[f"@{section}"], split, least=3)
         for translation in line.split(" = ")
         for wording in _WORDING.split(translation)[::2]
     }
