@@ -165,9 +165,7 @@ class Drawing:
                 at += 1
         return "".join(out)
 
-    def _filled(
-        self, slot: str, language: str, wording: int, slots: Mapping[str, Callable[[], str]]
-    ) -> str:
+    def _filled(self, slot: str, language: str, wording: int, slots: Mapping[str, Callable[[], str]]) -> str:
         if slot in slots:
             return slots[slot]()
         if slot.startswith("int:"):

@@ -1,14 +1,16 @@
 """Generated texts that are worth remembering, and others that are not."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from smidgen.data.grammar import Drawing, in_split, sections
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, UnsayableError, attributes, draw_fact
 from smidgen.data.memory_noise import noisy
 from smidgen.data.world import Split
+
+_Choice = TypeVar("_Choice", str, int)
 
 CATEGORY_WEIGHTS = {"fact": 33, "preference": 20, "lesson": 14, "correction": 15, "plan": 18}
 SORT_WEIGHTS = {
@@ -19,6 +21,9 @@ SORT_WEIGHTS = {
 LANGUAGE_WEIGHTS = {"en": 70, "de": 12, "zh": 12, "mixed": 6}
 _TASTES = ("drink", "food", "dislike", "color", "answers", "hobby")
 _UNFRAMED = ("log", "code", "output")
+_ASIDES = ("chatter", "chatter", "greeting", "question", "command")
+"""Sorts of sentences that stand beside others and decide nothing."""
+_ASIDE_WEIGHTS = {0: 50, 1: 26, 2: 15, 3: 9}
 _PLANS = ("trip", "visit", "deadline")
 _VALUES_OF = {"en": "en", "de": "de", "zh": "zh", "mixed": "en"}
 """The language of the values in a text; those of a mixed text have their English names."""
@@ -37,7 +42,9 @@ class Author:
         if self.rng.random() < 0.5:
             category = self._weighted(CATEGORY_WEIGHTS)
             told = {"decision": "SAVE", "category": category}
-            text = self._framed(self._worthy(category, language), language, saved=True)
+            text = self._framed(self._worthy(category, language), language)
+            if category == "lesson" and self.rng.random() < 0.2:  # as at the end of a log
+                text = f"{self._drawn('log', language)}\n{text}"
         else:
             sort = self._sort(language)
             told = {"decision": "SKIP", "kind": sort}
@@ -53,9 +60,8 @@ class Author:
     def _worthy(self, category: str, language: str) -> str:
         """Draw a text of a category: from its own templates, or a fact that the user tells."""
         tellers: dict[str, tuple[float, Callable[[str], str]]] = {
-            "fact": (0.55, self._fact),
+            "fact": (0.6, self._fact),
             "preference": (0.25, lambda lang: self._stated(lang, _TASTES)),
-            "correction": (0.5, self._correction),
             "plan": (0.15, lambda lang: self._stated(lang, _PLANS)),
         }
         share, tell = tellers.get(category, (0.0, self._fact))
@@ -66,9 +72,10 @@ class Author:
         return self._drawn(category, language)
 
     def _fact(self, language: str) -> str:
+        """Draw a fact that holds, has changed or has ended; who tells that it changed corrects nobody."""
         left_out = (*_TASTES, *_PLANS)
         known = [each.name for each in attributes(self.split) if each.name not in left_out]
-        return self._stated(language, known)
+        return self._stated(language, known, self.rng.choices((STATED, CHANGED, ENDED), (70, 20, 10))[0])
 
     def _stated(self, language: str, names: Sequence[str], role: str = STATED) -> str:
         fitting = [a for a in attributes(self.split) if a.name in names and a.has(role, language)]
@@ -80,10 +87,6 @@ class Author:
         wording = self.rng.randrange(2)
         return fact.text(language, self.rng, role=role, old=old, by_user=by_user, wording=wording)[0]
 
-    def _correction(self, language: str) -> str:
-        role = CHANGED if self.rng.random() < 0.75 else ENDED
-        return self._stated(language, [each.name for each in attributes(self.split)], role)
-
     def _drawn(self, section: str, language: str) -> str:
         known = sections(f"texts.{language}.txt")
         files = ("values.txt", f"texts.{language}.txt", "texts.en.txt")
@@ -94,28 +97,27 @@ class Author:
             template, _VALUES_OF[language], wording=self.rng.randrange(2)
         )
 
-    def _framed(self, text: str, language: str, *, saved: bool) -> str:
-        """Put a text among others that decide nothing, and write it as people do."""
-        draw = self.rng.random()
-        gap = "" if language == "zh" else " "
-        around = self.rng.choice(["chatter", "greeting"])
-        if draw < 0.1:
-            text = f"{self._ended(self._drawn(around, language))}{gap}{text}"
-        elif saved and draw < 0.16:
-            after = self.rng.choice(["chatter", "question"])
-            text = f"{self._ended(text)}{gap}{self._drawn(after, language)}"
-        return noisy(text, self.rng, language)
+    def _framed(self, text: str, language: str) -> str:
+        """Put a text among sentences that decide nothing, and write it as people do."""
+        sentences = [text]
+        for _ in range(self._weighted(_ASIDE_WEIGHTS)):
+            aside = self._drawn(self.rng.choice(_ASIDES), language)
+            sentences.insert(self.rng.choice((0, len(sentences))), aside)
+        gap = "" if language == "zh" else self.rng.choice((" ", " ", " ", "\n"))
+        *before, last = sentences
+        joined = gap.join([*(self._ended(sentence) for sentence in before), last])
+        return noisy(joined, self.rng, language)
 
     def _ended(self, text: str) -> str:
         return text if text[-1:] in ".!?。！？:," else f"{text}{self.rng.choice(['.', '!', '...'])}"
 
     def _skipped(self, sort: str, language: str) -> str:
-        text = self._drawn(sort, language)
-        if sort in _UNFRAMED:
-            return noisy(text, self.rng, language, framed=False)
-        return self._framed(text, language, saved=False)
+        if sort not in _UNFRAMED:
+            return self._framed(self._drawn(sort, language), language)
+        lines = [self._drawn(sort, language) for _ in range(1 + self._weighted(_ASIDE_WEIGHTS))]
+        return noisy("\n".join(lines), self.rng, language, framed=False)
 
-    def _weighted(self, weights: dict[str, int]) -> str:
+    def _weighted(self, weights: Mapping[_Choice, int]) -> _Choice:
         return self.rng.choices(list(weights), list(weights.values()))[0]
 
 

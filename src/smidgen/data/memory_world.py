@@ -33,7 +33,16 @@ LANGUAGE_WEIGHTS = {"en": 74, "de": 13, "zh": 13}
 """Of rows in one language; those of two are besides."""
 _COUNT_WEIGHTS = {1: 15, 2: 22, 3: 28, 4: 20, 5: 15}
 _OPPOSITES = {"food": "dislike", "dislike": "food"}
-_PAIRS = (("en", "zh"), ("zh", "en"), ("en", "de"), ("de", "en"), ("en", "zh"), ("en", "de"), ("de", "zh"), ("zh", "de"))
+_PAIRS = (
+    ("en", "zh"),
+    ("zh", "en"),
+    ("en", "de"),
+    ("de", "en"),
+    ("en", "zh"),
+    ("en", "de"),
+    ("de", "zh"),
+    ("zh", "de"),
+)
 
 
 @dataclass
@@ -218,7 +227,10 @@ class Writer:
         if draw < 0.5:  # the same in another language and by another name
             stored_language, language = self.rng.choice(_PAIRS)
             fact = self._any(lambda a: a.has(STATED, language) and a.has(STATED, stored_language))
-            stored, new = self._said(fact, stored_language), self._said(fact, language, is_stored=False, wording=1)
+            stored, new = (
+                self._said(fact, stored_language),
+                self._said(fact, language, is_stored=False, wording=1),
+            )
             if not fact.marks(language):
                 raise UnsayableError
             return _drafted(new[0], "NONE", fact, (fact, stored[0]), language, stored_language)
@@ -273,7 +285,9 @@ def _clashes(other: Fact, fact: Fact) -> bool:
     """Whether a stored fact would say something else about what a new one is about."""
     same_subject = other.subject.value == fact.subject.value
     names = {other.attribute.name, fact.attribute.name}
-    return same_subject and (other.key == fact.key or names <= set(_OPPOSITES) or names <= {"language", "learning"})
+    return same_subject and (
+        other.key == fact.key or names <= set(_OPPOSITES) or names <= {"language", "learning"}
+    )
 
 
 def _joined(rng: random.Random, first: str, second: str, language: str) -> str:
