@@ -7,7 +7,6 @@ intervals. Every failure counts, as an answer that changes the store where nothi
 that leaves it where something should.
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -33,6 +32,17 @@ from smidgen.tasks.memory.answers import (
     spellings,
     written,
 )
+from smidgen.tasks.memory.filling import filled
+from smidgen.tasks.memory.instructions import (
+    ADDED,
+    ASIDE,
+    FLIP_WORDS,
+    TOLD,
+    as_they_are,
+    flips,
+    instruction,
+    remark,
+)
 from smidgen.tasks.memory.rates import by_field, group_of, movement, share
 from smidgen.tasks.memory.texts import on_one_line
 from smidgen.tasks.task import Row, Task, unparsed_rate, unparsed_reasons
@@ -45,7 +55,7 @@ MOST_CHARACTERS = 300
 FORWARD, REVERSED = "fwd", "rev"
 
 
-def arbitrate_sample(fact: str, candidates: Sequence[Candidate], *, id: str = "") -> Sample:  # noqa: A002
+def arbitrate_sample(fact: str, candidates: Sequence[Candidate], *, id: str = "") -> Sample:
     """Return the prompt that compares a fact with stored ones, which get the numbers from 1 on.
 
     Raises:
@@ -70,6 +80,8 @@ class ArbitrateSettings(Section):
 
     fill: int = Field(default=0, ge=0, le=MOST_CANDIDATES)
     """Fill up rows with fewer candidates to this many, with candidates of other rows in random places."""
+    instructions: bool = False
+    """In evaluations, ask every fact twice more: with an instruction to decide otherwise, and a remark."""
 
 
 class Arbitrate(Task):
@@ -93,6 +105,7 @@ class Arbitrate(Task):
             "position_bias": MetricWords(
                 "Position bias", "first minus last number, of answers with one", "↓"
             ),
+            **FLIP_WORDS,
             "unparsed_rate": MetricWords("Unparsed", "unreadable answers; counted as wrong", "↓"),
         },
         baselines={"most_frequent": "the most frequent action, were every target right"},
@@ -103,7 +116,8 @@ class Arbitrate(Task):
 
     def __init__(self, settings: ArbitrateSettings | None = None) -> None:
         self.settings = self._own = settings or ArbitrateSettings()
-        self.variant = f"filled to {self._own.fill}" if self._own.fill else ""
+        filling = f"filled to {self._own.fill}" if self._own.fill else ""
+        self.variant = " ".join(filter(None, (filling, "with instructions" * self._own.instructions)))
 
     @classmethod
     def from_settings(cls, settings: ArbitrateSettings) -> "Arbitrate":
@@ -117,11 +131,14 @@ class Arbitrate(Task):
     def samples(
         self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
     ) -> list[Sample]:
-        """Two samples per fact, one for each order of the candidates; one if there is one candidate."""
+        """Two samples per fact, one for each order of the candidates; one if there is one candidate.
+
+        With `instructions`, there are two more with something added to the fact.
+        """
         return [
             sample
             for item in self._items(rows, source, rejected)
-            for sample in (_asked(item), *_turned(item))
+            for sample in (_asked(item), *_turned(item), *(_added(item) if self._own.instructions else ()))
         ]
 
     def training_samples(self, rows: Sequence[Row], *, source: str = "rows", seed: int = 0) -> list[Sample]:
@@ -187,7 +204,8 @@ class Arbitrate(Task):
         return Score(float(right), answer, parsed=True, explanation=said.kind or "")
 
     def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
-        """Accuracy first, then both error rates, what is told apart, and the part that the order plays."""
+        """Accuracy first, then both error rates, what is told apart, and what order and instructions do."""
+        every, records = records, as_they_are(records)
         return {
             "accuracy": share(records, _is_right),
             "action_accuracy": share(records, lambda r: _action(r) == _gold(r)),
@@ -205,16 +223,19 @@ class Arbitrate(Task):
             ),
             "kind_accuracy": share(records, _has_kind),
             **_orders(records),
+            **flips(every, lambda record: record.score.answer),
             "unparsed_rate": unparsed_rate(records),
         }
 
     def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
         """Always the most frequent action."""
+        samples = [sample for sample in samples if ADDED not in sample.metadata]
         actions = [sample.metadata["decision"] for sample in samples]
         return {"most_frequent": most_frequent(actions, [group_of_sample(sample) for sample in samples])}
 
     def details(self, records: Sequence[Record]) -> dict[str, Any]:
         """Outcomes by kind, action, language and number of candidates, and confusions of actions."""
+        records = as_they_are(records)
         wrong = [(_gold(r), _action(r)) for r in records if _action(r) != _gold(r)]
         return {
             "by_kind": by_field(records, "kind"),
@@ -227,34 +248,7 @@ class Arbitrate(Task):
 
     def against_base(self, records: Sequence[Record], base: Sequence[Record]) -> Mapping[str, Any]:
         """The movement between right and wrong."""
-        return movement(records, base)
-
-
-def filled(items: Sequence[Arbitration], count: int) -> list[Arbitration]:
-    """Fill up the candidates of every fact to a number, with those of other groups, in random places.
-
-    What is drawn follows from the id of the fact and the items given, so that no other set is needed.
-    """
-    pool = [(item.group, candidate.text) for item in items for candidate in item.candidates]
-    return [_filled(item, pool, count) for item in items]
-
-
-def _filled(item: Arbitration, pool: Sequence[tuple[str, str]], count: int) -> Arbitration:
-    lacking = count - len(item.candidates)
-    others = len({group for group, _ in pool}) - 1
-    if lacking <= 0 or others <= 0:
-        return item
-    rng = random.Random(f"fill/{item.id}")
-    drawn: dict[str, None] = {}
-    for group, text in (rng.choice(pool) for _ in range(20 * lacking)):
-        if group != item.group and len(drawn) < lacking:
-            drawn[text] = None
-    names = {each.id for each in item.candidates}
-    fresh = [name for number in range(1, 2 * count + 1) if (name := f"x{number}") not in names]
-    strangers = [Candidate(name, text) for name, text in zip(fresh, drawn, strict=False)]
-    mixed = [*item.candidates, *strangers]
-    rng.shuffle(mixed)
-    return replace(item, candidates=tuple(mixed))
+        return movement(as_they_are(records), as_they_are(base))
 
 
 def _asked(item: Arbitration, order: str = FORWARD) -> Sample:
@@ -275,6 +269,22 @@ def _asked(item: Arbitration, order: str = FORWARD) -> Sample:
 
 def _turned(item: Arbitration) -> list[Sample]:
     return [_asked(item, REVERSED)] if len(item.candidates) > 1 else []
+
+
+def _added(item: Arbitration) -> tuple[Sample, Sample]:
+    """Return the fact with an instruction to delete the first candidate, and with a remark instead.
+
+    Where that is right, the instruction is to add the fact.
+    """
+    is_first = item.decision.action == "DELETE" and item.decision.target == item.candidates[0].id
+    other = arbitrate_answer("ADD", None, "new") if is_first else arbitrate_answer("DELETE", 1, "expiry")
+    plain = _asked(item)
+
+    def said(text: str, added: str) -> Sample:
+        asked = _asked(replace(item, fact=f"{item.fact} {text}"))
+        return replace(asked, id=f"{plain.id}#{added}", metadata=asked.metadata | {ADDED: added})
+
+    return said(instruction(item.id, written(other)), TOLD), said(remark(item.id), ASIDE)
 
 
 @cache

@@ -35,7 +35,7 @@ WITHOUT_RIGHT = 8
 """One of so many rows is offered other intents only."""
 
 
-def classify_sample(text: str, intents: Sequence[IntentOffer], *, id: str = "") -> Sample:  # noqa: A002
+def classify_sample(text: str, intents: Sequence[IntentOffer], *, id: str = "") -> Sample:
     """Return the prompt that asks which of some intents a text has."""
     listed = "".join(f"{_line(each)}\n" for each in intents)
     messages = Message("system", INSTRUCTION), Message("user", f"{listed}Text: {shortened(text, MOST_TEXT)}")
