@@ -141,5 +141,7 @@ def _question(row: Row, number: int) -> Question:
     )
 
 
-QUERY_FORMATS = (Format("query row", ("text", "intent"), _one(_query)),)
+QUERY_FORMATS = (
+    Format("query row", ("text", "intent"), _one(_query), fits=lambda row: "intents" not in row),
+)
 QUESTION_FORMATS = (Format("question row", ("prompt", "answer"), _one(_question)),)

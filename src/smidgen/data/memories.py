@@ -20,6 +20,17 @@ KINDS = (
     "new",
 )
 """How a fact is related to the candidate that a decision is about; `new` if to none."""
+DUPLICATES = ("paraphrase", "cross-language", "synonym", "abbreviation")
+"""The kinds of facts that are stored already, in other words."""
+KINDS_OF = {
+    "ADD": ("new", "relational", "mixed"),
+    "UPDATE": ("correction", "relational", "expiry", "mixed"),
+    "DELETE": ("correction", "relational", "expiry", "mixed"),
+    "NONE": (*DUPLICATES, "relational", "mixed"),
+}
+"""The kinds that each action of an arbitration may have."""
+OUT_OF_SCOPE = "oos"
+"""The answer where none of the offered intents is meant."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,14 @@ class Candidate:
 
     id: str
     text: str
+
+
+@dataclass(frozen=True)
+class IntentOffer:
+    """An intent that a text may have; the description says what is meant, and may be empty."""
+
+    name: str
+    description: str = ""
 
 
 @dataclass(frozen=True)

@@ -130,22 +130,25 @@ def collect_log(
         WorkError: the engine left requests unanswered, the disk is full, or another process is writing to
             the file; finished records are kept.
     """
-    constraint = constraint_of(task) if constrained else None
-    sampling = _sampling_of(task, sampling, constraint)
+    sampling = _sampling_of(task, sampling, constrained=constrained)
+    constraints = {s.id: constraint_of(task, s) if constrained else None for s in samples}
     version = " ".join(filter(None, (task.name, str(task.version), task.variant)))
     expected = {
-        sample.id: fingerprint(sample, task=version, model=model, sampling=sampling, constraint=constraint)
+        sample.id: fingerprint(
+            sample, task=version, model=model, sampling=sampling, constraint=constraints[sample.id]
+        )
         for sample in samples
     }
     assert len(expected) == len(samples), "two samples share an id"
-    requests = _requests(samples, sampling, constraint)
+    requests = [_requested(sample, sampling, constraints[sample.id]) for sample in samples]
     with exclusive(records_path):
         yield from _collect(task, requests, engine, records_path, expected)
 
 
 def answers(task: Task, samples: Sequence[Sample], engine: Completer, sampling: Sampling) -> list[Record]:
     """Return an engine's scored answers, in the order of the samples, without a records file."""
-    requests = _requests(samples, _sampling_of(task, sampling, None), None)
+    sampling = _sampling_of(task, sampling, constrained=False)
+    requests = [_requested(sample, sampling) for sample in samples]
     records = {
         request.sample.id: Record(request.sample, completion, _score(task, request.sample, completion))
         for request, completion in engine.complete(requests)
@@ -153,9 +156,9 @@ def answers(task: Task, samples: Sequence[Sample], engine: Completer, sampling: 
     return [records[sample.id] for sample in samples]
 
 
-def _sampling_of(task: Task, sampling: Sampling, constraint: Constraint | None) -> Sampling:
+def _sampling_of(task: Task, sampling: Sampling, *, constrained: bool) -> Sampling:
     """Add the task's stop strings, unless there is a constraint, which says itself where an answer ends."""
-    if constraint is not None:
+    if constrained:
         return sampling
     return replace(
         sampling,
@@ -164,9 +167,9 @@ def _sampling_of(task: Task, sampling: Sampling, constraint: Constraint | None) 
     )
 
 
-def _requests(samples: Sequence[Sample], sampling: Sampling, constraint: Constraint | None) -> list[Request]:
-    """Return the requests, without log-probabilities, which records do not store."""
-    return [Request(sample, sampling, constraint, logprobs=False) for sample in samples]
+def _requested(sample: Sample, sampling: Sampling, constraint: Constraint | None = None) -> Request:
+    """Return a request without log-probabilities, which records do not store."""
+    return Request(sample, sampling, constraint, logprobs=False)
 
 
 def _collect(
@@ -201,19 +204,19 @@ def _collect(
         )
 
 
-def constraint_of(task: Task) -> Constraint:
-    """Return the output constraint of a task.
+def constraint_of(task: Task, sample: Sample) -> Constraint:
+    """Return the output constraint of a sample of a task.
 
     Raises:
-        ConfigError: the task has none.
+        ConfigError: there is none.
     """
-    if task.constraint is None:
+    if (constraint := task.constraint_of(sample)) is None:
         name = f"{task.name} in the template {task.variant}" if task.variant else task.name
         raise ConfigError(
             f"the task {name} cannot be constrained: {task.why_unconstrained}; turn constrained off, or "
             "use a task with labels, a schema or a regex"
         )
-    return task.constraint
+    return constraint
 
 
 def summarise(

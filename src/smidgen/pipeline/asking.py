@@ -58,7 +58,7 @@ def asked_samples(
     """Return the test samples of a task, at most `limit`, as they are asked, or why they cannot be."""
     samples = [with_system(sample, asking.system) for sample in task.test_samples[:limit]]
     if asking.constrained:
-        if task.task.constraint is None:
+        if any(task.task.constraint_of(sample) is None for sample in samples):
             return Skipped(task.task.why_unconstrained)
         if context.specialist.model.thinking:
             return Skipped("the model thinks first, and a constraint holds from the first token on")

@@ -46,7 +46,8 @@ def evaluate_rows(
         ConfigError: the task has no such method, or no constraint.
     """
     if constrained:
-        grammar_of(constraint_of(rows.task))  # refuse an unusable constraint before a model is loaded
+        for constraint in {constraint_of(rows.task, sample) for sample in rows.samples}:
+            grammar_of(constraint)  # refuse an unusable constraint before a model is loaded
     evaluated = yield from run_evaluation(
         rows,
         sampling,

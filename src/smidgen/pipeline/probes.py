@@ -115,8 +115,11 @@ class Probes:
         engine = open_engine(options, scores=method != "generate")
         samples = asked.samples
         sampling = Sampling(max_tokens=asking.max_tokens or self.context.specialist.evaluate.max_tokens)
-        constraint = task.task.constraint if asking.constrained else None
-        requests = [Request(sample, sampling, constraint, logprobs=False) for sample in samples]
+        constraints = [task.task.constraint_of(s) if asking.constrained else None for s in samples]
+        requests = [
+            Request(sample, sampling, constraint, logprobs=False)
+            for sample, constraint in zip(samples, constraints, strict=True)
+        ]
         started = time.perf_counter()
         for _ in task.task.answer_with(engine, method).complete(requests):
             pass

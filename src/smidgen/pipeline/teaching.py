@@ -116,9 +116,10 @@ def check_teaching(context: RunContext) -> None:
                 f"the task {task.blank.name} has no written answers that are right or wrong, so there is "
                 "nothing to distil; choose another task"
             )
-        if teacher.constrained:
-            constraint_of(task.task)
         samples, _ = questions_of(context, task)
+        if teacher.constrained:
+            for sample in samples:
+                constraint_of(task.task, sample)
         if teacher.system is not None and any(is_raw(sample.messages) for sample in samples):
             raise ConfigError(
                 f"the prompts of the task {task.blank.name} are raw text without turns; leave out "

@@ -12,6 +12,7 @@ from smidgen.tasks.intent import Intent
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.math_task import MathTask
 from smidgen.tasks.measures import Measure, Metric, Statistic
+from smidgen.tasks.memory import Arbitrate, Classify, Memorize
 from smidgen.tasks.own import OwnTask
 from smidgen.tasks.preference_task import PreferenceTask
 from smidgen.tasks.task import Task
@@ -21,12 +22,15 @@ __all__ = [
     "FORMS",
     "TASKS",
     "Answers",
+    "Arbitrate",
     "Chat",
     "ChoiceTask",
+    "Classify",
     "Intent",
     "JudgeTask",
     "MathTask",
     "Measure",
+    "Memorize",
     "Metric",
     "OwnTask",
     "PreferenceTask",
@@ -48,6 +52,9 @@ TASKS: dict[str, type[Task]] = {
         OwnTask,
         PreferenceTask,
         Chat,
+        Memorize,
+        Arbitrate,
+        Classify,
     )
 }
 

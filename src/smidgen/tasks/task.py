@@ -146,8 +146,12 @@ class Task(Protocol):
 
     @property
     def constraint(self) -> Constraint | None:
-        """A constraint on whole completions, if the task has one; applied only on request."""
+        """A constraint on whole completions, if every sample has the same; applied only on request."""
         return None
+
+    def constraint_of(self, sample: Sample) -> Constraint | None:
+        """The constraint on the completion of one sample; default: that of the task."""
+        return self.constraint
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -210,7 +214,8 @@ class Task(Protocol):
         Raises:
             ConfigError: the task has no worse answers.
         """
-        return other_choice(self.name, self.constraint, sample, sample.target or self.target(sample))
+        constraint = self.constraint_of(sample)
+        return other_choice(self.name, constraint, sample, sample.target or self.target(sample))
 
     def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
         """Generated rows of the split `train` or `test`.

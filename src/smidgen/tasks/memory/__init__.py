@@ -1,0 +1,7 @@
+"""The tasks of a memory router: classify a text, memorise it or not, and arbitrate a fact with stored ones."""
+
+from smidgen.tasks.memory.arbitrate import Arbitrate, arbitrate_sample
+from smidgen.tasks.memory.classify import Classify, classify_sample
+from smidgen.tasks.memory.memorize import Memorize, memorize_sample
+
+__all__ = ["Arbitrate", "Classify", "Memorize", "arbitrate_sample", "classify_sample", "memorize_sample"]

@@ -1,0 +1,35 @@
+"""More candidates than a row has, from other rows: a store offers those that are nearest, whatever they say."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from smidgen.data.memories import Candidate
+from smidgen.data.memory_rows import Arbitration
+
+
+def filled(items: Sequence[Arbitration], count: int) -> list[Arbitration]:
+    """Fill up the candidates of every fact to a number, with those of other groups, in random places.
+
+    What is drawn follows from the id of the fact and the items given, so that no other set is needed.
+    """
+    pool = [(item.group, candidate.text) for item in items for candidate in item.candidates]
+    return [_filled(item, pool, count) for item in items]
+
+
+def _filled(item: Arbitration, pool: Sequence[tuple[str, str]], count: int) -> Arbitration:
+    lacking = count - len(item.candidates)
+    others = len({group for group, _ in pool}) - 1
+    if lacking <= 0 or others <= 0:
+        return item
+    rng = random.Random(f"fill/{item.id}")
+    drawn: dict[str, None] = {}
+    for group, text in (rng.choice(pool) for _ in range(20 * lacking)):
+        if group != item.group and len(drawn) < lacking:
+            drawn[text] = None
+    names = {each.id for each in item.candidates}
+    fresh = [name for number in range(1, 2 * count + 1) if (name := f"x{number}") not in names]
+    strangers = [Candidate(name, text) for name, text in zip(fresh, drawn, strict=False)]
+    mixed = [*item.candidates, *strangers]
+    rng.shuffle(mixed)
+    return replace(item, candidates=tuple(mixed))

@@ -1,0 +1,20 @@
+"""Texts of strangers in prompts: cut to a length that bounds the time of an answer, and kept in their place."""
+
+import re
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_MARK = " … "
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most `most` characters: the beginning, and a third of them from the end."""
+    text = _HALF_CHARACTER.sub("\ufffd", text).strip()
+    if len(text) <= most:
+        return text
+    end = (most - len(_MARK)) // 3
+    return f"{text[: most - len(_MARK) - end].rstrip()}{_MARK}{text[-end:].lstrip()}"
+
+
+def on_one_line(text: str, most: int) -> str:
+    """Return a text on one line, so that it cannot pass for a further entry of a list."""
+    return shortened(" ".join(text.split()), most)
