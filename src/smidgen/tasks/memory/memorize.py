@@ -25,7 +25,7 @@ from smidgen.tasks.memory.answers import (
     spellings,
     written,
 )
-from smidgen.tasks.memory.rates import by_field, movement, share
+from smidgen.tasks.memory.rates import by_field, movement, share, subset_of
 from smidgen.tasks.memory.texts import shortened
 from smidgen.tasks.task import Row, Task, accuracy, unparsed_rate, unparsed_reasons
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
@@ -82,7 +82,7 @@ class Memorize(Task):
                     "category": item.decision.category,
                     "kind": item.kind or item.decision.category,
                     "language": item.language,
-                    "subset": item.subset or item.language,
+                    "subset": subset_of(item),
                 },
             )
             for item in found
