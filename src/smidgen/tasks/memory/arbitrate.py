@@ -43,7 +43,7 @@ from smidgen.tasks.memory.instructions import (
     instruction,
     remark,
 )
-from smidgen.tasks.memory.rates import by_field, group_of, movement, share
+from smidgen.tasks.memory.rates import by_field, group_of, movement, share, subset_of
 from smidgen.tasks.memory.texts import on_one_line
 from smidgen.tasks.task import Row, Task, unparsed_rate, unparsed_reasons
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
@@ -262,7 +262,7 @@ def _asked(item: Arbitration, order: str = FORWARD) -> Sample:
         "language": item.language,
         "group": item.group,
         "count": len(candidates),
-        "subset": item.subset or item.language,
+        "subset": subset_of(item),
     }
     return replace(sample, metadata={**sample.metadata, **told})
 

@@ -18,7 +18,9 @@ from smidgen.config import Section
 from smidgen.data.examples import Example
 from smidgen.data.memories import OUT_OF_SCOPE, Decision, IntentOffer
 from smidgen.data.memory_rows import CLASSIFY_FORMATS, Classification, classifications
+from smidgen.data.memory_texts import classify_rows
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
+from smidgen.data.world import WORLD_ROWS, Split
 from smidgen.errors import ParseError
 from smidgen.tasks.classification import confusions, most_frequent
 from smidgen.tasks.intent import label_text
@@ -128,6 +130,10 @@ class Classify(Task):
         """The texts with their intents."""
         found = classifications(rows, source=source, rejected=rejected)
         return [Example(item.id, item.text, (item.intent,), item.intent) for item in found]
+
+    def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
+        """Generated texts of several sorts, each with some sorts on offer."""
+        return classify_rows(split, limit or WORLD_ROWS[split], seed)
 
     def parse(self, text: str) -> dict[str, Any]:
         """The answer as an object, if it names one of the task's intents.

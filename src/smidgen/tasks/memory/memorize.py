@@ -37,7 +37,7 @@ from smidgen.tasks.memory.instructions import (
     instruction,
     remark,
 )
-from smidgen.tasks.memory.rates import by_field, movement, share
+from smidgen.tasks.memory.rates import by_field, movement, share, subset_of
 from smidgen.tasks.memory.texts import shortened
 from smidgen.tasks.task import Row, Task, accuracy, unparsed_rate, unparsed_reasons
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
@@ -203,7 +203,7 @@ def _asked(item: Memory, text: str, added: str = "") -> Sample:
         "category": item.decision.category,
         "kind": item.kind or item.decision.category,
         "language": item.language,
-        "subset": item.subset or item.language,
+        "subset": subset_of(item),
     }
     name = f"{item.id}#{added}" if added else item.id
     told |= {"group": item.id, ADDED: added} if added else {}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from smidgen.data.memory_rows import Arbitration, Memory
 from smidgen.data.types import Record
 from smidgen.tasks.measures import Measure
 
@@ -21,6 +22,11 @@ def share(
 def group_of(record: Record) -> str:
     """The group of a record: records of one row, or of rows with one source, are not independent."""
     return record.sample.metadata.get("group", record.sample.id)
+
+
+def subset_of(item: Memory | Arbitration) -> str | None:
+    """The subset of a row for which metrics are computed apart: its file or benchmark, and its language."""
+    return " ".join(filter(None, (item.subset, item.language))) or None
 
 
 def by_field(records: Sequence[Record], field: str) -> dict[str, dict[str, int]]:
