@@ -18,6 +18,7 @@ SOURCE = Path(smidgen.__file__).parent
 # gguf (files of llama.cpp, read): data; no array library either
 # array side:  backend, gguf ← models ← export;  models, data, export ← inference ← training
 #              data, inference ← serving
+# memory (the router's store): data; no engine, it is handed decisions
 # tracking (experiment trackers): knows only config and errors
 # options (what commands and functions take together): data
 # benchmark: backend, models, inference, options
@@ -40,6 +41,7 @@ ALLOWED = {
     "tasks": {"data", "figures"},
     "evaluation": {"tasks", "data", "runs", "figures"},
     "tracking": set(),
+    "memory": {"data"},
     "gguf": {"data"},
     "models": {"backend", "cpu_kernels", "data", "gguf"},
     "export": {"backend", "cpu_kernels", "models", "data", "gguf"},
@@ -68,6 +70,7 @@ TEXT_SIDE = (
     "tasks",
     "evaluation",
     "tracking",
+    "memory",
 )
 ARRAY_LIBRARIES = {"mlx", "mlx_lm"}
 

@@ -120,17 +120,23 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one row as one line of JSON, after removing an incomplete last line left by a killed process.
+    """Append one row as one line of JSON, as `append_line` does."""
+    append_line(path, json.dumps(jsonable(row), ensure_ascii=False).encode() + b"\n")
+
+
+def append_line(path: Path, line: bytes, *, durable: bool = False) -> None:
+    """Append a line with its newline, after removing an incomplete last one left by a killed process.
+
+    If `durable`, the line is on the disk, not only with the operating system, before this returns.
 
     Raises:
         WorkError: the line could not be written, for example on a full disk; the file is unchanged.
     """
-    line = json.dumps(jsonable(row), ensure_ascii=False).encode() + b"\n"
     with _as_work_errors(path, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            _append_whole(descriptor, line)
+            _append_whole(descriptor, line, durable=durable)
         finally:
             os.close(descriptor)
 
@@ -277,12 +283,14 @@ def _swap(partial: Path, path: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _append_whole(descriptor: int, line: bytes) -> None:
+def _append_whole(descriptor: int, line: bytes, *, durable: bool) -> None:
     """Append a line after the last complete one; on failure, leave only complete lines in the file."""
     size = _cut_torn_line(descriptor)
     try:
         if os.write(descriptor, line) < len(line):  # a disk that fills up accepts part of a write
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if durable:
+            os.fsync(descriptor)
     except OSError:
         os.ftruncate(descriptor, size)
         raise

@@ -26,6 +26,7 @@ from smidgen.cli.generate import generate
 from smidgen.cli.importing import importing
 from smidgen.cli.inspect import inspect
 from smidgen.cli.judge import judge
+from smidgen.cli.memory import memory
 from smidgen.cli.plan import plan
 from smidgen.cli.quantize import quantize
 from smidgen.cli.rewardbench import rewardbench
@@ -65,6 +66,7 @@ for position, command in enumerate(COMMANDS):
 app.command(export)
 app.command(importing)
 app.command(data)
+app.command(memory)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

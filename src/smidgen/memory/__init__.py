@@ -1,0 +1,21 @@
+"""The store of a memory router: it finds candidates, applies decisions once, and loses no input.
+
+It knows no model: it is handed decisions. See `smidgen.memory.store`.
+"""
+
+from smidgen.memory.journal import Entry
+from smidgen.memory.reading import Input, Memory
+from smidgen.memory.store import Applied, Store
+from smidgen.memory.verify import Report, Restored, restore, verify
+
+__all__ = [
+    "Applied",
+    "Entry",
+    "Input",
+    "Memory",
+    "Report",
+    "Restored",
+    "Store",
+    "restore",
+    "verify",
+]
