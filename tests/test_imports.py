@@ -50,7 +50,6 @@ ALLOWED = {
     "serving": {"data", "inference"},
     "benchmark": {"backend", "models", "data", "inference", "options"},
     "judge": {"data", "tasks", "evaluation", "inference", "options"},
-    "memory": {"data"},
     "router": {"backend", "data", "tasks", "inference", "options", "memory"},
     "pipeline": {
         "backend", "data", "options", "figures", "tasks", "evaluation", "models", "export", "inference",
