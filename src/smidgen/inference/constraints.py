@@ -81,6 +81,20 @@ class Guide:
         self._forced = self._forced[len(forced) :]
         return forced
 
+    def end(self, most: int) -> list[int]:
+        """Consume the forced tokens if they complete the answer and are at most `most`; return them, or none."""
+        forced = self._forced_tokens()
+        if not 0 < len(forced) <= most:
+            return []
+        self._matcher.consume_tokens(forced)
+        self._check()
+        if self._matcher.is_stopped():
+            self._forced = []
+            return forced
+        self._matcher.rollback(len(forced))
+        self._check()
+        return []
+
     def _forced_tokens(self) -> list[int]:
         # Computed once per stretch: the rest of a stretch, encoded by itself, may give other tokens.
         if not self._forced:

@@ -15,8 +15,9 @@ from typing import Any, Generic, TypeVar
 from smidgen.errors import ModelError, SmidgenError
 from smidgen.inference.engine import Event
 from smidgen.inference.inbox import Submitted
+from smidgen.inference.llama_guided import begin_guide, follow
 from smidgen.inference.llama_host import LlamaHost
-from smidgen.inference.llama_question import question_of
+from smidgen.inference.llama_question import question_of, question_of_token
 from smidgen.inference.llama_row import LlamaRow
 from smidgen.inference.llama_server import LlamaServer, Refused
 from smidgen.inference.prefixes import common_prefix, stem_of
@@ -212,11 +213,30 @@ class LlamaLane:
 
     def _run(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
         """Request completions until the row is finished; llama.cpp also stops at strings inside thinking."""
+        if self._run_guided(server, row, slot):
+            return
         while row.finish_reason is None and not row.is_cancelled:
             answer = server.complete(
                 question_of(row, context=server.context, slot=slot, thinking=self._thinking)
             )
             row.take(answer["__verbose"], self.host.model.tokenizer.eos_token_ids)
+
+    def _run_guided(self, server: LlamaServer, row: LlamaRow, slot: int) -> bool:
+        """Follow the row's constraint outside of llama.cpp, if it has one that allows that."""
+        host, constraint = self.host, row.request.constraint
+        if constraint is None or constraint in host.wide or (guide := begin_guide(row, host.guides)) is None:
+            return False
+
+        def ask(token_ids: list[int], allowed: list[int], number: int) -> dict[str, Any]:
+            question = question_of_token(
+                row, token_ids, allowed, number=number, context=server.context, slot=slot
+            )
+            return server.complete(question)["__verbose"]
+
+        if follow(guide, row, ask, host.model.tokenizer.eos_token_ids):
+            return True
+        host.wide.add(constraint)
+        return False
 
     def _run_stream(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
         """Run one streaming completion, emitting its text; `take` returns True to stop it."""
