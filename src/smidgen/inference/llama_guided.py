@@ -51,19 +51,20 @@ def follow(guide: Guide, row: LlamaRow, ask: Ask, ends: frozenset[int]) -> bool:
         ConfigError: the constraint cannot be followed.
     """
     token_ids: list[int] = []
-    answers: list[dict[str, Any]] = []
-    while not row.is_cancelled:
+    times: list[dict[str, float]] = []
+    is_over = False
+    while not is_over and not row.is_cancelled:
         token_ids += guide.force(row.max_tokens - len(token_ids))
         if guide.is_complete or len(token_ids) >= row.max_tokens:
             break
         allowed = np.flatnonzero(guide.allowed())
         if len(allowed) > MOST_CHOICES:
             return False
-        answers.append(ask(token_ids, allowed.tolist(), len(answers)))
-        token_ids += (chosen := answers[-1]["tokens"])
-        if not chosen or chosen[0] in ends:
-            break
-        guide.take(chosen[0])
-    is_over = guide.is_complete or not token_ids or token_ids[-1] in ends or not answers[-1]["tokens"]
-    row.take_guided(token_ids, [answer["timings"] for answer in answers], ends, is_over=is_over)
+        answer = ask(token_ids, allowed.tolist(), len(times))
+        times.append(answer["timings"])
+        token_ids += answer["tokens"]
+        is_over = not answer["tokens"] or token_ids[-1] in ends
+        if not is_over:
+            guide.take(token_ids[-1])
+    row.take_guided(token_ids, times, ends, is_over=is_over or guide.is_complete)
     return True
