@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.files import (
     append_jsonl,
+    append_line,
     atomic_file,
     atomic_folder,
     content_hash,
@@ -206,6 +208,20 @@ def test_rows_written_at_once_are_the_rows_appended(tmp_path: Path):
     for row in rows:
         append_jsonl(tmp_path / "b", row)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_line_that_cannot_be_flushed_is_not_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "rows.jsonl"
+    append_line(path, b"first\n", durable=True)
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(WorkError, match=r"rows\.jsonl could not be written: input/output error"):
+        append_line(path, b"second\n", durable=True)
+    append_line(path, b"third\n")  # it need not be
+    assert path.read_bytes() == b"first\nthird\n"
 
 
 def test_no_file_has_no_rows(tmp_path: Path):

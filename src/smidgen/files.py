@@ -39,7 +39,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         with _as_work_errors(path, partial):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
-            _flush(partial)
+            flush(partial)
             os.replace(partial, path)
     finally:
         with suppress(OSError):  # it was renamed, or could not be created
@@ -67,7 +67,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             yield partial
             for file in partial.rglob("*"):
                 if file.is_file():
-                    _flush(file)
+                    flush(file)
             _swap(partial, path, old)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -261,8 +261,8 @@ def _temporary_path(path: Path, ending: str) -> Path:
     return whole.with_name(f".{whole.name}.{os.getpid()}.{ending}")
 
 
-def _flush(file: Path) -> None:
-    """Flush a file's bytes to disk, so that a rename never becomes durable before its content."""
+def flush(file: Path) -> None:
+    """Flush a file's bytes or a folder's names to disk; no rename may become durable before its content."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)

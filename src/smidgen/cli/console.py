@@ -27,7 +27,7 @@ def say(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a command's result as one JSON object to stdout; lone surrogates, which UTF-8 lacks, are escaped."""
+    """Print a command's result as one JSON object to stdout; lone surrogates, not in UTF-8, are escaped."""
     text = json.dumps(jsonable(value), indent=2, ensure_ascii=False)
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 

@@ -16,6 +16,8 @@ from smidgen.options import whole
 if TYPE_CHECKING:
     from smidgen.memory import Entry, Memory
 
+SHOWN_FAULTS = 10
+
 memory = App(
     name="memory",
     help="List, search, undo, export and verify what a memory router stored.",
@@ -145,19 +147,21 @@ def verify(
         print_json(asdict(report) | {"restored": restored and asdict(restored)})
     else:
         print_table([(name, f"{n:,}") for name, n in asdict(report).items() if isinstance(n, int)])
-        for fault in report.faults:
+        for fault in report.faults[:SHOWN_FAULTS]:
             print(fault)
+        if len(report.faults) > SHOWN_FAULTS:
+            print(f"and {len(report.faults) - SHOWN_FAULTS:,} more")
     if restored:
         say(f"{restored.path}: {restored.entries:,} entries restored, {restored.memories:,} memories")
         if restored.lost:
             raise WorkError(
-                f"{restored.lost:,} entries of {store} could not be restored, since the journal is damaged before "
-                f"them in every copy; {restored.path} holds what is proved"
+                f"{restored.lost:,} entries of {store} could not be restored: every copy of the journal is "
+                f"damaged before them; {restored.path} holds what is proved"
             )
     elif report.faults:
         raise WorkError(
-            f"{store} is not whole, for the reasons above; `smidgen memory verify {store} --restore NEW.db` makes "
-            "it anew from its journal"
+            f"{store} is not whole, for the reasons above; `smidgen memory verify {store} --restore NEW.db` "
+            "makes it anew from its journal"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which decisions can be applied: those that fit together, about what was offered and has not changed since."""
+"""Which decisions can be applied: those that fit together, about what was offered and still holds."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -42,8 +42,8 @@ def stale_reason(
 ) -> str:
     """Why a decision does not hold any more; empty if it does.
 
-    The memory that it is about must still say what the model read. A text that is added must not have been stored
-    by another process meanwhile, word for word, without the model having been offered it.
+    The memory that it is about must still say what the model read. A text that is added must not have been
+    stored by another process meanwhile, letter for letter, without the model having been offered it.
     """
     decision = decisions[-1]
     offered = {candidate.id: candidate.text for candidate in candidates}

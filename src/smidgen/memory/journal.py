@@ -1,11 +1,11 @@
 """The journal of a store: a chain of entries, in a table of the database and in a file beside it.
 
-Every entry carries the SHA-256 of the hash before it and of its own content, so that an entry that was changed,
-removed or put in between is noticed.
+Every entry carries the SHA-256 of the hash before it and of its own content, so that an entry that was
+changed, removed or put in between is noticed.
 
-Why the journal is kept twice. A page of the database that the disk damaged may be one of the journal's own, so a
-journal in the database alone could not restore it. The file is written first and flushed to the disk; the
-database commits afterwards and follows the file: an entry that only the file has, because the process was
+Why the journal is kept twice. A page of the database that the disk damaged may be one of the journal's own,
+so a journal in the database alone could not restore it. The file is written first and flushed to the disk;
+the database commits afterwards and follows the file: an entry that only the file has, because the process was
 killed in between, is taken over by the next writer. A file that is lost or cut short is written anew from the
 table. What is damaged in one copy is read from the other, entry by entry, since each proves itself.
 """
@@ -73,17 +73,20 @@ def entry_after(
     return Entry(entry.number, time, kind, input_id, body, _hash(before, entry._content()))
 
 
-def entry_of(line: bytes) -> Entry:
-    """Read a line of the journal's file.
+class Damaged(Exception):
+    """What should be an entry is none."""
+
+
+def entry_of(values: Mapping[str, Any]) -> Entry:
+    """Make an entry of its fields, as a line of the file or a row of the table has them.
 
     Raises:
-        ValueError: it is not an entry.
+        Damaged: a field is missing, is one too many, or has another type.
     """
-    row = json.loads(line)
-    names = {"number", "time", "kind", "input", "body", "hash"}
-    if not isinstance(row, dict) or row.keys() != names or not isinstance(row["number"], int):
-        raise ValueError("it is not an entry of a journal")
-    return Entry(**row)
+    types = {"number": int, "time": str, "kind": str, "input": str | None, "body": dict, "hash": str}
+    if values.keys() != types.keys() or not all(isinstance(values[name], types[name]) for name in types):
+        raise Damaged(f"entry {values.get('number')} of its journal is no entry")
+    return Entry(**values)
 
 
 def journal_path(store: Path) -> Path:
@@ -102,12 +105,17 @@ def read_lines(path: Path, *, start: int = 0) -> Iterator[Entry | None]:
             for line in file:
                 if not line.endswith(b"\n"):
                     return
-                try:
-                    yield entry_of(line)
-                except (ValueError, RecursionError):
-                    yield None
+                yield _entry_in(line)
     except FileNotFoundError:
         return
+
+
+def _entry_in(line: bytes) -> Entry | None:
+    try:
+        row = json.loads(line)
+        return entry_of(row) if isinstance(row, dict) else None
+    except (Damaged, ValueError, RecursionError):
+        return None
 
 
 def merge(copies: Sequence[Iterable[Entry | None]]) -> list[Entry]:

@@ -8,7 +8,7 @@ from smidgen.memory.journal import Entry
 from smidgen.memory.tables import memory_id
 
 INPUT_FIELDS = ("received", "decided", "attempts", "latest")
-"""Of an input: the entries that received it, decided on it and were the last about it, and attempts in vain."""
+"""Of an input: the entries that received it, decided on it and were its last, and its attempts in vain."""
 
 
 @dataclass

@@ -7,8 +7,8 @@
         store.apply("line-1", [Decision("SAVE", "fact"), Decision("ADD", kind="new")], candidates=candidates,
                     model="smidgen:nano", version="0.1.0")
 
-An input is journaled before any model is asked, and its decision is applied in one transaction with the entry that
-records it, once. A process may be killed at any moment, and several may work on one store.
+An input is journaled before any model is asked, and its decision is applied in one transaction with the entry
+that records it, once. A process may be killed at any moment, and several may work on one store.
 """
 
 import sqlite3
@@ -27,7 +27,7 @@ from smidgen.errors import DataError, UserError
 from smidgen.memory import tables
 from smidgen.memory.decisions import category_of, check_decisions, stale_reason
 from smidgen.memory.journal import Entry
-from smidgen.memory.reading import Input, Memory, all_memories, nearest, pending_inputs
+from smidgen.memory.reading import Input, Memory, all_memories, containing, nearest, pending_inputs
 from smidgen.memory.terms import storable
 from smidgen.memory.writing import Clock, Writer, writing
 
@@ -61,8 +61,8 @@ class Applied:
 class Store:
     """An open store; see the module. Methods may be called from any thread.
 
-    Every method raises WorkError if the disk is full, the file is damaged, or another process holds it for longer
-    than the timeout; then nothing was stored.
+    Every method raises WorkError if the disk is full, the file is damaged, or another process holds it for
+    longer than the timeout; then nothing was stored.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path, clock: Clock) -> None:
@@ -139,13 +139,14 @@ class Store:
                 return True
             if self.entry(found["received"]).body["text"] != text:
                 raise DataError(
-                    f"input '{input_id}' was received before with another text; give every input an id of its own"
+                    f"input '{input_id}' was received before with another text; give every input an id of "
+                    "its own"
                 )
             return False
 
     def candidates(self, fact: str, k: int = 5) -> list[Candidate]:
-        """The k memories that are most likely about the same as a fact, best first, as `nearest` ranks them."""
-        return [Candidate(memory.id, memory.text) for memory in self.search(fact, k)]
+        """The k memories that are most likely about the same as a fact, best first; see `nearest`."""
+        return [Candidate(memory.id, memory.text) for memory in self._nearest(fact, k)]
 
     def apply(
         self,
@@ -222,8 +223,8 @@ class Store:
             for change in changes:
                 if tables.memory_row(self._connection, tables.number_of(change["id"])) != change["after"]:
                     raise UserError(
-                        f"entry {number} cannot be undone, since entry {self._last_change(change['id'])} changed "
-                        f"memory {change['id']} after it; undo that one first"
+                        f"entry {number} cannot be undone, since entry {self._last_change(change['id'])} "
+                        f"changed memory {change['id']} after it; undo that one first"
                     )
             back = [{"id": c["id"], "before": c["after"], "after": c["before"]} for c in changes]
             undone = writer.append("undone", entry.input, {"entry": number, "changes": back})
@@ -240,9 +241,11 @@ class Store:
             return all_memories(self._connection)
 
     def search(self, query: str, k: int = 20) -> list[Memory]:
-        """The k memories that are most like a text, best first."""
+        """The k memories that are most like a text, best first; if none is, those that contain it."""
+        if found := self._nearest(query, k):
+            return found
         with self._reading():
-            return nearest(self._connection, query, k)
+            return containing(self._connection, query, k)
 
     def entry(self, number: int) -> Entry:
         """The journal's entry with a number, which must exist."""
@@ -284,8 +287,20 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
+        """Read what was stored at one moment, whatever other processes write in between."""
         with self._lock, tables.sentences(self.path):
-            yield
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.rollback()
+
+    def _nearest(self, text: str, k: int) -> list[Memory]:
+        with self._reading():
+            return nearest(self._connection, text, k)
 
     def _input(self, input_id: str) -> sqlite3.Row | None:
         return self._connection.execute("SELECT * FROM input WHERE id = ?", (input_id,)).fetchone()

@@ -1,7 +1,7 @@
 """The tables of a store in SQLite, and sentences for what goes wrong with them.
 
-`entry` is the journal, which triggers keep append-only; `input` and `memory` are what its entries add up to, and
-`by_words` and `by_trigrams` index the memories. The trigram tokenizer needs SQLite 3.34 (December 2020).
+`entry` is the journal, which triggers keep append-only; `input` and `memory` are what its entries add up to,
+and `by_words` and `by_trigrams` index the memories. The trigram tokenizer needs SQLite 3.34 (December 2020).
 """
 
 import json
@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.errors import DataError, SmidgenError, UserError, WorkError
-from smidgen.memory.journal import Entry
+from smidgen.memory.journal import Damaged, Entry, entry_of, journal_path
 from smidgen.memory.terms import words
 
 APPLICATION_ID = 0x736D6D65  # "smme"
 SCHEMA_VERSION = 1
+_NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+SMALLEST_PAGE = 512
+"""Bytes; SQLite takes a shorter file for an empty database and would write over it."""
 NEEDED_SQLITE = (3, 34, 0)
 
 SCHEMA = """
@@ -35,19 +38,25 @@ CREATE TABLE input (
 );
 CREATE INDEX input_pending ON input (received) WHERE decided IS NULL;
 CREATE TABLE memory (
-    number INTEGER PRIMARY KEY, text TEXT NOT NULL, category TEXT, created TEXT NOT NULL, updated TEXT NOT NULL,
-    words TEXT NOT NULL
+    number INTEGER PRIMARY KEY, text TEXT NOT NULL, category TEXT, created TEXT NOT NULL,
+    updated TEXT NOT NULL, words TEXT NOT NULL
 );
 CREATE INDEX memory_text ON memory (text);
-CREATE VIRTUAL TABLE by_words USING fts5(words, content='memory', content_rowid='number');
-CREATE VIRTUAL TABLE by_trigrams USING fts5(text, content='memory', content_rowid='number', tokenize='trigram');
+CREATE VIRTUAL TABLE by_words USING fts5(
+    words, content='memory', content_rowid='number', tokenize='unicode61 remove_diacritics 0'
+);
+CREATE VIRTUAL TABLE by_trigrams USING fts5(
+    words, content='memory', content_rowid='number', tokenize='trigram'
+);
+CREATE VIRTUAL TABLE by_words_terms USING fts5vocab(by_words, row);
+CREATE VIRTUAL TABLE by_trigrams_terms USING fts5vocab(by_trigrams, row);
 CREATE TRIGGER memory_added AFTER INSERT ON memory BEGIN
     INSERT INTO by_words(rowid, words) VALUES (new.number, new.words);
-    INSERT INTO by_trigrams(rowid, text) VALUES (new.number, new.text);
+    INSERT INTO by_trigrams(rowid, words) VALUES (new.number, new.words);
 END;
 CREATE TRIGGER memory_removed AFTER DELETE ON memory BEGIN
     INSERT INTO by_words(by_words, rowid, words) VALUES ('delete', old.number, old.words);
-    INSERT INTO by_trigrams(by_trigrams, rowid, text) VALUES ('delete', old.number, old.text);
+    INSERT INTO by_trigrams(by_trigrams, rowid, words) VALUES ('delete', old.number, old.words);
 END;
 """
 MEMORY_FIELDS = ("text", "category", "created", "updated")
@@ -61,9 +70,23 @@ def connect(path: Path, *, readonly: bool, timeout: float) -> sqlite3.Connection
             f"this Python has SQLite {sqlite3.sqlite_version}, and a memory store needs 3.34 or newer; use a "
             "newer Python"
         )
-    mode = "ro" if readonly else "rwc"
+    if not readonly:
+        return _connect(path, "mode=rwc", timeout)
+    connection = _connect(path, "mode=ro", timeout)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF in _NOT_WRITABLE and not path.with_name(f"{path.name}-wal").exists():
+            # Even readers of a log need to write beside it. There is none, so nobody has the store open.
+            connection.close()
+            return _connect(path, "mode=ro&immutable=1", timeout)
+        # any other error is met again by who asks for more
+    return connection
+
+
+def _connect(path: Path, options: str, timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
+        f"{path.absolute().as_uri()}?{options}",
         uri=True,
         timeout=timeout,
         isolation_level=None,
@@ -77,16 +100,16 @@ def is_new(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether a database is empty; one that is not is a store that this version can read.
 
     Raises:
-        DataError: it belongs to another program, or to a newer smidgen.
+        DataError: it is none, or belongs to another program or to a newer smidgen.
     """
+    if path.exists() and 0 < path.stat().st_size < SMALLEST_PAGE:
+        raise DataError(f"{path} is not a memory store (file is not a database); give another path")
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if application == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         return True
     if application != APPLICATION_ID:
-        raise DataError(
-            f"{path} is a database of another program, not a memory store; give another path and one is made there"
-        )
+        raise DataError(f"{path} is a database of another program, not a memory store; give another path")
     if version > SCHEMA_VERSION:
         raise DataError(
             f"{path} was written by a newer smidgen (its tables have version {version}, this one knows "
@@ -130,8 +153,16 @@ def create(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def entry_from(row: sqlite3.Row) -> Entry:
-    """The entry that a row of the table `entry` holds."""
-    return Entry(row["number"], row["time"], row["kind"], row["input"], json.loads(row["body"]), row["hash"])
+    """The entry that a row of the table `entry` holds.
+
+    Raises:
+        Damaged: it holds none.
+    """
+    values = {name: row[name] for name in ("number", "time", "kind", "input", "hash")}
+    try:
+        return entry_of(values | {"body": json.loads(row["body"])})
+    except (TypeError, ValueError):
+        raise Damaged(f"entry {row['number']} of its journal has no body") from None
 
 
 def memory_row(connection: sqlite3.Connection, number: int) -> dict[str, Any] | None:
@@ -194,30 +225,29 @@ def sentences(path: Path) -> Iterator[None]:
     """Turn errors of SQLite into errors of one sentence."""
     try:
         yield
-    except SmidgenError:
-        raise
-    except sqlite3.Error as error:
+    except (sqlite3.Error, Damaged) as error:
         raise _described(path, error) from error
 
 
-def _described(path: Path, error: sqlite3.Error) -> SmidgenError:
-    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # without the extended part
+def _described(path: Path, error: sqlite3.Error | Damaged) -> SmidgenError:
+    code = getattr(error, "sqlite_errorcode", None) or 0
     restore = f"`smidgen memory verify {path} --restore NEW.db` restores it from its journal"
-    match code:
+    match code & 0xFF:  # without what extended codes add
         case sqlite3.SQLITE_FULL:
             return WorkError(
-                f"{path} could not be written: no space left on the disk; nothing of this was stored, so free "
-                "some space and try again"
+                f"{path} could not be written: no space left on the disk, and nothing of this was stored; "
+                "free some space and try again"
+            )
+        case sqlite3.SQLITE_IOERR:
+            return WorkError(
+                f"{path} could not be read or written ({error}), and nothing of this was stored; check the "
+                "disk and try again"
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return WorkError(f"{path} has been in use by another process for too long; try again later")
-        case sqlite3.SQLITE_CORRUPT:
-            return WorkError(f"{path} is damaged ({error}); {restore}")
-        case sqlite3.SQLITE_NOTADB:
-            return DataError(f"{path} is not a memory store ({error}); if it was one, {restore}")
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return UserError(
-                f"{path} could not be opened ({error}); check that it and its folder can be written"
-            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
+            return UserError(f"{path} could not be used ({error}); make it and its folder writable")
+        case sqlite3.SQLITE_NOTADB if not journal_path(path).exists():
+            return DataError(f"{path} is not a memory store ({error}); give another path")
         case _:
-            return WorkError(f"{path} could not be read or written ({error}); if it stays so, {restore}")
+            return WorkError(f"{path} is damaged ({error}); {restore}")

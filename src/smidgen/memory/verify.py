@@ -1,8 +1,8 @@
-"""The proof of a store: its journal, replayed into nothing, gives its tables; and what to do if it does not."""
+"""The proof of a store: its journal, replayed into nothing, gives its tables; and its repair if not."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from smidgen.errors import DataError, SmidgenError
 from smidgen.files import atomic_file
 from smidgen.memory import tables
-from smidgen.memory.journal import Entry, journal_path, merge, read_lines
+from smidgen.memory.journal import Damaged, Entry, journal_path, merge, read_lines
 from smidgen.memory.replay import INPUT_FIELDS, Replayed, replay
 
 TIMEOUT = 30.0
@@ -64,20 +64,24 @@ def verify(path: Path) -> Report:
     Only reads, and may be called while other processes write.
 
     Raises:
-        DataError: there is no store at the path.
+        DataError: there is no store at the path, nor what is left of one.
     """
     _check_exists(path)
     faults: list[str] = []
     in_tables: list[Entry] = []
     held: _Held | None = None
+    file = journal_path(path)
     try:
         with _snapshot(path) as connection:
             faults += _page_faults(connection)
             in_tables += _table_entries(connection)
             held = _held(connection)
-    except (SmidgenError, sqlite3.Error, ValueError) as error:
+    except (sqlite3.Error, Damaged) as error:
         faults.append(f"the database cannot be read whole ({error})")
-    file = journal_path(path)
+    except SmidgenError as error:
+        if not file.exists():
+            raise
+        faults.append(str(error))
     in_file = list(read_lines(file))
     faults += _chain_faults(in_tables, "the table of entries") + _chain_faults(in_file, str(file))
     if len(in_file) < len(in_tables):
@@ -139,9 +143,10 @@ def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """Copy a database into memory, page by page, where checks may write and nobody else does."""
     if not path.exists():
         raise DataError(f"there is no file {path}")
-    with closing(tables.connect(path, readonly=True, timeout=TIMEOUT)) as source, tables.sentences(path):
-        if tables.is_new(source, path):
-            raise DataError(f"{path} is empty")
+    with closing(tables.connect(path, readonly=True, timeout=TIMEOUT)) as source:
+        with tables.sentences(path):
+            if tables.is_new(source, path):
+                raise DataError(f"{path} is empty, not a memory store; check the path")
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
             source.backup(copy)
             copy.row_factory = sqlite3.Row
@@ -171,12 +176,10 @@ def _readable_entries(path: Path) -> list[Entry | None]:
         try:
             with _snapshot(path) as connection:
                 for row in connection.execute(f"SELECT * FROM entry ORDER BY number {order}"):
-                    try:
+                    with suppress(Damaged):
                         found[row["number"]] = tables.entry_from(row)
-                    except (ValueError, TypeError):
-                        continue
         except (SmidgenError, sqlite3.Error):
-            continue
+            continue  # what was read until then counts
     return [found[number] for number in sorted(found)]
 
 
@@ -204,7 +207,7 @@ def _differences(held: _Held, state: Replayed) -> list[str]:
     return [
         f"{what} '{name}' is not what the journal says"
         for what, stored, told in (("memory", held[0], state.memories), ("input", held[1], state.inputs))
-        for name in sorted(stored.keys() | told.keys())
+        for name in sorted(stored.keys() | told.keys(), key=str)  # a damaged page may hold anything
         if stored.get(name) != told.get(name)
     ]
 

@@ -1,9 +1,9 @@
 """One transaction of a store: the database and the journal's file change together, or neither does.
 
-The order is: lock the database (`BEGIN IMMEDIATE`), take over what the file has more, change the tables, append to
-the file and flush it to the disk, commit. The entry counts from the flush on. Killed before it, nothing happened;
-killed after it, the next writer takes the entry over. If the commit fails, as on a full disk, the line is cut off
-again while the lock is still held.
+The order is: lock the database (`BEGIN IMMEDIATE`), take over what the file has more, change the tables,
+append to the file and flush it to the disk, commit. The entry counts from the flush on. Killed before it,
+nothing happened; killed after it, the next writer takes the entry over. If the commit fails, as on a full
+disk, the line is cut off again while the lock is still held.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.errors import DataError
-from smidgen.files import append_line, atomic_file
+from smidgen.files import append_line, atomic_file, flush
 from smidgen.memory.journal import Entry, entry_after, journal_path, read_lines
 from smidgen.memory.tables import entry_from, record
 
@@ -62,6 +62,8 @@ class Writer:
         """Write the new entries to the file, then commit; on failure, neither has them."""
         if self._lines:
             append_line(self.file, self._lines, durable=True)
+            if not self._end:  # the name of the new file has to be on the disk too
+                flush(self.file.parent)
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error:
@@ -85,8 +87,13 @@ class Writer:
             self.last = entry
 
     def _write_file_anew(self) -> None:
-        rows = self._connection.execute("SELECT * FROM entry ORDER BY number")
-        lines = b"".join(entry_from(row).line for row in rows)
+        chain: list[Entry] = []
+        for row in self._connection.execute("SELECT * FROM entry ORDER BY number"):
+            entry = entry_from(row)
+            if not entry.follows(chain[-1] if chain else None):
+                raise self._contradiction()
+            chain.append(entry)
+        lines = b"".join(entry.line for entry in chain)
         if self.file.exists():
             whole, newline, _ = self.file.read_bytes().rpartition(b"\n")
             if not lines.startswith(whole + newline):
@@ -96,8 +103,8 @@ class Writer:
 
     def _contradiction(self) -> DataError:
         return DataError(
-            f"{self._path} and its journal {self.file} do not belong together or one is damaged; `smidgen memory "
-            f"verify {self._path}` says where, and with `--restore NEW.db` restores what they prove"
+            f"{self._path} and its journal {self.file} do not belong together or one is damaged; `smidgen "
+            f"memory verify {self._path}` says where, and with `--restore NEW.db` restores what they prove"
         )
 
 
