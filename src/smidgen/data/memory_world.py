@@ -1,13 +1,287 @@
-"""Generated rows for a memory router."""
+"""Generated rows of new facts beside stored ones, with what is to happen.
 
-from typing import Any
+The new fact and the one it concerns are said by different templates, or with another wording, or in another
+language. The other candidates are about the same person or the same matter, so that shared words decide
+nothing: the same fact about somebody else is new, and so is a second value of what may have several.
+"""
 
+import random
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from smidgen.data.grammar import ABBREVIATION, SYNONYM
+from smidgen.data.memory_facts import CHANGED, ENDED, STATED, Fact, UnsayableError, attributes, draw_fact
+from smidgen.data.memory_noise import noisy
 from smidgen.data.world import Split
 
+_Name = TypeVar("_Name", str, int)
 
-def memorize_rows(split: Split, count: int, seed: int) -> list[dict[str, Any]]:
-    raise NotImplementedError
+KIND_WEIGHTS = {
+    "paraphrase": 13,
+    "cross-language": 11,
+    "synonym": 8,
+    "abbreviation": 8,
+    "correction": 14,
+    "relational": 9,
+    "expiry": 12,
+    "mixed": 9,
+    "new": 20,
+}
+LANGUAGE_WEIGHTS = {"en": 74, "de": 13, "zh": 13}
+"""Of rows in one language; those of two are besides."""
+_COUNT_WEIGHTS = {1: 15, 2: 22, 3: 28, 4: 20, 5: 15}
+_OPPOSITES = {"food": "dislike", "dislike": "food"}
+_PAIRS = (("en", "zh"), ("zh", "en"), ("en", "de"), ("de", "en"), ("en", "zh"), ("en", "de"), ("de", "zh"), ("zh", "de"))
+
+
+@dataclass
+class Draft:
+    """A row before distractors: the new text, the action, and the stored facts it was made for.
+
+    Attributes:
+        text: the new fact as it is said.
+        action: the action.
+        fact: what the text is about.
+        stored: facts that are among the candidates, with their texts; the first is the target, if there is one.
+        language: of the new text.
+        stored_language: of the candidates.
+    """
+
+    text: str
+    action: str
+    fact: Fact
+    stored: list[tuple[Fact, str]] = field(default_factory=list)
+    language: str = "en"
+    stored_language: str = "en"
+
+
+class Writer:
+    """Draws rows of one split; a draft that its templates cannot say is drawn again."""
+
+    def __init__(self, split: Split, rng: random.Random) -> None:
+        self.split: Split = split
+        self.rng = rng
+        self.attributes = attributes(split)
+        self.makers: dict[str, Callable[[], Draft]] = {
+            "paraphrase": self._paraphrase,
+            "cross-language": self._across,
+            "synonym": lambda: self._reworded(SYNONYM),
+            "abbreviation": lambda: self._reworded(ABBREVIATION),
+            "correction": lambda: self._change("correction"),
+            "relational": lambda: self._change("relational"),
+            "expiry": self._expiry,
+            "mixed": self._mixed,
+            "new": self._new,
+        }
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Draw a row with this id."""
+        kind = _weighted(self.rng, KIND_WEIGHTS)
+        draft, listed = self._drafted(kind)
+        target = None
+        candidates = []
+        ids = [f"m{number}" for number in self.rng.sample(range(10, 999), len(listed))]
+        for place, (text, is_target) in zip(ids, listed, strict=True):
+            candidates.append({"id": place, "text": text})
+            target = place if is_target else target
+        languages = {draft.language, draft.stored_language}
+        row = {
+            "id": name,
+            "fact": noisy(draft.text, self.rng, draft.language),
+            "candidates": candidates,
+            "decision": draft.action,
+            "kind": kind,
+            "language": draft.language if len(languages) == 1 else "mixed",
+        }
+        return row if target is None else row | {"target": target}
+
+    def _drafted(self, kind: str) -> tuple[Draft, list[tuple[str, bool]]]:
+        while True:
+            try:
+                draft = self.makers[kind]()
+                return draft, self._listed(draft)
+            except UnsayableError:
+                continue
+
+    def _listed(self, draft: Draft) -> list[tuple[str, bool]]:
+        """Return the candidates in random order, each with whether it is the target."""
+        count = max(_weighted(self.rng, _COUNT_WEIGHTS), len(draft.stored), 1)
+        keys = {fact.key for fact, _ in draft.stored} | {draft.fact.key}
+        texts = [text for _, text in draft.stored]
+        for _ in range(40):
+            if len(texts) == count:
+                break
+            other = self._distractor(draft.fact)
+            if other.key in keys or _clashes(other, draft.fact):
+                continue
+            with suppress(UnsayableError):
+                said, _ = self._said(other, self._stored_language(draft))
+                if said not in texts:
+                    texts.append(said)
+                    keys.add(other.key)
+        if not texts:
+            raise UnsayableError
+        listed = [(text, at == 0 and draft.action != "ADD") for at, text in enumerate(texts)]
+        self.rng.shuffle(listed)
+        return listed
+
+    def _stored_language(self, draft: Draft) -> str:
+        return draft.stored_language if self.rng.random() < 0.85 else draft.language
+
+    def _distractor(self, fact: Fact) -> Fact:
+        """Draw a fact near another: of the same subject, of the same matter, or neither."""
+        draw = self.rng.random()
+        same_kind = [each for each in self.attributes if each.subject == fact.attribute.subject]
+        if draw < 0.5 and len(same_kind) > 1:
+            return draw_fact(self.rng, self.split, self.rng.choice(same_kind), fact.subject)
+        if draw < 0.8:
+            return draw_fact(self.rng, self.split, fact.attribute)
+        return self._any()
+
+    def _any(self, fits: Callable[[Any], bool] = lambda attribute: True) -> Fact:
+        if not (fitting := [each for each in self.attributes if fits(each)]):
+            raise UnsayableError
+        return draw_fact(self.rng, self.split, self.rng.choice(fitting))
+
+    def _said(self, fact: Fact, language: str, *, is_stored: bool = True, **told: Any) -> tuple[str, str]:
+        """Say a fact; stored ones mostly speak of the user, new ones are mostly told by him."""
+        by_user = self.rng.random() < (0.2 if is_stored else 0.65) if fact.subject.is_user else None
+        try:
+            return fact.text(language, self.rng, by_user=by_user, **told)
+        except UnsayableError:
+            return fact.text(language, self.rng, **told)
+
+    def _paraphrase(self) -> Draft:
+        language = _weighted(self.rng, LANGUAGE_WEIGHTS)
+        fact = self._any(lambda attribute: attribute.has(STATED, language))
+        return self._duplicate(fact, language, language)
+
+    def _across(self) -> Draft:
+        stored_language, language = self.rng.choice(_PAIRS)
+        fact = self._any(lambda a: a.has(STATED, language) and a.has(STATED, stored_language))
+        return self._duplicate(fact, language, stored_language)
+
+    def _reworded(self, mark: str) -> Draft:
+        language = _weighted(self.rng, LANGUAGE_WEIGHTS) if mark == SYNONYM else "en"
+        fact = self._any(lambda attribute: attribute.has(STATED, language))
+        if fact.marks(language) != {mark}:
+            raise UnsayableError
+        first = self.rng.randrange(2)
+        stored = self._said(fact, language, wording=first)
+        new = self._said(fact, language, is_stored=False, wording=1 - first)
+        return _drafted(new[0], "NONE", fact, (fact, stored[0]), language, language)
+
+    def _duplicate(self, fact: Fact, language: str, stored_language: str) -> Draft:
+        stored = self._said(fact, stored_language)
+        new = self._said(fact, language, is_stored=False, not_line=stored[1])
+        return _drafted(new[0], "NONE", fact, (fact, stored[0]), language, stored_language)
+
+    def _change(self, kind: str, language: str = "", stored_language: str = "") -> Draft:
+        language = language or _weighted(self.rng, LANGUAGE_WEIGHTS)
+        stored_language = stored_language or language
+        if kind == "correction" and self.rng.random() < 0.06:
+            return self._turned(language)
+        old = self._any(lambda attribute: attribute.kind == kind and attribute.has(CHANGED, language))
+        new = old.with_other_value()
+        plainly = not old.attribute.is_multi and self.rng.random() < 0.3
+        role = STATED if plainly else CHANGED
+        return self._after(old, new, "UPDATE", role, language, stored_language)
+
+    def _turned(self, language: str) -> Draft:
+        """A taste that has become its opposite."""
+        old = self._any(lambda attribute: attribute.name in _OPPOSITES)
+        opposite = next(a for a in self.attributes if a.name == _OPPOSITES[old.attribute.name])
+        new = Fact(opposite, old.subject, old.value, old.others)
+        return self._after(old, new, "UPDATE", STATED, language, language)
+
+    def _expiry(self) -> Draft:
+        if self.rng.random() < 0.2:
+            return self._change("expiry")
+        language = _weighted(self.rng, LANGUAGE_WEIGHTS)
+        fact = self._any(lambda attribute: attribute.has(ENDED, language))
+        return self._after(fact, fact, "DELETE", ENDED, language, language)
+
+    def _after(
+        self, old: Fact, new: Fact, action: str, role: str, language: str, stored_language: str
+    ) -> Draft:
+        stored = self._said(old, stored_language)
+        said = self._said(new, language, is_stored=False, role=role, old=None if role == STATED else old)
+        return _drafted(said[0], action, new, (old, stored[0]), language, stored_language)
+
+    def _mixed(self) -> Draft:
+        draw = self.rng.random()
+        if draw < 0.35:  # a change in another language
+            stored_language, language = self.rng.choice(_PAIRS)
+            return self._change(self.rng.choice(["correction", "relational"]), language, stored_language)
+        if draw < 0.5:  # the same in another language and by another name
+            stored_language, language = self.rng.choice(_PAIRS)
+            fact = self._any(lambda a: a.has(STATED, language) and a.has(STATED, stored_language))
+            stored, new = self._said(fact, stored_language), self._said(fact, language, is_stored=False, wording=1)
+            if not fact.marks(language):
+                raise UnsayableError
+            return _drafted(new[0], "NONE", fact, (fact, stored[0]), language, stored_language)
+        draft = self._expiry() if draw < 0.62 else self._change(self.rng.choice(["correction", "relational"]))
+        draft.text = _joined(self.rng, draft.text, self._beside(draft), draft.language)
+        return draft
+
+    def _beside(self, draft: Draft) -> str:
+        """Say another fact about the same subject, which is nowhere stored."""
+        near = [each for each in self.attributes if each.subject == draft.fact.attribute.subject]
+        other = draw_fact(self.rng, self.split, self.rng.choice(near), draft.fact.subject)
+        if _clashes(other, draft.fact):
+            raise UnsayableError
+        return self._said(other, draft.language, is_stored=False)[0]
+
+    def _new(self) -> Draft:
+        language = _weighted(self.rng, LANGUAGE_WEIGHTS)
+        stored_language = self.rng.choice(["en", "de", "zh"]) if self.rng.random() < 0.1 else language
+        fact = self._any(lambda attribute: attribute.has(STATED, language))
+        said, _ = self._said(fact, language, is_stored=False)
+        near = [self._near(fact)] if self.rng.random() < 0.55 else []
+        kept = [(each, self._said(each, stored_language)[0]) for each in near]
+        return Draft(said, "ADD", fact, kept, language, stored_language)
+
+    def _near(self, fact: Fact) -> Fact:
+        """Draw what shares the words of a fact and leaves it new: somebody else's, or a further value."""
+        if fact.attribute.is_multi and self.rng.random() < 0.5:
+            return fact.with_other_value()
+        other = draw_fact(self.rng, self.split, fact.attribute)
+        if other.subject.value == fact.subject.value:
+            raise UnsayableError
+        return Fact(fact.attribute, other.subject, fact.value, other.others)
 
 
 def arbitrate_rows(split: Split, count: int, seed: int) -> list[dict[str, Any]]:
-    raise NotImplementedError
+    """Return generated rows of our own format for the task `arbitrate`."""
+    rng = random.Random(f"arbitrate/{split}/{seed}")
+    writer = Writer(split, rng)
+    return [writer.row(f"arbitrate-{split}-{number}") for number in range(1, count + 1)]
+
+
+def _drafted(
+    text: str, action: str, fact: Fact, target: tuple[Fact, str], language: str, stored_language: str
+) -> Draft:
+    """Return a draft about one stored fact, unless both are said alike."""
+    if text.casefold().strip(" .。") == target[1].casefold().strip(" .。"):
+        raise UnsayableError
+    return Draft(text, action, fact, [target], language, stored_language)
+
+
+def _clashes(other: Fact, fact: Fact) -> bool:
+    """Whether a stored fact would say something else about what a new one is about."""
+    same_subject = other.subject.value == fact.subject.value
+    names = {other.attribute.name, fact.attribute.name}
+    return same_subject and (other.key == fact.key or names <= set(_OPPOSITES) or names <= {"language", "learning"})
+
+
+def _joined(rng: random.Random, first: str, second: str, language: str) -> str:
+    if language == "zh":
+        return f"{first}{second}"
+    link = {"en": [" Also, ", " ", " And ", " By the way, "], "de": [" ", " Außerdem: "]}[language]
+    return f"{first.rstrip()}{rng.choice(link)}{second}"
+
+
+def _weighted(rng: random.Random, weights: Mapping[_Name, int]) -> _Name:
+    return rng.choices(list(weights), list(weights.values()))[0]

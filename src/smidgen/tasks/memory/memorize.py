@@ -11,7 +11,7 @@ from typing import Any
 from smidgen.data.examples import Example
 from smidgen.data.memories import CATEGORIES, Decision
 from smidgen.data.memory_rows import MEMORIZE_FORMATS, memories
-from smidgen.data.memory_world import memorize_rows
+from smidgen.data.memory_texts import memorize_rows
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
 from smidgen.data.world import WORLD_ROWS, Split
 from smidgen.errors import ParseError

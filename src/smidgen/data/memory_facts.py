@@ -1,0 +1,202 @@
+"""Facts about people, projects and things, which can be said in several ways and languages, changed and ended."""
+
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+from smidgen.data.grammar import LANGUAGES, Drawing, Value, in_split, sections, values_of
+from smidgen.data.world import Split
+
+STATED, CHANGED, ENDED = "", "!", "x"
+_BEFORE_VOWEL = re.compile(r"\b([Aa])(?= [aeioAEIO])")
+_PEOPLE = {"user": 45, "kin": 20, "name": 35}
+"""Weights of the subjects of facts about a person."""
+
+
+class UnsayableError(LookupError):
+    """What was drawn cannot be said with the templates of its split, so that something else is drawn."""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """What can be said of a subject, such as where it lives.
+
+    Attributes:
+        name: its name.
+        is_multi: whether several values hold at a time, so that another value replaces none.
+        subject: `person`, or the section that subjects are drawn from.
+        value: template of a value in every language.
+        kind: the kind of a change.
+        lines: templates by language and role: `STATED`, `CHANGED` or `ENDED`.
+    """
+
+    name: str
+    is_multi: bool
+    subject: str
+    value: str
+    kind: str
+    lines: Mapping[tuple[str, str], tuple[str, ...]]
+
+    def has(self, role: str, language: str) -> bool:
+        """Whether it can be said in a language in this role."""
+        return bool(self.lines.get((language, role)))
+
+
+@cache
+def attributes(split: Split) -> tuple[Attribute, ...]:
+    """Return every attribute with the templates of a split."""
+    return tuple(_attribute(heading, lines, split) for heading, lines in sections("facts.txt").items())
+
+
+def _attribute(heading: str, lines: tuple[str, ...], split: Split) -> Attribute:
+    name, arity, subject, rest = heading.split(" ", 3)
+    value, kind = rest.rsplit(" ", 1)
+    by_role: dict[tuple[str, str], list[str]] = {}
+    for line in lines:
+        tag, text = line.split(" ", 1)
+        by_role.setdefault((tag[:2], tag[2:]), []).append(text)
+    kept = {
+        key: in_split(texts, split, least=2 if len(texts) > 4 else 1) for key, texts in by_role.items()
+    }
+    return Attribute(
+        name, arity == "multi", subject, value if "{" in value else f"{{{value}}}", kind, kept
+    )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whom or what a fact is about; `section` says where it is drawn from."""
+
+    section: str
+    value: Value
+
+    @property
+    def is_user(self) -> bool:
+        """Whether it is the user, who may speak of himself."""
+        return self.section == "user"
+
+    def text(self, language: str, rng: random.Random) -> str:
+        """Return its name; people around the user are called from his or from another's point of view."""
+        wordings = self.value.wordings(language)
+        spoken = rng.choice(wordings) if self.section in ("user", "kin") else wordings[0]
+        return spoken.text
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One value of one attribute of one subject; `others` are the slots that belong to it, such as a role."""
+
+    attribute: Attribute
+    subject: Subject
+    value: Drawing
+    others: Drawing = field(compare=False)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What a second value would replace: attribute, subject and the slots that tell facts apart."""
+        slot = next((s for s in ("role", "duty", "pet") if s in self.others.bound), None)
+        other = self.others.bound[slot].line if slot else ""
+        return self.attribute.name, self.subject.value.line, other
+
+    def value_text(self, language: str, wording: int = 0) -> str:
+        """Return its value in a language."""
+        template = Value(self.attribute.value).text(language)
+        return self.value.text(template, language, wording=wording)
+
+    def marks(self, language: str) -> set[str]:
+        """Return the marks of other wordings that its value or a slot of it has in a language."""
+        bound = [*self.value.bound.values(), *_telling(self.others).values()]
+        return {wording.mark for value in bound for wording in value.wordings(language)[1:]}
+
+    def with_other_value(self) -> "Fact":
+        """Return the same fact with another value."""
+        drawing = Drawing(self.value.rng, self.value.split)
+        other = replace(self, value=drawing)
+        for _ in range(50):
+            drawing.bound.clear()
+            if other.value_text("en") != self.value_text("en"):
+                break
+        return other
+
+    def text(
+        self,
+        language: str,
+        rng: random.Random,
+        *,
+        role: str = STATED,
+        old: "Fact | None" = None,
+        wording: int = 0,
+        not_line: str | None = None,
+        by_user: bool | None = None,
+    ) -> tuple[str, str]:
+        """Say it, and return the text and its template.
+
+        Args:
+            language: the language.
+            rng: draws the template.
+            role: the fact itself, its change or its end.
+            old: the fact that is changed.
+            wording: which wording of values is taken.
+            not_line: a template to avoid.
+            by_user: whether only, or never, to say it as the user does of himself; None for either.
+
+        Raises:
+            UnsayableError: there is no template.
+        """
+        fitting = [
+            line
+            for line in self.attribute.lines.get((language, role), ())
+            if line != not_line
+            and (old is not None or "{old}" not in line)
+            and (_is_told("p", line) or self.subject.is_user)
+            and (by_user is None or by_user != _is_told("p", line))
+        ]
+        if not fitting:
+            raise UnsayableError
+        line = rng.choice(fitting)
+        drawing = Drawing(rng, self.others.split, bound=self.others.bound)
+        slots = {
+            "p": lambda: self.subject.text(language, rng),
+            "p's": lambda: possessive(self.subject.text(language, rng)),
+            "v": lambda: self.value_text(language, wording),
+            "old": lambda: old.value_text(language) if old else "",
+        }
+        text = drawing.text(line, language, wording=wording, slots=slots)
+        if language == "en":
+            text = _BEFORE_VOWEL.sub(r"\1n", text)
+        return text[:1].upper() + text[1:], line
+
+
+def possessive(name: str) -> str:
+    """Return the English possessive of a name."""
+    return f"{name}'" if name.endswith("s") and not name.startswith(("my ", "the ")) else f"{name}'s"
+
+
+def _is_told(slot: str, line: str) -> bool:
+    return f"{{{slot}}}" in line or f"{{{slot}'s}}" in line
+
+
+def _telling(others: Drawing) -> Mapping[str, Value]:
+    return {slot: value for slot, value in others.bound.items() if slot in ("role", "duty")}
+
+
+def draw_fact(
+    rng: random.Random, split: Split, attribute: Attribute, subject: Subject | None = None
+) -> Fact:
+    """Draw a fact of an attribute, about a subject or any."""
+    drawn = subject or draw_subject(rng, split, attribute.subject)
+    fact = Fact(attribute, drawn, Drawing(rng, split), Drawing(rng, split))
+    for slot in ("role", "duty", "pet"):
+        if any(f"{{{slot}}}" in line for lines in attribute.lines.values() for line in lines):
+            fact.others.value(slot)
+    for language in LANGUAGES:
+        fact.value_text(language)
+    return fact
+
+
+def draw_subject(rng: random.Random, split: Split, kind: str) -> Subject:
+    """Draw a subject: a person, or a value of a section."""
+    section = rng.choices(list(_PEOPLE), list(_PEOPLE.values()))[0] if kind == "person" else kind
+    return Subject(section, Value(rng.choice(values_of(section, split))))
