@@ -120,8 +120,8 @@ class Dispatcher:
                     continue
                 if event.completion is not None:
                     told.append((job, job.outcome_of(event.completion)))
-                else:
-                    told.append((job, job.failed(str(event.error) or type(event.error).__name__)))
+                elif event.error is not None:
+                    told.append((job, job.failed_by(event.error)))
             self._start_waiting()
         return told
 
@@ -132,7 +132,7 @@ class Dispatcher:
                 assert job.ticket is not None
                 self._session.cancel(job.ticket)
             self._start_waiting()
-        return [(job, job.failed(f"the engine failed: {type(error).__name__}: {error}")) for job in failed]
+        return [(job, job.failed_by(error, "the engine failed: ")) for job in failed]
 
     def _abandon(self) -> Told:
         with self._changed:

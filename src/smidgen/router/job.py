@@ -86,6 +86,7 @@ class Job:
         ticket: the session's ticket while the engine works on it.
         due: when a deferred one may be tried again.
         is_late: whether it was deferred.
+        error: the error of the engine that failed it.
     """
 
     task: str
@@ -100,6 +101,7 @@ class Job:
     ticket: int | None = None
     due: float = 0.0
     is_late: bool = False
+    error: Exception | None = None
 
     @property
     def deadline(self) -> float:
@@ -118,6 +120,11 @@ class Job:
     def failed(self, reason: str) -> Outcome:
         """Return that there is no decision, and will be none."""
         return self._outcome("failed", reason=reason)
+
+    def failed_by(self, error: Exception, what: str = "") -> Outcome:
+        """Return that an error of the engine has failed it; `what` precedes the message."""
+        self.error = error
+        return self.failed(f"{what}{error}" if str(error) else f"{what}{type(error).__name__}")
 
     def deferred(self, reason: str = "") -> Outcome:
         """Return that there is no decision yet."""

@@ -95,7 +95,7 @@ def _id(row: Mapping[str, Any], made_up: str) -> str:
 
 def _question(row: Mapping[str, Any], intents: tuple[IntentOffer, ...]) -> Question:
     task = row.get("task") or ("arbitrate" if "fact" in row else "classify" if "intents" in row else "memorize")
-    if task not in DECIDERS:
+    if not isinstance(task, str) or task not in DECIDERS:
         hint = did_you_mean(str(task), DECIDERS)
         raise DataError(f"there is no task {_shown(task)}; expected one of {', '.join(DECIDERS)}.{hint}")
     if task == "arbitrate":

@@ -171,8 +171,9 @@ class Router:
             jobs = [Job(question.task, inf) for question in questions]
             for job, question in zip(jobs, questions, strict=True):
                 self._start(job, question, ROOM_TOKENS)
-            for outcome in [job.first.result() for job in jobs]:
-                if outcome.status == "failed":
+            for job in jobs:
+                outcome = job.first.result()
+                if job.error is not None:
                     raise ModelError(f"the model {self.model} does not decide: {outcome.reason}")
 
 
