@@ -95,7 +95,9 @@ def test_a_fact_update_replaces_one_of_the_facts() -> None:
     assert item.fact == "not f2" and [each.text for each in item.candidates] == ["f1", "f2", "f3"]
     assert item.decision == Decision("UPDATE", target="2", kind="correction") and item.id == "7"
     assert arbitrations([letta(supporting_fact_indices=[0, 1]), letta()]) == [item]
-    with pytest.raises(DataError, match="'supporting_fact_indices' is \\[3\\], expected positions of the 3 facts"):
+    with pytest.raises(
+        DataError, match="'supporting_fact_indices' is \\[3\\], expected positions of the 3 facts"
+    ):
         arbitrations([letta(supporting_fact_indices=[3])])
     with pytest.raises(DataError, match="'extra' is missing, expected an object"):
         arbitrations([{"agent_args": {"note": "supporting_fact_indices"}}])
@@ -104,7 +106,9 @@ def test_a_fact_update_replaces_one_of_the_facts() -> None:
 def test_intents_are_read_with_and_without_descriptions() -> None:
     described = {"text": "t", "intents": [{"name": "a", "description": "d"}, {"name": "b"}], "intent": "a"}
     assert classifications([described])[0].intents == (IntentOffer("a", "d"), IntentOffer("b"))
-    assert classifications([{"text": "t", "intents": ["a"], "intent": "oos"}])[0].intents == (IntentOffer("a"),)
+    assert classifications([{"text": "t", "intents": ["a"], "intent": "oos"}])[0].intents == (
+        IntentOffer("a"),
+    )
     assert classifications([{"text": "t", "intent": "a"}])[0].intents == ()
     with pytest.raises(DataError, match="'intents' is 3, expected a list of intents with 'name' and"):
         classifications([{"text": "t", "intents": 3, "intent": "a"}])

@@ -25,8 +25,6 @@ def test_a_cold_start_is_counted_apart_and_included() -> None:
 
 
 def test_untimed_answers_leave_no_throughput() -> None:
-    assert measure_speed([timing(1.0), None], 4.0) == Speed(
-        None, 1.0, 1.0, 1.0, None, None, None, None, 4.0
-    )
+    assert measure_speed([timing(1.0), None], 4.0) == Speed(None, 1.0, 1.0, 1.0, None, None, None, None, 4.0)
     assert measure_speed([], 0.0) == Speed(None, None, None, None, None, None, None, None, 0.0)
     assert measure_speed([None], 0.0).to_json()["latency_p50"] is None
