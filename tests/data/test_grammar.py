@@ -46,7 +46,9 @@ def test_values_have_translations_and_wordings() -> None:
     assert [wording.mark for wording in Value("human resources ^ HR").wordings("zh")] == ["", "^"]
 
 
-@pytest.mark.parametrize(("count", "least", "tested"), [(1, 1, 0), (2, 1, 1), (20, 1, 3), (5, 3, 0), (6, 3, 3)])
+@pytest.mark.parametrize(
+    ("count", "least", "tested"), [(1, 1, 0), (2, 1, 1), (20, 1, 3), (5, 3, 0), (6, 3, 3)]
+)
 def test_lines_are_in_one_split(count: int, least: int, tested: int) -> None:
     lines = [str(number) for number in range(count)]
     train, test = (in_split(lines, split, least=least) for split in ("train", "test"))

@@ -1,4 +1,4 @@
-"""Facts about people, projects and things, which can be said in several ways and languages, changed and ended."""
+"""Facts about people, projects and things, which can be said in several ways, changed and ended."""
 
 import random
 import re
@@ -57,12 +57,8 @@ def _attribute(heading: str, lines: tuple[str, ...], split: Split) -> Attribute:
     for line in lines:
         tag, text = line.split(" ", 1)
         by_role.setdefault((tag[:2], tag[2:]), []).append(text)
-    kept = {
-        key: in_split(texts, split, least=2 if len(texts) > 4 else 1) for key, texts in by_role.items()
-    }
-    return Attribute(
-        name, arity == "multi", subject, value if "{" in value else f"{{{value}}}", kind, kept
-    )
+    kept = {key: in_split(texts, split, least=2 if len(texts) > 4 else 1) for key, texts in by_role.items()}
+    return Attribute(name, arity == "multi", subject, value if "{" in value else f"{{{value}}}", kind, kept)
 
 
 @dataclass(frozen=True)
@@ -182,9 +178,7 @@ def _telling(others: Drawing) -> Mapping[str, Value]:
     return {slot: value for slot, value in others.bound.items() if slot in ("role", "duty")}
 
 
-def draw_fact(
-    rng: random.Random, split: Split, attribute: Attribute, subject: Subject | None = None
-) -> Fact:
+def draw_fact(rng: random.Random, split: Split, attribute: Attribute, subject: Subject | None = None) -> Fact:
     """Draw a fact of an attribute, about a subject or any."""
     drawn = subject or draw_subject(rng, split, attribute.subject)
     fact = Fact(attribute, drawn, Drawing(rng, split), Drawing(rng, split))

@@ -187,7 +187,9 @@ def _paraphrases(row: Row, number: int) -> list[Arbitration]:
 
 def _paraphrase(row: Row, name: str, language: str, kind: str) -> Arbitration:
     label = f"label_{language}"
-    same = {"0": False, "1": True}[_one_of(row, label, ("0", "1"))]
+    if (value := str(row.get(label))) not in ("0", "1"):
+        raise FieldError(f"'{label}' is {shown(row, label)}, expected 0 or 1", fault_of(row, label))
+    same = value == "1"
     decision = Decision("NONE", target="1", kind=kind) if same else Decision("ADD", kind="new")
     return Arbitration(
         f"{name}/en-{language}",

@@ -1,11 +1,11 @@
 """Generated texts that are worth remembering, and others that are not."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
-from smidgen.data.grammar import Drawing, in_split, sections
+from smidgen.data.grammar import WRITTEN, Drawing, in_split, sections
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, UnsayableError, attributes, draw_fact
 from smidgen.data.memory_noise import noisy
 from smidgen.data.world import Split
@@ -17,6 +17,37 @@ SORT_WEIGHTS = {
 }  # fmt: skip
 """Of texts to skip."""
 LANGUAGE_WEIGHTS = {"en": 70, "de": 12, "zh": 12, "mixed": 6}
+INTENTS = {
+    "fact": (
+        ("tell_fact", "state_information"),
+        ("gives information about a person or a thing", "tells a fact"),
+    ),
+    "preference": (
+        ("state_preference", "say_taste"),
+        ("says what somebody likes or dislikes", "states a taste"),
+    ),
+    "lesson": (
+        ("share_lesson", "report_insight"),
+        ("tells what was learnt from experience", "draws a lesson"),
+    ),
+    "correction": (
+        ("correct_record", "fix_mistake"),
+        ("corrects what was said before", "says that it is otherwise"),
+    ),
+    "plan": (
+        ("announce_plan", "schedule"),
+        ("says what will be done", "tells an intention or a date to come"),
+    ),
+    "log": (("report_change", "work_log"), ("notes a change of code or a step of work", "a line of a log")),
+    "chatter": (("small_talk", "chat"), ("says nothing in particular", "casual talk")),
+    "question": (("ask_question", "get_answer"), ("asks something", "wants to know something")),
+    "greeting": (("greet", "say_hello"), ("greets or takes leave", "a greeting")),
+    "command": (("give_order", "request_action"), ("wants something done at once", "an instruction")),
+    "hypothetical": (("imagine", "what_if"), ("imagines what is not so", "supposes something")),
+}
+"""Names and descriptions of the intents of generated texts, by category or sort."""
+OFFERED = (3, 6)
+"""Fewest and most intents on offer."""
 _TASTES = ("drink", "food", "dislike", "color", "answers", "hobby")
 _UNFRAMED = ("log", "code", "output")
 _PLANS = ("trip", "visit", "deadline")
@@ -27,13 +58,14 @@ _VALUES_OF = {"en": "en", "de": "de", "zh": "zh", "mixed": "en"}
 class Author:
     """Draws texts of one split."""
 
-    def __init__(self, split: Split, rng: random.Random) -> None:
+    def __init__(self, split: Split, rng: random.Random, languages: Collection[str]) -> None:
         self.split: Split = split
         self.rng = rng
+        self._languages = {each: weight for each, weight in LANGUAGE_WEIGHTS.items() if each in languages}
 
     def row(self, name: str) -> dict[str, Any]:
         """Draw a row with this id."""
-        language = self._weighted(LANGUAGE_WEIGHTS)
+        language = self._weighted(self._languages)
         if self.rng.random() < 0.5:
             category = self._weighted(CATEGORY_WEIGHTS)
             told = {"decision": "SAVE", "category": category}
@@ -43,6 +75,27 @@ class Author:
             told = {"decision": "SKIP", "kind": sort}
             text = self._skipped(sort, language)
         return {"id": name, "text": text, **told, "language": language}
+
+    def intent_row(self, name: str) -> dict[str, Any]:
+        """Draw a text with intents on offer, of which one in eight times none is right."""
+        language = self._weighted(self._languages)
+        sort = self.rng.choice([each for each in INTENTS if f"@{each}" in sections(f"texts.{language}.txt")])
+        if sort in CATEGORY_WEIGHTS:
+            text = noisy(self._worthy(sort, language), self.rng, language)
+        else:
+            text = noisy(self._drawn(sort, language), self.rng, language, framed=sort not in _UNFRAMED)
+        others = self.rng.sample([each for each in INTENTS if each != sort], self.rng.randint(*OFFERED))
+        has_right = self.rng.random() >= 1 / 8
+        offered = [*others[1:], sort] if has_right else others
+        self.rng.shuffle(offered)
+        named = {each: tuple(map(self.rng.choice, INTENTS[each])) for each in offered}
+        intents = [{"name": named[each][0], "description": named[each][1]} for each in offered]
+        return {
+            "id": name,
+            "text": text,
+            "intents": intents,
+            "intent": named[sort][0] if has_right else "oos",
+        }
 
     def _sort(self, language: str) -> str:
         while f"@{(sort := self._weighted(SORT_WEIGHTS))}" not in sections(f"texts.{language}.txt"):
@@ -119,9 +172,11 @@ class Author:
         return self.rng.choices(list(weights), list(weights.values()))[0]
 
 
-def memorize_rows(split: Split, count: int, seed: int) -> list[dict[str, Any]]:
+def memorize_rows(
+    split: Split, count: int, seed: int, languages: Collection[str] = WRITTEN
+) -> list[dict[str, Any]]:
     """Return generated rows of our own format for the task `memorize`; few texts occur twice."""
-    author = Author(split, random.Random(f"memorize/{split}/{seed}"))
+    author = Author(split, random.Random(f"memorize/{split}/{seed}"), languages)
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for number in range(1, count + 1):
@@ -132,3 +187,11 @@ def memorize_rows(split: Split, count: int, seed: int) -> list[dict[str, Any]]:
         seen.add(row["text"])
         rows.append(row)
     return rows
+
+
+def classify_rows(
+    split: Split, count: int, seed: int, languages: Collection[str] = WRITTEN
+) -> list[dict[str, Any]]:
+    """Return generated rows of our own format for the task `classify`."""
+    author = Author(split, random.Random(f"classify/{split}/{seed}"), languages)
+    return [author.intent_row(f"classify-{split}-{number}") for number in range(1, count + 1)]

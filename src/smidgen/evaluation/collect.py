@@ -11,7 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from smidgen.data.types import UNANSWERED, Completion, Constraint, Record, Request, Sample, Sampling, Score
+from smidgen.data.types import (
+    UNANSWERED,
+    Completion,
+    Constraint,
+    Record,
+    Request,
+    Sample,
+    Sampling,
+    Score,
+    Timing,
+)
 from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.evaluation.metrics import Measured, measure
 from smidgen.evaluation.records import LoggedRecord, fingerprint, resume_log, wall_clock
@@ -265,8 +275,16 @@ def summarise(
         baselines=_measure_all(task.baselines(samples), seed),
         subsets=_subsets(task, records, seed),
         details=task.details(records),
-        speed=measure_speed(timings, wall_clock(kept), peak_memory_bytes=peak_memory_bytes),
+        speed=measure_speed(
+            timings, wall_clock(kept), first=_first_timing(kept), peak_memory_bytes=peak_memory_bytes
+        ),
     )
+
+
+def _first_timing(log: Sequence[LoggedRecord]) -> Timing | None:
+    """Return the timing of the answer that was finished first; None if there is none."""
+    order = sorted(log, key=lambda logged: (logged.session, logged.elapsed))
+    return order[0].record.completion.timing if order else None
 
 
 def _score(task: Task, sample: Sample, completion: Completion) -> Score:

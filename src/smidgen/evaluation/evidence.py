@@ -242,6 +242,8 @@ def speed(report: Mapping[str, Any], stages: Sequence[ReportColumn]) -> list[tup
         (SPEED, "tokens_per_second", formatting.quantity),
         ("Latency, median", "latency_p50", formatting.seconds),
         ("Latency, 95th percentile", "latency_p95", formatting.seconds),
+        ("Latency, 99th percentile", "latency_p99", formatting.seconds),
+        ("First answer, caches empty", "cold_start", formatting.seconds),
         ("Peak memory", "peak_memory_bytes", formatting.size),
     ):
         values = [dig(report, stage.key, "speed", key) for stage in stages]

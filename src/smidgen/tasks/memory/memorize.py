@@ -6,10 +6,10 @@ is to be saved a false negative.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from smidgen.data.examples import Example
-from smidgen.data.memories import CATEGORIES, Decision
+from smidgen.data.memories import Decision
 from smidgen.data.memory_rows import MEMORIZE_FORMATS, memories
 from smidgen.data.memory_texts import memorize_rows
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
@@ -25,7 +25,8 @@ from smidgen.tasks.memory.answers import (
     spellings,
     written,
 )
-from smidgen.tasks.memory.rates import by_field, movement, share
+from smidgen.tasks.memory.rates import by_field, movement, share, subset_of, unfinished
+from smidgen.tasks.memory.settings import MemorySettings
 from smidgen.tasks.memory.texts import shortened
 from smidgen.tasks.task import Row, Task, accuracy, unparsed_rate, unparsed_reasons
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
@@ -39,7 +40,7 @@ _CONSTRAINT = one_of(memorize_answers())
 _ALLOWED = spellings(memorize_answers())
 
 
-def memorize_sample(text: str, *, id: str = "") -> Sample:  # noqa: A002
+def memorize_sample(text: str, *, id: str = "") -> Sample:
     """Return the prompt that asks whether a text is worth remembering."""
     return Sample(id, (Message("system", INSTRUCTION), Message("user", shortened(text, MOST_CHARACTERS))))
 
@@ -62,6 +63,15 @@ class Memorize(Task):
         limits="The results hold for texts like those of the evaluation.",
     )
     formats = MEMORIZE_FORMATS
+    settings_table = MemorySettings
+
+    def __init__(self, settings: MemorySettings | None = None) -> None:
+        self.settings = self._own = settings or MemorySettings()
+
+    @classmethod
+    def from_settings(cls, settings: MemorySettings) -> Self:
+        """Create the task from its settings."""
+        return cls(settings)
 
     @property
     def constraint(self) -> Constraint:
@@ -82,7 +92,7 @@ class Memorize(Task):
                     "category": item.decision.category,
                     "kind": item.kind or item.decision.category,
                     "language": item.language,
-                    "subset": item.subset or item.language,
+                    "subset": subset_of(item),
                 },
             )
             for item in found
@@ -105,7 +115,7 @@ class Memorize(Task):
 
     def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
         """Generated texts in three languages."""
-        return memorize_rows(split, limit or WORLD_ROWS[split], seed)
+        return memorize_rows(split, limit or WORLD_ROWS[split], seed, self._own.languages)
 
     def parse(self, text: str) -> dict[str, Any]:
         """The answer as an object.
@@ -161,6 +171,7 @@ class Memorize(Task):
             "by_language": by_field(records, "language"),
             "confusions": confusions(told),
             "unparsed": unparsed_reasons(records),
+            "unfinished": unfinished(records),
         }
 
     def against_base(self, records: Sequence[Record], base: Sequence[Record]) -> Mapping[str, Any]:

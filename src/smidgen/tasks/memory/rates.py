@@ -1,8 +1,10 @@
 """Rates and tables that the tasks of the memory router share."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from smidgen.data.memory_rows import Arbitration, Memory
 from smidgen.data.types import Record
 from smidgen.tasks.measures import Measure
 
@@ -23,6 +25,11 @@ def group_of(record: Record) -> str:
     return record.sample.metadata.get("group", record.sample.id)
 
 
+def subset_of(item: Memory | Arbitration) -> str | None:
+    """The subset of a row for which metrics are computed apart: its file or benchmark, and its language."""
+    return " ".join(filter(None, (item.subset, item.language))) or None
+
+
 def by_field(records: Sequence[Record], field: str) -> dict[str, dict[str, int]]:
     """Count the right, the wrong and the unparsed answers for every value of a field of the samples."""
     found: dict[str, dict[str, int]] = {}
@@ -39,6 +46,12 @@ def outcome_of(record: Record) -> str:
     if not record.score.parsed:
         return "unparsed"
     return "right" if record.score.value == 1 else "wrong"
+
+
+def unfinished(records: Sequence[Record]) -> dict[str, int]:
+    """Count answers that did not end by themselves, by the reason: cut off, failed, or too long a prompt."""
+    reasons = Counter(record.completion.finish_reason for record in records)
+    return {reason: count for reason, count in sorted(reasons.items()) if reason != "stop"}
 
 
 def movement(records: Sequence[Record], base: Sequence[Record]) -> Mapping[str, Any]:
