@@ -23,10 +23,11 @@ SOURCE = Path(smidgen.__file__).parent
 # options (what commands and functions take together): data
 # benchmark: backend, models, inference, options
 # judge (the Python door): tasks, evaluation, inference, options
+# router (the Python door to memory decisions): tasks, inference, options, memory; backend to end its thread
 # cli ← everything
 ANYWHERE = {"smidgen", "errors", "config", "cache", "files"}
 ALLOWED = {
-    "smidgen": {"judge", "options"},
+    "smidgen": {"judge", "options", "router"},
     "errors": set(),
     "cache": set(),
     "files": {"errors", "cache"},
@@ -49,6 +50,7 @@ ALLOWED = {
     "serving": {"data", "inference"},
     "benchmark": {"backend", "models", "data", "inference", "options"},
     "judge": {"data", "tasks", "evaluation", "inference", "options"},
+    "router": {"backend", "data", "tasks", "inference", "options", "memory"},
     "pipeline": {
         "backend", "data", "options", "figures", "tasks", "evaluation", "models", "export", "inference",
         "training", "runs", "tracking",

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from smidgen.judge import Judge
     from smidgen.options import EngineOptions, JudgeOptions, SamplingOptions
+    from smidgen.router import Router
 
 __version__ = "0.1.0"
-__all__ = ["EngineOptions", "Judge", "JudgeOptions", "SamplingOptions", "__version__"]
+__all__ = ["EngineOptions", "Judge", "JudgeOptions", "Router", "SamplingOptions", "__version__"]
 
 _EXPORTS = {
     "EngineOptions": "smidgen.options",
     "Judge": "smidgen.judge",
     "JudgeOptions": "smidgen.options",
+    "Router": "smidgen.router",
     "SamplingOptions": "smidgen.options",
 }
 """The public names and their modules; imported on first use, because the libraries of a model are heavy."""

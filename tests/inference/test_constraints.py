@@ -455,7 +455,7 @@ def test_what_a_tokenizer_cannot_write_is_refused(engine, constraint, fault):
 def test_tokenizers_of_an_unknown_kind_are_refused(loaded, monkeypatch):
     monkeypatch.setattr(loaded.tokenizer, "to_json", lambda: "{}", raising=False)
     with pytest.raises(ModelError, match=r"the tokenizer of .* does not support constraints"):
-        Guides(loaded.tokenizer).begin(choices("a"))
+        Guides(loaded.tokenizer).begin(Constraint("regex", "a"))
 
 
 @pytest.mark.parametrize("strings", [{"stop": ("x",)}, {"stop_after": ("x",)}])

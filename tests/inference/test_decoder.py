@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 from tests.conftest import TINY_CONFIG, random_qwen3, write_tokenizer
 
 from smidgen.inference import decoder as decoder_module
-from smidgen.inference import prefixes
+from smidgen.inference import kept_prefixes, prefixes
 from smidgen.inference.cpu_forward import CpuForward
 from smidgen.inference.decoder import Decoder
 from smidgen.inference.forward import ForwardPass, MlxForward
@@ -109,14 +109,25 @@ def test_rows_go_on_when_another_prefix_is_shared(forward, full_logits):
 def test_any_history_equals_full_forward_passes(forward, full_logits, family_tokens, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefixes, "FAMILY_TOKENS", family_tokens)
+        patch.setattr(kept_prefixes, "FAMILY_TOKENS", family_tokens)
         check_history(Mirror(forward, full_logits), data)
 
 
 def check_history(mirror: Mirror, data: st.DataObject) -> None:
-    prompts = data.draw(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
+    some_prompts = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6)
+    prompts = data.draw(some_prompts)
     mirror.decoder.share(prompts)
-    for action in data.draw(st.lists(st.sampled_from(["add", "step", "remove", "rollback"]), max_size=10)):
-        if action == "add":
+    actions = ["add", "step", "remove", "rollback", "share", "reuse", "adopt"]
+    for action in data.draw(st.lists(st.sampled_from(actions), max_size=12)):
+        if action in ("share", "reuse"):
+            prompts = data.draw(some_prompts)
+            getattr(mirror.decoder, action)(prompts)
+        elif action == "adopt":
+            if len(mirror.rows) == 1:
+                mirror.decoder.adopt(list(mirror.rows[0]))
+                prompts = [mirror.rows[0]]
+                mirror.decoder.reuse(prompts)
+        elif action == "add":
             mirror.add(data.draw(st.lists(st.sampled_from(prompts), min_size=1, max_size=4)))
         elif mirror.rows and action == "step":
             size = len(mirror.rows)
@@ -296,3 +307,36 @@ def test_the_last_tokens_of_every_prompt_are_scored(forward, full_logits):
     decoder.share([prompt[:-2] for prompt in PROMPTS])
     got = np.array(decoder.add(PROMPTS, last=3))
     assert got == pytest.approx(np.concatenate([full_logits(row)[-3:] for row in PROMPTS]), abs=1e-3)
+
+
+def test_kinds_of_prompts_take_turns_without_being_computed_again(forward, full_logits, ran):
+    """What two prompts of a kind shared is kept when the other kind takes the prefix cache."""
+    kinds = [[[1, 2, *range(at, at + 30), last] for last in range(5, 9)] for at in (20, 60, 100)]
+    mirror = Mirror(forward, full_logits)
+    for prompts in kinds:
+        mirror.decoder.share(prompts[:2])
+    ran.clear()
+    for turn in range(2, 4):
+        for prompts in kinds:
+            assert mirror.decoder.num_cached(prompts[turn]) == 32
+            mirror.decoder.reuse([prompts[turn]])
+            mirror.add([prompts[turn]])
+            mirror.decoder.adopt(prompts[turn])
+            mirror.decoder.clear()
+            mirror.rows.clear()
+    assert ran == [[1]] * 6  # the last token of every prompt
+
+
+def test_only_what_is_shared_is_kept_aside(forward, full_logits, ran, monkeypatch):
+    one, other = [[1, 2, *range(at, at + 30), 5] for at in (20, 60)]
+    mirror = Mirror(forward, full_logits)
+    for prompt in (one, other):
+        mirror.decoder.share([prompt])
+    assert mirror.decoder.num_cached(one) == 2 and mirror.decoder.place_aside(one) is None
+    mirror.decoder.share([other, [*other[:-1], 6]])
+    mirror.decoder.share([one])
+    assert mirror.decoder.num_cached(other) == 32 and mirror.decoder.place_aside(other) is not None
+    monkeypatch.setattr(kept_prefixes, "KEPT_BYTES", 0)
+    mirror.decoder.share([one, [*one[:-1], 6]])
+    mirror.decoder.share([[9, 9, 9]])
+    assert mirror.decoder.num_cached(one) == 0

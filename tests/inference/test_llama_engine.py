@@ -237,7 +237,7 @@ def test_prompts_that_do_not_fit(llama):
 def test_every_slot_goes_on_from_what_is_shared():
     server = LlamaServer(llama_model("smidgen:nano", dtype="F32").file, num_slots=3, context=256)
     prefix = list(range(100, 100 + 2 * SHARED_LEAST))
-    server.share(prefix)
+    assert server.share(prefix, [0, 1, 2])
     for slot in range(3):
         question = {"prompt": [*prefix, 7, 8, 9], "max_tokens": 1, "id_slot": slot, "temperature": 0}
         assert server.complete(question)["timings"]["cache_n"] == len(prefix)

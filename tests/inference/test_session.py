@@ -12,7 +12,7 @@ from smidgen.data.types import Completion, Constraint, Message, Request, Sample,
 from smidgen.errors import ConfigError, ModelError, SmidgenError, WorkError
 from smidgen.inference import lane as lane_module
 from smidgen.inference import offline
-from smidgen.inference.constraints import Guide
+from smidgen.inference.constraints import GrammarGuide
 from smidgen.inference.engine import Event, Session
 from smidgen.inference.mlx import MlxEngine
 
@@ -134,7 +134,7 @@ def test_a_bad_request_ends_itself_alone(engine):
 @pytest.mark.parametrize("place", ["force", "allowed", "take"])
 def test_a_constraint_that_fails_on_the_way_ends_its_row_alone(engine, monkeypatch, place):
     constrained = replace(ask("bad", "why"), constraint=Constraint("regex", "(?:[xyz]){6}"))
-    whole, calls = getattr(Guide, place), []
+    whole, calls = getattr(GrammarGuide, place), []
 
     def failing(guide, *given):
         calls.append(given)
@@ -143,7 +143,7 @@ def test_a_constraint_that_fails_on_the_way_ends_its_row_alone(engine, monkeypat
         return whole(guide, *given)
 
     expected = answers(engine, many(3))
-    monkeypatch.setattr(Guide, place, failing)
+    monkeypatch.setattr(GrammarGuide, place, failing)
     session = engine.session()
     for request in [constrained, *many(3)]:
         session.submit(request)

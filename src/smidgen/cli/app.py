@@ -30,6 +30,7 @@ from smidgen.cli.memory import memory
 from smidgen.cli.plan import plan
 from smidgen.cli.quantize import quantize
 from smidgen.cli.rewardbench import rewardbench
+from smidgen.cli.route import route
 from smidgen.cli.run import run
 from smidgen.cli.sweep import sweep
 from smidgen.cli.train import train
@@ -42,6 +43,7 @@ COMMANDS = (
     sweep,
     evaluate,
     judge,
+    route,
     compare,
     rewardbench,
     generate,

@@ -21,6 +21,8 @@ from smidgen.data.world import Split
 
 FOLDER = Path(__file__).parent / "memory_grammar"
 LANGUAGES = ("en", "de", "zh")
+WRITTEN = (*LANGUAGES, "mixed")
+"""The languages of rows: one, or two in one text or beside each other."""
 SYNONYM, ABBREVIATION = "~", "^"
 NAMED = ("name", "surname", "city", "company", "pet", "project", "band", "book", "school", "tool", "system")
 """The sections of values that are proper names."""
@@ -29,7 +31,7 @@ _WORDING = re.compile(r" ([~^]) ")
 
 
 def in_split(lines: Sequence[str], split: Split, *, least: int = 1) -> tuple[str, ...]:
-    """Return the lines of a split, in their order: a fixed share for the test, at least `least` if possible."""
+    """Return the lines of a split, in their order: a share for the test, at least `least` if possible."""
     if len(lines) < 2 * least:
         return tuple(lines) if split == "train" else ()
     ranked = sorted(lines, key=lambda line: hashlib.sha256(line.encode()).digest())

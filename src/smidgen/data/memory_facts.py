@@ -1,4 +1,4 @@
-"""Facts about people, projects and things, which can be said in several ways and languages, changed and ended."""
+"""Facts about people, projects and things, which can be said in several ways, changed and ended."""
 
 import random
 import re

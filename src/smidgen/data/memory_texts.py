@@ -1,11 +1,11 @@
 """Generated texts that are worth remembering, and others that are not."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from smidgen.data.grammar import Drawing, in_split, sections
+from smidgen.data.grammar import WRITTEN, Drawing, in_split, sections
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, UnsayableError, attributes, draw_fact
 from smidgen.data.memory_noise import noisy
 from smidgen.data.world import Split
@@ -63,13 +63,14 @@ _VALUES_OF = {"en": "en", "de": "de", "zh": "zh", "mixed": "en"}
 class Author:
     """Draws texts of one split."""
 
-    def __init__(self, split: Split, rng: random.Random) -> None:
+    def __init__(self, split: Split, rng: random.Random, languages: Collection[str]) -> None:
         self.split: Split = split
         self.rng = rng
+        self._languages = {each: weight for each, weight in LANGUAGE_WEIGHTS.items() if each in languages}
 
     def row(self, name: str) -> dict[str, Any]:
         """Draw a row with this id."""
-        language = self._weighted(LANGUAGE_WEIGHTS)
+        language = self._weighted(self._languages)
         if self.rng.random() < 0.5:
             category = self._weighted(CATEGORY_WEIGHTS)
             told = {"decision": "SAVE", "category": category}
@@ -84,7 +85,7 @@ class Author:
 
     def intent_row(self, name: str) -> dict[str, Any]:
         """Draw a text with intents on offer, of which one in eight times none is right."""
-        language = self._weighted(LANGUAGE_WEIGHTS)
+        language = self._weighted(self._languages)
         sort = self.rng.choice([each for each in INTENTS if f"@{each}" in sections(f"texts.{language}.txt")])
         if sort in CATEGORY_WEIGHTS:
             text = noisy(self._worthy(sort, language), self.rng, language)
@@ -173,9 +174,11 @@ class Author:
         return self.rng.choices(list(weights), list(weights.values()))[0]
 
 
-def memorize_rows(split: Split, count: int, seed: int) -> list[dict[str, Any]]:
+def memorize_rows(
+    split: Split, count: int, seed: int, languages: Collection[str] = WRITTEN
+) -> list[dict[str, Any]]:
     """Return generated rows of our own format for the task `memorize`; few texts occur twice."""
-    author = Author(split, random.Random(f"memorize/{split}/{seed}"))
+    author = Author(split, random.Random(f"memorize/{split}/{seed}"), languages)
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for number in range(1, count + 1):
@@ -188,7 +191,9 @@ def memorize_rows(split: Split, count: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def classify_rows(split: Split, count: int, seed: int) -> list[dict[str, Any]]:
+def classify_rows(
+    split: Split, count: int, seed: int, languages: Collection[str] = WRITTEN
+) -> list[dict[str, Any]]:
     """Return generated rows of our own format for the task `classify`."""
-    author = Author(split, random.Random(f"classify/{split}/{seed}"))
+    author = Author(split, random.Random(f"classify/{split}/{seed}"), languages)
     return [author.intent_row(f"classify-{split}-{number}") for number in range(1, count + 1)]

@@ -6,12 +6,12 @@ nothing: the same fact about somebody else is new, and so is a second value of w
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from smidgen.data.grammar import ABBREVIATION, SYNONYM
+from smidgen.data.grammar import ABBREVIATION, SYNONYM, WRITTEN
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, Fact, UnsayableError, attributes, draw_fact
 from smidgen.data.memory_noise import noisy
 from smidgen.data.world import Split
@@ -31,6 +31,8 @@ KIND_WEIGHTS = {
 }
 LANGUAGE_WEIGHTS = {"en": 74, "de": 13, "zh": 13}
 """Of rows in one language; those of two are besides."""
+_TRIES = 500
+_ACROSS = "cross-language"
 _COUNT_WEIGHTS = {1: 15, 2: 22, 3: 28, 4: 20, 5: 15}
 _OPPOSITES = {"food": "dislike", "dislike": "food"}
 _PAIRS = (
@@ -53,7 +55,7 @@ class Draft:
         text: the new fact as it is said.
         action: the action.
         fact: what the text is about.
-        stored: facts that are among the candidates, with their texts; the first is the target, if there is one.
+        stored: facts that are among the candidates, with their texts; the first is the target, if any.
         language: of the new text.
         stored_language: of the candidates.
     """
@@ -69,13 +71,15 @@ class Draft:
 class Writer:
     """Draws rows of one split; a draft that its templates cannot say is drawn again."""
 
-    def __init__(self, split: Split, rng: random.Random) -> None:
+    def __init__(self, split: Split, rng: random.Random, languages: Collection[str]) -> None:
         self.split: Split = split
         self.rng = rng
         self.attributes = attributes(split)
-        self.makers: dict[str, Callable[[], Draft]] = {
+        self._languages = {each: weight for each, weight in LANGUAGE_WEIGHTS.items() if each in languages}
+        self._pairs = _PAIRS if "mixed" in languages else tuple((each, each) for each in self._languages)
+        makers: dict[str, Callable[[], Draft]] = {
             "paraphrase": self._paraphrase,
-            "cross-language": self._across,
+            _ACROSS: self._across,
             "synonym": lambda: self._reworded(SYNONYM),
             "abbreviation": lambda: self._reworded(ABBREVIATION),
             "correction": lambda: self._change("correction"),
@@ -84,11 +88,12 @@ class Writer:
             "mixed": self._mixed,
             "new": self._new,
         }
+        self.makers = {kind: make for kind, make in makers.items() if "mixed" in languages or kind != _ACROSS}
+        self._kinds = {kind: KIND_WEIGHTS[kind] for kind in self.makers}
 
     def row(self, name: str) -> dict[str, Any]:
         """Draw a row with this id."""
-        kind = _weighted(self.rng, KIND_WEIGHTS)
-        draft, listed = self._drafted(kind)
+        kind, draft, listed = self._drafted()
         target = None
         candidates = []
         ids = [f"m{number}" for number in self.rng.sample(range(10, 999), len(listed))]
@@ -106,13 +111,14 @@ class Writer:
         }
         return row if target is None else row | {"target": target}
 
-    def _drafted(self, kind: str) -> tuple[Draft, list[tuple[str, bool]]]:
+    def _drafted(self) -> tuple[str, Draft, list[tuple[str, bool]]]:
+        """Draw a kind and a draft of it; another kind where the templates of its languages have none."""
         while True:
-            try:
-                draft = self.makers[kind]()
-                return draft, self._listed(draft)
-            except UnsayableError:
-                continue
+            kind = _weighted(self.rng, self._kinds)
+            for _ in range(_TRIES):
+                with suppress(UnsayableError):
+                    draft = self.makers[kind]()
+                    return kind, draft, self._listed(draft)
 
     def _listed(self, draft: Draft) -> list[tuple[str, bool]]:
         """Return the candidates in random order, each with whether it is the target."""
@@ -163,17 +169,17 @@ class Writer:
             return fact.text(language, self.rng, **told)
 
     def _paraphrase(self) -> Draft:
-        language = _weighted(self.rng, LANGUAGE_WEIGHTS)
+        language = _weighted(self.rng, self._languages)
         fact = self._any(lambda attribute: attribute.has(STATED, language))
         return self._duplicate(fact, language, language)
 
     def _across(self) -> Draft:
-        stored_language, language = self.rng.choice(_PAIRS)
+        stored_language, language = self.rng.choice(self._pairs)
         fact = self._any(lambda a: a.has(STATED, language) and a.has(STATED, stored_language))
         return self._duplicate(fact, language, stored_language)
 
     def _reworded(self, mark: str) -> Draft:
-        language = _weighted(self.rng, LANGUAGE_WEIGHTS) if mark == SYNONYM else "en"
+        language = _weighted(self.rng, self._languages)
         fact = self._any(lambda attribute: attribute.has(STATED, language))
         if fact.marks(language) != {mark}:
             raise UnsayableError
@@ -188,7 +194,7 @@ class Writer:
         return _drafted(new[0], "NONE", fact, (fact, stored[0]), language, stored_language)
 
     def _change(self, kind: str, language: str = "", stored_language: str = "") -> Draft:
-        language = language or _weighted(self.rng, LANGUAGE_WEIGHTS)
+        language = language or _weighted(self.rng, self._languages)
         stored_language = stored_language or language
         if kind == "correction" and self.rng.random() < 0.06:
             return self._turned(language)
@@ -208,7 +214,7 @@ class Writer:
     def _expiry(self) -> Draft:
         if self.rng.random() < 0.2:
             return self._change("expiry")
-        language = _weighted(self.rng, LANGUAGE_WEIGHTS)
+        language = _weighted(self.rng, self._languages)
         fact = self._any(lambda attribute: attribute.has(ENDED, language))
         return self._after(fact, fact, "DELETE", ENDED, language, language)
 
@@ -222,10 +228,10 @@ class Writer:
     def _mixed(self) -> Draft:
         draw = self.rng.random()
         if draw < 0.35:  # a change in another language
-            stored_language, language = self.rng.choice(_PAIRS)
+            stored_language, language = self.rng.choice(self._pairs)
             return self._change(self.rng.choice(["correction", "relational"]), language, stored_language)
         if draw < 0.5:  # the same in another language and by another name
-            stored_language, language = self.rng.choice(_PAIRS)
+            stored_language, language = self.rng.choice(self._pairs)
             fact = self._any(lambda a: a.has(STATED, language) and a.has(STATED, stored_language))
             stored, new = (
                 self._said(fact, stored_language),
@@ -247,8 +253,8 @@ class Writer:
         return self._said(other, draft.language, is_stored=False)[0]
 
     def _new(self) -> Draft:
-        language = _weighted(self.rng, LANGUAGE_WEIGHTS)
-        stored_language = self.rng.choice(["en", "de", "zh"]) if self.rng.random() < 0.1 else language
+        language = _weighted(self.rng, self._languages)
+        stored_language = self.rng.choice(self._pairs)[0] if self.rng.random() < 0.1 else language
         fact = self._any(lambda attribute: attribute.has(STATED, language))
         said, _ = self._said(fact, language, is_stored=False)
         near = [self._near(fact)] if self.rng.random() < 0.55 else []
@@ -265,10 +271,12 @@ class Writer:
         return Fact(fact.attribute, other.subject, fact.value, other.others)
 
 
-def arbitrate_rows(split: Split, count: int, seed: int) -> list[dict[str, Any]]:
+def arbitrate_rows(
+    split: Split, count: int, seed: int, languages: Collection[str] = WRITTEN
+) -> list[dict[str, Any]]:
     """Return generated rows of our own format for the task `arbitrate`."""
     rng = random.Random(f"arbitrate/{split}/{seed}")
-    writer = Writer(split, rng)
+    writer = Writer(split, rng, languages)
     return [writer.row(f"arbitrate-{split}-{number}") for number in range(1, count + 1)]
 
 

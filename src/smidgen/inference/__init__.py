@@ -4,10 +4,10 @@ from pathlib import Path
 
 from smidgen.errors import ConfigError
 from smidgen.files import content_hash, is_url, sha256_json
-from smidgen.inference.engine import Engine, Stream
+from smidgen.inference.engine import Engine, Event, Session, Stream
 from smidgen.options import EngineOptions
 
-__all__ = ["Engine", "Stream", "engine_identity", "model_hash", "open_engine"]
+__all__ = ["Engine", "Event", "Session", "Stream", "engine_identity", "model_hash", "open_engine"]
 
 
 def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:

@@ -1,7 +1,8 @@
 """Constrained decoding by a JSON schema, a regular expression or a list of choices.
 
 llguidance (https://github.com/guidance-ai/llguidance) computes which tokens may come next, and which must:
-where a constraint leaves no choice, the tokens are those of the tokenizer's own encoding of the text.
+where a constraint leaves no choice, the tokens are those of the tokenizer's own encoding of the text. Choices are
+written in that encoding throughout.
 
 JSON has the layout of `json.dumps`, on one line with a space after every comma and colon, and keys in the
 schema's order, so only values are left to the model. Regular expressions have the syntax of Rust's `regex`
@@ -13,7 +14,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jsonschema import Draft3Validator, Draft202012Validator
@@ -26,6 +27,7 @@ from smidgen.data.schemas import check_schema
 from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Constraint, Request
 from smidgen.errors import ConfigError, ModelError, did_you_mean
+from smidgen.inference.choice_guide import ChoiceGuide, encoded
 from smidgen.inference.exact_numbers import ExactGrammar, read_exactly, rounded, schema_grammar, schemas_in
 
 NAMES = {"json_schema": "the schema", "regex": "the regular expression", "choices": "the choices"}
@@ -38,8 +40,37 @@ ANNOTATIONS = frozenset(
 """Keywords of JSON Schema that assert nothing."""
 
 
-class Guide:
+class Guide(Protocol):
     """State of one constrained answer."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer is complete, so that no token can follow."""
+        ...
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Return the mask of allowed next tokens (V,), which includes end tokens once the answer may end.
+
+        Raises:
+            ConfigError: no token is allowed, or computing the mask is too costly.
+        """
+        ...
+
+    def take(self, token_id: int) -> None:
+        """Consume one allowed token."""
+        ...
+
+    def force(self, most: int) -> list[int]:
+        """Consume at most `most` forced tokens, those without an alternative; return them."""
+        ...
+
+    def end(self, most: int) -> list[int]:
+        """Consume the forced tokens if they complete the answer and are at most `most`; return them, or none."""
+        ...
+
+
+class GrammarGuide:
+    """A `Guide` of llguidance."""
 
     def __init__(self, matcher: LLMatcher, vocab_size: int, name: str):
         """Take ownership of a matcher; `name` describes the constraint in errors."""
@@ -81,6 +112,20 @@ class Guide:
         self._forced = self._forced[len(forced) :]
         return forced
 
+    def end(self, most: int) -> list[int]:
+        """Consume the forced tokens if they complete the answer and are at most `most`; return them, or none."""
+        forced = self._forced_tokens()
+        if not 0 < len(forced) <= most:
+            return []
+        self._matcher.consume_tokens(forced)
+        self._check()
+        if self._matcher.is_stopped():
+            self._forced = []
+            return forced
+        self._matcher.rollback(len(forced))
+        self._check()
+        return []
+
     def _forced_tokens(self) -> list[int]:
         # Computed once per stretch: the rest of a stretch, encoded by itself, may give other tokens.
         if not self._forced:
@@ -101,6 +146,7 @@ class Guides:
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._matcher = lru_cache(KEPT_MATCHERS)(self._compiled)
+        self._choices = lru_cache(KEPT_MATCHERS)(self._encoded)
 
     def begin(self, constraint: Constraint) -> Guide:
         """Return a guide for a new answer.
@@ -110,7 +156,9 @@ class Guides:
                 satisfies it.
             ModelError: the tokenizer is of an unsupported kind.
         """
-        guide = Guide(
+        if constraint.kind == "choices" and (choices := self._choices(constraint)) is not None:
+            return ChoiceGuide(choices, self._tokenizer)
+        guide = GrammarGuide(
             self._matcher(constraint).deep_copy(), self._vocabulary.vocab_size, NAMES[constraint.kind]
         )
         guide.allowed()
@@ -126,13 +174,22 @@ class Guides:
                 "leave the constraint out"
             ) from None
 
-    def _compiled(self, constraint: Constraint) -> LLMatcher:
-        grammar = grammar_of(constraint)
+    def _encoded(self, constraint: Constraint) -> list[list[int]] | None:
+        """Return the choices as tokens; None if the tokenizer cannot write one of them as it is."""
+        grammar_of(constraint)
+        self._refuse_special(constraint)
+        return encoded(json.loads(constraint.value), self._tokenizer)
+
+    def _refuse_special(self, constraint: Constraint) -> None:
         if tokens := sorted(token for token in self._tokenizer.added_tokens if token in constraint.value):
             raise ConfigError(
                 f"{tokens[0]} in {NAMES[constraint.kind]} is a special token of this model and not text; "
                 "leave it out"
             )
+
+    def _compiled(self, constraint: Constraint) -> LLMatcher:
+        grammar = grammar_of(constraint)
+        self._refuse_special(constraint)
         limits = LLParserLimits(verbose_errors=False)
         return LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from smidgen.backend import mx
 from smidgen.inference.forward import ForwardPass
+from smidgen.inference.kept_prefixes import KeptPrefixes, is_more
 from smidgen.inference.kv_cache import Pass
 from smidgen.inference.prefixes import common_prefix, levels, stem_of
 
@@ -18,13 +19,16 @@ class Decoder:
     """A model with the KV caches of its rows.
 
     Slot 0 is the prefix cache: the shared prefix of the prompts is computed there once and copied into every
-    row. Rows occupy the slots from 1 on, without gaps.
+    row. Rows occupy the slots from 1 on, without gaps. A prefix that several prompts shared is kept aside when
+    another takes its place, so that prompts of several kinds may alternate.
     """
 
     def __init__(self, forward: ForwardPass):
         self._forward = forward
         self._caches = forward.new_caches()
         self._prefix: list[int] = []
+        self._proven = 0  # first tokens of the prefix cache that several prompts shared
+        self._kept = KeptPrefixes()
         self._shared = 0  # tokens of the prefix cache that new rows start from
         self._lengths: list[int] = []
         self._alike: list[int] = []  # for each row, number of first tokens that the prefix cache has too
@@ -60,24 +64,45 @@ class Decoder:
             The number of shared tokens; rows added from now on start from them.
         """
         common = stem_of(prompts)
-        cached = len(common_prefix(self._prefix, common))
+        self._recall(common)
+        cached = known = len(common_prefix(self._prefix, common))
         if cached < len(common):
-            self._prefix = common[:cached]
-            self._alike = [min(size, cached) for size in self._alike]
+            self._cut(cached)
             cached, rest = self._run_leading(0, cached, common[cached:])
             self._run(0, cached, [rest])
             self._prefix = common
+        self._proven = max(self._proven, len(common) if len(prompts) > 1 else known)
         self._shared = len(common)
         return self._shared
 
     def reuse(self, prompts: Sequence[list[int]]) -> int:
         """As `share`, but compute nothing: rows start from what the prefix cache has of all prompts."""
-        self._shared = len(common_prefix(self._prefix, stem_of(prompts)))
+        common = stem_of(prompts)
+        self._recall(common)
+        self._shared = len(common_prefix(self._prefix, common))
         return self._shared
 
+    def adopt(self, prompt: list[int]) -> None:
+        """Make the prompt of the only row the prefix cache, by copying, for prompts that continue it."""
+        assert self.num_rows == 1
+        known = len(common_prefix(self._prefix, prompt))
+        if known < len(prompt):
+            self._cut(known)
+            self._copy([1], 0, len(prompt))
+            self._prefix, self._alike = prompt, [len(prompt)]
+        self._proven = max(self._proven, known)
+
     def num_cached(self, prompt: Sequence[int]) -> int:
-        """Return how many tokens of the prefix cache `prompt` starts with."""
-        return len(common_prefix(self._prefix, prompt[:-1]))
+        """Return how many first tokens of `prompt` need not be computed."""
+        here = len(common_prefix(self._prefix, prompt[:-1]))
+        _, aside = self._kept.best(prompt[:-1])
+        return aside if is_more(aside, here) else here
+
+    def place_aside(self, prompt: Sequence[int]) -> int | None:
+        """Return which prefix that was kept aside serves `prompt`; None if the prefix cache does better."""
+        here = len(common_prefix(self._prefix, prompt[:-1]))
+        kept, aside = self._kept.best(prompt[:-1])
+        return id(kept) if is_more(aside, here) else None
 
     def add(self, prompts: Sequence[Sequence[int]], last: int | Sequence[int] = 1) -> Any:
         """Prefill new rows after the existing ones; equal prompts and shared prefixes are computed once.
@@ -169,6 +194,27 @@ class Decoder:
         self._reserve(first + len(rows), 0)
         self._copy([1 + row for row in rows], first, max(cached))
         return self._forward.logits(self._run(first, cached, tails))
+
+    def _recall(self, common: list[int]) -> None:
+        """Put a prefix that was kept aside into the prefix cache, if it serves prompts better."""
+        kept, size = self._kept.best(common)
+        here = len(common_prefix(self._prefix, common))
+        if kept is None or not is_more(size, here):
+            return
+        self._cut(len(common_prefix(self._prefix, kept.tokens)))
+        self._reserve(1, len(kept.tokens))
+        for cache, arrays in zip(self._caches, kept.layers, strict=True):
+            cache.set_first(arrays)
+        self._prefix, self._proven = kept.tokens, len(kept.tokens)
+        self._kept.used(kept)
+
+    def _cut(self, length: int) -> None:
+        """Cut the prefix cache before other tokens take the place of the rest; keep what was shared aside."""
+        if is_more(self._proven, length):
+            self._kept.keep(self._prefix[: self._proven], self._caches)
+        self._prefix = self._prefix[:length]
+        self._proven = min(self._proven, length)
+        self._alike = [min(size, length) for size in self._alike]
 
     def _run_families(self, first: int, prompts: Sequence[Sequence[int]], last: np.ndarray) -> list[int]:
         """Prefill prefixes that only some prompts share, once each, into the slots of these prompts.

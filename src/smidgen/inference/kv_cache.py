@@ -101,6 +101,15 @@ class SlotCache:
             for buffer in (self.keys, self.values):
                 buffer[start : start + len(sources), :, :length] = buffer[index, :, :length]
 
+    def first(self, length: int) -> tuple[Any, ...]:
+        """Return copies of the first `length` columns of the first slot, (1, K, length, D) each."""
+        return tuple(self._xp.array(buffer[:1, :, :length]) for buffer in self.arrays)
+
+    def set_first(self, arrays: Sequence[Any]) -> None:
+        """Write what `first` returned into the first slot, which has room for it."""
+        for buffer, array in zip(self.arrays, arrays, strict=True):
+            buffer[:1, :, : array.shape[2]] = array
+
     @property
     def arrays(self) -> tuple[Any, ...]:
         """The arrays of the cache."""
@@ -179,6 +188,15 @@ class QuantisedSlotCache:
         """Copy the first `length` columns of some slots to those from `start` on; reads all of them first."""
         for part in self._parts:
             part.copy(sources, start, length)
+
+    def first(self, length: int) -> tuple[Any, ...]:
+        """Return copies of the first `length` columns of the first slot."""
+        return tuple(chain.from_iterable(part.first(length) for part in self._parts))
+
+    def set_first(self, arrays: Sequence[Any]) -> None:
+        """Write what `first` returned into the first slot, which has room for it."""
+        for i, part in enumerate(self._parts):
+            part.set_first(arrays[2 * i : 2 * i + 2])
 
     @property
     def arrays(self) -> tuple[Any, ...]:

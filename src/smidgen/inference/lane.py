@@ -99,19 +99,27 @@ class Lane:
         """
         assert not self._windows
         rows = [rows[i] for i in by_family([row.prompt for row in rows])]
-        cached = [self._decoder.num_cached(row.prompt) for row in rows] if self.rows else []
-        most = max(cached, default=0)
-        if most >= FAMILY_TOKENS and min(cached) < most:
-            parts = [
-                [row for row, n in zip(rows, cached, strict=True) if (n == most) == first]
-                for first in (True, False)
-            ]
-        else:
-            parts = [rows]
-        self._windows.extend(deque(part) for part in parts)
+        self._windows.extend(deque(part) for part in self._parts(rows) if part)
         self._is_shared = False
         self._longest = max(len(row.prompt) + row.max_tokens for row in chain(rows, self.rows))
         self._room = room_for(self._decoder, self._longest, self._settings.batch_size, reserved)
+
+    def _parts(self, rows: Sequence[DecodeRow]) -> list[list[DecodeRow]]:
+        """Split a window by what is already computed of its prompts: the prefix cache, and prefixes aside."""
+        near: list[DecodeRow] = []
+        aside: dict[int, list[DecodeRow]] = {}
+        for row in rows:
+            place = self._decoder.place_aside(row.prompt)
+            (near if place is None else aside.setdefault(place, [])).append(row)
+        cached = [self._decoder.num_cached(row.prompt) for row in near] if self.rows else []
+        most = max(cached, default=0)
+        parts = [near]
+        if most >= FAMILY_TOKENS and min(cached) < most:
+            parts = [
+                [row for row, n in zip(near, cached, strict=True) if (n == most) == first]
+                for first in (True, False)
+            ]
+        return [*parts, *aside.values()]
 
     def step(self) -> list[DecodeRow]:
         """Run one pass; return the rows that got a token, including finished ones."""
@@ -128,6 +136,8 @@ class Lane:
             logits = self._decoder.add(next_tokens, last=[1 + len(row.forced) for row in taking])
         else:
             logits = self._decoder.step(next_tokens)
+        if joining == self.rows and len(joining) == 1:
+            self._decoder.adopt(joining[0].prompt)
         self._advance(taking, logits)
         self._leave(lambda row: row.is_finished)
         return taking
@@ -190,12 +200,15 @@ class Lane:
     def _share(self, prompts: Sequence[list[int]]) -> None:
         """Fill the prefix cache for the prompts of a window.
 
-        A single prompt that arrives while others run reuses the prefix cache as it is, unless it shares more
-        with the previous prompt; then that prefix is computed and kept for the next prompts.
+        A single prompt reuses the prefix cache as it is, and while no others run takes its place. If it arrives
+        while others run and shares more with the previous prompt, that prefix is computed and kept for the next
+        prompts.
         """
         self._is_shared = True
-        if len(prompts) > 1 or not self.rows:
+        if len(prompts) > 1:
             self._shared = self._decoder.share(prompts)
+        elif not self.rows:
+            self._shared = self._decoder.reuse(prompts)
         else:
             (prompt,) = prompts
             known = self._decoder.num_cached(prompt)

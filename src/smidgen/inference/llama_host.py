@@ -4,6 +4,8 @@ import threading
 from collections.abc import Sequence
 
 from smidgen.backend import device
+from smidgen.data.types import Constraint
+from smidgen.inference.constraints import Guides
 from smidgen.inference.llama_files import LlamaModel
 from smidgen.inference.llama_row import LlamaRow
 from smidgen.inference.llama_server import LlamaServer
@@ -24,6 +26,8 @@ class LlamaHost:
     Attributes:
         model: the file and its tokenizer.
         most_slots: maximum number of rows decoded together.
+        guides: makes the guides of constraints.
+        wide: constraints with more to choose from than can be followed outside of llama.cpp.
     """
 
     def __init__(self, model: LlamaModel, *, most_slots: int, kv_bits: int | None):
@@ -36,6 +40,8 @@ class LlamaHost:
         """
         self.model = model
         self.most_slots = most_slots
+        self.guides = Guides(model.tokenizer)
+        self.wide: set[Constraint] = set()
         self._kv_bits = kv_bits
         self._lock = threading.Lock()
         self._num_leases = 0

@@ -1,13 +1,13 @@
 """Rows of one llama.cpp model, each in a slot, and the requests that wait for a slot.
 
 A slot reuses the prefix that its next prompt shares with its last one, so waiting rows are assigned in the
-order of their prompts.
+order of their prompts, and a few rows each to the slot that has most of its prompt.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
@@ -15,11 +15,13 @@ from typing import Any, Generic, TypeVar
 from smidgen.errors import ModelError, SmidgenError
 from smidgen.inference.engine import Event
 from smidgen.inference.inbox import Submitted
+from smidgen.inference.llama_guided import begin_guide, follow
 from smidgen.inference.llama_host import LlamaHost
-from smidgen.inference.llama_question import question_of
+from smidgen.inference.llama_question import question_of, question_of_token
 from smidgen.inference.llama_row import LlamaRow
 from smidgen.inference.llama_server import LlamaServer, Refused
-from smidgen.inference.prefixes import common_prefix, stem_of
+from smidgen.inference.prefixes import stem_of
+from smidgen.inference.slot_prompts import SlotPrompts
 
 Item = TypeVar("Item")
 
@@ -35,6 +37,13 @@ class Shares(Generic[Item]):
         self._lock = threading.Lock()
         bounds = [len(items) * slot // num_slots for slot in range(num_slots + 1)]
         self._shares = [deque(items[start:stop]) for start, stop in pairwise(bounds)]
+
+    @classmethod
+    def of(cls, items: Mapping[int, Sequence[Item]], num_slots: int) -> "Shares[Item]":
+        """Return shares that are given, by slot."""
+        shares = cls([], num_slots)
+        shares._shares = [deque(items.get(slot, ())) for slot in range(num_slots)]
+        return shares
 
     def __iter__(self) -> Iterator[Item]:
         with self._lock:
@@ -92,7 +101,7 @@ class LlamaLane:
         self._server: LlamaServer | None = None  # leased while rows run
         self._lock = threading.Lock()
         self._running: dict[int, LlamaRow | None] = {}  # by slot
-        self._prompts: dict[int, list[int]] = {}  # last prompt of each slot
+        self._slots = SlotPrompts()
 
     @property
     def has_waiting(self) -> bool:
@@ -159,17 +168,30 @@ class LlamaLane:
             return [row for row in self._running.values() if row is not None]
 
     def _open_window(self, server: LlamaServer) -> None:
-        """Split the window among the slots of the leased model, matching prompts to cached prefixes."""
-        first = self._window[0].prompt
-        if len(self._window) > 1 and not self.is_busy:
-            server.share(stem_of([row.prompt for row in self._window]))
-        if server is not self._server:
-            self._server, self._prompts = server, {}
+        """Deal the window out to the slots of the leased model, matching prompts to cached prefixes."""
+        window, prompts = self._window, [row.prompt for row in self._window]
         with self._lock:
-            self._shares, self._window = Shares(self._window, server.num_slots), []
+            if server is not self._server:
+                self._server, self._slots = server, SlotPrompts()
             free = [slot for slot in range(server.num_slots) if slot not in self._running]
-            free.sort(key=lambda slot: -len(common_prefix(self._prompts.get(slot, []), first)))
-            self._start(free)
+            if len(window) <= len(free):
+                chosen = self._slots.assigned(free, prompts)
+                shares = Shares.of({slot: [window[i]] for slot, i in chosen.items()}, server.num_slots)
+                slots = list(chosen)
+            else:
+                shares, slots = Shares(window, server.num_slots), self._slots.ranked(free, prompts[0])
+        if len(window) > 1 and not self.is_busy:
+            self._share(server, stem_of(prompts), slots)
+        with self._lock:
+            self._shares, self._window = shares, []
+            self._start(slots)
+
+    def _share(self, server: LlamaServer, prefix: list[int], slots: Sequence[int]) -> None:
+        """Compute a prefix once for those slots that do not have it; no rows are running."""
+        lacking = [slot for slot in slots if self._slots.shared(slot, prefix) < len(prefix)]
+        if server.share(prefix, lacking):
+            for slot in lacking:
+                self._slots.read(slot, prefix)
 
     def _start_more(self) -> bool:
         """Start free slots while others run; return whether all waiting rows are taken care of."""
@@ -192,7 +214,8 @@ class LlamaLane:
     def _work(self, server: LlamaServer, slot: int) -> None:
         while (row := self._shares.take(slot)) is not None:
             with self._lock:
-                self._running[slot], self._prompts[slot] = row, row.prompt
+                self._running[slot] = row
+                self._slots.read(slot, row.prompt)
             if row.is_cancelled:
                 continue
             try:
@@ -212,11 +235,30 @@ class LlamaLane:
 
     def _run(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
         """Request completions until the row is finished; llama.cpp also stops at strings inside thinking."""
+        if self._run_guided(server, row, slot):
+            return
         while row.finish_reason is None and not row.is_cancelled:
             answer = server.complete(
                 question_of(row, context=server.context, slot=slot, thinking=self._thinking)
             )
             row.take(answer["__verbose"], self.host.model.tokenizer.eos_token_ids)
+
+    def _run_guided(self, server: LlamaServer, row: LlamaRow, slot: int) -> bool:
+        """Follow the row's constraint outside of llama.cpp, if it has one that allows that."""
+        host, constraint = self.host, row.request.constraint
+        if constraint is None or constraint in host.wide or (guide := begin_guide(row, host.guides)) is None:
+            return False
+
+        def ask(token_ids: list[int], allowed: list[int], number: int) -> dict[str, Any]:
+            question = question_of_token(
+                row, token_ids, allowed, number=number, context=server.context, slot=slot
+            )
+            return server.complete(question)["__verbose"]
+
+        if follow(guide, row, ask, host.model.tokenizer.eos_token_ids):
+            return True
+        host.wide.add(constraint)
+        return False
 
     def _run_stream(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
         """Run one streaming completion, emitting its text; `take` returns True to stop it."""

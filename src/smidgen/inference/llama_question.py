@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from smidgen.data.types import Constraint, Sampling
 from smidgen.inference.constraints import grammar_of
 from smidgen.inference.llama_row import LlamaRow
+
+BIAS = 1000.0
+"""Added to the logits of what is allowed: more than any two logits differ by, and exact to 1e-4 in float32."""
 
 
 def question_of(row: LlamaRow, *, context: int, slot: int, thinking: bool) -> dict[str, Any]:
@@ -29,6 +33,31 @@ def question_of(row: LlamaRow, *, context: int, slot: int, thinking: bool) -> di
         "id_slot": slot,
         **_drawing(sampling, row.request.sample.id, context),
         **_constraining(row.request.constraint),
+    }
+
+
+def question_of_token(
+    row: LlamaRow, token_ids: Sequence[int], allowed: Sequence[int], *, number: int, context: int, slot: int
+) -> dict[str, Any]:
+    """Return the body of a request for one token of an answer, out of those allowed.
+
+    Args:
+        row: the row.
+        token_ids: the answer so far.
+        allowed: the ids to choose from.
+        number: number of tokens that were chosen before it, each with a random number of its own.
+        context: slot length in tokens.
+        slot: number of the slot.
+    """
+    name = f"{row.request.sample.id}/{number}"
+    return {
+        "prompt": [*row.prompt, *token_ids],
+        "max_tokens": 1,
+        "logit_bias": [[token_id, BIAS] for token_id in allowed],
+        "return_tokens": True,
+        "verbose": True,
+        "id_slot": slot,
+        **_drawing(row.request.sampling, name, context),
     }
 
 

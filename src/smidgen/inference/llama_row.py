@@ -1,5 +1,6 @@
 """The state of one request in llama.cpp: prompt, answer so far, and finish reason."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +82,31 @@ class LlamaRow:
             self.finish_reason = "length"
         elif by_eos or not token_ids:
             self.finish_reason = "stop"
+
+    def take_guided(
+        self,
+        token_ids: Sequence[int],
+        times: Sequence[Mapping[str, float]],
+        ends: frozenset[int],
+        *,
+        is_over: bool,
+    ) -> None:
+        """Take a whole answer whose constraint was followed outside of llama.cpp.
+
+        Args:
+            token_ids: the answer, with its end token if it has one.
+            times: llama.cpp's timings of every request for a token of it.
+            ends: end tokens.
+            is_over: whether the answer is complete, rather than cut at the maximum length.
+        """
+        if times:
+            self.time_to_first_token = times[0]["prompt_ms"] / 1000
+        self.seconds = sum(each["prompt_ms"] + each["predicted_ms"] for each in times) / 1000
+        self.token_ids = list(token_ids)
+        for token_id in token_ids:
+            if token_id not in ends:
+                self.text.push(token_id)
+        self.finish_reason = "stop" if is_over else "length"
 
     def take_part(self, part: dict[str, Any], ends: frozenset[int]) -> None:
         """Append one part of a streamed answer: text, and the last of its tokens."""

@@ -84,7 +84,6 @@ class LlamaServer:
         self.num_slots, self.context = num_slots, context
         self._folder = TemporaryDirectory(prefix="smidgen-slots-")
         self._key = secrets.token_urlsafe(16)
-        self._shared: list[int] = []
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(file)
         parameters.n_parallel, parameters.n_ctx = num_slots, num_slots * context
@@ -134,17 +133,21 @@ class LlamaServer:
             raise Refused(str(error.get("message", error)))
         return answer
 
-    def share(self, prefix: Sequence[int]) -> None:
-        """Compute `prefix` once and copy its KV cache to every slot; no rows may be running."""
-        if self.num_slots == 1 or len(prefix) < SHARED_LEAST or self._shared == list(prefix):
-            return
-        self._shared = list(prefix)
-        self.complete({"prompt": self._shared, "max_tokens": 0, "id_slot": 0, "temperature": 0})
-        self._ask_slot(0, "save")
-        for slot in range(1, self.num_slots):
+    def share(self, prefix: Sequence[int], slots: Sequence[int]) -> bool:
+        """Compute `prefix` once and copy its KV cache to some slots; no rows may be running.
+
+        Returns:
+            False if nothing was done, because computing it in every slot is cheaper.
+        """
+        if len(slots) < 2 or len(prefix) < SHARED_LEAST:
+            return False
+        self.complete({"prompt": list(prefix), "max_tokens": 0, "id_slot": slots[0], "temperature": 0})
+        self._ask_slot(slots[0], "save")
+        for slot in slots[1:]:
             self._ask_slot(slot, "restore")
         # Removed at once, so that no KV cache stays on disk if the process is killed later.
         Path(self._folder.name, _SHARED).unlink()
+        return True
 
     def close(self) -> None:
         """Unload the model."""

@@ -93,14 +93,21 @@ class DecodeRow:
         self._finish()
 
     def take(self, token_id: int, logprob: float, *, is_end: bool, now: float) -> None:
-        """Append a sampled token and check whether it is the last."""
+        """Append a sampled token and check whether it is the last.
+
+        The forced tokens that complete an answer are appended with it, for no pass is needed unless their
+        log-probabilities are wanted; they count as 0 then.
+        """
+        rest: list[int] = []
         if self.guide is not None and not is_end:
             try:
                 self.guide.take(token_id)
+                if not self.state.scored:
+                    rest = self.guide.end(self.max_tokens - len(self.token_ids) - 1)
             except SmidgenError as error:
                 self.error = error
                 return
-        self._append([token_id], [logprob], now, is_end=is_end)
+        self._append([token_id, *rest], [logprob] + [0.0] * len(rest), now, is_end=is_end)
         self._finish(is_end=is_end)
 
     @property

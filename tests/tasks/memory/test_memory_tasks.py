@@ -7,7 +7,7 @@ from jsonschema import Draft202012Validator
 
 from smidgen.data.memories import Candidate, Decision, IntentOffer
 from smidgen.data.types import Completion, Record, Sample
-from smidgen.errors import DataError, ParseError
+from smidgen.errors import ConfigError, DataError, ParseError
 from smidgen.evaluation.metrics import measure
 from smidgen.tasks import Arbitrate, Classify, Memorize, Task, find_task
 from smidgen.tasks.memory import arbitrate_sample, classify_sample, memorize_sample
@@ -28,11 +28,15 @@ TEXTS = [
     {"id": "4", "text": "fix: typo", "decision": "SKIP", "kind": "log"},
 ]
 LISTED = [{"id": each.id, "text": each.text} for each in STORED]
+NEW, SAME, MOVED = "Ilse has a cat.", "Tea is what Ilse drinks.", "Ilse moved to Linz."
 FACTS = [
-    {"id": "u", "fact": "Ilse moved to Linz.", "candidates": LISTED, "decision": "UPDATE", "target": "m7", "kind": "correction"},
-    {"id": "n", "fact": "Tea is what Ilse drinks.", "candidates": LISTED, "decision": "NONE", "target": "m2", "kind": "paraphrase"},
-    {"id": "a", "fact": "Ilse has a cat.", "candidates": LISTED[:1], "decision": "ADD", "kind": "new"},
-]  # fmt: skip
+    {"id": "u", "fact": MOVED, "candidates": LISTED} | told
+    for told in (
+        {"decision": "UPDATE", "target": "m7", "kind": "correction"},
+        {"id": "n", "fact": SAME, "decision": "NONE", "target": "m2", "kind": "paraphrase"},
+        {"id": "a", "fact": NEW, "candidates": LISTED[:1], "decision": "ADD", "kind": "new"},
+    )
+]
 
 
 def answered(task: Task, rows: list, *texts: str) -> list[Record]:
@@ -127,9 +131,12 @@ def test_the_schema_admits_the_answers_and_no_others() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "SKIP", "[]", '{"decision":"SKIP"} ok', '{"decision":"SKIP","decision":"SKIP"}', '{"decision":"SAVE"}',
-     '{"decision":"SKIP","category":"fact"}', "[" * 10_000, "9" * 10_000, "NaN", '{"decision":"skip"}'],
-)  # fmt: skip
+    [
+        *("", "SKIP", "[]", "NaN", "[" * 10_000, "9" * 10_000),
+        *('{"decision":"skip"}', '{"decision":"SKIP"} ok', '{"decision":"SAVE"}'),
+        *('{"decision":"SKIP","decision":"SKIP"}', '{"decision":"SKIP","category":"fact"}'),
+    ],
+)
 def test_what_is_not_an_answer_is_unparsed(text: str) -> None:
     score = Memorize().score(Memorize().samples(TEXTS)[2], Completion(text))
     assert not score.parsed and score.value == 0
@@ -258,3 +265,25 @@ def test_an_intent_that_is_not_on_offer_is_unparsed() -> None:
 
 def test_a_sample_without_a_label_is_for_the_runtime_only() -> None:
     assert isinstance(memorize_sample("x", id="7"), Sample) and memorize_sample("x", id="7").id == "7"
+
+
+@pytest.mark.parametrize(
+    ("languages", "fault"),
+    [
+        (["eng"], r"languages has 'eng'. Did you mean 'en'\? Known: en, de, zh, mixed"),
+        (["mixed"], "has only 'mixed'"),
+    ],
+)
+def test_unknown_languages_are_refused(languages: list[str], fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        find_task("memorize", {"languages": languages})
+
+
+@pytest.mark.parametrize("name", ["memorize", "arbitrate", "classify"])
+def test_generated_rows_may_be_of_some_languages_only(name: str) -> None:
+    task = find_task(name, {"languages": ["de"]})
+    rows = task.world_rows("test", 30, 0)
+    samples = task.training_samples(rows)
+    assert len(samples) == 30 and all(task.score(s, Completion(s.target or "")).value == 1 for s in samples)
+    assert not any("the user" in sample.messages[-1].content.casefold() for sample in samples)
+    assert all(row.get("language", "de") == "de" and row.get("kind") != "cross-language" for row in rows)

@@ -1,4 +1,4 @@
-"""The tasks of a memory router: classify a text, memorise it or not, and arbitrate a fact with stored ones."""
+"""The tasks of a memory router: classify a text, memorise it, and arbitrate a fact with stored ones."""
 
 from smidgen.tasks.memory.arbitrate import Arbitrate, arbitrate_sample
 from smidgen.tasks.memory.classify import Classify, classify_sample

@@ -10,11 +10,10 @@ that leaves it where something should.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 
-from smidgen.config import Section
 from smidgen.data.examples import Example
 from smidgen.data.memories import DUPLICATES, Candidate, Decision
 from smidgen.data.memory_rows import ARBITRATE_FORMATS, Arbitration, arbitration_row, arbitrations
@@ -43,7 +42,8 @@ from smidgen.tasks.memory.instructions import (
     instruction,
     remark,
 )
-from smidgen.tasks.memory.rates import by_field, group_of, movement, share, subset_of
+from smidgen.tasks.memory.rates import by_field, group_of, movement, share, subset_of, unfinished
+from smidgen.tasks.memory.settings import MemorySettings
 from smidgen.tasks.memory.texts import on_one_line
 from smidgen.tasks.task import Row, Task, unparsed_rate, unparsed_reasons
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
@@ -75,7 +75,7 @@ def _line(text: str) -> str:
     return on_one_line(text, MOST_CHARACTERS)
 
 
-class ArbitrateSettings(Section):
+class ArbitrateSettings(MemorySettings):
     """Settings of the task `arbitrate`."""
 
     fill: int = Field(default=0, ge=0, le=MOST_CANDIDATES)
@@ -109,7 +109,7 @@ class Arbitrate(Task):
             "unparsed_rate": MetricWords("Unparsed", "unreadable answers; counted as wrong", "↓"),
         },
         baselines={"most_frequent": "the most frequent action, were every target right"},
-        limits="The results hold for facts like those of the evaluation, with the right candidate among them.",
+        limits="The results hold for facts like those of the evaluation, with their candidates.",
     )
     formats = ARBITRATE_FORMATS
     settings_table = ArbitrateSettings
@@ -120,7 +120,7 @@ class Arbitrate(Task):
         self.variant = " ".join(filter(None, (filling, "with instructions" * self._own.instructions)))
 
     @classmethod
-    def from_settings(cls, settings: ArbitrateSettings) -> "Arbitrate":
+    def from_settings(cls, settings: ArbitrateSettings) -> Self:
         """Create the task from its settings."""
         return cls(settings)
 
@@ -170,7 +170,7 @@ class Arbitrate(Task):
 
     def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
         """Generated facts in three languages."""
-        return arbitrate_rows(split, limit or WORLD_ROWS[split], seed)
+        return arbitrate_rows(split, limit or WORLD_ROWS[split], seed, self._own.languages)
 
     def parse(self, text: str) -> dict[str, Any]:
         """The answer as an object, whatever the number of candidates.
@@ -244,6 +244,7 @@ class Arbitrate(Task):
             "by_candidates": by_field(records, "count"),
             "confusions": confusions(wrong),
             "unparsed": unparsed_reasons(records),
+            "unfinished": unfinished(records),
         }
 
     def against_base(self, records: Sequence[Record], base: Sequence[Record]) -> Mapping[str, Any]:
@@ -343,7 +344,7 @@ def _orders(records: Sequence[Record]) -> dict[str, Metric]:
 
 
 def _end(record: Record) -> float | None:
-    """Return 1 if an answer names the first candidate, -1 for the last, 0 between, and None if it names none."""
+    """Return 1 if an answer names the first candidate, -1 for the last, 0 between, None for none."""
     _, _, target = (record.score.answer or "").partition(" ")
     ids = record.sample.metadata["candidates"]
     return {ids[0]: 1.0, ids[-1]: -1.0}.get(target, 0.0) if target else None

@@ -14,7 +14,6 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from smidgen.config import Section
 from smidgen.data.examples import Example
 from smidgen.data.memories import OUT_OF_SCOPE, Decision, IntentOffer
 from smidgen.data.memory_rows import CLASSIFY_FORMATS, Classification, classifications
@@ -26,7 +25,8 @@ from smidgen.tasks.classification import confusions, most_frequent
 from smidgen.tasks.intent import label_text
 from smidgen.tasks.measures import Metric
 from smidgen.tasks.memory.answers import classify_answers, one_of, read_answer, spellings, written
-from smidgen.tasks.memory.rates import movement, share
+from smidgen.tasks.memory.rates import movement, share, unfinished
+from smidgen.tasks.memory.settings import MemorySettings
 from smidgen.tasks.memory.texts import on_one_line, shortened
 from smidgen.tasks.task import Row, Task, accuracy, unparsed_rate, unparsed_reasons
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
@@ -49,7 +49,7 @@ def _line(offer: IntentOffer) -> str:
     return f"{on_one_line(offer.name, MOST_DESCRIPTION)}: {said}"
 
 
-class ClassifySettings(Section):
+class ClassifySettings(MemorySettings):
     """Settings of the task `classify`."""
 
     offered: int = Field(default=6, ge=2, le=64)
@@ -133,7 +133,7 @@ class Classify(Task):
 
     def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
         """Generated texts of several sorts, each with some sorts on offer."""
-        return classify_rows(split, limit or WORLD_ROWS[split], seed)
+        return classify_rows(split, limit or WORLD_ROWS[split], seed, self._own.languages)
 
     def parse(self, text: str) -> dict[str, Any]:
         """The answer as an object, if it names one of the task's intents.
@@ -176,7 +176,11 @@ class Classify(Task):
     def details(self, records: Sequence[Record]) -> dict[str, Any]:
         """Confusions and reasons of parse failures."""
         wrong = [(_gold(record), record.score.answer) for record in records if not _is_right(record)]
-        return {"confusions": confusions(wrong), "unparsed": unparsed_reasons(records)}
+        return {
+            "confusions": confusions(wrong),
+            "unparsed": unparsed_reasons(records),
+            "unfinished": unfinished(records),
+        }
 
     def against_base(self, records: Sequence[Record], base: Sequence[Record]) -> Mapping[str, Any]:
         """The movement between right and wrong."""

@@ -1,4 +1,4 @@
-"""More candidates than a row has, from other rows: a store offers those that are nearest, whatever they say."""
+"""More candidates than a row has, from other rows: a store offers the nearest, whatever they say."""
 
 import random
 from collections.abc import Sequence

@@ -7,9 +7,8 @@ is to be saved a false negative.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
-from smidgen.config import Section
 from smidgen.data.examples import Example
 from smidgen.data.memories import CATEGORIES, Decision
 from smidgen.data.memory_rows import MEMORIZE_FORMATS, Memory, memories
@@ -37,7 +36,8 @@ from smidgen.tasks.memory.instructions import (
     instruction,
     remark,
 )
-from smidgen.tasks.memory.rates import by_field, movement, share, subset_of
+from smidgen.tasks.memory.rates import by_field, movement, share, subset_of, unfinished
+from smidgen.tasks.memory.settings import MemorySettings
 from smidgen.tasks.memory.texts import shortened
 from smidgen.tasks.task import Row, Task, accuracy, unparsed_rate, unparsed_reasons
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
@@ -56,7 +56,7 @@ def memorize_sample(text: str, *, id: str = "") -> Sample:
     return Sample(id, (Message("system", INSTRUCTION), Message("user", shortened(text, MOST_CHARACTERS))))
 
 
-class MemorizeSettings(Section):
+class MemorizeSettings(MemorySettings):
     """Settings of the task `memorize`."""
 
     instructions: bool = False
@@ -89,7 +89,7 @@ class Memorize(Task):
         self.variant = "with instructions" if self._own.instructions else ""
 
     @classmethod
-    def from_settings(cls, settings: MemorizeSettings) -> "Memorize":
+    def from_settings(cls, settings: MemorizeSettings) -> Self:
         """Create the task from its settings."""
         return cls(settings)
 
@@ -130,7 +130,7 @@ class Memorize(Task):
 
     def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
         """Generated texts in three languages."""
-        return memorize_rows(split, limit or WORLD_ROWS[split], seed)
+        return memorize_rows(split, limit or WORLD_ROWS[split], seed, self._own.languages)
 
     def parse(self, text: str) -> dict[str, Any]:
         """The answer as an object.
@@ -190,6 +190,7 @@ class Memorize(Task):
             "by_language": by_field(records, "language"),
             "confusions": confusions(told),
             "unparsed": unparsed_reasons(records),
+            "unfinished": unfinished(records),
         }
 
     def against_base(self, records: Sequence[Record], base: Sequence[Record]) -> Mapping[str, Any]:

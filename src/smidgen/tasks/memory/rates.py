@@ -1,5 +1,6 @@
 """Rates and tables that the tasks of the memory router share."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,12 @@ def outcome_of(record: Record) -> str:
     if not record.score.parsed:
         return "unparsed"
     return "right" if record.score.value == 1 else "wrong"
+
+
+def unfinished(records: Sequence[Record]) -> dict[str, int]:
+    """Count answers that did not end by themselves, by the reason: cut off, failed, or too long a prompt."""
+    reasons = Counter(record.completion.finish_reason for record in records)
+    return {reason: count for reason, count in sorted(reasons.items()) if reason != "stop"}
 
 
 def movement(records: Sequence[Record], base: Sequence[Record]) -> Mapping[str, Any]:

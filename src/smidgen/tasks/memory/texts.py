@@ -1,4 +1,4 @@
-"""Texts of strangers in prompts: cut to a length that bounds the time of an answer, and kept in their place."""
+"""Texts of strangers in prompts: cut to a length that bounds the time of an answer, and kept apart."""
 
 import re
 

@@ -1,0 +1,143 @@
+"""One question to a router while it is on its way, and what came of it."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from smidgen.data.memories import Decision
+from smidgen.data.types import UNANSWERED, Completion, Request
+from smidgen.errors import ParseError
+
+Status = Literal["decided", "deferred", "failed"]
+
+DEFERRED = "no decision within the budget of {budget:g} s; it is tried again when the router is idle"
+CLOSED = "the router was closed before it decided"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a question.
+
+    Attributes:
+        task: `memorize`, `arbitrate` or `classify`.
+        status: `decided`; `deferred` if there is no decision within the budget, and `settled` waits for it;
+            `failed` if there will be none.
+        decision: the decision, within the schema and the ids that were offered; None unless it is decided.
+        seconds: from the question to this outcome, waiting included.
+        attempts: how often the model was asked.
+        reason: why it is deferred or failed.
+        note: what was changed before the model was asked, such as a text that was shortened.
+    """
+
+    task: str
+    status: Status
+    decision: Decision | None
+    seconds: float
+    attempts: int
+    reason: str = ""
+    note: str = ""
+    _final: "Future[Outcome] | None" = field(default=None, repr=False, compare=False)
+
+    def settled(self, timeout: float | None = None) -> "Outcome":
+        """Return this outcome, or if it was deferred what came of it, for which this waits.
+
+        Args:
+            timeout: seconds after which the deferred outcome is returned as it is; None waits without limit.
+        """
+        if self._final is None:
+            return self
+        try:
+            return self._final.result(timeout)
+        except TimeoutError:
+            return self
+
+    def when_settled(self, call: Callable[["Outcome"], object]) -> None:
+        """Call `call` with the outcome that `settled` returns, at once or from the router's thread."""
+        if self._final is None:
+            call(self)
+        else:
+            self._final.add_done_callback(lambda final: call(final.result()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields; of the decision those that it has, and no empty reason or note."""
+        decision = self.decision and {k: v for k, v in vars(self.decision).items() if v is not None}
+        said = {name: text for name in ("reason", "note") if (text := getattr(self, name))}
+        facts = {"seconds": round(self.seconds, 6), "attempts": self.attempts}
+        return {"task": self.task, "status": self.status, "decision": decision, **facts, **said}
+
+
+@dataclass(eq=False)
+class Job:
+    """A question that a dispatcher gets decided.
+
+    Attributes:
+        task: name of the task; questions of one task share its places.
+        budget: seconds until it is deferred.
+        request: the request to the engine.
+        read: reads a decision from the text of an answer; raises `ParseError`.
+        note: as in `Outcome`.
+        asked: when it was asked, from `time.perf_counter`.
+        first: the outcome within the budget.
+        final: the outcome in the end: `first`, or what comes after a deferral.
+        attempts: how often the engine was given the request.
+        ticket: the session's ticket while the engine works on it.
+        due: when a deferred one may be tried again.
+        is_late: whether it was deferred.
+        error: the error of the engine that failed it.
+    """
+
+    task: str
+    budget: float
+    request: Request = field(init=False)
+    read: Callable[[str], Decision] = field(init=False)
+    note: str = ""
+    asked: float = field(default_factory=time.perf_counter)
+    first: "Future[Outcome]" = field(default_factory=Future)
+    final: "Future[Outcome]" = field(default_factory=Future)
+    attempts: int = 0
+    ticket: int | None = None
+    due: float = 0.0
+    is_late: bool = False
+    error: Exception | None = None
+
+    @property
+    def deadline(self) -> float:
+        """When the budget is spent."""
+        return self.asked + self.budget
+
+    def outcome_of(self, completion: Completion) -> Outcome:
+        """Return what the answer of the engine means."""
+        if why := UNANSWERED.get(completion.finish_reason):
+            return self.failed(f"{why}; shorten the text")
+        try:
+            return self._outcome("decided", self.read(completion.text))
+        except ParseError as error:
+            return self.failed(f"the answer is no decision: {error}")
+
+    def failed(self, reason: str) -> Outcome:
+        """Return that there is no decision, and will be none."""
+        return self._outcome("failed", reason=reason)
+
+    def failed_by(self, error: Exception, what: str = "") -> Outcome:
+        """Return that an error of the engine has failed it; `what` precedes the message."""
+        self.error = error
+        return self.failed(f"{what}{error}" if str(error) else f"{what}{type(error).__name__}")
+
+    def deferred(self, reason: str = "") -> Outcome:
+        """Return that there is no decision yet."""
+        reason = reason or DEFERRED.format(budget=self.budget)
+        return replace(self._outcome("deferred", reason=reason), _final=self.final)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Hand an outcome to those who wait for it; from outside of any lock, since they may ask again."""
+        with suppress(InvalidStateError):  # a decision and a deferral may come at the same time
+            self.first.set_result(outcome)
+        if outcome.status != "deferred" or outcome.reason == CLOSED:
+            self.final.set_result(outcome)
+
+    def _outcome(self, status: Status, decision: Decision | None = None, reason: str = "") -> Outcome:
+        seconds = time.perf_counter() - self.asked
+        return Outcome(self.task, status, decision, seconds, self.attempts, reason, self.note)

@@ -1,0 +1,168 @@
+"""What a router is asked: a text to remember or not, a fact beside stored ones, a text with intents."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from smidgen.data.memories import Candidate, Decision, IntentOffer
+from smidgen.data.types import Constraint, Sample
+from smidgen.errors import DataError
+from smidgen.tasks.memory import (
+    Arbitrate,
+    Classify,
+    Memorize,
+    arbitrate_sample,
+    classify_sample,
+    memorize_sample,
+)
+from smidgen.tasks.memory.arbitrate import MOST_CHARACTERS as MOST_OF_FACT
+from smidgen.tasks.memory.classify import MOST_TEXT as MOST_TO_CLASSIFY
+from smidgen.tasks.memory.memorize import MOST_CHARACTERS as MOST_TO_MEMORIZE
+
+Intents = Mapping[str, str] | Sequence[IntentOffer | str]
+"""Intents to choose from: names with descriptions, or names alone."""
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+
+
+class Decider(Protocol):
+    """The part of a task that decides."""
+
+    name: str
+
+    def constraint_of(self, sample: Sample) -> Constraint | None:
+        """Return the constraint on the answer to a sample."""
+        ...
+
+    def decision(self, sample: Sample, text: str) -> Decision:
+        """Read the decision in an answer; raises `ParseError`."""
+        ...
+
+
+DECIDERS: dict[str, Decider] = {task.name: task for task in (Memorize(), Arbitrate(), Classify())}
+"""The tasks that decide, by name."""
+
+
+class Question(Protocol):
+    """A question to a router.
+
+    Attributes:
+        task: name of the task in `DECIDERS`.
+        most: number of characters of each of its texts that the model sees.
+    """
+
+    task: ClassVar[str]
+    most: ClassVar[int]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts that it asks about."""
+        ...
+
+    def sample(self, name: str) -> Sample:
+        """Return the prompt, with the id `name`.
+
+        Raises:
+            DataError: the question makes no sense.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MemorizeQuestion:
+    """Whether a text is worth remembering."""
+
+    text: str
+    task: ClassVar[str] = "memorize"
+    most: ClassVar[int] = MOST_TO_MEMORIZE
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text."""
+        return (self.text,)
+
+    def sample(self, name: str) -> Sample:
+        """Return the prompt."""
+        return memorize_sample(self.text, id=name)
+
+
+@dataclass(frozen=True)
+class ArbitrateQuestion:
+    """What becomes of the candidates in view of a fact."""
+
+    fact: str
+    candidates: tuple[Candidate, ...]
+    task: ClassVar[str] = "arbitrate"
+    most: ClassVar[int] = MOST_OF_FACT
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The fact, then the candidates."""
+        return (self.fact, *(each.text for each in self.candidates))
+
+    def sample(self, name: str) -> Sample:
+        """Return the prompt.
+
+        Raises:
+            DataError: two candidates have the same id, or there are too many.
+        """
+        ids = [each.id for each in self.candidates]
+        if twice := [each for each in ids if ids.count(each) > 1]:
+            raise DataError(f"two candidates have the id {twice[0]!r}; give each an id of its own")
+        return arbitrate_sample(self.fact, self.candidates, id=name)
+
+
+@dataclass(frozen=True)
+class ClassifyQuestion:
+    """Which of the intents a text has."""
+
+    text: str
+    intents: tuple[IntentOffer, ...]
+    task: ClassVar[str] = "classify"
+    most: ClassVar[int] = MOST_TO_CLASSIFY
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text."""
+        return (self.text,)
+
+    def sample(self, name: str) -> Sample:
+        """Return the prompt.
+
+        Raises:
+            DataError: no intents are offered.
+        """
+        if not self.intents:
+            raise DataError("no intents are given to choose from; give them to the router or with the text")
+        return classify_sample(self.text, self.intents, id=name)
+
+
+def asked(question: Question, name: str) -> tuple[Sample, str]:
+    """Return the prompt of a question, and a note on what of its texts the model does not see as it is.
+
+    Raises:
+        DataError: the question makes no sense; the message says why.
+    """
+    if strange := [text for text in question.texts if not isinstance(text, str)]:
+        raise DataError(f"a text is {strange[0]!r}; expected a string")
+    if not question.texts[0].strip():
+        raise DataError("the text is empty; expected something to decide on")
+    return question.sample(name), _note(question)
+
+
+def intents_of(given: Intents) -> tuple[IntentOffer, ...]:
+    """Return intents as the tasks take them."""
+    if isinstance(given, Mapping):
+        return tuple(IntentOffer(name, description) for name, description in given.items())
+    return tuple(IntentOffer(each) if isinstance(each, str) else each for each in given)
+
+
+def _note(question: Question) -> str:
+    notes = []
+    if longer := [len(text) for text in question.texts if len(text.strip()) > question.most]:
+        notes.append(
+            f"{max(longer):,} characters of text were shortened to {question.most:,}, beginning and end"
+        )
+    if any(_HALF_CHARACTER.search(text) for text in question.texts):
+        notes.append("half characters (lone surrogates) were replaced")
+    return "; ".join(notes)
