@@ -74,6 +74,12 @@ class Shape:
         arrays = named_arrays(self.graph.parameters()).values()
         return sum(v.nbytes if v.dtype == mx.uint32 else v.size * item for v in arrays)
 
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest tensor as it is stored."""
+        arrays = named_arrays(self.graph.parameters()).values()
+        return max(v.nbytes if v.dtype == mx.uint32 else v.size * self.stored for v in arrays)
+
     def trainable(self, lora: LoraConfig | None) -> int:
         """Return the number of trained parameters: of the adapter, or all.
 
