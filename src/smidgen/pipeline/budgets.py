@@ -20,7 +20,7 @@ from smidgen.config import (
 )
 from smidgen.errors import DataError
 from smidgen.files import is_url
-from smidgen.inference.choice import SMALL
+from smidgen.inference.choice import weights_fit
 from smidgen.inference.cpu_forward import LARGEST
 from smidgen.models.budget import (
     Batch,
@@ -261,11 +261,11 @@ class Budgets:
     ) -> StageBudget:
         """Return the budget of an evaluation; an upper bound for a quantised model and for llama.cpp.
 
-        Which engine `auto` takes on a CPU is measured when it is opened; beyond `LARGEST` it is llama.cpp.
+        Which engine `auto` takes on a CPU is measured when it is opened, among those that fit into memory.
         """
         cpu, parameters = self.place.kind == "cpu", self.shape.parameters
-        open_choice = options.engine == "auto" and cpu and parameters >= SMALL and not scores
-        halves = options.engine == "llama" or (open_choice and parameters > LARGEST)
+        open_choice = options.engine == "auto" and cpu and not scores
+        halves = options.engine == "llama" or (open_choice and not weights_fit(4 * parameters))
         item = 2 if halves else self.place.item
         assert self.folder is not None
         prompts, longest = self._kept.prompts_of(self.context, task, asking.examples, self.folder)
