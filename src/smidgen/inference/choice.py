@@ -6,8 +6,8 @@ cache folder for all models of that shape, such as those trained from the same b
 memory, and a file type hold the folder's weights without loss that matters.
 
 Nothing is measured where there is one candidate. On a GPU that is MLX, since llama.cpp is compared on a CPU
-only. Quantised weights beyond `cpu_forward.LARGEST` run in llama.cpp: MLX's products with them are scalar code
-on a CPU, so that its turn alone would take minutes.
+only. Quantised weights beyond `cpu_forward.LARGEST` run in llama.cpp: MLX's products with them are scalar
+code on a CPU, so that its turn alone would take minutes.
 """
 
 import json
@@ -60,7 +60,7 @@ SHARED_WORDS, OWN_WORDS, TOKENS = 64, 32, 8
 MOST_TURNS, BUDGET = 5, 15.0
 """Most repetitions, and seconds after which no further candidate is opened, should the machine be busy."""
 BEATEN = 3.0
-"""A candidate this many times slower than the best is not asked again; a busy machine explains factors of 2."""
+"""A candidate this many times slower than the best is not asked again; noise explains a factor of 2."""
 PACKAGES = ("smidgen", "mlx", "mlx-lm", "numpy", "scipy-openblas32", "xllamacpp")
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 
@@ -126,7 +126,7 @@ def choose(model: str, *, batch_size: int, kv_bits: int | None = None) -> Choice
 
 
 def candidates(path: Path, config: Mapping[str, Any], num_weights: int) -> list[str]:
-    """Return the engines to measure for a folder, such as `mlx` and `llama F16`; the smallest if none fits."""
+    """Return the engines to measure, such as `mlx` and `llama F16`; the one of fewest bytes if none fits."""
     dtypes = faithful_types(path, config)
     is_small = num_weights <= LARGEST  # then MLX's weights are copied for numpy
     bytes_per_weight = {f"llama {dtype}": TYPE_BYTES[dtype] for dtype in dtypes}
