@@ -12,7 +12,7 @@ from smidgen.models.load import quantize_like
 from smidgen.models.lora import count_parameters
 from smidgen.models.save import declared_dtype
 
-LAYERED_KINDS = ("llama", "llama4_text", "qwen2", "qwen3")
+LAYERED_KINDS = ("llama", "llama4_text", "mistral", "qwen2", "qwen3")
 """Architectures whose attention depends only on the mask and on the rotary embedding, or takes the positions,
 so rows can be packed and blocks run one by one and recomputed. The CPU has kernels for them."""
 
