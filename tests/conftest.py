@@ -152,6 +152,12 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` takes MLX for folders: what is faster on a machine decides no test."""
+    monkeypatch.setattr("smidgen.inference.choice.candidates", lambda path, config, num_weights: ["mlx"])
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub on this machine that HF_ENDPOINT names, and a token for it."""

@@ -70,4 +70,7 @@ def test_facts_go_to_stdout_and_problems_to_stderr(capsys: pytest.CaptureFixture
     shown = " ".join(out.split())
     assert "1 converted model, 3.0 GB of at most 20.0 GB in /c/gguf" in shown
     assert "2 models of GGUF files, 1.0 GB in /c/imported; it may be deleted at any time" in shown
+    assert "engine auto mlx for a model, 16 rows" in shown
     assert err == "problem: something is missing\n"
+    show(FACTS | {"engines": []})
+    assert "engine auto no model measured yet" in " ".join(capsys.readouterr().out.split())

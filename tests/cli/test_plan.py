@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from smidgen.backend import Rates
 from smidgen.cli.app import exit_code
 
 RECIPE = """
@@ -26,6 +27,12 @@ max_tokens = 8
 """
 
 
+@pytest.fixture(autouse=True)
+def rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates of a device that nothing else is using."""
+    monkeypatch.setattr("smidgen.pipeline.times.measure_rates", lambda repeats: Rates(1e11, 3e10))
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
@@ -43,6 +50,8 @@ def test_a_plan_shows_parts_stages_time_and_cost(recipe: str, capsys: pytest.Cap
     assert code == 0
     for word in ("weights", "optimizer", "activations", "loading", "step", "update", "train", "USD", "1,000"):
         assert word in text
+    assert re.search(r"all stages +\d+:\d\d, \S+ USD", text) and re.search(r"\nbefore .* \d+:\d\d", text)
+    assert re.search(r"\ndata .* –", text)
 
 
 def test_json_has_every_byte(recipe: str, capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -52,7 +61,11 @@ def test_json_has_every_byte(recipe: str, capsys: pytest.CaptureFixture[str], tm
     found = json.loads(text)
     assert code == 0 and found["fits"]
     assert found["time"]["cost"] == pytest.approx(found["time"]["tokens"] / 100 * 0.01)
-    assert found["time"]["currency"] == "EUR"
+    assert found["time"]["currency"] == found["currency"] == "EUR"
+    stages = {stage["name"]: stage["seconds"] for stage in found["stages"]}
+    assert stages["data"] is None and stages["train"] >= found["time"]["seconds"]
+    assert found["seconds"] == sum(seconds or 0 for seconds in stages.values())
+    assert found["cost"] == pytest.approx(found["seconds"] * 0.01)
     peak = max(sum(parts.values()) for parts in found["training"].values())
     assert {stage["name"]: stage["needed_bytes"] for stage in found["stages"]}["train"] == peak
 

@@ -54,7 +54,7 @@ def device(request, monkeypatch: pytest.MonkeyPatch) -> None:
     """The forward pass of this device, and the one that every device has."""
     if request.param == "any device":
         monkeypatch.setattr(
-            adapters_module, "forward_of", lambda model, kv_bits: MlxForward(model, kv_bits=kv_bits)
+            adapters_module, "forward_of", lambda model, kv_bits, in_numpy: MlxForward(model, kv_bits=kv_bits)
         )
 
 

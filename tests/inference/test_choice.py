@@ -4,9 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from smidgen.backend import device, mx
+from smidgen.backend import Device, device, mx
 from smidgen.inference import choice
-from smidgen.inference.choice import Choice, choose, faithful_types, known_choices, measure, write_excerpt
+from smidgen.inference.choice import (
+    Choice,
+    candidates,
+    choose,
+    faithful_types,
+    known_choices,
+    measure,
+    write_excerpt,
+)
+from smidgen.inference.mlx import MlxEngine
+from smidgen.models.graph import named_arrays
 from smidgen.models.load import load
 from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
@@ -18,7 +28,7 @@ on_a_cpu = pytest.mark.skipif(device().kind != "cpu", reason="elsewhere nothing 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(choice, "cache_dir", lambda: tmp_path / "cache")
-    monkeypatch.setattr(choice, "SMALL", 1000)
+    monkeypatch.setattr(choice, "candidates", candidates)  # the real ones
     monkeypatch.setattr(choice, "_chosen", {})
     return tmp_path / "cache"
 
@@ -48,23 +58,85 @@ def test_a_choice_is_measured_once_and_said(tiny_model_dir, cache, monkeypatch, 
 
 
 @on_a_cpu
-def test_changed_weights_are_measured_again(tiny_model_dir, tmp_path, monkeypatch):
+def test_a_measurement_is_that_of_all_models_of_a_shape(tiny_model_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(choice, "measure", lambda *_: {"mlx": 1.0, "llama F32": 2.0})
-    other = write_excerpt(tiny_model_dir, tmp_path / "other")
-    choose(str(tiny_model_dir), batch_size=1)
-    assert choose(str(other), batch_size=1).model == str(other)
-    assert len(list(known_choices())) == 2
+    loaded = load(str(tiny_model_dir))
+    changed = named_arrays(loaded.model.parameters())["model.norm.weight"] * 2
+    loaded.model.load_weights([("model.norm.weight", changed)], strict=False)
+    save_model(tmp_path / "trained", loaded.model, loaded.config, tiny_model_dir)
+    first = choose(str(tiny_model_dir), batch_size=1)
+    assert "measuring" in capsys.readouterr().err
+    second = choose(str(tmp_path / "trained"), batch_size=1)
+    assert "measuring" not in capsys.readouterr().err
+    assert (first.model, second.model) == (str(tiny_model_dir), str(tmp_path / "trained"))
+    save_model(tmp_path / "half", loaded.model, loaded.config, tiny_model_dir, dtype=mx.float16)
+    choose(str(tmp_path / "half"), batch_size=1)
+    assert "measuring" in capsys.readouterr().err and len(list(known_choices())) == 2
 
 
 @on_a_cpu
-def test_what_needs_no_measurement(tiny_model_dir, monkeypatch):
+def test_one_candidate_needs_no_measurement(tiny_model_dir, monkeypatch):
     monkeypatch.setattr(choice, "measure", lambda *_: pytest.fail("measured"))
-    monkeypatch.setattr(choice, "LARGEST", 1)
-    assert choose(str(tiny_model_dir), batch_size=4) == Choice("llama", "F32"), "the only candidate"
-    monkeypatch.setattr(choice, "SMALL", 10**9)
+    monkeypatch.setattr(choice, "candidates", lambda *_: ["llama F32"])
+    assert choose(str(tiny_model_dir), batch_size=4) == Choice("llama", "F32")
+    monkeypatch.setattr(choice, "candidates", lambda *_: ["mlx"])
     assert choose(str(tiny_model_dir), batch_size=4) == Choice("mlx")
     assert str(Choice("mlx")) == "mlx"
     assert not list(known_choices())
+
+
+def test_candidates_fit_into_memory(tmp_path, monkeypatch):
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), {"a": mx.ones((2, 2), dtype=mx.bfloat16)})
+    memory = {"GB": 16}
+    monkeypatch.setattr(choice, "device", lambda: Device("cpu", "a cpu", memory["GB"] * 10**9, 2))
+    halves, all_types = ["llama F16", "llama BF16"], ["llama F16", "llama BF16", "llama F32"]
+    assert candidates(tmp_path, {}, 135_000_000) == ["mlx", *all_types]
+    assert candidates(tmp_path, {}, 3_000_000_000) == ["mlx", *all_types]
+    assert candidates(tmp_path, {}, 4_000_000_000) == halves
+    memory["GB"] = 8
+    assert candidates(tmp_path, {}, 4_000_000_000) == ["llama F16"], "the smallest, if none fits"
+    packed = {"quantization": {"bits": 4}}
+    assert candidates(tmp_path, packed, 135_000_000) == ["mlx", "llama Q8_0"]
+    assert candidates(tmp_path, packed, 600_000_000) == ["llama Q8_0"], "MLX would take minutes"
+
+
+@on_a_cpu
+def test_an_excerpt_of_a_large_model_runs_as_the_whole_does(tiny_model_dir, monkeypatch):
+    opened = []
+
+    def noted(folder, name, rows, kv_bits, *, in_numpy):
+        opened.append(in_numpy)
+        return MlxEngine(load(str(folder)), batch_size=rows, in_numpy=in_numpy)
+
+    monkeypatch.setattr(choice, "_open", noted)
+    measure(tiny_model_dir, ["mlx"], 1, None)
+    monkeypatch.setattr(choice, "LARGEST", 1)
+    measure(tiny_model_dir, ["mlx"], 1, None)
+    assert opened == [True, False]
+
+
+@on_a_cpu
+def test_who_is_far_behind_is_not_asked_again(tiny_model_dir, monkeypatch):
+    asked = []
+    speeds = {"first": 1.0, "near": 2.0, "far": 4.0}
+
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+        def close(self):
+            asked.append(f"{self.name} closed")
+
+    def answer(engine, rows, turn, *, max_tokens=choice.TOKENS):
+        if turn:
+            asked.append(engine.name)
+        return speeds[engine.name] / (turn or 1)
+
+    monkeypatch.setattr(choice, "_open", lambda folder, name, rows, kv_bits, *, in_numpy: Named(name))
+    monkeypatch.setattr(choice, "_answer", answer)
+    assert measure(tiny_model_dir, list(speeds), 1, None) == {"first": 0.2, "near": 0.4, "far": 4.0}
+    assert asked.count("far") == 1 and asked.count("near") == asked.count("first") == choice.MOST_TURNS
+    assert asked[-3:] == ["far closed", "near closed", "first closed"]
 
 
 @on_a_cpu

@@ -239,6 +239,7 @@ def test_unknown_parts_are_left_to_mlx(monkeypatch):
         assert isinstance(forward_of(model), MlxForward)
     model = make(QWEN3)
     assert isinstance(forward_of(model), CpuForward)
+    assert isinstance(forward_of(model, in_numpy=False), MlxForward)
     monkeypatch.setattr(cpu_forward, "LARGEST", 1000)
     assert isinstance(forward_of(model), MlxForward)
     assert cpu_forward._num_weights(model) == cpu_forward._num_weights(quantized(QWEN3))

@@ -43,7 +43,9 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     """The questions that llama.cpp gets."""
     asked, complete = [], LlamaServer.complete
     monkeypatch.setattr(
-        LlamaServer, "complete", lambda server, question, *on: asked.append(question) or complete(server, question, *on)
+        LlamaServer,
+        "complete",
+        lambda server, question, *on: asked.append(question) or complete(server, question, *on),
     )
     return asked
 
@@ -106,7 +108,9 @@ def test_draws_of_one_answer_are_independent(llama):
 
 def test_an_answer_is_cut_at_its_maximum_length(llama, mlx):
     for most in (1, 3, 8, 12):
-        assert said(one(llama, ask(DECISIONS, max_tokens=most))) == said(one(mlx, ask(DECISIONS, max_tokens=most)))
+        assert said(one(llama, ask(DECISIONS, max_tokens=most))) == said(
+            one(mlx, ask(DECISIONS, max_tokens=most))
+        )
 
 
 def test_a_tokenizer_that_has_no_guides_is_left_to_llama_cpp(llama, questions, monkeypatch):

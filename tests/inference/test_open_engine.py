@@ -89,7 +89,7 @@ def measured(monkeypatch, tmp_path) -> dict[str, float]:
     seconds = {"mlx": 2.0, "llama F32": 1.0}
     monkeypatch.setattr(llama_files, "cache_dir", lambda: tmp_path)
     monkeypatch.setattr(choice, "cache_dir", lambda: tmp_path)
-    monkeypatch.setattr(choice, "SMALL", 1000)
+    monkeypatch.setattr(choice, "candidates", lambda *_: list(seconds))
     monkeypatch.setattr(choice, "measure", lambda path, engines, rows, kv_bits: dict(seconds))
     return seconds
 

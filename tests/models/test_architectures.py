@@ -59,14 +59,15 @@ def test_all_faults_are_told_at_once():
 
 def test_an_unknown_architecture_is_refused_with_the_nearest_known_one():
     with pytest.raises(
-        ModelError, match=r"model_type 'qwen33', expected one of llama, llama4_text, qwen2, qwen3\. Did"
+        ModelError,
+        match=r"model_type 'qwen33', expected one of llama, llama4_text, mistral, qwen2, qwen3\. Did",
     ):
         build_arguments({**QWEN3, "model_type": "qwen33"}, "x")
     with pytest.raises(ModelError, match=r"x has model_type None"):
         build_arguments({}, "x")
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
 def test_rope_parameters_of_transformers_5_reach_the_model(kind: str):
     config = {**SHAPE, "model_type": kind, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
     arguments = build_arguments(config, "x")
@@ -77,7 +78,7 @@ def test_rope_parameters_of_transformers_5_reach_the_model(kind: str):
     assert arguments.rope_scaling == {"rope_type": "linear", "factor": 2.0}
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2"])
 def test_silence_means_what_transformers_means_by_it(kind: str):
     arguments = build_arguments({**SHAPE, "model_type": kind}, "x")
     assert arguments.rope_theta == 10_000
@@ -92,6 +93,17 @@ def test_windows_are_refused_unless_they_are_off():
         build_arguments({**QWEN3, "layer_types": ["full_attention", "sliding_attention"]}, "x")
     with pytest.raises(ModelError, match=r"'layer_types' has .*, only full_attention is supported"):
         build_arguments({**QWEN3, "layer_types": [["full_attention"]]}, "x")
+
+
+def test_a_window_as_long_as_the_context_is_none():
+    config = {**SHAPE, "model_type": "mistral"}
+    assert build_arguments({**config, "sliding_window": 512}, "x").hidden_size == 32
+    with pytest.raises(ModelError, match=r"'sliding_window' is 511, only full attention is supported"):
+        build_arguments({**config, "sliding_window": 511}, "x")
+    long = {**config, "max_position_embeddings": 32_768}
+    build_arguments({**long, "sliding_window": None}, "x")
+    with pytest.raises(ModelError, match=r"'sliding_window' is 4096, only full"):
+        build_arguments(long, "x")  # what transformers takes where the file says nothing
 
 
 def test_a_head_dim_that_qwen2_cannot_have_is_refused():

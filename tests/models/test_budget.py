@@ -173,9 +173,11 @@ def test_only_trained_positions_have_logits():
     assert scratch_bytes(recomputed) > scratch_bytes(many)
 
 
-def test_a_file_in_half_precision_is_there_beside_the_weights_while_it_is_read():
+def test_a_tensor_in_half_precision_is_there_beside_the_weights_while_it_is_read():
     half = training_budget(training()).moments["loading"]
-    assert half["file"] == 2 * SMALL.parameters and half["weights"] == 4 * SMALL.parameters
+    assert half["file"] == 2 * 320 * 64 and half["weights"] == 4 * SMALL.parameters
+    packed = shape_of(TINY | {"quantization": {"group_size": 32, "bits": 4, "mode": "affine"}}, "test")
+    assert training_budget(training(packed)).moments["loading"]["file"] == 320 * 64 // 2
     full = shape_of(TINY | {"torch_dtype": "float32"}, "test")
     assert training_budget(training(full)).moments["loading"]["file"] == 0
     pretrain = Training(

@@ -1,3 +1,4 @@
+import gc
 import json
 import shutil
 from collections.abc import Callable
@@ -17,10 +18,11 @@ from smidgen.models import packaged
 from smidgen.models import weights as weights_module
 from smidgen.models.check import check_model
 from smidgen.models.graph import named_arrays
-from smidgen.models.load import describe, load, read_config, resolve
-from smidgen.models.lora import add_lora, save_adapter
+from smidgen.models.load import build, describe, load, read_config, resolve
+from smidgen.models.lora import add_lora, dequantize, save_adapter
 from smidgen.models.quantization import quantize
 from smidgen.models.save import save_model
+from smidgen.models.weights import read_weights
 
 
 def test_logits_are_those_of_mlx_lm(tiny_model_dir: Path, tokens: mx.array):
@@ -38,6 +40,25 @@ def test_weights_are_computed_in_the_dtype_of_the_device(tiny_model_dir: Path, t
     second = load(str(tmp_path / "half"))
     dtypes = {value.dtype for value in named_arrays(second.model.parameters()).values()}
     assert dtypes == {compute_dtype()}
+
+
+@pytest.mark.skipif(compute_dtype() != mx.float32, reason="elsewhere nothing is converted")
+@pytest.mark.parametrize("bits", [16, 4])
+def test_one_tensor_at_a_time_is_there_as_it_is_stored(bits: int, tiny_model_dir: Path, tmp_path: Path):
+    first = load(str(tiny_model_dir))
+    config = quantize(first.model, first.config, bits=4, group_size=32) if bits == 4 else first.config
+    save_model(tmp_path / "stored", first.model, config, tiny_model_dir, dtype=mx.bfloat16)
+    sizes = [value.nbytes for value in read_weights(tmp_path / "stored").values()]
+    del first
+    gc.collect()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    model = build(tmp_path / "stored", config)
+    dequantize(model, mx.float32)
+    weights = sum(value.nbytes for value in named_arrays(model.parameters()).values())
+    # a packed layer is there with its scales and biases, and an array has a header of a few bytes
+    most = weights + 2 * max(sizes) + 64 * len(sizes)
+    assert weights <= mx.get_peak_memory() - before <= most < weights + sum(sizes)
 
 
 def test_a_quantised_folder_loads(tiny_model_dir: Path, tmp_path: Path, tokens: mx.array):

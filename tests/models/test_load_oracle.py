@@ -42,6 +42,7 @@ LLAMA3 = {
     ("kind", "extra"),
     [
         ("qwen3", {"head_dim": 16}),
+        ("mistral", {"head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
         ("qwen2", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
         ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
         ("llama", {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True, "head_dim": 16}),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from smidgen.backend import Rates
 from smidgen.config import parse_recipe
 from smidgen.data.templates import load_tokenizer
 from smidgen.errors import ConfigError, DataError
@@ -16,7 +17,7 @@ from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.fitting import fit
 from smidgen.pipeline.forecast import forecast, refuse_misfit, stage_needs
 from smidgen.pipeline.jobs import prepare_training
-from smidgen.pipeline.planned_rows import PlannedRows
+from smidgen.pipeline.planned_rows import PlannedRows, Prompts
 from smidgen.pipeline.probes import Probes
 from smidgen.runs import Run
 
@@ -34,6 +35,12 @@ PREFERENCES = {
     "task": "preference",
     "data": {"train_limit": 12, "validation_limit": 2, "test_limit": 2},
 }
+
+
+@pytest.fixture(autouse=True)
+def rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates of a device that nothing else is using."""
+    monkeypatch.setattr("smidgen.pipeline.times.measure_rates", lambda repeats: Rates(1e10, 1e10))
 
 
 def budgets(tmp_path: Path, table: dict[str, Any] | None = None, **train: Any) -> Budgets:
@@ -100,11 +107,7 @@ def test_a_teacher_has_its_memory_disk_and_time(tmp_path: Path):
     assert small.target_bytes == 0 and prepare_training(small.context).caches == ()
 
 
-def test_reading_targets_takes_less_time_than_asking_the_teacher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    rates = type("Rates", (), {"flops": 1e10})
-    monkeypatch.setattr("smidgen.pipeline.forecast.measure_rates", lambda repeats: rates)
+def test_reading_targets_takes_less_time_than_asking_the_teacher(tmp_path: Path):
     teacher = {"model": "smidgen:nano"}
     seconds = [
         forecast(budgets(tmp_path, epochs=4.0, **train), available=10**10).time.seconds
@@ -149,7 +152,9 @@ def test_time_and_cost_follow_the_rate(tmp_path: Path):
     planned = budgets(tmp_path, lora={"rank": 4})
     slow, fast = (forecast(planned, available=10**10, rate=rate).time for rate in (100.0, 200.0))
     assert slow is not None and fast is not None
-    assert slow.seconds == 2 * fast.seconds and slow.cost == pytest.approx(slow.seconds / 3600 * 0.1)
+    assert slow.seconds == pytest.approx(2 * fast.seconds) and slow.cost == pytest.approx(
+        slow.seconds / 3600 * 0.1
+    )
     measured = forecast(planned, available=10**10).time
     assert measured is not None and measured.tokens_per_second > 0
 
@@ -253,11 +258,11 @@ def test_worked_examples_take_memory(tmp_path: Path):
     assert isinstance(asked, Asked)
     longest = max(len(tokenizer.render_prompt(sample.messages)) for sample in asked.samples)
 
-    def prompts(examples: int) -> tuple[int, int, int]:
+    def prompts(examples: int) -> Prompts:
         return PlannedRows().prompts_of(planned.context, task, examples, planned.folder or tmp_path)
 
-    assert prompts(3) == (len(asked.samples), longest, 0)
-    assert prompts(0)[1] < longest / 2
+    assert prompts(3)[:2] == (len(asked.samples), longest)
+    assert prompts(0).longest < longest / 2
     needed = {stage.name: stage.needed_bytes for stage in stage_needs(planned)}
     assert needed["base_examples"] > needed["base_constrained"] == needed["before"]
 

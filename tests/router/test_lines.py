@@ -33,7 +33,10 @@ def test_questions_are_told_by_their_keys():
         ClassifyQuestion("x", (IntentOffer("a", "d"),)),
         ClassifyQuestion("x", (IntentOffer("own"),)),
     ]
-    assert [line.number for line in found] == [1, 2, 4, 5, 6] and [line.id for line in found[:2]] == ["a", "7"]
+    assert [line.number for line in found] == [1, 2, 4, 5, 6] and [line.id for line in found[:2]] == [
+        "a",
+        "7",
+    ]
 
 
 def test_made_up_ids_of_a_file_are_the_same_again_and_those_of_a_stream_are_not():

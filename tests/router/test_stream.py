@@ -65,15 +65,25 @@ def test_bad_lines_and_all_tasks(make, engine):
     assert [routed.status for routed in found] == ["decided", "bad", "decided", "decided"]
     told = [routed.to_json() for routed in found]
     assert told[0]["decisions"] == [{"action": "SKIP"}] and told[0]["task"] == "memorize"
-    assert told[1] | {"reason": ""} == {"line": 2, "id": "bad", "status": "bad", "decisions": [], "reason": ""}
+    assert told[1] | {"reason": ""} == {
+        "line": 2,
+        "id": "bad",
+        "status": "bad",
+        "decisions": [],
+        "reason": "",
+    }
     assert told[2]["decisions"] == [{"action": "ADD", "kind": "new"}]
     assert told[3]["decisions"] == [{"action": "c"}] and told[3]["line"] == 4
 
 
 def test_what_is_saved_is_compared_and_applied_in_order(make, engine, store):
     """Every text sees what the ones before it have changed."""
-    engine.say = lambda request: UPDATE if is_comparison(request) else SKIP if "chat" in text_of(request) else SAVE
-    found = list(route(make(), lines("Mia lives in Linz", "chat", "Mia lives in Graz", "Mia lives in Wien"), store))
+    engine.say = lambda request: (
+        UPDATE if is_comparison(request) else SKIP if "chat" in text_of(request) else SAVE
+    )
+    found = list(
+        route(make(), lines("Mia lives in Linz", "chat", "Mia lives in Graz", "Mia lives in Wien"), store)
+    )
     actions = [[decision.action for decision in routed.decisions] for routed in found]
     assert actions == [["SAVE", "ADD"], ["SKIP"], ["SAVE", "UPDATE"], ["SAVE", "UPDATE"]]
     assert [routed.stored.state for routed in found] == ["applied"] * 4
@@ -126,7 +136,9 @@ def test_inputs_are_journaled_before_the_model_is_asked_and_taken_up_after_a_kil
 
 def test_deferred_texts_stay_pending_until_they_are_settled(make, engine, store):
     router, is_over = make(budget=0.05), False
-    engine.say = lambda request: None if "slow" in text_of(request) and not is_over else SAVE if not is_comparison(request) else ADD
+    engine.say = lambda request: (
+        None if "slow" in text_of(request) and not is_over else SAVE if not is_comparison(request) else ADD
+    )
     found = []
     for routed in route(router, lines("slow one", "quick one"), store):
         found.append(routed)

@@ -59,7 +59,7 @@ def byte_level(pre: str | None = "qwen2") -> Words:
 
 
 @cache
-def sentencepiece() -> Words:
+def sentencepiece(controls: tuple[str, ...] = (BOS, EOS)) -> Words:
     """SentencePiece's BPE with byte fallback; a piece's score is its place."""
     codec = Tokenizer(models.BPE())
     codec.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -68,9 +68,9 @@ def sentencepiece() -> Words:
     content = json.loads(codec.to_str())["model"]
     made = {"".join(pair): None for pair in content["merges"]}
     pieces = [*made, *sorted(set(content["vocab"]) - made.keys())]
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), BOS, EOS, *pieces]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *controls, *pieces]
     types = [TokenType.UNKNOWN, *[TokenType.CONTROL] * 2, *[TokenType.BYTE] * 256]
-    types += [TokenType.CONTROL] * 2 + [TokenType.NORMAL] * len(pieces)
+    types += [TokenType.CONTROL] * len(controls) + [TokenType.NORMAL] * len(pieces)
     scores = [0.0] * (len(tokens) - len(pieces)) + [-float(place) for place in range(len(pieces))]
     return Words("llama", tokens, types, scores=scores)
 
@@ -92,8 +92,9 @@ def write_file(
     changes: Mapping[str, Any] | None = None,
     tied: bool = True,
     extra: Mapping[str, np.ndarray] | None = None,
+    head: int = HEAD,
 ) -> Made:
-    """Write a file whose matrices are of the type `kind`.
+    """Write a file whose matrices are of the type `kind`, and whose heads have `head` features.
 
     Keys of `changes` are set beside the usual ones, or left out where the value is None; so are tensors of
     `extra`, F32.
@@ -103,20 +104,21 @@ def write_file(
         f"{family}.block_count": LAYERS, f"{family}.context_length": 512,
         f"{family}.embedding_length": WIDTH, f"{family}.feed_forward_length": INNER,
         f"{family}.attention.head_count": HEADS, f"{family}.attention.head_count_kv": KV_HEADS,
-        f"{family}.attention.layer_norm_rms_epsilon": 1e-5, f"{family}.rope.dimension_count": HEAD,
+        f"{family}.attention.layer_norm_rms_epsilon": 1e-5, f"{family}.rope.dimension_count": head,
         f"{family}.rope.freq_base": 10000.0, "general.name": "Tiny", "general.license": "mit",
         "tokenizer.ggml.model": words.kind, "tokenizer.ggml.pre": words.pre,
         "tokenizer.ggml.tokens": list(words.tokens), "tokenizer.ggml.token_type": [*map(int, words.types)],
         "tokenizer.ggml.merges": list(words.merges) or None,
         "tokenizer.ggml.scores": list(words.scores) or None,
-        "tokenizer.ggml.bos_token_id": words.tokens.index(BOS),
-        "tokenizer.ggml.eos_token_id": words.tokens.index(EOS), "tokenizer.chat_template": TEMPLATE,
+        f"{family}.attention.key_length": None if head == HEAD else head,
+        f"{family}.attention.value_length": None if head == HEAD else head,
+        **special(words), "tokenizer.chat_template": TEMPLATE,
     }  # fmt: skip
     writer = GGUFWriter(path, family)
     for key, value in (keys | dict(changes or {})).items():
         add_key(writer, key, value)
     numbers = {}
-    for name, shape in shapes(family, len(words.tokens), tied).items():
+    for name, shape in shapes(family, len(words.tokens), tied, head).items():
         type_ = GGMLQuantizationType["F32" if len(shape) == 1 else kind]
         content = blocks(name, shape, type_)
         with suppress(NotImplementedError):
@@ -129,6 +131,15 @@ def write_file(
     writer.write_tensors_to_file()
     writer.close()
     return Made(path, numbers)
+
+
+def special(words: Words) -> dict[str, int | None]:
+    """The ids of what begins and ends a text; None where the tokens have no such."""
+    names = {"bos": BOS, "eos": EOS}
+    return {
+        f"tokenizer.ggml.{kind}_token_id": words.tokens.index(text) if text in words.tokens else None
+        for kind, text in names.items()
+    }
 
 
 def add_key(writer: GGUFWriter, key: str, value: Any) -> None:
@@ -147,25 +158,25 @@ def add_key(writer: GGUFWriter, key: str, value: Any) -> None:
         writer.add_array(key, value)
 
 
-def shapes(family: str, vocab: int, tied: bool) -> dict[str, tuple[int, ...]]:
+def shapes(family: str, vocab: int, tied: bool, head: int = HEAD) -> dict[str, tuple[int, ...]]:
     """The tensors of a family by llama.cpp's names."""
     found: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocab, WIDTH), "output_norm.weight": (WIDTH,)}
     if not tied:
         found["output.weight"] = (vocab, WIDTH)
-    rows = {"attn_q": HEADS * HEAD, "attn_k": KV_HEADS * HEAD, "attn_v": KV_HEADS * HEAD}
+    rows = {"attn_q": HEADS * head, "attn_k": KV_HEADS * head, "attn_v": KV_HEADS * head}
     for layer in range(LAYERS):
         block = f"blk.{layer}."
         found |= {f"{block}{name}.weight": (size, WIDTH) for name, size in rows.items()}
         found |= {f"{block}{name}.weight": (WIDTH,) for name in ("attn_norm", "ffn_norm")}
         found |= {f"{block}{name}.weight": (INNER, WIDTH) for name in ("ffn_gate", "ffn_up")}
         found |= {
-            f"{block}attn_output.weight": (WIDTH, HEADS * HEAD),
+            f"{block}attn_output.weight": (WIDTH, HEADS * head),
             f"{block}ffn_down.weight": (WIDTH, INNER),
         }
         if family == "qwen2":
             found |= {f"{block}{name}.bias": (size,) for name, size in rows.items()}
         if family == "qwen3":
-            found |= {f"{block}attn_{name}_norm.weight": (HEAD,) for name in "qk"}
+            found |= {f"{block}attn_{name}_norm.weight": (head,) for name in "qk"}
     return found
 
 

@@ -98,7 +98,10 @@ def show(facts: dict[str, Any]) -> None:
         ("disk", f"{size(facts['disk']['free_bytes'])} free in {facts['disk']['folder']}"),
         ("cache", _cache(facts["cache"])),
         ("imported", _imported(facts["imported"])),
-        *(("engine auto", choice["text"]) for choice in facts["engines"]),
+        *(
+            [("engine auto", choice["text"]) for choice in facts["engines"]]
+            or [("engine auto", "no model measured yet")]
+        ),
         (
             "versions",
             ", ".join(f"{name} {version or 'missing'}" for name, version in facts["versions"].items()),

@@ -32,8 +32,8 @@ def plan(
     rate: Annotated[
         PositiveFloat | None,
         Parameter(
-            help="Tokens per second of the training, if known; default: from this device's rate of matrix "
-            "products, measured in a second."
+            help="Tokens per second of the training, if known, by which the other stages are scaled too; "
+            "default: from this device's rates, measured in a second."
         ),
     ] = None,
     prices: PricesFile = None,
@@ -41,8 +41,9 @@ def plan(
 ) -> None:
     """Show what a recipe takes, from its settings and rows alone: memory by part and stage, disk, time, cost.
 
-    No weight is read and no step is run. The exit code is 2 if a stage needs more memory than there is.
-    `smidgen run RECIPE --dry-run` measures the time of every stage.
+    No weight is read and no step is run: times are estimates from what the stages compute and from this
+    device's rates. The exit code is 2 if a stage needs more memory than there is. `smidgen run RECIPE
+    --dry-run` measures the time of every stage.
     """
     from smidgen.config import read_prices, read_recipe
     from smidgen.pipeline import RunContext
@@ -87,6 +88,12 @@ def show(expected: "Forecast") -> None:
                 if time
                 else "unknown without the rows",
             ),
+            (
+                "all stages",
+                f"{duration(expected.seconds)}, {expected.cost:.2g} {expected.currency}"
+                if time
+                else "unknown without the rows",
+            ),
             *([("teacher", teaching_line(expected.teaching))] if expected.teaching else []),
             ("disk", size(expected.disk_bytes)),
             ("memory", f"{size(expected.available_bytes)} may be used ({expected.device})"),
@@ -104,8 +111,16 @@ def show(expected: "Forecast") -> None:
     print_table([*rows, total], headers=("memory of the training", *moments))
     print()
     print_table(
-        [(stage.name, size(stage.peak_bytes), size(stage.disk_bytes)) for stage in expected.stages],
-        headers=("stage", "peak memory", "disk"),
+        [
+            (
+                stage.name,
+                size(stage.peak_bytes),
+                size(stage.disk_bytes),
+                "–" if stage.seconds is None else duration(stage.seconds),
+            )
+            for stage in expected.stages
+        ],
+        headers=("stage", "peak memory", "disk", "time"),
     )
     for note in expected.notes:
         say(f"note: {note}")

@@ -10,7 +10,7 @@ from smidgen.export.peft_adapter import VLLM_DEFAULT_RANK, VLLM_RANKS, vllm_warn
 from smidgen.models.adapter import read_adapter
 
 QUESTION = "Which answer is better?"
-ELSEWHERE = ("llama", "qwen2", "qwen3")
+ELSEWHERE = ("llama", "mistral", "qwen2", "qwen3")
 """Model types that transformers and vLLM run like smidgen."""
 
 

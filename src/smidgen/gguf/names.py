@@ -9,8 +9,10 @@ import re
 
 import numpy as np
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
-"""`model_type`s that llama.cpp loads, each under the same name."""
+FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+"""`model_type`s that llama.cpp loads, and the architecture that it calls them; Mistral's is Llama's graph."""
+ARCHITECTURES = tuple(dict.fromkeys(FAMILIES.values()))
+"""Architectures of files that can be read."""
 ROPE_DIVISORS = "rope_freqs.weight"
 """A tensor that the graph has no place for: what rotary frequencies are divided by."""
 
@@ -53,7 +55,7 @@ def graph_name(name: str) -> str | None:
 
 def rotated_head(name: str, model_type: str, head_dim: int) -> int | None:
     """Return how many rows make a head whose rows change places, or None where they stay."""
-    rotated = model_type == "llama" and name.rpartition(".")[0].endswith(("q_proj", "k_proj"))
+    rotated = FAMILIES.get(model_type) == "llama" and name.rpartition(".")[0].endswith(("q_proj", "k_proj"))
     return head_dim if rotated else None
 
 

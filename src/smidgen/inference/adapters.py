@@ -1,6 +1,7 @@
 """Forward passes and decoders of one model, for its own weights and for each low-rank adapter."""
 
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 from smidgen.inference.decoder import Decoder
@@ -21,15 +22,15 @@ class Decoders:
         base: forward pass of the model as it was loaded.
     """
 
-    def __init__(self, loaded: LoadedModel, *, kv_bits: int | None = None):
-        """Prepare for `loaded`; `kv_bits` as in `forward_of`.
+    def __init__(self, loaded: LoadedModel, *, kv_bits: int | None = None, in_numpy: bool = True):
+        """Prepare for `loaded`; `kv_bits` and `in_numpy` as in `forward_of`.
 
         Raises:
             ConfigError: the model's head width does not allow a quantised KV cache.
         """
         self._loaded = loaded
-        self._kv_bits = kv_bits
-        self.base = forward_of(loaded.model, kv_bits=kv_bits)
+        self._forward_of = partial(forward_of, kv_bits=kv_bits, in_numpy=in_numpy)
+        self.base = self._forward_of(loaded.model)
         self._adapted: OrderedDict[str, ForwardPass] = OrderedDict()
         self._idle: dict[str | None, tuple[ForwardPass, Decoder]] = {}
 
@@ -53,12 +54,12 @@ class Decoders:
         """Read the weights again and discard everything computed with the old ones."""
         self._idle.clear()
         self._adapted.clear()
-        self.base = forward_of(self._loaded.model, kv_bits=self._kv_bits)
+        self.base = self._forward_of(self._loaded.model)
 
     def _with(self, adapter: str) -> ForwardPass:
         if adapter not in self._adapted:
             model = with_adapter(self._loaded.model, Path(adapter), self._loaded.name)
-            self._adapted[adapter] = forward_of(model, kv_bits=self._kv_bits)
+            self._adapted[adapter] = self._forward_of(model)
             if len(self._adapted) > MOST_ADAPTERS:
                 oldest, _ = self._adapted.popitem(last=False)
                 self._idle.pop(oldest, None)

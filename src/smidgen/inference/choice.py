@@ -2,7 +2,12 @@
 
 Which is faster depends on the processor, its libraries, the model's shape and the number of rows. So both
 answer a few prompts with the first blocks of the model, which takes seconds, and the result is kept in the
-cache folder. A file type is a candidate only if it holds the folder's weights without loss that matters.
+cache folder for all models of that shape, such as those trained from the same base. A candidate must fit into
+memory, and a file type hold the folder's weights without loss that matters.
+
+Nothing is measured where there is one candidate. On a GPU that is MLX, since llama.cpp is compared on a CPU
+only. Quantised weights beyond `cpu_forward.LARGEST` run in llama.cpp: MLX's products with them are scalar
+code on a CPU, so that its turn alone would take minutes.
 """
 
 import json
@@ -14,7 +19,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,7 +30,7 @@ from smidgen.data.types import Message, Request, Sample, Sampling
 from smidgen.errors import ModelError, WorkError
 from smidgen.export.gguf import write_gguf
 from smidgen.export.gguf.supported import check_architecture
-from smidgen.files import content_hash, sha256_json, write_json
+from smidgen.files import sha256_json, write_json
 from smidgen.inference import llama_server
 from smidgen.inference.cpu_forward import LARGEST
 from smidgen.inference.engine import Engine
@@ -38,10 +43,12 @@ from smidgen.models.parts import parameters_of
 from smidgen.models.save import copy_tokenizer, stored_dtype
 from smidgen.models.weights import read_weights
 
-FORMAT = 1
+FORMAT = 2
 """Version of the measurement; increment it when its results would change."""
-SMALL = 10_000_000
-"""Weights of a model that runs in numpy unmeasured, because measuring would take longer than its work."""
+MEMORY_SHARE = 0.8
+"""Share of the memory that the weights of a candidate may take; the KV cache and the system need the rest."""
+TYPE_BYTES = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32}
+"""Bytes of a weight in a file of llama.cpp."""
 MEASURED_WEIGHTS = 10_000_000
 """Weights of the blocks that are measured; at least one block."""
 PATIENCE = 3.0
@@ -52,6 +59,8 @@ SHARED_WORDS, OWN_WORDS, TOKENS = 64, 32, 8
 """A judge's load on a small scale: instructions that all prompts share, their own text, a short answer."""
 MOST_TURNS, BUDGET = 5, 15.0
 """Most repetitions, and seconds after which no further candidate is opened, should the machine be busy."""
+BEATEN = 3.0
+"""A candidate this many times slower than the best is not asked again; noise explains a factor of 2."""
 PACKAGES = ("smidgen", "mlx", "mlx-lm", "numpy", "scipy-openblas32", "xllamacpp")
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 
@@ -101,21 +110,36 @@ def choose(model: str, *, batch_size: int, kv_bits: int | None = None) -> Choice
     try:
         config = read_config(path)
         check_architecture(config, model)
-        num_weights = sum(number for _, number, _ in parameters_of(read_weights(path), config))
-        dtypes = faithful_types(path, config)
+        weights = read_weights(path)
+        engines = candidates(path, config, _num_weights(weights, config))
     except ModelError:
         return Choice("mlx")  # its loader reports what is wrong, if anything is
-    if num_weights < SMALL:
-        return Choice("mlx")
-    engines = [*(["mlx"] if num_weights <= LARGEST else []), *(f"llama {dtype}" for dtype in dtypes)]
     if len(engines) == 1:
-        return Choice("llama", dtypes[0])
+        engine, _, dtype = engines[0].partition(" ")
+        return Choice(engine, dtype or None)
     rows = 1 << (min(batch_size, MOST_ROWS).bit_length() - 1)
-    key = _key(path, engines, rows, kv_bits)
+    key = _key(config, weights, engines, rows, kv_bits)
     if key not in _chosen:
         file = choices_dir() / f"{key}.json"
         _chosen[key] = _read(file) or _measured(model, path, engines, rows, kv_bits, file)
-    return _chosen[key]
+    return replace(_chosen[key], model=model)
+
+
+def candidates(path: Path, config: Mapping[str, Any], num_weights: int) -> list[str]:
+    """Return the engines to measure, such as `mlx` and `llama F16`; the one of fewest bytes if none fits."""
+    dtypes = faithful_types(path, config)
+    is_small = num_weights <= LARGEST  # then MLX's weights are copied for numpy
+    bytes_per_weight = {f"llama {dtype}": TYPE_BYTES[dtype] for dtype in dtypes}
+    if is_small or not config.get("quantization"):
+        bytes_per_weight = {"mlx": 8.0 if is_small else 4.0} | bytes_per_weight
+    return [name for name, size in bytes_per_weight.items() if weights_fit(num_weights * size)] or [
+        min(bytes_per_weight, key=lambda name: bytes_per_weight[name])
+    ]
+
+
+def weights_fit(num_bytes: float) -> bool:
+    """Return whether weights of a size are few enough for this machine's memory."""
+    return num_bytes <= MEMORY_SHARE * device().memory_bytes
 
 
 def choices_dir() -> Path:
@@ -147,20 +171,25 @@ def measure(path: Path, engines: Sequence[str], rows: int, kv_bits: int | None) 
     The engines take turns, and their best times count.
     """
     seconds, begun = {}, time.perf_counter()
+    in_numpy = _num_weights(read_weights(path), read_config(path)) <= LARGEST  # as the whole model would run
     with tempfile.TemporaryDirectory(prefix="smidgen-choice-") as folder, ExitStack() as stack:
         excerpt = write_excerpt(path, Path(folder) / "model")
         opened = {}
         for name in engines:
             if len(opened) > 1 and time.perf_counter() - begun > BUDGET:
                 break
-            opened[name] = engine = _open(excerpt, name, rows, kv_bits)
+            opened[name] = engine = _open(excerpt, name, rows, kv_bits, in_numpy=in_numpy)
             stack.callback(engine.close)
             _answer(engine, rows, 0, max_tokens=1)  # loads the weights
         started, turn = time.perf_counter(), 0
-        while not turn or (turn < MOST_TURNS and time.perf_counter() - started < PATIENCE):
+        while turn < MOST_TURNS and (not turn or time.perf_counter() - started < PATIENCE):
             turn += 1
             for name, engine in opened.items():
                 seconds[name] = min(seconds.get(name, math.inf), _answer(engine, rows, turn))
+            limit = BEATEN * min(seconds.values())
+            opened = {name: engine for name, engine in opened.items() if seconds[name] <= limit}
+            if len(opened) == 1:
+                break
     return seconds
 
 
@@ -213,10 +242,10 @@ def _read(file: Path) -> Choice | None:
         return None
 
 
-def _open(folder: Path, name: str, rows: int, kv_bits: int | None) -> Engine:
+def _open(folder: Path, name: str, rows: int, kv_bits: int | None, *, in_numpy: bool) -> Engine:
     engine, _, dtype = name.partition(" ")
     if engine == "mlx":
-        return MlxEngine(load(str(folder)), batch_size=rows, kv_bits=kv_bits)
+        return MlxEngine(load(str(folder)), batch_size=rows, kv_bits=kv_bits, in_numpy=in_numpy)
     file = folder / f"{dtype}.gguf"
     write_gguf(str(folder), file, dtype=dtype)
     model = converted_model(file, folder, dtype, name=name)
@@ -242,13 +271,25 @@ def _words(seed: int, number: int) -> str:
     return " ".join(words[(seed * 7919 + i * i * (seed % 13 + 1)) % len(words)] for i in range(number))
 
 
-def _key(path: Path, engines: list[str], rows: int, kv_bits: int | None) -> str:
+def _num_weights(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> int:
+    return sum(number for _, number, _ in parameters_of(weights, config))
+
+
+def _key(
+    config: Mapping[str, Any],
+    weights: Mapping[str, mx.array],
+    engines: list[str],
+    rows: int,
+    kv_bits: int | None,
+) -> str:
     """Return what the measurement depends on, as a hash."""
+    shape = [config["model_type"], config.get("quantization")]
+    shape += sorted([name, list(value.shape), str(value.dtype)] for name, value in weights.items())
     library = blas_library()
     kernel = library.openblas_get_config().decode() if library is not None else ""
     versions = [metadata.version(name) if _is_installed(name) else None for name in PACKAGES]
     machine = [device().name, device().cores, blas().name, blas().threads, kernel]
-    return sha256_json([FORMAT, content_hash(path), engines, rows, kv_bits, machine, versions])[:32]
+    return sha256_json([FORMAT, shape, engines, rows, kv_bits, machine, versions])[:32]
 
 
 def _is_installed(name: str) -> bool:

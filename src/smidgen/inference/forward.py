@@ -35,19 +35,20 @@ class ForwardPass(Protocol):
         ...
 
 
-def forward_of(model: nn.Module, *, kv_bits: int | None = None) -> ForwardPass:
+def forward_of(model: nn.Module, *, kv_bits: int | None = None, in_numpy: bool = True) -> ForwardPass:
     """Return the fastest forward pass that supports `model` on this machine.
 
     Args:
         model: a model of mlx-lm.
         kv_bits: KV-cache bits; default: the dtype of the model.
+        in_numpy: whether it may be the one in numpy, on a CPU.
 
     Raises:
         ConfigError: the model's head width does not allow a quantised KV cache.
     """
     # Evaluate everything, including rotary tables (not parameters): later passes may run in any thread.
     mx.eval([part for module in model.modules() for part in module.values() if isinstance(part, mx.array)])
-    if device().kind == "cpu" and kv_bits is None:
+    if in_numpy and device().kind == "cpu" and kv_bits is None:
         try:
             return CpuForward(model)
         except Unsupported:

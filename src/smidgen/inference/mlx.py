@@ -35,6 +35,7 @@ class MlxEngine:
         batch_size: int = 64,
         fast_forward: bool = True,
         kv_bits: int | None = None,
+        in_numpy: bool = True,
     ):
         """Serve `loaded`.
 
@@ -45,6 +46,7 @@ class MlxEngine:
             fast_forward: whether tokens forced by a constraint run together in one pass; does not change the
                 answers.
             kv_bits: KV-cache bits, 8 or 4; default: the dtype of the model.
+            in_numpy: whether the forward pass on a CPU may be that in numpy.
 
         Raises:
             ConfigError: the model's head width does not allow a quantised KV cache.
@@ -52,7 +54,7 @@ class MlxEngine:
         context = int(loaded.config.get("max_position_embeddings") or 2**31)
         self._builder = RowBuilder(loaded.tokenizer, context, thinking=thinking)
         self._settings = LaneSettings(loaded.tokenizer, loaded.name, batch_size, fast_forward)
-        self._decoders = Decoders(loaded, kv_bits=kv_bits)
+        self._decoders = Decoders(loaded, kv_bits=kv_bits, in_numpy=in_numpy)
         self._sessions: WeakSet[MlxSession] = WeakSet()
 
     def session(self) -> MlxSession:

@@ -5,6 +5,7 @@ or refused.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,13 @@ from mlx_lm.models import llama, qwen2, qwen3
 from smidgen.errors import ModelError, did_you_mean
 from smidgen.models import mobilellm
 
-ARCHITECTURES: dict[str, Any] = {"llama": llama, "llama4_text": mobilellm, "qwen2": qwen2, "qwen3": qwen3}
+ARCHITECTURES: dict[str, Any] = {
+    "llama": llama,
+    "llama4_text": mobilellm,
+    "mistral": llama,  # the same graph, as mlx-lm has it
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+}
 """`model_type` to the module, mostly from mlx-lm, that has its `Model` and `ModelArgs`."""
 
 ModelConfigJson = dict[str, Any]
@@ -89,6 +96,10 @@ ROPE_HARMLESS = {"partial_rotary_factor": 1, "truncate": True}
 # The defaults of transformers for keys that config.json leaves out; mlx-lm's differ or are missing.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6},
+    "mistral": {
+        "tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6, "num_key_value_heads": 8,
+        "max_position_embeddings": 131_072, "sliding_window": 4096,
+    },
     "qwen2": {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6},
     "qwen3": {"tie_word_embeddings": False, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6, "head_dim": 128},
     "llama4_text": {
@@ -98,6 +109,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "no_rope_layer_interval": 4, "interleave_moe_layer_step": 1,
     },
 }  # fmt: skip
+_NULLABLE = frozenset({"sliding_window"})
+"""Keys whose default does not replace a null: no window is another model than one that says nothing."""
 
 
 def build_arguments(config: ModelConfigJson, source: str) -> Any:
@@ -178,7 +191,7 @@ def _explicit(config: ModelConfigJson) -> tuple[ModelConfigJson, list[str]]:
     missing = {
         name: value
         for name, value in _DEFAULTS.get(str(config.get("model_type")), {}).items()
-        if config.get(name) is None
+        if config.get(name) is None and not (name in config and name in _NULLABLE)
     }
     return config | missing, faults
 
@@ -237,6 +250,7 @@ def _fault(name: str, value: Any, config: ModelConfigJson, fields: dict[str, Any
     if name == "sliding_window":
         # Qwen2 and Qwen3 name a window that use_sliding_window turns off; llama has no such switch.
         idle = value is None or config.get("use_sliding_window") is False
+        idle = idle or (type(value) is int and value >= (config.get("max_position_embeddings") or math.inf))
         return None if idle else f"'sliding_window' is {value!r}, only full attention is supported"
     if name in fields or value is None:
         return None

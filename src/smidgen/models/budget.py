@@ -184,13 +184,10 @@ def process_parts(*, cpu: bool, tokenizer_bytes: int) -> dict[str, int]:
 
 
 def _file_bytes(training: Training) -> int:
-    """Return the bytes that are read from the file and held until all weights are converted."""
+    """Return the bytes of the largest tensor as stored, which is there until it is converted."""
     shape = training.shape
-    if not training.from_file:
-        return 0
-    if shape.quantized_parameters:
-        return shape.bytes(shape.stored) if training.plain else 0
-    return 0 if shape.stored == training.place.item else shape.parameters * shape.stored
+    converts = training.plain if shape.quantized_parameters else shape.stored != training.place.item
+    return shape.largest_bytes if training.from_file and converts else 0
 
 
 def kept_bytes(shape: Shape, tokens: int, outputs: int) -> int:

@@ -197,9 +197,8 @@ def build(path: Path, config: ModelConfigJson) -> nn.Module:
     """
     model, weights = fitting_graph(path, config)
     dtype = compute_dtype()
-    model.load_weights([(name, _cast(value, dtype)) for name, value in weights.items()])
+    model.load_weights([(name, _taken(weights, name, dtype)) for name in list(weights)])
     model.eval()
-    mx.eval(model.parameters())
     warn_of_licence(path, config)
     return model
 
@@ -311,8 +310,15 @@ def misfits(model: nn.Module, weights: dict[str, mx.array]) -> list[str]:
     ]
 
 
-def _cast(value: mx.array, dtype: mx.Dtype) -> mx.array:
-    return value.astype(dtype) if _is_float(value.dtype) else value
+def _taken(weights: dict[str, mx.array], name: str, dtype: mx.Dtype) -> mx.array:
+    """Read a tensor, take it out of `weights` and return it in the compute dtype.
+
+    Read one by one, so that no more than one tensor is there as it is stored beside its converted copy.
+    """
+    value = weights.pop(name)
+    value = value.astype(dtype) if _is_float(value.dtype) else value
+    mx.eval(value)
+    return value
 
 
 def _is_float(dtype: mx.Dtype) -> bool:

@@ -164,7 +164,7 @@ def fuse(model: nn.Module) -> None:
 
 
 def dequantize(model: nn.Module, dtype: mx.Dtype | None = None, *, to_read: bool = False) -> None:
-    """Replace quantised layers with plain layers of the same weights.
+    """Replace quantised layers with plain layers of the same weights, one by one to save memory.
 
     Args:
         model: changed in place; without adapter layers.
@@ -174,14 +174,14 @@ def dequantize(model: nn.Module, dtype: mx.Dtype | None = None, *, to_read: bool
     Raises:
         ModelError: weights that are not only read are quantised in a floating-point mode.
     """
-    replacements = []
-    for name, module in model.named_modules():
+    modules = model.named_modules()
+    while modules:  # taken out, because a list of all would keep the packed weights
+        name, module = modules.pop()
         if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
             plain = _plain(module, to_read=to_read)
             plain.weight = plain.weight.astype(dtype or _float_dtype(module))
-            replacements.append((name, plain))
-    model.update_modules(tree_unflatten(replacements))
-    mx.eval(model.parameters())
+            mx.eval(plain.parameters())
+            model.update_modules(tree_unflatten([(name, plain)]))
 
 
 def _sharing(part: Any) -> Any:

@@ -12,7 +12,7 @@ from smidgen.models.load import quantize_like
 from smidgen.models.lora import count_parameters
 from smidgen.models.save import declared_dtype
 
-LAYERED_KINDS = ("llama", "llama4_text", "qwen2", "qwen3")
+LAYERED_KINDS = ("llama", "llama4_text", "mistral", "qwen2", "qwen3")
 """Architectures whose attention depends only on the mask and on the rotary embedding, or takes the positions,
 so rows can be packed and blocks run one by one and recomputed. The CPU has kernels for them."""
 
@@ -73,6 +73,12 @@ class Shape:
             return self.parameters * item
         arrays = named_arrays(self.graph.parameters()).values()
         return sum(v.nbytes if v.dtype == mx.uint32 else v.size * item for v in arrays)
+
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest tensor as it is stored."""
+        arrays = named_arrays(self.graph.parameters()).values()
+        return max(v.nbytes if v.dtype == mx.uint32 else v.size * self.stored for v in arrays)
 
     def trainable(self, lora: LoraConfig | None) -> int:
         """Return the number of trained parameters: of the adapter, or all.

@@ -1,5 +1,8 @@
-"""Floating-point operations of training, from which a measured rate gives its time."""
+"""Floating-point operations of training and answering, from which measured rates give their time."""
 
+from typing import NamedTuple
+
+from smidgen.backend import Rates
 from smidgen.cpu_kernels.head import keeps
 from smidgen.models.budget import Training
 from smidgen.models.shape import Shape
@@ -7,6 +10,47 @@ from smidgen.models.shape import Shape
 TRAINING_SHARE = 0.6
 """Share of the rate of a large matrix product that training reaches: 0.62 with LoRA on SmolLM2-135M on two
 cores (docs/notebook.md, 2026-11-28). On a GPU it is an assumption."""
+
+PREFILL_SHARE, DECODING_SHARE = 0.7, 0.4
+"""Shares of the rate of a large matrix product that prompts reach, and of the bound of a decoding step: 0.72,
+and 0.41 to 0.46, with SmolLM2-135M on two cores (docs/notebook.md, 2026-11-28). On a GPU they are
+assumptions."""
+
+
+class Answers(NamedTuple):
+    """Answers to prompts.
+
+    Attributes:
+        shape: the model.
+        weights: bytes of the weights that a step reads.
+        rows: number of rows decoded together.
+        number: number of answers.
+        read: tokens of all prompts, what they share counted once.
+        longest: tokens of the longest prompt.
+        written: mean tokens of an answer; 0 if answers are only scored.
+    """
+
+    shape: Shape
+    weights: int
+    rows: int
+    number: int
+    read: float
+    longest: int
+    written: float
+
+
+def answering_seconds(answers: Answers, rates: Rates) -> float:
+    """Return the time to read the prompts and to write the answers.
+
+    A decoding step takes as long as the products of all rows or the reading of the weights, whichever takes
+    longer (`smidgen.benchmark.roofline`).
+    """
+    shape, rows = answers.shape, answers.rows
+    prompts = forward_operations(shape, answers.read, answers.number, answers.longest)
+    weights = shape.layers * _block_weights(shape) + shape.vocabulary * shape.width
+    step = max(2 * weights * rows / rates.flops, answers.weights / rates.bandwidth)
+    steps = answers.number * answers.written / rows
+    return prompts / (PREFILL_SHARE * rates.flops) + steps * step / DECODING_SHARE
 
 
 def training_operations(training: Training, tokens: int, trained: int, *, first_tokens: int = 0) -> float:
@@ -34,7 +78,7 @@ def training_operations(training: Training, tokens: int, trained: int, *, first_
     return of_blocks + frozen + head
 
 
-def forward_operations(shape: Shape, tokens: int, trained: int, length: int) -> float:
+def forward_operations(shape: Shape, tokens: float, trained: int, length: int) -> float:
     """Return the operations of a forward pass over tokens in texts of a length, some of them trained."""
     head = 2 * trained * shape.vocabulary * shape.width
     return tokens * shape.layers * _block_operations(shape, length) + head

@@ -20,7 +20,7 @@ from smidgen.config import (
 )
 from smidgen.errors import DataError
 from smidgen.files import is_url
-from smidgen.inference.choice import SMALL
+from smidgen.inference.choice import weights_fit
 from smidgen.inference.cpu_forward import LARGEST
 from smidgen.inference.scoring import LOGIT_ROWS
 from smidgen.models.budget import (
@@ -41,7 +41,7 @@ from smidgen.models.shape import Shape, shape_of
 from smidgen.options import EngineOptions
 from smidgen.pipeline.asking import PLAIN, Asking
 from smidgen.pipeline.context import RunContext, TaskContext
-from smidgen.pipeline.planned_rows import PlannedRows
+from smidgen.pipeline.planned_rows import PlannedRows, Prompts
 from smidgen.pipeline.training_job import check_length, fits_dequantized
 from smidgen.pipeline.training_rows import RowSettings, texts_of
 from smidgen.training.batches import LENGTH_STEP
@@ -74,6 +74,7 @@ class Batches:
         trained_tokens: those in the loss.
         state_tokens: tokens of the different rows, whose states a cache would hold.
         stored_tokens: those of them in the loss, whose targets a cache would hold.
+        validation_tokens: tokens of one validation.
         unread: why the rows cannot be read; empty if they can.
     """
 
@@ -83,6 +84,7 @@ class Batches:
     trained_tokens: int | None = None
     state_tokens: int = 0
     stored_tokens: int = 0
+    validation_tokens: int = 0
     unread: str = ""
 
 
@@ -178,6 +180,7 @@ class Budgets:
             plan.trained_tokens,
             sum({row_key(row): len(row) - 1 for row in different}.values()),
             sum(row.trained_tokens for row in different),
+            sum(len(row) - 1 for row in texts_of(validation)),
         )
 
     def _capacity(self, settings: RowSettings) -> int | None:
@@ -260,21 +263,28 @@ class Budgets:
     def evaluation(
         self, task: TaskContext, options: EngineOptions, asking: Asking = PLAIN, *, scores: bool = False
     ) -> StageBudget:
-        """Return the budget of an evaluation; an upper bound for a quantised model and for llama.cpp.
+        """Return the budget of an evaluation; an upper bound for a quantised model and for llama.cpp."""
+        decoding = self.decoding(task, options, asking, scores=scores)
+        converts = options.engine == "auto" and decoding.cpu and not scores
+        return StageBudget(decoding_budget(decoding), decoding.weights if converts else 0)
 
-        Which engine `auto` takes on a CPU is measured when it is opened; beyond `LARGEST` it is llama.cpp.
+    def decoding(
+        self, task: TaskContext, options: EngineOptions, asking: Asking = PLAIN, *, scores: bool = False
+    ) -> Decoding:
+        """Return the model as it answers in an evaluation.
+
+        Which engine `auto` takes on a CPU is measured when it is opened, among those that fit into memory.
         """
         cpu, parameters = self.place.kind == "cpu", self.shape.parameters
-        open_choice = options.engine == "auto" and cpu and parameters >= SMALL and not scores
-        halves = options.engine == "llama" or (open_choice and parameters > LARGEST)
+        measured = options.engine == "auto" and cpu and not scores
+        halves = options.engine == "llama" or (measured and not weights_fit(4 * parameters))
         item = 2 if halves else self.place.item
-        assert self.folder is not None
-        prompts, longest, given = self._kept.prompts_of(self.context, task, asking.examples, self.folder)
-        rows = min(options.batch_size, prompts)
-        decoding = Decoding(
+        prompts = self.prompts(task, asking)
+        rows, given = min(options.batch_size, prompts.number), prompts.given
+        return Decoding(
             self.shape,
             rows=rows,
-            prompt=longest + given,
+            prompt=prompts.longest + given,
             answer=0 if given else self.context.specialist.evaluate.max_tokens,
             item=item,
             cpu=cpu,
@@ -282,12 +292,21 @@ class Budgets:
             tokenizer_bytes=self.tokenizer_bytes,
             logits=max(1 + given, min(rows * (1 + given), LOGIT_ROWS)),
         )
-        return StageBudget(decoding_budget(decoding), parameters * item if open_choice else 0)
+
+    def prompts(self, task: TaskContext, asking: Asking) -> Prompts:
+        """Return the prompts of an evaluation."""
+        assert self.folder is not None
+        return self._kept.prompts_of(self.context, task, asking.examples, self.folder)
 
     def asked(self, task: TaskContext, options: EngineOptions, max_tokens: int) -> StageBudget:
         """Return the budget of another model that is asked; that of reading rows if it runs elsewhere."""
+        other = self.of_model(options, max_tokens)
+        return self.reading() if other is None else other.evaluation(task, options)
+
+    def of_model(self, options: EngineOptions, max_tokens: int) -> "Budgets | None":
+        """Return the budgets of the recipe with another base; None if that runs elsewhere or not at all."""
         if is_url(options.model) or options.model.endswith(".jsonl"):
-            return self.reading()
+            return None
         recipe = self.context.specialist
         update = {
             "model": recipe.model.model_copy(update={"base": options.model}),
@@ -295,7 +314,7 @@ class Budgets:
             # it need not hold the rows that the student is trained on
             "train": recipe.train.model_copy(update={"max_length": 1}),
         }
-        return self.changed(recipe.model_copy(update=update)).evaluation(task, options)
+        return self.changed(recipe.model_copy(update=update))
 
     def copying(self, disk: int) -> StageBudget:
         """Return the budget of writing a copy of the model, whose tensors may all exist twice."""

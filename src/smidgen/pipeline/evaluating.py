@@ -16,7 +16,6 @@ from smidgen.inference import engine_identity, open_engine
 from smidgen.inference.replay import ReplayEngine
 from smidgen.options import EngineOptions
 from smidgen.pipeline.asking import PLAIN, Asking, Skipped, asked_samples
-from smidgen.pipeline.budgets import Budgets, StageBudget
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, MetricEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
@@ -162,6 +161,7 @@ def evaluation_stage(
         entry: report entry; default: the evaluation under its name, and the comparison.
     """
     place, method = f"evaluations/{task.named(name)}", method or task.blank.methods[0]
+    scores = method != "generate"
 
     def work(context: RunContext) -> Work[None]:
         asked = asked_samples(context, task, asking)
@@ -191,9 +191,6 @@ def evaluation_stage(
     def minutes(context: RunContext, probes: Probes) -> float:
         return probes.answer_seconds(task, method, asking) * len(task.test_samples) / 60
 
-    def budget(budgets: Budgets) -> StageBudget:
-        return budgets.evaluation(task, engine(budgets.context), asking, scores=method != "generate")
-
     def own_entry(context: RunContext) -> Mapping[str, Any]:
         found = evaluation_of(context, task, name)
         if SKIPPED in found:
@@ -211,7 +208,8 @@ def evaluation_stage(
         task.named(name),
         work,
         minutes,
-        budget,
+        lambda budgets: budgets.evaluation(task, engine(budgets.context), asking, scores=scores),
+        lambda times: times.evaluation(task, engine(times.budgets.context), asking, scores=scores),
         needs=needs,
         tables=TABLES,
         inputs=inputs,

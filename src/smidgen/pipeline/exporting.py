@@ -24,12 +24,11 @@ from smidgen.pipeline.events import MessageEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.quantizing import quantized_name
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.times import WRITING
 
 DRIFT_PROMPTS = 20
 """Validation rows on which a fused model is compared with the base plus adapter."""
 VALIDATED = "prompts that the run validated on"
-WRITING = 50e6
-"""Lower bound of the bytes of weights per second that are written, read back and compared."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +166,7 @@ def _stages_of(artefact: Artefact, tasks: tuple[TaskContext, ...]) -> list[Stage
         make,
         minutes,
         budget,
+        lambda times: times.copying(artefact.loads),
         needs=("data", "train"),
         tables=("name", "model", "export"),
         outputs=(artefact.folder, facts),

@@ -1,16 +1,15 @@
 """`smidgen plan`: memory, disk, time and cost of a recipe from its settings alone; no step is run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from smidgen.backend import device, measure_rates
-from smidgen.config import DpoConfig, SftConfig
+from smidgen.backend import device
 from smidgen.errors import ConfigError
 from smidgen.figures.formatting import size
-from smidgen.models.work import TRAINING_SHARE, forward_operations, training_operations
 from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.registry import stages_of
 from smidgen.pipeline.teaching_forecast import TeachingForecast, forecast_teaching
+from smidgen.pipeline.times import Times, times_of
 
 MARGIN = 0.1
 """Share of the device's memory that is left to the system and to other programs."""
@@ -18,22 +17,23 @@ MARGIN = 0.1
 
 @dataclass(frozen=True)
 class ForecastStage:
-    """One stage: its peak memory, what of it must be there, and its disk, in bytes."""
+    """One stage: its peak memory, what of it must be there, its disk, in bytes, and its time in seconds."""
 
     name: str
     peak_bytes: int
     needed_bytes: int
     disk_bytes: int
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class TrainingTime:
-    """Expected time of the training alone.
+    """Expected time of the training's steps.
 
     Attributes:
         tokens: tokens of all steps.
         tokens_per_second: the rate.
-        seconds: the time, without validations.
+        seconds: the time, without validations and measurements of the metric.
         cost: its price.
         currency: currency of the price.
     """
@@ -58,7 +58,10 @@ class Forecast:
         training: bytes of each part of the training's memory, at each moment that can be the peak.
         stages: memory and disk of every stage, in order.
         disk_bytes: sum of their disk.
-        time: time of the training; None if its tokens are unknown.
+        time: time of the training's steps; None if their tokens are unknown.
+        seconds: sum of the times of all stages for which one is known.
+        cost: its price.
+        currency: currency of the price.
         teaching: requests to the teacher of a distillation; None if it has none or the rows are unknown.
         available_bytes: memory that the recipe may take.
         notes: assumptions, one sentence each.
@@ -73,6 +76,9 @@ class Forecast:
     stages: list[ForecastStage]
     disk_bytes: int
     time: TrainingTime | None
+    seconds: float
+    cost: float
+    currency: str
     teaching: TeachingForecast | None
     available_bytes: int
     notes: list[str]
@@ -99,14 +105,18 @@ def forecast(budgets: Budgets, *, available: int, rate: float | None = None) -> 
     Args:
         budgets: the recipe's budgets.
         available: bytes of memory that it may take.
-        rate: tokens per second of the training; a share of this device's rate of matrix products, which is
+        rate: tokens per second of the training; from this device's rate of matrix products, which is
             measured in a second, if None.
 
     Raises:
         UserError: the recipe is invalid.
     """
-    step = budgets.largest_step
-    stages = stage_needs(budgets)
+    step, times = budgets.largest_step, times_of(budgets, rate)
+    stages = [
+        replace(needs, seconds=stage.seconds(times))
+        for needs, stage in zip(stage_needs(budgets), stages_of(budgets.context), strict=True)
+    ]
+    seconds = sum(stage.seconds or 0.0 for stage in stages)
     return Forecast(
         recipe=budgets.context.recipe.name,
         device=budgets.place.kind,
@@ -116,7 +126,10 @@ def forecast(budgets: Budgets, *, available: int, rate: float | None = None) -> 
         training={name: dict(parts) for name, parts in budgets.training().budget.moments.items()},
         stages=stages,
         disk_bytes=sum(stage.disk_bytes for stage in stages),
-        time=_time(budgets, rate),
+        time=_time(times),
+        seconds=seconds,
+        cost=seconds / 3600 * budgets.context.prices.machine_per_hour,
+        currency=budgets.context.prices.currency,
         teaching=None if budgets.batches.unread else forecast_teaching(budgets),
         available_bytes=available,
         notes=_notes(budgets),
@@ -148,33 +161,13 @@ def refuse_misfit(found: Forecast) -> None:
         )
 
 
-def _time(budgets: Budgets, rate: float | None) -> TrainingTime | None:
-    batches, step = budgets.batches, budgets.largest_step
-    if batches.tokens is None or batches.trained_tokens is None:
+def _time(times: Times) -> TrainingTime | None:
+    seconds, tokens = times.steps(), times.budgets.batches.tokens
+    if seconds is None or tokens is None:
         return None
-    tokens = batches.tokens
-    if rate is None:
-        cached = batches.state_tokens if budgets.state_bytes else 0
-        operations = training_operations(step, tokens, batches.trained_tokens, first_tokens=cached)
-        operations += _beside(budgets, tokens, batches.trained_tokens)
-        seconds = operations / (TRAINING_SHARE * measure_rates(repeats=3).flops)
-    else:
-        seconds = tokens / rate
-    prices = budgets.context.prices
+    prices = times.budgets.context.prices
     cost = seconds / 3600 * prices.machine_per_hour
     return TrainingTime(tokens, tokens / seconds, seconds, cost, prices.currency)
-
-
-def _beside(budgets: Budgets, tokens: int, trained: int) -> float:
-    """Return the operations of a teacher or a reference, which read the same tokens, maybe only once."""
-    step, settings = budgets.largest_step, budgets.context.recipe.train
-    shape = budgets.shape if isinstance(settings, DpoConfig) else budgets.teacher_shape
-    if shape is None:
-        return 0.0
-    once = isinstance(settings, DpoConfig) or budgets.target_bytes > 0
-    epochs = settings.epochs if once and isinstance(settings, SftConfig | DpoConfig) else 1.0
-    operations = forward_operations(shape, tokens, trained, step.batch.longest or step.batch.length)
-    return operations / max(1.0, epochs)
 
 
 def _notes(budgets: Budgets) -> list[str]:
@@ -192,4 +185,9 @@ def _notes(budgets: Budgets) -> list[str]:
         notes.append("the figures for a GPU are derived from MLX's operations and were not measured on one")
     if budgets.state_bytes and budgets.place.kind == "cpu":
         notes.append("the states of the frozen blocks are a mapped file, which the system may drop")
+    if budgets.context.tasks:
+        notes.append(
+            "times take answers to be as long as those of the rows, and of evaluate.max_tokens where the "
+            "untrained base is asked or a model thinks; a dash is not estimated"
+        )
     return notes

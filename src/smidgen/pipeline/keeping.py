@@ -121,6 +121,12 @@ def _grade(task: TaskContext, judge: AnswerJudgeConfig) -> Stage:
         work,
         minutes,
         lambda budgets: budgets.asked(task, asked_engine(judge), judge.max_tokens),
+        lambda times: times.asked(
+            task,
+            asked_engine(judge),
+            judge.max_tokens,
+            lambda: len(task.training_samples) * times.budgets.context.teacher.candidates,
+        ),
         needs=(task.named(TEACH),),
         inputs=inputs,
         outputs=(place,),

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
-from smidgen.data.templates import load_tokenizer
-from smidgen.data.types import Message
+from smidgen.data.templates import Tokenizer, load_tokenizer
+from smidgen.data.types import Sample
 from smidgen.errors import DataError
+from smidgen.inference.prefixes import common_prefix
 from smidgen.models.budget import Batch
 from smidgen.pipeline.asking import Asked, Asking, asked_samples
 from smidgen.pipeline.context import RunContext, TaskContext
@@ -24,8 +26,26 @@ from smidgen.training.training_plan import TrainingPlan, plan_training
 
 ASSUMED_PROMPT = 512
 """Tokens of an evaluation's prompt, and of each worked example before it, if the rows cannot be read."""
-LONGEST = 8
-"""Prompts with the most characters, of which the one with the most tokens is looked for."""
+
+
+class Prompts(NamedTuple):
+    """The prompts of an evaluation, counted by the tokenizer of the base.
+
+    Attributes:
+        number: number of prompts.
+        longest: tokens of the longest.
+        tokens: tokens of all; None if the rows cannot be read.
+        shared: tokens of the beginning that all share.
+        answer: mean tokens of a right answer, its end token included; None if the rows have none.
+        given: tokens of the longest answer that is given and scored; 0 if answers are generated.
+    """
+
+    number: int
+    longest: int
+    tokens: int | None = None
+    shared: int = 0
+    answer: float | None = None
+    given: int = 0
 
 
 @dataclass
@@ -38,15 +58,14 @@ class PlannedRows:
         rows: training and validation rows by the settings that they depend on, or why they cannot be
             trained on.
         drawn: figures of all steps and the different batches, by the settings that they depend on.
-        asked: number of prompts, tokens of the longest, and of the longest answer that is given and scored,
-            by task and number of worked examples.
+        asked: prompts, by task and number of worked examples.
     """
 
     folder: Path | None = None
     samples: Parts | DataError | None = None
     rows: dict[tuple[Any, ...], Parts | DataError] = field(default_factory=dict)
     drawn: dict[tuple[Any, ...], tuple[TrainingPlan, set[Batch]]] = field(default_factory=dict)
-    asked: dict[tuple[str, int], tuple[int, int, int]] = field(default_factory=dict)
+    asked: dict[tuple[str, int], Prompts] = field(default_factory=dict)
 
     def samples_of(self, context: RunContext) -> Parts | DataError:
         """Return the training and validation samples, or why they cannot be read."""
@@ -95,28 +114,34 @@ class PlannedRows:
             self.drawn[drawing] = plan_training(rows, source, noted()), different
         return self.drawn[drawing]
 
-    def prompts_of(
-        self, context: RunContext, task: TaskContext, examples: int, folder: Path
-    ) -> tuple[int, int, int]:
-        """Return the number of prompts of an evaluation and the tokens of the longest, after its examples.
-
-        The third number is the tokens of the longest answer that is given; 0 if answers are generated.
-        """
+    def prompts_of(self, context: RunContext, task: TaskContext, examples: int, folder: Path) -> Prompts:
+        """Return the prompts of an evaluation, each after its worked examples."""
         key = task.name, examples
         if key not in self.asked:
             try:
                 asked = asked_samples(context, task, Asking(examples=examples))
                 samples = asked.samples if isinstance(asked, Asked) else task.test_samples
+                self.asked[key] = _prompts(samples, task, load_tokenizer(folder))
             except DataError:
-                self.asked[key] = context.specialist.evaluate.batch_size, ASSUMED_PROMPT * (1 + examples), 0
-            else:
-                texts = sorted((sample.messages for sample in samples), key=_characters, reverse=True)
-                tokenizer = load_tokenizer(folder)
-                longest = max(len(tokenizer.render_prompt(messages)) for messages in texts[:LONGEST])
-                answers = sorted((sample.target or "" for sample in samples), key=len, reverse=True)
-                given = max(len(tokenizer.encode(answer)) for answer in answers[:LONGEST])
-                self.asked[key] = len(samples), longest, given
+                longest = ASSUMED_PROMPT * (1 + examples)
+                self.asked[key] = Prompts(context.specialist.evaluate.batch_size, longest)
         return self.asked[key]
+
+
+def _prompts(samples: Sequence[Sample], task: TaskContext, tokenizer: Tokenizer) -> Prompts:
+    rendered = [tokenizer.render_prompt(sample.messages) for sample in samples]
+    # the rows of an evaluation may have labels without a text that would be the answer
+    answered = [sample.target for sample in samples if sample.target is not None] or [
+        sample.target for sample in task.training_samples if sample.target is not None
+    ]
+    return Prompts(
+        len(rendered),
+        max(map(len, rendered)),
+        sum(map(len, rendered)),
+        len(common_prefix(min(rendered), max(rendered))),
+        fmean(1 + len(tokenizer.encode(target)) for target in answered) if answered else None,
+        max(len(tokenizer.encode(sample.target or "")) for sample in samples),
+    )
 
 
 def _cut(settings: RowSettings) -> tuple[Any, ...]:
@@ -129,7 +154,3 @@ def _batch(batch: TrainBatch | PairBatch) -> Batch:
     rows, length = batch.inputs.shape
     longest = length if batch.segment_ids is None or batch.spans is None else int(batch.spans[:, 1].max())
     return Batch(rows, length, batch.trained_tokens, longest)
-
-
-def _characters(messages: Sequence[Message]) -> int:
-    return sum(len(message.content) for message in messages)

@@ -33,6 +33,7 @@ from smidgen.pipeline.evaluating import evaluation_stage
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.times import Times
 
 SUMMARY, FOLDER, RECORD = "quantize.json", "quantized", "sensitivity.jsonl"
 
@@ -46,6 +47,7 @@ def quantizing_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list
         _quantize,
         _minutes,
         _budget,
+        _seconds,
         needs=("data", "train"),
         tables=("model", "quantize"),
         inputs=_inputs,
@@ -109,6 +111,16 @@ def _budget(budgets: Budgets) -> StageBudget:
     setting = MODES.get(settings.mode) or Setting(settings.bits or DEFAULT_BITS, group_size)
     rows = budgets.shape.parameters // setting.group_size
     return budgets.copying(setting.num_bytes((rows, setting.group_size), mx.float16))
+
+
+def _seconds(times: Times) -> float:
+    """Return the time of loading and writing, and of the passes over the calibration texts."""
+    settings = times.budgets.context.recipe.quantize
+    assert settings is not None
+    if settings.target_bits is None:
+        return times.copying(2)
+    passes = 7 * times.budgets.shape.layers * len(settings.candidate_bits)
+    return times.copying(2) + times.reading(settings.calibration_tokens * passes)
 
 
 def _calibration(context: RunContext, loaded: LoadedModel) -> list[list[int]]:

@@ -8,6 +8,7 @@ from smidgen.pipeline.budgets import Budgets, StageBudget
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.events import Event
 from smidgen.pipeline.probes import Probes
+from smidgen.pipeline.times import Times
 
 
 def no_more_inputs(context: RunContext) -> Mapping[str, Any]:
@@ -18,6 +19,10 @@ def no_more_inputs(context: RunContext) -> Mapping[str, Any]:
 def no_entry(context: RunContext) -> Mapping[str, Any]:
     """Return no report content."""
     return {}
+
+
+def no_estimate(times: Times) -> None:
+    """Return that the time is not known beforehand."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Stage:
         work: runs the stage, yielding events.
         minutes: expected time, from measurements on this machine and these rows.
         budget: expected memory and disk, from the settings alone.
+        seconds: expected time, from the settings and two rates of the device; None if nothing is known of it.
         needs: stages whose outputs it reads.
         tables: tables of the recipe that determine its outputs.
         inputs: other inputs that determine its outputs, as JSON values.
@@ -45,6 +51,7 @@ class Stage:
     work: Callable[[RunContext], Iterator[Event]]
     minutes: Callable[[RunContext, Probes], float]
     budget: Callable[[Budgets], StageBudget]
+    seconds: Callable[[Times], float | None] = no_estimate
     needs: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     inputs: Callable[[RunContext], Mapping[str, Any]] = no_more_inputs

@@ -5,7 +5,7 @@ per training sample. Each is written as soon as it is finished, so that a run th
 teacher died, goes on with the missing ones. The finished file is in the order of the rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from smidgen.pipeline.evaluating import (
 from smidgen.pipeline.events import MessageEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.times import Times
 
 TEACH, TEACHER = "teach", "teacher"
 CANDIDATES, SPENT = "candidates.jsonl", "spent.json"
@@ -173,6 +174,7 @@ def _teach(task: TaskContext) -> Stage:
         work,
         minutes,
         lambda budgets: teacher_budget(budgets, task),
+        lambda times: teacher_seconds(times, task, lambda: len(requests_of(times.budgets.context, task))),
         needs=("data",),
         inputs=lambda context: _inputs(context, task),
         outputs=(place,),
@@ -255,6 +257,7 @@ def _evaluation(task: TaskContext, asking: Asking) -> Stage:
         work=work,
         minutes=minutes,
         budget=lambda budgets: teacher_budget(budgets, task),
+        seconds=lambda times: teacher_seconds(times, task, lambda: len(task.test_samples)),
         tables=("evaluate",),
         inputs=lambda context: {
             **stage.inputs(context),
@@ -267,3 +270,9 @@ def _evaluation(task: TaskContext, asking: Asking) -> Stage:
 def teacher_budget(budgets: Budgets, task: TaskContext) -> StageBudget:
     """Return the memory of running the teacher here; that of reading rows if it runs elsewhere."""
     return budgets.asked(task, budgets.context.teacher_engine, budgets.context.teacher.max_tokens)
+
+
+def teacher_seconds(times: Times, task: TaskContext, requests: Callable[[], int]) -> float | None:
+    """Return the time of some answers of the teacher, if it runs here."""
+    context = times.budgets.context
+    return times.asked(task, context.teacher_engine, context.teacher.max_tokens, requests)

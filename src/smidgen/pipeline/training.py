@@ -23,6 +23,7 @@ from smidgen.pipeline.jobs import prepare_training
 from smidgen.pipeline.keeping import keeping_names
 from smidgen.pipeline.stage import Stage
 from smidgen.pipeline.task_metric import metric_rows, task_metric
+from smidgen.pipeline.times import Times
 from smidgen.pipeline.tracking import STATE
 from smidgen.pipeline.training_figures import TrainingFigures
 from smidgen.tracking import tensorboard
@@ -48,6 +49,7 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
             _train,
             lambda context, probes: probes.training.minutes,
             Budgets.training,
+            Times.training,
             needs=("data", *keeping_names(recipe, tasks)),
             tables=("model", "train"),
             inputs=_training_inputs,

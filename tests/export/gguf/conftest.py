@@ -28,6 +28,7 @@ SHAPE = {
 FAMILIES = {
     "qwen3": {"head_dim": 32, "tie_word_embeddings": True},
     "qwen2": {"tie_word_embeddings": False},
+    "mistral": {"head_dim": 32, "tie_word_embeddings": False, "sliding_window": None},
     "llama": {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True},
 }
 

@@ -10,7 +10,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
     ("config", "message"),
     [
         ({"model_type": "llama4_text"}, "llama4 model cannot have zero experts"),
-        ({"model_type": "mamba"}, "model_type 'mamba'; GGUF files can be written of llama, qwen2, qwen3"),
+        ({"model_type": "mamba"}, "model_type 'mamba'; GGUF files can be written of llama, mistral, qwen2"),
         (
             {"model_type": "llama", "rope_traditional": True},
             "rope_traditional, which llama.cpp has no setting",

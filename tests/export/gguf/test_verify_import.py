@@ -33,6 +33,7 @@ LLAMA3 = {
     [
         ("llama", {}),
         ("llama", {"attention_bias": False, "mlp_bias": False, "rope_scaling": LLAMA3, "head_dim": 16}),
+        ("mistral", {"rope_theta": 1e6}),
         ("qwen2", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
         ("qwen3", {"rope_scaling": YARN}),
     ],

@@ -3,7 +3,7 @@
 from typing import Any
 
 from smidgen.errors import ModelError
-from smidgen.gguf.names import ARCHITECTURES
+from smidgen.gguf.names import FAMILIES
 from smidgen.models.architectures import explicit_config
 
 YARN_BETAS = {"beta_fast": 32, "beta_slow": 1}
@@ -22,14 +22,14 @@ def check_architecture(config: dict[str, Any], source: str) -> None:
             f"{source} is a dense llama4_text model, which llama.cpp refuses to load "
             "('llama4 model cannot have zero experts'); export it for MLX instead"
         )
-    if kind not in ARCHITECTURES:
+    if kind not in FAMILIES:
         raise ModelError(
-            f"{source} has model_type {kind!r}; GGUF files can be written of {', '.join(ARCHITECTURES)}"
+            f"{source} has model_type {kind!r}; GGUF files can be written of {', '.join(FAMILIES)}"
         )
     if config.get("rope_traditional"):
         raise ModelError(f"{source} has rope_traditional, which llama.cpp has no setting for")
     rope = explicit_config(config).get("rope_scaling") or {}
-    if kind != "llama" and rope.get("rope_type") == "llama3":
+    if FAMILIES[kind] != "llama" and rope.get("rope_type") == "llama3":
         raise ModelError(
             f"{source} is a {kind} with rotary scaling of the kind llama3, which llama.cpp has for llama only"
         )

@@ -33,7 +33,7 @@ from smidgen.export.gguf.llama_cpp import LlamaCpp
 from smidgen.export.gguf.metadata import head_dimension
 from smidgen.export.gguf.reference_forward import next_token_logits
 from smidgen.export.gguf.write import CHUNK, Planned, plan_tensors, write_gguf
-from smidgen.gguf.names import gguf_name, rotated_head, unpair_rows
+from smidgen.gguf.names import FAMILIES, gguf_name, rotated_head, unpair_rows
 from smidgen.gguf.read import GgufFile, open_gguf
 
 TEXTS = (
@@ -126,7 +126,7 @@ def compare_tensors(checkpoint: Checkpoint, file: GgufFile, path: Path) -> Tenso
         ModelError: a tensor is missing, unexpected, of the wrong shape, or further from the source than its
             type explains.
     """
-    if file.architecture != checkpoint.config["model_type"]:
+    if file.architecture != FAMILIES.get(checkpoint.config["model_type"]):
         raise ModelError(
             f"{path} has the architecture {file.architecture}, but {checkpoint.path} has "
             f"{checkpoint.config['model_type']}; compare it with the model that it was made from"

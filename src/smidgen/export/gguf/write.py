@@ -30,7 +30,7 @@ from smidgen.export.gguf.metadata import (
 from smidgen.export.gguf.supported import check_architecture
 from smidgen.export.gguf.write_tokenizer import add_vocabulary, read_vocabulary
 from smidgen.files import atomic_file
-from smidgen.gguf.names import ROPE_DIVISORS, gguf_name, pair_rows, rotated_head
+from smidgen.gguf.names import FAMILIES, ROPE_DIVISORS, gguf_name, pair_rows, rotated_head
 from smidgen.models.licence import licence_of
 from smidgen.models.load import read_config, resolve
 
@@ -93,7 +93,7 @@ def write_gguf(source: str, out: Path, *, dtype: str = "Q8_0", adapter: Path | N
     with open_checkpoint(source, adapter) as checkpoint:
         plan = list(plan_tensors(checkpoint, kind))
         with atomic_file(out) as partial_file:
-            writer = GGUFWriter(partial_file, checkpoint.config["model_type"])
+            writer = GGUFWriter(partial_file, FAMILIES[checkpoint.config["model_type"]])
             add_general(writer, checkpoint, _model_name(checkpoint, source), FILE_TYPES[dtype])
             add_hyperparameters(writer, checkpoint)
             add_vocabulary(writer, read_vocabulary(checkpoint.path, checkpoint.config))
@@ -130,7 +130,7 @@ def write_gguf_adapter(source: str, adapter: Path, out: Path, *, dtype: str = "F
         alpha = max(update.scale for update in checkpoint.updates.values()) * max(ranks)
         plan = list(_plan_updates(checkpoint, kind, alpha))
         with atomic_file(out) as partial_file:
-            writer = GGUFWriter(partial_file, checkpoint.config["model_type"])
+            writer = GGUFWriter(partial_file, FAMILIES[checkpoint.config["model_type"]])
             writer.add_type("adapter")
             writer.add_string("adapter.type", "lora")
             writer.add_float32("adapter.lora.alpha", alpha)
