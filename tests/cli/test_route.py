@@ -69,7 +69,9 @@ def test_a_table_for_people(tmp_path, capsys):
 
 
 def test_questions_that_fail_are_said(tmp_path, capsys, engine):
-    engine.say = lambda request: DataError("too long") if "x" in request.sample.messages[-1].content else first_choice(request)
+    engine.say = lambda request: (
+        DataError("too long") if "x" in request.sample.messages[-1].content else first_choice(request)
+    )
     assert exit_code(["route", write(tmp_path / "in.jsonl", {"text": "x"}, {"text": "y"}), "--json"]) == 1
     found, err = printed(capsys)
     assert [line["status"] for line in found] == ["failed", "decided"] and found[0]["reason"] == "too long"
@@ -77,7 +79,11 @@ def test_questions_that_fail_are_said(tmp_path, capsys, engine):
 
 
 def test_a_store_gets_what_is_saved(tmp_path, capsys, engine):
-    engine.say = lambda request: '{"decision":"SAVE","category":"fact"}' if "Mia" in str(request.sample.messages) and request.sample.id.startswith("memorize") else first_choice(request)
+    engine.say = lambda request: (
+        '{"decision":"SAVE","category":"fact"}'
+        if "Mia" in str(request.sample.messages) and request.sample.id.startswith("memorize")
+        else first_choice(request)
+    )
     store = tmp_path / "memory.db"
     file = write(tmp_path / "in.jsonl", {"text": "Mia lives in Graz."}, {"text": "what time is it?"})
     for states in (["applied", "applied"], [None, None]):

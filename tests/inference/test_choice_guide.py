@@ -20,7 +20,9 @@ TEXTS = st.lists(st.text("abé😀 {", min_size=1, max_size=6), min_size=1, max_
 
 
 @given(TEXTS, st.data())
-def test_a_walk_ends_with_a_choice_as_encoded(tiny_tokenizer_dir: Path, texts: list[str], data: st.DataObject):
+def test_a_walk_ends_with_a_choice_as_encoded(
+    tiny_tokenizer_dir: Path, texts: list[str], data: st.DataObject
+):
     tokenizer = load_tokenizer(tiny_tokenizer_dir)
     choices = encoded(texts, tokenizer)
     assert choices is not None

@@ -1,6 +1,7 @@
 """Constrained answers of llama.cpp: a request for every choice, none for what is forced."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -43,13 +44,15 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     """The questions that llama.cpp gets."""
     asked, complete = [], LlamaServer.complete
     monkeypatch.setattr(
-        LlamaServer, "complete", lambda server, question, *on: asked.append(question) or complete(server, question, *on)
+        LlamaServer,
+        "complete",
+        lambda server, question, *on: asked.append(question) or complete(server, question, *on),
     )
     return asked
 
 
 def ask(constraint: Constraint, name: str = "q", *, logprobs: bool = False, **sampling) -> Request:
-    settings = Sampling(**({"max_tokens": 40} | sampling))
+    settings = replace(Sampling(max_tokens=40), **sampling)
     return Request(Sample(name, (Message("user", "hello there"),)), settings, constraint, logprobs=logprobs)
 
 
@@ -106,7 +109,9 @@ def test_draws_of_one_answer_are_independent(llama):
 
 def test_an_answer_is_cut_at_its_maximum_length(llama, mlx):
     for most in (1, 3, 8, 12):
-        assert said(one(llama, ask(DECISIONS, max_tokens=most))) == said(one(mlx, ask(DECISIONS, max_tokens=most)))
+        assert said(one(llama, ask(DECISIONS, max_tokens=most))) == said(
+            one(mlx, ask(DECISIONS, max_tokens=most))
+        )
 
 
 def test_a_tokenizer_that_has_no_guides_is_left_to_llama_cpp(llama, questions, monkeypatch):

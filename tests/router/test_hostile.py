@@ -41,7 +41,9 @@ def check(outcome: Outcome, offered: set[str], text: str) -> None:
 def ask_all(router: Router, count: int) -> list[Outcome]:
     """Ask all tasks in turn about hostile texts, as text, as fact, and as candidates with hostile ids."""
     texts, found = list(hostile_texts(count)), []
-    for number, (text, task) in enumerate(zip(texts, cycle(("memorize", "arbitrate", "classify")), strict=False)):
+    for number, (text, task) in enumerate(
+        zip(texts, cycle(("memorize", "arbitrate", "classify")), strict=False)
+    ):
         others = [texts[(number * k) % count] for k in (3, 7, 11)][: number % 4]
         candidates = [Candidate(f"{i}\0{other[:9]}", other) for i, other in enumerate(others)]
         if task == "memorize":

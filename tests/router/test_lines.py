@@ -33,7 +33,10 @@ def test_questions_are_told_by_their_keys():
         ClassifyQuestion("x", (IntentOffer("a", "d"),)),
         ClassifyQuestion("x", (IntentOffer("own"),)),
     ]
-    assert [line.number for line in found] == [1, 2, 4, 5, 6] and [line.id for line in found[:2]] == ["a", "7"]
+    assert [line.number for line in found] == [1, 2, 4, 5, 6] and [line.id for line in found[:2]] == [
+        "a",
+        "7",
+    ]
 
 
 def test_made_up_ids_of_a_file_are_the_same_again_and_those_of_a_stream_are_not():
@@ -82,5 +85,5 @@ def test_intents_in_a_file(tmp_path: Path):
     file.write_text('{"weather": "a forecast", "food": ""}', encoding="utf-8")
     assert read_intents(file) == (IntentOffer("weather", "a forecast"), IntentOffer("food"))
     file.write_text('"weather"', encoding="utf-8")
-    with pytest.raises(DataError, match='intents.json: the intents are "weather"; expected a list'):
+    with pytest.raises(DataError, match=r'intents\.json: the intents are "weather"; expected a list'):
         read_intents(file)

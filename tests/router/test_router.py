@@ -27,7 +27,9 @@ def test_decisions_are_mapped_back_to_what_was_offered(make, engine):
     assert (found.status, found.decision) == ("decided", Decision("SAVE", category="plan"))
     assert found.attempts == 1 and 0 < found.seconds < 5 and found.settled() is found
     engine.say = lambda request: '{"decision":"UPDATE","id":2,"kind":"correction"}'
-    assert router.arbitrate("Mia has a cat.", MIA).decision == Decision("UPDATE", target="m9", kind="correction")
+    assert router.arbitrate("Mia has a cat.", MIA).decision == Decision(
+        "UPDATE", target="m9", kind="correction"
+    )
     engine.say = lambda request: '{"intent":"weather"}'
     assert router.classify("Rain?").decision == Decision("weather")
     assert router.classify("Rain?", ["food", IntentOffer("weather")]).decision == Decision("weather")
@@ -59,7 +61,12 @@ def test_what_is_wrong_with_a_question_fails_it_alone(make, engine):
 
 def test_an_error_of_the_engine_fails_its_question_alone(make, engine):
     router = make(budget=None)
-    faults = {"bad": DataError("it does not fit"), "strange": ValueError(), "odd": "no JSON", "other": '{"a":1}'}
+    faults = {
+        "bad": DataError("it does not fit"),
+        "strange": ValueError(),
+        "odd": "no JSON",
+        "other": '{"a":1}',
+    }
     engine.say = lambda request: faults.get(text_of(request), SKIP)
     with ThreadPoolExecutor(8) as pool:
         found = dict(zip(texts := [*faults, *"abcd"], pool.map(router.memorize, texts), strict=True))
@@ -79,7 +86,9 @@ def failing(**_):
 
 def test_a_prompt_without_an_answer_has_failed(make, engine, monkeypatch):
     router = make()
-    monkeypatch.setattr("tests.router.scripted.Completion", lambda text: Completion("", finish_reason="context"))
+    monkeypatch.setattr(
+        "tests.router.scripted.Completion", lambda text: Completion("", finish_reason="context")
+    )
     assert router.memorize("x").reason == "the prompt does not fit the model's context; shorten the text"
 
 
@@ -133,7 +142,9 @@ def test_a_task_does_not_hold_up_another(make, engine):
     """However many comparisons wait, a text is decided at once."""
     router = make(budget=None)
     release = threading.Event()
-    engine.say = lambda request: first_choice(request) if release.is_set() or "New:" not in text_of(request) else None
+    engine.say = lambda request: (
+        first_choice(request) if release.is_set() or "New:" not in text_of(request) else None
+    )
     comparisons = [router.submit(ArbitrateQuestion(f"fact {i}", MIA)) for i in range(20)]
     found = router.memorize("quick")
     assert found.status == "decided" and not any(future.done() for future in comparisons)

@@ -36,7 +36,7 @@ class RouteInput:
     intents: Annotated[
         Path | None,
         Parameter(
-            help="JSON file of intents, a list or descriptions by name, for lines with the task classify that "
+            help="JSON file of intents, a list or descriptions by name, for lines of the task classify that "
             "give none."
         ),
     ] = None
@@ -49,7 +49,9 @@ class RouteTiming:
 
     budget: Annotated[
         PositiveFloat,
-        Parameter(help="Seconds after which a question is deferred; it is tried again when nothing else is to do."),
+        Parameter(
+            help="Seconds after which a question is deferred; it is tried again when nothing else is to do."
+        ),
     ] = 0.5
     places: Annotated[
         PositiveInt,
@@ -60,7 +62,9 @@ class RouteTiming:
     ] = False
     latency: Annotated[
         bool,
-        Parameter(show_default=False, help="Print percentiles of the time to an outcome, cold start included."),
+        Parameter(
+            show_default=False, help="Print percentiles of the time to an outcome, cold start included."
+        ),
     ] = False
 
 
@@ -80,13 +84,15 @@ def route(
     store: Annotated[
         Path | None,
         Parameter(
-            help="Memory store (SQLite), made if there is none: texts to save are compared with it and applied. "
-            "Inputs are journaled first, so that none is lost."
+            help="Memory store (SQLite), made if there is none: texts to save are compared with it and "
+            "applied. Inputs are journaled first, so that none is lost."
         ),
     ] = None,
     engine: EngineOptions = EngineOptions(),
     timing: RouteTiming = RouteTiming(),
-    json: Annotated[bool, Parameter(name="--json", help="Print one JSON object per result to stdout.")] = False,
+    json: Annotated[
+        bool, Parameter(name="--json", help="Print one JSON object per result to stdout.")
+    ] = False,
 ) -> None:
     """Decide what is worth remembering, what becomes of what is stored, and what is meant."""
     from smidgen import __version__
@@ -151,7 +157,9 @@ def _show(result: "Routed", *, json: bool) -> None:
     text = "".join(c if c.isprintable() else " " for c in (question.texts[0] if question else ""))
     text = text if len(text) <= SHOWN_TEXT else f"{text[: SHOWN_TEXT - 1]}…"
     why = outcome.reason if outcome and outcome.status != "decided" else outcome.note if outcome else ""
-    print(f"{result.line.id[:12]:12}  {decision:32}{seconds}  {text}{f'  ({why})' if why else ''}", flush=True)
+    print(
+        f"{result.line.id[:12]:12}  {decision:32}{seconds}  {text}{f'  ({why})' if why else ''}", flush=True
+    )
 
 
 def _print_line(value: dict[str, Any]) -> None:
@@ -184,4 +192,6 @@ def _raise_faults(counts: Counter[str]) -> None:
     if counts["bad"]:
         raise DataError(f"{counts['bad']:,} lines are bad, as said above; the others were routed")
     if counts["failed"]:
-        raise WorkError(f"{counts['failed']:,} questions failed, as their results say; the others were decided")
+        raise WorkError(
+            f"{counts['failed']:,} questions failed, as their results say; the others were decided"
+        )

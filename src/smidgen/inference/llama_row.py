@@ -84,7 +84,12 @@ class LlamaRow:
             self.finish_reason = "stop"
 
     def take_guided(
-        self, token_ids: Sequence[int], times: Sequence[Mapping[str, float]], ends: frozenset[int], *, is_over: bool
+        self,
+        token_ids: Sequence[int],
+        times: Sequence[Mapping[str, float]],
+        ends: frozenset[int],
+        *,
+        is_over: bool,
     ) -> None:
         """Take a whole answer whose constraint was followed outside of llama.cpp.
 

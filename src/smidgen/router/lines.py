@@ -1,4 +1,4 @@
-"""Questions as lines of JSON: `{"text"}`, `{"text", "intents"}` or `{"fact", "candidates"}`, each with an `id`."""
+"""Questions as lines of JSON: `{"text"}`, `{"text", "intents"}` or `{"fact", "candidates"}`."""
 
 import hashlib
 import json
@@ -44,8 +44,8 @@ def read_lines(
 ) -> Iterator[Line]:
     """Read lines as questions; a bad line has a fault, and the others go on.
 
-    A line without an `id` gets one: of a file, one that is the same when the file is read again; of a stream, one
-    that never was.
+    A line without an `id` gets one: of a file, one that is the same when the file is read again; of a
+    stream, one that never was.
 
     Args:
         lines: UTF-8 with a JSON object each; empty lines are skipped.
@@ -94,7 +94,9 @@ def _id(row: Mapping[str, Any], made_up: str) -> str:
 
 
 def _question(row: Mapping[str, Any], intents: tuple[IntentOffer, ...]) -> Question:
-    task = row.get("task") or ("arbitrate" if "fact" in row else "classify" if "intents" in row else "memorize")
+    task = row.get("task") or (
+        "arbitrate" if "fact" in row else "classify" if "intents" in row else "memorize"
+    )
     if not isinstance(task, str) or task not in DECIDERS:
         hint = did_you_mean(str(task), DECIDERS)
         raise DataError(f"there is no task {_shown(task)}; expected one of {', '.join(DECIDERS)}.{hint}")
@@ -105,7 +107,9 @@ def _question(row: Mapping[str, Any], intents: tuple[IntentOffer, ...]) -> Quest
     text = _text(row, "text")
     offered = _intents(row["intents"]) if "intents" in row else intents
     if not offered:
-        raise DataError('it has no intents; give some, as "intents": ["weather", "restaurant"], or with --intents')
+        raise DataError(
+            'it has no intents; give some, as "intents": ["weather", "restaurant"], or with --intents'
+        )
     return ClassifyQuestion(text, offered)
 
 
@@ -121,11 +125,15 @@ def _text(row: Mapping[str, Any], key: str) -> str:
 def _candidates(row: Mapping[str, Any]) -> tuple[Candidate, ...]:
     given = row.get("candidates")
     if not isinstance(given, list):
-        raise DataError(f'its candidates are {_shown(given)}; expected a list such as [{{"id": "m17", "text": "…"}}]')
+        raise DataError(
+            f'its candidates are {_shown(given)}; expected a list such as [{{"id": "m17", "text": "…"}}]'
+        )
     found = []
     for each in given:
         if not isinstance(each, dict) or not isinstance(each.get("text"), str):
-            raise DataError(f'a candidate is {_shown(each)}; expected an object such as {{"id": "m17", "text": "…"}}')
+            raise DataError(
+                f'a candidate is {_shown(each)}; expected an object such as {{"id": "m17", "text": "…"}}'
+            )
         name = each.get("id")
         if not isinstance(name, str | int) or isinstance(name, bool):
             raise DataError(f"the id of a candidate is {_shown(name)}; expected a text or a number")
