@@ -163,13 +163,7 @@ def _arbitration(row: Row, number: int) -> list[Arbitration]:
 
 
 def _candidates(row: Row) -> tuple[Candidate, ...]:
-    given = structured(row, "candidates")
-    listed = given if isinstance(given, list) else [None]
-    if not listed or not all(isinstance(each, Mapping) for each in listed):
-        expected = "a list of stored facts with 'id' and 'text' each"
-        raise FieldError(
-            f"'candidates' is {shown(row, 'candidates')}, expected {expected}", fault_of(row, "candidates")
-        )
+    listed = _objects(row, "candidates", "a list of stored facts with 'id' and 'text' each")
     found = tuple(Candidate(text_of(each, "id"), text_of(each, "text")) for each in listed)
     if len({each.id for each in found}) < len(found):
         raise FieldError(f"'candidates' is {shown(row, 'candidates')}, expected different ids", "repeated id")
@@ -235,18 +229,21 @@ def _inner(row: Row, field: str) -> Row:
 
 
 def _classification(row: Row, number: int) -> list[Classification]:
-    given = structured(row, "intents")
-    listed = given if isinstance(given, list) and given else [None]
-    if is_texts(listed):
+    if is_texts(structured(row, "intents")):
         offers = tuple(IntentOffer(name) for name in texts_of(row, "intents"))
-    elif all(isinstance(each, Mapping) for each in listed):
-        offers = tuple(IntentOffer(text_of(o, "name"), _optional(o, "description") or "") for o in listed)
     else:
-        expected = "a list of intents with 'name' and 'description' each"
-        raise FieldError(
-            f"'intents' is {shown(row, 'intents')}, expected {expected}", fault_of(row, "intents")
-        )
+        listed = _objects(row, "intents", "a list of intents with 'name' and 'description' each")
+        offers = tuple(IntentOffer(text_of(o, "name"), _optional(o, "description") or "") for o in listed)
     return [Classification(row_id(row, number), text_of(row, "text"), offers, text_of(row, "intent"))]
+
+
+def _objects(row: Row, field: str, expected: str) -> list[Row]:
+    """Read a list of one or more objects."""
+    given = structured(row, field)
+    listed = [each for each in given if isinstance(each, Mapping)] if isinstance(given, list) else []
+    if not listed or len(listed) < len(given):
+        raise FieldError(f"'{field}' is {shown(row, field)}, expected {expected}", fault_of(row, field))
+    return listed
 
 
 def _query(row: Row, number: int) -> list[Classification]:

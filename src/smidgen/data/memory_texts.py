@@ -48,6 +48,8 @@ INTENTS = {
 """Names and descriptions of the intents of generated texts, by category or sort."""
 OFFERED = (3, 6)
 """Fewest and most intents on offer."""
+_TRIES = 5
+"""Texts drawn until one is new; short greetings run out."""
 _TASTES = ("drink", "food", "dislike", "color", "answers", "hobby")
 _UNFRAMED = ("log", "code", "output")
 _PLANS = ("trip", "visit", "deadline")
@@ -180,12 +182,10 @@ def memorize_rows(
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
     for number in range(1, count + 1):
-        for _ in range(5):  # short greetings run out
-            row = author.row(f"memorize-{split}-{number}")
-            if row["text"] not in seen:
-                break
-        seen.add(row["text"])
-        rows.append(row)
+        drawn = (author.row(f"memorize-{split}-{number}") for _ in range(_TRIES))
+        row = next((row for row in drawn if row["text"] not in seen), None)
+        rows.append(row or author.row(f"memorize-{split}-{number}"))
+        seen.add(rows[-1]["text"])
     return rows
 
 

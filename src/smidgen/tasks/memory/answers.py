@@ -7,7 +7,6 @@ that was not offered cannot be written.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 from smidgen.data.memories import (
@@ -69,11 +68,11 @@ def memorize_answer(decision: Decision) -> dict[str, Any]:
 
 def arbitrate_answers(count: int) -> list[dict[str, Any]]:
     """Return every answer to a fact beside so many candidates; a duplicate may be left unnamed."""
-    numbers = range(1, count + 1)
     return [
         arbitrate_answer(action, number, kind)
         for action, kinds in KINDS_OF.items()
-        for number, kind in product(_numbers(action, numbers), kinds)
+        for number in _numbers(action, count)
+        for kind in kinds
     ]
 
 
@@ -82,10 +81,11 @@ def arbitrate_answer(action: str, number: int | None, kind: str | None) -> dict[
     return {"decision": action} | ({} if number is None else {"id": number}) | {"kind": kind}
 
 
-def _numbers(action: str, numbers: Sequence[int]) -> list[int | None]:
+def _numbers(action: str, count: int) -> list[int | None]:
+    numbers: list[int | None] = [*range(1, count + 1)]
     if action == "ADD":
         return [None]
-    return [*numbers, None] if action == "NONE" else [*numbers]
+    return [*numbers, None] if action == "NONE" else numbers
 
 
 def classify_answers(intents: Sequence[IntentOffer]) -> list[dict[str, Any]]:
