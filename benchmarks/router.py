@@ -2,13 +2,13 @@
 
     python benchmarks/router.py
 
-Generated texts are routed one at a time, as they arrive at work: each is to be remembered or not, with a category.
-Every contender is warm and gets the same prompts, which begin with the same instructions; llama.cpp's server keeps
-the prefix of the last prompt too, and is asked in this process, without HTTP. The two contenders on llama.cpp have the
-same Q8_0 file. The contenders take turns at every text, in alternating order, so that other load affects all equally.
-The decisions are those of an untrained model, and only how long they take means something. A latency covers a whole
-call, and ratios are of medians and 99th percentiles.
-Results are saved to `benchmarks/results/router-<machine>.json`.
+Generated texts are routed one at a time, as they arrive at work: each is to be remembered or not, with a
+category. Every contender is warm and gets the same prompts, which begin with the same instructions;
+llama.cpp's server keeps the prefix of the last prompt too, and is asked in this process, without HTTP. The
+two contenders on llama.cpp have the same Q8_0 file. The contenders take turns at every text, in alternating
+order, so that other load affects all equally. The decisions are those of an untrained model, and only how
+long they take means something. A latency covers a whole call, and ratios are of medians and 99th
+percentiles. Results are saved to `benchmarks/results/router-<machine>.json`.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def texts(count: int) -> list[str]:
     return [row["text"] for row in Memorize().world_rows("test", count, 0)]
 
 
-def router(stack: ExitStack, model: str, engine: str) -> tuple[Ask, dict[str, Any]]:
+def router(stack: ExitStack, model: str, engine: Any) -> tuple[Ask, dict[str, Any]]:
     """Open a router without a budget."""
     from smidgen import Router
 
@@ -64,7 +64,10 @@ def server(file: str) -> Ask:
     parameters.n_ctx, parameters.n_parallel, parameters.verbosity = 2048, 1, -1
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = machine()["cores"]
     started = xllamacpp.Server(parameters)
-    schema = {"type": "json_schema", "json_schema": {"name": "decision", "schema": schema_of(memorize_answers())}}
+    schema = {
+        "type": "json_schema",
+        "json_schema": {"name": "decision", "schema": schema_of(memorize_answers())},
+    }
 
     def ask(text: str) -> str:
         request = {
@@ -109,13 +112,16 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name in (OURS, AUTO, PEER):
         each = [percentiles(found["seconds"][name]) for found in rounds]
-        same = sum(a == b for a, b in zip(rounds[0]["decisions"][name], rounds[0]["decisions"][PEER], strict=True))
+        same = sum(
+            a == b for a, b in zip(rounds[0]["decisions"][name], rounds[0]["decisions"][PEER], strict=True)
+        )
         rows[name] = {share: [found[share] for found in each] for share in ("p50", "p95", "p99")}
         rows[name] |= {"same_decisions": same, "decisions": len(rounds[0]["decisions"][name])}
         rows[name]["saved"] = sum(said != "SKIP" for said in rounds[0]["decisions"][name])
     for row in rows.values():
         row["ratios"] = {
-            share: [a / b for a, b in zip(row[share], rows[PEER][share], strict=True)] for share in ("p50", "p99")
+            share: [a / b for a, b in zip(row[share], rows[PEER][share], strict=True)]
+            for share in ("p50", "p99")
         }
     return {
         "contenders": rows,

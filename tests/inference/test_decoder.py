@@ -340,3 +340,14 @@ def test_only_what_is_shared_is_kept_aside(forward, full_logits, ran, monkeypatc
     mirror.decoder.share([one, [*one[:-1], 6]])
     mirror.decoder.share([[9, 9, 9]])
     assert mirror.decoder.num_cached(one) == 0
+
+
+def test_quantised_prefixes_are_kept_as_they_are(quantised):
+    """A kind of prompts that comes back is answered as if no other kind had been there."""
+    one, other = [[[1, 2, *range(at, at + 30), last] for last in (5, 6)] for at in (20, 60)]
+    alone, visited = Decoder(quantised), Decoder(quantised)
+    for decoder in (alone, visited):
+        decoder.share(one)
+    visited.share(other)
+    assert visited.reuse(one[:1]) == alone.reuse(one[:1]) == 32
+    assert np.array_equal(np.array(visited.add(one[:1])), np.array(alone.add(one[:1])))

@@ -1,6 +1,7 @@
 """Constrained answers of llama.cpp: a request for every choice, none for what is forced."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -51,7 +52,7 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
 
 
 def ask(constraint: Constraint, name: str = "q", *, logprobs: bool = False, **sampling) -> Request:
-    settings = Sampling(**({"max_tokens": 40} | sampling))
+    settings = replace(Sampling(max_tokens=40), **sampling)
     return Request(Sample(name, (Message("user", "hello there"),)), settings, constraint, logprobs=logprobs)
 
 

@@ -40,3 +40,9 @@ def test_what_is_drained_is_not_taken():
     assert (shares.take(1), list(shares), len(shares)) == ("c", list("abde"), 4)
     assert shares.drain() == list("abde")
     assert shares.take(0) is None and len(shares) == 0
+
+
+def test_a_share_of_one_item_goes_to_its_slot():
+    shares = Shares.of({2: ["a"], 0: ["b"]}, 3)
+    assert (len(shares), shares.take(2), shares.take(0), shares.take(1)) == (2, "a", "b", None)
+    assert Shares.of({2: ["a"]}, 3).take(0) == "a"  # a slot without one helps out

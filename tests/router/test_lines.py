@@ -85,5 +85,5 @@ def test_intents_in_a_file(tmp_path: Path):
     file.write_text('{"weather": "a forecast", "food": ""}', encoding="utf-8")
     assert read_intents(file) == (IntentOffer("weather", "a forecast"), IntentOffer("food"))
     file.write_text('"weather"', encoding="utf-8")
-    with pytest.raises(DataError, match='intents.json: the intents are "weather"; expected a list'):
+    with pytest.raises(DataError, match=r'intents\.json: the intents are "weather"; expected a list'):
         read_intents(file)

@@ -36,7 +36,7 @@ class RouteInput:
     intents: Annotated[
         Path | None,
         Parameter(
-            help="JSON file of intents, a list or descriptions by name, for lines with the task classify that "
+            help="JSON file of intents, a list or descriptions by name, for lines of the task classify that "
             "give none."
         ),
     ] = None
@@ -84,8 +84,8 @@ def route(
     store: Annotated[
         Path | None,
         Parameter(
-            help="Memory store (SQLite), made if there is none: texts to save are compared with it and applied. "
-            "Inputs are journaled first, so that none is lost."
+            help="Memory store (SQLite), made if there is none: texts to save are compared with it and "
+            "applied. Inputs are journaled first, so that none is lost."
         ),
     ] = None,
     engine: EngineOptions = EngineOptions(),

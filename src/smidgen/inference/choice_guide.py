@@ -1,7 +1,7 @@
 """Answers out of a list, as the tokenizer itself encodes them: the tokens that a model is trained to write.
 
-A grammar of the same texts would also allow other encodings of them, such as `S` + `A` + `VE`, which no text ever has
-in training, and so could force fewer tokens.
+A grammar of the same texts would also allow other encodings of them, such as `S` + `A` + `VE`, which no
+text ever has in training, and so could force fewer tokens.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class ChoiceGuide:
         return forced
 
     def end(self, most: int) -> list[int]:
-        """Consume the rest if there is no alternative to it and it is at most `most` tokens; return it, or none."""
+        """Consume the rest if it has no alternative and at most `most` tokens; return it, or none."""
         if len(self._choices) > 1 or len(self._choices[0]) - self._consumed > most:
             return []
         return self.force(most)

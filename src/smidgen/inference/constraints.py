@@ -1,8 +1,8 @@
 """Constrained decoding by a JSON schema, a regular expression or a list of choices.
 
 llguidance (https://github.com/guidance-ai/llguidance) computes which tokens may come next, and which must:
-where a constraint leaves no choice, the tokens are those of the tokenizer's own encoding of the text. Choices are
-written in that encoding throughout.
+where a constraint leaves no choice, the tokens are those of the tokenizer's own encoding of the text.
+Choices are written in that encoding throughout.
 
 JSON has the layout of `json.dumps`, on one line with a space after every comma and colon, and keys in the
 schema's order, so only values are left to the model. Regular expressions have the syntax of Rust's `regex`
@@ -65,7 +65,7 @@ class Guide(Protocol):
         ...
 
     def end(self, most: int) -> list[int]:
-        """Consume the forced tokens if they complete the answer and are at most `most`; return them, or none."""
+        """Consume the forced tokens if they complete the answer and are at most `most`; return them."""
         ...
 
 
@@ -113,7 +113,7 @@ class GrammarGuide:
         return forced
 
     def end(self, most: int) -> list[int]:
-        """Consume the forced tokens if they complete the answer and are at most `most`; return them, or none."""
+        """Consume the forced tokens if they complete the answer and are at most `most`; return them."""
         forced = self._forced_tokens()
         if not 0 < len(forced) <= most:
             return []

@@ -18,9 +18,9 @@ PREFILL_TOKENS = 2048
 class Decoder:
     """A model with the KV caches of its rows.
 
-    Slot 0 is the prefix cache: the shared prefix of the prompts is computed there once and copied into every
-    row. Rows occupy the slots from 1 on, without gaps. A prefix that several prompts shared is kept aside when
-    another takes its place, so that prompts of several kinds may alternate.
+    Slot 0 is the prefix cache: the shared prefix of the prompts is computed there once and copied into
+    every row. Rows occupy the slots from 1 on, without gaps. A prefix that several prompts shared is kept
+    aside when another takes its place, so that prompts of several kinds may alternate.
     """
 
     def __init__(self, forward: ForwardPass):

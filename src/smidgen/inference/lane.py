@@ -200,9 +200,9 @@ class Lane:
     def _share(self, prompts: Sequence[list[int]]) -> None:
         """Fill the prefix cache for the prompts of a window.
 
-        A single prompt reuses the prefix cache as it is, and while no others run takes its place. If it arrives
-        while others run and shares more with the previous prompt, that prefix is computed and kept for the next
-        prompts.
+        A single prompt reuses the prefix cache as it is, and while no others run takes its place. If it
+        arrives while others run and shares more with the previous prompt, that prefix is computed and kept
+        for the next prompts.
         """
         self._is_shared = True
         if len(prompts) > 1:

@@ -1,9 +1,9 @@
 """Constrained answers of llama.cpp in as few passes as they have choices.
 
-llama.cpp enforces a grammar token by token, and runs a pass even for a token without an alternative. Here the
-constraint is followed outside of it: what is forced is appended to the prompt, where it costs next to nothing, and
-llama.cpp is asked only for the tokens that are chosen, one at a time, with a bias on those allowed. A decision such as
-`{"decision":"SKIP"}` takes one pass instead of six.
+llama.cpp enforces a grammar token by token, and runs a pass even for a token without an alternative. Here
+the constraint is followed outside of it: what is forced is appended to the prompt, where it costs next to
+nothing, and llama.cpp is asked only for the tokens that are chosen, one at a time, with a bias on those
+allowed. A decision such as `{"decision":"SKIP"}` takes one pass instead of six.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,17 @@ from smidgen.inference.constraints import Guide, Guides
 from smidgen.inference.llama_row import LlamaRow
 
 MOST_CHOICES = 256
-"""Most tokens to choose from that are given as biases; a constraint with a wider choice is left to llama.cpp."""
+"""Most tokens to choose from that are given as biases; a wider choice is left to llama.cpp."""
 
 Ask = Callable[[list[int], list[int], int], dict[str, Any]]
-"""Asks for one token, given the answer so far, the ids allowed next, and the number of tokens chosen so far."""
+"""Asks for one token, given the answer so far, the ids allowed next, and how many were chosen before."""
 
 
 def begin_guide(row: LlamaRow, guides: Guides) -> Guide | None:
     """Return the guide of a row's constraint; None if llama.cpp has to enforce it.
 
-    llama.cpp reports no log-probability of what is in a prompt, and applies a repetition penalty after a bias.
+    llama.cpp reports no log-probability of what is in a prompt, and applies a repetition penalty after a
+    bias.
     """
     request = row.request
     if request.constraint is None or request.logprobs or row.submitted.stream:

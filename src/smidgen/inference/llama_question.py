@@ -10,7 +10,7 @@ from smidgen.inference.constraints import grammar_of
 from smidgen.inference.llama_row import LlamaRow
 
 BIAS = 1000.0
-"""Added to the logits of what is allowed: more than any two logits differ by, and exact to 1e-4 in float32."""
+"""Added to the logits of what is allowed: more than logits differ by, and exact to 1e-4 in float32."""
 
 
 def question_of(row: LlamaRow, *, context: int, slot: int, thinking: bool) -> dict[str, Any]:

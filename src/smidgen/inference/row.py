@@ -75,7 +75,7 @@ class DecodeRow:
     def restrict(self) -> bool:
         """Update the mask of allowed tokens from the constraint; return False if that failed."""
         try:
-            self.state.allowed = self.guide and self.guide.allowed()
+            self.state.allowed = None if self.guide is None else self.guide.allowed()
         except SmidgenError as error:
             self.error = error
         return self.error is None

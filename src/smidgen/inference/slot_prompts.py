@@ -6,7 +6,7 @@ from smidgen.inference.prefixes import FAMILY_TOKENS, common_prefix
 
 
 class SlotPrompts:
-    """The last prompt of every slot. A slot reuses what its next prompt shares with it, and forgets the rest."""
+    """The last prompt of every slot, which reuses what its next prompt shares with it and loses the rest."""
 
     def __init__(self):
         self._prompts: dict[int, list[int]] = {}  # least recently used first
@@ -17,12 +17,12 @@ class SlotPrompts:
         self._prompts[slot] = prompt
 
     def shared(self, slot: int, prompt: Sequence[int]) -> int:
-        """Return how many tokens of a prompt a slot has; 0 for so few that another kind of prompt would lose more."""
+        """Return how many tokens of a prompt a slot has; 0 if so few that other prompts would lose more."""
         size = len(common_prefix(self._prompts.get(slot, []), prompt))
         return size if size >= FAMILY_TOKENS else 0
 
     def ranked(self, slots: Iterable[int], prompt: Sequence[int]) -> list[int]:
-        """Order slots by how much of a prompt they have; then those that were unused for longest come first."""
+        """Order slots by how much of a prompt they have, then by how long they were not used."""
         used = {slot: place for place, slot in enumerate(self._prompts)}
         return sorted(slots, key=lambda slot: (-self.shared(slot, prompt), used.get(slot, -1), slot))
 

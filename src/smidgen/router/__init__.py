@@ -9,9 +9,10 @@
         outcome = router.classify("Book me a table", {"restaurant": "reserve a table", "weather": "forecast"})
         print(outcome.status, outcome.decision, outcome.seconds)
 
-The model is loaded, and the prefixes of the prompts are computed, before the first question. A question that has
-no decision within the budget is `deferred`: `outcome.settled()` waits for what comes of it in the end. Methods may be
-called from many threads, and slow questions of one task do not hold up those of another.
+The model is loaded, and the prefixes of the prompts are computed, before the first question. A question
+that has no decision within the budget is `deferred`: `outcome.settled()` waits for what comes of it in the
+end. Methods may be called from many threads, and slow questions of one task do not hold up those of
+another.
 """
 
 from smidgen.router.job import Outcome

@@ -79,7 +79,7 @@ class Dispatcher:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    # ------------------------------------------------------------------------------- in the dispatcher's thread
+    # ------------------------------------------------------------------------------ in the router's thread
 
     def _work(self) -> None:
         try:
@@ -141,7 +141,7 @@ class Dispatcher:
             self._running, self._late, self._waiting = {}, [], {}
         return [(job, job.deferred(CLOSED)) for job in left]
 
-    # ----------------------------------------------------------------------------------- with the lock in hand
+    # ---------------------------------------------------------------------------- with the lock in hand
 
     def _start(self, job: Job) -> None:
         job.attempts += 1

@@ -1,4 +1,4 @@
-"""Questions as lines of JSON: `{"text"}`, `{"text", "intents"}` or `{"fact", "candidates"}`, each with an `id`."""
+"""Questions as lines of JSON: `{"text"}`, `{"text", "intents"}` or `{"fact", "candidates"}`."""
 
 import hashlib
 import json
@@ -44,8 +44,8 @@ def read_lines(
 ) -> Iterator[Line]:
     """Read lines as questions; a bad line has a fault, and the others go on.
 
-    A line without an `id` gets one: of a file, one that is the same when the file is read again; of a stream, one
-    that never was.
+    A line without an `id` gets one: of a file, one that is the same when the file is read again; of a
+    stream, one that never was.
 
     Args:
         lines: UTF-8 with a JSON object each; empty lines are skipped.

@@ -1,15 +1,15 @@
 """Lines of questions through a router, many at a time; with a store, what is saved is arbitrated and applied.
 
-With a store, an input is journaled as soon as its line is read, before the model is asked. Texts are memorised
-several at a time, but one after the other compared with what is stored, in the order of the lines, so that a
-later line sees what an earlier one changed. A decision that the store finds stale is made again. Whatever has no
-decision in the end stays pending in the store, and is taken up by the next run.
+With a store, an input is journaled as soon as its line is read, before the model is asked. Texts are
+memorised several at a time, but one after the other compared with what is stored, in the order of the
+lines, so that a later line sees what an earlier one changed. A decision that the store finds stale is made
+again. Whatever has no decision in the end stays pending in the store, and is taken up by the next run.
 """
 
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -50,7 +50,7 @@ class Routed:
 
     @property
     def status(self) -> str:
-        """The status of the outcome, or `bad` for a bad line, or `known` for an input that was decided before."""
+        """The status of the outcome; `bad` for a bad line, `known` for an input that was decided before."""
         if self.outcome is not None:
             return self.outcome.status
         return "bad" if self.line.fault else "known"
@@ -108,7 +108,7 @@ def route(
     *,
     version: str = "",
     in_order: bool = True,
-) -> Iterator[Routed]:
+) -> Generator[Routed, None, None]:
     """Route lines; yields what comes of each, and again what comes of those that were deferred.
 
     Args:
@@ -191,7 +191,7 @@ class _Stream:
             self._events.put(self._journaled(line) if line.number else line)
 
     def _journaled(self, line: Line) -> Line:
-        """Journal a text that may be stored; return the line without its question if it is decided already."""
+        """Journal a text that may be stored; return the line without a question if it is decided already."""
         if self._store is None or not isinstance(line.question, MemorizeQuestion):
             return line
         try:
