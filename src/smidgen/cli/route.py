@@ -130,7 +130,8 @@ def _open(file: Path | None, text: str | None) -> Iterator[Iterable[bytes]]:
         yield [json_module.dumps({"text": text}).encode()]
     elif file == STDIN:
         # A file of its own: Python cannot end while another thread waits in the buffer of sys.stdin.
-        yield open(sys.stdin.fileno(), "rb", closefd=False)
+        with open(sys.stdin.fileno(), "rb", closefd=False) as opened:
+            yield opened
     else:
         try:
             opened = file.open("rb")
