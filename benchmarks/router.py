@@ -6,8 +6,8 @@ Generated texts are routed one at a time, as they arrive at work: each is to be 
 category. Every contender is warm and gets the same prompts, which begin with the same instructions;
 llama.cpp's server keeps the prefix of the last prompt too, and is asked in this process, without HTTP. It is
 asked twice: with a JSON schema, which also allows spaces, and with a grammar of exactly the answers that a
-router gives. All but `auto` run the same Q8_0 file. The contenders take turns at every text, in alternating
-order, so that other load affects all equally.
+router gives. All but `auto` run the same Q8_0 file. The contenders take turns every ten texts, in
+alternating order, so that other load affects all equally.
 
 An untrained model, the default, spells a grammar's answers in more tokens than there need be, and so decides
 otherwise than with a router's; `tokens` says how many. Give a trained one (`--model`, `--adapter`) to compare
@@ -21,7 +21,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -29,11 +29,18 @@ from typing import Any
 
 from _common import machine, run, versions, write_results
 
+BLOCK = 10
+"""Texts of a turn: at work, too, one model runs at a time."""
 PACKAGES = ("llguidance", "mlx", "numpy", "scipy-openblas32", "xllamacpp")
 OURS, AUTO = "Router, llama.cpp Q8_0", "Router, auto"
 PEER, COMPACT = "llama.cpp server, JSON schema", "llama.cpp server, grammar"
 Ask = Callable[[str], str]
 """Decides on a text; returns the action and the category."""
+
+
+def batched(items: Sequence[str], size: int) -> list[Sequence[str]]:
+    """Return items in groups of `size`; the last one may be smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def texts(count: int) -> list[str]:
@@ -116,13 +123,14 @@ def child(count: int, model: str, adapter: str | None) -> None:
         }
         seconds: dict[str, list[float]] = {name: [] for name in asks}
         found: dict[str, list[str]] = {name: [] for name in asks}
-        for number, text in enumerate([*texts(count + 3)]):
+        warming, *every = texts(count + 1)
+        for number, block in enumerate(batched(every, BLOCK)):
             for name in list(asks)[:: 1 if number % 2 else -1]:
-                started = time.perf_counter()
-                said = asks[name](text)
-                if number >= 3:  # the first ones warm the server up
+                asks[name](warming)  # the others have taken the processor's caches
+                for text in block:
+                    started = time.perf_counter()
+                    found[name].append(asks[name](text))
                     seconds[name].append(time.perf_counter() - started)
-                    found[name].append(said)
     report = {"seconds": seconds, "decisions": found, "cold_start": {OURS: facts, AUTO: auto_facts}}
     report["tokens"] = {name: statistics.mean(counts) for name, counts in tokens.items()}
     print("\n" + json.dumps(report | {"versions": versions(PACKAGES)}))
