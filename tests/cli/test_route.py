@@ -1,7 +1,8 @@
 """`smidgen route`, on an engine that follows a script."""
 
-import io
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -94,9 +95,10 @@ def test_a_store_gets_what_is_saved(tmp_path, capsys, engine):
         assert [memory.text for memory in opened.memories()] == ["Mia lives in Graz."]
 
 
-def test_standard_input_and_one_text(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"id": 1, "text": "x"}\n')))
-    assert exit_code(["route", "-", "--json"]) == 0
+def test_standard_input_and_one_text(tmp_path, capsys, monkeypatch):
+    with open(write(tmp_path / "in.jsonl", {"id": 1, "text": "x"})) as piped:
+        monkeypatch.setattr(sys, "stdin", piped)
+        assert exit_code(["route", "-", "--json"]) == 0
     assert [line["id"] for line in printed(capsys)[0]] == ["1"]
     assert exit_code(["route", "--text", "I like tea.", "--json"]) == 0
     assert [line["status"] for line in printed(capsys)[0]] == ["decided"]
@@ -117,3 +119,25 @@ def test_standard_input_and_one_text(capsys, monkeypatch):
 def test_bad_arguments(capsys, arguments, fault):
     assert exit_code(["route", *arguments]) == 2
     assert fault in capsys.readouterr().err
+
+
+def test_an_interrupted_stream_ends_at_once_and_its_inputs_are_decided_or_pending(tmp_path):
+    store = tmp_path / "memory.db"
+    model = ["--model", "smidgen:nano", "--engine", "mlx", "--budget", "60"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smidgen", "route", "-", "--json", "--store", str(store), *model],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("".join(f'{{"id": "{i}", "text": "Mia lives in house {i}."}}\n' for i in range(3)))
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["id"] == "0"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.splitlines()[-1]) == (130, "error: interrupted")
+    with Store.open(store) as opened:
+        decided = {entry.input for entry in opened.entries() if entry.kind == "decided"}
+        assert "0" in decided and len(decided) + len(opened.pending()) <= 3

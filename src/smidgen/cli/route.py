@@ -129,7 +129,9 @@ def _open(file: Path | None, text: str | None) -> Iterator[Iterable[bytes]]:
     if file is None:
         yield [json_module.dumps({"text": text}).encode()]
     elif file == STDIN:
-        yield sys.stdin.buffer
+        # A file of its own: Python cannot end while another thread waits in the buffer of sys.stdin.
+        with open(sys.stdin.fileno(), "rb", closefd=False) as opened:
+            yield opened
     else:
         try:
             opened = file.open("rb")
