@@ -87,8 +87,8 @@ def test_silence_means_what_transformers_means_by_it(kind: str):
 
 def test_windows_are_refused_unless_they_are_off():
     build_arguments({**QWEN3, "sliding_window": 4096, "use_sliding_window": False}, "x")
-    with pytest.raises(ModelError, match=r"'sliding_window' is 4096, only full attention is supported"):
-        build_arguments({**QWEN3, "sliding_window": 4096}, "x")
+    with pytest.raises(ModelError, match=r"'sliding_window' is 256, only full attention is supported"):
+        build_arguments({**QWEN3, "sliding_window": 256}, "x")
     with pytest.raises(ModelError, match=r"'layer_types' has \['sliding_attention'\], only full_attention"):
         build_arguments({**QWEN3, "layer_types": ["full_attention", "sliding_attention"]}, "x")
     with pytest.raises(ModelError, match=r"'layer_types' has .*, only full_attention is supported"):

@@ -22,7 +22,7 @@ def check_architecture(config: dict[str, Any], source: str) -> None:
             f"{source} is a dense llama4_text model, which llama.cpp refuses to load "
             "('llama4 model cannot have zero experts'); export it for MLX instead"
         )
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ModelError(
             f"{source} has model_type {kind!r}; GGUF files can be written of {', '.join(FAMILIES)}"
         )

@@ -283,7 +283,7 @@ def _added(item: Arbitration) -> tuple[Sample, Sample]:
 
     def said(text: str, added: str) -> Sample:
         asked = _asked(replace(item, fact=f"{item.fact} {text}"))
-        return replace(asked, id=f"{plain.id}#{added}", metadata=asked.metadata | {ADDED: added})
+        return replace(asked, id=f"{plain.id}#{added}", metadata={**asked.metadata, ADDED: added})
 
     return said(instruction(item.id, written(other)), TOLD), said(remark(item.id), ASIDE)
 
