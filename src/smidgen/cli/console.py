@@ -26,10 +26,15 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def print_json(value: Any) -> None:
-    """Print a command's result as one JSON object to stdout; lone surrogates, not in UTF-8, are escaped."""
-    text = json.dumps(jsonable(value), indent=2, ensure_ascii=False)
-    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+def print_json(value: Any, *, on_one_line: bool = False) -> None:
+    """Print a result as one JSON object to stdout; lone surrogates, not in UTF-8, are escaped.
+
+    Args:
+        value: the result.
+        on_one_line: whether it is one of several, each on a line and shown at once.
+    """
+    text = json.dumps(jsonable(value), indent=None if on_one_line else 2, ensure_ascii=False)
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"), flush=on_one_line)
 
 
 def print_table(

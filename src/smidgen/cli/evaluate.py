@@ -116,7 +116,11 @@ class EvaluationOutput:
 
 def evaluate(
     task: Annotated[
-        str, Parameter(help="Task to evaluate: judge, intent, answers, math, choice, chat or own.")
+        str,
+        Parameter(
+            help="Task to evaluate: judge, intent, answers, math, choice, memorize, arbitrate, classify, "
+            "chat or own."
+        ),
     ],
     /,
     *,

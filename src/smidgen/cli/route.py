@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.types import PositiveFloat, PositiveInt
 
-from smidgen.cli.console import say
+from smidgen.cli.console import print_json, say
 from smidgen.cli.parameters import file_or_stdin
 from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.options import EngineOptions, whole
@@ -120,7 +120,7 @@ def route(
         summary = router.latencies.to_json()
     _say_summary(counts, summary if timing.latency else None)
     if json and timing.latency:
-        _print_line({"latency": summary})
+        print_json({"latency": summary}, on_one_line=True)
     _raise_faults(counts)
 
 
@@ -147,7 +147,7 @@ def _show(result: "Routed", *, json: bool) -> None:
     if result.line.fault:
         say(f"error: {result.line.fault}")
     if json:
-        _print_line(result.to_json())
+        print_json(result.to_json(), on_one_line=True)
         return
     if result.line.fault:
         return
@@ -164,12 +164,9 @@ def _show(result: "Routed", *, json: bool) -> None:
     )
 
 
-def _print_line(value: dict[str, Any]) -> None:
-    text = json_module.dumps(value, ensure_ascii=False)
-    print(text.encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)
-
-
 def _say_summary(counts: Counter[str], latency: dict[str, Any] | None) -> None:
+    from smidgen.router.latency import SHARES
+
     parts = [f"{counts[status]:,} {status}" for status in ("decided", "deferred", "failed", "bad", "known")]
     say(f"{', '.join(parts)}; {counts['settled']:,} of those deferred came to an end")
     if latency is None:
@@ -180,7 +177,7 @@ def _say_summary(counts: Counter[str], latency: dict[str, Any] | None) -> None:
         rows["all, with cold start"] = including
     for name, found in rows.items():
         if "p50" in found:
-            told = ", ".join(f"{share} {found[share] * 1e3:,.0f} ms" for share in ("p50", "p95", "p99"))
+            told = ", ".join(f"{share} {found[share] * 1e3:,.0f} ms" for share in SHARES)
             say(f"{name}: {told}; {found.get('deferred', 0):,} deferred")
 
 

@@ -16,8 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from smidgen.data.world import Split
+
+_Choice = TypeVar("_Choice", str, int)
 
 FOLDER = Path(__file__).parent / "memory_grammar"
 LANGUAGES = ("en", "de", "zh")
@@ -174,6 +177,11 @@ class Drawing:
             low, high = slot.removeprefix("int:").split("-")
             return str(self.rng.randint(int(low), int(high)))
         return self.value(slot).text(language, wording)
+
+
+def weighted(rng: random.Random, weights: Mapping[_Choice, int]) -> _Choice:
+    """Draw a key in proportion to its weight."""
+    return rng.choices(list(weights), list(weights.values()))[0]
 
 
 def _options(template: str, at: int) -> tuple[list[str], int]:

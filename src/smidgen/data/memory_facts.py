@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from smidgen.data.grammar import LANGUAGES, Drawing, Value, in_split, sections, values_of
+from smidgen.data.grammar import LANGUAGES, Drawing, Value, in_split, sections, values_of, weighted
 from smidgen.data.world import Split
 
 STATED, CHANGED, ENDED = "", "!", "x"
@@ -192,5 +192,5 @@ def draw_fact(rng: random.Random, split: Split, attribute: Attribute, subject: S
 
 def draw_subject(rng: random.Random, split: Split, kind: str) -> Subject:
     """Draw a subject: a person, or a value of a section."""
-    section = rng.choices(list(_PEOPLE), list(_PEOPLE.values()))[0] if kind == "person" else kind
+    section = weighted(rng, _PEOPLE) if kind == "person" else kind
     return Subject(section, Value(rng.choice(values_of(section, split))))

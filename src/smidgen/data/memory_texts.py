@@ -1,16 +1,14 @@
 """Generated texts that are worth remembering, and others that are not."""
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
-from smidgen.data.grammar import WRITTEN, Drawing, in_split, sections
+from smidgen.data.grammar import WRITTEN, Drawing, in_split, sections, weighted
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, UnsayableError, attributes, draw_fact
 from smidgen.data.memory_noise import noisy
 from smidgen.data.world import Split
-
-_Choice = TypeVar("_Choice", str, int)
 
 CATEGORY_WEIGHTS = {"fact": 33, "preference": 20, "lesson": 14, "correction": 15, "plan": 18}
 SORT_WEIGHTS = {
@@ -72,9 +70,9 @@ class Author:
 
     def row(self, name: str) -> dict[str, Any]:
         """Draw a row with this id."""
-        language = self._weighted(self._languages)
+        language = weighted(self.rng, self._languages)
         if self.rng.random() < 0.5:
-            category = self._weighted(CATEGORY_WEIGHTS)
+            category = weighted(self.rng, CATEGORY_WEIGHTS)
             told = {"decision": "SAVE", "category": category}
             text = self._framed(self._worthy(category, language), language)
             if category == "lesson" and self.rng.random() < 0.2:  # as at the end of a log
@@ -87,7 +85,7 @@ class Author:
 
     def intent_row(self, name: str) -> dict[str, Any]:
         """Draw a text with intents on offer, of which one in eight times none is right."""
-        language = self._weighted(self._languages)
+        language = weighted(self.rng, self._languages)
         sort = self.rng.choice([each for each in INTENTS if f"@{each}" in sections(f"texts.{language}.txt")])
         if sort in CATEGORY_WEIGHTS:
             text = noisy(self._worthy(sort, language), self.rng, language)
@@ -107,7 +105,7 @@ class Author:
         }
 
     def _sort(self, language: str) -> str:
-        while f"@{(sort := self._weighted(SORT_WEIGHTS))}" not in sections(f"texts.{language}.txt"):
+        while f"@{(sort := weighted(self.rng, SORT_WEIGHTS))}" not in sections(f"texts.{language}.txt"):
             if sort in ("code", "output"):
                 return sort
         return sort
@@ -155,7 +153,7 @@ class Author:
     def _framed(self, text: str, language: str) -> str:
         """Put a text among sentences that decide nothing, and write it as people do."""
         sentences = [text]
-        for _ in range(self._weighted(_ASIDE_WEIGHTS)):
+        for _ in range(weighted(self.rng, _ASIDE_WEIGHTS)):
             aside = self._drawn(self.rng.choice(_ASIDES), language)
             sentences.insert(self.rng.choice((0, len(sentences))), aside)
         gap = "" if language == "zh" else self.rng.choice((" ", " ", " ", "\n"))
@@ -169,11 +167,8 @@ class Author:
     def _skipped(self, sort: str, language: str) -> str:
         if sort not in _UNFRAMED:
             return self._framed(self._drawn(sort, language), language)
-        lines = [self._drawn(sort, language) for _ in range(1 + self._weighted(_ASIDE_WEIGHTS))]
+        lines = [self._drawn(sort, language) for _ in range(1 + weighted(self.rng, _ASIDE_WEIGHTS))]
         return noisy("\n".join(lines), self.rng, language, framed=False)
-
-    def _weighted(self, weights: Mapping[_Choice, int]) -> _Choice:
-        return self.rng.choices(list(weights), list(weights.values()))[0]
 
 
 def memorize_rows(

@@ -6,17 +6,15 @@ nothing: the same fact about somebody else is new, and so is a second value of w
 """
 
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from smidgen.data.grammar import ABBREVIATION, SYNONYM, WRITTEN
+from smidgen.data.grammar import ABBREVIATION, SYNONYM, WRITTEN, weighted
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, Fact, UnsayableError, attributes, draw_fact
 from smidgen.data.memory_noise import noisy
 from smidgen.data.world import Split
-
-_Name = TypeVar("_Name", str, int)
 
 KIND_WEIGHTS = {
     "paraphrase": 13,
@@ -114,7 +112,7 @@ class Writer:
     def _drafted(self) -> tuple[str, Draft, list[tuple[str, bool]]]:
         """Draw a kind and a draft of it; another kind where the templates of its languages have none."""
         while True:
-            kind = _weighted(self.rng, self._kinds)
+            kind = weighted(self.rng, self._kinds)
             for _ in range(_TRIES):
                 with suppress(UnsayableError):
                     draft = self.makers[kind]()
@@ -122,7 +120,7 @@ class Writer:
 
     def _listed(self, draft: Draft) -> list[tuple[str, bool]]:
         """Return the candidates in random order, each with whether it is the target."""
-        count = max(_weighted(self.rng, _COUNT_WEIGHTS), len(draft.stored), 1)
+        count = max(weighted(self.rng, _COUNT_WEIGHTS), len(draft.stored), 1)
         keys = {fact.key for fact, _ in draft.stored} | {draft.fact.key}
         texts = [text for _, text in draft.stored]
         for _ in range(40):
@@ -169,7 +167,7 @@ class Writer:
             return fact.text(language, self.rng, **told)
 
     def _paraphrase(self) -> Draft:
-        language = _weighted(self.rng, self._languages)
+        language = weighted(self.rng, self._languages)
         fact = self._any(lambda attribute: attribute.has(STATED, language))
         return self._duplicate(fact, language, language)
 
@@ -179,7 +177,7 @@ class Writer:
         return self._duplicate(fact, language, stored_language)
 
     def _reworded(self, mark: str) -> Draft:
-        language = _weighted(self.rng, self._languages)
+        language = weighted(self.rng, self._languages)
         fact = self._any(lambda attribute: attribute.has(STATED, language))
         if fact.marks(language) != {mark}:
             raise UnsayableError
@@ -194,7 +192,7 @@ class Writer:
         return _drafted(new[0], "NONE", fact, (fact, stored[0]), language, stored_language)
 
     def _change(self, kind: str, language: str = "", stored_language: str = "") -> Draft:
-        language = language or _weighted(self.rng, self._languages)
+        language = language or weighted(self.rng, self._languages)
         stored_language = stored_language or language
         if kind == "correction" and self.rng.random() < 0.06:
             return self._turned(language)
@@ -214,7 +212,7 @@ class Writer:
     def _expiry(self) -> Draft:
         if self.rng.random() < 0.2:
             return self._change("expiry")
-        language = _weighted(self.rng, self._languages)
+        language = weighted(self.rng, self._languages)
         fact = self._any(lambda attribute: attribute.has(ENDED, language))
         return self._after(fact, fact, "DELETE", ENDED, language, language)
 
@@ -253,7 +251,7 @@ class Writer:
         return self._said(other, draft.language, is_stored=False)[0]
 
     def _new(self) -> Draft:
-        language = _weighted(self.rng, self._languages)
+        language = weighted(self.rng, self._languages)
         stored_language = self.rng.choice(self._pairs)[0] if self.rng.random() < 0.1 else language
         fact = self._any(lambda attribute: attribute.has(STATED, language))
         said, _ = self._said(fact, language, is_stored=False)
@@ -303,7 +301,3 @@ def _joined(rng: random.Random, first: str, second: str, language: str) -> str:
         return f"{first}{second}"
     link = {"en": [" Also, ", " ", " And ", " By the way, "], "de": [" ", " Außerdem: "]}[language]
     return f"{first.rstrip()}{rng.choice(link)}{second}"
-
-
-def _weighted(rng: random.Random, weights: Mapping[_Name, int]) -> _Name:
-    return rng.choices(list(weights), list(weights.values()))[0]

@@ -1,8 +1,11 @@
 """Text from tokens that arrive one at a time."""
 
+import re
 from collections.abc import Callable, Sequence
 
 REPLACEMENT = "\ufffd"
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""A lone surrogate, which is no text and which UTF-8 cannot encode."""
 
 
 class StreamDecoder:

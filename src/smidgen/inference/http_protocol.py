@@ -6,7 +6,6 @@ answers are validated.
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from jsonschema.exceptions import SchemaError, ValidationError
 
 from smidgen.data.control_tokens import defused
 from smidgen.data.schemas import check_schema, validate
-from smidgen.data.stream_decoder import REPLACEMENT
+from smidgen.data.stream_decoder import HALF_CHARACTER, REPLACEMENT
 from smidgen.data.templates import TEXT
 from smidgen.data.types import Completion, Constraint, Message, Request, Sampling, Timing
 from smidgen.errors import ConfigError, WorkError
@@ -24,7 +23,6 @@ from smidgen.inference.http_server import Answer, excerpt
 from smidgen.inference.sampling import check_sampling
 from smidgen.inference.stopping import end_of
 
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 ABOUT_LENGTH = (
     "maximum context length",  # vLLM, SGLang, OpenAI
     "the model's context length",  # vLLM from 0.16, SGLang

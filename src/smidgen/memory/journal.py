@@ -73,6 +73,11 @@ def entry_after(
     return Entry(entry.number, time, kind, input_id, body, _hash(before, entry._content()))
 
 
+def reversed_changes(changes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the changes of memories that undo others."""
+    return [{"id": c["id"], "before": c["after"], "after": c["before"]} for c in changes]
+
+
 class Damaged(Exception):
     """What should be an entry is none."""
 

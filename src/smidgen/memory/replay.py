@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from smidgen.memory.journal import Entry
+from smidgen.memory.journal import Entry, reversed_changes
 from smidgen.memory.tables import memory_id
 
 INPUT_FIELDS = ("received", "decided", "attempts", "latest")
@@ -88,6 +88,6 @@ def _replay_change(state: Replayed, entry: Entry, change: Mapping[str, Any]) -> 
 
 def _check_undo(state: Replayed, entry: Entry, undone: Entry | None) -> None:
     changes = undone.body.get("changes", ()) if undone else ()
-    back = [{"id": c["id"], "before": c["after"], "after": c["before"]} for c in changes]
+    back = reversed_changes(changes)
     if not back or back != entry.body["changes"]:
         state.faults.append(f"entry {entry.number} does not undo entry {entry.body['entry']}")

@@ -26,7 +26,7 @@ from smidgen.data.memories import Candidate, Decision
 from smidgen.errors import DataError, UserError
 from smidgen.memory import tables
 from smidgen.memory.decisions import category_of, check_decisions, stale_reason
-from smidgen.memory.journal import Entry
+from smidgen.memory.journal import Entry, reversed_changes
 from smidgen.memory.reading import Input, Memory, all_memories, containing, nearest, pending_inputs
 from smidgen.memory.terms import storable
 from smidgen.memory.writing import Clock, Writer, writing
@@ -226,8 +226,8 @@ class Store:
                         f"entry {number} cannot be undone, since entry {self._last_change(change['id'])} "
                         f"changed memory {change['id']} after it; undo that one first"
                     )
-            back = [{"id": c["id"], "before": c["after"], "after": c["before"]} for c in changes]
-            undone = writer.append("undone", entry.input, {"entry": number, "changes": back})
+            back = {"entry": number, "changes": reversed_changes(changes)}
+            undone = writer.append("undone", entry.input, back)
             return Applied("applied", undone.number, _memory_of(undone))
 
     def pending(self) -> list[Input]:

@@ -75,7 +75,7 @@ def connect(path: Path, *, readonly: bool, timeout: float) -> sqlite3.Connection
     connection = _connect(path, "mode=ro", timeout)
     try:
         connection.execute("SELECT 1 FROM sqlite_master")
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF in _NOT_WRITABLE and not path.with_name(f"{path.name}-wal").exists():
             # Even readers of a log need to write beside it. There is none, so nobody has the store open.
             connection.close()

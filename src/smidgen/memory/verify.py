@@ -77,9 +77,6 @@ def verify(path: Path) -> Report:
             in_tables += _table_entries(connection)
             held = _held(connection)
     except (sqlite3.Error, Damaged) as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB and not file.exists():
-            with tables.sentences(path):
-                raise
         faults.append(f"the database cannot be read whole ({error})")
     except SmidgenError as error:
         if not file.exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from smidgen.backend import mx, nn
-from smidgen.config import NewModelConfig, PretrainRecipe, SftConfig
+from smidgen.config import PretrainRecipe, SftConfig
 from smidgen.data.documents import Survey
 from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.data.tokenizer import save_tokenizer, train_tokenizer
@@ -118,9 +118,9 @@ def _prepare_pretraining(context: RunContext) -> TrainingJob:
         folder = Path(mkdtemp(prefix="smidgen-plan-")) / TOKENIZER
         corpus = Corpus(recipe, result_of(survey_sources(recipe)))
         make_tokenizer(corpus, folder)
-    model, config, dtype = _model_to_pretrain(recipe, folder)
-    encode, separator = fast_encoder(folder / "tokenizer.json")
     tokenizer = load_tokenizer(folder)
+    model, config, dtype = _model_to_pretrain(recipe, tokenizer)
+    encode, separator = fast_encoder(folder / "tokenizer.json")
     teacher = settings.teacher and load_teacher(settings.teacher, tokenizer, settings.max_length)
     return TrainingJob(
         model,
@@ -131,11 +131,13 @@ def _prepare_pretraining(context: RunContext) -> TrainingJob:
     )
 
 
-def _model_to_pretrain(recipe: PretrainRecipe, folder: Path) -> tuple[nn.Module, ModelConfigJson, mx.Dtype]:
-    """Return the model, its `config.json`, and the dtype that it is stored in; `folder` has the tokenizer."""
+def _model_to_pretrain(
+    recipe: PretrainRecipe, tokenizer: Tokenizer
+) -> tuple[nn.Module, ModelConfigJson, mx.Dtype]:
+    """Return the model, its `config.json`, and the dtype that it is stored in."""
     if recipe.model.architecture is not None:
         model, config = create(recipe.model.architecture, recipe.train.seed)
-        return model, config | _special_tokens(load_tokenizer(folder)), mx.bfloat16
+        return model, config | _special_tokens(tokenizer), mx.bfloat16
     assert recipe.model.base is not None
     loaded = load(recipe.model.base)
     check_length(recipe.train.max_length, loaded.config, loaded.name)
@@ -200,7 +202,8 @@ def make_tokenizer(corpus: Corpus, folder: Path) -> None:
     with atomic_folder(folder, replace=True) as partial:
         if (existing := model.base or model.tokenizer) is not None:
             copy_tokenizer(describe(existing), partial)
-            _check_vocabulary(model, load_tokenizer(partial))
+            if model.architecture is not None:
+                _check_vocabulary(model.tokenizer, load_tokenizer(partial), model.architecture.vocab_size)
             return
         assert model.architecture is not None
         texts = corpus.tokenizer_texts(model.architecture.vocab_size)
@@ -209,13 +212,12 @@ def make_tokenizer(corpus: Corpus, folder: Path) -> None:
         mark_own(partial)  # the model's folder gets it with the tokenizer
 
 
-def _check_vocabulary(model: NewModelConfig, tokenizer: Tokenizer) -> None:
+def _check_vocabulary(name: str | None, tokenizer: Tokenizer, rows: int) -> None:
     """Refuse an existing tokenizer with more tokens than a new model has rows in its embedding."""
-    if model.architecture is not None and tokenizer.vocab_size > model.architecture.vocab_size:
+    if tokenizer.vocab_size > rows:
         raise ConfigError(
-            f"the tokenizer of {model.tokenizer} has {tokenizer.vocab_size:,} tokens, but vocab_size in "
-            f"[model.architecture] is {model.architecture.vocab_size:,}; set it to at least "
-            f"{tokenizer.vocab_size}"
+            f"the tokenizer of {name} has {tokenizer.vocab_size:,} tokens, but vocab_size in "
+            f"[model.architecture] is {rows:,}; set it to at least {tokenizer.vocab_size}"
         )
 
 

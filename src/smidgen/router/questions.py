@@ -1,11 +1,11 @@
 """What a router is asked: a text to remember or not, a fact beside stored ones, a text with intents."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from smidgen.data.memories import Candidate, Decision, IntentOffer
+from smidgen.data.stream_decoder import HALF_CHARACTER
 from smidgen.data.types import Constraint, Sample
 from smidgen.errors import DataError
 from smidgen.tasks.memory import (
@@ -22,7 +22,6 @@ from smidgen.tasks.memory.memorize import MOST_CHARACTERS as MOST_TO_MEMORIZE
 
 Intents = Mapping[str, str] | Sequence[IntentOffer | str]
 """Intents to choose from: names with descriptions, or names alone."""
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class Decider(Protocol):
@@ -163,6 +162,6 @@ def _note(question: Question) -> str:
         notes.append(
             f"{max(longer):,} characters of text were shortened to {question.most:,}, beginning and end"
         )
-    if any(_HALF_CHARACTER.search(text) for text in question.texts):
+    if any(HALF_CHARACTER.search(text) for text in question.texts):
         notes.append("half characters (lone surrogates) were replaced")
     return "; ".join(notes)

@@ -1,14 +1,13 @@
 """Texts of strangers in prompts: cut to a length that bounds the time of an answer, and kept apart."""
 
-import re
+from smidgen.data.stream_decoder import HALF_CHARACTER, REPLACEMENT
 
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _MARK = " … "
 
 
 def shortened(text: str, most: int) -> str:
     """Return a text of at most `most` characters: the beginning, and a third of them from the end."""
-    text = _HALF_CHARACTER.sub("\ufffd", text).strip()
+    text = HALF_CHARACTER.sub(REPLACEMENT, text).strip()
     if len(text) <= most:
         return text
     end = (most - len(_MARK)) // 3
