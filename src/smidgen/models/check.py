@@ -210,12 +210,11 @@ def _odd_dtypes(weights: dict[str, mx.array], declared: mx.Dtype | None) -> list
     """A note if floating-point weights are stored in other dtypes than the config declares."""
     if declared is None:
         return []
-    found = {value.dtype for value in weights.values() if mx.issubdtype(value.dtype, mx.floating)}
-    names = sorted(str(dtype).removeprefix("mlx.core.") for dtype in found - {declared})
+    found = [value.dtype for value in weights.values() if mx.issubdtype(value.dtype, mx.floating)]
+    others = [str(dtype).removeprefix("mlx.core.") for dtype in found if dtype != declared]
     wanted = str(declared).removeprefix("mlx.core.")
-    return (
-        [f"weights are stored in {' and '.join(names)}, but config.json declares {wanted}"] if names else []
-    )
+    stored = f"{len(others)} of {len(found)} tensors are stored in {' and '.join(sorted(set(others)))}"
+    return [f"{stored}, but config.json declares {wanted}"] if others else []
 
 
 def _faults(tensor: Tensor) -> list[str]:
