@@ -357,6 +357,41 @@ def test_a_mix_that_cannot_be_drawn_is_refused(table: dict[str, Any], message: s
     wrong(table, message)
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"data": {"sources": [SOURCES[0]] * 2}}, r"two of \[\[data\.sources\]\] have the name 'web'"),
+        ({"data": {"sources": SOURCES, "train": "world"}}, r"there are both 'train' and \[\[data\.sources"),
+        (
+            {"data": {"sources": [source | {"weight": 0} for source in SOURCES]}},
+            r"all weights of \[\[data\.sources\]\] are 0; give one source a weight above 0",
+        ),
+        (
+            {"data": {"sources": [SOURCES[0], SOURCES[1] | {"weight": 0}]}},
+            r"the source 'code' is never drawn; give it a weight above 0, or remove it",
+        ),
+        (
+            {"data": {"sources": SOURCES}, "train": {"method": "dpo", "lora": {}}},
+            r'method = "dpo" does not mix \[\[data\.sources\]\]; mix the files with `smidgen data mix`',
+        ),
+        (
+            {"task": None, "tasks": [{"name": "b", "task": "judge", "data": {"sources": SOURCES}}]},
+            r"the task 'b' has \[\[data\.sources\]\], which are for a single task; mix the files",
+        ),
+    ],
+)
+def test_a_mix_of_rows_that_cannot_be_drawn_is_refused(table: dict[str, Any], message: str):
+    wrong(table, message)
+
+
+def test_a_mix_of_rows_is_the_same_when_resolved(tmp_path: Path):
+    recipe = parse_recipe({"name": "a", "task": "judge", "data": {"sources": SOURCES}}, source="a")
+    assert isinstance(recipe, Recipe)
+    assert [source.weight for source in recipe.data.all_sources] == [1.0, 2.0]
+    (tmp_path / "config.toml").write_text(resolved_toml(recipe))
+    assert read_recipe(tmp_path / "config.toml") == recipe
+
+
 def test_phases_fill_in_their_weights_and_tokens(tmp_path: Path):
     recipe = parse_recipe(
         {"name": "a"} | mixed({"tokens": 16}, {"tokens": 32, "weights": {"code": 1}}, warmup_steps=0),

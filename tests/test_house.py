@@ -1,13 +1,12 @@
 """The sizes that keep the code readable, measured: functions, parameters and files."""
 
 import ast
+from functools import cache
 from pathlib import Path
 from statistics import quantiles
 
-import smidgen
+from tests.tools.source import FILES, SOURCE, tree_of
 
-SOURCE = Path(smidgen.__file__).parent
-FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST_FUNCTION, MOST_PARAMETERS, LONGEST_FILE, USUAL_FUNCTION = 80, 9, 350, 25
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -15,12 +14,12 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 def functions(file: Path) -> list[Function]:
     """Every function of a file, those inside others included."""
-    return [
-        node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, Function)
-    ]
+    return [node for node in ast.walk(tree_of(file)) if isinstance(node, Function)]
 
 
-ALL = [(file, function) for file in FILES for function in functions(file)]
+@cache
+def every_function() -> list[tuple[Path, Function]]:
+    return [(file, function) for file in FILES for function in functions(file)]
 
 
 def place(file: Path, function: Function) -> str:
@@ -39,11 +38,11 @@ def parameters_of(function: Function) -> int:
 
 
 def test_no_function_is_longer_than_a_screen():
-    assert not [place(*found) for found in ALL if lines_of(found[1]) > LONGEST_FUNCTION]
+    assert not [place(*found) for found in every_function() if lines_of(found[1]) > LONGEST_FUNCTION]
 
 
 def test_no_function_takes_more_parameters_than_a_reader_can_hold():
-    assert not [place(*found) for found in ALL if parameters_of(found[1]) > MOST_PARAMETERS]
+    assert not [place(*found) for found in every_function() if parameters_of(found[1]) > MOST_PARAMETERS]
 
 
 def test_a_file_has_one_subject():
@@ -52,4 +51,4 @@ def test_a_file_has_one_subject():
 
 
 def test_nine_functions_of_ten_are_short():
-    assert quantiles((lines_of(function) for _, function in ALL), n=10)[-1] <= USUAL_FUNCTION
+    assert quantiles((lines_of(function) for _, function in every_function()), n=10)[-1] <= USUAL_FUNCTION

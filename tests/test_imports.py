@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import smidgen
-
-SOURCE = Path(smidgen.__file__).parent
+import pytest
+from tests.tools.source import FILES, SOURCE, tree_of
 
 # errors ← config, files, runs, backend, data
 # errors, config, cache and files may be imported by any room
@@ -131,11 +130,12 @@ def imports_of(file: Path) -> tuple[Import, ...]:
                 function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
                 yield from walk(child, (inside or function) and not catches_absence(child))
 
-    return tuple(walk(ast.parse(file.read_text(encoding="utf-8")), False))
+    return tuple(walk(tree_of(file), False))
 
 
-FILES = sorted(SOURCE.rglob("*.py"))
-IMPORTS = [found for file in FILES for found in imports_of(file)]
+@cache
+def all_imports() -> list[Import]:
+    return [found for file in FILES for found in imports_of(file)]
 
 
 def target_room(module: str) -> str | None:
@@ -161,7 +161,7 @@ def test_the_walk_sees_every_import_that_loads_something(tmp_path: Path):
 def test_rooms_know_only_the_rooms_before_them():
     wrong = [
         found.place
-        for found in IMPORTS
+        for found in all_imports()
         if (room := room_of(found.file)) != "cli"
         and (target := target_room(found.module)) is not None
         and target not in {room} | ALLOWED[room] | (ANYWHERE if room not in ANYWHERE else {"smidgen"})
@@ -205,7 +205,7 @@ def test_files_have_no_circle():
 def test_text_side_names_no_array_library():
     wrong = [
         found.place
-        for found in IMPORTS
+        for found in all_imports()
         if room_of(found.file) in TEXT_SIDE and found.module.partition(".")[0] in ARRAY_LIBRARIES
     ]
     assert not wrong, wrong
@@ -214,34 +214,59 @@ def test_text_side_names_no_array_library():
 def test_imports_stand_at_the_top_of_files():
     wrong = [
         found.place
-        for found in IMPORTS
+        for found in all_imports()
         if found.inside and room_of(found.file) != "cli" and found.file.name != "__init__.py"
     ]
     assert not wrong, wrong
 
 
-def reaches_first(files: list[Path], seen: set[Path]) -> str | None:
-    """What running files loads first of the backend and MLX: the place of an import of MLX, or `backend`."""
+def reaches_first(files: list[Path], known: dict[Path, str | None]) -> str | None:
+    """What running files loads first of the backend and MLX: the place of an import of MLX, or `backend`.
+
+    What is `known` of files is kept: those that are run a second time, or in a circle, load nothing.
+    """
     for file in files:
-        if file in seen:
-            continue
-        seen.add(file)
-        for found in imports_of(file):
-            if found.inside:
-                continue
-            if found.module == "smidgen.backend":
-                return "backend"
-            if found.module.partition(".")[0] in ARRAY_LIBRARIES:
-                return found.place
-            if reached := reaches_first(files_of(found.module), seen):
-                return reached
+        if file not in known:
+            known[file] = None
+            known[file] = next(filter(None, (_reached(found, known) for found in imports_of(file))), None)
+        if known[file]:
+            return known[file]
     return None
+
+
+def _reached(found: Import, known: dict[Path, str | None]) -> str | None:
+    if found.inside:
+        return None
+    if found.module == "smidgen.backend":
+        return "backend"
+    is_array = found.module.partition(".")[0] in ARRAY_LIBRARIES
+    return found.place if is_array else reaches_first(files_of(found.module), known)
+
+
+def test_the_first_of_backend_and_mlx_is_found(monkeypatch: pytest.MonkeyPatch):
+    imports = {
+        "clean": ["smidgen.circle", "smidgen.backend", "mlx.core"],
+        "circle": ["smidgen.clean"],
+        "early": ["smidgen.empty", "mlx.core", "smidgen.backend"],
+        "empty": [],
+    }
+    files = {name: SOURCE / f"{name}.py" for name in imports}
+    here = sys.modules[__name__]
+    monkeypatch.setattr(
+        here, "imports_of", lambda file: [Import(file, 1, name, False) for name in imports[file.stem]]
+    )
+    monkeypatch.setattr(here, "files_of", lambda module: [files[module.partition(".")[2]]])
+    known: dict[Path, str | None] = {}
+    found = {name: reaches_first([file], known) for name, file in files.items()}
+    assert found["clean"] == "backend" and found["empty"] is None
+    assert str(found["early"]).endswith("early.py:1 imports mlx.core")
 
 
 def test_nothing_imports_mlx_before_the_backend():
     modules = {".".join(file.relative_to(SOURCE.parent).with_suffix("").parts) for file in FILES}
     modules -= {"smidgen.backend"}
-    first = {name: reaches_first(files_of(name.removesuffix(".__init__")), set()) for name in sorted(modules)}
+    known: dict[Path, str | None] = {}
+    first = {name: reaches_first(files_of(name.removesuffix(".__init__")), known) for name in sorted(modules)}
     early = {name: place for name, place in first.items() if place not in (None, "backend")}
     assert not early, early
 

@@ -58,6 +58,11 @@ def first_few(faults: Sequence[str], separator: str = "; ") -> str:
     return separator.join(faults[:MAX_LISTED]) + more
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 row` or `2,000 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the closest known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -1,11 +1,20 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 
 from smidgen.evaluation.metrics import Measured, mcnemar, measure, paired_difference, wilson
 from smidgen.tasks.measures import Measure, Statistic
+
+
+def stats() -> Any:
+    """What takes long to import, for those who ask."""
+    import scipy.stats
+
+    return scipy.stats
+
 
 bits = st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=40)
 
@@ -125,8 +134,15 @@ def test_mcnemar_is_a_binomial_test_of_the_discordant(units: list[tuple[bool, bo
     assert found.only_first == units.count((True, False))
     assert found.only_second == units.count((False, True))
     if found.only_first + found.only_second:
-        expected = binomtest(found.only_first, found.only_first + found.only_second).pvalue
-        assert found.p_value == expected == mcnemar(second, first).p_value
+        expected = stats().binomtest(found.only_first, found.only_first + found.only_second).pvalue
+        assert found.p_value == mcnemar(second, first).p_value == pytest.approx(expected, rel=1e-12)
+
+
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_a_rate_has_the_interval_of_scipy(counts: tuple[int, int]) -> None:
+    expected = stats().binomtest(*counts).proportion_ci(0.95, method="wilson")
+    found = wilson(*counts)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-15)
 
 
 def test_the_absolute_value_of_a_mean_reaches_down_to_zero() -> None:

@@ -682,6 +682,22 @@ def test_a_real_llama_server(expected):
     assert one(engine, ask("word " * 3000)).finish_reason == "context"
 
 
+def test_certificates_are_read_once_and_not_for_this_machine(monkeypatch: pytest.MonkeyPatch):
+    read: list[bool] = []
+    create = httpx2.create_ssl_context
+    monkeypatch.setattr(httpx2, "create_ssl_context", lambda: (read.append(True), create())[1])
+    http_server._authorities.cache_clear()
+    for url in (
+        "http://127.0.0.1:9/v1",
+        "http://localhost:9/v1",
+        "https://a.example/v1",
+        "http://b.example/v1",
+    ):
+        client = Server(url).connect(1)
+        asyncio.run(client.aclose())
+    assert read == [True]
+
+
 def test_mlx_lm_server(expected):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -694,7 +710,7 @@ def test_mlx_lm_server(expected):
         url = f"http://127.0.0.1:{port}/v1"
         for _ in range(300):
             try:
-                httpx2.get(f"{url}/models")
+                httpx2.get(f"{url}/models", verify=False)
                 break
             except httpx2.TransportError:
                 if process.poll() is not None:

@@ -59,7 +59,7 @@ def test_the_metric_is_that_of_an_evaluation_on_validation_rows(tmp_path: Path):
     samples = metric_samples(task, 5)
     assert len(samples) == metric_rows(found) == 5
     assert {sample.id for sample in samples} <= {sample.id for sample in task.split_samples[1]}
-    assert metric_rows(context(tmp_path, metric_every=1)) == len(task.split_rows[1]) == 7
+    assert metric_rows(context(tmp_path, metric_every=1)) == len(task.split_rows[""][1]) == 7
     sampling = found.sampling.__class__(max_tokens=4)
     result = evaluate(task.task, samples, MlxEngine(loaded), sampling, tmp_path / "r.jsonl", model="m")
     name, first = next(iter(result.metrics.items()))

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score
 
 from smidgen.data.rows import read_rows
 from smidgen.data.types import Completion, Message, Record
@@ -115,6 +114,8 @@ def test_the_most_frequent_baseline() -> None:
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3)), min_size=1))
 def test_macro_f1_is_scikit_learns(rows: list[tuple[int, int, int]]) -> None:
     """Class 0 is out of scope; a weight of k is k copies of the row."""
+    from sklearn.metrics import f1_score  # slow to import
+
     true, predicted, weights = (np.array(column) for column in zip(*rows, strict=True))
     classes = np.array([False, True, True, True, True])
     found = macro_f1(true, predicted, weights.astype(float), classes)

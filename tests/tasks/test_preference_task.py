@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from tests.tasks.test_choice import Table
 
+from smidgen.data.examine import examine
 from smidgen.data.types import Constraint, Message, Preference, Record, Request, Sample
 from smidgen.errors import ConfigError
 from smidgen.evaluation.metrics import measure
@@ -70,7 +71,8 @@ def test_contradictions_leaks_and_lengths_are_found():
     many = [
         {"id": str(i), "prompt": f"{i}?", "chosen": "a long answer", "rejected": "short"} for i in range(30)
     ]
-    found = [finding.message for finding in task.examine([ROW, OTHER, turned, *many], [ROW])]
+    rows = [ROW, OTHER, turned, *many]
+    found = [finding.message for finding in examine(task.examples(rows), task.examples([ROW]))]
     kinds = (
         "but another label",
         "the same question is in the training rows",

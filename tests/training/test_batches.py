@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tools.rows import join_rows
 
 from smidgen.errors import DataError
 from smidgen.training.batches import (
@@ -14,7 +15,6 @@ from smidgen.training.batches import (
     RowBatches,
     TrainRow,
     fixed_batches,
-    join_rows,
     pack,
     pad,
 )
@@ -198,11 +198,3 @@ def test_joined_rows_keep_their_texts(make_rows: Rows):
     np.testing.assert_array_equal(np.unique(batch.segment_ids[0]), [-1, 0, 1, 2])
     np.testing.assert_array_equal(batch.segment_ids[1, : lengths[0] - 1], 0)
     assert (batch.segment_ids[1, lengths[0] - 1 :] == -1).all()
-
-
-def test_joined_rows_keep_their_weights(make_rows: Rows):
-    plain, other = make_rows(2)
-    weighted = replace(other, weights=np.arange(len(other.token_ids), dtype=np.float32))
-    assert join_rows([plain, other]).weights is None
-    joined = join_rows([plain, weighted])
-    np.testing.assert_array_equal(joined.weights, [*np.ones(len(plain.token_ids)), *weighted.weights])

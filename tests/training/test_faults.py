@@ -14,7 +14,7 @@ from smidgen.config import SftConfig
 from smidgen.errors import WorkError
 from smidgen.files import atomic_folder, read_jsonl
 from smidgen.training import checkpoint
-from smidgen.training.batches import RowBatches, TrainRow, fixed_batches, join_rows, pad
+from smidgen.training.batches import RowBatches, TrainRow, fixed_batches, pad
 from smidgen.training.loop import Output, train
 from smidgen.training.objectives.likelihood import Likelihood
 
@@ -94,7 +94,6 @@ def test_rows_are_taken_out_of_a_batch_whole(tiny: nn.Module, make_rows: Rows):
     assert list(alone) == ["'row-0'", "'row-1'", "'row-2'"]
     losses = [Likelihood().loss(tiny, batch).loss.item() for batch in alone.values()]
     assert sum(losses) == pytest.approx(Likelihood().loss(tiny, pad(rows)).loss.item(), rel=1e-4)
-    assert join_rows(rows).id == "row-0, row-1, row-2"
 
 
 def full(*_: object, **__: object) -> None:

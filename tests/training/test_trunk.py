@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.tools.rows import join_rows
 
 from smidgen.backend import mx, nn
 from smidgen.config import LoraConfig, SftConfig
 from smidgen.errors import WorkError
 from smidgen.models.graph import body
 from smidgen.models.lora import add_lora
-from smidgen.training.batches import RowBatches, TrainRow, fixed_batches, join_rows, pack, pad
+from smidgen.training.batches import RowBatches, TrainRow, fixed_batches, pack, pad
 from smidgen.training.hidden import BodyPass, frozen_trunk
 from smidgen.training.loop import train
 from smidgen.training.objectives.likelihood import Likelihood

@@ -17,6 +17,7 @@ from smidgen.config import (
     PretrainRecipe,
     Prices,
     Recipe,
+    RowSourceConfig,
     Section,
     SourceConfig,
     TaskConfig,
@@ -28,7 +29,7 @@ from smidgen.files import write_text
 from smidgen.tasks import TASKS
 
 MADE = "<!-- Made by `make docs`; change the code, not this page. -->\n\n"
-REPEATED = (PhaseConfig, SourceConfig, TaskConfig)
+REPEATED = (PhaseConfig, RowSourceConfig, SourceConfig, TaskConfig)
 """Tables that a recipe may have several of."""
 # pydantic's names of bounds, and how the page shows them.
 BOUNDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "multiple_of": "a multiple of {}"}

@@ -75,7 +75,7 @@ def with_data(recipe: "AnyRecipe", data: str | None) -> "AnyRecipe":
         return recipe
     if len(recipe.all_tasks) != 1:
         raise ConfigError("--data requires a recipe with one task; set the files of each task in the recipe")
-    sources = recipe.data.model_copy(update={"train": data, "test": data})
+    sources = recipe.data.model_copy(update={"train": data, "sources": (), "test": data})
     return recipe.model_copy(update={"data": sources})
 
 

@@ -5,7 +5,13 @@ becomes `docs/configuration.md`. Unknown keys are errors.
 """
 
 from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of, selector
-from smidgen.config.data_table import DataConfig, PretrainDataConfig, SourceConfig
+from smidgen.config.data_table import (
+    WORLD,
+    DataConfig,
+    PretrainDataConfig,
+    RowSourceConfig,
+    SourceConfig,
+)
 from smidgen.config.distill_table import (
     AnswerJudgeConfig,
     AskedModelConfig,
@@ -37,6 +43,7 @@ from smidgen.config.train_table import FinetuneConfig, LoraConfig, TrainConfig
 __all__ = [
     "DEFAULT_BITS",
     "DEFAULT_GROUP_SIZE",
+    "WORLD",
     "AnswerJudgeConfig",
     "AnyRecipe",
     "ApiPrice",
@@ -60,6 +67,7 @@ __all__ = [
     "Prices",
     "QuantizeConfig",
     "Recipe",
+    "RowSourceConfig",
     "Section",
     "SftConfig",
     "SourceConfig",

@@ -1,27 +1,66 @@
 """`[data]`: training, validation and test data."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from smidgen.config.base import Section
 
+WORLD = "world"
+"""The name that stands for generated data."""
+
+
+class MixedSource(Section):
+    """One of several sources, drawn in proportion to its weight."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    """Its name in the metrics."""
+    weight: float = Field(default=1.0, ge=0.0)
+    """Its share, in proportion to the weights of the other sources."""
+
+
+class RowSourceConfig(MixedSource):
+    """One of several sources of training rows, drawn row by row in proportion to its weight."""
+
+    path: str
+    """`world` (generated) or a file of rows; the format is detected from the rows."""
+
+
+class SourceConfig(MixedSource):
+    """One of several sources of text, of which each has a share of the training tokens."""
+
+    path: str
+    """`world` (generated), or a file of documents: `.jsonl`, `.parquet` or `.txt`, the first and the last
+    also with `.gz`. Blank lines separate the documents of a `.txt`."""
+    text: str | None = None
+    """Jinja template of a document over the fields of a row, such as `"{{ question }}\\n{{ answer }}"`;
+    default: the field `text`, `content` or `raw_content`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.path == WORLD and self.text is not None:
+            raise ValueError(f"the source '{self.name}' is generated, so it has no fields; leave 'text' out")
+        return self
+
 
 class DataConfig(Section):
     """Training, validation and test data."""
 
-    train: str = "world"
-    """`world` (generated) or a file of rows; the format is detected from the rows."""
+    train: str | None = None
+    """`world` (generated), which is the default, or a file of rows; the format is detected from the rows."""
+    sources: tuple[RowSourceConfig, ...] = ()
+    """Several sources that are mixed (`method = "sft"`); replaces `train`."""
     train_splits: tuple[str, ...] = ("train",)
     """Train on rows whose `split` is one of these; a file without a `split` field is used in full."""
     train_limit: int | None = Field(default=None, gt=0)
-    """Maximum number of training rows."""
+    """Maximum number of training rows, of each source."""
     validation_fraction: float = Field(default=0.05, gt=0.0, lt=1.0)
-    """Fraction of the training rows held out as the fixed validation set."""
+    """Fraction of the training rows of each source held out as the fixed validation set."""
     validation_limit: int = Field(default=200, gt=0)
-    """Maximum number of validation rows."""
-    test: str = "world"
+    """Maximum number of validation rows, of each source."""
+    test: str = WORLD
     """`world`, a file of rows, `smidgen:memorize-cases` or `smidgen:arbitrate-cases`, for the evaluations
     before and after training."""
     test_splits: tuple[str, ...] = ("test",)
@@ -31,25 +70,24 @@ class DataConfig(Section):
     seed: int = Field(default=0, ge=0)
     """Seed of the generated rows and of the validation split."""
 
+    @property
+    def all_sources(self) -> tuple[RowSourceConfig, ...]:
+        """The sources; that of `train` is named so."""
+        return self.sources or (RowSourceConfig(name="train", path=self.train or WORLD),)
 
-class SourceConfig(Section):
-    """One of several sources of text, drawn in proportion to its weight."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    """Its name in the metrics and in the weights of a phase."""
-    path: str
-    """`world` (generated), or a file of documents: `.jsonl`, `.parquet` or `.txt`, the first and the last
-    also with `.gz`. Blank lines separate the documents of a `.txt`."""
-    weight: float = Field(default=1.0, ge=0.0)
-    """Share of the training tokens, in proportion to the weights of the other sources."""
-    text: str | None = None
-    """Jinja template of a document over the fields of a row, such as `"{{ question }}\\n{{ answer }}"`;
-    default: the field `text`, `content` or `raw_content`."""
+    @property
+    def trained_on(self) -> str:
+        """The training data, for messages."""
+        return ", ".join(source.path for source in self.all_sources)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.path == "world" and self.text is not None:
-            raise ValueError(f"the source '{self.name}' is generated, so it has no fields; leave 'text' out")
+        refuse_ambiguous(self.train, self.sources)
+        if self.sources:
+            weights = {source.name: source.weight for source in self.sources}
+            if not any(weights.values()):
+                raise ValueError(all_zero("[[data.sources]]"))
+            refuse_undrawn([weights])
         return self
 
 
@@ -72,13 +110,30 @@ class PretrainDataConfig(Section):
         """The sources; that of `train` is named so."""
         if self.sources:
             return self.sources
-        return (SourceConfig(name="train", path=self.train or "world"),)
+        return (SourceConfig(name="train", path=self.train or WORLD),)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.sources and self.train is not None:
-            raise ValueError("there are both 'train' and [[data.sources]]; move 'train' into a source")
-        names = Counter(source.name for source in self.sources)
-        if twice := next((name for name, number in names.items() if number > 1), None):
-            raise ValueError(f"two of [[data.sources]] have the name '{twice}'; names must be unique")
+        refuse_ambiguous(self.train, self.sources)
         return self
+
+
+def refuse_ambiguous(train: str | None, sources: Sequence[MixedSource]) -> None:
+    """Refuse sources beside a single one, and names that occur twice."""
+    if sources and train is not None:
+        raise ValueError("there are both 'train' and [[data.sources]]; move 'train' into a source")
+    names = Counter(source.name for source in sources)
+    if twice := next((name for name, number in names.items() if number > 1), None):
+        raise ValueError(f"two of [[data.sources]] have the name '{twice}'; names must be unique")
+
+
+def all_zero(where: str) -> str:
+    """Say that there is nothing to draw from."""
+    return f"all weights of {where} are 0; give one source a weight above 0"
+
+
+def refuse_undrawn(phases: Sequence[Mapping[str, float]]) -> None:
+    """Refuse sources that no phase draws, from the weights of all sources in each phase."""
+    for name in phases[0]:
+        if not any(weights[name] for weights in phases):
+            raise ValueError(f"the source '{name}' is never drawn; give it a weight above 0, or remove it")

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from smidgen.config.base import OneOf, Section, parse_table, read_toml, sections_of
-from smidgen.config.data_table import DataConfig, PretrainDataConfig
+from smidgen.config.data_table import DataConfig, PretrainDataConfig, all_zero, refuse_undrawn
 from smidgen.config.distill_table import AskedTeacherConfig, DistillConfig
 from smidgen.config.dpo_table import DpoConfig
 from smidgen.config.evaluate_table import EvaluateConfig
@@ -93,6 +93,7 @@ class Recipe(NamedRecipe):
         names = [task.name for task in self.tasks]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two of [[tasks]] have the name '{twice}'; names must be unique")
+        self._check_sources()
         if isinstance(self.train, DistillConfig) != (self.teacher is not None):
             unread = '[teacher] is used by method = "distill" only; set train.method or remove the table'
             lacking = 'method = "distill" needs a table [teacher] with the model to learn from'
@@ -103,6 +104,18 @@ class Recipe(NamedRecipe):
                 "add [train.lora] or remove the format"
             )
         return self
+
+    def _check_sources(self) -> None:
+        """Refuse a mix that no batches are drawn from."""
+        if not (mixed := [task for task in self.all_tasks if task.data.sources]):
+            return
+        advice = "mix the files with `smidgen data mix`, and name the result as 'train'"
+        if self.tasks:
+            raise ValueError(
+                f"the task '{mixed[0].name}' has [[data.sources]], which are for a single task; {advice}"
+            )
+        if self.train.method != "sft":
+            raise ValueError(f'method = "{self.train.method}" does not mix [[data.sources]]; {advice}')
 
 
 class PretrainRecipe(NamedRecipe):
@@ -152,13 +165,8 @@ class PretrainRecipe(NamedRecipe):
                     f"{did_you_mean(unknown[0], names)} Known: {', '.join(names)}"
                 )
             if not any(phase.weights.values()):
-                where = f"of phase {number}" if self.train.phases else "of [[data.sources]]"
-                raise ValueError(f"all weights {where} are 0; give one source a weight above 0")
-        drawn = {name for phase in self.all_phases for name, weight in phase.weights.items() if weight}
-        if unused := [name for name in names if name not in drawn]:
-            raise ValueError(
-                f"the source '{unused[0]}' is never drawn; give it a weight above 0, or remove it"
-            )
+                raise ValueError(all_zero(f"phase {number}" if self.train.phases else "[[data.sources]]"))
+        refuse_undrawn([{name: phase.weights.get(name, 0.0) for name in names} for phase in self.all_phases])
 
 
 AnyRecipe = Recipe | PretrainRecipe

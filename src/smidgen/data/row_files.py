@@ -90,6 +90,10 @@ class FileRow(dict[str, Any]):
         empty = {name: "" for name in fields if name in self.blank}
         return FileRow({**self, **empty}, self.number, self.unit, self.file) if empty else self
 
+    def named(self, name: str) -> "FileRow":
+        """Return the row with another `id`."""
+        return FileRow({**self, "id": name}, self.number, self.unit, self.file, self.blank)
+
 
 class WrittenNumber(float):
     """A number of a JSON file that keeps its original spelling."""

@@ -26,12 +26,18 @@ class Sample:
         messages: the prompt.
         target: the target completion for training, or None.
         metadata: whatever the task needs for scoring; JSON-serialisable.
+        source: name of the source that its row is from, if several are mixed; else empty.
     """
 
     id: str
     messages: tuple[Message, ...]
     target: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields by name; `source` is left out if it is empty."""
+        return {name: value for name, value in asdict(self).items() if name != "source" or value}
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ import ipaddress
 import json
 import os
 import random
+import ssl
 import time
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, NamedTuple
 
 import httpx2
@@ -81,11 +83,13 @@ class Server:
 
     def connect(self, connections: int) -> httpx2.AsyncClient:
         """Return a client with at most `connections` connections to the server."""
+        is_loopback = self._is_plain and self._is_here  # no proxy can reach it, and nothing is encrypted
         return httpx2.AsyncClient(
             headers=self._headers,
             timeout=self._patience.timeout,
             limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
-            trust_env=not (self._is_plain and self._is_here),  # a proxy cannot reach this machine's loopback
+            trust_env=not is_loopback,
+            verify=not is_loopback and _authorities(),
         )
 
     async def ask(
@@ -183,6 +187,12 @@ def excerpt(text: str) -> str:
     """Return the beginning of a server's answer, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= 200 else f"{line[:200]}…"
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Return the certificates that servers are trusted by, which take long to read."""
+    return httpx2.create_ssl_context()
 
 
 def _checked(url: str) -> str:

@@ -162,6 +162,7 @@ class LlamaServer:
             headers={"Authorization": f"Bearer {self._key}"},
             timeout=None,
             trust_env=False,
+            verify=False,  # it is plain HTTP, and reading the authorities' certificates takes long
         )
         answer.raise_for_status()
 

@@ -170,7 +170,7 @@ class Budgets:
             return Batches(full, unread=str(samples))
         assert self.folder is not None
         training, validation = self._kept.rows_of(self.context, samples, self.folder)
-        plan, drawn = self._kept.drawn_of(settings, training, self._capacity(settings))
+        plan, drawn = self._kept.drawn_of(self.context, settings, training, self._capacity(settings))
         largest = max(drawn, key=lambda batch: step_bytes(self._training(batch)))
         different = {row_key(row, trained=True): row for row in texts_of([*training, *validation])}.values()
         return Batches(

@@ -168,27 +168,35 @@ def check_recipe(context: RunContext) -> list[DataReport]:
 
 
 def _check_task(context: TaskContext, renderer: Renderer) -> DataReport:
-    data, bad_train, bad_test = context.config.data, list[str](), list[str]()
+    data, bad_test = context.config.data, list[str]()
     try:
         task = context.task
     except DataError:  # of rows that the readers below reject one by one
         task = context.blank
-    training = training_rows(task, data, rejected=bad_train)
     held_out = test_rows(
         task, data.test, splits=data.test_splits, limit=data.test_limit, seed=data.seed, rejected=bad_test
     )
-    train = read_set(task, training, source=data.train, bad=bad_train)
     test = read_set(task, held_out, source=data.test, bad=bad_test)
+    train, read = list[RowSet](), list[dict[str, Any]]()
+    for source in data.all_sources:
+        bad = list[str]()
+        rows = training_rows(task, data, source, rejected=bad)
+        name = source.name if len(data.all_sources) > 1 else ""
+        train.append(read_set(task, rows, source=source.path, bad=bad, name=name))
+        read.append({"path": source.path, "task": task.name, "format": "", "rows": len(rows)})
+    read.append({"path": data.test, "task": task.name, "format": "", "rows": len(held_out)})
     try:
-        samples = task.training_samples(train.rows, source=data.train, seed=data.seed)
-        found, lengths = examine_lengths(_named_by_row(train, samples), renderer)
+        samples = [
+            sample
+            for part, source in zip(train, data.all_sources, strict=True)
+            for sample in _named_by_row(
+                part, task.training_samples(part.rows, source=source.path, seed=data.seed)
+            )
+        ]
+        found, lengths = examine_lengths(samples, renderer)
     except UserError as error:
         found, lengths = [Finding("no training", "error", f"the rows cannot be trained on: {error}")], None
-    read = [
-        {"path": source, "task": task.name, "format": "", "rows": len(rows)}
-        for source, rows in ((data.train, training), (data.test, held_out))
-    ]
-    return replace(_report(read, [train], [test], found, lengths), name=context.name)
+    return replace(_report(read, train, [test], found, lengths), name=context.name)
 
 
 def _samples_to_measure(part: RowSet) -> list[Sample]:

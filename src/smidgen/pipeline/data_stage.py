@@ -1,10 +1,12 @@
 """The stage that writes the data: samples of tasks, or the tokenizer of a corpus."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from smidgen.config import AnyRecipe, PretrainRecipe
+from smidgen.data.examine import examine
 from smidgen.data.types import Sample
 from smidgen.files import read_json, write_jsonl
 from smidgen.pipeline.budgets import Budgets
@@ -26,13 +28,11 @@ class TaskFacts:
 
     Attributes:
         findings: problems found in the rows, one sentence each.
-        train: provenance of the training rows.
-        test: provenance of the held-out rows.
+        data: provenance of the training rows, of each source if there are several, and of the held-out rows.
     """
 
     findings: list[str]
-    train: DataFacts
-    test: DataFacts
+    data: dict[str, DataFacts]
 
 
 def data_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[Stage]:
@@ -94,22 +94,29 @@ def _prepare_corpus(context: RunContext) -> Work[None]:
 def _write_samples(context: RunContext) -> Work[None]:
     """Write the samples exactly as they are trained and evaluated, and report suspicious rows."""
     for name, samples in _own_samples(context).items():
-        write_jsonl(context.run.path(f"data/{name}.jsonl"), map(asdict, samples))
+        write_jsonl(context.run.path(f"data/{name}.jsonl"), map(Sample.to_json, samples))
     facts: dict[str, TaskFacts] = {}
     for task in context.tasks:
-        write_jsonl(context.run.path(f"data/{task.named('test')}.jsonl"), map(asdict, task.test_samples))
-        found = task.task.examine(task.train_rows, task.test_rows)
+        test = map(Sample.to_json, task.test_samples)
+        write_jsonl(context.run.path(f"data/{task.named('test')}.jsonl"), test)
+        examples = [example for rows in task.sources.values() for example in task.task.examples(rows)]
+        found = examine(examples, task.task.examples(task.test_rows))
         findings = [each.sentence for each in found if each.severity != "info"]
         for finding in findings:
             yield MessageEvent("data", finding)
-        data = task.config.data
-        facts[task.name] = TaskFacts(
-            findings,
-            data_facts(data.train, task.train_rows, len(task.split_samples[0])),
-            data_facts(data.test, task.test_rows, len(task.test_samples)),
-        )
+        facts[task.name] = TaskFacts(findings, _facts(task))
     content = {name: asdict(found) for name, found in facts.items()}
     context.run.write_json(FACTS, content if len(content) > 1 else content[""])
+
+
+def _facts(task: TaskContext) -> dict[str, DataFacts]:
+    """Return the provenance of the rows of a task, named as the run's provenance names their hashes."""
+    data, numbers = task.config.data, Counter(sample.source for sample in task.split_samples[0])
+    train = {
+        f"train {name}".strip(): data_facts(source.path, rows, numbers[name])
+        for source, (name, rows) in zip(data.all_sources, task.sources.items(), strict=True)
+    }
+    return train | {"test": data_facts(data.test, task.test_rows, len(task.test_samples))}
 
 
 def _own_samples(context: RunContext) -> dict[str, list[Sample]]:
@@ -124,6 +131,8 @@ def facts_by_task(context: RunContext) -> dict[str, TaskFacts]:
     content = read_json(context.run.path(FACTS)) if context.tasks else {}
     by_task = {"": content} if "findings" in content else content
     return {
-        name: TaskFacts(found["findings"], DataFacts(**found["train"]), DataFacts(**found["test"]))
+        name: TaskFacts(
+            found["findings"], {role: DataFacts(**facts) for role, facts in found["data"].items()}
+        )
         for name, found in by_task.items()
     }

@@ -35,7 +35,7 @@ from smidgen.pipeline.training_job import (
     teacher_caches,
     trunk_caches,
 )
-from smidgen.pipeline.training_rows import rows_of, samples_of, shuffled
+from smidgen.pipeline.training_rows import mixed_as, rows_of, samples_of, shuffled
 from smidgen.training.batches import TrainRow, fixed_batches
 from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
 from smidgen.training.objectives.distillation import Distillation
@@ -75,12 +75,14 @@ def _prepare_sft(context: RunContext) -> TrainingJob:
     trunk = frozen_trunk(loaded.model)
     capacity = _capacity(loaded.model, teacher) if settings.packing else None
     rows = [*training.rows, *validation.rows]
-    batches = shuffled(training.rows, settings, capacity)
+    shares = context.shares
+    batches = shuffled(training.rows, settings, capacity, shares)
+    held_out = mixed_as(training.rows, validation.rows, shares) if shares else validation.rows
     return TrainingJob(
         loaded.model,
         learnt_from(teacher, BodyPass(settings.dropout, settings.gradient_checkpointing, trunk)),
         batches,
-        fixed_batches(validation.rows, settings.batch_size, capacity=capacity),
+        fixed_batches(held_out, settings.batch_size, capacity=capacity),
         saver(loaded, settings),
         plan_training(training.rows, batches),
         training.cut_rows,

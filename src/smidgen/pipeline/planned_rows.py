@@ -20,7 +20,7 @@ from smidgen.pipeline.training_rows import (
     samples_of,
     shuffled,
 )
-from smidgen.training.batches import TrainBatch
+from smidgen.training.batches import TrainBatch, all_steps
 from smidgen.training.objectives.preference import PairBatch
 from smidgen.training.training_plan import TrainingPlan, plan_training
 
@@ -98,16 +98,16 @@ class PlannedRows:
         return rows
 
     def drawn_of(
-        self, settings: RowSettings, rows: Sequence[Any], capacity: int | None
+        self, context: RunContext, settings: RowSettings, rows: Sequence[Any], capacity: int | None
     ) -> tuple[TrainingPlan, set[Batch]]:
         """Draw all batches; return the figures of all steps, and the different batches."""
         size = settings.batch_size, settings.gradient_accumulation, capacity
         drawing = *_cut(settings), *size, settings.epochs, settings.seed
         if drawing not in self.drawn:
-            source, different = shuffled(rows, settings, capacity), set[Batch]()
+            source, different = shuffled(rows, settings, capacity, context.shares), set[Batch]()
 
             def noted() -> Iterator[TrainBatch | PairBatch]:
-                for batch in source.all_steps():
+                for batch in all_steps(source):
                     different.add(_batch(batch))
                     yield batch
 

@@ -131,6 +131,7 @@ class Probes:
     def training(self) -> TrainingEstimate:
         """Estimate of the whole training from its first steps."""
         job = prepare_training(self.context)
+        start = job.batches.state()
         # The first step also warms up caches, so only the second is timed.
         *_, last = islice(self._steps(job), 2)
         every = self.context.recipe.train.validate_every
@@ -138,7 +139,7 @@ class Probes:
         read = validations * sum(batch.tokens for batch in job.validation) * FORWARD_SHARE
         tokens = job.plan.tokens if job.plan else last.tokens * job.batches.num_steps
         rest = tokens * self._share_after_first_epoch(job)
-        cached = self._cached_seconds(job) if rest else 0.0
+        cached = self._cached_seconds(job, start) if rest else 0.0
         seconds = (tokens - rest + read) * last.seconds / last.tokens + rest * cached
         seconds += self._measuring_seconds(job.batches.num_steps)
         return TrainingEstimate(job.plan, job.batches.num_steps, tokens, job.cut_rows, seconds / 60)
@@ -161,17 +162,16 @@ class Probes:
             return 0.0
         return max(0.0, 1 - 1 / settings.epochs)
 
-    def _cached_seconds(self, job: TrainingJob) -> float:
-        """Return the seconds per token of a step whose caches are full: a step that is taken again."""
+    def _cached_seconds(self, job: TrainingJob, start: dict[str, Any]) -> float:
+        """Return the seconds per token of a step whose caches are full: the first, taken again."""
         with TemporaryDirectory(prefix="smidgen-plan-") as folder:
             for cache in job.caches:
                 cache.open(Path(folder) / cache.name)
-            self._first_step(job)
-            last = self._first_step(job)
+            _, last = (self._step_at(job, start) for _ in range(2))  # the first fills the caches
         return last.seconds / last.tokens
 
-    def _first_step(self, job: TrainingJob) -> StepResult:
-        job.batches.restore({"step": 0})
+    def _step_at(self, job: TrainingJob, position: dict[str, Any]) -> StepResult:
+        job.batches.restore(position)
         return next(self._steps(job))
 
     def _steps(self, job: TrainingJob) -> Iterator[StepResult]:

@@ -191,7 +191,7 @@ def _provenance(context: RunContext, facts: Mapping[str, Any]) -> dict[str, Any]
     data = {
         f"{name} {role}" if name else role: asdict(facts)
         for name, found in facts_by_task(context).items()
-        for role, facts in (("train", found.train), ("test", found.test))
+        for role, facts in found.data.items()
     }
     made = _made_with(facts) | {"data": data}
     if not isinstance(context.recipe, Recipe):

@@ -148,7 +148,9 @@ def _start(context: RunContext) -> None:
     hashes = {}
     for task in context.tasks:
         data, found = task.config.data, task.source_hashes()
-        hashes |= {task.named("train"): found[data.train], task.named("test"): found[data.test]}
+        for source, name in zip(data.all_sources, task.sources, strict=True):
+            hashes[f"{task.named('train')} {name}".strip()] = found[source.path]
+        hashes[task.named("test")] = found[data.test]
     if isinstance(context.recipe, PretrainRecipe):
         hashes = source_hashes(context.recipe)
     context.run.start(seeds=context.recipe.seeds, data=hashes, device=device().name)

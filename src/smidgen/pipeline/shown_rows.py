@@ -80,14 +80,12 @@ def samples_of_file(path: Path, task: Task | None, number: int) -> list[Sample]:
 
 
 def samples_of_recipe(context: RunContext, number: int) -> list[Sample]:
-    """Return the training samples of some rows of each task of a recipe, evenly spaced."""
+    """Return the training samples of some rows of each source of each task of a recipe, evenly spaced."""
     return [
         sample
         for task in context.tasks
-        for sample in task.task.training_samples(
-            select_rows(task.train_rows, limit=number),
-            source=task.config.data.train,
-            seed=task.config.data.seed,
+        for sample in task.samples_of(
+            {name: select_rows(rows, limit=number) for name, rows in task.sources.items()}
         )
     ]
 

@@ -5,34 +5,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from smidgen.config import DataConfig
-from smidgen.data.packaged_rows import is_packaged
-from smidgen.data.row_files import fingerprint, source_name
+from smidgen.config import WORLD, DataConfig, RowSourceConfig
+from smidgen.data.fields import row_id
+from smidgen.data.packaged_rows import is_packaged, row_path
+from smidgen.data.row_files import FileRow, fingerprint, source_name
 from smidgen.data.rows import read_rows, select_rows
 from smidgen.data.types import Sample
 from smidgen.errors import ConfigError, DataError
-from smidgen.files import sha256_json
+from smidgen.files import sha256_file, sha256_json
 from smidgen.tasks.task import Row, Task
 
-WORLD = "world"
 
-
-def training_rows(task: Task, data: DataConfig, *, rejected: list[str] | None = None) -> list[Row]:
-    """Return the rows that a recipe trains on; `rejected` as in `read_rows`.
+def training_rows(
+    task: Task, data: DataConfig, source: RowSourceConfig, *, rejected: list[str] | None = None
+) -> list[Row]:
+    """Return the rows of a source that a recipe trains on; `rejected` as in `read_rows`.
 
     Raises:
         ConfigError: the rows are those that come with smidgen for evaluation.
         DataError: the rows cannot be read.
     """
-    if data.train == WORLD:
+    if source.path == WORLD:
         return list(task.world_rows("train", data.train_limit, data.seed))
-    if is_packaged(data.train):
+    if is_packaged(source.path):
         raise ConfigError(
-            f"data.train is {data.train}, which is for evaluation only; train on other rows, and name it as "
-            "data.test"
+            f"{source.path} is for evaluation only; train on other rows, and name it as data.test"
         )
-    rows, name = read_rows(Path(data.train), rejected=rejected), source_name(data.train)
+    rows, name = read_rows(Path(source.path), rejected=rejected), source_name(source.path)
     return list(select_rows(rows, splits=data.train_splits, limit=data.train_limit, source=name))
+
+
+def named_by(source: str, rows: Sequence[Row]) -> list[Row]:
+    """Return rows with the name of their source in their ids, since rows of two files may have the same."""
+    found = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            name = f"{source}/{row_id(row, number)}"
+        except DataError:  # said where the row is read, with its place
+            found.append(row)
+        else:
+            found.append(row.named(name) if isinstance(row, FileRow) else {**row, "id": name})
+    return found
 
 
 def test_rows(
@@ -60,16 +73,16 @@ def refuse_shared_rows(data: DataConfig) -> None:
         ConfigError: a split is both trained on and evaluated.
         DataError: one file is used for both, and its rows have no `split` to separate them.
     """
-    train = data.train
-    if train == WORLD or Path(train) != Path(data.test):
+    test = data.test
+    if test == WORLD or Path(test) not in [Path(source.path) for source in data.all_sources]:
         return
     if shared := sorted(set(data.train_splits) & set(data.test_splits)):
         raise ConfigError(
-            f"the split '{shared[0]}' of {train} is both trained on and evaluated; remove it from one of them"
+            f"the split '{shared[0]}' of {test} is both trained on and evaluated; remove it from one of them"
         )
-    if not any("split" in row for row in all_rows(train)):
+    if not any("split" in row for row in all_rows(test)):
         raise DataError(
-            f"{train} is both data.train and data.test, and its rows have no 'split' to separate them; "
+            f"{test} is both data.train and data.test, and its rows have no 'split' to separate them; "
             "give each row a split, or use two files"
         )
 
@@ -77,6 +90,20 @@ def refuse_shared_rows(data: DataConfig) -> None:
 def all_rows(source: str, *, rejected: list[str] | None = None) -> list[Row]:
     """Return every row of a file, from which a task derives its labels; no rows for the generated world."""
     return [] if source == WORLD else [*read_rows(Path(source), rejected=rejected)]
+
+
+def source_hash(source: str) -> str:
+    """Return the hash of a data file, or the name of the generated world.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if source == WORLD:
+        return source
+    path = row_path(source)
+    if not path.is_file():
+        raise DataError(f"there is no data file at {path}; give one with --data FILE, or fix [data]")
+    return sha256_file(path)
 
 
 @dataclass(frozen=True)

@@ -42,15 +42,18 @@ def task_metric(context: RunContext, loaded: LoadedModel | None) -> TaskMetric |
 
 
 def metric_samples(task: TaskContext, rows: int) -> Sequence[Sample]:
-    """Return the samples of the first validation rows; rows of one pair stay together."""
-    return task.task.samples(task.split_rows[1][:rows], source=task.config.data.train)
+    """Return the samples of the first validation rows; those of one pair stay together."""
+    return task.validation_part(rows)
 
 
 def metric_rows(context: RunContext) -> int:
     """Return the number of rows that are measured, of all tasks together."""
     settings = context.specialist.train
     most = settings.metric_rows if isinstance(settings, FinetuneConfig) else 0
-    return sum(min(most, len(task.split_rows[1])) for task in context.tasks)
+    return sum(
+        min(most, sum(len(validation) for _, validation in task.split_rows.values()))
+        for task in context.tasks
+    )
 
 
 def _measurement(context: RunContext, loaded: LoadedModel) -> Callable[[], Mapping[str, float]]:

@@ -126,7 +126,7 @@ def check_teaching(context: RunContext) -> None:
                 f"the prompts of the task {task.blank.name} are raw text without turns; leave out "
                 "teacher.system"
             )
-        refuse_clashing_ids(samples, teacher.candidates, task.config.data.train)
+        refuse_clashing_ids(samples, teacher.candidates, task.config.data.trained_on)
         if missing := _unrecorded(options, requests_of(context, task)):
             raise ConfigError(
                 f"the recording {teacher.model} lacks {len(missing):,} of the answers that are asked for, "

@@ -257,5 +257,5 @@ def _data_entry(context: RunContext, summary: Mapping[str, Any]) -> dict[str, An
         "train_tokens": summary["plan"]["tokens"],
         "trained_tokens": summary["plan"]["trained_tokens"],
         "cut_rows": summary["cut_rows"],
-        "test_rows": sum(found.test.rows for found in facts.values()),
+        "test_rows": sum(found.data["test"].rows for found in facts.values()),
     }

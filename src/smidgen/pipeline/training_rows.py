@@ -1,15 +1,18 @@
 """The rows of a recipe's tasks as its method trains on them, and their batches, also for plans."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from smidgen.config import DpoConfig, SftConfig
 from smidgen.data.templates import Tokenizer
 from smidgen.pipeline.context import RunContext
-from smidgen.training.batches import ShuffledBatches, TrainRow, collated
+from smidgen.training.batches import BatchSource, ShuffledBatches, TrainRow, collated
+from smidgen.training.mixed_batches import MixedBatches
 from smidgen.training.objectives.preference import PreferencePair, pair_batch
 from smidgen.training.preferences import pair_rows
+from smidgen.training.pretrain import weighted
 from smidgen.training.rendering import RenderedRows
 from smidgen.training.sft import sft_rows
 
@@ -53,16 +56,44 @@ def collate_of(settings: RowSettings, capacity: int | None) -> Callable[[Sequenc
     return partial(pair_batch, collate=collate) if isinstance(settings, DpoConfig) else collate
 
 
-def shuffled(rows: Sequence[Any], settings: RowSettings, capacity: int | None) -> ShuffledBatches[Any, Any]:
-    """Return the batches of all epochs."""
-    return ShuffledBatches(
+def shuffled(
+    rows: Sequence[Any],
+    settings: RowSettings,
+    capacity: int | None,
+    shares: Mapping[str, float] | None = None,
+) -> BatchSource[Any]:
+    """Return the batches of all epochs, mixed by the shares of the rows' sources if there are several."""
+    collate = collate_of(settings, capacity)
+    kind = partial(MixedBatches, shares=shares) if shares else ShuffledBatches
+    return kind(
         rows,
-        collate_of(settings, capacity),
+        collate,
         batch_size=settings.batch_size,
         gradient_accumulation=settings.gradient_accumulation,
         epochs=settings.epochs,
         seed=settings.seed,
     )
+
+
+def mixed_as(
+    training: Sequence[TrainRow], validation: Sequence[TrainRow], shares: Mapping[str, float]
+) -> list[TrainRow]:
+    """Return validation rows with weights, so that their mean loss is one of rows mixed as those trained on.
+
+    A source counts by its share in the trained tokens, which is larger where its rows have more of them.
+    """
+    trained, held_out = _by_source(training), _by_source(validation)
+    tokens = {
+        name: share * fmean(row.trained_tokens for row in trained[name]) for name, share in shares.items()
+    }
+    return weighted(held_out, {name: mean / sum(tokens.values()) for name, mean in tokens.items()})
+
+
+def _by_source(rows: Sequence[TrainRow]) -> dict[str, list[TrainRow]]:
+    found: dict[str, list[TrainRow]] = {}
+    for row in rows:
+        found.setdefault(row.source, []).append(row)
+    return found
 
 
 def texts_of(rows: Sequence[TrainRow | PreferencePair]) -> Iterator[TrainRow]:

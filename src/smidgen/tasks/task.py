@@ -13,9 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from smidgen.config import Section
-from smidgen.data.examine import examine
 from smidgen.data.examples import Example
-from smidgen.data.findings import Finding
 from smidgen.data.rows import Format
 from smidgen.data.types import (
     Completion,
@@ -239,10 +237,6 @@ class Task(Protocol):
             Example(sample.id, sample.messages[-1].content, (target,), target if is_class else None)
             for sample, target in targets
         ]
-
-    def examine(self, train: Sequence[Row], test: Sequence[Row]) -> list[Finding]:
-        """Find problems of the rows: duplicates, contradictory labels, leaks between both sets and more."""
-        return examine(self.examples(train), self.examples(test))
 
     def show(self, row: Row) -> dict[str, Any]:
         """A row for display in a report: `prompt`, and `target` or two answers `a` and `b` with `better`."""

@@ -181,13 +181,6 @@ class ShuffledBatches(Generic[R, B]):
         parts = [rows[i : i + self._batch_size] for i in range(0, len(rows), self._batch_size)]
         return [self._collate(part) for part in parts]
 
-    def all_steps(self) -> Iterator[B]:
-        """Yield the batches of all steps without training; the position is restored."""
-        position = self.state()
-        for _ in range(self.num_steps):
-            yield from self.next_step()
-        self.restore(position)
-
     def epoch(self) -> float:
         """Return the number of passes over the rows so far."""
         return self._step / self._steps_per_epoch
@@ -205,13 +198,25 @@ class ShuffledBatches(Generic[R, B]):
         generator = np.random.default_rng([self._seed, epoch])
         order = generator.permutation(len(self._rows))
         lengths = np.array([len(row) for row in self._rows])
-        steps = []
-        window = WINDOW * self._rows_per_step
+        window, steps = WINDOW * self._rows_per_step, list[np.ndarray]()
         for start in range(0, len(order), window):
             part = order[start : start + window]
-            part = part[np.argsort(lengths[part], kind="stable")]
-            steps += [part[i : i + self._rows_per_step] for i in range(0, len(part), self._rows_per_step)]
+            steps += by_length(part, lengths[part], self._rows_per_step)
         return [steps[i] for i in generator.permutation(len(steps))]
+
+
+def by_length(order: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
+    """Divide rows, given as (n,) indices, into steps of rows of similar `lengths`, (n,)."""
+    order = order[np.argsort(lengths, kind="stable")]
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def all_steps(batches: BatchSource[B]) -> Iterator[B]:
+    """Yield the batches of all steps without training; the position is restored."""
+    position = batches.state()
+    for _ in range(batches.num_steps):
+        yield from batches.next_step()
+    batches.restore(position)
 
 
 class RowBatches(ShuffledBatches[TrainRow, TrainBatch]):
@@ -307,23 +312,6 @@ def _collate(bins: Sequence[Sequence[TrainRow]]) -> TrainBatch:
         rows=tuple(all_rows),
         sources=sources,
         source_ids=origins.reshape(-1)[chosen] if sources else None,
-    )
-
-
-def join_rows(rows: Sequence[TrainRow]) -> TrainRow:
-    """Pack several texts into one row, in which each keeps its own attention and positions."""
-    weighted = any(row.weights is not None for row in rows)
-    ones = [np.ones(len(row.token_ids), np.float32) for row in rows]
-    weights = [one if row.weights is None else row.weights for row, one in zip(rows, ones, strict=True)]
-    masks = [row.loss_mask.copy() for row in rows]
-    for mask in masks:
-        mask[0] = False
-    return TrainRow(
-        np.concatenate([row.token_ids for row in rows]),
-        np.concatenate(masks),
-        np.concatenate(weights) if weighted else None,
-        np.repeat(np.arange(len(rows), dtype=np.int32), [len(row.token_ids) for row in rows]),
-        id=", ".join(row.id for row in rows if row.id),
     )
 
 

@@ -47,7 +47,12 @@ def sft_row(
     conversation = [*sample.messages, Message("assistant", sample.target)]
     rendered = tokenizer.render_conversation(conversation, thinking=thinking, mask=config.mask)
     rendered, cut = fit(rendered, config.max_length)
-    row = TrainRow(np.array(rendered.token_ids, np.int32), np.array(rendered.loss_mask, bool), id=sample.id)
+    row = TrainRow(
+        np.array(rendered.token_ids, np.int32),
+        np.array(rendered.loss_mask, bool),
+        id=sample.id,
+        source=sample.source,
+    )
     if row.trained_tokens == 0:
         raise DataError("none of its tokens is in the loss")
     return row, cut

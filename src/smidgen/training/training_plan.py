@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from smidgen.training.batches import ShuffledBatches, StepBatch
+from smidgen.training.batches import BatchSource, StepBatch, all_steps
 
 
 class ShapedBatch(StepBatch, Protocol):
@@ -44,17 +44,17 @@ class TrainingPlan:
 
 
 def plan_training(
-    rows: Sequence[R], batches: ShuffledBatches[R, S], drawn: Iterable[S] | None = None
+    rows: Sequence[R], batches: BatchSource[S], drawn: Iterable[S] | None = None
 ) -> TrainingPlan:
     """Draw the batches of all steps without training; the position of `batches` is restored.
 
     Args:
         rows: the rows.
         batches: their batches.
-        drawn: `batches.all_steps()`, if the caller looks at each of them too.
+        drawn: `all_steps(batches)`, if the caller looks at each of them too.
     """
     tokens = trained = positions = 0
-    for batch in batches.all_steps() if drawn is None else drawn:
+    for batch in all_steps(batches) if drawn is None else drawn:
         tokens, trained = tokens + batch.tokens, trained + batch.trained_tokens
         positions += batch.inputs.size
     return TrainingPlan(

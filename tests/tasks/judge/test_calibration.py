@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smidgen.evaluation.metrics import measure
-from smidgen.tasks.judge.calibration import calibration
+from smidgen.tasks.judge.calibration import calibration, fit, folds_of
 from smidgen.tasks.judge.judgements import Judgement
 
 
@@ -48,6 +48,24 @@ def test_perfect_scores_have_a_small_error():
 def test_answers_graded_alone_count_both_ways():
     found = calibration([judged(2.0, "a", n, None) for n in range(50)])
     assert found is not None and found["n"] == 100 and measure(found["brier"]).value < 0.1
+
+
+@pytest.mark.parametrize(("worth", "scale"), [(0.0, 1.0), (0.3, 1.0), (3.0, 1.0), (0.3, 100.0)])
+def test_folds_and_fits_are_scikit_learns(worth: float, scale: float):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+
+    random = np.random.default_rng(1)
+    gaps = random.integers(-8, 9, 400) * scale
+    better = (random.random(400) < 1 / (1 + np.exp(-worth * gaps / scale))).astype(float)
+    model = LogisticRegression(tol=1e-8).fit(gaps[:, None], better)
+    slope, intercept = fit(gaps, better)
+    assert slope * scale == pytest.approx(model.coef_[0, 0] * scale, abs=1e-4)
+    assert intercept == pytest.approx(model.intercept_[0], abs=1e-4)
+    clusters = [f"p{n}" for n in random.integers(0, 60, 400)]
+    folds = folds_of(clusters)
+    for fold, (_, test) in enumerate(GroupKFold(5).split(gaps, groups=clusters)):
+        np.testing.assert_array_equal(np.flatnonzero(folds == fold), test)
 
 
 @pytest.mark.parametrize(

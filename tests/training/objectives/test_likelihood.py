@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from mlx.utils import tree_map
+from tests.tools.rows import join_rows
 
 from smidgen.backend import mx, nn
 from smidgen.config import ArchitectureConfig
@@ -11,7 +12,7 @@ from smidgen.cpu_kernels import FusedBlock
 from smidgen.errors import ModelError
 from smidgen.models.architectures import build_graph
 from smidgen.models.graph import huggingface_config, named_arrays
-from smidgen.training.batches import TrainBatch, TrainRow, join_rows, pack, pad
+from smidgen.training.batches import TrainBatch, TrainRow, pack, pad
 from smidgen.training.hidden import BodyPass
 from smidgen.training.losses import trained_token_losses
 from smidgen.training.objectives.likelihood import Likelihood

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from smidgen.tasks.judge.judgements import Judgement
 from smidgen.tasks.measures import Measure
@@ -65,14 +65,45 @@ def _cross_fitted(
     gaps: NDArray[np.float64], better: NDArray[np.float64], clusters: list[str]
 ) -> NDArray[np.float64] | None:
     """Predict the probability that the first is better from the other folds; None if a fold has one class."""
-    predicted = np.empty(len(gaps))
-    # Folds are made of whole prompts: the two orders of a pair must not be in both parts.
-    for train, test in GroupKFold(FOLDS).split(gaps, groups=clusters):
+    predicted, folds = np.empty(len(gaps)), folds_of(clusters)
+    for fold in range(FOLDS):
+        train, test = folds != fold, folds == fold
         if len(set(better[train].tolist())) < 2:
             return None
-        model = LogisticRegression().fit(gaps[train, None], better[train])
-        predicted[test] = model.predict_proba(gaps[test, None])[:, 1]
+        slope, intercept = fit(gaps[train], better[train])
+        predicted[test] = expit(slope * gaps[test] + intercept)
     return predicted
+
+
+def folds_of(clusters: Sequence[str]) -> NDArray[np.intp]:
+    """Divide cases into folds of about equal size, whole prompts together: the two orders of a pair stay so.
+
+    The prompt with the most cases comes first, and each goes to the smallest fold.
+    """
+    _, owners, counts = np.unique(clusters, return_inverse=True, return_counts=True)
+    sizes, folds = np.zeros(FOLDS), np.empty(len(counts), np.intp)
+    for prompt in np.argsort(counts, kind="stable")[::-1]:
+        folds[prompt] = np.argmin(sizes)
+        sizes[folds[prompt]] += counts[prompt]
+    return folds[owners]
+
+
+def fit(gaps: NDArray[np.float64], better: NDArray[np.float64]) -> tuple[float, float]:
+    """Return slope and intercept of a logistic regression with the penalty slope² / 2, as scikit-learn does.
+
+    Args:
+        gaps: (n,).
+        better: (n,) labels 0 and 1, both of which occur.
+    """
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logits = weights[0] * gaps + weights[1]
+        errors = expit(logits) - better
+        value = np.logaddexp(0, logits).sum() - better @ logits + weights[0] ** 2 / 2
+        return value, np.array([errors @ gaps + weights[0], errors.sum()])
+
+    slope, intercept = minimize(loss, np.zeros(2), jac=True).x
+    return float(slope), float(intercept)
 
 
 def _bins(predicted: NDArray[np.float64], better: NDArray[np.float64]) -> list[dict[str, float]]:
