@@ -103,6 +103,22 @@ def test_the_metrics_have_every_source(whole: Path):
     assert read_json(whole / "provenance.json")["data"].keys() == {"world", "beans"}
 
 
+def test_the_report_has_the_curves_of_every_source_and_the_phases(recipe: Path, whole: Path):
+    assert exit_code(["run", str(recipe), "--runs", str(whole.parent)]) == 0
+    training, steps = read_json(whole / "report.json")["training"], timeless(whole)
+    assert training["phases"] == [1, 9]
+    assert [source["name"] for source in training["sources"]] == ["beans", "world"]
+    for source in training["sources"]:
+        for curve, key in (("curve", "loss/"), ("validation", "validation_loss/")):
+            found = {point["step"]: point["loss"] for point in source[curve]}
+            wanted = [(step["step"], step["metrics"].get(key + source["name"])) for step in steps]
+            assert found == {step: loss for step, loss in wanted if loss is not None}
+    assert min(point["step"] for point in training["sources"][0]["curve"]) >= 9  # drawn in phase 2 only
+    page = (whole / "report.html").read_text()
+    assert ">phase 2<" in page and page.count("against training step") == 3
+    assert f"beans: validation loss {training['sources'][0]['validation'][-1]['loss']:.4g} in the end" in page
+
+
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(recipe: Path, whole: Path):
     runs = recipe.parent / "killed"
     child = processes.start(train_slowly, str(recipe), str(runs))

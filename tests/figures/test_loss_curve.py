@@ -5,7 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from smidgen.figures.loss_curve import CURVE_POINTS, loss_curve, metric_curve
+from smidgen.figures.loss_curve import loss_curve, metric_curve
+from smidgen.figures.step_axes import CURVE_POINTS
 
 
 def test_loss_curve_keeps_the_extremes_of_a_long_run() -> None:

@@ -1,10 +1,7 @@
 """What the curves of a training say in a sentence: train longer, it has levelled off, or it overfits."""
 
-from collections.abc import Sequence
+from smidgen.figures.step_axes import Points, running_mean, window_of
 
-from smidgen.figures.loss_curve import running_mean, window_of
-
-Points = Sequence[tuple[float, float]]
 FEWEST = 3
 """Validations from which a trend is told."""
 FALLING = 0.02

@@ -7,7 +7,7 @@ are shown as a dash and are never an error.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
@@ -15,24 +15,14 @@ from rich.table import Table
 
 from smidgen.evaluation import evidence, wording
 from smidgen.evaluation.cost_section import ways
-from smidgen.evaluation.curve_reading import read_curve
 from smidgen.evaluation.distillation_section import rows_of
+from smidgen.evaluation.training_section import training_section
 from smidgen.figures import formatting
 from smidgen.figures.columns import evaluated
 from smidgen.figures.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
-from smidgen.figures.loss_curve import Curve, loss_curve, metric_curve
-from smidgen.figures.pages import page_template
+from smidgen.figures.pages import Fact, page_template
 from smidgen.figures.plots import axis
 from smidgen.tasks import task_class
-
-
-class Fact(NamedTuple):
-    """A term, its value, and a note in small print."""
-
-    term: str
-    value: str
-    note: str = ""
-
 
 LABEL_WIDTH, MOST_ON_A_LINE = 12, 3
 """Columns of the names in a terminal's table; most models whose intervals stand beside the values there."""
@@ -107,10 +97,7 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
         "remarks": wording.remarks(report) if alone else [],
         "origin": _origin(report),
         "evidence": Markup("\n").join(map(Markup, evidences)),
-        "curve": _curve(report),
-        "reading": _reading(report),
-        "metric": _metric(report),
-        "training": _training(report),
+        **training_section(report),
         "durations": _durations(report),
         "data": _data(report),
         "data_facts": _data_facts(report),
@@ -203,60 +190,6 @@ def _machine(report: Mapping[str, Any]) -> str:
         str(machine.get("platform") or ""),
     ]
     return ", ".join(part for part in parts if part) or ABSENT
-
-
-def _points(report: Mapping[str, Any], name: str, value: str = "loss") -> list[tuple[float, float]]:
-    """Return the finite (step, value) points of a curve, sorted by step."""
-    pairs = [(finite(row.get("step")), finite(row.get(value))) for row in rows_at(report, "training", name)]
-    return sorted((step, loss) for step, loss in pairs if step is not None and loss is not None)
-
-
-def _curve(report: Mapping[str, Any]) -> Curve | None:
-    chosen = finite(dig(report, "training", "chosen_step"))
-    return loss_curve(_points(report, "curve"), _points(report, "validation"), chosen)
-
-
-def _reading(report: Mapping[str, Any]) -> list[str]:
-    """Return what the curves say, and which settings changed on the way."""
-    training = table_at(report, "training")
-    said = read_curve(
-        _points(report, "curve"),
-        _points(report, "validation"),
-        chosen_step=finite(training.get("chosen_step")),
-        planned_steps=finite(training.get("planned_steps")),
-    )
-    changes = [f"The settings changed on the way: {change}." for change in training.get("changes") or ()]
-    return [sentence for sentence in (said, *changes) if sentence]
-
-
-def _metric(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the curve of the task's metric with its caption; None if it was measured less than twice."""
-    training, losses = table_at(report, "training"), _points(report, "curve")
-    points = _points(report, "metric", "value")
-    if not losses or not points:
-        return None
-    steps = losses[0][0], max(losses[-1][0], points[-1][0])
-    svg = metric_curve(points, steps, finite(training.get("chosen_step")))
-    name = str(training.get("metric_name") or "metric").replace("_", " ")
-    rows = formatting.count(training.get("metric_rows"))
-    chose = training.get("chosen_by") == "metric"
-    return {"svg": svg, "name": name, "rows": rows, "chose": chose} if svg else None
-
-
-def _training(report: Mapping[str, Any]) -> list[Fact]:
-    training, validation = table_at(report, "training"), _points(report, "validation")
-    chosen = finite(training.get("chosen_step"))
-    kept = next((f"validation loss {loss:.4g}" for step, loss in validation if step == chosen), "")
-    return [
-        Fact(
-            "Steps",
-            formatting.count(training.get("steps")),
-            f"{formatting.quantity(training.get('epochs'))} epochs",
-        ),
-        Fact("Checkpoint kept", ABSENT if chosen is None else f"step {formatting.count(chosen)}", kept),
-        Fact("Speed", f"{formatting.quantity(training.get('tokens_per_second'))} tokens/s"),
-        Fact("Time", formatting.seconds(training.get("seconds"))),
-    ]
 
 
 def _durations(report: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -130,6 +130,14 @@ class CurvePoint(_Part):
     loss: float | None
 
 
+class SourceLosses(_Part):
+    """The losses of one source of a mix."""
+
+    name: str
+    curve: list[CurvePoint]
+    validation: list[CurvePoint]
+
+
 class MetricPoint(_Part):
     """The task's metric after one step."""
 
@@ -138,7 +146,10 @@ class MetricPoint(_Part):
 
 
 class TrainingFacts(_Part):
-    """Duration, speed and curves of the training; `metric` is of the answers to validation rows."""
+    """Duration, speed and curves of the training; `metric` is of the answers to validation rows.
+
+    `sources` has the curves of each source of a mix, `phases` the first step of each of several phases.
+    """
 
     steps: int
     planned_steps: int | None = None
@@ -149,6 +160,8 @@ class TrainingFacts(_Part):
     tokens_per_second: float
     curve: list[CurvePoint]
     validation: list[CurvePoint]
+    sources: list[SourceLosses] = []
+    phases: list[int] = []
     changes: list[str] = []
     metric: list[MetricPoint] = []
     metric_name: str = ""

@@ -1,9 +1,18 @@
-"""Templates of HTML: every value is escaped, and a name that is not given is an error."""
+"""Templates of HTML, in which every value is escaped and a missing name is an error; facts for lists."""
 
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
+
+
+class Fact(NamedTuple):
+    """A term, its value, and a note in small print."""
+
+    term: str
+    value: str
+    note: str = ""
 
 
 @cache

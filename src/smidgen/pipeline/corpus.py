@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from smidgen.config import PretrainRecipe, SourceConfig
+from smidgen.config import WORLD, PretrainRecipe, SourceConfig
 from smidgen.data.corpus import curriculum, documents, tokenizer_documents
 from smidgen.data.documents import DocumentFile, Documents, Placed, Survey, key_of
 from smidgen.files import sha256_file
-from smidgen.pipeline.sources import WORLD
 from smidgen.training.mixing import Mix, mix_of
 from smidgen.training.pretrain import TextSource
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from smidgen.backend import mx, nn
-from smidgen.config import PretrainRecipe, SftConfig
+from smidgen.config import WORLD, PretrainRecipe, SftConfig
 from smidgen.data.documents import Survey
 from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.data.tokenizer import save_tokenizer, train_tokenizer
@@ -26,7 +26,6 @@ from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.corpus import Corpus, file_of
 from smidgen.pipeline.events import StepEvent, Work, result_of
 from smidgen.pipeline.preference_job import prepare_preferences
-from smidgen.pipeline.sources import WORLD
 from smidgen.pipeline.training_job import (
     TrainingJob,
     check_length,

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smidgen.config import QuantizeConfig
+from smidgen.config import WORLD, QuantizeConfig
 from smidgen.export.facts import DriftFacts
 from smidgen.models.load import load
 from smidgen.models.save import save_model, stored_dtype
@@ -13,7 +13,6 @@ from smidgen.pipeline.calibration_texts import calibration_rows
 from smidgen.pipeline.events import Work
 from smidgen.pipeline.quantizing import QuantizationFacts, quantized_name, shrink, write_sensitivity
 from smidgen.pipeline.shipping import Publication, Published, card_source, publish
-from smidgen.pipeline.sources import WORLD
 
 
 @dataclass(frozen=True)

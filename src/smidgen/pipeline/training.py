@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from smidgen.config import AnyRecipe, DpoConfig, FinetuneConfig, Recipe
+from smidgen.config import AnyRecipe, DpoConfig, FinetuneConfig, PretrainRecipe, Recipe
 from smidgen.errors import Paused
 from smidgen.evaluation.curve_reading import read_curve
 from smidgen.files import content_hash, read_json
@@ -35,6 +35,7 @@ from smidgen.training.checkpoint import (
     changes_in_words,
 )
 from smidgen.training.loop import Output, train
+from smidgen.training.mixing import phase_ends
 
 SUMMARY, METRICS = "training.json", "metrics.jsonl"
 CACHES = ("trunk", "teacher", "reference")
@@ -190,10 +191,36 @@ def _training_entry(context: RunContext) -> Mapping[str, Any]:
             "tokens_per_second": sum(step["tokens"] for step in steps) / seconds,
             "curve": [{"step": step["step"], "loss": step["loss"]} for step in steps],
             "validation": [{"step": step["step"], "loss": step["validation_loss"]} for step in validated],
+            "sources": _source_losses(steps),
+            "phases": _phases(context.recipe),
             **_metric_entry(context, measured),
             "changes": [changes_in_words(**row) for row in context.run.read_jsonl(CHANGES)],
         },
     }
+
+
+def _source_losses(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the losses of each source of a mix, in the order of their names; empty for a single source."""
+    prefix = "loss/"
+    keys = {key for step in steps for key in step["metrics"] if key.startswith(prefix)}
+
+    def curve(key: str) -> list[dict[str, Any]]:
+        found = [(step["step"], step["metrics"].get(key)) for step in steps]
+        return [{"step": step, "loss": loss} for step, loss in found if loss is not None]
+
+    return [
+        {"name": key.removeprefix(prefix), "curve": curve(key), "validation": curve(f"validation_{key}")}
+        for key in sorted(keys)
+    ]
+
+
+def _phases(recipe: AnyRecipe) -> list[int]:
+    """Return the first step of each phase of a pretraining; empty if it has only one."""
+    if not isinstance(recipe, PretrainRecipe) or len(recipe.all_phases) == 1:
+        return []
+    rows = recipe.train.batch_size * recipe.train.gradient_accumulation
+    ends = phase_ends(recipe.all_phases, max_length=recipe.train.max_length)
+    return [1, *(end // rows + 1 for end in ends[:-1])]
 
 
 def chosen_step(recipe: AnyRecipe, steps: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from smidgen.figures.loss_curve import SMOOTHED_SHARE
+from smidgen.figures.step_axes import SMOOTHED_SHARE
 
 
 class TrainingFigures:

@@ -50,13 +50,18 @@ def mix_of(phases: Sequence[PhaseConfig], names: Sequence[str], *, max_length: i
     Args:
         phases: the phases with the weights of their sources.
         names: names of the sources.
-        max_length: tokens of a row; a phase ends with the row that has its last token.
+        max_length: tokens of a row.
         seed: seed of the draws.
     """
-    tokens = np.cumsum([phase.tokens for phase in phases])
     weights = [[phase.weights.get(name, 0.0) for name in names] for phase in phases]
     return Mix(
-        ends=tuple((-(-tokens // max_length)).tolist()),
+        ends=phase_ends(phases, max_length=max_length),
         shares=tuple(tuple(weight / sum(row) for weight in row) for row in weights),
         seed=seed,
     )
+
+
+def phase_ends(phases: Sequence[PhaseConfig], *, max_length: int) -> tuple[int, ...]:
+    """Return the number of rows up to the end of each phase: that of the row that has its last token."""
+    tokens = np.cumsum([phase.tokens for phase in phases])
+    return tuple((-(-tokens // max_length)).tolist())
