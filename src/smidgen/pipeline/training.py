@@ -202,11 +202,11 @@ def _training_entry(context: RunContext) -> Mapping[str, Any]:
 def _source_losses(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the losses of each source of a mix, in the order of their names; empty for a single source."""
     prefix = "loss/"
-    keys = {key for step in steps for key in step["metrics"] if key.startswith(prefix)}
+    metrics = {step["step"]: step.get("metrics", {}) for step in steps}
+    keys = {key for found in metrics.values() for key in found if key.startswith(prefix)}
 
     def curve(key: str) -> list[dict[str, Any]]:
-        found = [(step["step"], step["metrics"].get(key)) for step in steps]
-        return [{"step": step, "loss": loss} for step, loss in found if loss is not None]
+        return [{"step": step, "loss": found[key]} for step, found in metrics.items() if key in found]
 
     return [
         {"name": key.removeprefix(prefix), "curve": curve(key), "validation": curve(f"validation_{key}")}
