@@ -56,7 +56,7 @@ def test_bad_lines_are_named_and_the_others_go_on(tmp_path, capsys):
     assert exit_code(["route", file, "--json"]) == 2
     found, err = printed(capsys)
     assert [line["status"] for line in found] == ["decided", "bad", "decided"]
-    assert "error: line 2: it is not JSON" in err and "1 lines are bad" in err
+    assert "error: line 2: it is not JSON" in err and "1 bad line, as said above" in err
     assert found[2]["note"] == "half characters (lone surrogates) were replaced"
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from smidgen.errors import counted
 from smidgen.files import jsonable
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def say_cost(cost: Mapping[str, Any] | None) -> None:
 def say_rejected(rejected: Sequence[str]) -> None:
     """Print how many rows were skipped, and the reasons for the first of them."""
     if rejected:
-        say(f"{len(rejected):,} rows skipped: {'; '.join(rejected[:SHOWN_FAULTS])}")
+        say(f"{counted(len(rejected), 'row')} skipped: {'; '.join(rejected[:SHOWN_FAULTS])}")
 
 
 def size(num_bytes: float) -> str:

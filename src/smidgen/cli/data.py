@@ -11,6 +11,7 @@ from smidgen.cli.console import print_json, print_table, say
 from smidgen.cli.data_check import check
 from smidgen.cli.data_show import show
 from smidgen.cli.parameters import Json
+from smidgen.errors import counted
 from smidgen.options import Seed, whole
 
 data = App(
@@ -71,7 +72,7 @@ def split(
         [(*names, *(f"{number[side]:,}" for side in sides)) for names, number in found.counts.items()],
         headers=("file", *by, *sides),
     )
-    say(f"{out}: {len(found.rows):,} rows")
+    say(f"{out}: {counted(len(found.rows), 'row')}")
 
 
 @data.command
@@ -108,4 +109,4 @@ def mix(
         return
     shares = [(p.stem, f"{counts[p.stem]:,}", f"{counts[p.stem] / len(mixed):.1%}") for p in files]
     print_table(shares, headers=("file", "rows", "share"))
-    say(f"{out}: {len(mixed):,} rows")
+    say(f"{out}: {counted(len(mixed), 'row')}")

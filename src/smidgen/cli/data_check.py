@@ -11,7 +11,7 @@ from cyclopts.types import PositiveInt
 from smidgen.cli.console import print_json, print_table, say
 from smidgen.cli.data_source import Form, Names, OtherRecipe, Template, read_source
 from smidgen.cli.parameters import Json
-from smidgen.errors import ConfigError, WorkError
+from smidgen.errors import ConfigError, WorkError, counted
 from smidgen.options import Model, whole
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def show(report: "DataReport") -> None:
         print(f"{report.name}:")
     for read in report.read:
         form = f"{read['format']}, " if read["format"] else ""
-        say(f"{read['path']}: {read['rows']:,} rows ({form}{read['task']})")
+        say(f"{read['path']}: {counted(read['rows'], 'row')} ({form}{read['task']})")
     say(f"{report.train_rows:,} training rows and {report.test_rows:,} test rows checked")
     if (lengths := report.lengths) is not None:
         sizes = {"prompt": lengths.prompt, "completion": lengths.completion}

@@ -13,7 +13,7 @@ from rich.text import Text
 from smidgen.cli.console import print_json, say
 from smidgen.cli.data_source import Form, Names, OtherRecipe, Template, read_source
 from smidgen.cli.parameters import Json
-from smidgen.errors import ConfigError
+from smidgen.errors import ConfigError, counted
 from smidgen.options import Model, whole
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def show(
     if out is not None:
         note = f"{len(found)} training rows, at most {renderer.config.max_length:,} tokens each."
         write_text(out, page(found, title=f"Training rows of {recipe or names[-1]}", note=note))
-        say(f"{out}: {len(found)} rows")
+        say(f"{out}: {counted(len(found), 'row')}")
     elif not json:
         console = Console()
         for row in found:

@@ -14,7 +14,7 @@ from cyclopts.types import PositiveFloat, PositiveInt
 
 from smidgen.cli.console import print_json, say
 from smidgen.cli.parameters import file_or_stdin
-from smidgen.errors import ConfigError, DataError, WorkError
+from smidgen.errors import ConfigError, DataError, WorkError, counted
 from smidgen.options import EngineOptions, whole
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _raise_faults(counts: Counter[str]) -> None:
         WorkError: questions failed.
     """
     if counts["bad"]:
-        raise DataError(f"{counts['bad']:,} lines are bad, as said above; the others were routed")
+        raise DataError(f"{counted(counts['bad'], 'bad line')}, as said above; the others were routed")
     if counts["failed"]:
         raise WorkError(
             f"{counts['failed']:,} questions failed, as their results say; the others were decided"

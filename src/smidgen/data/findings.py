@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from smidgen.errors import counted
+
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
@@ -36,7 +38,7 @@ class Finding:
 def finding(kind: str, severity: Severity, ids: Iterable[str], advice: str) -> list[Finding]:
     """Return a finding about these rows, or nothing if there are none; `advice` follows their number."""
     found = tuple(dict.fromkeys(ids))
-    rows = "1 row" if len(found) == 1 else f"{len(found):,} rows"
+    rows = counted(len(found), "row")
     return [Finding(kind, severity, f"{rows}: {advice}", found)] if found else []
 
 
