@@ -22,7 +22,8 @@ from tests.tools.source import FILES, SOURCE, tree_of
 # options (what commands and functions take together): data
 # benchmark: backend, models, inference, options
 # judge (the Python door): tasks, evaluation, inference, options
-# router (the Python door to memory decisions): tasks, inference, options, memory; backend to end its thread
+# router (the Python door to memory decisions): tasks, inference, options, memory; backend to end its thread,
+#   config to read what a run has learnt
 # cli ← everything
 ANYWHERE = {"smidgen", "errors", "config", "cache", "files"}
 ALLOWED = {
@@ -49,7 +50,7 @@ ALLOWED = {
     "serving": {"data", "inference"},
     "benchmark": {"backend", "models", "data", "inference", "options"},
     "judge": {"data", "tasks", "evaluation", "inference", "options"},
-    "router": {"backend", "data", "tasks", "inference", "options", "memory"},
+    "router": {"backend", "config", "data", "tasks", "inference", "options", "memory"},
     "pipeline": {
         "backend", "data", "options", "figures", "tasks", "evaluation", "models", "export", "inference",
         "training", "runs", "tracking",

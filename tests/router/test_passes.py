@@ -8,7 +8,7 @@ from smidgen.data.templates import load_tokenizer
 from smidgen.inference.decoder import Decoder
 from smidgen.inference.llama_server import LlamaServer
 from smidgen.models.load import resolve
-from smidgen.router import ArbitrateQuestion, ClassifyQuestion, MemorizeQuestion
+from smidgen.router import ArbitrateQuestion, MemorizeQuestion
 
 MIA = (Candidate("m17", "Mia lives in Linz."), Candidate("m9", "Mia has a dog."))
 
@@ -43,7 +43,7 @@ def test_tasks_take_turns_without_computing_instructions_again(engine, computed,
             for question in (
                 MemorizeQuestion(f"I like tea {turn}."),
                 ArbitrateQuestion(f"Mia has a cat {turn}.", MIA),
-                ClassifyQuestion(f"Rain {turn}?", router.intents),
+                classify_question(f"Rain {turn}?", router.intents),
             ):
                 computed.clear()
                 outcome = router.ask(question)

@@ -40,6 +40,13 @@ class RouteInput:
             "give none."
         ),
     ] = None
+    classifier: Annotated[
+        Path | None,
+        Parameter(
+            help="Folder of a run of the task intent on the same base: its adapter and labels, instead of "
+            "--intents."
+        ),
+    ] = None
 
 
 @Parameter(name="*")
@@ -109,10 +116,16 @@ def route(
         data = stack.enter_context(_open(file, given.text))
         opened = stack.enter_context(Store.open(store)) if store is not None else None
         router = stack.enter_context(
-            Router(engine, budget=timing.budget, intents=intents, places=timing.places)
+            Router(
+                engine,
+                budget=timing.budget,
+                intents=intents,
+                classifier=given.classifier,
+                places=timing.places,
+            )
         )
         name = None if file in (None, STDIN) else str(file)
-        lines = read_lines(data, name=name, intents=intents)
+        lines = read_lines(data, name=name, intents=router.intents)
         for result in routed(router, lines, opened, version=__version__, in_order=not timing.as_finished):
             counts[result.status] += 1
             counts["settled"] += result.is_again

@@ -14,9 +14,10 @@ from smidgen.files import read_json
 from smidgen.router.questions import (
     DECIDERS,
     ArbitrateQuestion,
-    ClassifyQuestion,
+    KnownIntents,
     MemorizeQuestion,
     Question,
+    classify_question,
 )
 
 EXPECTED = '{"text": …}, {"text": …, "intents": […]} or {"fact": …, "candidates": […]}'
@@ -40,7 +41,7 @@ class Line:
 
 
 def read_lines(
-    lines: Iterable[bytes], *, name: str | None = None, intents: tuple[IntentOffer, ...] = ()
+    lines: Iterable[bytes], *, name: str | None = None, intents: KnownIntents = ()
 ) -> Iterator[Line]:
     """Read lines as questions; a bad line has a fault, and the others go on.
 
@@ -50,7 +51,7 @@ def read_lines(
     Args:
         lines: UTF-8 with a JSON object each; empty lines are skipped.
         name: name of the file; None for a stream.
-        intents: what is offered to a line whose task is `classify` and that offers none itself.
+        intents: what a line whose task is `classify` and that offers no intents itself is asked about.
     """
     for number, data in enumerate(lines, start=1):
         if not data.strip():
@@ -93,7 +94,7 @@ def _id(row: Mapping[str, Any], made_up: str) -> str:
     return str(given)
 
 
-def _question(row: Mapping[str, Any], intents: tuple[IntentOffer, ...]) -> Question:
+def _question(row: Mapping[str, Any], intents: KnownIntents) -> Question:
     task = row.get("task") or (
         "arbitrate" if "fact" in row else "classify" if "intents" in row else "memorize"
     )
@@ -108,9 +109,10 @@ def _question(row: Mapping[str, Any], intents: tuple[IntentOffer, ...]) -> Quest
     offered = _intents(row["intents"]) if "intents" in row else intents
     if not offered:
         raise DataError(
-            'it has no intents; give some, as "intents": ["weather", "restaurant"], or with --intents'
+            'it has no intents; give some, as "intents": ["weather", "restaurant"], or with --intents or '
+            "--classifier"
         )
-    return ClassifyQuestion(text, offered)
+    return classify_question(text, offered)
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 from smidgen.data.memories import Candidate, Decision, IntentOffer
 from smidgen.data.stream_decoder import HALF_CHARACTER
 from smidgen.data.types import Constraint, Sample
 from smidgen.errors import DataError
+from smidgen.router.learned import LearnedIntents
 from smidgen.tasks.memory import (
     Arbitrate,
     Classify,
@@ -19,9 +21,12 @@ from smidgen.tasks.memory import (
 from smidgen.tasks.memory.arbitrate import MOST_CHARACTERS as MOST_OF_FACT
 from smidgen.tasks.memory.classify import MOST_TEXT as MOST_TO_CLASSIFY
 from smidgen.tasks.memory.memorize import MOST_CHARACTERS as MOST_TO_MEMORIZE
+from smidgen.tasks.memory.texts import shortened
 
 Intents = Mapping[str, str] | Sequence[IntentOffer | str]
 """Intents to choose from: names with descriptions, or names alone."""
+KnownIntents = tuple[IntentOffer, ...] | LearnedIntents
+"""Intents that stand in the prompt, or that were learnt by heart."""
 
 
 class Decider(Protocol):
@@ -54,6 +59,16 @@ class Question(Protocol):
     most: ClassVar[int]
 
     @property
+    def decider(self) -> Decider:
+        """The task that reads the answer."""
+        ...
+
+    @property
+    def adapter(self) -> Path | None:
+        """The LoRA adapter that answers; None for that of the router."""
+        ...
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """The texts that it asks about."""
         ...
@@ -67,8 +82,23 @@ class Question(Protocol):
         ...
 
 
+class _OfRouter:
+    """A question to the router's own model."""
+
+    task: ClassVar[str]
+
+    @property
+    def decider(self) -> Decider:
+        """The task that reads the answer."""
+        return DECIDERS[self.task]
+
+    @property
+    def adapter(self) -> None:
+        """That of the router."""
+
+
 @dataclass(frozen=True)
-class MemorizeQuestion:
+class MemorizeQuestion(_OfRouter):
     """Whether a text is worth remembering."""
 
     text: str
@@ -86,7 +116,7 @@ class MemorizeQuestion:
 
 
 @dataclass(frozen=True)
-class ArbitrateQuestion:
+class ArbitrateQuestion(_OfRouter):
     """What becomes of the candidates in view of a fact."""
 
     fact: str
@@ -112,8 +142,8 @@ class ArbitrateQuestion:
 
 
 @dataclass(frozen=True)
-class ClassifyQuestion:
-    """Which of the intents a text has."""
+class ClassifyQuestion(_OfRouter):
+    """Which of the intents a text has; they stand in the prompt."""
 
     text: str
     intents: tuple[IntentOffer, ...]
@@ -134,6 +164,42 @@ class ClassifyQuestion:
         if not self.intents:
             raise DataError("no intents are given to choose from; give them to the router or with the text")
         return classify_sample(self.text, self.intents, id=name)
+
+
+@dataclass(frozen=True)
+class LearnedQuestion:
+    """Which of the intents that an adapter has learnt by heart a text has."""
+
+    text: str
+    learned: LearnedIntents
+    task: ClassVar[str] = "classify"
+    most: ClassVar[int] = MOST_TO_CLASSIFY
+
+    @property
+    def decider(self) -> Decider:
+        """The task that was learnt."""
+        return self.learned.task
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter that learnt it."""
+        return self.learned.adapter
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text."""
+        return (self.text,)
+
+    def sample(self, name: str) -> Sample:
+        """Return the prompt."""
+        return self.learned.task.sample(shortened(self.text, MOST_TO_CLASSIFY), id=name)
+
+
+def classify_question(text: str, known: KnownIntents) -> Question:
+    """Ask for the intent of a text, among those on offer or those that were learnt."""
+    return (
+        LearnedQuestion(text, known) if isinstance(known, LearnedIntents) else ClassifyQuestion(text, known)
+    )
 
 
 def asked(question: Question, name: str) -> tuple[Sample, str]:

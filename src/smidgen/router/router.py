@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Self
 
-from smidgen.data.memories import Candidate, IntentOffer
+from smidgen.data.memories import Candidate
 from smidgen.data.types import Request, Sampling
 from smidgen.errors import ConfigError, ModelError, UserError
 from smidgen.inference import Engine, open_engine
@@ -17,14 +17,16 @@ from smidgen.options import EngineName, EngineOptions
 from smidgen.router.dispatch import Dispatcher
 from smidgen.router.job import Job, Outcome
 from smidgen.router.latency import Latencies
+from smidgen.router.learned import LearnedIntents
 from smidgen.router.questions import (
     DECIDERS,
     ArbitrateQuestion,
-    ClassifyQuestion,
     Intents,
+    KnownIntents,
     MemorizeQuestion,
     Question,
     asked,
+    classify_question,
     intents_of,
 )
 
@@ -50,6 +52,7 @@ class Router:
         engine: EngineName = "auto",
         budget: float | None = BUDGET,
         intents: Intents = (),
+        classifier: Path | str | None = None,
         places: int = PLACES,
     ):
         """Load a model and compute the prefixes of its prompts, so that no question waits for that.
@@ -60,18 +63,25 @@ class Router:
             engine: the engine that runs it.
             budget: seconds after which a question is deferred; None for no limit.
             intents: what `classify` chooses from, unless it is given others.
+            classifier: folder of a run of the task `intent` on the same base, whose adapter and labels
+                `classify` uses instead, unless it is given intents.
             places: number of questions of one task that the engine works on at a time.
 
         Raises:
-            ConfigError: a setting is out of range, or does not apply to the engine.
+            ConfigError: a setting is out of range, or does not apply to the engine or beside another.
+            DataError: the classifier cannot be read.
             ModelError: the model cannot be loaded, or does not decide.
         """
         if budget is not None and not budget > 0:
             raise ConfigError(f"the budget is {budget:g} seconds; expected more than 0, or None for no limit")
         if places < 1:
             raise ConfigError(f"places is {places}; expected 1 or more")
+        if classifier is not None and intents:
+            raise ConfigError("both intents and a classifier, which has its own, are given; leave one out")
         self.budget = inf if budget is None else budget
-        self.intents = intents_of(intents)
+        self.intents: KnownIntents = (
+            intents_of(intents) if classifier is None else LearnedIntents.of_run(Path(classifier))
+        )
         options = model if isinstance(model, EngineOptions) else EngineOptions(model, engine)
         if adapter is not None:
             options = replace(options, adapter=Path(adapter))
@@ -105,7 +115,7 @@ class Router:
 
     def classify(self, text: str, intents: Intents | None = None) -> Outcome:
         """Decide which intent a text has, or `oos`; the intents are those of the router unless given."""
-        return self.ask(ClassifyQuestion(text, self.intents if intents is None else intents_of(intents)))
+        return self.ask(classify_question(text, self.intents if intents is None else intents_of(intents)))
 
     def ask(self, question: Question) -> Outcome:
         """Ask, and wait for the outcome at most as long as the budget; a bad question has failed.
@@ -150,7 +160,7 @@ class Router:
         return job
 
     def _start(self, job: Job, question: Question, max_tokens: int) -> None:
-        decider = DECIDERS[question.task]
+        decider = question.decider
         try:
             sample, job.note = asked(question, f"{question.task}-{next(self._numbers)}")
             constraint = decider.constraint_of(sample)
@@ -158,7 +168,8 @@ class Router:
             job.tell(job.failed(str(error)))
             return
         job.read = lambda text: decider.decision(sample, text)
-        job.request = Request(sample, Sampling(max_tokens=max_tokens), constraint, logprobs=False)
+        sampling = Sampling(max_tokens=max_tokens)
+        job.request = Request(sample, sampling, constraint, logprobs=False, adapter=question.adapter)
         self._dispatcher.submit(job)
 
     def _warm(self, places: int) -> None:
@@ -177,7 +188,7 @@ class Router:
                     raise ModelError(f"the model {self.model} does not decide: {outcome.reason}")
 
 
-def warm_questions(intents: Sequence[IntentOffer], count: int) -> list[list[Question]]:
+def warm_questions(intents: KnownIntents, count: int) -> list[list[Question]]:
     """Return questions of every task that differ in their texts only, `count` of each."""
     texts = [f"{WARM_TEXTS[i % len(WARM_TEXTS)]} {i}" for i in range(count)]
     known = (Candidate("warm", "My brother lives in Graz."),)
@@ -186,5 +197,5 @@ def warm_questions(intents: Sequence[IntentOffer], count: int) -> list[list[Ques
         [ArbitrateQuestion(text, known) for text in texts],
     ]
     if intents:
-        questions.append([ClassifyQuestion(text, tuple(intents)) for text in texts])
+        questions.append([classify_question(text, intents) for text in texts])
     return questions

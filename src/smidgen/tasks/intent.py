@@ -11,6 +11,7 @@ from typing import Any, Self
 from smidgen.config import Section
 from smidgen.data.examples import Example
 from smidgen.data.formats import QUERY_FORMATS, queries
+from smidgen.data.memories import OUT_OF_SCOPE, Decision
 from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Score
 from smidgen.errors import DataError, ParseError
 from smidgen.files import sha256_json
@@ -18,8 +19,6 @@ from smidgen.tasks.classification import confusions, macro_f1_of, most_frequent,
 from smidgen.tasks.measures import Metric, Statistic
 from smidgen.tasks.task import Row, Task, accuracy, unparsed_rate
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
-
-OUT_OF_SCOPE = "oos"
 
 _SHOWN_CHARACTERS = 60
 
@@ -94,13 +93,20 @@ class Intent(Task):
     ) -> list[Sample]:
         """One sample per utterance, with the id of the row."""
         return [
-            Sample(query.id, self._messages(query.text), metadata={"intent": query.intent})
+            self.sample(query.text, id=query.id, intent=query.intent)
             for query in queries(rows, source=source, rejected=rejected)
         ]
 
-    def _messages(self, text: str) -> tuple[Message, ...]:
+    def sample(self, text: str, *, id: str = "", intent: str | None = None) -> Sample:
+        """Return the prompt about an utterance, with its intent if it is known."""
         system = () if self._own.system is None else (Message("system", self._own.system),)
-        return *system, Message("user", text)
+        return Sample(
+            id, (*system, Message("user", text)), metadata={} if intent is None else {"intent": intent}
+        )
+
+    def decision(self, sample: Sample, text: str) -> Decision:
+        """Read the decision, whose action is a label; raises as `parse`."""
+        return Decision(self.parse(text))
 
     def target(self, sample: Sample) -> str:
         """The label as text."""
