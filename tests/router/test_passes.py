@@ -9,6 +9,7 @@ from smidgen.inference.decoder import Decoder
 from smidgen.inference.llama_server import LlamaServer
 from smidgen.models.load import resolve
 from smidgen.router import ArbitrateQuestion, MemorizeQuestion
+from smidgen.router.questions import classify_question
 
 MIA = (Candidate("m17", "Mia lives in Linz."), Candidate("m9", "Mia has a dog."))
 
