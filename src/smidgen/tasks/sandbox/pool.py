@@ -1,0 +1,196 @@
+"""The parent's side of the sandbox: slots that each judge one program at a time, on all cores."""
+
+import atexit
+import json
+import os
+import shutil
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from queue import SimpleQueue
+
+from smidgen.errors import ConfigError, WorkError
+from smidgen.tasks.child import Child
+from smidgen.tasks.sandbox.confine import Limits
+
+SECONDS_TO_START = 120.0
+"""Time to start Python, on a machine that is busy and has a slow disk."""
+_GRACE = 10.0
+"""Seconds beyond the limit by the clock after which a slot is ended from outside."""
+_BOOT = """
+import sys, types
+for name, place in (("smidgen", sys.argv[4]), ("smidgen.tasks", sys.argv[4] + "/tasks")):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [place]  # its __init__ is not run
+from smidgen.tasks.sandbox.zygote import main
+main()
+"""
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+"""All of it: nothing of the user's, and the same order of sets in every run."""
+_PROFILE = """
+(version 1) (allow default) (deny network*) (deny file-write*)
+(allow file-write* (literal "/dev/null")) (deny file-read* (subpath "{home}")) (allow file-read* (subpath "{python}"))
+"""
+"""For sandbox-exec of macOS, where nothing better is there."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program under test, and its tests.
+
+    Attributes:
+        code: the program.
+        tests: code that raises unless the program is right.
+        names: what the tests use of the program, even where Python has such a name itself.
+        context: what the program continues, such as imports and the head of a function; may be empty.
+        entry_point: the function that the context leaves open; may be empty.
+        setup: code that runs after the program, with its names.
+    """
+
+    code: str
+    tests: tuple[str, ...]
+    names: tuple[str, ...]
+    context: str = ""
+    entry_point: str = ""
+    setup: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a program.
+
+    Attributes:
+        outcome: `passed`, `wrong` (a test failed), `error` (the program or a test raised, or the program ended),
+            `timeout`, or `syntax` (it is not Python).
+        why: the test that failed, or the error.
+    """
+
+    outcome: str
+    why: str = ""
+
+
+class Sandbox:
+    """Judges programs, several at once; see the package. Slots start when they are needed."""
+
+    def __init__(self, limits: Limits, *, unsafe: bool = False, slots: int = 0) -> None:
+        """Create it.
+
+        Args:
+            limits: of each program.
+            unsafe: whether to run programs where the platform does not enforce everything.
+            slots: number of programs judged at once; 0 for one per core.
+        """
+        self.slots = slots or _cores()
+        self._limits, self._unsafe = limits, unsafe
+        self._free: SimpleQueue[Child | None] = SimpleQueue()
+        self._started: set[Child] = set()
+        for _ in range(self.slots):
+            self._free.put(None)
+
+    def open(self) -> None:
+        """Start the first slot; errors as in `judge`."""
+        slot = self._free.get()
+        try:
+            slot = slot or self._start()
+        finally:
+            self._free.put(slot)
+
+    def judge(self, program: Program) -> Verdict:
+        """Run a program against its tests; thread-safe.
+
+        Raises:
+            ConfigError: the platform does not enforce everything, and it need not be unsafe.
+            WorkError: the sandbox does not start.
+        """
+        slot = self._free.get()
+        try:
+            slot = slot or self._start()
+            verdict = self._ask(slot, json.dumps(asdict(program)).encode())
+            if verdict is None:
+                slot = self._end(slot)
+        finally:
+            self._free.put(slot)
+        return verdict or Verdict("timeout", "the tests did not end")
+
+    def close(self) -> None:
+        """End all slots; programs that are being judged fail."""
+        for slot in tuple(self._started):
+            self._end(slot)
+
+    def _start(self) -> Child:
+        limits, package = self._limits, str(Path(__file__).parents[2])
+        arguments = [str(limits.seconds), str(limits.memory), "unsafe" if self._unsafe else "safe", package]
+        command = [*_wrapped(), sys.executable, "-S", "-s", "-P", "-c", _BOOT, *arguments]
+        slot = Child(command, environment=_ENVIRONMENT)
+        self._started.add(slot)
+        line = slot.line(SECONDS_TO_START)
+        if not line:
+            self._end(slot)
+            raise WorkError("the sandbox for programs does not start; its errors are above")
+        missing = json.loads(line)["not_enforced"]
+        if missing and not self._unsafe:
+            self._end(slot)
+            raise ConfigError(
+                f"programs of a model cannot be run safely here: this platform ({sys.platform}) does not keep "
+                f"them from {', '.join(missing)}; use Linux 5.13 or newer with Landlock and seccomp, or, if "
+                "you trust the model and its data, unsafe = true in [settings] or --unsafe"
+            )
+        return slot
+
+    def _ask(self, slot: Child, job: bytes) -> Verdict | None:
+        """Judge one program; None if the slot ended or does not answer."""
+        deadline = self._limits.wall_seconds + _GRACE
+        try:
+            slot.say(job)
+        except OSError:
+            return None
+        found: dict[str, str] = {}
+        while line := slot.line(deadline):
+            message = json.loads(line)
+            if "outcome" in message:
+                found = message
+            else:
+                return _verdict(found, message)
+        return None
+
+    def _end(self, slot: Child) -> None:
+        self._started.discard(slot)
+        slot.end()
+
+
+def _verdict(found: dict[str, str], ends: dict[str, int]) -> Verdict:
+    """Combine the grader's verdict with how the two processes ended."""
+    outcome, grader, worker = found.get("outcome"), ends["grader"], ends["worker"]
+    if outcome is None:
+        if grader in (-signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL):
+            return Verdict("timeout")
+        return Verdict("error", f"the tests ended with status {grader}")
+    if outcome != "ended":
+        return Verdict(outcome, found["why"])
+    if worker in (-signal.SIGXCPU, -signal.SIGKILL):
+        return Verdict("timeout")
+    how = f"signal {signal.Signals(-worker).name}" if worker < 0 else f"status {worker}"
+    return Verdict("error", f"the program ended with {how}")
+
+
+def _cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _wrapped() -> list[str]:
+    """Return what to start the zygote with: sandbox-exec on macOS."""
+    tool = shutil.which("sandbox-exec") if sys.platform == "darwin" else None
+    if tool is None:
+        return []
+    return [tool, "-p", _PROFILE.format(home=Path.home(), python=Path(sys.base_prefix).resolve())]
+
+
+@cache
+def shared_sandbox(limits: Limits, *, unsafe: bool = False) -> Sandbox:
+    """Return the sandbox of this process for some limits; its slots end with the process."""
+    sandbox = Sandbox(limits, unsafe=unsafe)
+    atexit.register(sandbox.close)
+    return sandbox
