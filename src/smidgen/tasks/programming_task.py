@@ -33,8 +33,13 @@ from smidgen.tasks.thinking import without_thinking
 from smidgen.tasks.words import ClaimWords, MetricWords, TaskWords
 
 INSTRUCTION = "Answer with the complete program in one Python code block."
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\s`]*)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.M | re.S)
+_FENCE = re.compile(  # possessive where a long line would be tried from every letter
+    r"^[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)[^\n]*+\n(.*?)(?:^[ \t]*+\1[ \t]*+$|\Z)", re.M | re.S
+)
+_DEFINES = re.compile(r"^[ \t]*+(?:async[ \t]+)?(?:def|class)\b", re.M)
 _PYTHON = ("", "python", "python3", "py")
+_PATIENCE = 4
+"""Seconds by the clock per second of processor time."""
 OUTCOMES = ("passed", "wrong", "error", "timeout", "unparsed")
 """What became of an answer: `wrong` failed a test, `error` raised something or ended itself."""
 
@@ -77,9 +82,10 @@ class CodeTask(Task):
 
     def __init__(self, settings: CodeSettings | None = None) -> None:
         self.settings = self._own = settings or CodeSettings()
-        self._limits = Limits(self._own.seconds, self._own.memory << 20)
-        if self._limits != Limits(CodeSettings().seconds, CodeSettings().memory << 20):
-            self.variant = f"{self._own.seconds} s {self._own.memory} MiB"
+        seconds, memory = self._own.seconds, self._own.memory
+        self._limits = Limits(seconds, _PATIENCE * seconds, memory << 20)
+        if (seconds, memory) != (CodeSettings().seconds, CodeSettings().memory):
+            self.variant = f"{seconds} s {memory} MiB"
 
     @classmethod
     def from_settings(cls, settings: CodeSettings) -> Self:
@@ -148,7 +154,9 @@ class CodeTask(Task):
         ]
 
     def parse(self, text: str) -> str:
-        """The program in a completion: its last code block, or all of it if there is none.
+        """The program in a completion: the last code block that defines something, or else the last one.
+
+        Without a code block it is all of the completion.
 
         Raises:
             ParseError: there is no program.
@@ -292,9 +300,11 @@ def _found(text: str) -> _Found:
     programs = [block[3].rstrip().removesuffix(block[1]) for block in blocks if block[2].lower() in _PYTHON]
     if not programs:
         raise ParseError(f"its code blocks are {blocks[-1][2][:20]}, not Python")
-    if not programs[-1].strip():
+    # After the program, models like to show how it is called.
+    code = next(filter(_DEFINES.search, reversed(programs)), programs[-1])
+    if not code.strip():
         raise ParseError("its last code block is empty")
-    return _Found(programs[-1], is_block=True)
+    return _Found(code, is_block=True)
 
 
 def _program(sample: Sample, code: str) -> Program:

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from smidgen.tasks.sandbox.system_calls import restrict_calls
 
 _OPEN_FILES = 32
 _PR_SET_PDEATHSIG = 1
+_CAPABILITIES_VERSION = 0x20080522
 _NOT_CONFINED = 70
 """Exit status of a process that could not confine itself; EX_SOFTWARE."""
 _REFUSED_EVENTS = (
@@ -31,17 +33,14 @@ class Limits:
     """Limits of one program.
 
     Attributes:
-        seconds: of processor time.
-        memory: bytes of address space.
+        seconds: of processor time, of each of its two processes.
+        wall_seconds: by the clock, of both together; generous, since a busy machine is no fault of the program.
+        memory: bytes of address space, of each.
     """
 
     seconds: int
+    wall_seconds: float
     memory: int
-
-    @property
-    def wall_seconds(self) -> int:
-        """Seconds by the clock: generous, since a busy machine is no fault of the program."""
-        return 4 * self.seconds
 
 
 class Confinement:
@@ -51,7 +50,8 @@ class Confinement:
         """Prepare what needs files; where the kernel has no means, the trial will tell."""
         self._limits = limits
         self._parent = os.getpid()
-        self._folders = tuple(map(str, library_folders()))
+        places = {path for folder in library_folders() for path in (folder, folder.resolve())}
+        self._folders = tuple(os.path.join(path, "") for path in places)
         self._rules: int | None = None
         if sys.platform == "linux":
             with suppress(OSError):
@@ -71,7 +71,7 @@ class Confinement:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != self._parent:
             os._exit(_NOT_CONFINED)
-        for restrict in (self._restrict_files, restrict_calls):
+        for restrict in (_drop_capabilities, self._restrict_files, restrict_calls):
             try:
                 restrict()
             except OSError:
@@ -87,6 +87,13 @@ class Confinement:
     def watch(self) -> None:
         """Refuse in Python too what the kernel refuses: one more layer, and the only one of an unsafe run."""
         sys.addaudithook(_hook(self._folders))
+
+
+def _drop_capabilities() -> None:
+    """Give up what root may do beyond its own files, such as taking pages of memory out of use."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capset(struct.pack("=Ii", _CAPABILITIES_VERSION, 0), bytes(24)):
+        raise OSError(ctypes.get_errno(), "capabilities cannot be dropped")
 
 
 def _limit(limits: Limits) -> None:
@@ -114,7 +121,7 @@ def _hook(folders: tuple[str, ...]) -> Callable[[str, tuple[Any, ...]], None]:
             path, _, flags = arguments
             if isinstance(path, int) or (
                 not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-                and os.path.abspath(os.fsdecode(path)).startswith(folders)
+                and os.path.realpath(os.fsdecode(path)).startswith(folders)
             ):
                 return
         elif event in _HARMLESS_EVENTS or not event.startswith(_REFUSED_EVENTS):

@@ -55,7 +55,7 @@ def restrict_files(rules: int) -> None:
 
 def library_folders() -> list[Path]:
     """Return the folders of the standard library."""
-    return [Path(entry).resolve() for entry in sys.path if os.path.isdir(entry)]
+    return [Path(entry) for entry in sys.path if os.path.isdir(entry)]
 
 
 def _readable() -> list[tuple[Path, int]]:

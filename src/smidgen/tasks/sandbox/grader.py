@@ -148,7 +148,8 @@ def _refer(value: Any) -> str | int:
 
 def _rebuilt(name: str, message: str) -> Exception:
     kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
+    ends_loops = name in ("StopIteration", "StopAsyncIteration")  # of the test: `all(map(…))` would be true
+    if isinstance(kind, type) and issubclass(kind, Exception) and not ends_loops:
         try:
             return kind(message)
         except TypeError:  # UnicodeDecodeError and its like want more

@@ -3,7 +3,6 @@
 import atexit
 import json
 import os
-import shutil
 import signal
 import sys
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ _GRACE = 10.0
 """Seconds beyond the limit by the clock after which a slot is ended from outside."""
 _BOOT = """
 import sys, types
-for name, place in (("smidgen", sys.argv[4]), ("smidgen.tasks", sys.argv[4] + "/tasks")):
+for name, place in (("smidgen", sys.argv[1]), ("smidgen.tasks", sys.argv[1] + "/tasks")):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [place]  # its __init__ is not run
 from smidgen.tasks.sandbox.zygote import main
@@ -29,12 +28,6 @@ main()
 """
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 """All of it: nothing of the user's, and the same order of sets in every run."""
-_PROFILE = """
-(version 1) (allow default) (deny network*) (deny file-write*)
-(allow file-write* (literal "/dev/null")) (deny file-read* (subpath "{home}")) (allow file-read* (subpath "{python}"))
-"""
-"""For sandbox-exec of macOS, where nothing better is there."""
-
 
 @dataclass(frozen=True)
 class Program:
@@ -104,14 +97,15 @@ class Sandbox:
             ConfigError: the platform does not enforce everything, and it need not be unsafe.
             WorkError: the sandbox does not start.
         """
-        slot = self._free.get()
+        slot, kept = self._free.get(), None
         try:
             slot = slot or self._start()
-            verdict = self._ask(slot, json.dumps(asdict(program)).encode())
-            if verdict is None:
-                slot = self._end(slot)
-        finally:
-            self._free.put(slot)
+            if verdict := self._ask(slot, json.dumps(asdict(program)).encode()):
+                kept = slot
+        finally:  # a slot that has not answered, or whose answer nobody waited for, has no further use
+            if slot and not kept:
+                self._end(slot)
+            self._free.put(kept)
         return verdict or Verdict("timeout", "the tests did not end")
 
     def close(self) -> None:
@@ -121,9 +115,8 @@ class Sandbox:
 
     def _start(self) -> Child:
         limits, package = self._limits, str(Path(__file__).parents[2])
-        arguments = [str(limits.seconds), str(limits.memory), "unsafe" if self._unsafe else "safe", package]
-        command = [*_wrapped(), sys.executable, "-S", "-s", "-P", "-c", _BOOT, *arguments]
-        slot = Child(command, environment=_ENVIRONMENT)
+        arguments = [package, json.dumps(asdict(limits)), "unsafe" if self._unsafe else "safe"]
+        slot = Child([sys.executable, "-S", "-s", "-P", "-c", _BOOT, *arguments], environment=_ENVIRONMENT)
         self._started.add(slot)
         line = slot.line(SECONDS_TO_START)
         if not line:
@@ -140,7 +133,7 @@ class Sandbox:
         return slot
 
     def _ask(self, slot: Child, job: bytes) -> Verdict | None:
-        """Judge one program; None if the slot ended or does not answer."""
+        """Judge one program; None if the slot ended, or does not answer in time or as it should."""
         deadline = self._limits.wall_seconds + _GRACE
         try:
             slot.say(job)
@@ -148,7 +141,10 @@ class Sandbox:
             return None
         found: dict[str, str] = {}
         while line := slot.line(deadline):
-            message = json.loads(line)
+            try:
+                message = json.loads(line)
+            except ValueError:  # not of the sandbox, so a test wrote it
+                return None
             if "outcome" in message:
                 found = message
             else:
@@ -168,7 +164,8 @@ def _verdict(found: dict[str, str], ends: dict[str, int]) -> Verdict:
             return Verdict("timeout")
         return Verdict("error", f"the tests ended with status {grader}")
     if outcome != "ended":
-        return Verdict(outcome, found["why"])
+        why = "".join(letter if letter.isprintable() else "\ufffd" for letter in found["why"])
+        return Verdict(outcome, why)
     if worker in (-signal.SIGXCPU, -signal.SIGKILL):
         return Verdict("timeout")
     how = f"signal {signal.Signals(-worker).name}" if worker < 0 else f"status {worker}"
@@ -178,14 +175,6 @@ def _verdict(found: dict[str, str], ends: dict[str, int]) -> Verdict:
 def _cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def _wrapped() -> list[str]:
-    """Return what to start the zygote with: sandbox-exec on macOS."""
-    tool = shutil.which("sandbox-exec") if sys.platform == "darwin" else None
-    if tool is None:
-        return []
-    return [tool, "-p", _PROFILE.format(home=Path.home(), python=Path(sys.base_prefix).resolve())]
 
 
 @cache

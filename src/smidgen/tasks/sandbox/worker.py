@@ -26,14 +26,14 @@ def work(requests: int, replies: int) -> None:
         try:
             request = receive(requests)
         except EOFError:
-            os._exit(0)
+            return
         try:
             reply = {"value": program.perform(request)}
         except BaseException as error:  # SystemExit and KeyboardInterrupt of the program are its faults too
             reply = {"error": [type(error).__name__, _first_line(error)]}
         try:
             send(replies, reply)
-        except (MessageError, TypeError, ValueError) as error:
+        except Exception as error:  # it is too large or too deep to be sent
             send(replies, {"error": [type(error).__name__, _first_line(error)]})
 
 
@@ -113,17 +113,18 @@ def assembled(code: str, context: str, entry_point: str) -> list[str]:
 def _defines(code: str, name: str) -> bool:
     """Whether a text is a module that defines a name."""
     try:
-        body = ast.parse(code).body
+        compile(code, "<answer>", "exec")  # unlike the parser, it refuses the body of a function
     except SyntaxError:
         return False
-    stored = [node.id for node in ast.walk(ast.Module(body, [])) if isinstance(node, ast.Name)
-              and isinstance(node.ctx, ast.Store)]  # fmt: skip
-    defined = [
-        node.name
-        for node in body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-    ]
-    return name in defined or name in stored
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found = [node.name]
+        else:  # an assignment, also in an `if` or `try`
+            stored = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
+            found = [part.id for part in stored if isinstance(part.ctx, ast.Store)]
+        if name in found:
+            return True
+    return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,33 +5,14 @@ that the processes that it forks hold nothing of earlier ones; the grader reads 
 forked. A pair waits for the next job, so that starting Python costs a program nothing.
 """
 
-import array  # noqa: F401  loaded once, before files are out of reach, for programs that import them
-import bisect  # noqa: F401
-import calendar  # noqa: F401
-import cmath  # noqa: F401
-import contextlib  # noqa: F401
-import copy  # noqa: F401
-import dataclasses  # noqa: F401
-import datetime  # noqa: F401
-import decimal  # noqa: F401
-import enum  # noqa: F401
-import fractions  # noqa: F401
 import gc
-import hashlib  # noqa: F401
-import heapq  # noqa: F401
+import importlib
 import json
-import math  # noqa: F401
-import operator  # noqa: F401
 import os
-import queue  # noqa: F401
 import signal
-import statistics  # noqa: F401
-import string  # noqa: F401
 import sys
-import threading  # noqa: F401
-import typing  # noqa: F401
-import unicodedata  # noqa: F401
-import zlib  # noqa: F401
+from collections.abc import Callable
+from contextlib import suppress
 
 from smidgen.tasks.sandbox.confine import Confinement, Limits, not_enforced
 from smidgen.tasks.sandbox.grader import grade, write_verdict
@@ -40,14 +21,28 @@ from smidgen.tasks.sandbox.worker import work
 NO_MORE_JOBS = 3
 """Exit status of a grader that found no job."""
 _JOBS, _VERDICTS, _ERRORS = 0, 1, 2
+_LOADED = (
+    "array", "bisect", "calendar", "cmath", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "hashlib",
+    "heapq", "math", "operator", "queue", "random", "statistics", "string", "threading", "typing", "unicodedata", "zlib",
+)  # fmt: skip
+"""Modules that programs import: loaded once, and before the libraries that some of them need are out of reach."""
 
 
 def main() -> None:
     """Say what the platform does not enforce, then serve jobs until the input ends."""
-    limits, unsafe = Limits(int(sys.argv[1]), int(sys.argv[2])), sys.argv[3] == "unsafe"
+    limits, unsafe = Limits(**json.loads(sys.argv[2])), sys.argv[3] == "unsafe"
     confinement = Confinement(limits)
-    _write({"not_enforced": _trial(confinement, limits)})
-    gc.freeze()
+    for name in _LOADED:
+        with suppress(ImportError):  # a Python may be built without one of them
+            importlib.import_module(name)
+    with suppress(BrokenPipeError):  # the parent is gone
+        _write({"not_enforced": _trial(confinement, limits)})
+        gc.freeze()  # the pages of these objects stay shared with every fork
+        _serve(confinement, limits, unsafe)
+
+
+def _serve(confinement: Confinement, limits: Limits, unsafe: bool) -> None:
+    """Have each job judged by two new processes, and say how they ended."""
     while True:
         worker, grader = _forked(confinement, limits, unsafe)
         graded = os.waitpid(grader, 0)[1]
@@ -61,24 +56,35 @@ def main() -> None:
 def _forked(confinement: Confinement, limits: Limits, unsafe: bool) -> tuple[int, int]:
     """Fork the two processes of the next job."""
     to_worker, to_grader = os.pipe(), os.pipe()
-    if (worker := os.fork()) == 0:
+
+    def answer() -> None:
         _silence(_JOBS, _VERDICTS, _ERRORS)
         _close_others(to_worker[0], to_grader[1], confinement.rules)
         confinement.enter(unsafe=unsafe)
         confinement.watch()
         work(to_worker[0], to_grader[1])
-    if (grader := os.fork()) == 0:
+
+    def judge() -> None:
+        line, verdicts = _job(confinement, to_worker[1], to_grader[0])
+        signal.setitimer(signal.ITIMER_REAL, limits.wall_seconds)
+        confinement.enter(unsafe=unsafe)
+        write_verdict(verdicts, grade(json.loads(line), to_worker[1], to_grader[0]))
+
+    processes = _child(answer), _child(judge)
+    for pipe in (*to_worker, *to_grader):
+        os.close(pipe)
+    return processes
+
+
+def _child(run: Callable[[], None]) -> int:
+    """Fork a process that runs one function and ends, whatever happens in it."""
+    if (child := os.fork()) == 0:
         try:
-            line, verdicts = _job(confinement, to_worker[1], to_grader[0])
-            signal.setitimer(signal.ITIMER_REAL, limits.wall_seconds)
-            confinement.enter(unsafe=unsafe)
-            write_verdict(verdicts, grade(json.loads(line), to_worker[1], to_grader[0]))
+            run()
             os._exit(0)
         finally:
             os._exit(1)
-    for pipe in (*to_worker, *to_grader):
-        os.close(pipe)
-    return worker, grader
+    return child
 
 
 def _job(confinement: Confinement, *pipes: int) -> tuple[bytes, int]:
@@ -107,19 +113,19 @@ def _close_others(*kept: int | None) -> None:
     """Close all files but standard input, output and error and the given ones."""
     for number in range(3, 64):
         if number not in kept:
-            try:
+            with suppress(OSError):
                 os.close(number)
-            except OSError:
-                pass
 
 
 def _trial(confinement: Confinement, limits: Limits) -> list[str]:
     """What a confined process can do that it must not, as one of them reports it."""
     found = os.pipe()
-    if (child := os.fork()) == 0:
+
+    def report() -> None:
         confinement.enter(unsafe=True)
         os.write(found[1], json.dumps(not_enforced(limits.memory)).encode())
-        os._exit(0)
+
+    child = _child(report)
     os.close(found[1])
     with os.fdopen(found[0], "rb") as pipe:
         text = pipe.read()
