@@ -23,6 +23,11 @@ class Child:
         )
         self._unread = b""
 
+    @property
+    def process_id(self) -> int:
+        """Its number, and that of its session."""
+        return self._process.pid
+
     def say(self, line: bytes) -> None:
         """Write a line.
 

@@ -85,7 +85,7 @@ class Confinement:
         os.close(self._rules)
 
     def watch(self) -> None:
-        """Refuse in Python too what the kernel refuses: one more layer, and the only one of an unsafe run."""
+        """Refuse in Python what the kernel does not: against accidents, since a program can get around it."""
         sys.addaudithook(_hook(self._folders))
 
 

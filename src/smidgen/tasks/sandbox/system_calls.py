@@ -43,21 +43,27 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-def call_filter(machine: str) -> bytes:
-    """Return the filter for an architecture, as instructions of classic BPF.
+def allowed_calls(machine: str) -> list[int]:
+    """Return the numbers of the calls that an architecture may make, `fcntl` with some commands included.
 
     Raises:
-        OSError: the numbers of the calls of this architecture are not known.
+        OSError: the numbers of this architecture are not known.
     """
     if machine not in _ARCHITECTURES:
         raise OSError(f"no table of system calls for {machine}")
-    column, audit = _ARCHITECTURES[machine]
-    numbers = [numbers[column] for numbers in _CALLS.values() if numbers[column] is not None]
+    column, _ = _ARCHITECTURES[machine]
+    return [found for numbers in (*_CALLS.values(), _FCNTL) if (found := numbers[column]) is not None]
+
+
+def call_filter(machine: str) -> bytes:
+    """Return the filter for an architecture, as instructions of classic BPF; raises as `allowed_calls`."""
+    *numbers, fcntl = allowed_calls(machine)
+    _, audit = _ARCHITECTURES[machine]
     lines = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, audit), (_RETURN, 0, 0, _KILL)]
     lines.append((_LOAD, 0, 0, _NUMBER))
     for number in numbers:
         lines += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
-    lines += [(_EQUAL, 0, 1 + 2 * len(_FCNTL_COMMANDS), _FCNTL[column]), (_LOAD, 0, 0, _SECOND_ARGUMENT)]
+    lines += [(_EQUAL, 0, 1 + 2 * len(_FCNTL_COMMANDS), fcntl), (_LOAD, 0, 0, _SECOND_ARGUMENT)]
     for command in _FCNTL_COMMANDS:
         lines += [(_EQUAL, 0, 1, command), (_RETURN, 0, 0, _ALLOW)]
     lines.append((_RETURN, 0, 0, _REFUSE))

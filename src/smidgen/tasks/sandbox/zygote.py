@@ -61,7 +61,8 @@ def _forked(confinement: Confinement, limits: Limits, unsafe: bool) -> tuple[int
         _silence(_JOBS, _VERDICTS, _ERRORS)
         _close_others(to_worker[0], to_grader[1], confinement.rules)
         confinement.enter(unsafe=unsafe)
-        confinement.watch()
+        if unsafe:
+            confinement.watch()
         work(to_worker[0], to_grader[1])
 
     def judge() -> None:
