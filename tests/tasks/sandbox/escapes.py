@@ -501,7 +501,7 @@ while True:
     "sets a timer": escape("import signal\nsignal.setitimer(signal.ITIMER_REAL, 60)\nwon = True"),
     "prints without end": escape("f = int\nwhile True: print('x' * (1 << 20))", harmless=False),
     "takes all memory": escape("f = int\nkept = [bytes(1 << 20) for _ in range(1 << 20)]", harmless=False),
-    "takes much memory at once": escape("kept = bytearray(1 << 29)\nwon = True"),
+    "takes much memory at once": escape("kept = bytearray(280 << 20)\nwon = True"),
     "maps much memory": escape("import mmap\nkept = mmap.mmap(-1, 1 << 40)\nwon = True", harmless=False),
     "computes a large number": escape("f = int\nx = 9 ** 9 ** 9", harmless=False),
     "matches without end": escape("import re\nf = int\nre.match('(a+)+$', 'a' * 60 + 'b')", harmless=False),

@@ -128,10 +128,13 @@ class Remote:
         return self._link.ask(attribute=name, of=self._reference)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._link.ask(items=self._reference))
+        return iter(self._link.ask(apply="items", to=self._reference))
 
     def __len__(self) -> int:
-        return self._link.ask(attribute="__len__", of=self._reference)()
+        return self._link.ask(apply="len", to=self._reference)
+
+    def __bool__(self) -> bool:
+        return self._link.ask(apply="bool", to=self._reference)
 
     def __getitem__(self, key: Any) -> Any:
         return self._link.ask(attribute="__getitem__", of=self._reference)(key)

@@ -5,7 +5,7 @@ import os
 import random
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from types import ModuleType
 from typing import Any
@@ -59,12 +59,8 @@ class Program:
                 return self._encoded(self._follow(reference)(*values, **options))
             case {"attribute": name, "of": reference}:
                 return self._encoded(getattr(self._follow(reference), name))
-            case {"items": reference}:
-                found: Iterable[Any] = self._follow(reference)
-                items = list(islice(found, _MOST_ITEMS + 1))
-                if len(items) > _MOST_ITEMS:
-                    raise ValueError(f"more than {_MOST_ITEMS} items")
-                return self._encoded(items)
+            case {"apply": function, "to": reference}:
+                return self._encoded(_FUNCTIONS[function](self._follow(reference)))
         raise MessageError("no such request")
 
     def _run(self, code: str) -> None:
@@ -85,6 +81,17 @@ class Program:
         if reference in names:
             return names[reference]
         raise NameError(f"name '{reference}' is not defined")
+
+
+def _items(found: Iterable[Any]) -> list[Any]:
+    items = list(islice(found, _MOST_ITEMS + 1))
+    if len(items) > _MOST_ITEMS:
+        raise ValueError(f"more than {_MOST_ITEMS} items")
+    return items
+
+
+_FUNCTIONS: dict[str, Callable[[Any], Any]] = {"items": _items, "len": len, "bool": bool}
+"""What a test applies to an object of the program."""
 
 
 def assembled(code: str, context: str, entry_point: str) -> list[str]:
