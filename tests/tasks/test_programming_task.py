@@ -165,7 +165,7 @@ def test_a_problem_without_a_solution_has_no_target():
     row = {name: value for name, value in MBPP.items() if name != "code"}
     with pytest.raises(ConfigError, match=r"the problem '2' has no solution to train on; add the field 'code' or "):
         CodeTask().training_samples([row])
-    assert [example.targets for example in CodeTask().examples([row, MBPP])] == [(), (MBPP["code"],)]
+    assert [example.answers for example in CodeTask().examples([row, MBPP | {"task_id": 3}])] == [(), (MBPP["code"],)]
 
 
 def test_a_platform_without_a_sandbox_is_refused_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch):

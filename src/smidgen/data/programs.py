@@ -6,6 +6,7 @@ tests are not read, as in its published results.
 """
 
 import ast
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -102,10 +103,17 @@ def _code(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def _parsed(code: str) -> ast.Module:
+    """Parse code; the parser warns of escapes such as '\\d', which are no concern of the reader."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(code)
+
+
 def _python(code: str, field: str) -> str:
     """Return code that is Python."""
     try:
-        ast.parse(code)
+        _parsed(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as fault:
         raise FieldError(f"'{field}' is not Python: {fault}; expected assertions", "unreadable row") from None
     return code
@@ -114,7 +122,7 @@ def _python(code: str, field: str) -> str:
 def _names(solution: str, tests: Sequence[str]) -> tuple[str, ...]:
     """Return what a right program defines and its tests use, such as the function `sum`."""
     try:
-        body = ast.parse(solution).body
+        body = _parsed(solution).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ()
     defined = {
@@ -122,7 +130,7 @@ def _names(solution: str, tests: Sequence[str]) -> tuple[str, ...]:
         for node in body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
     }
-    trees = [ast.walk(ast.parse(test)) for test in tests]
+    trees = [ast.walk(_parsed(test)) for test in tests]
     used = {node.id for tree in trees for node in tree if isinstance(node, ast.Name)}
     return tuple(sorted(defined & used))
 
