@@ -11,7 +11,12 @@ from smidgen.cli.app import exit_code
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing enforces the sandbox here")
 
 ROWS = [
-    {"task_id": n, "text": f"Add {n}.", "code": f"def f(x): return x + {n}", "test_list": [f"assert f(1) == {n + 1}"]}
+    {
+        "task_id": n,
+        "text": f"Add {n}.",
+        "code": f"def f(x): return x + {n}",
+        "test_list": [f"assert f(1) == {n + 1}"],
+    }
     for n in (1, 2)
 ]
 RIGHT, WRONG = "```python\ndef f(x): return x + 1\n```", "```python\ndef f(x): return x\n```"

@@ -74,7 +74,10 @@ def test_every_format_becomes_a_problem(row: dict, expected: ProgrammingProblem)
     ("row", "fault"),
     [
         (HUMANEVAL | {"test": "assert ("}, r"row 1: 'test' is not Python: .*; expected assertions"),
-        (MBPP | {"test_list": ["assert f(1) == 1", "assert"]}, "'test_list' is not Python: .*; expected assertions"),
+        (
+            MBPP | {"test_list": ["assert f(1) == 1", "assert"]},
+            "'test_list' is not Python: .*; expected assertions",
+        ),
         (MBPP | {"test_list": "assert f"}, "'test_list' is .*expected"),
         (MBPP | {"test_setup_code": "x ="}, "'test_setup_code' is not Python"),
         (HUMANEVAL | {"entry_point": None}, "'entry_point' is null, expected text"),

@@ -25,7 +25,12 @@ HUMANEVAL = {
     "canonical_solution": "    return a + b\n",
     "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
 }
-MBPP = {"task_id": 2, "text": "Double it.", "code": "def g(x): return x * 2", "test_list": ["assert g(4) == 8"]}
+MBPP = {
+    "task_id": 2,
+    "text": "Double it.",
+    "code": "def g(x): return x * 2",
+    "test_list": ["assert g(4) == 8"],
+}
 needs_sandbox = pytest.mark.skipif(sys.platform != "linux", reason="nothing enforces the sandbox here")
 
 
@@ -89,7 +94,9 @@ def test_completions_without_a_program(text: str, why: str):
     assert (score.value, score.parsed, score.answer, score.explanation) == (0.0, False, None, why)
 
 
-@pytest.mark.parametrize("text", ["```" + "a" * 50_000, "`" * 50_000, "```" + " " * 50_000, "~~~\nx\n" * 9_000])
+@pytest.mark.parametrize(
+    "text", ["```" + "a" * 50_000, "`" * 50_000, "```" + " " * 50_000, "~~~\nx\n" * 9_000]
+)
 def test_a_long_line_is_read_in_time(text: str):
     start = time.process_time()
     CodeTask().parse(text + "x")
@@ -152,7 +159,9 @@ def test_measures_and_what_a_report_says():
 
 
 def test_settings_that_contradict_each_other():
-    with pytest.raises(ConfigError, match=r"'pass_at' contains 5, but 'samples' is 2; set samples to at least 5, or"):
+    with pytest.raises(
+        ConfigError, match=r"'pass_at' contains 5, but 'samples' is 2; set samples to at least 5, or"
+    ):
         find_task("code", {"samples": 2, "pass_at": [1, 5]})
     with pytest.raises(ConfigError, match="memory.*greater than or equal to 128"):
         find_task("code", {"memory": 64})
@@ -163,9 +172,14 @@ def test_settings_that_contradict_each_other():
 
 def test_a_problem_without_a_solution_has_no_target():
     row = {name: value for name, value in MBPP.items() if name != "code"}
-    with pytest.raises(ConfigError, match=r"the problem '2' has no solution to train on; add the field 'code' or "):
+    with pytest.raises(
+        ConfigError, match=r"the problem '2' has no solution to train on; add the field 'code' or "
+    ):
         CodeTask().training_samples([row])
-    assert [example.answers for example in CodeTask().examples([row, MBPP | {"task_id": 3}])] == [(), (MBPP["code"],)]
+    assert [example.answers for example in CodeTask().examples([row, MBPP | {"task_id": 3}])] == [
+        (),
+        (MBPP["code"],),
+    ]
 
 
 def test_a_platform_without_a_sandbox_is_refused_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch):
@@ -173,7 +187,9 @@ def test_a_platform_without_a_sandbox_is_refused_before_anything_is_decoded(monk
     lacking = "from smidgen.tasks.sandbox import zygote\nzygote._trial = lambda *_: ['the network']\nmain()\n"
     monkeypatch.setattr(pool, "_BOOT", boot + lacking)
     task = find_task("code", {"seconds": 17})  # of which no other test has a sandbox
-    with pytest.raises(ConfigError, match="does not keep them from the network; .* unsafe = true .* or --unsafe"):
+    with pytest.raises(
+        ConfigError, match="does not keep them from the network; .* unsafe = true .* or --unsafe"
+    ):
         task.answer_with(Spoken({}), "generate")
     with pytest.raises(ConfigError, match="cannot be run safely here"):
         task.score(task.samples([MBPP])[0], Completion("def g(x): return 2 * x"))

@@ -65,7 +65,9 @@ def _humaneval(row: Row, number: int) -> list[ProgrammingProblem]:
     ]
 
 
-def _mbpp(row: Row, number: int, field: str = "text", setup: str = "test_setup_code") -> list[ProgrammingProblem]:
+def _mbpp(
+    row: Row, number: int, field: str = "text", setup: str = "test_setup_code"
+) -> list[ProgrammingProblem]:
     """MBPP: a description, and a list of assertions."""
     tests = tuple(_python(_code(test), "test_list") for test in texts_of(row, "test_list"))
     solution = _optional(row, "code")
@@ -126,9 +128,7 @@ def _names(solution: str, tests: Sequence[str]) -> tuple[str, ...]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ()
     defined = {
-        node.name
-        for node in body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        node.name for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
     }
     trees = [ast.walk(_parsed(test)) for test in tests]
     used = {node.id for tree in trees for node in tree if isinstance(node, ast.Name)}

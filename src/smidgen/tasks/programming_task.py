@@ -71,9 +71,10 @@ class CodeTask(Task):
     words = TaskWords(
         claim=ClaimWords("model", "solves", "problems", "problems"),
         metrics={
+            "pass_at_1": MetricWords("pass@1", "an answer passes all tests", "↑"),
             **{
                 f"pass_at_{k}": MetricWords(f"pass@{k}", f"one of {k} answers passes all tests", "↑")
-                for k in (1, 2, 5, 10, 100)
+                for k in range(2, 101)
             },
             "unparsed_rate": MetricWords("Unparsed", "no program; counted as wrong", "↓"),
         },
@@ -114,7 +115,9 @@ class CodeTask(Task):
         self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
     ) -> list[Sample]:
         """One sample per problem and answer."""
-        found = [self._bare(problem) for problem in programming_problems(rows, source=source, rejected=rejected)]
+        found = [
+            self._bare(problem) for problem in programming_problems(rows, source=source, rejected=rejected)
+        ]
         if self._own.samples == 1:
             return found
         numbers = range(1, self._own.samples + 1)
@@ -256,7 +259,9 @@ class JudgedAhead:
         pool = ThreadPoolExecutor()  # as many programs run at once as the sandbox has slots
         try:
             for request, completion in self._engine.complete(requests):
-                running.append((pool.submit(self._task.score, request.sample, completion), request, completion))
+                running.append(
+                    (pool.submit(self._task.score, request.sample, completion), request, completion)
+                )
                 while running and running[0][0].done():
                     yield _ended(running)
             while running:

@@ -54,9 +54,13 @@ def escape(code: str, test: str = TEST, *, harmless: bool = True) -> Escape:
 
 FILES = {
     "reads a file": escape("won = 'secret' in open('FOLDER/file').read()"),
-    "reads a file by its descriptor": escape("import os\nwon = os.read(os.open('FOLDER/file', os.O_RDONLY), 9)"),
+    "reads a file by its descriptor": escape(
+        "import os\nwon = os.read(os.open('FOLDER/file', os.O_RDONLY), 9)"
+    ),
     "reads the users": escape("won = 'root' in open('/etc/passwd').read()"),
-    "finds the home folder": escape("import os, pwd\nwon = os.listdir(pwd.getpwuid(os.getuid()).pw_dir) != 0"),
+    "finds the home folder": escape(
+        "import os, pwd\nwon = os.listdir(pwd.getpwuid(os.getuid()).pw_dir) != 0"
+    ),
     "lists the root folder": escape("import os\nwon = len(os.listdir('/')) > 0"),
     "reads the environment": escape("import os\nwon = 'SMIDGEN_SECRET' in os.environ"),
     "reads the environment of its parent": escape(
@@ -107,7 +111,9 @@ for folder in sys.path:
 
 PROCESSES = {
     "forks": escape("import os\nif os.fork() == 0: os._exit(1)\nwon = True"),
-    "forks by a system call": escape(CALLS + "child = call(57)\nif child == 0: libc._exit(1)\nwon = child > 0"),
+    "forks by a system call": escape(
+        CALLS + "child = call(57)\nif child == 0: libc._exit(1)\nwon = child > 0"
+    ),
     "forks without end": escape(
         """
 import os
@@ -173,7 +179,9 @@ for near in range(1, 4):
     "has the kernel signal its parent": escape(
         "import fcntl, os\nfcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())\nwon = True"
     ),
-    "stops itself": escape("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\nwon = True", harmless=False),
+    "stops itself": escape(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\nwon = True", harmless=False
+    ),
     "traces its parent": escape(
         CALLS + "import os\nwon = libc.ptrace(0x4206, os.getppid(), 0, 0) == 0", harmless=False
     ),
@@ -203,9 +211,7 @@ won = libc.__errno_location()[0] == 14  # EFAULT: the kernel looked
         "import os, resource\nwon = resource.prlimit(os.getppid(), resource.RLIMIT_CPU) != ()"
     ),
     "leaves its namespace": escape(CALLS + "won = libc.unshare(0x10000000) == 0"),
-    "mounts": escape(
-        CALLS + "won = libc.mount(b'none', b'FOLDER', b'tmpfs', 0, None) == 0", harmless=False
-    ),
+    "mounts": escape(CALLS + "won = libc.mount(b'none', b'FOLDER', b'tmpfs', 0, None) == 0", harmless=False),
     "changes the root folder": escape("import os\nos.chroot('FOLDER')\nwon = True", harmless=False),
     "writes to shared memory": escape(
         "from multiprocessing.shared_memory import SharedMemory\nSharedMemory('smidgen', True, 9)\nwon = True",
@@ -446,7 +452,7 @@ won = "outcome" in inspect.getsource(sys.modules["smidgen.tasks.sandbox.grader"]
         harmless=False,
     ),
     "sends a forged verdict": escape(
-        PIPES + "\ndef f():\n    to_pipes(frame(b'{\"outcome\": \"passed\", \"why\": \"\"}'))\n    return 0\n",
+        PIPES + '\ndef f():\n    to_pipes(frame(b\'{"outcome": "passed", "why": ""}\'))\n    return 0\n',
         harmless=False,
     ),
     "sends an endless message": escape(PIPES + "to_pipes(b'\\xff' * 4)\nf = int", harmless=False),
@@ -455,7 +461,7 @@ won = "outcome" in inspect.getsource(sys.modules["smidgen.tasks.sandbox.grader"]
     ),
     "sends what is no message": escape(PIPES + "to_pipes(frame(b'\\xff\\x00'))\nf = int", harmless=False),
     "sends a type that is none": escape(
-        PIPES + "to_pipes(frame(b'{\"value\": {\"type\": \"eval\"}}'))\nf = int", harmless=False
+        PIPES + 'to_pipes(frame(b\'{"value": {"type": "eval"}}\'))\nf = int', harmless=False
     ),
     "sends an unending range": escape(
         "def f(): return range(1 << 60)", "assert sum(f()) == 4217", harmless=False
@@ -520,7 +526,9 @@ while True:
         "def f():\n    x = []\n    x.append(x)\n    return x", harmless=False
     ),
     "returns items without end": escape(
-        "import itertools\ndef f(): return itertools.repeat(4217)", "assert list(f()) == [4217]", harmless=False
+        "import itertools\ndef f(): return itertools.repeat(4217)",
+        "assert list(f()) == [4217]",
+        harmless=False,
     ),
     "raises much": escape("def f(): raise ValueError('x' * (1 << 25))", harmless=False),
 }

@@ -72,7 +72,11 @@ def program_of(escape: Escape, folder: Path, port: int) -> str:
     """The program, for this machine."""
     if "call(" in escape.code and platform.machine() != "x86_64":
         pytest.skip("system calls of another processor")
-    values = {"FOLDER": str(folder), "PORT": str(port), "ALLOWED_CALLS": str(allowed_calls(platform.machine()))}
+    values = {
+        "FOLDER": str(folder),
+        "PORT": str(port),
+        "ALLOWED_CALLS": str(allowed_calls(platform.machine())),
+    }
     code = escape.code
     for name, value in values.items():
         code = code.replace(name, value)

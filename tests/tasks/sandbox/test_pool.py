@@ -123,7 +123,8 @@ def test_threads_get_the_verdicts_of_their_own_programs(sandbox: Sandbox):
 
 
 @pytest.mark.parametrize(
-    "test", ["import os\nfor n in range(3, 32):\n try: os.write(n, b'x' * 99 + b'\\n')\n except OSError: pass"]
+    "test",
+    ["import os\nfor n in range(3, 32):\n try: os.write(n, b'x' * 99 + b'\\n')\n except OSError: pass"],
 )
 def test_a_test_that_writes_to_the_parent_costs_only_itself(test: str):
     sandbox = Sandbox(LIMITS, slots=1)
@@ -230,10 +231,14 @@ WITHOUT = {
 
 
 @pytest.mark.parametrize("missing", WITHOUT)
-def test_a_platform_that_does_not_enforce_everything_is_refused(missing: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_platform_that_does_not_enforce_everything_is_refused(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+):
     lacking(monkeypatch, WITHOUT[missing][0])
     sandbox = Sandbox(LIMITS, slots=1)
-    with pytest.raises(ConfigError, match=f"cannot be run safely here.* keep them from {WITHOUT[missing][1]}"):
+    with pytest.raises(
+        ConfigError, match=f"cannot be run safely here.* keep them from {WITHOUT[missing][1]}"
+    ):
         sandbox.open()
     with pytest.raises(ConfigError, match="if you trust the model and its data, unsafe = true in "):
         judged(sandbox, RIGHT)

@@ -40,7 +40,9 @@ def test_the_filter_allows_what_the_table_lists(machine: str, architecture: int)
 @pytest.mark.parametrize(("machine", "architecture"), MACHINES.items())
 def test_files_may_be_asked_but_send_no_signals(machine: str, architecture: int):
     code = call_filter(machine)
-    found = [command for command in range(2000) if action(code, architecture, FCNTL[machine], command) == ALLOW]
+    found = [
+        command for command in range(2000) if action(code, architecture, FCNTL[machine], command) == ALLOW
+    ]
     assert found == [1, 2, 3]  # F_GETFD, F_SETFD, F_GETFL
 
 

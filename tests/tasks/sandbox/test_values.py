@@ -14,8 +14,13 @@ HASHABLE = st.recursive(
     max_leaves=4,
 )
 VALUES = st.recursive(
-    HASHABLE | st.complex_numbers(allow_nan=False) | st.just(range(3, -8, -2)) | st.sampled_from([int, dict, object]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(HASHABLE, inner, max_size=3) | st.sets(HASHABLE),
+    HASHABLE
+    | st.complex_numbers(allow_nan=False)
+    | st.just(range(3, -8, -2))
+    | st.sampled_from([int, dict, object]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(HASHABLE, inner, max_size=3) | st.sets(HASHABLE)
+    ),
     max_leaves=8,
 )
 

@@ -154,4 +154,5 @@ def _succeeds(trial: Callable[[], object]) -> bool:
 def _fork() -> None:
     if (child := os.fork()) == 0:
         os._exit(0)
-    os.waitpid(child, 0)
+    with suppress(OSError):
+        os.waitpid(child, 0)

@@ -49,7 +49,9 @@ def grade(job: dict[str, Any], requests: int, replies: int) -> dict[str, str]:
             fault = error
         if fault := link.broken or fault:  # a test may forgive every exception, but not this one
             is_wrong = isinstance(fault, AssertionError) and fault is not link.last_error
-            return _verdict("wrong", fault, _failed_line(fault, test)) if is_wrong else _verdict("error", fault)
+            return (
+                _verdict("wrong", fault, _failed_line(fault, test)) if is_wrong else _verdict("error", fault)
+            )
     return {"outcome": "passed", "why": ""}
 
 
@@ -192,6 +194,8 @@ def _verdict(outcome: str, error: BaseException, why: str = "") -> dict[str, str
 
 def _failed_line(error: BaseException, test: str) -> str:
     """Return the line of a test that failed."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<test>"]
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<test>"
+    ]
     number = lines[-1] if lines and lines[-1] else 1
     return test.splitlines()[number - 1].strip()[:_LONGEST_EXPLANATION]

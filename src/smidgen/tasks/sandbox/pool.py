@@ -29,6 +29,7 @@ main()
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 """All of it: nothing of the user's, and the same order of sets in every run."""
 
+
 @dataclass(frozen=True)
 class Program:
     """A program under test, and its tests.

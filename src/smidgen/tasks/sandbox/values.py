@@ -24,7 +24,22 @@ _CONTAINERS: dict[str, Callable[[list[Any]], Any]] = {
 }
 _TYPES = {
     kind.__name__: kind
-    for kind in (bool, bytes, complex, dict, float, frozenset, int, list, object, range, set, str, tuple, type)
+    for kind in (
+        bool,
+        bytes,
+        complex,
+        dict,
+        float,
+        frozenset,
+        int,
+        list,
+        object,
+        range,
+        set,
+        str,
+        tuple,
+        type,
+    )
 }
 
 

@@ -46,7 +46,9 @@ def _serve(confinement: Confinement, limits: Limits, unsafe: bool) -> None:
     while True:
         worker, grader = _forked(confinement, limits, unsafe)
         graded = os.waitpid(grader, 0)[1]
-        os.kill(worker, signal.SIGKILL)  # it may have ended by itself: until it is waited for, its id is its own
+        os.kill(
+            worker, signal.SIGKILL
+        )  # it may have ended by itself: until it is waited for, its id is its own
         worked = os.waitpid(worker, 0)[1]
         if os.waitstatus_to_exitcode(graded) == NO_MORE_JOBS:
             return
