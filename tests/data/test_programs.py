@@ -57,7 +57,8 @@ SANITIZED = {
         (
             SANITIZED,
             ProgrammingProblem(
-                "3", "Write it.", ("import math\nassert math.isclose(g(1), 1)",), ("g",), solution=SANITIZED["code"]
+                "3", "Write it.", ("import math\nassert math.isclose(g(1), 1)",), ("g",),
+                solution="def g(x): return x",
             ),
         ),
         (

@@ -163,7 +163,9 @@ def test_settings_that_contradict_each_other():
         ConfigError, match=r"'pass_at' contains 5, but 'samples' is 2; set samples to at least 5, or"
     ):
         find_task("code", {"samples": 2, "pass_at": [1, 5]})
-    with pytest.raises(ConfigError, match="memory.*greater than or equal to 128"):
+    with pytest.raises(ConfigError, match="'pass_at' contains 0; expected numbers of answers, at least 1"):
+        find_task("code", {"pass_at": [0, 1]})
+    with pytest.raises(ConfigError, match=r"memory.*greater than or equal to 128"):
         find_task("code", {"memory": 64})
     with pytest.raises(ConfigError, match="the task intent has no setting 'unsafe', which is for code"):
         find_task("intent", {"unsafe": True})
@@ -188,7 +190,7 @@ def test_a_platform_without_a_sandbox_is_refused_before_anything_is_decoded(monk
     monkeypatch.setattr(pool, "_BOOT", boot + lacking)
     task = find_task("code", {"seconds": 17})  # of which no other test has a sandbox
     with pytest.raises(
-        ConfigError, match="does not keep them from the network; .* unsafe = true .* or --unsafe"
+        ConfigError, match=r"does not keep them from the network; .* unsafe = true .* or --unsafe"
     ):
         task.answer_with(Spoken({}), "generate")
     with pytest.raises(ConfigError, match="cannot be run safely here"):

@@ -132,8 +132,8 @@ def evaluate(
     task: Annotated[
         str,
         Parameter(
-            help="Task to evaluate: judge, intent, answers, math, code, choice, memorize, arbitrate, classify, "
-            "chat or own."
+            help="Task to evaluate: judge, intent, answers, math, code, choice, memorize, arbitrate, "
+            "classify, chat or own."
         ),
     ],
     /,

@@ -1,8 +1,8 @@
 """Programming problems with tests, from rows of the published formats: HumanEval and MBPP.
 
-HumanEval (Chen et al. 2021, https://arxiv.org/abs/2107.03374) gives the head of a function; MBPP (Austin et al.
-2021, https://arxiv.org/abs/2108.07732) a sentence and three tests, which its prompt shows. MBPP's challenge
-tests are not read, as in its published results.
+HumanEval (Chen et al. 2021, https://arxiv.org/abs/2107.03374) gives the head of a function; MBPP (Austin
+et al. 2021, https://arxiv.org/abs/2108.07732) a sentence and three tests, which its prompt shows. MBPP's
+challenge tests are not read, as in its published results.
 """
 
 import ast
@@ -106,7 +106,7 @@ def _code(text: str) -> str:
 
 
 def _parsed(code: str) -> ast.Module:
-    """Parse code; the parser warns of escapes such as '\\d', which are no concern of the reader."""
+    """Parse code; the parser warns of odd escapes in strings, which are no concern of the reader."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(code)

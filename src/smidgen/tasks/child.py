@@ -1,4 +1,4 @@
-"""A child process that answers lines with lines: given a time for each answer, and ended when it takes longer."""
+"""A child process that answers lines with lines, and is ended when an answer takes too long."""
 
 import os
 import select

@@ -1,7 +1,8 @@
 """Programming problems: a problem goes in, a program comes out that is run against tests in a sandbox.
 
 pass@k is the probability that one of k answers to a problem passes all its tests, estimated without bias from
-n ≥ k answers of which c pass: 1 − C(n − c, k) / C(n, k) (Chen et al. 2021, https://arxiv.org/abs/2107.03374, §2.1).
+n ≥ k answers of which c pass: 1 − C(n − c, k) / C(n, k) (Chen et al. 2021, https://arxiv.org/abs/2107.03374,
+§2.1).
 Intervals treat a problem as the unit, since the answers to one problem are not independent.
 
 The answers to one problem are samples of their own, named `id#1`, `id#2`, …, so that each has its own seed.
@@ -15,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from math import comb
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import Field
 
@@ -49,7 +50,7 @@ class CodeSettings(Section):
 
     samples: int = Field(default=1, ge=1, le=1000)
     """Number of answers per problem; more than one needs a temperature above 0, or all are equal."""
-    pass_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    pass_at: tuple[int, ...] = ()
     """Each k of pass@k, at most `samples`; by default 1 and `samples`."""
     instruction: str = INSTRUCTION
     """What follows each problem in its message; may be empty."""
@@ -93,12 +94,14 @@ class CodeTask(Task):
         """Create the task from its settings.
 
         Raises:
-            ConfigError: pass@k is asked for with fewer than k answers.
+            ConfigError: pass@k is asked for with fewer than k answers, or with k < 1.
         """
+        if (least := min(settings.pass_at, default=1)) < 1:
+            raise ConfigError(f"'pass_at' contains {least}; expected numbers of answers, at least 1")
         if (most := max(settings.pass_at, default=1)) > settings.samples:
             raise ConfigError(
-                f"'pass_at' contains {most}, but 'samples' is {settings.samples}; set samples to at least {most}, "
-                "or leave that number out"
+                f"'pass_at' contains {most}, but 'samples' is {settings.samples}; set samples to at least "
+                f"{most}, or leave that number out"
             )
         return cls(settings)
 

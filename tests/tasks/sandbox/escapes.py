@@ -1,10 +1,10 @@
 """Programs that try to win without being right, or to harm what is around them: none is right.
 
-A program either defines `f` itself, or sets `won` to whether it could do what it must not do, and is then right
-if it could. `FOLDER` stands for a folder with files of the user, `PORT` for a server on this machine.
+A program either defines `f` itself, or sets `won` to whether it could do what it must not do, and is then
+right if it could. `FOLDER` stands for a folder with files of the user, `PORT` for a server on this machine.
 
-Those that are `harmless` win where nothing confines them and their test runs beside them, which a test confirms:
-so each of them does what its name says.
+Those that are `harmless` win where nothing confines them and their test runs beside them, which a test
+confirms: so each of them does what its name says.
 """
 
 import re
@@ -99,7 +99,7 @@ FILES = {
 import os, sys
 won = False
 for folder in sys.path:
-    for name in ("sitecustomize.py", "usercustomize.py", "__pycache__/statistics.cpython-311.pyc", "smidgen_mark"):
+    for name in ("sitecustomize.py", "usercustomize.py", "__pycache__/os.cpython-311.pyc", "smidgen_mark"):
         try:
             won = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         except OSError:
@@ -204,8 +204,9 @@ won = libc.__errno_location()[0] == 14  # EFAULT: the kernel looked
         "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))\nwon = True"
     ),
     "raises its limits": escape(
-        "import resource\nfree = (resource.RLIM_INFINITY,) * 2\nresource.setrlimit(resource.RLIMIT_CPU, free)\n"
-        "resource.setrlimit(resource.RLIMIT_AS, free)\nwon = True"
+        "import resource\nfree = (resource.RLIM_INFINITY,) * 2\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, free)\nresource.setrlimit(resource.RLIMIT_AS, free)\n"
+        "won = True"
     ),
     "reads the limits of its parent": escape(
         "import os, resource\nwon = resource.prlimit(os.getppid(), resource.RLIMIT_CPU) != ()"
@@ -214,7 +215,8 @@ won = libc.__errno_location()[0] == 14  # EFAULT: the kernel looked
     "mounts": escape(CALLS + "won = libc.mount(b'none', b'FOLDER', b'tmpfs', 0, None) == 0", harmless=False),
     "changes the root folder": escape("import os\nos.chroot('FOLDER')\nwon = True", harmless=False),
     "writes to shared memory": escape(
-        "from multiprocessing.shared_memory import SharedMemory\nSharedMemory('smidgen', True, 9)\nwon = True",
+        "from multiprocessing.shared_memory import SharedMemory\n"
+        "SharedMemory('smidgen', True, 9)\nwon = True",
         harmless=False,
     ),
     "loads a library": escape("import ctypes\nctypes.CDLL('libresolv.so.2')\nwon = True"),
@@ -447,8 +449,7 @@ won = "outcome" in inspect.getsource(sys.modules["smidgen.tasks.sandbox.grader"]
         harmless=False,
     ),
     "sends a forged value": escape(
-        PIPES
-        + "\ndef f():\n    to_pipes(frame(json.dumps({'value': {'reference': 'f'}}).encode()))\n    return 0\n",
+        PIPES + '\ndef f():\n    to_pipes(frame(b\'{"value": {"reference": "f"}}\'))\n    return 0\n',
         harmless=False,
     ),
     "sends a forged verdict": escape(

@@ -12,11 +12,11 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from tests.tasks.sandbox.escapes import ESCAPES, HARMLESS, TEST, Escape
 
 from smidgen.tasks.sandbox.confine import Limits
 from smidgen.tasks.sandbox.pool import Program, Sandbox, Verdict
 from smidgen.tasks.sandbox.system_calls import allowed_calls
-from tests.tasks.sandbox.escapes import ESCAPES, HARMLESS, TEST, Escape
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing enforces the sandbox here")
 
@@ -130,7 +130,7 @@ def test_honest_programs(code: str, is_right: bool, sandbox: Sandbox):
 
 def wins(code: str, test: str) -> bool:
     """Whether a program passes where it runs beside its test."""
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: PLW1510
         [sys.executable, "-S", "-c", NAIVE, json.dumps([code, test])],
         env={"SMIDGEN_SECRET": "a secret"}, stdin=subprocess.DEVNULL, capture_output=True, timeout=60,
     )  # fmt: skip

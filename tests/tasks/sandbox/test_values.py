@@ -80,8 +80,8 @@ def test_anything_else_is_a_reference():
 
 @pytest.mark.parametrize(
     "data",
-    [{}, {"int": "0x", "bytes": ""}, {"int": 5}, {"int": "z"}, {"type": "eval"}, {"bytes": "0"}, {"set": [[]]},
-     {"range": [1, "a"]}, {"dict": [1]}, {"eval": "1"}, {"complex": ["a"]}, {"tuple": 1}],
+    [{}, {"int": "0x", "bytes": ""}, {"int": 5}, {"int": "z"}, {"type": "eval"}, {"bytes": "0"},
+     {"range": [1, "a"]}, {"dict": [1]}, {"eval": "1"}, {"set": [[]]}, {"complex": ["a"]}, {"tuple": 1}],
 )  # fmt: skip
 def test_what_is_not_of_the_protocol_is_refused(data):
     with pytest.raises(MessageError, match="a value that is not of this protocol"):

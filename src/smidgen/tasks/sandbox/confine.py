@@ -33,7 +33,7 @@ class Limits:
 
     Attributes:
         seconds: of processor time, of each of its two processes.
-        wall_seconds: by the clock, of both together; generous, since a busy machine is no fault of the program.
+        wall_seconds: by the clock, of both together; generous, since a program may share its machine.
         memory: bytes of address space, of each.
     """
 

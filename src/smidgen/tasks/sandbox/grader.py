@@ -117,6 +117,7 @@ class Remote:
         self._link, self._reference = link, reference
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Call it in the worker."""
         encoded = self._link.encoded
         return self._link.ask(
             call=self._reference,

@@ -56,8 +56,8 @@ class Verdict:
     """What became of a program.
 
     Attributes:
-        outcome: `passed`, `wrong` (a test failed), `error` (the program or a test raised, or the program ended),
-            `timeout`, or `syntax` (it is not Python).
+        outcome: `passed`, `wrong` (a test failed), `error` (the program or a test raised something, or the
+            program ended), `timeout`, or `syntax` (it is not Python).
         why: the test that failed, or the error.
     """
 
@@ -127,9 +127,9 @@ class Sandbox:
         if missing and not self._unsafe:
             self._end(slot)
             raise ConfigError(
-                f"programs of a model cannot be run safely here: this platform ({sys.platform}) does not keep "
-                f"them from {', '.join(missing)}; use Linux 5.13 or newer with Landlock and seccomp, or, if "
-                "you trust the model and its data, unsafe = true in [settings] or --unsafe"
+                f"programs of a model cannot be run safely here: this platform ({sys.platform}) does not "
+                f"keep them from {', '.join(missing)}; use Linux 5.13 or newer with Landlock and seccomp, or, "
+                "if you trust the model and its data, unsafe = true in [settings] or --unsafe"
             )
         return slot
 

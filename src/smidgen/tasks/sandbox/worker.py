@@ -1,7 +1,6 @@
 """The process that runs a program under test: it answers calls of its functions, and knows no test."""
 
 import ast
-import os
 import random
 import sys
 import textwrap

@@ -22,10 +22,10 @@ NO_MORE_JOBS = 3
 """Exit status of a grader that found no job."""
 _JOBS, _VERDICTS, _ERRORS = 0, 1, 2
 _LOADED = (
-    "array", "bisect", "calendar", "cmath", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "hashlib",
-    "heapq", "math", "operator", "queue", "random", "statistics", "string", "threading", "typing", "unicodedata", "zlib",
-)  # fmt: skip
-"""Modules that programs import: loaded once, and before the libraries that some of them need are out of reach."""
+    "array bisect calendar cmath copy dataclasses datetime decimal enum fractions hashlib heapq math "
+    "operator queue random statistics string threading typing unicodedata zlib"
+).split()
+"""Modules that programs import: loaded once, and before libraries that some of them need are out of reach."""
 
 
 def main() -> None:
