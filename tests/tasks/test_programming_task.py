@@ -209,7 +209,7 @@ class Spoken:
         for request in reversed(list(requests)):
             yield request, Completion(self._texts[request.sample.id])
 
-    def score(self, *_):
+    def score(self, samples, continuations, *, least_share: float = 0.0):
         raise NotImplementedError
 
 

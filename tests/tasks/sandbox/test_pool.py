@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +36,7 @@ def judged(sandbox: Sandbox, code: str, *tests: str, **more: str) -> Verdict:
     return sandbox.judge(Program(code, tests or ("assert f(1) == 2",), ("f",), **more))
 
 
-def waits_for(condition) -> bool:
+def waits_for(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + 20
     while not (found := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -167,7 +169,7 @@ def test_an_interrupted_program_has_no_answer_for_the_next(monkeypatch: pytest.M
 
 
 def test_both_processes_of_a_program_are_confined():
-    sandbox = Sandbox(LIMITS, slots=1)
+    sandbox = Sandbox(replace(LIMITS, wall_seconds=3.0), slots=1)
     try:
         sandbox.open()
         (slot,) = sandbox._started
@@ -186,7 +188,8 @@ def test_both_processes_of_a_program_are_confined():
 
         with ThreadPoolExecutor(1) as thread:
             verdict = thread.submit(judged, sandbox, "import time\ndef f(x): time.sleep(9)")
-            for status in waits_for(confined):
+            assert len(statuses := waits_for(confined)) == 2
+            for status in statuses:
                 assert status["NoNewPrivs"] == "1" and status["CapEff"] == status["CapPrm"] == "0" * 16
             assert verdict.result() == Verdict("timeout")
     finally:
