@@ -188,7 +188,8 @@ def test_both_processes_of_a_program_are_confined():
 
         with ThreadPoolExecutor(1) as thread:
             verdict = thread.submit(judged, sandbox, "import time\ndef f(x): time.sleep(9)")
-            assert len(statuses := waits_for(confined)) == 2
+            statuses = waits_for(confined)
+            assert len(statuses) == 2
             for status in statuses:
                 assert status["NoNewPrivs"] == "1" and status["CapEff"] == status["CapPrm"] == "0" * 16
             assert verdict.result() == Verdict("timeout")

@@ -128,8 +128,8 @@ class Sandbox:
             self._end(slot)
             raise ConfigError(
                 f"programs of a model cannot be run safely here: this platform ({sys.platform}) does not "
-                f"keep them from {', '.join(missing)}; use Linux 5.13 or newer with Landlock and seccomp, or, "
-                "if you trust the model and its data, unsafe = true in [settings] or --unsafe"
+                f"keep them from {', '.join(missing)}; use Linux 5.13 or newer with Landlock and seccomp, "
+                "or, if you trust the model and its data, unsafe = true in [settings] or --unsafe"
             )
         return slot
 
