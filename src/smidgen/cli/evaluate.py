@@ -68,6 +68,18 @@ class EvaluatedTask(JudgeOptions):
     examples: Annotated[
         str | None, Parameter(help="File of training rows that the worked examples come from.")
     ] = None
+    answers: Annotated[
+        PositiveInt | None,
+        Parameter(help="Number of answers to each problem (task code), for pass@k; needs --temperature."),
+    ] = None
+    unsafe: Annotated[
+        bool,
+        Parameter(
+            show_default=False,
+            help="Run programs (task code) even where the platform does not keep them from files, the "
+            "network or other processes.",
+        ),
+    ] = False
     method: Annotated[
         Literal["generate", "logits"] | None,
         Parameter(
@@ -95,6 +107,8 @@ class EvaluatedTask(JudgeOptions):
             "rubric": self.rubric_file and read_text(self.rubric_file, "rubric"),
             "shots": self.shots,
             "examples": self.examples,
+            "samples": self.answers,
+            "unsafe": self.unsafe or None,
         }
         file = read_settings(self.form, task) if self.form else {}
         return file | {name: value for name, value in given.items() if value is not None}
@@ -118,8 +132,8 @@ def evaluate(
     task: Annotated[
         str,
         Parameter(
-            help="Task to evaluate: judge, intent, answers, math, choice, memorize, arbitrate, classify, "
-            "chat or own."
+            help="Task to evaluate: judge, intent, answers, math, code, choice, memorize, arbitrate, "
+            "classify, chat or own."
         ),
     ],
     /,

@@ -44,9 +44,9 @@ class Recipe(NamedRecipe):
     """A recipe that fine-tunes a base model into a specialist."""
 
     task: str | None = None
-    """The task: `judge`, `intent`, `answers`, `math`, `choice`, `preference`, `memorize`, `arbitrate`,
-    `classify`, `chat` (conversations, evaluated by how probable the held-out answers are), or `own`
-    (`[settings]`)."""
+    """The task: `judge`, `intent`, `answers`, `math`, `code`, `choice`, `preference`, `memorize`,
+    `arbitrate`, `classify`, `chat` (conversations, evaluated by how probable the held-out answers are), or
+    `own` (`[settings]`)."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of the task, listed below under each task."""
     tasks: tuple[TaskConfig, ...] = ()

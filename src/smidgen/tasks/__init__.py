@@ -15,6 +15,7 @@ from smidgen.tasks.measures import Measure, Metric, Statistic
 from smidgen.tasks.memory import Arbitrate, Classify, Memorize
 from smidgen.tasks.own import OwnTask
 from smidgen.tasks.preference_task import PreferenceTask
+from smidgen.tasks.programming_task import CodeTask
 from smidgen.tasks.task import Task
 from smidgen.tasks.templates import FORMS, find_form
 
@@ -26,6 +27,7 @@ __all__ = [
     "Chat",
     "ChoiceTask",
     "Classify",
+    "CodeTask",
     "Intent",
     "JudgeTask",
     "MathTask",
@@ -48,6 +50,7 @@ TASKS: dict[str, type[Task]] = {
         Intent,
         Answers,
         MathTask,
+        CodeTask,
         ChoiceTask,
         OwnTask,
         PreferenceTask,

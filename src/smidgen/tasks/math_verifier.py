@@ -8,15 +8,13 @@ ended, and the two expressions count as different.
 
 import atexit
 import json
-import select
-import subprocess
 import sys
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
 from smidgen.errors import WorkError
+from smidgen.tasks.child import Child
 
 LONGEST_EXPRESSION = 300
 """Characters of an expression; longer ones count as different from everything."""
@@ -46,18 +44,16 @@ class Verifier:
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds = seconds
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._lock = Lock()
 
     def compare(self, gold: str, said: str) -> bool:
         """Whether two expressions are equal; false if that is not known in time."""
         with self._lock:
             process = self._running()
-            assert process.stdin is not None
             try:
-                process.stdin.write(json.dumps([gold, said]).encode() + b"\n")
-                process.stdin.flush()
-                answer = _line(process, self._seconds)
+                process.say(json.dumps([gold, said]).encode())
+                answer = process.line(self._seconds)
             except OSError:  # it ended, for want of memory
                 answer = b""
             if not answer:
@@ -69,34 +65,19 @@ class Verifier:
         with self._lock:
             self._end()
 
-    def _running(self) -> "subprocess.Popen[bytes]":
+    def _running(self) -> Child:
         if self._process is None:
             # -P: the folder of the worker is not searched for modules
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
-            if not _line(self._process, SECONDS_TO_START):
+            self._process = Child([sys.executable, "-P", str(_WORKER)])
+            if not self._process.line(SECONDS_TO_START):
                 self._end()
                 raise WorkError("math-verify does not start; try `python -c 'import math_verify'`")
         return self._process
 
     def _end(self) -> None:
-        if self._process is None:
-            return
-        process, self._process = self._process, None
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            with suppress(OSError):  # what was not written is lost
-                if pipe is not None:
-                    pipe.close()
-        process.wait()
-
-
-def _line(process: "subprocess.Popen[bytes]", seconds: float) -> bytes:
-    """Read one line of a process; empty if none comes in time, or the process ended."""
-    assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], seconds)
-    return process.stdout.readline() if ready else b""
+        if self._process is not None:
+            self._process.end()
+            self._process = None
 
 
 _VERIFIER = Verifier()
