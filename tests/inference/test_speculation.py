@@ -1,18 +1,14 @@
 """Drafts change the number of passes, and nothing else: answers are those of one token a pass."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
 from random import Random
 
-import numpy as np
 import pytest
 
 from smidgen.data.types import Completion, Constraint, Message, Request, Sample, Sampling
-from smidgen.inference.acceptance import MOST_DRAFT, Acceptance
+from smidgen.inference.acceptance import MOST_DRAFT, Acceptance, Windows
 from smidgen.inference.drafting import Drafting
 from smidgen.inference.drafts import Draft
-from smidgen.inference.forward import MlxForward
 from smidgen.inference.mlx import MlxEngine
 from smidgen.inference.pass_costs import PassCosts
 from smidgen.inference.row import DecodeRow
@@ -75,7 +71,9 @@ class Prompter:
 
     def guess(self, row: DecodeRow, most: int) -> Draft:
         at = len(row.token_ids) + len(row.forced)
-        right = [*self.known[row.request.sample.id].token_ids, 7, 8, 9][at : at + self.random.randint(0, most)]
+        right = [*self.known[row.request.sample.id].token_ids, 7, 8, 9][
+            at : at + self.random.randint(0, most)
+        ]
         return Draft.of("known", [(token + (self.random.random() < self.wrong)) % 300 for token in right])
 
     def learn(self, row: DecodeRow, choices: Sequence[int]) -> None:
@@ -91,13 +89,14 @@ def prompted(engine: MlxEngine, drafter: Prompter, width: int = MOST_DRAFT) -> M
     speculation = Speculation(
         drafter,
         Acceptance(),
+        Windows(0),
         lambda: FREE,
         end_tokens=engine._builder.tokenizer.eos_token_ids,
         xp=forward.xp,
         epsilon=forward.epsilon,
         width=width,
     )
-    engine._speculations = type("One", (), {"of": lambda self, adapter: speculation})()
+    engine._speculations = type("One", (), {"open": lambda self, adapter: speculation})()
     return engine
 
 

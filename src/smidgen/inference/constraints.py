@@ -105,7 +105,7 @@ class GrammarGuide:
         self._forced = self._forced[1:]
 
     def fork(self) -> "GrammarGuide":
-        """Return a guide in the same state, which may be led elsewhere; copying takes a microsecond or two."""
+        """Return a guide in the same state, which may be led elsewhere; takes a few microseconds."""
         forked = GrammarGuide(self._matcher.deep_copy(), self._vocab_size, self._name)
         forked._forced = list(self._forced)
         return forked

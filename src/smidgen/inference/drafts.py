@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from smidgen.inference.acceptance import Acceptance
+from smidgen.inference.acceptance import Acceptance, Windows
 from smidgen.inference.row import DecodeRow
 
 LONGEST_MATCH = 8
@@ -92,16 +92,17 @@ class JacobiDrafter:
     a window, because every guessed position, right or wrong, is refined by the pass.
     """
 
-    def __init__(self, acceptance: Acceptance, pool_size: int):
-        """Draft with a pool of `pool_size` passes per row; 0 for none."""
+    def __init__(self, acceptance: Acceptance, windows: Windows, pool_size: int):
+        """Draft up to a window or further, with a pool of `pool_size` passes per row; 0 for none."""
         self._acceptance = acceptance
+        self._windows = windows
         self._pool_size = pool_size
         self._rows: dict[DecodeRow, _Choices] = {}
-        self.window = 0
 
     def propose(self, rows: Sequence[DecodeRow], most: Sequence[int]) -> list[Draft]:
         """Return for each row the better of its last choices and what is looked up."""
-        return [self._propose(row, count) for row, count in zip(rows, most, strict=True)]
+        window = self._windows.size(len(rows))
+        return [self._propose(row, count, window) for row, count in zip(rows, most, strict=True)]
 
     def learn(self, row: DecodeRow, choices: Sequence[int]) -> None:
         """Keep the choices: all but the first, which is committed, are the next guess."""
@@ -114,7 +115,7 @@ class JacobiDrafter:
         """Drop the row's choices."""
         self._rows.pop(row, None)
 
-    def _propose(self, row: DecodeRow, most: int) -> Draft:
+    def _propose(self, row: DecodeRow, most: int, window: int) -> Draft:
         known = self._rows.get(row)
         text = text_of(row)
         # After forced tokens the positions of the last choices are no longer the next ones.
@@ -126,7 +127,7 @@ class JacobiDrafter:
             draft = draft.then(continuation(np.append(corpus, tail), most - len(tail)))
         if self._acceptance.expected(found) > self._acceptance.expected(draft):
             draft = found
-        missing = min(self.window, most) - len(draft.tokens)
+        missing = min(window, most) - len(draft.tokens)
         if missing > 0:
             # Any token will do; those of the row, in an order without pattern, are what models trained for
             # Jacobi decoding have seen as noise.

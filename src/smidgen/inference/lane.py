@@ -288,7 +288,7 @@ class Lane:
                     row.take_forced(found, time.perf_counter())
 
     def _take(self, row: DecodeRow, tokens: Sequence[int], logprobs: Sequence[float]) -> int:
-        """Append chosen tokens of a row up to the first that its draft did not expect; return their number."""
+        """Append chosen tokens of a row up to the first that its draft did not expect; return how many."""
         taken = 0
         for token_id, logprob, guess in zip(tokens, logprobs, [*row.draft, None], strict=False):
             if not self._are_numbers(row, [logprob]):
@@ -321,7 +321,7 @@ class Lane:
         return row.error is None
 
     def _most_scored(self, num_rows: int) -> int:
-        """Return the maximum number of forced tokens, and of drafted ones, per row of a pass of `num_rows`."""
+        """Return the maximum number of forced tokens, and of drafted ones, per row of `num_rows`."""
         together = min(PREFILL_TOKENS, FORCED_SCORES // self._settings.tokenizer.vocab_size)
         return max(1, together // num_rows)
 

@@ -61,7 +61,7 @@ class MlxEngine:
         self._decoders = Decoders(loaded, kv_bits=kv_bits, in_numpy=in_numpy)
         self._speculations = None
         if drafting is not None:
-            self._speculations = Speculations(drafting, loaded, self._decoders.base, context)
+            self._speculations = Speculations(drafting, loaded, self._decoders)
         self._sessions: WeakSet[MlxSession] = WeakSet()
 
     def session(self) -> MlxSession:
@@ -140,12 +140,13 @@ class MlxEngine:
     def close(self) -> None:
         """Release the model and the memory of its rows."""
         vars(self).pop("_decoders", None)
+        self._speculations = None
         mx.clear_cache()
 
     def _open_lane(self, adapter: str | None) -> Lane:
         decoders = self._decoders
         decoder = decoders.borrow(adapter)
-        speculation = self._speculations and self._speculations.of(adapter)
+        speculation = self._speculations and self._speculations.open(adapter)
         return Lane(
             decoder, self._settings, lambda decoder: decoders.give_back(adapter, decoder), speculation
         )

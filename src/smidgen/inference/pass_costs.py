@@ -1,9 +1,11 @@
 """The time of a forward pass by its number of tokens, measured once on a machine for a shape of model."""
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +23,50 @@ FORMAT = 1
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 CONTEXT = 256
 """Cached tokens of the row that is measured."""
-TURNS, PATIENCE = 7, 3.0
-"""Times that each width is measured, and seconds after which no further turn is begun."""
+TURNS, PATIENCE = 50, 2.0
+"""Most times that each width is measured, since other programs disturb; seconds after which that ends."""
+PACKAGES = ("smidgen", "mlx", "numpy")
 
 
 class PassCosts:
     """Seconds of a pass of given numbers of tokens."""
 
     def __init__(self, seconds: Mapping[int, float]):
-        """Interpolate between measured widths; more tokens never take less time.
+        """Interpolate between measured widths.
 
         Args:
             seconds: time by number of tokens, for two numbers or more.
         """
         self._widths = np.array(sorted(seconds))
-        self._seconds = np.maximum.accumulate([seconds[width] for width in self._widths])
+        measured = np.array([seconds[width] for width in self._widths])
+        # Disturbances only add to a time, so a wider pass that took less bounds it.
+        self._seconds = np.minimum.accumulate(measured[::-1])[::-1]
 
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """Return the seconds for each number of tokens; beyond the last width, as the widest per token."""
         found = np.interp(tokens, self._widths, self._seconds)
-        return np.maximum(found, self._seconds[-1] * (tokens / self._widths[-1]))
+        return found * np.maximum(1.0, tokens / self._widths[-1])
 
     def of(self, tokens: int) -> float:
         """Return the seconds of a pass of `tokens`."""
         return float(self(np.array([tokens]))[0])
 
 
-def pass_costs(forward: ForwardPass, shape: Mapping[str, Any], context: int) -> PassCosts:
+def pass_costs(forward: ForwardPass, shape: Mapping[str, Any]) -> PassCosts:
     """Return the times of passes, from the cache folder or measured.
 
     Args:
         forward: the model.
-        shape: what the times depend on besides the machine, such as the numbers of `config.json`.
-        context: the model's context in tokens.
+        shape: what the times depend on besides the machine, such as the content of `config.json`.
     """
-    machine = [device().name, device().cores, blas().name, blas().threads]
+    versions = [metadata.version(name) for name in PACKAGES]
+    machine = [device().name, device().cores, blas().name, blas().threads, versions]
     facts = {"shape": dict(shape), "machine": machine, "format": FORMAT}
     file = cache_dir() / "passes" / f"{sha256_json(facts)[:32]}.json"
     if (known := _read(file)) is None:
-        known = measure(Decoder(forward), min(CONTEXT, context // 2))
+        known = measure(Decoder(forward), CONTEXT)
+        if os.getloadavg()[0] > device().cores:
+            return PassCosts(known)  # of a machine that was busy, and will not always be
         with suppress(WorkError):  # the cache folder may be read-only or full
             write_json(file, facts | {"seconds": {str(width): each for width, each in known.items()}})
     return PassCosts(known)

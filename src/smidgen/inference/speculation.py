@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from smidgen.backend import mx
-from smidgen.inference.acceptance import MOST_DRAFT, Acceptance, worthwhile
+from smidgen.inference.acceptance import MOST_DRAFT, Acceptance, Windows, worthwhile
 from smidgen.inference.drafts import Draft, Drafter
 from smidgen.inference.pass_costs import PassCosts
 from smidgen.inference.prefixes import common_prefix
@@ -17,12 +17,13 @@ passes of 1 to 64 tokens in float32: 11 for the bundled model, 20 for SmolLM2-13
 
 
 class Speculation:
-    """Plans the drafts of the rows of one lane after another with the same weights."""
+    """Plans the drafts of the rows of a lane."""
 
     def __init__(
         self,
         drafter: Drafter,
         acceptance: Acceptance,
+        windows: Windows,
         costs: Callable[[], PassCosts],
         *,
         end_tokens: Collection[int],
@@ -35,6 +36,7 @@ class Speculation:
         Args:
             drafter: guesses tokens.
             acceptance: what is known of its guesses.
+            windows: minimum number of tokens to draft.
             costs: returns the times of passes; called when they are first needed.
             end_tokens: ids of end tokens, after which nothing is drafted.
             xp: module of the logits, `numpy` or `mlx.core`.
@@ -43,6 +45,7 @@ class Speculation:
         """
         self._drafter = drafter
         self._acceptance = acceptance
+        self._windows = windows
         self._costs = costs
         self._end_tokens = frozenset(end_tokens)
         self._xp = xp
@@ -81,6 +84,7 @@ class Speculation:
             logits: the logits (T, V) of all states.
         """
         self._count_near_ties(going, taken, logits)
+        self._judge_window(going, len(taken))
         begin, kept = 0, set(taken)
         for row, states in going:
             choices = tokens[begin : begin + len(states)]
@@ -103,7 +107,9 @@ class Speculation:
             return sizes
         survivals = [self._acceptance.survival(draft) for draft in drafts]
         running = sum(1 + len(row.forced) for row in rows)
-        return worthwhile(survivals, running, self._costs(), padded=self._xp is mx)
+        chosen = worthwhile(survivals, running, self._costs(), padded=self._xp is mx)
+        window = self._windows.size(len(rows))
+        return [max(size, min(window, most)) for size, most in zip(chosen, sizes, strict=True)]
 
     def _fitting(self, row: DecodeRow, draft: Draft, most: int) -> Draft:
         """Cut a draft before an end token, and to what the row's constraint allows."""
@@ -118,6 +124,14 @@ class Speculation:
         )
         return draft.first(same).then(Draft.of("forced", tokens[same:]))
 
+    def _judge_window(self, going: Sequence[tuple[DecodeRow, Sequence[RowState]]], num_taken: int) -> None:
+        """Tell the windows what a planned pass gave."""
+        rows = [row for row, _ in going if row in self._drafts]
+        if rows and self._width is None:
+            costs, guessed = self._costs(), sum(len(self._drafts[row].tokens) for row in rows)
+            slowdown = costs.of(len(rows) + guessed) / costs.of(len(rows))
+            self._windows.learn(len(rows), num_taken / len(rows) / slowdown)
+
     def _count_near_ties(
         self, going: Sequence[tuple[DecodeRow, Sequence[RowState]]], taken: Sequence[int], logits: Any
     ) -> None:
@@ -127,5 +141,6 @@ class Speculation:
         kept = [pairs[at] for at in taken]
         if len(taken) < len(logits):
             logits = logits[self._xp.array(taken)]
-        for (row, _), is_near in zip(kept, near_ties(logits, [s for _, s in kept], self._xp, self._noise)):
+        found = near_ties(logits, [state for _, state in kept], self._xp, self._noise)
+        for (row, _), is_near in zip(kept, found, strict=True):
             row.near_ties += is_near
