@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from _common import machine, versions, write_results
 
 MODES = ("ar", "lookup", "jacobi")
@@ -89,7 +90,11 @@ def figures(one: Contender, plain: Contender) -> dict[str, Any]:
         a.token_ids == b.token_ids and a.text == b.text
         for a, b in zip(one.completions, plain.completions, strict=True)
     ]
-    found = {"tokens": tokens, "tokens_per_second": tokens / sum(one.seconds), "same": f"{sum(same)}/{len(same)}"}
+    found = {
+        "tokens": tokens,
+        "tokens_per_second": tokens / sum(one.seconds),
+        "same": f"{sum(same)}/{len(same)}",
+    }
     passes = [completion.passes for completion in one.completions if completion.passes]
     if not passes:
         return found

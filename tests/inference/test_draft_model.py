@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tests.conftest import TINY_CONFIG, random_qwen3, write_tokenizer
-from tests.inference.test_speculation import SETTINGS, answers, assert_same, longest_pass, requests_of
+from tests.inference.test_speculation import FREE, SETTINGS, answers, assert_same, longest_pass, requests_of
 
 from smidgen.errors import ConfigError
 from smidgen.inference.drafting import Drafting
@@ -33,12 +33,13 @@ def near(tiny_model_dir, tmp_path_factory) -> LoadedModel:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "width", "costs"), [(1, 4, None), (3, 3, None), (3, None, {1: 1.0, 64: 1.0}), (4, 1, None)]
+    ("batch_size", "width", "costs"),
+    [(1, 4, None), (3, 3, None), (3, None, {1: 0.01, 64: 0.01}), (4, 1, None)],
 )
 def test_answers_are_those_of_one_token_a_pass(loaded, near, batch_size, width, costs):
     requests = requests_of(SETTINGS)
     plain = answers(MlxEngine(loaded, batch_size=batch_size), requests)
-    drafting = Drafting("draft", near, width=width, costs=costs and PassCosts(costs))
+    drafting = Drafting("draft", near, width=width, costs=FREE, draft_costs=costs and PassCosts(costs))
     found = answers(MlxEngine(loaded, batch_size=batch_size, drafting=drafting), requests)
     assert_same(found, plain)
     assert longest_pass(found) > 1
@@ -52,7 +53,10 @@ def test_a_model_that_drafts_for_itself_is_always_right(loaded):
 
 def test_a_draft_that_costs_more_than_it_saves_is_not_made(loaded):
     costly = PassCosts({1: 1.0, 64: 64.0})
-    found = answers(MlxEngine(loaded, drafting=Drafting("draft", loaded, costs=costly)), requests_of([{}]))
+    found = answers(
+        MlxEngine(loaded, drafting=Drafting("draft", loaded, costs=costly, draft_costs=FREE)),
+        requests_of([{}]),
+    )
     assert all(one.passes and one.passes.drafted == 0 for one in found.values())
 
 

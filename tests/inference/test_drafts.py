@@ -13,14 +13,18 @@ def test_a_continuation_is_that_of_the_latest_longest_match(tokens, most):
     best, at = 0, 0
     for end in range(len(tokens) - 1):
         length = 0
-        while length < min(LONGEST_MATCH, end + 1) and tokens[end - length] == tokens[len(tokens) - 1 - length]:
+        while (
+            length < min(LONGEST_MATCH, end + 1) and tokens[end - length] == tokens[len(tokens) - 1 - length]
+        ):
             length += 1
         if length and length >= best:
             best, at = length, end + 1
     text = tokens
     expected = []
     while best and len(expected) < most:  # what repeats itself goes on so
-        expected.append(text[at + len(expected)] if at + len(expected) < len(text) else expected[-(len(text) - at)])
+        expected.append(
+            text[at + len(expected)] if at + len(expected) < len(text) else expected[-(len(text) - at)]
+        )
     assert draft.tokens == expected
     assert draft.parts == ([(f"match of {best}", most)] if expected else [])
 

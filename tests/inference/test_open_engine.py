@@ -196,7 +196,9 @@ def test_drafts_run_in_the_mlx_engine(tiny_model_dir, measured, tmp_path):
         EngineOptions("http://localhost:1/v1", decode="lookup"),
         EngineOptions(str(recording), decode="lookup"),
     ):
-        with pytest.raises(ConfigError, match=r"the engine \w+ does not support decode lookup; leave it out, or"):
+        with pytest.raises(
+            ConfigError, match=r"the engine \w+ does not support decode lookup; leave it out, or"
+        ):
             open_engine(options)
     identities = [
         engine_identity(EngineOptions(folder, engine="mlx")),

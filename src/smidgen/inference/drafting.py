@@ -27,7 +27,7 @@ class Drafting:
         model: that model.
         width: number of tokens drafted for each row of a pass; by their expected worth if None.
         pool_size: with `jacobi`, number of passes whose choices are looked up.
-        costs: times of passes; measured if None.
+        costs, draft_costs: times of passes of the model, and of the smaller one; measured if None.
     """
 
     mode: Literal["jacobi", "lookup", "draft"]
@@ -35,6 +35,7 @@ class Drafting:
     width: int | None = None
     pool_size: int = POOL_SIZE
     costs: PassCosts | None = None
+    draft_costs: PassCosts | None = None
 
 
 class Speculations:
@@ -88,15 +89,13 @@ class Speculations:
 
     @cached_property
     def _costs(self) -> PassCosts:
-        return self._times(self._loaded, self._decoders.base)
+        return self._drafting.costs or _times(self._loaded, self._decoders.base)
 
     @cached_property
     def _draft_costs(self) -> PassCosts:
         assert self._drafting.model is not None and self._draft is not None
-        return self._times(self._drafting.model, self._draft)
+        return self._drafting.draft_costs or _times(self._drafting.model, self._draft)
 
-    def _times(self, loaded: LoadedModel, forward: ForwardPass) -> PassCosts:
-        """Return the times of passes; the given ones are those of either model."""
-        if self._drafting.costs is not None:
-            return self._drafting.costs
-        return pass_costs(forward, {"config": loaded.config, "forward": type(forward).__name__})
+
+def _times(loaded: LoadedModel, forward: ForwardPass) -> PassCosts:
+    return pass_costs(forward, {"config": loaded.config, "forward": type(forward).__name__})

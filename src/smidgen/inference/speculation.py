@@ -4,7 +4,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from smidgen.backend import mx
+from smidgen.errors import ConfigError
 from smidgen.inference.acceptance import MOST_DRAFT, Acceptance, Windows, worthwhile
+from smidgen.inference.constraints import Guide
 from smidgen.inference.drafts import Draft, Drafter
 from smidgen.inference.pass_costs import PassCosts
 from smidgen.inference.prefixes import common_prefix
@@ -117,11 +119,8 @@ class Speculation:
         draft = draft.first(min([*ends, most]))
         if row.guide is None or most <= 0:
             return draft
-        tokens = row.guide.follow(draft.tokens, most)
-        same = next(
-            (i for i, pair in enumerate(zip(tokens, draft.tokens, strict=False)) if pair[0] != pair[1]),
-            min(len(tokens), len(draft.tokens)),
-        )
+        tokens = _followed(row.guide, draft.tokens, most)
+        same = len(common_prefix(tokens, draft.tokens))
         return draft.first(same).then(Draft.of("forced", tokens[same:]))
 
     def _judge_window(self, going: Sequence[tuple[DecodeRow, Sequence[RowState]]], num_taken: int) -> None:
@@ -144,3 +143,24 @@ class Speculation:
         found = near_ties(logits, [state for _, state in kept], self._xp, self._noise)
         for (row, _), is_near in zip(kept, found, strict=True):
             row.near_ties += is_near
+
+
+def _followed(guide: Guide, tokens: Sequence[int], most: int) -> list[int]:
+    """Return the first of `tokens` that a constraint allows, at most `most`; the guide stays as it is.
+
+    Tokens that the constraint forces stand where they are due, and at the end.
+    """
+    guide, followed, rest = guide.fork(), [], list(tokens)
+    try:
+        while len(followed) < most and not guide.is_complete:
+            if forced := guide.force(most - len(followed)):
+                followed += forced
+                rest = rest[len(forced) :] if rest[: len(forced)] == forced else []
+            elif rest and guide.allows(rest[0]):
+                guide.take(rest[0])
+                followed.append(rest.pop(0))
+            else:
+                break
+    except ConfigError:
+        pass  # where no text could come next, the draft ends
+    return followed
