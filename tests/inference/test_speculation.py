@@ -1,12 +1,14 @@
 """Drafts change the number of passes, and nothing else: answers are those of one token a pass."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 from tests.models.test_lora import CONFIG, adapted
 
 from smidgen.backend import nn
@@ -274,3 +276,28 @@ def test_weights_that_changed_are_read_again(tiny_model_dir):
     own.model.update({"model": {"norm": {"weight": own.model.model.norm.weight * 0.3}}})
     engine.refresh()
     assert_same(answers(engine, requests), answers(MlxEngine(own), requests))
+
+
+@pytest.mark.parametrize("mode", ["jacobi", "lookup"])
+def test_drawn_tokens_have_the_distribution_of_the_model(loaded, full_logits, mode):
+    number, sampling = 600, Sampling(max_tokens=6, temperature=1.2, top_k=2, seed=4)
+    messages = requests_of([{}])[1].sample.messages
+    engine = MlxEngine(loaded, batch_size=50, drafting=Drafting(mode, width=4))
+    requests = [Request(Sample(str(i), messages), sampling, logprobs=False) for i in range(number)]
+    found = answers(engine, requests)
+    assert longest_pass(found) > 1
+    prompt = engine._builder.prompt(requests[0].sample)
+    tree: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(3):
+        grown = {}
+        for tokens, share in tree.items():
+            logits = full_logits([*prompt, *tokens])[-1].astype(np.float64)
+            best = np.argsort(-logits)[: sampling.top_k]
+            weights = np.exp(logits[best] / sampling.temperature)
+            for token, weight in zip(best.tolist(), weights / weights.sum(), strict=True):
+                grown[*tokens, token] = share * weight
+        tree = grown
+    seen = Counter(completion.token_ids[:3] for completion in found.values())
+    assert seen.keys() <= tree.keys() and len(tree) == 8
+    expected = [number * share for share in tree.values()]
+    assert chisquare([seen[tokens] for tokens in tree], expected).pvalue > 0.01
