@@ -25,7 +25,10 @@ def test_the_answer_is_what_the_states_came_to():
     [
         ({"id": "a"}, "a line is no trajectory: 'prompt'; collect the trajectories again"),
         (ONE.to_json() | {"blocks": 3}, "a line is no trajectory"),
-        (ONE.to_json() | {"blocks": []}, "the trajectory 'a' has an empty block, or states of several lengths"),
+        (
+            ONE.to_json() | {"blocks": []},
+            "the trajectory 'a' has an empty block, or states of several lengths",
+        ),
         (ONE.to_json() | {"blocks": [[[1, 2], [1]]]}, "'a' has an empty block, or states of several lengths"),
         (ONE.to_json() | {"blocks": [[[]]]}, "has an empty block"),
     ],

@@ -24,7 +24,8 @@ def collected(decoder: Decoder, questions, ends=frozenset(), **settings) -> dict
     defaults = {"block_size": 5, "batch_size": 3, "seed": 0}
     found = list(collect_trajectories(decoder, questions, end_tokens=ends, **defaults | settings))
     assert decoder.num_rows == 0
-    return {one.id: one for one in found}
+    assert all(questions[place].id == one.id for place, one in found)
+    return {one.id: one for _, one in found}
 
 
 @pytest.fixture(scope="module")
@@ -91,5 +92,7 @@ def test_company_and_other_devices_change_nothing(loaded, decoder):
 def test_weights_that_are_damaged_are_refused(tiny_model_dir):
     damaged = load(str(tiny_model_dir)).model
     damaged.model.norm.weight = damaged.model.norm.weight * mx.nan
-    with pytest.raises(ModelError, match="computes logits that are NaN; its weights are damaged, so download"):
+    with pytest.raises(
+        ModelError, match="computes logits that are NaN; its weights are damaged, so download"
+    ):
         collected(Decoder(forward_of(damaged)), questions_of([3]))

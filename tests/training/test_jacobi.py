@@ -87,9 +87,7 @@ def test_the_layout_is_that_of_its_definition(seed, sizes, window, context, epoc
     assert found.right.tolist() == [len(row.prompt) - 1, *answer[:-1]]
     assert found.targets.tolist() == [tokens[i]["id"] for i in answer] == row.answer.tolist()
     last = tokens[-1]["position"]
-    noisy = [
-        i for i, t in enumerate(tokens) if t["kind"] == "guess" and t["wrong"] and t["position"] < last
-    ]
+    noisy = [i for i, t in enumerate(tokens) if t["kind"] == "guess" and t["wrong"] and t["position"] < last]
     assert found.noisy.tolist() == noisy
     for place, teacher in zip(noisy, found.teachers, strict=True):
         twin = tokens[found.right[teacher]]  # the right token in the place of the guess

@@ -68,9 +68,20 @@ def read_trajectories(folder: Path) -> Iterator[Trajectory]:
         DataError: a shard is damaged.
     """
     for path in sorted(folder.glob("shard-*.jsonl")):
-        yield from map(Trajectory.from_json, read_jsonl(path))
+        yield from read_shard(path)
+
+
+def read_shard(path: Path) -> list[Trajectory]:
+    """Read the trajectories of one shard.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    return [Trajectory.from_json(row) for row in read_jsonl(path)]
 
 
 def mismatch(state: Sequence[int], fixed: Sequence[int]) -> int:
     """Return the index of the first wrong token of a state; its length if there is none."""
-    return next((i for i, pair in enumerate(zip(state, fixed, strict=True)) if pair[0] != pair[1]), len(fixed))
+    return next(
+        (i for i, pair in enumerate(zip(state, fixed, strict=True)) if pair[0] != pair[1]), len(fixed)
+    )

@@ -44,8 +44,8 @@ def collect_trajectories(
     end_tokens: Collection[int],
     batch_size: int,
     seed: int,
-) -> Iterator[Trajectory]:
-    """Answer questions greedily and yield the trajectory of each as soon as it is complete.
+) -> Iterator[tuple[int, Trajectory]]:
+    """Answer questions greedily; yield the place of each and its trajectory as soon as it is complete.
 
     Args:
         decoder: has no rows, before and after.
@@ -60,7 +60,7 @@ def collect_trajectories(
     """
     if not questions:
         return
-    waiting, rows = deque(questions), list[_Row]()
+    waiting, rows = deque(enumerate(questions)), list[_Row]()
     longest = max(len(one.prompt) + one.max_tokens for one in questions)
     room = room_for(decoder, longest, batch_size)
     prompts = [one.prompt for one in questions]
@@ -68,8 +68,8 @@ def collect_trajectories(
     while waiting or rows:
         free = room - len(rows)
         if waiting and free:
-            count = joining(len(one.prompt) for one in islice(waiting, free))
-            new = [_Row(waiting.popleft(), block_size, frozenset(end_tokens), seed) for _ in range(count)]
+            count = joining(len(one.prompt) for _, one in islice(waiting, free))
+            new = [_Row(*waiting.popleft(), block_size, frozenset(end_tokens), seed) for _ in range(count)]
             choices = _choices(decoder, decoder.add([row.question.prompt for row in new]))
             for row, token in zip(new, choices, strict=True):
                 row.take([token])
@@ -83,7 +83,7 @@ def collect_trajectories(
             decoder.rollback(surplus)
         for at in reversed(range(len(rows))):
             if rows[at].is_done:
-                yield rows[at].trajectory
+                yield rows[at].place, rows[at].trajectory
                 decoder.remove(at)
                 rows[at] = rows[-1]
                 rows.pop()
@@ -104,10 +104,12 @@ class _Row:
     """The trajectory of one question so far.
 
     Attributes:
+        place: its place among the questions.
         states: those of the block under way; none before its first token is known.
         known: number of first tokens of the newest state that are known to be right.
     """
 
+    place: int
     question: Question
     block_size: int
     end_tokens: frozenset[int]

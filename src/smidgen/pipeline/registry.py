@@ -14,6 +14,7 @@ from smidgen.pipeline.reporting import report_stage
 from smidgen.pipeline.stage import Stage
 from smidgen.pipeline.teaching import teaching_stages
 from smidgen.pipeline.training import training_stages
+from smidgen.pipeline.trajectories import trajectory_stages
 
 Tasks = tuple[TaskContext, ...]
 
@@ -70,6 +71,7 @@ KINDS: tuple[Callable[[AnyRecipe, Tasks], list[Stage]], ...] = (
     data_stages,
     teaching_stages,
     keeping_stages,
+    trajectory_stages,
     _base_evaluations,
     training_stages,
     _trained_evaluations,

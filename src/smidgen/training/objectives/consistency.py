@@ -54,9 +54,7 @@ class Consistency:
         likelihood = token_losses(right, weight, mx.array(targets[:count]), weight_frozen=frozen).sum()
         if count == total:
             return Losses(self.ar_weight * likelihood, {"ar_loss": likelihood})
-        teacher = TeacherStates(
-            mx.stop_gradient(right[mx.array(batch.teachers)]), mx.stop_gradient(weight)
-        )
+        teacher = TeacherStates(mx.stop_gradient(right[mx.array(batch.teachers)]), mx.stop_gradient(weight))
         mixed, guess_loss, divergence = distillation_losses(
             TrainedStates(hidden[count:total], targets[count:total]),
             weight,
