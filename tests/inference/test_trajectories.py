@@ -1,5 +1,7 @@
 """Trajectories are the states of plain Jacobi iteration, and end in the greedy answer."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -47,7 +49,7 @@ def test_every_state_is_the_model_s_choice_after_the_one_before(
         text = list(one.prompt)
         for states in trajectory.blocks:
             assert len(states[0]) <= block_size
-            for before, after in zip(states, states[1:], strict=False):
+            for before, after in pairwise(states):
                 choices = full_logits(text + before).argmax(-1)[len(text) - 1 :]
                 assert after == choices[: len(after)].tolist()
             assert all(token in text + states[-1][:1] for token in states[0])

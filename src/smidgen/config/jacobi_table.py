@@ -35,6 +35,8 @@ class JacobiConfig(FinetuneConfig):
     context: Literal["clean", "noisy", "window"] = "clean"
     """What a block of guesses follows: the right tokens (`clean`), the guesses before it (`noisy`), or those
     of its noise window after the right ones (`window`)."""
+    trunk_cache: Literal["off", "float16", "float32"] = "off"
+    """Off: the states below an adapter in the last blocks differ from epoch to epoch."""
     ar_weight: float = Field(default=10.0, ge=0.0)
     """Factor on the loss of the answer itself; the loss of the guesses has 1."""
     temperature: float = Field(default=1.0, gt=0)
@@ -42,8 +44,9 @@ class JacobiConfig(FinetuneConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if unread := sorted({"trunk_cache", "trunk_cache_gb"} & self.model_fields_set):
+        if unread := sorted({"trunk_cache", "trunk_cache_gb"} & self.changed()):
             raise ValueError(
-                f"'{unread[0]}' is for rows that are the same in every epoch, and guesses are not; leave it out"
+                f"'{unread[0]}' is for rows that are the same in every epoch, and guesses are not; leave "
+                "it out"
             )
         return self

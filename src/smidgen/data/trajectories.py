@@ -55,8 +55,8 @@ class Trajectory:
             raise DataError(f"a line is no trajectory: {error}; collect the trajectories again") from None
         if not lengths or any(len(sizes) != 1 or 0 in sizes for sizes in lengths):
             raise DataError(
-                f"the trajectory '{found.id}' has an empty block, or states of several lengths in one; collect "
-                "the trajectories again"
+                f"the trajectory '{found.id}' has an empty block, or states of several lengths in one; "
+                "collect the trajectories again"
             )
         return found
 

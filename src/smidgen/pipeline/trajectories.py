@@ -1,4 +1,4 @@
-"""The trajectories that a recipe with `method = "jacobi"` is trained on: those of the base on its own prompts.
+"""The trajectories that a recipe with `method = "jacobi"` is trained on: the base answers the prompts.
 
 trajectories/train/shard-00000.jsonl         of training prompts of similar length, and so on
 trajectories/validation/shard-00000.jsonl    of validation prompts
@@ -148,8 +148,8 @@ def _summary(counts: Mapping[str, Any]) -> str:
     """Say in one sentence what was collected."""
     cut = f", {counts['unfinished']:,} of them cut off" if counts["unfinished"] else ""
     return (
-        f"collected {counts['answers']:,} answers{cut} with {counts['tokens']:,} tokens, of which a pass found "
-        f"{counts['tokens'] / counts['iterations']:.2f}"
+        f"collected {counts['answers']:,} answers{cut} with {counts['tokens']:,} tokens, of which a pass "
+        f"found {counts['tokens'] / counts['iterations']:.2f}"
     )
 
 

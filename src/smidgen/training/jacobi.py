@@ -1,8 +1,8 @@
-"""Batches of Jacobi trajectories: a prompt, and every block of its answer twice, as guesses and as it is right.
+"""Batches of Jacobi trajectories: a prompt, and every block of its answer twice, as guessed and as it is.
 
-Everything runs in one pass (https://arxiv.org/abs/2512.14681): prompt, guesses of block 0, block 0, guesses of
-block 1, block 1, … The guesses of a block have the positions of the block. A mask keeps the guesses from the
-right tokens of their own block, and the right tokens from all guesses.
+Everything runs in one pass (https://arxiv.org/abs/2512.14681): prompt, guesses of block 0, block 0, guesses
+of block 1, block 1, … The guesses of a block have the positions of the block. A mask keeps the guesses from
+the right tokens of their own block, and the right tokens from all guesses.
 """
 
 import math

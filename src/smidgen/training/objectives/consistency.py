@@ -1,9 +1,9 @@
 """Jacobi forcing: the model should choose after wrong guesses as it does after the right tokens.
 
 The loss is that of CLLM (https://arxiv.org/abs/2403.00835) on the batches of `smidgen.training.jacobi`: the
-divergence between the model's probabilities after a wrong guess and those, without a gradient, after the right
-token in its place; and the negative log-likelihood of the answer, which keeps the model what it was. Both are
-sums over the answer divided by its number of tokens, so neither depends on how many blocks an answer has;
+divergence between the model's probabilities after a wrong guess and those, without a gradient, after the
+right token in its place; and the negative log-likelihood of the answer, which keeps the model what it was.
+Both are sums divided by the number of tokens of the answer, so neither depends on how many blocks it has;
 where guesses are right the divergence is none.
 """
 
