@@ -234,7 +234,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"epochs": 2}},
-            r"'train\.epochs'\. Only method = \"sft\" or \"distill\" or \"dpo\" or \"jacobi\" uses it; leave it out",
+            r"'train\.epochs'\. Only method = \"sft\" or \"distill\" or \"dpo\" or \"jacobi\" uses it; leave",
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"lora": {"rank": 2}}},
