@@ -172,6 +172,26 @@ def test_a_plan_before_the_collection_is_near_what_comes(tmp_path: Path, tiny_mo
     assert after.tokens != planned.tokens  # the model's own answers
 
 
+def test_ways_of_decoding_are_compared_in_the_report(tmp_path: Path, tiny_model_dir: Path):
+    context = context_of(tmp_path, tiny_model_dir)
+    result_of(run_recipe(context))
+    found = read_json(context.run.path("decoding.json"))["batches"]
+    assert found.keys() == {"1", "8"}
+    for ways in found.values():
+        assert ways.keys() == {"ar", "lookup", "jacobi"}
+        for facts in ways.values():
+            assert facts["same"] == facts["answers"] == 2
+            assert facts["right"] == ways["ar"]["right"]
+            assert facts["tokens"] == ways["ar"]["tokens"] > 0
+        jacobi = ways["jacobi"]
+        assert sum(int(n) * count for n, count in jacobi["committed"].items()) == jacobi["tokens"]
+        assert jacobi["tokens_per_pass"] >= 1 and jacobi["speed_up"]["low"] <= jacobi["speed_up"]["high"]
+    assert read_json(context.run.path("report.json"))["decoding"]["batches"] == found
+    page = context.run.path("report.html").read_text(encoding="utf-8")
+    assert "Several tokens a pass" in page and "Jacobi, one answer at a time" in page
+    assert "2 answers the same" in page
+
+
 @pytest.mark.parametrize(
     ("train", "fault"),
     [

@@ -6,6 +6,7 @@ from smidgen.config import AnyRecipe, Recipe
 from smidgen.pipeline.asking import PLAIN, Asking
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.data_stage import data_stages
+from smidgen.pipeline.decoding import decoding_stages
 from smidgen.pipeline.evaluating import BASE, evaluation_stage
 from smidgen.pipeline.exporting import exporting_stages
 from smidgen.pipeline.keeping import keeping_stages
@@ -75,6 +76,7 @@ KINDS: tuple[Callable[[AnyRecipe, Tasks], list[Stage]], ...] = (
     _base_evaluations,
     training_stages,
     _trained_evaluations,
+    decoding_stages,
     quantizing_stages,
     exporting_stages,
 )

@@ -75,14 +75,13 @@ def _collect(context: RunContext) -> Work[None]:
     for split, shards in parts.items():
         for number, questions in enumerate(shards):
             path = context.run.path(f"{PLACE}/{split}/shard-{number:05d}.jsonl")
-            if not path.exists():
+            if path.exists():
+                yield StepEvent(STAGE, done + len(questions), total, is_new=False)
+            else:
                 yield from _collect_shard(path, questions, loaded, settings, seed, (done, total))
-            found = read_shard(path)
             done += len(questions)
-            _count(counts, found)
+            _count(counts, read_shard(path))
             files.append(_described(path, split, questions))
-            values = {"tokens_per_pass": counts["tokens"] / counts["iterations"]}
-            yield StepEvent(STAGE, done, total, is_new=False, values=values)
     facts = {
         "model": {"name": model.base, "sha256": content_hash(resolve(model.base))},
         **_collecting(context),
@@ -109,6 +108,7 @@ def _collect_shard(
 ) -> Work[None]:
     """Write the trajectories of a shard, in the order of its prompts."""
     done, total = progress
+    tokens = iterations = 0
     found: dict[int, Trajectory] = {}
     collecting = collect_trajectories(
         Decoder(forward_of(loaded.model)),  # a new one, so that a shard does not depend on those before it
@@ -119,8 +119,10 @@ def _collect_shard(
         seed=seed,
     )
     for place, trajectory in collecting:
-        found[place] = trajectory
-        yield StepEvent(STAGE, done + len(found), total, tokens=len(trajectory.answer))
+        found[place], new = trajectory, len(trajectory.answer)
+        tokens, iterations = tokens + new, iterations + trajectory.iterations
+        values = {"tokens_per_pass": tokens / iterations}
+        yield StepEvent(STAGE, done + len(found), total, tokens=new, values=values)
     write_jsonl(path, (found[place].to_json() for place in range(len(questions))))
 
 
