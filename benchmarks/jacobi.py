@@ -7,22 +7,24 @@ turns rotates. Prompts are those of the generated world (`answers`, and a judge 
 and problems of a file. Times are end to end, prefill included. The speed-up is the ratio of summed times with
 a 95 % interval by bootstrap over the batches; `cpu` is the ratio of processor times, which other programs on
 the machine disturb less. Answers must be the same, token for token, and the tokens whose choice was open to
-rounding are counted. The first answer of each engine, which measures the times of passes, is not counted.
+rounding are counted; llama.cpp's are compared as texts. The first answer of each engine, which measures the
+times of passes, is not counted.
 """
 
 import argparse
 import json
 import sys
 import time
-from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 
 from _common import machine, versions, write_results
 
 MODES = ("ar", "lookup", "jacobi")
+SWEPT = [f"jacobi {width} {pool}" for width, pool in product((4, 8, 16, 32, 64), (0, 1, 4, 8))]
+"""Tokens in flight for a row, which is block size times blocks in flight, and passes in the pool."""
 PACKAGES = ("mlx", "mlx-lm", "numpy", "scipy-openblas32")
 
 
@@ -45,18 +47,25 @@ def prompts_of(kind: str, count: int, problems: Path | None) -> list[Any]:
 class Contender:
     """An engine with one way of decoding, and what it took."""
 
-    def __init__(self, name: str, loaded: Any, draft: Any, batch: int):
-        """Open it; a name is a mode, or a mode with a width, and with a pool, such as `jacobi 16 4`."""
+    def __init__(self, name: str, model: str, loaded: Any, draft: Any, batch: int):
+        """Open it; a name is `llama`, or a mode with or without a width and a pool, such as `jacobi 16 4`."""
+        from smidgen.evaluation.decoding_section import Answered
+        from smidgen.inference import open_engine
         from smidgen.inference.drafting import Drafting
         from smidgen.inference.mlx import MlxEngine
+        from smidgen.options import EngineOptions
 
         mode, *numbers = name.split()
         settings = dict(zip(("width", "pool_size"), map(int, numbers), strict=False))
-        drafting = None if mode == "ar" else Drafting(mode, draft if mode == "draft" else None, **settings)
-        self.engine = MlxEngine(loaded, batch_size=batch, drafting=drafting)
-        self.seconds: list[float] = []
-        self.processor: list[float] = []
-        self.completions: list[Any] = []
+        if mode == "llama":
+            self.engine: Any = open_engine(EngineOptions(model, engine="llama", batch_size=batch))
+        else:
+            drafting = (
+                None if mode == "ar" else Drafting(mode, draft if mode == "draft" else None, **settings)
+            )
+            self.engine = MlxEngine(loaded, batch_size=batch, drafting=drafting)
+        self.answered = Answered()
+        self.processor = 0.0
 
     def answer(self, samples: list[Any], max_tokens: int, *, counts: bool) -> None:
         """Answer prompts together."""
@@ -66,14 +75,16 @@ class Contender:
         started, used = time.perf_counter(), time.process_time()
         found = {request.sample.id: completion for request, completion in self.engine.complete(requests)}
         if counts:
-            self.seconds.append(time.perf_counter() - started)
-            self.processor.append(time.process_time() - used)
-            self.completions += [found[sample.id] for sample in samples]
+            self.answered.seconds.append(time.perf_counter() - started)
+            self.processor += time.process_time() - used
+            self.answered.completions += [found[sample.id] for sample in samples]
 
 
-def measured(names: list[str], loaded: Any, draft: Any, samples: list[Any], batch: int, most: int) -> Any:
+def measured(
+    names: list[str], model: str, loaded: Any, draft: Any, samples: list[Any], batch: int, most: int
+) -> Any:
     """Return the figures of each contender on some prompts."""
-    contenders = {name: Contender(name, loaded, draft, batch) for name in names}
+    contenders = {name: Contender(name, model, loaded, draft, batch) for name in names}
     for one in contenders.values():
         one.answer(samples[:1], most, counts=False)
     for turn, begin in enumerate(range(0, len(samples), batch)):
@@ -84,33 +95,14 @@ def measured(names: list[str], loaded: Any, draft: Any, samples: list[Any], batc
 
 
 def figures(one: Contender, plain: Contender) -> dict[str, Any]:
-    """Return what a contender took and gave, beside one token a pass."""
-    tokens = sum(len(completion.token_ids) for completion in one.completions)
-    same = [
-        a.token_ids == b.token_ids and a.text == b.text
-        for a, b in zip(one.completions, plain.completions, strict=True)
-    ]
-    found = {
-        "tokens": tokens,
-        "tokens_per_second": tokens / sum(one.seconds),
-        "same": f"{sum(same)}/{len(same)}",
-    }
-    passes = [completion.passes for completion in one.completions if completion.passes]
-    if not passes:
-        return found
-    committed = Counter(count for each in passes for count in each.committed)
-    num_passes, drafted = sum(committed.values()), sum(each.drafted for each in passes)
-    mine, theirs = np.array(one.seconds), np.array(plain.seconds)
-    draws = np.random.default_rng(0).integers(0, len(mine), (2000, len(mine)))
-    interval = np.quantile(theirs[draws].sum(1) / mine[draws].sum(1), [0.025, 0.975])
-    return found | {
-        "tokens_per_pass": tokens / num_passes,
-        "accepted_share": (tokens - num_passes) / drafted if drafted else None,
-        "near_ties": sum(each.near_ties for each in passes),
-        "committed": {str(count): number for count, number in sorted(committed.items())},
-        "speed_up": float(theirs.sum() / mine.sum()),
-        "interval": interval.tolist(),
-        "cpu": float(sum(plain.processor) / sum(one.processor)),
+    """Return what a contender took and gave, beside one token a pass of the same engine."""
+    from smidgen.evaluation.decoding_section import decoding_facts
+
+    pairs = zip(one.answered.completions, plain.answered.completions, strict=True)
+    return decoding_facts(one.answered, plain.answered) | {
+        "same_text": sum(ours.text == theirs.text for ours, theirs in pairs),
+        "seconds": sum(one.answered.seconds),
+        "cpu": plain.processor / one.processor,
     }
 
 
@@ -127,7 +119,10 @@ def pass_times(loaded: Any) -> dict[int, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", nargs="+", default=["smidgen:nano", "smidgen:smollm2"])
-    parser.add_argument("--modes", nargs="+", default=list(MODES), help="such as lookup, or 'jacobi 16 4'")
+    parser.add_argument(
+        "--modes", nargs="+", default=list(MODES), help="such as lookup, llama or 'jacobi 16 4'"
+    )
+    parser.add_argument("--sweep", action="store_true", help="also fixed numbers of tokens and pools")
     parser.add_argument("--kinds", nargs="+", default=["answers", "judge", "problems"])
     parser.add_argument("--problems", type=Path, help="file of rows with a question")
     parser.add_argument("--draft-model", help="for the mode draft")
@@ -138,7 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from smidgen.models.load import load
 
-    names = list(dict.fromkeys(["ar", *arguments.modes]))
+    names = list(dict.fromkeys(["ar", *arguments.modes, *(SWEPT if arguments.sweep else ())]))
     kinds = [kind for kind in arguments.kinds if kind != "problems" or arguments.problems]
     draft = arguments.draft_model and load(arguments.draft_model)
     results: dict[str, Any] = {"versions": versions(PACKAGES)}
@@ -152,7 +147,7 @@ def main() -> None:
             samples = prompts_of(kind, arguments.count, arguments.problems)
             for batch in arguments.batch:
                 found[f"{kind}, batch {batch}"] = rows = measured(
-                    names, loaded, draft, samples, batch, arguments.max_tokens
+                    names, model, loaded, draft, samples, batch, arguments.max_tokens
                 )
                 print(f"\n{model}, {kind}, batch {batch}")
                 for name, row in rows.items():
