@@ -19,7 +19,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-
 from _common import machine, versions, write_results
 
 MODES = ("ar", "lookup", "jacobi")

@@ -6,6 +6,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from smidgen.errors import DataError
 from smidgen.files import read_jsonl
 
@@ -80,7 +82,7 @@ def read_shard(path: Path) -> list[Trajectory]:
     return [Trajectory.from_json(row) for row in read_jsonl(path)]
 
 
-def mismatch(state: Sequence[int], fixed: Sequence[int]) -> int:
+def mismatch(state: Sequence[int] | np.ndarray, fixed: Sequence[int] | np.ndarray) -> int:
     """Return the index of the first wrong token of a state; its length if there is none."""
     return next(
         (i for i, pair in enumerate(zip(state, fixed, strict=True)) if pair[0] != pair[1]), len(fixed)

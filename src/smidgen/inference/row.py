@@ -106,7 +106,7 @@ class DecodeRow:
             allowed = None
             if guide is not None:
                 try:
-                    if not states[-1].allowed[token]:
+                    if (mask := states[-1].allowed) is not None and not mask[token]:
                         break
                     guide.take(token)
                     if guide.is_complete:
