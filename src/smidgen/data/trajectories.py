@@ -1,12 +1,10 @@
 """Jacobi trajectories: how a model's guesses at each block of its answer became the answer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from smidgen.errors import DataError
 from smidgen.files import read_jsonl
@@ -82,8 +80,6 @@ def read_shard(path: Path) -> list[Trajectory]:
     return [Trajectory.from_json(row) for row in read_jsonl(path)]
 
 
-def mismatch(state: Sequence[int] | np.ndarray, fixed: Sequence[int] | np.ndarray) -> int:
+def mismatch(state: Iterable[int], fixed: Iterable[int]) -> int:
     """Return the index of the first wrong token of a state; its length if there is none."""
-    return next(
-        (i for i, pair in enumerate(zip(state, fixed, strict=True)) if pair[0] != pair[1]), len(fixed)
-    )
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(state, fixed, strict=True)))
