@@ -8,6 +8,7 @@ from smidgen.cli.reference import REPEATED, tables
 from smidgen.config import (
     DistillConfig,
     DpoConfig,
+    JacobiConfig,
     ModelConfig,
     OneOf,
     PretrainConfig,
@@ -82,7 +83,8 @@ def test_a_resolved_recipe_names_every_default():
     pretrain = {"name": "a", "track": FULL["track"]} | PRETRAIN
     taught = [table | {"train": table["train"] | teacher} for table in (FULL, pretrain)]
     preferring = {"name": "a", "task": "judge", "train": {"method": "dpo", "lora": {}}}
-    for root, of_root in ((Recipe, [taught[0], preferring]), (PretrainRecipe, [taught[1]])):
+    guessing = {"name": "a", "task": "judge", "train": {"method": "jacobi"}}
+    for root, of_root in ((Recipe, [taught[0], preferring, guessing]), (PretrainRecipe, [taught[1]])):
         text = "".join(resolved_toml(parse_recipe(table, source="recipe.toml")) for table in of_root)
         for _, section, _ in tables(root):
             missing = [name for name in section.model_fields if name not in text]
@@ -232,7 +234,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"epochs": 2}},
-            r"'train\.epochs'\. Only method = \"sft\" or \"distill\" or \"dpo\" uses it; leave it out",
+            r"'train\.epochs'\. Only method = \"sft\" or \"distill\" or \"dpo\" or \"jacobi\" uses it; leave",
         ),
         (
             PRETRAIN | {"train": PRETRAIN["train"] | {"lora": {"rank": 2}}},
@@ -249,7 +251,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
         ({"export": {}}, r'export.formats contains "peft", but without \[train.lora\] there is no adapter'),
         (
             {"train": {"method": "pretrian"}},
-            r"'pretrian'\. Did you mean 'pretrain'\? Known: sft, distill, dpo, pretrain",
+            r"'pretrian'\. Did you mean 'pretrain'\? Known: sft, distill, dpo, jacobi, pretrain",
         ),
         ({"train": DISTILL}, r'method = "distill" needs a table \[teacher\] with the model to learn from'),
         ({"teacher": {"model": "a"}}, r'\[teacher\] is used by method = "distill" only; set train.method'),
@@ -271,7 +273,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
             {"train": DISTILL, "teacher": {"model": "a", "at_most": 5}},
             r"at_most is 5, more than the 4 candidates per sample; lower it$",
         ),
-        ({"train": {"method": 3}}, r"'train\.method' is 3\. Known: sft, distill, dpo, pretrain"),
+        ({"train": {"method": 3}}, r"'train\.method' is 3\. Known: sft, distill, dpo, jacobi, pretrain"),
         (
             {"train": {"method": "dpo"}},
             r"learnt against the base, which is the model with its adapter switched off; add \[train.lora\]",
@@ -415,6 +417,7 @@ def test_the_method_decides_the_shape_of_a_recipe():
         "sft": SftConfig,
         "distill": DistillConfig,
         "dpo": DpoConfig,
+        "jacobi": JacobiConfig,
     }
     for name, (recipe, train) in methods().items():
         table = {"name": "a"} | (

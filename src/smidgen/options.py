@@ -22,6 +22,8 @@ from smidgen.errors import ConfigError, did_you_mean
 
 EngineName = Literal["auto", "mlx", "llama", "http", "replay"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+DecodeName = Literal["ar", "jacobi", "lookup", "draft"]
+DECODES: tuple[DecodeName, ...] = get_args(DecodeName)
 KvBits = Literal[8, 4]
 KV_BITS: tuple[KvBits, ...] = get_args(KvBits)
 
@@ -75,11 +77,15 @@ class EngineOptions:
         adapter: folder of a LoRA adapter to apply to the model.
         kv_bits: precision of the KV cache in bits, 8 or 4, for `mlx` and `llama`: less memory, slightly less
             exact. The model's own precision if None.
+        decode: how many tokens a pass of the model gives: `ar` one; the others draft several, which one pass
+            verifies, so that answers stay the same: `jacobi` from the model's own choices after a wrong
+            guess, `lookup` from the prompt and the answer so far, `draft` from a smaller model. For `mlx`.
+        draft_model: that smaller model, with the same tokenizer.
         thinking: whether the chat template opens a thinking block.
         batch_size: maximum number of rows decoded together, or of concurrent requests.
 
     Raises:
-        ConfigError: a value is out of range, or the engine is unknown.
+        ConfigError: a value is out of range or unknown, or `decode` and the draft model do not fit.
     """
 
     model: Model = "smidgen:nano"
@@ -110,6 +116,17 @@ class EngineOptions:
     ] = None
     adapter: Adapter = None
     kv_bits: KvCacheBits = None
+    decode: Annotated[
+        DecodeName,
+        Parameter(
+            help="Tokens per pass of the model: one (ar), or several that are drafted and verified, with the "
+            "same answers: jacobi (its own choices after a wrong guess), lookup (the prompt and the answer "
+            "so far), or draft (--draft-model). Runs in the mlx engine."
+        ),
+    ] = "ar"
+    draft_model: Annotated[
+        str | None, Parameter(help="Smaller model with the same tokenizer that drafts for --decode draft.")
+    ] = None
     thinking: Annotated[
         bool, Parameter(show_default=False, help="Let the chat template open a thinking block.")
     ] = False
@@ -126,6 +143,18 @@ class EngineOptions:
             )
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; expected 1 or more")
+        if self.decode not in DECODES:
+            raise ConfigError(
+                f"decode is '{self.decode}'; expected one of {', '.join(DECODES)}."
+                f"{did_you_mean(self.decode, DECODES)}"
+            )
+        if self.decode == "draft" and self.draft_model is None:
+            raise ConfigError("decode is draft, but no draft model is given; name one with --draft-model")
+        if self.decode != "draft" and self.draft_model is not None:
+            raise ConfigError(
+                f"a draft model is given, but decode is {self.decode}; leave the model out, or use "
+                "--decode draft"
+            )
         if self.kv_bits not in (None, *KV_BITS):
             raise ConfigError(f"kv_bits is {self.kv_bits}; expected 8 or 4")
         if self.timeout is not None and not 0 < self.timeout < math.inf:

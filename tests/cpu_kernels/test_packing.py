@@ -1,6 +1,7 @@
 """Several texts in one row come out as each would alone, by the kernels and by MLX's ops."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,31 @@ def test_the_ops_keep_texts_apart(pair: Pair, architecture: str, changes: dict):
     x = stream(len(ROWS), LENGTH)
     assert_same(gradients(plain, x, by_ops), gradients(plain, x, alone))
     assert "placed" not in type(plain.self_attn.rope).__name__.lower()
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama4_text"])
+def test_a_mask_bars_tokens_of_the_same_text(pair: Pair, architecture: str, monkeypatch: pytest.MonkeyPatch):
+    plain, fused = pair(architecture)
+    forbid_fallback(monkeypatch)
+    visible = np.random.default_rng(0).random((len(ROWS), LENGTH, LENGTH)) < 0.4
+    visible |= np.eye(LENGTH, dtype=bool)
+    given = replace(packing(), visible=visible)
+    segments = given.segments
+    expected = visible & np.tri(LENGTH, dtype=bool) & (segments[:, :, None] == segments[:, None, :])
+    assert np.array_equal(np.array(given.mask())[:, 0], expected)
+
+    def masked(block: nn.Module, x: mx.array) -> mx.array:
+        return texts(causal(block, x, packing=given))
+
+    def by_mask(block: nn.Module, x: mx.array) -> mx.array:
+        middle = x + given.attend(block.self_attn, block.input_layernorm(x))
+        mlp = block.mlp if "mlp" in block else block.feed_forward
+        return texts(middle + mlp(block.post_attention_layernorm(middle)))
+
+    x = stream(len(ROWS), LENGTH)
+    assert_same(gradients(fused, x, masked), gradients(plain, x, by_mask))
+    free = gradients(fused, x, together)
+    assert not np.allclose(np.array(free[0]), np.array(gradients(fused, x, masked)[0]), atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ SAMPLES = TASK.samples(
 )
 OTHERWISE = (
     "'p5#ba' was asked with other messages, labels, sampling, constraint, model or task version: "
-    "another engine, adapter or --kv-bits counts as another model"
+    "another engine, adapter, --decode or --kv-bits counts as another model"
 )
 FIRST = "<scores>\\boxed{9, 2}</scores>"
 SECOND = "<scores>\\boxed{2, 9}</scores>"

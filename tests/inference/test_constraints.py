@@ -327,6 +327,36 @@ def test_the_temperature_counts_under_the_mask(engine, full_logits):
         assert said.count(letter) / 600 == pytest.approx(float(share), abs=error)
 
 
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Constraint("choices", json.dumps(["first", "first and second", "second"])),
+        Constraint("regex", "(a|bc)*the answer[.!]"),
+        Constraint("json_schema", json.dumps({"type": "array", "items": {"type": "integer"}})),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fork_is_led_elsewhere_and_knows_single_tokens_as_the_mask_does(loaded, constraint, seed):
+    ends, rng = loaded.tokenizer.eos_token_ids, np.random.default_rng(seed)
+    guide = Guides(loaded.tokenizer).begin(constraint)
+    for _ in range(12):
+        if guide.is_complete:
+            break
+        mask = guide.allowed()
+        plain = [token for token in range(loaded.tokenizer.vocab_size) if token not in ends]
+        assert [guide.allows(token) for token in plain] == [bool(mask[token]) for token in plain]
+        others = [token for token in plain if mask[token]]
+        if not others:
+            break
+        fork = guide.fork()
+        for _ in range(3):  # the fork goes its own way
+            ways = [] if fork.is_complete else [i for i in np.flatnonzero(fork.allowed()) if i not in ends]
+            if ways:
+                fork.take(int(rng.choice(ways)))
+        assert np.array_equal(guide.allowed(), mask)
+        guide.take(int(rng.choice(others)))
+
+
 def test_nothing_but_what_is_allowed_is_drawn():
     rng = np.random.default_rng(0)
     for temperature in (0.0, 0.01, 1.0, 50.0):

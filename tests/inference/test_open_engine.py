@@ -179,3 +179,30 @@ def test_ids_beyond_the_vocabulary_of_a_gguf_file_are_left_out(tmp_path, monkeyp
     assert len(lines) == 2
     assert any(f"has the {kind} token 4294967295, which is not in the vocabulary" in line for line in lines)
     assert any("has the eot token 151645, which" in line for line in lines)
+
+
+def test_drafts_run_in_the_mlx_engine(tiny_model_dir, measured, tmp_path):
+    folder = str(tiny_model_dir)
+    drafted = open_engine(EngineOptions(folder, decode="jacobi"))  # where llama.cpp would be faster
+    request = Request(Sample("a", (Message("user", "hi"),)), Sampling(max_tokens=4))
+    ((_, completion),) = drafted.complete([request])
+    assert completion.passes is not None
+    own = open_engine(EngineOptions(folder, decode="draft", draft_model=folder))
+    assert isinstance(own, MlxEngine)
+    recording = tmp_path / "r.jsonl"
+    recording.write_text("")
+    for options in (
+        EngineOptions(folder, engine="llama", decode="lookup"),
+        EngineOptions("http://localhost:1/v1", decode="lookup"),
+        EngineOptions(str(recording), decode="lookup"),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"the engine \w+ does not support decode lookup; leave it out, or"
+        ):
+            open_engine(options)
+    identities = [
+        engine_identity(EngineOptions(folder, engine="mlx")),
+        *(engine_identity(EngineOptions(folder, decode=decode)) for decode in ("lookup", "jacobi")),
+        engine_identity(EngineOptions(folder, decode="draft", draft_model=folder)),
+    ]
+    assert len(set(identities)) == 4

@@ -78,6 +78,7 @@ def show(
 
 NOT_SHOWN = {
     "dpo": "only the better answer of each pair is shown; the worse one is rendered in the same way",
+    "jacobi": "the rows' own answers are shown; the training takes those of the base",
     "distill": "the rows' own answers are shown; the training takes those of the teacher that are kept",
 }
 """What is trained on beside the rows that are shown, by method."""

@@ -174,4 +174,5 @@ def facts_of(completion: "Completion", timing: "Timing | None") -> dict[str, Any
         "completion_tokens": timing.completion_tokens,
         "time_to_first_token": timing.time_to_first_token,
         "tokens_per_second": timing.completion_tokens / timing.seconds,
+        **({"tokens_per_pass": completion.passes.tokens_per_pass} if completion.passes else {}),
     }

@@ -21,6 +21,7 @@ from smidgen.config.distill_table import (
 from smidgen.config.dpo_table import DpoConfig
 from smidgen.config.evaluate_table import EvaluateConfig
 from smidgen.config.export_table import ExportConfig
+from smidgen.config.jacobi_table import JacobiConfig
 from smidgen.config.model_table import ArchitectureConfig, ModelConfig, NewModelConfig
 from smidgen.config.pretrain_table import PhaseConfig, PretrainConfig
 from smidgen.config.prices_table import ApiPrice, Prices, read_prices
@@ -56,6 +57,7 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "FinetuneConfig",
+    "JacobiConfig",
     "LoraConfig",
     "ModelConfig",
     "NewModelConfig",

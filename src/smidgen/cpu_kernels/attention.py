@@ -136,12 +136,18 @@ class QueryTile:
         """Return the values of these keys."""
         return self._visible(qkv[self.heads.values, self.columns])
 
-    def scores(self, queries: Array, keys: Array, scale: float) -> Array:
-        """Return scaled scores (S, group · queries, keys), -inf where a query does not attend to a key."""
+    def scores(self, queries: Array, keys: Array, scale: float, barred: Array | None) -> Array:
+        """Return scaled scores (S, group · queries, keys), -inf where a query does not attend to a key.
+
+        `barred` is added to them: (tokens, L), for each token and the places in its text.
+        """
         count, size = self.texts.count, self.last - self.first
         out = scratch("scores", count, queries.shape[2], keys.shape[2])
         products(queries.transpose(0, 2, 1), keys, out, alpha=scale)
         out.reshape(-1, size, keys.shape[2])[:, :, self.first :] += causal_mask(size)
+        if barred is not None:
+            own = barred[self.columns, : keys.shape[2]].reshape(*self._texts, -1)[:, self.first : self.last]
+            out.reshape(count, -1, size, keys.shape[2])[:] += own[:, None]
         return out
 
     @property

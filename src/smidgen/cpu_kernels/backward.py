@@ -131,7 +131,7 @@ class Backward(Block):
             keys, values = piece.keys(qkv), piece.values(qkv)
             queries = piece.gather(qkv, "queries")
             dattended = piece.gather(self.dattended, "dattended")
-            weights = piece.scores(queries, keys, scale)
+            weights = piece.scores(queries, keys, scale, self.w.get("barred"))
             weights -= piece.by_token(self.kept["logsumexp"]).reshape(texts.count, -1, 1)
             np.exp(weights, out=weights)
             dscores = scratch("dscores", *weights.shape)

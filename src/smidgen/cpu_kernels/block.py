@@ -82,7 +82,8 @@ class Block:
         x: (B, L, D) float32.
         arrays: by name: the norms' weights; `{linear}.weight`, `.scales`, `.biases`, `.bias`, `.lora_a`,
             `.lora_b`; `cosine` and `sine` (head_dim / 2, L); `chosen` (n,), positions in the flattened batch;
-            `seed` (1,) of every dropout; `segments` and `positions` (B · L,) of packed rows.
+            `seed` (1,) of every dropout; `segments` and `positions` (B · L,) of packed rows, and `barred`
+            (B · L, L) if they have a mask.
     """
 
     def __init__(self, plan: BlockPlan, x: mx.array, arrays: dict[str, mx.array]) -> None:

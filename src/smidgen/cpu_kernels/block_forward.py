@@ -74,7 +74,7 @@ class Forward(Block):
     def _attend(self, piece: QueryTile) -> None:
         """Compute causal attention of one tile of queries of the heads that share a key head."""
         queries = piece.gather(self.qkv, "queries")
-        scores = piece.scores(queries, piece.keys(self.qkv), self.plan.scale)
+        scores = piece.scores(queries, piece.keys(self.qkv), self.plan.scale, self.w.get("barred"))
         highest = np.maximum.reduce(scores, axis=2, keepdims=True)
         scores -= highest
         np.exp(scores, out=scores)

@@ -121,6 +121,8 @@ class FusedBlock(nn.Module):
         if packing is not None:
             arrays["segments"] = mx.array(packing.segments.reshape(-1))
             arrays["positions"] = mx.array(packing.positions.reshape(-1))
+            if packing.barred is not None:
+                arrays["barred"] = packing.barred
         if chosen is not None:
             arrays["chosen"] = chosen
         if dropout or any(linear.dropout for _, linear in linears):

@@ -1,4 +1,4 @@
-"""Packed rows: several texts in a row, each with its own attention and positions.
+"""Packed rows: several texts in a row, each with its own attention and positions, or with a mask of its own.
 
 The kernels read segments and positions directly. For layers that they do not support, this module does the
 same with an explicit mask and a rotary embedding at given positions.
@@ -7,6 +7,7 @@ same with an explicit mask and a rotary embedding at given positions.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,12 @@ class Packing:
     Attributes:
         segments: (B, L) int32; a token attends to itself and to earlier tokens of the same segment.
         positions: (B, L) int32 positions for the rotary embedding, from 0.
+        visible: (B, L, L) bool, which of these tokens it attends to, itself included; None for all.
     """
 
     segments: np.ndarray
     positions: np.ndarray
+    visible: np.ndarray | None = None
 
     @property
     def num_positions(self) -> int:
@@ -36,7 +39,21 @@ class Packing:
         segments = mx.array(self.segments)
         places = mx.arange(segments.shape[1])
         together = segments[:, None, :, None] == segments[:, None, None, :]
-        return together & (places[:, None] >= places)
+        mask = together & (places[:, None] >= places)
+        return mask if self.visible is None else mask & mx.array(self.visible)[:, None]
+
+    @cached_property
+    def barred(self) -> mx.array | None:
+        """Return -inf where a token does not attend to the j-th token of its segment, else 0, (B · L, L)."""
+        if self.visible is None:
+            return None
+        places = np.arange(self.segments.shape[1])
+        begins = np.ones(self.segments.shape, bool)
+        begins[:, 1:] = self.segments[:, 1:] != self.segments[:, :-1]
+        starts = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
+        columns = np.minimum(starts[..., None] + places, len(places) - 1)
+        is_visible = np.take_along_axis(self.visible, columns, axis=2)
+        return mx.array(np.where(is_visible, np.float32(0), -np.inf).reshape(-1, len(places)))
 
     def attend(self, attention: Any, x: mx.array) -> mx.array:
         """Run an attention layer on x (B, L, D) with this mask and these positions."""

@@ -115,6 +115,26 @@ class Timing:
     completion_tokens: int
 
 
+@dataclass(frozen=True)
+class Passes:
+    """How a completion was decoded with drafts.
+
+    Attributes:
+        committed: number of tokens that each pass of the model gave, in order, the prompt's pass first.
+        drafted: number of tokens that were drafted and verified.
+        near_ties: number of greedy choices open to rounding: a pass of another width may choose otherwise.
+    """
+
+    committed: tuple[int, ...]
+    drafted: int = 0
+    near_ties: int = 0
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Mean number of tokens that a pass gave."""
+        return sum(self.committed) / max(1, len(self.committed))
+
+
 UNANSWERED = {
     "context": "the prompt does not fit the model's context",
     "content_filter": "the server's content filter withheld the answer",
@@ -137,6 +157,7 @@ class Completion:
         finish_reason: `stop` (an end token, a stop string, or a completed constraint), `length`, or one of
             `UNANSWERED`.
         timing: None if it was not measured, as in a recording.
+        passes: None if it was decoded without drafts.
     """
 
     text: str
@@ -144,6 +165,7 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     finish_reason: str = "stop"
     timing: Timing | None = None
+    passes: Passes | None = None
 
 
 Continuations = Sequence[str] | Mapping[str, Sequence[str]]

@@ -10,7 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from smidgen.data.types import Completion, Constraint, Message, Record, Sample, Sampling, Score, Timing
+from smidgen.data.types import (
+    Completion,
+    Constraint,
+    Message,
+    Passes,
+    Record,
+    Sample,
+    Sampling,
+    Score,
+    Timing,
+)
 from smidgen.errors import DataError
 from smidgen.files import read_jsonl, sha256_json
 
@@ -46,6 +56,7 @@ class LoggedRecord:
             "finish_reason": completion.finish_reason,
             "token_count": timing.completion_tokens if timing else len(completion.token_ids),
             "timing": asdict(timing) if timing else None,
+            **({"passes": asdict(completion.passes)} if completion.passes else {}),
             "score": score.value,
             "answer": score.answer,
             "parsed": score.parsed,
@@ -117,7 +128,7 @@ def _mismatch(found: Iterable[LoggedRecord], expected: Mapping[str, str]) -> str
             return f"'{sample_id}' is not one of these samples: --limit, --seed or the data differ"
         if logged.fingerprint != expected[sample_id]:
             differs = "messages, labels, sampling, constraint, model or task version"
-            counts = "another engine, adapter or --kv-bits counts as another model"
+            counts = "another engine, adapter, --decode or --kv-bits counts as another model"
             return f"'{sample_id}' was asked with other {differs}: {counts}"
         if sample_id in seen:
             return f"'{sample_id}' occurs twice"
@@ -130,9 +141,12 @@ def _logged(row: Mapping[str, Any], where: str) -> LoggedRecord:
     try:
         messages = tuple(Message(**message) for message in row["messages"])
         timing = Timing(**row["timing"]) if row["timing"] else None
+        passes = row.get("passes")
+        if passes is not None:
+            passes = Passes(**passes | {"committed": tuple(passes["committed"])})
         record = Record(
             Sample(row["id"], messages, row["target"], row["metadata"]),
-            Completion(row["text"], finish_reason=row["finish_reason"], timing=timing),
+            Completion(row["text"], finish_reason=row["finish_reason"], timing=timing, passes=passes),
             Score(row["score"], row["answer"], row["parsed"], row["explanation"]),
         )
         return LoggedRecord(record, row["fingerprint"], row["session"], row["elapsed"])

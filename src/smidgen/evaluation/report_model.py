@@ -95,6 +95,7 @@ class TaskEvidence(_Part):
     quantized: EvaluationFacts | None = None
     teacher: EvaluationFacts | None = None
     distillation: dict[str, Any] | None = None
+    decoding: dict[str, Any] | None = None
     comparisons: dict[str, ComparisonFacts] = {}
     exports: dict[str, ExportFacts] = {}
     examples: list[dict[str, Any]] = []

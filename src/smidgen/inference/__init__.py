@@ -1,11 +1,15 @@
 """Inference engines: completions and scores of prompts. `open_engine` is the only entry point."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smidgen.errors import ConfigError
 from smidgen.files import content_hash, is_url, sha256_json
 from smidgen.inference.engine import Engine, Event, Session, Stream
 from smidgen.options import EngineOptions
+
+if TYPE_CHECKING:
+    from smidgen.inference.drafting import Drafting
 
 __all__ = ["Engine", "Event", "Session", "Stream", "engine_identity", "model_hash", "open_engine"]
 
@@ -31,6 +35,11 @@ def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
     if scores and kind != "mlx":
         raise ConfigError(
             f"the engine {kind} does not support log-probability scoring; use --engine mlx and a model folder"
+        )
+    if options.decode != "ar" and kind != "mlx":
+        raise ConfigError(
+            f"the engine {kind} does not support decode {options.decode}; leave it out, or use --engine mlx "
+            "and a model folder"
         )
     thinking, batch_size, kv_bits = options.thinking, options.batch_size, options.kv_bits
     # Imported here because the libraries of one engine need not be installed to use another.
@@ -60,7 +69,19 @@ def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
     from smidgen.models.load import load
 
     loaded = load(model, adapter=adapter)
-    return MlxEngine(loaded, thinking=thinking, batch_size=batch_size, kv_bits=kv_bits)
+    return MlxEngine(
+        loaded, thinking=thinking, batch_size=batch_size, kv_bits=kv_bits, drafting=_drafting(options)
+    )
+
+
+def _drafting(options: EngineOptions) -> "Drafting | None":
+    """Return how to draft."""
+    from smidgen.inference.drafting import Drafting
+    from smidgen.models.load import load
+
+    if options.decode == "ar":
+        return None
+    return Drafting(options.decode, None if options.draft_model is None else load(options.draft_model))
 
 
 def _check_fit(options: EngineOptions, kind: str) -> None:
@@ -95,7 +116,10 @@ def engine_identity(options: EngineOptions, *, scores: bool = False) -> str:
     parts = [content_hash(_local(model)), adapter and content_hash(adapter), options.thinking]
     parts += [] if kind == "mlx" else [kind]
     parts += [dtype] if dtype in ("F32", "BF16") else []  # the others are what `llama` uses by itself
-    return sha256_json(parts if kv_bits is None else [*parts, f"{kv_bits} bits"])
+    parts += [] if kv_bits is None else [f"{kv_bits} bits"]
+    # The answers are the same, and the times are not.
+    parts += [] if options.decode == "ar" else [options.decode, options.draft_model]
+    return sha256_json(parts)
 
 
 def model_hash(options: EngineOptions) -> str:
@@ -129,8 +153,8 @@ def _engine_for(options: EngineOptions, *, scores: bool) -> tuple[str, str | Non
         return "http", None
     if model.endswith(".jsonl"):
         return "replay", None
-    if scores:
-        return "mlx", None  # the only engine that knows probabilities of given texts
+    if scores or options.decode != "ar":
+        return "mlx", None  # the only engine that scores given texts or verifies drafts
     if model.endswith(".gguf"):
         return "llama", None
     from smidgen.inference.choice import choose

@@ -5,6 +5,7 @@ text ever has in training, and so could force fewer tokens.
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +36,20 @@ class ChoiceGuide:
         mask[list(token_ids)] = True
         return mask
 
+    def allows(self, token_id: int) -> bool:
+        """Return whether a token may come next; it is not an end token."""
+        return any(choice[self._consumed : self._consumed + 1] == [token_id] for choice in self._choices)
+
     def take(self, token_id: int) -> None:
         """Consume one allowed token."""
         at = self._consumed
         self._choices = [choice for choice in self._choices if len(choice) > at and choice[at] == token_id]
         assert self._choices
         self._consumed += 1
+
+    def fork(self) -> "ChoiceGuide":
+        """Return a guide in the same state, which may be led elsewhere."""
+        return copy(self)  # what is consumed narrows a list anew and changes none
 
     def force(self, most: int) -> list[int]:
         """Consume at most `most` tokens without an alternative; return them."""

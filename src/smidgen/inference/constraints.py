@@ -56,8 +56,16 @@ class Guide(Protocol):
         """
         ...
 
+    def allows(self, token_id: int) -> bool:
+        """Return whether a token may come next; it is not an end token."""
+        ...
+
     def take(self, token_id: int) -> None:
         """Consume one allowed token."""
+        ...
+
+    def fork(self) -> "Guide":
+        """Return a guide in the same state, which may be led elsewhere; takes a few microseconds."""
         ...
 
     def force(self, most: int) -> list[int]:
@@ -98,11 +106,23 @@ class GrammarGuide:
         self._check()
         return np.unpackbits(packed, bitorder="little").view(bool)
 
+    def allows(self, token_id: int) -> bool:
+        """Return whether a token may come next; it is not an end token."""
+        if forced := self._forced_tokens():
+            return token_id == forced[0]
+        return self._matcher.validate_tokens([token_id]) == 1
+
     def take(self, token_id: int) -> None:
         """Consume one allowed token."""
         self._matcher.consume_token(token_id)
         self._check()
         self._forced = self._forced[1:]
+
+    def fork(self) -> "GrammarGuide":
+        """Return a guide in the same state, which may be led elsewhere; takes a few microseconds."""
+        forked = GrammarGuide(self._matcher.deep_copy(), self._vocab_size, self._name)
+        forked._forced = list(self._forced)
+        return forked
 
     def force(self, most: int) -> list[int]:
         """Consume at most `most` forced tokens, those without an alternative; return them."""

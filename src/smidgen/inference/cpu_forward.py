@@ -37,6 +37,7 @@ class CpuForward:
     """A model's forward pass over rows in KV-cache slots, on numpy arrays."""
 
     xp = np
+    epsilon = float(np.finfo(np.float32).eps)
 
     def __init__(self, model: Any):
         """Copy the current weights of `model`; later changes to the model have no effect.

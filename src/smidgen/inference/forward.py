@@ -18,9 +18,11 @@ class ForwardPass(Protocol):
 
     Attributes:
         xp: module of its arrays, `numpy` or `mlx.core`.
+        epsilon: smallest relative difference of two numbers of its arithmetic.
     """
 
     xp: Any
+    epsilon: float
 
     def new_caches(self) -> Sequence[Cache]:
         """Return an empty KV cache per layer."""
@@ -64,6 +66,7 @@ class MlxForward:
     def __init__(self, model: Any, *, kv_bits: int | None = None):
         self._model = model
         self._body = graph.body(model)
+        self.epsilon = mx.finfo(model.model.norm.weight.dtype).eps
         attention = model.model.layers[0].self_attn
         projection = attention.k_proj.linear if "lora_a" in attention.k_proj else attention.k_proj
         self._heads = attention.n_kv_heads

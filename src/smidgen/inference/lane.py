@@ -19,7 +19,8 @@ from smidgen.inference.decoder import PREFILL_TOKENS, Decoder
 from smidgen.inference.inbox import Submitted
 from smidgen.inference.prefixes import FAMILY_TOKENS, by_family, common_prefix
 from smidgen.inference.row import DecodeRow
-from smidgen.inference.sampling import draw, logprobs_of
+from smidgen.inference.sampling import RowState, draw, logprobs_of
+from smidgen.inference.speculation import Speculation
 
 CACHE_SHARE = 0.25
 """Maximum share of the device's memory for the KV cache of a batch."""
@@ -54,8 +55,18 @@ class Lane:
         rows: rows being decoded, in the decoder's order.
     """
 
-    def __init__(self, decoder: Decoder, settings: LaneSettings, give_back: Callable[[Decoder], None]):
-        """Decode with `decoder`, which has no rows; `close` passes it to `give_back`."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        settings: LaneSettings,
+        give_back: Callable[[Decoder], None],
+        speculation: Speculation | None = None,
+    ):
+        """Decode with `decoder`, which has no rows; `close` passes it to `give_back`.
+
+        With a `speculation`, drafts are verified along with the next token of each row.
+        """
+        self._speculation = speculation
         self._decoder = decoder
         self._settings = settings
         self._give_back = give_back
@@ -128,9 +139,11 @@ class Lane:
         taking = joining or list(self.rows)
         if not taking:
             return []
-        most = self._most_forced(len(taking))
+        most = self._most_scored(len(taking))
         for row in taking:
-            row.plan_forced(most)
+            row.plan_forced(most if self._settings.fast_forward else 0)
+        if self._speculation is not None and not joining:
+            self._speculation.plan(taking, most)
         next_tokens = [row.next_tokens for row in taking]
         if joining:
             logits = self._decoder.add(next_tokens, last=[1 + len(row.forced) for row in taking])
@@ -156,7 +169,7 @@ class Lane:
         """Drop all rows and give the decoder back."""
         self.arrived.clear()
         self._windows.clear()
-        self.rows.clear()
+        self._leave(lambda row: True)
         self._decoder.clear()
         self._give_back(self._decoder)
 
@@ -165,6 +178,8 @@ class Lane:
         for i in reversed(range(len(self.rows))):
             if goes(self.rows[i]):
                 self._decoder.remove(i)
+                if self._speculation is not None:
+                    self._speculation.forget(self.rows[i])
                 self.rows[i] = self.rows[-1]
                 self.rows.pop()
         if self.is_idle:
@@ -219,37 +234,83 @@ class Lane:
         self._latest = prompts[-1]
 
     def _advance(self, rows: Sequence[DecodeRow], logits: Any) -> None:
-        """Append the forced tokens of rows, then sample a token for each row that continues.
+        """Append the forced tokens of rows, then the tokens that each row that continues chooses.
 
         Args:
             rows: the rows of the pass.
-            logits: logits (T, V) after each row's last token and its forced tokens, row by row.
+            logits: logits (T, V) after each row's last token, its forced tokens and its draft, row by row.
         """
-        xp, now = self._decoder.xp, time.perf_counter
-        stops = list(accumulate(1 + len(row.forced) for row in rows))
-        scored = [range(stop - 1 - len(row.forced), stop - 1) for row, stop in zip(rows, stops, strict=True)]
+        stops = list(accumulate(1 + len(row.forced) + len(row.draft) for row in rows))
+        # Of each row's logits, the first that choose freely.
+        free = [stop - 1 - len(row.draft) for row, stop in zip(rows, stops, strict=True)]
+        known = [len(row.token_ids) for row in rows]
+        self._take_forced(rows, free, logits)
+        going = [
+            (row, at, states)
+            for row, at in zip(rows, free, strict=True)
+            if not row.is_finished and (states := row.ahead())
+        ]
+        if going:
+            at = list(chain(*(range(at, at + len(states)) for _, at, states in going)))
+            if len(at) < len(logits):
+                logits = logits[self._decoder.xp.array(at)]
+            self._choose([(row, states) for row, _, states in going], logits)
+        if self._speculation is not None:
+            self._settle_drafts(rows, known)
+
+    def _choose(self, going: Sequence[tuple[DecodeRow, Sequence[RowState]]], logits: Any) -> None:
+        """Choose a token in every state of rows, and append those up to the first that no draft expected.
+
+        Args:
+            going: rows, each with its states, of the next token and of those after tokens of its draft.
+            logits: logits (T, V) of all states, row by row.
+        """
+        tokens, logprobs = draw(logits, list(chain(*(states for _, states in going))), self._decoder.xp)
+        begin, taken = 0, []
+        for row, states in going:
+            end = begin + len(states)
+            taken += range(begin, begin + self._take(row, tokens[begin:end], logprobs[begin:end]))
+            begin = end
+        if self._speculation is not None:
+            self._speculation.learn(going, tokens, taken, logits)
+
+    def _take_forced(self, rows: Sequence[DecodeRow], free: Sequence[int], logits: Any) -> None:
+        """Append the forced tokens of rows, whose logits are those just before `free`."""
+        scored = [range(at - len(row.forced), at) for row, at in zip(rows, free, strict=True)]
         forced = [token for row in rows for token in row.forced]
         wanted = [row.state.scored for row in rows for _ in row.forced]
-        logprobs = iter(logprobs_of(forced, logits, xp, rows=list(chain(*scored)), wanted=wanted))
+        at = list(chain(*scored))
+        logprobs = iter(logprobs_of(forced, logits, self._decoder.xp, rows=at, wanted=wanted))
         for row in rows:
             if row.forced:
                 found = list(islice(logprobs, len(row.forced)))
                 if self._are_numbers(row, found):
-                    row.take_forced(found, now())
-        going = [
-            (row, stop - 1)
-            for row, stop in zip(rows, stops, strict=True)
-            if not row.is_finished and row.restrict()
-        ]
-        if not going:
-            return
-        if len(going) < len(logits):
-            logits = logits[xp.array([at for _, at in going])]
-        drawn, logprobs = draw(logits, [row.state for row, _ in going], xp)
-        for (row, _), token_id, logprob in zip(going, drawn, logprobs, strict=True):
-            if self._are_numbers(row, [logprob]):
-                is_end = token_id in self._settings.tokenizer.eos_token_ids
-                row.take(token_id, logprob, is_end=is_end, now=now())
+                    row.take_forced(found, time.perf_counter())
+
+    def _take(self, row: DecodeRow, tokens: Sequence[int], logprobs: Sequence[float]) -> int:
+        """Append chosen tokens of a row up to the first that its draft did not expect; return how many."""
+        taken = 0
+        for token_id, logprob, guess in zip(tokens, logprobs, [*row.draft, None], strict=False):
+            if not self._are_numbers(row, [logprob]):
+                break
+            is_end = token_id in self._settings.tokenizer.eos_token_ids
+            row.take(token_id, logprob, is_end=is_end, now=time.perf_counter())
+            taken += 1
+            if row.is_finished or token_id != guess:
+                break
+        return taken
+
+    def _settle_drafts(self, rows: Sequence[DecodeRow], known: Sequence[int]) -> None:
+        """Undo what rows ran beyond their tokens; before the pass each had `known` of them."""
+        for row, before in zip(rows, known, strict=True):
+            row.committed.append(len(row.token_ids) - before)
+        if any(row.draft for row in rows):
+            # The last token of a row is run in its next pass.
+            ends = [len(row.prompt) + len(row.token_ids) - 1 for row in self.rows]
+            surplus = [size - end for size, end in zip(self._decoder.lengths, ends, strict=True)]
+            self._decoder.rollback([max(0, count) for count in surplus])
+        for row in rows:
+            row.draft = []
 
     def _are_numbers(self, row: DecodeRow, logprobs: Sequence[float]) -> bool:
         if any(math.isnan(logprob) for logprob in logprobs):
@@ -259,10 +320,8 @@ class Lane:
             )
         return row.error is None
 
-    def _most_forced(self, num_rows: int) -> int:
-        """Return the maximum number of forced tokens per row in one pass of `num_rows`."""
-        if not self._settings.fast_forward:
-            return 0
+    def _most_scored(self, num_rows: int) -> int:
+        """Return the maximum number of forced tokens, and of drafted ones, per row of `num_rows`."""
         together = min(PREFILL_TOKENS, FORCED_SCORES // self._settings.tokenizer.vocab_size)
         return max(1, together // num_rows)
 

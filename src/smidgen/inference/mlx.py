@@ -13,6 +13,7 @@ from smidgen.data.types import Completion, Continuations, Request, Sample, Score
 from smidgen.errors import DataError, WorkError
 from smidgen.inference.adapters import Decoders
 from smidgen.inference.decoder import Decoder
+from smidgen.inference.drafting import Drafting, Speculations
 from smidgen.inference.engine import Stream
 from smidgen.inference.inbox import READ_AHEAD
 from smidgen.inference.lane import Lane, LaneSettings, joining, room_for
@@ -36,6 +37,7 @@ class MlxEngine:
         fast_forward: bool = True,
         kv_bits: int | None = None,
         in_numpy: bool = True,
+        drafting: Drafting | None = None,
     ):
         """Serve `loaded`.
 
@@ -47,6 +49,8 @@ class MlxEngine:
                 answers.
             kv_bits: KV-cache bits, 8 or 4; default: the dtype of the model.
             in_numpy: whether the forward pass on a CPU may be that in numpy.
+            drafting: how to draft tokens that a pass verifies; default: a pass gives each row one token. Does
+                not change the answers.
 
         Raises:
             ConfigError: the model's head width does not allow a quantised KV cache.
@@ -55,6 +59,9 @@ class MlxEngine:
         self._builder = RowBuilder(loaded.tokenizer, context, thinking=thinking)
         self._settings = LaneSettings(loaded.tokenizer, loaded.name, batch_size, fast_forward)
         self._decoders = Decoders(loaded, kv_bits=kv_bits, in_numpy=in_numpy)
+        self._speculations = None
+        if drafting is not None:
+            self._speculations = Speculations(drafting, loaded, self._decoders)
         self._sessions: WeakSet[MlxSession] = WeakSet()
 
     def session(self) -> MlxSession:
@@ -133,12 +140,16 @@ class MlxEngine:
     def close(self) -> None:
         """Release the model and the memory of its rows."""
         vars(self).pop("_decoders", None)
+        self._speculations = None
         mx.clear_cache()
 
     def _open_lane(self, adapter: str | None) -> Lane:
         decoders = self._decoders
         decoder = decoders.borrow(adapter)
-        return Lane(decoder, self._settings, lambda decoder: decoders.give_back(adapter, decoder))
+        speculation = self._speculations and self._speculations.open(adapter)
+        return Lane(
+            decoder, self._settings, lambda decoder: decoders.give_back(adapter, decoder), speculation
+        )
 
     def _score_window(
         self, decoder: Decoder, read: Sequence[ScoredPrompt], least_share: float

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from smidgen.data.templates import Tokenizer
-from smidgen.data.types import Completion, Request, Sample, Sampling, Timing
+from smidgen.data.types import Completion, Passes, Request, Sample, Sampling, Timing
 from smidgen.errors import SmidgenError
 from smidgen.inference.constraints import Guide, Guides, check_constrained
 from smidgen.inference.inbox import Submitted
@@ -26,6 +26,10 @@ class DecodeRow:
         guide: state of the constraint.
         token_ids, logprobs: the answer so far.
         forced: tokens forced by the constraint, to be run and scored in the next pass.
+        draft: tokens that a drafter expects after those, to be run and verified in the next pass.
+        committed: with drafts, number of tokens that each pass gave, in order.
+        drafted: number of tokens that were drafted.
+        near_ties: number of tokens whose choice is open to rounding.
         started, first_token, last_token: times in seconds, from `time.perf_counter`.
         num_streamed: number of characters already streamed out.
         finish_reason: why it is finished, or None.
@@ -42,6 +46,10 @@ class DecodeRow:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     forced: list[int] = field(default_factory=list)
+    draft: list[int] = field(default_factory=list)
+    committed: list[int] = field(default_factory=list)
+    drafted: int = 0
+    near_ties: int = 0
     started: float = 0.0
     first_token: float = 0.0
     last_token: float = 0.0
@@ -61,8 +69,8 @@ class DecodeRow:
 
     @property
     def next_tokens(self) -> list[int]:
-        """The tokens of the next pass: the prompt or the last sampled token, then the forced ones."""
-        return (self.token_ids[-1:] or self.prompt) + self.forced
+        """The tokens of the next pass: the prompt or the last sampled token, the forced ones, the draft."""
+        return (self.token_ids[-1:] or self.prompt) + self.forced + self.draft
 
     def plan_forced(self, most: int) -> None:
         """Set `forced` to at most `most` forced tokens."""
@@ -79,6 +87,35 @@ class DecodeRow:
         except SmidgenError as error:
             self.error = error
         return self.error is None
+
+    def draftable(self) -> int:
+        """Return how many tokens a draft may have: one less than could follow those that are forced."""
+        if self.is_finished or (self.guide is not None and self.guide.is_complete):
+            return 0
+        return max(0, self.max_tokens - len(self.token_ids) - len(self.forced) - 1)
+
+    def ahead(self) -> list[RowState]:
+        """Return the states of the next token and of the one after each token of the draft.
+
+        There are fewer where the draft leaves the constraint, and none if the constraint cannot be followed.
+        """
+        if not self.restrict():
+            return []
+        states, guide = [self.state], self.guide and self.guide.fork()
+        for token in self.draft:
+            allowed = None
+            if guide is not None:
+                try:
+                    if (mask := states[-1].allowed) is not None and not mask[token]:
+                        break
+                    guide.take(token)
+                    if guide.is_complete:
+                        break
+                    allowed = guide.allowed()
+                except SmidgenError:
+                    break  # it is an error only if the draft is right; then the row meets it itself
+            states.append(states[-1].after(token, allowed))
+        return states
 
     def take_piece(self) -> str:
         """Return the settled text that has not been streamed out yet."""
@@ -119,6 +156,11 @@ class DecodeRow:
             prompt_tokens=len(self.prompt),
             completion_tokens=len(self.token_ids),
         )
+
+    @property
+    def passes(self) -> Passes | None:
+        """How the row was decoded, if with drafts."""
+        return Passes(tuple(self.committed), self.drafted, self.near_ties) if self.committed else None
 
     def _append(
         self, token_ids: Sequence[int], logprobs: Sequence[float], now: float, *, is_end: bool = False
@@ -198,7 +240,7 @@ class RowBuilder:
         if row.ending is not None:
             text = row.ending.cut(text)
         logprobs = tuple(row.logprobs) if row.request.logprobs else ()
-        return Completion(text, tuple(token_ids), logprobs, row.finish_reason, row.timing)
+        return Completion(text, tuple(token_ids), logprobs, row.finish_reason, row.timing, row.passes)
 
     def _guide(self, request: Request) -> Guide | None:
         """Return the guide of a request's constraint, if it has one."""

@@ -10,7 +10,7 @@ of the batch, up to rounding of the logits.
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,18 @@ class RowState:
         """Record a generated token."""
         self.position += 1
         self.counts[token_id] = self.counts.get(token_id, 0) + 1
+
+    def after(self, token_id: int, allowed: NDArray[np.bool_] | None) -> "RowState":
+        """Return the state that `record` would lead to, with another mask; this one does not change."""
+        counts = self.counts
+        if self.is_penalised:
+            counts = counts | {token_id: counts.get(token_id, 0) + 1}
+        return replace(self, position=self.position + 1, counts=counts, allowed=allowed)
+
+    @property
+    def is_penalised(self) -> bool:
+        """Whether the tokens so far change the logits of the next."""
+        return self.sampling.repetition_penalty != 1.0 or self.sampling.frequency_penalty != 0.0
 
     def uniform(self) -> float:
         """Return the random number in [0, 1) for the next token."""
@@ -160,11 +172,7 @@ def penalise(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
     divided by the penalty, negative ones multiplied. Frequency: the penalty is subtracted once per occurrence
     of the token in the completion.
     """
-    touched = [
-        (i, row)
-        for i, row in enumerate(rows)
-        if row.counts and (row.sampling.repetition_penalty != 1.0 or row.sampling.frequency_penalty)
-    ]
+    touched = [(i, row) for i, row in enumerate(rows) if row.counts and row.is_penalised]
     if not touched:
         return logits
     sizes = [len(row.counts) for _, row in touched]
@@ -193,6 +201,27 @@ def restrict(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:
     restricted = xp.array(logits)
     restricted[index] = xp.where(xp.array(masks), logits[index], -xp.inf)
     return restricted
+
+
+def near_ties(logits: Any, rows: Sequence[RowState], xp: Any, noise: float) -> list[bool]:
+    """Return for every row whether its greedy choice is open to rounding.
+
+    Args:
+        logits: logits (B, V), float32; not modified.
+        rows: the B rows; one that is sampled has no tie.
+        xp: `numpy` or `mlx.core`.
+        noise: rounding error of a logit, relative to the largest of its row.
+    """
+    scores = restrict(penalise(logits, rows, xp), rows, xp)
+    best = xp.argmax(scores, axis=-1)
+    at = xp.arange(len(rows))
+    top = np.array(scores[at, best])
+    others = xp.array(scores)
+    others[at, best] = -xp.inf
+    margins = top - np.array(xp.max(others, axis=-1))
+    largest = np.array(xp.max(xp.abs(logits), axis=-1))
+    is_greedy = np.array([row.sampling.temperature == 0 for row in rows])
+    return (is_greedy & (margins <= 2 * noise * largest)).tolist()
 
 
 def _sample(logits: Any, rows: Sequence[RowState], xp: Any) -> Any:

@@ -15,6 +15,7 @@ from smidgen.config import (
     AnyRecipe,
     DpoConfig,
     FinetuneConfig,
+    JacobiConfig,
     PretrainRecipe,
     TopTeacherConfig,
 )
@@ -159,6 +160,7 @@ class Budgets:
         settings = recipe.train
         rows, positions = settings.batch_size, LENGTH_STEP * -(-settings.max_length // LENGTH_STEP)
         rows *= 2 if isinstance(settings, DpoConfig) else 1
+        positions *= 2 if isinstance(settings, JacobiConfig) else 1  # guesses, and what is right
         full = Batch(rows, positions, rows * settings.max_length)
         if isinstance(recipe, PretrainRecipe):
             steps = num_steps(recipe.train)
@@ -186,7 +188,7 @@ class Budgets:
     def _capacity(self, settings: RowSettings) -> int | None:
         """Return the tokens of a row of packed texts, as `training.hidden.packed_length` does."""
         layered = self.shape.layered and (self.teacher_shape is None or self.teacher_shape.layered)
-        if not (settings.packing and layered):
+        if not (layered and getattr(settings, "packing", False)):
             return None
         return ONE_ROW if self.place.kind == "cpu" else MASKED_ROW
 

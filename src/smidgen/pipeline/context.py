@@ -286,12 +286,16 @@ class RunContext:
 
     def engine(self, model: str, *, adapter: Path | None = None, kind: str = "auto") -> EngineOptions:
         """Return the engine options for a model of this run."""
+        evaluate = self.specialist.evaluate
+        drafted = kind != "llama"  # which gives one token a pass
         return EngineOptions(
             model=model,
             adapter=adapter,
             engine=kind,  # type: ignore[arg-type]
             thinking=self.specialist.model.thinking,
-            batch_size=self.specialist.evaluate.batch_size,
+            batch_size=evaluate.batch_size,
+            decode=evaluate.decode if drafted else "ar",
+            draft_model=evaluate.draft_model if drafted else None,
         )
 
     @property

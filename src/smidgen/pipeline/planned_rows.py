@@ -21,6 +21,7 @@ from smidgen.pipeline.training_rows import (
     shuffled,
 )
 from smidgen.training.batches import TrainBatch, all_steps
+from smidgen.training.jacobi import BlockBatch
 from smidgen.training.objectives.preference import PairBatch
 from smidgen.training.training_plan import TrainingPlan, plan_training
 
@@ -106,7 +107,7 @@ class PlannedRows:
         if drawing not in self.drawn:
             source, different = shuffled(rows, settings, capacity, context.shares), set[Batch]()
 
-            def noted() -> Iterator[TrainBatch | PairBatch]:
+            def noted() -> Iterator[TrainBatch | PairBatch | BlockBatch]:
                 for batch in all_steps(source):
                     different.add(_batch(batch))
                     yield batch
@@ -149,8 +150,9 @@ def _cut(settings: RowSettings) -> tuple[Any, ...]:
     return settings.method, settings.max_length, getattr(settings, "mask", None)
 
 
-def _batch(batch: TrainBatch | PairBatch) -> Batch:
-    batch = batch.answers if isinstance(batch, PairBatch) else batch
+def _batch(batch: TrainBatch | PairBatch | BlockBatch) -> Batch:
+    if not isinstance(batch, TrainBatch):
+        batch = batch.answers if isinstance(batch, PairBatch) else batch.text
     rows, length = batch.inputs.shape
     longest = length if batch.segment_ids is None or batch.spans is None else int(batch.spans[:, 1].max())
     return Batch(rows, length, batch.trained_tokens, longest)

@@ -6,6 +6,7 @@ from smidgen.config import AnyRecipe, Recipe
 from smidgen.pipeline.asking import PLAIN, Asking
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.data_stage import data_stages
+from smidgen.pipeline.decoding import decoding_stages
 from smidgen.pipeline.evaluating import BASE, evaluation_stage
 from smidgen.pipeline.exporting import exporting_stages
 from smidgen.pipeline.keeping import keeping_stages
@@ -14,6 +15,7 @@ from smidgen.pipeline.reporting import report_stage
 from smidgen.pipeline.stage import Stage
 from smidgen.pipeline.teaching import teaching_stages
 from smidgen.pipeline.training import training_stages
+from smidgen.pipeline.trajectories import trajectory_stages
 
 Tasks = tuple[TaskContext, ...]
 
@@ -70,9 +72,11 @@ KINDS: tuple[Callable[[AnyRecipe, Tasks], list[Stage]], ...] = (
     data_stages,
     teaching_stages,
     keeping_stages,
+    trajectory_stages,
     _base_evaluations,
     training_stages,
     _trained_evaluations,
+    decoding_stages,
     quantizing_stages,
     exporting_stages,
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from smidgen.config import AnyRecipe, DpoConfig, FinetuneConfig, PretrainRecipe, Recipe
+from smidgen.config import AnyRecipe, DpoConfig, FinetuneConfig, JacobiConfig, PretrainRecipe, Recipe
 from smidgen.errors import Paused
 from smidgen.evaluation.curve_reading import read_curve
 from smidgen.files import content_hash, read_json
@@ -26,6 +26,7 @@ from smidgen.pipeline.task_metric import metric_rows, task_metric
 from smidgen.pipeline.times import Times
 from smidgen.pipeline.tracking import STATE
 from smidgen.pipeline.training_figures import TrainingFigures
+from smidgen.pipeline.trajectories import trajectory_names
 from smidgen.tracking import tensorboard
 from smidgen.training.checkpoint import (
     CHANGEABLE,
@@ -51,7 +52,7 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
             lambda context, probes: probes.training.minutes,
             Budgets.training,
             Times.training,
-            needs=("data", *keeping_names(recipe, tasks)),
+            needs=("data", *keeping_names(recipe, tasks), *trajectory_names(recipe)),
             tables=("model", "train"),
             inputs=_training_inputs,
             outputs=("best", METRICS, SUMMARY),
@@ -262,6 +263,8 @@ def _method_name(context: RunContext) -> str:
         return f"{_trained_weights(context)}, taught by {teacher.model}"
     if isinstance(context.recipe.train, DpoConfig):
         return f"{_trained_weights(context)}, on preferences"
+    if isinstance(context.recipe.train, JacobiConfig):
+        return f"{_trained_weights(context)}, on Jacobi trajectories"
     if context.recipe.teacher is not None:
         return f"{_trained_weights(context)}, on answers of {context.teacher.model}"
     return _trained_weights(context)

@@ -5,10 +5,12 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from smidgen.config import DpoConfig, SftConfig
+from smidgen.config import DpoConfig, JacobiConfig, SftConfig
 from smidgen.data.templates import Tokenizer
 from smidgen.pipeline.context import RunContext
+from smidgen.pipeline.trajectory_rows import block_rows, collected_parts
 from smidgen.training.batches import BatchSource, ShuffledBatches, TrainRow, collated
+from smidgen.training.jacobi import BlockRow, Noise, TrajectoryBatches
 from smidgen.training.mixed_batches import MixedBatches
 from smidgen.training.objectives.preference import PreferencePair, pair_batch
 from smidgen.training.preferences import pair_rows
@@ -16,26 +18,30 @@ from smidgen.training.pretrain import weighted
 from smidgen.training.rendering import RenderedRows
 from smidgen.training.sft import sft_rows
 
-RowSettings = SftConfig | DpoConfig
+RowSettings = SftConfig | DpoConfig | JacobiConfig
 Parts = tuple[Sequence[Any], Sequence[Any]]
-"""Training and validation samples, or preferences."""
+"""Training and validation samples, preferences or trajectories."""
 
 
 def samples_of(context: RunContext) -> Parts:
-    """Return the training and validation samples of a recipe, or its preferences.
+    """Return the training and validation samples of a recipe, its preferences, or its trajectories.
+
+    Before trajectories are collected, as in a plan, the samples stand for them.
 
     Raises:
         ConfigError: the recipe learns preferences, and a task has no worse answers.
     """
     if isinstance(context.recipe.train, DpoConfig):
         return context.preferences
+    if isinstance(context.recipe.train, JacobiConfig) and (parts := collected_parts(context)) is not None:
+        return parts
     return context.training_samples, context.validation_samples
 
 
 def rows_of(
     parts: Parts, tokenizer: Tokenizer, settings: RowSettings, *, thinking: bool
 ) -> tuple[RenderedRows[Any], RenderedRows[Any]]:
-    """Return the training and validation rows, or pairs of rows.
+    """Return the training and validation rows, pairs of rows, or trajectories.
 
     Raises:
         DataError: a sample cannot be trained on.
@@ -44,6 +50,8 @@ def rows_of(
     def rendered(part: Sequence[Any]) -> RenderedRows[Any]:
         if isinstance(settings, DpoConfig):
             return pair_rows(part, tokenizer, settings, thinking=thinking)
+        if isinstance(settings, JacobiConfig):
+            return block_rows(part, tokenizer, settings, thinking=thinking)
         return sft_rows(part, tokenizer, settings, thinking=thinking)
 
     training, validation = map(rendered, parts)
@@ -56,6 +64,11 @@ def collate_of(settings: RowSettings, capacity: int | None) -> Callable[[Sequenc
     return partial(pair_batch, collate=collate) if isinstance(settings, DpoConfig) else collate
 
 
+def noise_of(settings: JacobiConfig) -> Noise:
+    """Return how noisy the guesses are that a recipe trains on."""
+    return Noise(settings.noise_window, settings.context, settings.seed)
+
+
 def shuffled(
     rows: Sequence[Any],
     settings: RowSettings,
@@ -63,16 +76,13 @@ def shuffled(
     shares: Mapping[str, float] | None = None,
 ) -> BatchSource[Any]:
     """Return the batches of all epochs, mixed by the shares of the rows' sources if there are several."""
+    steps: dict[str, Any] = {
+        name: getattr(settings, name) for name in ("batch_size", "gradient_accumulation", "epochs", "seed")
+    }
+    if isinstance(settings, JacobiConfig):
+        return TrajectoryBatches(rows, noise_of(settings), **steps)
     collate = collate_of(settings, capacity)
-    kind = partial(MixedBatches, shares=shares) if shares else ShuffledBatches
-    return kind(
-        rows,
-        collate,
-        batch_size=settings.batch_size,
-        gradient_accumulation=settings.gradient_accumulation,
-        epochs=settings.epochs,
-        seed=settings.seed,
-    )
+    return MixedBatches(rows, collate, shares, **steps) if shares else ShuffledBatches(rows, collate, **steps)
 
 
 def mixed_as(
@@ -96,7 +106,10 @@ def _by_source(rows: Sequence[TrainRow]) -> dict[str, list[TrainRow]]:
     return found
 
 
-def texts_of(rows: Sequence[TrainRow | PreferencePair]) -> Iterator[TrainRow]:
-    """Yield the rows of pairs, or rows as they are."""
+def texts_of(rows: Sequence[TrainRow | PreferencePair | BlockRow]) -> Iterator[TrainRow]:
+    """Yield the rows of pairs, prompts with their answers, or rows as they are."""
     for row in rows:
-        yield from (row,) if isinstance(row, TrainRow) else (row.chosen, row.rejected)
+        if isinstance(row, PreferencePair):
+            yield from (row.chosen, row.rejected)
+        else:
+            yield row.text if isinstance(row, BlockRow) else row

@@ -67,6 +67,7 @@ class TrainBatch:
         segment_ids: (B, L) int32, the text of each input; None if every row is one text. A token attends only
             to its own text.
         position_ids: (B, L) int32 for the rotary embedding; None if they are the indices in the row.
+        visible: (B, L, L) bool, which inputs of its text, up to itself, a token attends to; None for all.
         spans: (rows, 2) int32, first input of each training row in (B · L) and number of its inputs.
         rows: the training rows, in the order of `spans`.
         sources: names of the sources whose losses are reported apart.
@@ -81,6 +82,7 @@ class TrainBatch:
     weights: np.ndarray | None = None
     segment_ids: np.ndarray | None = None
     position_ids: np.ndarray | None = None
+    visible: np.ndarray | None = None
     spans: np.ndarray | None = None
     rows: tuple[TrainRow, ...] = ()
     sources: tuple[str, ...] = ()
@@ -179,7 +181,7 @@ class ShuffledBatches(Generic[R, B]):
         self._step += 1
         rows = [self._rows[i] for i in self._order[1][index]]
         parts = [rows[i : i + self._batch_size] for i in range(0, len(rows), self._batch_size)]
-        return [self._collate(part) for part in parts]
+        return [self._batch(part, epoch) for part in parts]
 
     def epoch(self) -> float:
         """Return the number of passes over the rows so far."""
@@ -192,6 +194,10 @@ class ShuffledBatches(Generic[R, B]):
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a position that `state` returned."""
         self._step = state["step"]
+
+    def _batch(self, rows: Sequence[R], epoch: int) -> B:
+        """Return the batch of some rows in an epoch, which counts from 0."""
+        return self._collate(rows)
 
     def _shuffled(self, epoch: int) -> list[np.ndarray]:
         """Return the row indices of each step of an epoch: bucketed by length in windows, then shuffled."""

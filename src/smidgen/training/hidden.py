@@ -100,7 +100,8 @@ def packing_of(batch: TrainBatch) -> Packing | None:
     shape = batch.inputs.shape
     segments = np.zeros(shape, np.int32) if batch.segment_ids is None else batch.segment_ids
     places = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    return Packing(segments, places if batch.position_ids is None else batch.position_ids)
+    positions = places if batch.position_ids is None else batch.position_ids
+    return Packing(segments, positions, batch.visible)
 
 
 def _is_layered(model: nn.Module) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smidgen.config import SftConfig
+from smidgen.config import FinetuneConfig, SftConfig
 from smidgen.data.templates import Tokenizer, fit
 from smidgen.data.types import Message, Sample
 from smidgen.errors import DataError
@@ -58,7 +58,7 @@ def sft_row(
     return row, cut
 
 
-def saver(loaded: LoadedModel, config: SftConfig) -> Callable[[Path], None]:
+def saver(loaded: LoadedModel, config: FinetuneConfig) -> Callable[[Path], None]:
     """Return a function that writes a run's `best/`: the adapter if one is trained, else the full model."""
     if config.lora is not None:
         lora = config.lora

@@ -1,0 +1,141 @@
+"""How far drafts are accepted, and how wide a pass is worth its time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+MOST_DRAFT = 64
+"""Maximum tokens of a draft."""
+PRIOR, WEIGHT = 0.7, 4.0
+"""Chance of acceptance, and the number of trials that it counts as, of a source that was not tried yet."""
+FADING = 0.98
+"""What is known of a source fades with every draft of it that was not run, so that it is tried again."""
+
+WINDOWS = (0, 4, 8, 16, 32, MOST_DRAFT)
+STRETCH, REVISIT = 12, 10
+"""Passes after which a window is judged, and stretches after which a neighbour of the best is tried again."""
+PROMISING = 0.85
+"""A wider window is tried if the widest so far gave this share of the best."""
+
+
+class Parts(Protocol):
+    """A draft, as far as it matters here: its sources, each with a number of tokens."""
+
+    @property
+    def parts(self) -> Sequence[tuple[str, int]]:
+        """The sources."""
+        ...
+
+
+class Acceptance:
+    """For every source of drafts, the chance that its next token is accepted if all before it were."""
+
+    def __init__(self):
+        self._counts: dict[str, np.ndarray] = {}  # (2, MOST_DRAFT): tokens tried, and tokens accepted
+
+    def survival(self, draft: Parts) -> np.ndarray:
+        """Return for every token of a draft the chance that it and all before it are accepted."""
+        chances = [self._chances(source)[:size] for source, size in draft.parts]
+        return np.cumprod(np.concatenate(chances)) if chances else np.zeros(0)
+
+    def expected(self, draft: Parts) -> float:
+        """Return the expected number of accepted tokens."""
+        return float(self.survival(draft).sum())
+
+    def learn(self, draft: Parts, accepted: int) -> None:
+        """Count a verified draft, of which the first tokens were accepted and the next, if any, was not."""
+        for source, size in draft.parts:
+            tried, right = self._counts_of(source)
+            tried[: min(size, accepted + 1)] += 1
+            right[: min(size, accepted)] += 1
+            accepted -= size
+            if accepted < 0:
+                break
+
+    def fade(self, draft: Parts) -> None:
+        """Let what is known of the sources of a draft fade."""
+        for source in {source for source, _ in draft.parts}:
+            self._counts_of(source)[:] *= FADING
+
+    def _counts_of(self, source: str) -> np.ndarray:
+        return self._counts.setdefault(source, np.zeros((2, MOST_DRAFT)))
+
+    def _chances(self, source: str) -> np.ndarray:
+        tried, right = self._counts_of(source)
+        overall = (right.sum() + WEIGHT * PRIOR) / (tried.sum() + WEIGHT)
+        return (right + WEIGHT * overall) / (tried + WEIGHT)
+
+
+class Windows:
+    """How many tokens Jacobi decoding keeps in flight for each row, by what this gave.
+
+    A guess in the window is worth more than its chance of acceptance, since it is refined for later passes.
+    So each window is used for a stretch of passes and judged by the tokens per second that it gave; then the
+    best one is used, and its neighbours are tried again from time to time. It depends on the number of rows.
+    """
+
+    def __init__(self, fixed: int | None = None):
+        """Choose windows, or always give a `fixed` one."""
+        self._fixed = fixed
+        self._gains: dict[int, dict[int, float]] = {}  # by number of rows, and by window
+        self._stretches: dict[int, list[float]] = {}  # the gains of the current stretch
+        self._used: dict[int, tuple[int, int]] = {}  # window and number of the current stretch
+
+    def size(self, num_rows: int) -> int:
+        """Return the window for a pass of some rows."""
+        return self._fixed if self._fixed is not None else self._used.get(num_rows.bit_length(), (0, 0))[0]
+
+    def learn(self, num_rows: int, gain: float) -> None:
+        """Count a pass of some rows, whose tokens per second were `gain` times those without drafts."""
+        load = num_rows.bit_length()
+        window, number = self._used.get(load, (0, 0))
+        stretch = self._stretches.setdefault(load, [])
+        stretch.append(gain)
+        if len(stretch) == STRETCH:
+            gains = self._gains.setdefault(load, {})
+            latest = sum(stretch) / STRETCH
+            gains[window] = (gains.get(window, latest) + latest) / 2
+            stretch.clear()
+            self._used[load] = _next_window(gains, number + 1), number + 1
+
+
+def _next_window(gains: Mapping[int, float], number: int) -> int:
+    """Return the window of a stretch, given the gains of those tried."""
+    widest, best = max(gains), max(gains, key=lambda window: gains[window])
+    at = WINDOWS.index(widest) + 1
+    if at < len(WINDOWS) and gains[widest] >= PROMISING * gains[best]:
+        return WINDOWS[at]
+    if number % REVISIT:
+        return best
+    beside = WINDOWS.index(best) + (1 if number // REVISIT % 2 else -1)
+    return WINDOWS[min(max(beside, 0), len(WINDOWS) - 1)]
+
+
+def worthwhile(
+    survivals: Sequence[np.ndarray],
+    running: int,
+    seconds: Callable[[np.ndarray], np.ndarray],
+    *,
+    padded: bool = False,
+) -> list[int]:
+    """Return how many tokens of each row's draft to run, so that the pass gives most tokens per second.
+
+    Args:
+        survivals: for each of B rows, the chance that each token of its draft is accepted, decreasing.
+        running: number of tokens that all rows run in any case, B or more.
+        seconds: time of passes of given numbers of tokens.
+        padded: whether every row of a pass costs as much as the longest.
+    """
+    B = len(survivals)
+    chances = np.concatenate(survivals)
+    sizes = [len(each) for each in survivals]
+    rows, depths = np.repeat(np.arange(B), sizes), np.concatenate([np.arange(size) for size in sizes])
+    order = np.argsort(-chances, kind="stable")
+    gained = running + np.concatenate([[0.0], np.cumsum(chances[order])])
+    if padded:
+        tokens = running + B * np.concatenate([[0], np.maximum.accumulate(1 + depths[order])])
+    else:
+        tokens = running + np.arange(len(gained))
+    best = int(np.argmax(gained / seconds(tokens)))
+    return np.bincount(rows[order[:best]], minlength=B).tolist()

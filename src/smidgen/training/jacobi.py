@@ -1,0 +1,268 @@
+"""Batches of Jacobi trajectories: a prompt, and every block of its answer twice, as guessed and as it is.
+
+Everything runs in one pass (https://arxiv.org/abs/2512.14681): prompt, guesses of block 0, block 0, guesses
+of block 1, block 1, … The guesses of a block have the positions of the block. A mask keeps the guesses from
+the right tokens of their own block, and the right tokens from all guesses.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from smidgen.data.trajectories import Trajectory, mismatch
+from smidgen.training.batches import LENGTH_STEP, TARGET_STEP, ShuffledBatches, TrainBatch, TrainRow
+
+Context = Literal["clean", "noisy", "window"]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How noisy the guesses of successive blocks are, and what they follow.
+
+    Attributes:
+        window: w; the wrong shares of successive blocks are 0, 1/w, … (w - 1)/w, again and again.
+        context: what the guesses of a block attend to before it: right tokens, guesses, or the guesses of the
+            blocks since the last share of 0 after the right tokens of those before.
+        seed: of the share that the first block of a row starts with.
+    """
+
+    window: int
+    context: Context
+    seed: int = 0
+
+    def phase(self, row: "BlockRow", epoch: int) -> int:
+        """Return which share the first block of a row has in an epoch, in units of 1/w.
+
+        It differs from row to row, because short answers have few blocks.
+        """
+        key = self.seed, epoch, zlib.crc32(row.id.encode())
+        return int(np.random.default_rng(key).integers(self.window))
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """The trajectory of one answer.
+
+    Attributes:
+        id: the id of its sample.
+        prompt: (P,) int32.
+        blocks: the states of each block, (states, tokens) int32; the last one is right.
+    """
+
+    id: str
+    prompt: np.ndarray
+    blocks: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> "BlockRow":
+        """Return the row of a trajectory."""
+        blocks = (np.array(states, np.int32) for states in trajectory.blocks)
+        return cls(trajectory.id, np.array(trajectory.prompt, np.int32), tuple(blocks))
+
+    @property
+    def answer(self) -> np.ndarray:
+        """The right tokens of all blocks, (A,) int32."""
+        return np.concatenate([states[-1] for states in self.blocks])
+
+    def __len__(self) -> int:
+        """Return P + 2 · A, the tokens that go through the model."""
+        return len(self.prompt) + 2 * sum(states.shape[1] for states in self.blocks)
+
+    @property
+    def text(self) -> TrainRow:
+        """The prompt and the answer, as supervised fine-tuning would train on them."""
+        answer = self.answer
+        mask = np.arange(len(self.prompt) + len(answer)) >= len(self.prompt)
+        return TrainRow(np.concatenate([self.prompt, answer]), mask, id=self.id)
+
+    @cached_property
+    def noise(self) -> tuple[np.ndarray, ...]:
+        """The wrong share of each state of each block: all from the first wrong token on counts as wrong."""
+        return tuple(
+            np.array([(len(state) - mismatch(state, states[-1])) / len(state) for state in states])
+            for states in self.blocks
+        )
+
+    def guesses(self, noise: Noise, phase: int) -> list[np.ndarray]:
+        """Return for each block the state whose wrong share is nearest to the one that is due."""
+        due = [(phase + j) % noise.window / noise.window for j in range(len(self.blocks))]
+        return [
+            states[np.abs(shares - share).argmin()]
+            for states, shares, share in zip(self.blocks, self.noise, due, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tokens of one row as they go through the model.
+
+    Attributes:
+        inputs: (L,) int32, L = P + 2 · A.
+        positions: (L,) int32 for the rotary embedding.
+        visible: (L, L) bool, which tokens up to itself each attends to.
+        right: (A,) int32, the inputs after which the tokens of the answer come.
+        targets: (A,) int32, these tokens.
+        noisy: (N,) int32, the wrong guesses, after which the model should choose as after the right tokens.
+        teachers: (N,) int32, index into `right` of the right token that each of them stands for.
+    """
+
+    inputs: np.ndarray
+    positions: np.ndarray
+    visible: np.ndarray
+    right: np.ndarray
+    targets: np.ndarray
+    noisy: np.ndarray
+    teachers: np.ndarray
+
+
+def lay_out(row: BlockRow, noise: Noise, epoch: int) -> Layout:
+    """Return the tokens of a row, their positions and mask, and where losses are."""
+    phase = noise.phase(row, epoch)
+    guesses, answer, start = row.guesses(noise, phase), row.answer, len(row.prompt)
+    sizes = np.array([len(guess) for guess in guesses])
+    begins = np.cumsum(sizes) - sizes  # in the answer
+    block = np.repeat(np.arange(len(sizes)), sizes)  # of each token of the answer
+    right = start + np.arange(len(answer)) + np.cumsum(sizes)[block]
+    noisy = right - sizes[block]
+    inputs = np.empty(len(row), np.int32)
+    inputs[:start], inputs[right], inputs[noisy] = row.prompt, answer, np.concatenate(guesses)
+    positions = np.arange(len(row), dtype=np.int32)
+    positions[right] = positions[noisy] = start + np.arange(len(answer))
+    # Guesses are wrong from the first mismatch on; after the last token of the answer nothing is known.
+    wrong = [
+        begin + mismatch(guess, states[-1])
+        for begin, guess, states in zip(begins, guesses, row.blocks, strict=True)
+    ]
+    places = np.arange(len(answer))
+    is_noisy = (places >= np.array(wrong)[block]) & (places < len(answer) - 1)
+    return Layout(
+        inputs,
+        positions,
+        _visible(len(row), right, noisy, block, _groups(len(sizes), noise, phase)),
+        np.concatenate([[start - 1], right[:-1]]).astype(np.int32),
+        answer,
+        noisy[is_noisy].astype(np.int32),
+        1 + np.flatnonzero(is_noisy).astype(np.int32),
+    )
+
+
+def _groups(count: int, noise: Noise, phase: int) -> np.ndarray:
+    """Return the group of each block: its guesses follow the guesses of its group after the right tokens."""
+    if noise.context == "clean":
+        return np.arange(count)
+    return (phase + np.arange(count)) // noise.window if noise.context == "window" else np.zeros(count, int)
+
+
+def _visible(
+    length: int, right: np.ndarray, noisy: np.ndarray, block: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """Return which tokens each token attends to, (L, L) bool.
+
+    Args:
+        length: L.
+        right: places of the right tokens.
+        noisy: places of the guesses.
+        block: the block of each.
+        groups: the group of each block.
+    """
+    visible = np.tri(length, dtype=bool)
+    group, ordered = groups[block], np.arange(len(block))
+    visible[np.ix_(right, noisy)] = False
+    visible[np.ix_(noisy, noisy)] = (group[:, None] == group) & (ordered[:, None] >= ordered)
+    visible[np.ix_(noisy, right)] = group[:, None] > group
+    return visible
+
+
+@dataclass(frozen=True)
+class BlockBatch:
+    """Trajectories for one forward pass.
+
+    Attributes:
+        text: the padded rows; its positions are first those of all right tokens, then those of wrong guesses.
+        num_right: how many are right tokens.
+        teachers: (N,) int32, for each wrong guess the index of its right token among these positions.
+        rows: the rows.
+        noise: how their guesses were chosen.
+        epoch: in which epoch.
+    """
+
+    text: TrainBatch
+    num_right: int
+    teachers: np.ndarray
+    rows: tuple[BlockRow, ...] = field(repr=False)
+    noise: Noise
+    epoch: int
+
+    @property
+    def trained_tokens(self) -> int:
+        """Number of positions in the losses."""
+        return self.text.trained_tokens
+
+    @property
+    def tokens(self) -> int:
+        """Number of unpadded tokens that go through the model."""
+        return self.text.tokens
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """(B, L) int32, right-padded."""
+        return self.text.inputs
+
+    def singly(self) -> Iterator[tuple[str, "BlockBatch"]]:
+        """Yield the name of every row and a batch of it alone."""
+        for row in self.rows:
+            yield f"'{row.id}'", block_batch([row], self.noise, self.epoch)
+
+
+def block_batch(rows: Sequence[BlockRow], noise: Noise, epoch: int) -> BlockBatch:
+    """Pad the layouts of some rows on the right to one length."""
+    layouts = [lay_out(row, noise, epoch) for row in rows]
+    length = LENGTH_STEP * math.ceil(max(map(len, rows)) / LENGTH_STEP)
+    shape = len(rows), length
+    inputs, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    segments = np.full(shape, -1, np.int32)
+    visible = np.tile(np.tri(length, dtype=bool), (len(rows), 1, 1))
+    for i, layout in enumerate(layouts):
+        size = len(layout.inputs)
+        inputs[i, :size], positions[i, :size], segments[i, :size] = layout.inputs, layout.positions, 0
+        visible[i, :size, :size] = layout.visible
+    counts = [len(layout.targets) for layout in layouts]
+    firsts = np.cumsum(counts) - counts
+    teachers = np.concatenate([first + one.teachers for first, one in zip(firsts, layouts, strict=True)])
+    chosen = np.concatenate(
+        [i * length + places for part in ("right", "noisy") for i, places in enumerate(_parts(layouts, part))]
+    )
+    targets = np.concatenate(_parts(layouts, "targets"))
+    targets = np.concatenate([targets, targets[teachers]])
+    padding = (0, -len(chosen) % TARGET_STEP)
+    text = TrainBatch(
+        inputs,
+        np.pad(chosen, padding).astype(np.int32),
+        np.pad(targets, padding),
+        trained_tokens=len(chosen),
+        tokens=sum(map(len, rows)),
+        segment_ids=segments,
+        position_ids=positions,
+        visible=visible,
+    )
+    return BlockBatch(text, sum(counts), teachers.astype(np.int32), tuple(rows), noise, epoch)
+
+
+def _parts(layouts: Sequence[Layout], name: str) -> list[np.ndarray]:
+    return [getattr(layout, name) for layout in layouts]
+
+
+class TrajectoryBatches(ShuffledBatches[BlockRow, BlockBatch]):
+    """Batches of a fixed set of trajectories, whose guesses differ from epoch to epoch."""
+
+    def __init__(self, rows: Sequence[BlockRow], noise: Noise, **settings: Any) -> None:
+        super().__init__(rows, lambda rows: block_batch(rows, noise, 0), **settings)
+        self._noise = noise
+
+    def _batch(self, rows: Sequence[BlockRow], epoch: int) -> BlockBatch:
+        return block_batch(rows, self._noise, epoch)
