@@ -53,7 +53,17 @@ _TRIES = 5
 _TASTES = ("drink", "food", "dislike", "color", "answers", "hobby")
 _UNFRAMED = ("log", "code", "build")
 _OF_ANY_LANGUAGE = ("code", "build")
-_ASIDES = ("chatter", "chatter", "greeting", "thanks", "question", "errand", "transient", "transient", "trivia")
+_ASIDES = (
+    "chatter",
+    "chatter",
+    "greeting",
+    "thanks",
+    "question",
+    "errand",
+    "transient",
+    "transient",
+    "trivia",
+)
 """Sections of sentences that stand beside others and decide nothing; an errand needs no text to work on."""
 _ERRAND_SHARE = 0.25
 """Of commands."""

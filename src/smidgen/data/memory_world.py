@@ -170,18 +170,11 @@ class Writer:
         except UnsayableError:
             return fact.text(language, self.rng, **told)
 
-    def _framed(self, frame: str, fact: Fact, language: str, old: Fact | None = None) -> str:
+    def _framed(self, frame: str, fact: Fact, language: str, old: Fact) -> str:
         """State a fact in a frame that says what it does to the store."""
         templates = in_split(sections(f"texts.{language}.txt")[f"@{frame}"], self.split)
-        if old is None:
-            templates = tuple(each for each in templates if "{old}" not in each)
         told, _ = self._said(fact, language, is_stored=False)
-        slots = {
-            "told": lambda: uncapitalised(told),
-            "old": lambda: old.value_text(language) if old else "",
-        }
-        if not templates:
-            raise UnsayableError
+        slots = {"told": lambda: uncapitalised(told), "old": lambda: old.value_text(language)}
         text = Drawing(self.rng, self.split).text(self.rng.choice(templates), language, slots=slots)
         return text[:1].upper() + text[1:]
 
@@ -204,24 +197,25 @@ class Writer:
         marks = fact.marks(language)
         if ABBREVIATION in marks or (not marks and self.rng.random() < 0.5):
             raise UnsayableError
-        first = self.rng.randrange(2)
-        stored = self._said(fact, language, wording=first)
-        new = self._said(fact, language, is_stored=False, wording=1 - first, line=stored[1])
-        return _drafted(new[0], "NONE", fact, (fact, stored[0]), language, language)
+        return self._reworded(fact, language, is_same_line=True)
 
     def _abbreviation(self) -> Draft:
         fact, language = self._in_one_language()
         if fact.marks(language) != {ABBREVIATION}:
             raise UnsayableError
+        return self._reworded(fact, language, is_same_line=False)
+
+    def _reworded(self, fact: Fact, language: str, *, is_same_line: bool) -> Draft:
         first = self.rng.randrange(2)
-        stored = self._said(fact, language, wording=first)
-        new = self._said(fact, language, is_stored=False, wording=1 - first)
-        return _drafted(new[0], "NONE", fact, (fact, stored[0]), language, language)
+        stored, line = self._said(fact, language, wording=first)
+        line = line if is_same_line else None
+        new, _ = self._said(fact, language, is_stored=False, wording=1 - first, line=line)
+        return _drafted(new, "NONE", fact, (fact, stored), language, language)
 
     def _duplicate(self, fact: Fact, language: str, stored_language: str) -> Draft:
         stored = self._said(fact, stored_language)
         if language == stored_language and self.rng.random() < _FRAMED_SHARES["again"]:
-            new = self._framed("again", fact, language)
+            new = self._framed("again", fact, language, fact)
         else:
             new = self._said(fact, language, is_stored=False, not_line=stored[1])[0]
         return _drafted(new, "NONE", fact, (fact, stored[0]), language, stored_language)
@@ -266,22 +260,21 @@ class Writer:
     def _mixed(self) -> Draft:
         """Two things at once, as the guide of the memory cases has them."""
         draw = self.rng.random()
-        if draw < 0.3:  # a change in another language
+        if draw < 0.38:  # a change or an end, in another language
             stored_language, language = self.rng.choice(self._pairs)
-            return self._change(self.rng.choice(["correction", "relational"]), language, stored_language)
-        if draw < 0.38:  # an end in another language
-            stored_language, language = self.rng.choice(self._pairs)
+            if draw < 0.3:
+                return self._change(self.rng.choice(["correction", "relational"]), language, stored_language)
             fact = self._any(lambda a: a.has(ENDED, language) and a.has(STATED, stored_language))
             return self._after(fact, fact, "DELETE", ENDED, language, stored_language)
-        if draw < 0.7:  # what is stored, and more: beside nothing that is stored, or beside another candidate
+        is_stored = draw >= 0.58  # the second thing too, in another candidate
+        if draw < 0.7:  # the first is repeated
             fact, language = self._in_one_language()
             draft = self._duplicate(fact, language, language)
-            is_stored = draw >= 0.58
             draft.action, draft.has_target = ("NONE", False) if is_stored else ("UPDATE", True)
-        else:  # a change or an end, and a candidate that is repeated
-            is_change = draw < 0.85
-            draft = self._change(self.rng.choice(["correction", "relational"])) if is_change else self._expiry()
-            is_stored = True
+        elif draw < 0.85:
+            draft = self._change(self.rng.choice(["correction", "relational"]))
+        else:
+            draft = self._expiry()
         other, said = self._beside(draft.fact, draft.language)
         draft.text = _joined(self.rng, draft.text, said, draft.language)
         if is_stored:
