@@ -1,4 +1,4 @@
-"""Generated texts: every sort that the guide names, and nothing but the rule tells what is worth remembering."""
+"""Generated texts: every sort that the guide names, and nothing but the rule tells what is to be saved."""
 
 import math
 import random

@@ -162,12 +162,12 @@ class Author:
         return fact.text(language, self.rng, role=role, old=old, by_user=by_user, wording=wording)[0]
 
     def _drawn(self, section: str, language: str, told: str | None = None) -> str:
-        """Draw a text of a section; `{told}` is this sentence, or one that would be worth saving by itself."""
+        """Draw a text of a section; `{told}` is this sentence, or one that is worth saving by itself."""
         if section == "command" and self.rng.random() < _ERRAND_SHARE:
             section = "errand"
         known = sections(f"texts.{language}.txt")
         files = ("values.txt", f"texts.{language}.txt", "texts.en.txt")
-        if f"@{section}" not in known:  # code and output are the same in every language
+        if f"@{section}" not in known:  # code and builds look the same in every language
             known = sections("texts.en.txt")
         template = self.rng.choice(in_split(known[f"@{section}"], self.split))
         slots = {"told": lambda: told or self._worthy(weighted(self.rng, CATEGORY_WEIGHTS), language)}

@@ -55,10 +55,10 @@ class Draft:
         text: the new fact as it is said.
         action: the action.
         fact: what the text is about.
-        stored: facts that are among the candidates, with their texts; the first is the target, if there is one.
-        has_target: whether there is.
+        stored: facts that are among the candidates, with their texts.
         language: of the new text.
         stored_language: of the candidates.
+        has_target: whether the first of the stored facts is the target.
     """
 
     text: str
@@ -192,7 +192,7 @@ class Writer:
         return self._duplicate(fact, language, stored_language)
 
     def _synonym(self) -> Draft:
-        """The same sentence with other words: another choice of its template, or another wording of its value."""
+        """The same sentence with other words: another choice of its template, or wording of its value."""
         fact, language = self._in_one_language()
         marks = fact.marks(language)
         if ABBREVIATION in marks or (not marks and self.rng.random() < 0.5):
