@@ -1,7 +1,9 @@
 import random
 import re
 from collections import Counter
+from difflib import SequenceMatcher
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -32,6 +34,11 @@ def stored(row: dict) -> list[str]:
 @pytest.fixture(scope="module")
 def facts() -> list[dict]:
     return arbitrate_rows("train", COUNT, 0)
+
+
+@pytest.fixture(scope="module")
+def many_facts() -> list[dict]:
+    return arbitrate_rows("train", 2000, 0)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +80,36 @@ def test_candidates_differ_and_their_place_says_nothing(facts: list[dict]) -> No
         if "target" in row and len(row["candidates"]) == 2:
             places[row["candidates"][0]["id"] == row["target"]] += 1
     assert min(places[True], places[False]) > 10
+
+
+def test_no_place_among_the_candidates_is_likelier_than_another(many_facts: list[dict]) -> None:
+    places: dict[int, Counter[int]] = {}
+    for row in many_facts:
+        offered = [each["id"] for each in row["candidates"]]
+        if "target" in row:
+            places.setdefault(len(offered), Counter())[offered.index(row["target"])] += 1
+    for number, found in places.items():
+        even = found.total() / number
+        assert all(abs(found[place] - even) < 4 * even**0.5 for place in range(number)), (number, found)
+
+
+def test_mixed_facts_are_decided_as_the_guide_says(many_facts: list[dict]) -> None:
+    rows = [row for row in many_facts if row["kind"] == "mixed"]
+    actions = Counter(row["decision"] for row in rows)
+    assert set(actions) == {"UPDATE", "DELETE", "NONE"} and min(actions.values()) > 10
+    assert all(("target" in row) == (row["decision"] != "NONE") for row in rows)
+    assert all(len(row["candidates"]) > 1 for row in rows if row["decision"] == "NONE")
+
+
+def test_a_synonym_keeps_the_sentence_and_a_paraphrase_does_not(many_facts: list[dict]) -> None:
+    """Synonyms share more of their words in the same order than paraphrases do."""
+    shared: dict[str, list[float]] = {"synonym": [], "paraphrase": []}
+    for row in many_facts:
+        if row["kind"] in shared and row["language"] == "en":
+            target = next(each["text"] for each in row["candidates"] if each["id"] == row["target"])
+            told = (row["fact"].casefold(), target.casefold())
+            shared[row["kind"]].append(SequenceMatcher(None, *told, autojunk=False).ratio())
+    assert fmean(shared["synonym"]) > fmean(shared["paraphrase"]) + 0.1
 
 
 def test_words_in_common_do_not_decide(facts: list[dict]) -> None:
@@ -141,9 +178,11 @@ def _case_texts() -> list[str]:
 
 
 @pytest.mark.skipif(not any(CASES.glob("*.jsonl")), reason="there are no hand-written cases")
-def test_hand_written_cases_share_no_text_and_no_named_entity_with_training_rows() -> None:
+def test_hand_written_cases_share_no_text_and_no_named_entity_with_training_rows(
+    many_facts: list[dict],
+) -> None:
     cases = _case_texts()
-    made = said(memorize_rows("train", 3000, 0)) + said(arbitrate_rows("train", 2000, 0))
+    made = said(memorize_rows("train", 3000, 0)) + said(many_facts)
     normal = {re.sub(r"\W+", " ", text.casefold()).strip() for text in made}
     assert not [text for text in cases if re.sub(r"\W+", " ", text.casefold()).strip() in normal]
     long = [text for text in cases if len(text.split()) >= 5]

@@ -124,6 +124,7 @@ class Fact:
         role: str = STATED,
         old: "Fact | None" = None,
         wording: int = 0,
+        line: str | None = None,
         not_line: str | None = None,
         by_user: bool | None = None,
     ) -> tuple[str, str]:
@@ -135,6 +136,7 @@ class Fact:
             role: the fact itself, its change or its end.
             old: the fact that is changed.
             wording: which wording of values is taken.
+            line: the template, if not any.
             not_line: a template to avoid.
             by_user: whether only, or never, to say it as the user does of himself; None for either.
 
@@ -142,16 +144,17 @@ class Fact:
             UnsayableError: there is no template.
         """
         fitting = [
-            line
-            for line in self.attribute.lines.get((language, role), ())
-            if line != not_line
-            and (old is not None or "{old}" not in line)
-            and (_is_told("p", line) or self.subject.is_user)
-            and (by_user is None or by_user != _is_told("p", line))
+            each
+            for each in self.attribute.lines.get((language, role), ())
+            if each != not_line
+            and line in (None, each)
+            and (old is not None or "{old}" not in each)
+            and (_is_told("p", each) or self.subject.is_user)
+            and (by_user is None or by_user != _is_told("p", each))
         ]
         if not fitting:
             raise UnsayableError
-        line = rng.choice(fitting)
+        drawn = rng.choice(fitting)
         drawing = Drawing(rng, self.others.split, bound=self.others.bound)
         slots = {
             "p": lambda: self.subject.text(language, rng),
@@ -159,10 +162,10 @@ class Fact:
             "v": lambda: self.value_text(language, wording),
             "old": lambda: old.value_text(language) if old else "",
         }
-        text = drawing.text(line, language, wording=wording, slots=slots)
+        text = drawing.text(drawn, language, wording=wording, slots=slots)
         if language == "en":
             text = _BEFORE_VOWEL.sub(r"\1n", text)
-        return text[:1].upper() + text[1:], line
+        return text[:1].upper() + text[1:], drawn
 
 
 def possessive(name: str) -> str:

@@ -1,9 +1,11 @@
 """How people write: openers, lower case, missing points, slips of the keyboard."""
 
 import random
+import re
 
 from smidgen.data.grammar import sections
 
+_POINTS = re.compile(r"[,.!?;:](?=\s|$)")
 _KEPT = 12
 """A text with fewer letters is spared slips, which could change what it says."""
 
@@ -19,12 +21,14 @@ def noisy(text: str, rng: random.Random, language: str, *, framed: bool = True) 
     """
     texts = sections(f"texts.{language}.txt")
     if framed and rng.random() < 0.2:
-        text = f"{rng.choice(texts['opener'])}{_pause(rng, language)}{_uncapitalised(text)}"
+        text = f"{rng.choice(texts['opener'])}{_pause(rng, language)}{uncapitalised(text)}"
         text = text[:1].upper() + text[1:]
     if framed and rng.random() < 0.08:
         text = f"{text} {rng.choice(texts['closer'])}"
     if framed and rng.random() < 0.25:
         text = text.rstrip(".。")
+    if framed and rng.random() < 0.08:
+        text = _POINTS.sub("", text)
     if rng.random() < 0.15:
         text = text.lower()
     if framed and rng.random() < 0.1 and language != "zh":
@@ -48,7 +52,7 @@ def _pause(rng: random.Random, language: str) -> str:
     return rng.choice(["，", "："]) if language == "zh" else rng.choice([", ", ": ", " - ", " "])
 
 
-def _uncapitalised(text: str) -> str:
+def uncapitalised(text: str) -> str:
     """Return a text without its capital at the start, if that is an ordinary word; names are left alone."""
     first = text.split(" ", 1)[0].casefold()
     ordinary = first in _ORDINARY

@@ -12,8 +12,8 @@ from smidgen.data.world import Split
 
 CATEGORY_WEIGHTS = {"fact": 33, "preference": 20, "lesson": 14, "correction": 15, "plan": 18}
 SORT_WEIGHTS = {
-    "log": 20, "chatter": 20, "question": 18, "greeting": 6, "command": 14, "code": 6, "output": 6,
-    "hypothetical": 6, "trivia": 4,
+    "log": 9, "build": 5, "code": 5, "chatter": 12, "greeting": 3, "thanks": 4, "question": 14, "command": 13,
+    "hypothetical": 13, "fiction": 14, "quote": 13, "trivia": 7, "transient": 15, "sarcasm": 7, "advert": 6,
 }  # fmt: skip
 """Of texts to skip."""
 LANGUAGE_WEIGHTS = {"en": 70, "de": 12, "zh": 12, "mixed": 6}
@@ -51,9 +51,24 @@ OFFERED = (3, 6)
 _TRIES = 5
 """Texts drawn until one is new; short greetings run out."""
 _TASTES = ("drink", "food", "dislike", "color", "answers", "hobby")
-_UNFRAMED = ("log", "code", "output")
-_ASIDES = ("chatter", "chatter", "greeting", "question", "command")
-"""Sorts of sentences that stand beside others and decide nothing."""
+_UNFRAMED = ("log", "code", "build")
+_OF_ANY_LANGUAGE = ("code", "build")
+_ASIDES = (
+    "chatter",
+    "chatter",
+    "greeting",
+    "thanks",
+    "question",
+    "errand",
+    "transient",
+    "transient",
+    "trivia",
+)
+"""Sections of sentences that stand beside others and decide nothing; an errand needs no text to work on."""
+_ERRAND_SHARE = 0.25
+"""Of commands."""
+_SAVED_SHARE = 0.3
+"""Of texts to save, put into a frame; such sentences also stand in frames that make them not worth saving."""
 _ASIDE_WEIGHTS = {0: 50, 1: 26, 2: 15, 3: 9}
 _PLANS = ("trip", "visit", "deadline")
 _VALUES_OF = {"en": "en", "de": "de", "zh": "zh", "mixed": "en"}
@@ -74,7 +89,7 @@ class Author:
         if self.rng.random() < 0.5:
             category = weighted(self.rng, CATEGORY_WEIGHTS)
             told = {"decision": "SAVE", "category": category}
-            text = self._framed(self._worthy(category, language), language)
+            text = self._framed(self._saved(category, language), language)
             if category == "lesson" and self.rng.random() < 0.2:  # as at the end of a log
                 text = f"{self._drawn('log', language)}\n{text}"
         else:
@@ -106,9 +121,15 @@ class Author:
 
     def _sort(self, language: str) -> str:
         while f"@{(sort := weighted(self.rng, SORT_WEIGHTS))}" not in sections(f"texts.{language}.txt"):
-            if sort in ("code", "output"):
+            if sort in _OF_ANY_LANGUAGE:
                 return sort
         return sort
+
+    def _saved(self, category: str, language: str) -> str:
+        told = self._worthy(category, language)
+        if "@save" not in sections(f"texts.{language}.txt") or self.rng.random() >= _SAVED_SHARE:
+            return told
+        return self._drawn("save", language, told)
 
     def _worthy(self, category: str, language: str) -> str:
         """Draw a text of a category: from its own templates, or a fact that the user tells."""
@@ -140,14 +161,18 @@ class Author:
         wording = self.rng.randrange(2)
         return fact.text(language, self.rng, role=role, old=old, by_user=by_user, wording=wording)[0]
 
-    def _drawn(self, section: str, language: str) -> str:
+    def _drawn(self, section: str, language: str, told: str | None = None) -> str:
+        """Draw a text of a section; `{told}` is this sentence, or one that is worth saving by itself."""
+        if section == "command" and self.rng.random() < _ERRAND_SHARE:
+            section = "errand"
         known = sections(f"texts.{language}.txt")
         files = ("values.txt", f"texts.{language}.txt", "texts.en.txt")
-        if f"@{section}" not in known:  # code and output are the same in every language
+        if f"@{section}" not in known:  # code and builds look the same in every language
             known = sections("texts.en.txt")
         template = self.rng.choice(in_split(known[f"@{section}"], self.split))
+        slots = {"told": lambda: told or self._worthy(weighted(self.rng, CATEGORY_WEIGHTS), language)}
         return Drawing(self.rng, self.split, files).text(
-            template, _VALUES_OF[language], wording=self.rng.randrange(2)
+            template, _VALUES_OF[language], wording=self.rng.randrange(2), slots=slots
         )
 
     def _framed(self, text: str, language: str) -> str:

@@ -11,27 +11,29 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from smidgen.data.grammar import ABBREVIATION, SYNONYM, WRITTEN, weighted
+from smidgen.data.grammar import ABBREVIATION, WRITTEN, Drawing, in_split, sections, weighted
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, Fact, UnsayableError, attributes, draw_fact
-from smidgen.data.memory_noise import noisy
+from smidgen.data.memory_noise import noisy, uncapitalised
 from smidgen.data.world import Split
 
 KIND_WEIGHTS = {
-    "paraphrase": 13,
-    "cross-language": 11,
+    "paraphrase": 12,
+    "cross-language": 9,
     "synonym": 8,
     "abbreviation": 8,
-    "correction": 14,
-    "relational": 9,
-    "expiry": 12,
-    "mixed": 9,
-    "new": 20,
+    "correction": 13,
+    "relational": 10,
+    "expiry": 11,
+    "mixed": 10,
+    "new": 19,
 }
 LANGUAGE_WEIGHTS = {"en": 74, "de": 13, "zh": 13}
 """Of rows in one language; those of two are besides."""
 _TRIES = 500
 _ACROSS = "cross-language"
 _COUNT_WEIGHTS = {1: 15, 2: 22, 3: 28, 4: 20, 5: 15}
+_FRAMED_SHARES = {"again": 0.12, "changed": 0.25, "ended": 0.25}
+"""How often a fact is repeated, changed or ended by a frame of `texts.*.txt` around its plain statement."""
 _OPPOSITES = {"food": "dislike", "dislike": "food"}
 _PAIRS = (
     ("en", "zh"),
@@ -53,9 +55,10 @@ class Draft:
         text: the new fact as it is said.
         action: the action.
         fact: what the text is about.
-        stored: facts that are among the candidates, with their texts; the first is the target, if any.
+        stored: facts that are among the candidates, with their texts.
         language: of the new text.
         stored_language: of the candidates.
+        has_target: whether the first of the stored facts is the target.
     """
 
     text: str
@@ -64,6 +67,7 @@ class Draft:
     stored: list[tuple[Fact, str]] = field(default_factory=list)
     language: str = "en"
     stored_language: str = "en"
+    has_target: bool = True
 
 
 class Writer:
@@ -78,8 +82,8 @@ class Writer:
         makers: dict[str, Callable[[], Draft]] = {
             "paraphrase": self._paraphrase,
             _ACROSS: self._across,
-            "synonym": lambda: self._reworded(SYNONYM),
-            "abbreviation": lambda: self._reworded(ABBREVIATION),
+            "synonym": self._synonym,
+            "abbreviation": self._abbreviation,
             "correction": lambda: self._change("correction"),
             "relational": lambda: self._change("relational"),
             "expiry": self._expiry,
@@ -136,7 +140,7 @@ class Writer:
                     keys.add(other.key)
         if not texts:
             raise UnsayableError
-        listed = [(text, at == 0 and draft.action != "ADD") for at, text in enumerate(texts)]
+        listed = [(text, at == 0 and draft.has_target) for at, text in enumerate(texts)]
         self.rng.shuffle(listed)
         return listed
 
@@ -166,30 +170,55 @@ class Writer:
         except UnsayableError:
             return fact.text(language, self.rng, **told)
 
+    def _framed(self, frame: str, fact: Fact, language: str, old: Fact) -> str:
+        """State a fact in a frame that says what it does to the store."""
+        templates = in_split(sections(f"texts.{language}.txt")[f"@{frame}"], self.split)
+        told, _ = self._said(fact, language, is_stored=False)
+        slots = {"told": lambda: uncapitalised(told), "old": lambda: old.value_text(language)}
+        text = Drawing(self.rng, self.split).text(self.rng.choice(templates), language, slots=slots)
+        return text[:1].upper() + text[1:]
+
     def _paraphrase(self) -> Draft:
-        language = weighted(self.rng, self._languages)
-        fact = self._any(lambda attribute: attribute.has(STATED, language))
-        return self._duplicate(fact, language, language)
+        fact, language = self._in_one_language()
+        draft = self._duplicate(fact, language, language)
+        if self.rng.random() < 0.15:  # the candidate says more
+            more = self._beside(fact, language, is_stored=True)[1]
+            draft.stored = [(fact, _joined(self.rng, draft.stored[0][1], more, language))]
+        return draft
 
     def _across(self) -> Draft:
         stored_language, language = self.rng.choice(self._pairs)
         fact = self._any(lambda a: a.has(STATED, language) and a.has(STATED, stored_language))
         return self._duplicate(fact, language, stored_language)
 
-    def _reworded(self, mark: str) -> Draft:
-        language = weighted(self.rng, self._languages)
-        fact = self._any(lambda attribute: attribute.has(STATED, language))
-        if fact.marks(language) != {mark}:
+    def _synonym(self) -> Draft:
+        """The same sentence with other words: another choice of its template, or wording of its value."""
+        fact, language = self._in_one_language()
+        marks = fact.marks(language)
+        if ABBREVIATION in marks or (not marks and self.rng.random() < 0.5):
             raise UnsayableError
+        return self._reworded(fact, language, is_same_line=True)
+
+    def _abbreviation(self) -> Draft:
+        fact, language = self._in_one_language()
+        if fact.marks(language) != {ABBREVIATION}:
+            raise UnsayableError
+        return self._reworded(fact, language, is_same_line=False)
+
+    def _reworded(self, fact: Fact, language: str, *, is_same_line: bool) -> Draft:
         first = self.rng.randrange(2)
-        stored = self._said(fact, language, wording=first)
-        new = self._said(fact, language, is_stored=False, wording=1 - first)
-        return _drafted(new[0], "NONE", fact, (fact, stored[0]), language, language)
+        stored, line = self._said(fact, language, wording=first)
+        line = line if is_same_line else None
+        new, _ = self._said(fact, language, is_stored=False, wording=1 - first, line=line)
+        return _drafted(new, "NONE", fact, (fact, stored), language, language)
 
     def _duplicate(self, fact: Fact, language: str, stored_language: str) -> Draft:
         stored = self._said(fact, stored_language)
-        new = self._said(fact, language, is_stored=False, not_line=stored[1])
-        return _drafted(new[0], "NONE", fact, (fact, stored[0]), language, stored_language)
+        if language == stored_language and self.rng.random() < _FRAMED_SHARES["again"]:
+            new = self._framed("again", fact, language, fact)
+        else:
+            new = self._said(fact, language, is_stored=False, not_line=stored[1])[0]
+        return _drafted(new, "NONE", fact, (fact, stored[0]), language, stored_language)
 
     def _change(self, kind: str, language: str = "", stored_language: str = "") -> Draft:
         language = language or weighted(self.rng, self._languages)
@@ -220,44 +249,58 @@ class Writer:
         self, old: Fact, new: Fact, action: str, role: str, language: str, stored_language: str
     ) -> Draft:
         stored = self._said(old, stored_language)
-        said = self._said(new, language, is_stored=False, role=role, old=None if role == STATED else old)
-        return _drafted(said[0], action, new, (old, stored[0]), language, stored_language)
+        frame = {CHANGED: "changed", ENDED: "ended"}.get(role, "")
+        if self.rng.random() < _FRAMED_SHARES.get(frame, 0):
+            said = self._framed(frame, new, language, old)
+        else:
+            told = {} if role == STATED else {"role": role, "old": old}
+            said = self._said(new, language, is_stored=False, **told)[0]
+        return _drafted(said, action, new, (old, stored[0]), language, stored_language)
 
     def _mixed(self) -> Draft:
+        """Two things at once, as the guide of the memory cases has them."""
         draw = self.rng.random()
-        if draw < 0.35:  # a change in another language
+        if draw < 0.38:  # a change or an end, in another language
             stored_language, language = self.rng.choice(self._pairs)
-            return self._change(self.rng.choice(["correction", "relational"]), language, stored_language)
-        if draw < 0.5:  # the same in another language and by another name
-            stored_language, language = self.rng.choice(self._pairs)
-            fact = self._any(lambda a: a.has(STATED, language) and a.has(STATED, stored_language))
-            stored, new = (
-                self._said(fact, stored_language),
-                self._said(fact, language, is_stored=False, wording=1),
-            )
-            if not fact.marks(language):
-                raise UnsayableError
-            return _drafted(new[0], "NONE", fact, (fact, stored[0]), language, stored_language)
-        draft = self._expiry() if draw < 0.62 else self._change(self.rng.choice(["correction", "relational"]))
-        draft.text = _joined(self.rng, draft.text, self._beside(draft), draft.language)
+            if draw < 0.3:
+                return self._change(self.rng.choice(["correction", "relational"]), language, stored_language)
+            fact = self._any(lambda a: a.has(ENDED, language) and a.has(STATED, stored_language))
+            return self._after(fact, fact, "DELETE", ENDED, language, stored_language)
+        is_stored = draw >= 0.58  # the second thing too, in another candidate
+        if draw < 0.7:  # the first is repeated
+            fact, language = self._in_one_language()
+            draft = self._duplicate(fact, language, language)
+            draft.action, draft.has_target = ("NONE", False) if is_stored else ("UPDATE", True)
+        elif draw < 0.85:
+            draft = self._change(self.rng.choice(["correction", "relational"]))
+        else:
+            draft = self._expiry()
+        other, said = self._beside(draft.fact, draft.language)
+        draft.text = _joined(self.rng, draft.text, said, draft.language)
+        if is_stored:
+            draft.stored.append((other, self._said(other, draft.language)[0]))
         return draft
 
-    def _beside(self, draft: Draft) -> str:
-        """Say another fact about the same subject, which is nowhere stored."""
-        near = [each for each in self.attributes if each.subject == draft.fact.attribute.subject]
-        other = draw_fact(self.rng, self.split, self.rng.choice(near), draft.fact.subject)
-        if _clashes(other, draft.fact):
+    def _in_one_language(self) -> tuple[Fact, str]:
+        language = weighted(self.rng, self._languages)
+        return self._any(lambda attribute: attribute.has(STATED, language)), language
+
+    def _beside(self, fact: Fact, language: str, *, is_stored: bool = False) -> tuple[Fact, str]:
+        """Draw another fact about the same subject that leaves the first as it is, and say it."""
+        near = [each for each in self.attributes if each.subject == fact.attribute.subject]
+        other = draw_fact(self.rng, self.split, self.rng.choice(near), fact.subject)
+        if _clashes(other, fact):
             raise UnsayableError
-        return self._said(other, draft.language, is_stored=False)[0]
+        return other, self._said(other, language, is_stored=is_stored)[0]
 
     def _new(self) -> Draft:
         language = weighted(self.rng, self._languages)
         stored_language = self.rng.choice(self._pairs)[0] if self.rng.random() < 0.1 else language
         fact = self._any(lambda attribute: attribute.has(STATED, language))
         said, _ = self._said(fact, language, is_stored=False)
-        near = [self._near(fact)] if self.rng.random() < 0.55 else []
+        near = [self._near(fact)] if self.rng.random() < 0.7 else []
         kept = [(each, self._said(each, stored_language)[0]) for each in near]
-        return Draft(said, "ADD", fact, kept, language, stored_language)
+        return Draft(said, "ADD", fact, kept, language, stored_language, has_target=False)
 
     def _near(self, fact: Fact) -> Fact:
         """Draw what shares the words of a fact and leaves it new: somebody else's, or a further value."""
