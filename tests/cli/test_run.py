@@ -222,7 +222,7 @@ def test_wrong_input_is_one_clear_sentence(
     [
         ({"id": "3", "prompt": "What is 1 + 1?", "a": "2", "better": "a"}, r"line 3.*\bb\b"),
         ({"id": "3", "prompt": "What is 1 + 1?", "a": "2", "b": "", "better": "c"}, r"line 3.*better"),
-        (None, "has 1 training rows; expected at least 2"),
+        (None, "has 1 training row; expected at least 2"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(
