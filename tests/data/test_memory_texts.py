@@ -10,12 +10,13 @@ import pytest
 
 from smidgen.data.grammar import LANGUAGES, WRITTEN, in_split, sections
 from smidgen.data.memory_texts import CATEGORY_WEIGHTS, SORT_WEIGHTS, Author, memorize_rows
+from smidgen.data.world import Split
 
 GUIDE = Path(__file__).parents[2] / "src/smidgen/data/memory_cases/GUIDE.md"
 TOLD = "{told}"
 
 
-def templates(section: str, language: str, split: str) -> tuple[str, ...]:
+def templates(section: str, language: str, split: Split) -> tuple[str, ...]:
     return in_split(sections(f"texts.{language}.txt").get(f"@{section}", ()), split)
 
 
@@ -30,7 +31,7 @@ def test_every_sort_that_the_guide_names_is_written_and_no_other() -> None:
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_frames_of_both_decisions_are_in_every_split(language: str, split: str) -> None:
+def test_frames_of_both_decisions_are_in_every_split(language: str, split: Split) -> None:
     skipping = [line for sort in SORT_WEIGHTS for line in templates(sort, language, split) if TOLD in line]
     assert len(skipping) >= 2 and templates("save", language, split)
     for frame in ("again", "changed", "ended", "save"):
