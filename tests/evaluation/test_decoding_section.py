@@ -1,8 +1,8 @@
 import pytest
 
 from smidgen.data.types import Completion, Passes
-from smidgen.evaluation.decoding_section import Answered, decoding_facts, rows_of
-from smidgen.figures.formatting import percent
+from smidgen.evaluation.decoding_section import Answered, decoding_facts, tables_of
+from smidgen.figures.formatting import ABSENT, percent
 
 
 def answered(tokens: list[tuple[int, ...]], seconds: list[float], passes: list[Passes | None]) -> Answered:
@@ -32,25 +32,22 @@ def test_the_figures_of_a_way_of_decoding():
     assert decoding_facts(never, never)["accepted_share"] is None
 
 
-def test_the_figures_in_words():
+def test_every_number_of_rows_has_a_table_of_the_ways():
     ways = {
         "ar": decoding_facts(PLAIN, PLAIN) | {"right": 1},
         "jacobi": decoding_facts(DRAFTED, PLAIN) | {"right": 1},
     }
-    rows = rows_of({"decoding": {"batches": {"1": ways, "8": {"lookup": {}}}}})
-    assert [row[0] for row in rows] == [
-        "One token a pass, one answer at a time",
-        "Jacobi, one answer at a time",
-        "Prompt look-up, 8 answers together",
+    alone, together = tables_of({"decoding": {"batches": {"1": ways, "8": {"lookup": {}}}}})
+    assert (alone["title"], alone["labels"]) == ("One answer at a time", ["One token a pass", "Jacobi"])
+    assert alone["rows"] == [
+        ("Tokens per second", ["2", "4"]),
+        ("Times as fast", [ABSENT, "2.00 (2.00–2.00)"]),
+        ("Tokens a pass", [ABSENT, "1.50"]),
+        ("Drafted tokens accepted", [ABSENT, percent(0.4)]),
+        ("Passes of 1 · 2 · 3 · 4 tokens or more", [ABSENT, "75% · 0% · 25% · 0%"]),
+        ("The same answers", ["2 of 2", "1 of 2"]),
+        ("Choices open to rounding", [ABSENT, "1"]),
+        ("Right answers", ["1 of 2", "1 of 2"]),
     ]
-    assert rows[0][2] == "1 of 2 right"
-    assert rows[1][2].split("; ") == [
-        "1 of 2 right",
-        "2.00 times as fast (95 % interval 2.00 to 2.00)",
-        "1.50 tokens a pass",
-        f"{percent(0.4)} of the drafted tokens accepted",
-        "1 answers the same",
-        "1 choices open to rounding",
-        "passes by tokens: 1: 3, 3: 1",
-    ]
-    assert rows_of({}) == []
+    assert together == {"title": "8 answers together", "labels": ["Prompt look-up"], "rows": []}
+    assert tables_of({}) == []

@@ -1,7 +1,7 @@
 """One token a pass against several: the same answers, and how long they took, as figures and in words."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from smidgen.data.types import Completion, Passes
 from smidgen.figures import formatting
-from smidgen.figures.formatting import dig, finite, table_at
+from smidgen.figures.formatting import ABSENT, finite, table_at
 
 NAMES = {"ar": "One token a pass", "lookup": "Prompt look-up", "jacobi": "Jacobi", "draft": "Draft model"}
 DRAWS = 2000
@@ -67,36 +67,57 @@ def decoding_facts(ours: Answered, plain: Answered) -> dict[str, Any]:
     }
 
 
-def rows_of(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return term, value and note of each way of decoding; empty if they were not compared."""
-    return list(_rows(table_at(report, "decoding")))
+def tables_of(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a table for each number of rows that were decoded together; empty if ways were not compared.
+
+    Returns:
+        Each with its `title`, the `labels` of its ways, and `rows` of a name and a value for every way.
+    """
+    tables = table_at(report, "decoding", "batches")
+    return [_table(batch, list(ways), list(ways.values())) for batch, ways in tables.items()]
 
 
-def _rows(decoding: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for batch, ways in table_at(decoding, "batches").items():
-        together = "one answer at a time" if batch == "1" else f"{batch} answers together"
-        for way, facts in ways.items():
-            rate = formatting.quantity(dig(facts, "tokens_per_second"))
-            yield f"{NAMES.get(way, way)}, {together}", f"{rate} tokens/s", "; ".join(_notes(facts))
+def _table(batch: str, ways: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    rows = {
+        "Tokens per second": [formatting.quantity(each.get("tokens_per_second")) for each in facts],
+        "Times as fast": [_speed_up(table_at(each, "speed_up")) for each in facts],
+        "Tokens a pass": [_decimals(each.get("tokens_per_pass")) for each in facts],
+        "Drafted tokens accepted": [formatting.percent(each.get("accepted_share")) for each in facts],
+        "Passes of 1 · 2 · 3 · 4 tokens or more": [_shares(table_at(each, "committed")) for each in facts],
+        "The same answers": [_of_answers(each, "same") for each in facts],
+        "Choices open to rounding": [formatting.count(each.get("near_ties")) for each in facts],
+        "Right answers": [_of_answers(each, "right") for each in facts],
+    }
+    return {
+        "title": "One answer at a time" if batch == "1" else f"{batch} answers together",
+        "labels": [NAMES.get(way, way) for way in ways],
+        "rows": [(name, values) for name, values in rows.items() if set(values) != {ABSENT}],
+    }
 
 
-def _notes(facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what else is known of a way of decoding."""
-    if (right := finite(facts.get("right"))) is not None:
-        yield f"{formatting.count(right)} of {formatting.count(facts.get('answers'))} right"
-    speed_up = table_at(facts, "speed_up")
-    if not speed_up:
-        return
-    low, value, high = (finite(speed_up.get(name)) or 0.0 for name in ("low", "value", "high"))
-    yield f"{value:.2f} times as fast (95 % interval {low:.2f} to {high:.2f})"
-    yield f"{finite(facts.get('tokens_per_pass')) or 0.0:.2f} tokens a pass"
-    if (share := finite(facts.get("accepted_share"))) is not None:
-        yield f"{formatting.percent(share)} of the drafted tokens accepted"
-    yield f"{formatting.count(facts.get('same'))} answers the same"
-    if ties := finite(facts.get("near_ties")):
-        yield f"{formatting.count(ties)} choices open to rounding"
-    yield f"passes by tokens: {_histogram(table_at(facts, 'committed'))}"
+def _decimals(value: Any) -> str:
+    number = finite(value)
+    return ABSENT if number is None else f"{number:.2f}"
 
 
-def _histogram(committed: Mapping[str, Any]) -> str:
-    return ", ".join(f"{count}: {formatting.count(number)}" for count, number in committed.items())
+def _speed_up(interval: Mapping[str, Any]) -> str:
+    if not interval:
+        return ABSENT
+    value, low, high = (_decimals(interval.get(name)) for name in ("value", "low", "high"))
+    return f"{value} ({low}–{high})"
+
+
+def _of_answers(facts: Mapping[str, Any], key: str) -> str:
+    if finite(facts.get(key)) is None:
+        return ABSENT
+    return f"{formatting.count(facts[key])} of {formatting.count(facts.get('answers'))}"
+
+
+def _shares(committed: Mapping[str, Any]) -> str:
+    """Return how many of the passes gave so many tokens."""
+    counts = [0.0] * 4
+    for tokens, number in committed.items():
+        counts[min(int(tokens), 4) - 1] += finite(number) or 0.0
+    if not (total := sum(counts)):
+        return ABSENT
+    return " · ".join(f"{count / total:.0%}" for count in counts)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from smidgen.evaluation import evidence, wording
 from smidgen.evaluation.cost_section import ways
-from smidgen.evaluation.decoding_section import rows_of as decoding_rows
+from smidgen.evaluation.decoding_section import tables_of
 from smidgen.evaluation.distillation_section import rows_of
 from smidgen.evaluation.training_section import training_section
 from smidgen.figures import formatting
@@ -135,7 +135,7 @@ def _evidence(report: Mapping[str, Any]) -> dict[str, Any]:
         "published": task.score_tables(report),
         "sections": Markup("\n").join(map(Markup, task.sections(report))),
         "taught": [Fact(*row) for row in rows_of(report)],
-        "decoding": [Fact(*row) for row in decoding_rows(report)],
+        "decoding": tables_of(report),
         "ways": ways(report),
         "exports": evidence.exports(report),
         "examples": examples,
