@@ -56,6 +56,8 @@ class Speculations:
         if drafting.model is not None:
             check_vocabulary(drafting.model, loaded)
             self._draft = forward_of(drafting.model.model)
+        if drafting.width is None:  # measured now, so that it is in no answer's time
+            _ = self._costs, self._draft and self._draft_costs
 
     def open(self, adapter: str | None) -> Speculation:
         """Return the speculation of a new lane of an adapter."""
