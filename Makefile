@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 
-.PHONY: help demo test test-kernels real test-real gpu check fix docs bench oracle trackers clean
+.PHONY: help demo test test-slow test-long test-kernels real test-real gpu check fix docs bench oracle trackers clean
 .DEFAULT_GOAL := help
 
 help:  ## show these targets
@@ -14,7 +14,13 @@ demo: .venv/installed  ## make a judge from the bundled model and prove it, offl
 	$(BIN)/smidgen run recipes/nano-judge.toml
 
 test: .venv/installed  ## the fast tests, offline
-	$(BIN)/pytest -n auto --dist worksteal -m 'not oracle and not gpu and not slow and not real and not trackers'
+	$(BIN)/pytest -n auto --dist worksteal -m 'not oracle and not gpu and not slow and not long and not real and not trackers'
+
+test-slow: .venv/installed  ## those that take longer: whole runs, kills in every stage, escapes from the sandbox
+	$(BIN)/pytest -n auto --dist worksteal -m 'slow and not oracle and not gpu and not long and not real and not trackers'
+
+test-long: .venv/installed  ## kills at many random moments, a thousand hostile texts, several processes: minutes
+	$(BIN)/pytest -m 'long and not trackers'
 
 test-kernels: .venv/installed  ## the same with the matrix kernels of four processors, on one thread and two
 	$(BIN)/python tests/tools/kernels.py

@@ -58,6 +58,7 @@ def test_mlx_multiplies_as_numpy_does():
     assert rates.mlx > 0 and rates.numpy > 0
 
 
+@pytest.mark.slow
 @linux
 def test_a_damaged_copy_is_made_again_and_a_whole_one_kept(tmp_path: Path):
     path, _, fast = facts_in_new_process(SMIDGEN_CACHE=str(tmp_path))
@@ -174,12 +175,14 @@ def take_twice_the_peak() -> None:
     assert backend.peak_memory_bytes() >= block.nbytes
 
 
+@pytest.mark.slow
 def test_peak_memory_sees_what_numpy_took():
     process = processes.start(take_twice_the_peak)  # a small one: what this one took is kept until it ends
     process.join()
     assert process.exitcode == 0
 
 
+@pytest.mark.slow
 def test_the_rates_are_work_over_the_least_time_after_a_warm_up(monkeypatch: pytest.MonkeyPatch):
     # Each timed pass reads the clock twice; the warm-up does not.
     clock = iter([0.0, 4.0, 4.0, 6.0, 10.0, 11.0, 11.0, 16.0])

@@ -158,6 +158,7 @@ def test_a_reader_that_goes_away_is_no_traceback():
     process.wait()
 
 
+@pytest.mark.slow
 def test_doctor_prints_one_object(capsys: pytest.CaptureFixture[str]):
     assert app.exit_code(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

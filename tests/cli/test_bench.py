@@ -34,6 +34,7 @@ def test_a_model_is_measured_and_bounded(tiny_model_dir: Path, capsys: pytest.Ca
     assert roofline["step_parameters"] == roofline["parameters"] == roofline["step_bytes"] / 4
 
 
+@pytest.mark.slow
 def test_the_table_names_the_model_the_engine_and_what_was_left_out(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -80,6 +81,7 @@ def test_help_lists_the_engines(capsys: pytest.CaptureFixture[str]):
     assert "mlx, llama, http" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_a_gguf_file_is_measured_and_bounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "m.gguf"
     write_gguf("smidgen:nano", file, dtype="F16")

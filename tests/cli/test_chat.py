@@ -44,6 +44,7 @@ def recipe(rows: Path, *, method: str = "sft", more: str = "lora = { rank = 4 }"
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_recipe_learns_conversations_and_says_how_probable_the_answers_are(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -70,6 +71,7 @@ def test_a_recipe_learns_conversations_and_says_how_probable_the_answers_are(
     assert found["metrics"] == after and found["has_right_answers"] is False
 
 
+@pytest.mark.slow
 def test_a_plan_and_one_evaluation(rows: Path, capsys: pytest.CaptureFixture[str]):
     assert exit_code(["plan", recipe(rows), "--json"]) == 0
     stages = {stage["name"]: stage for stage in json.loads(capsys.readouterr().out)["stages"]}

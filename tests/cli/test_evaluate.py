@@ -364,6 +364,7 @@ def test_constraints_that_no_one_can_keep_to_are_refused(tmp_path: Path, capsys:
         assert fault in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_llama_cpp_says_what_mlx_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

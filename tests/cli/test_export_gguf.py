@@ -9,6 +9,7 @@ from smidgen.cli.app import exit_code
 NANO = ["export", "gguf", "--model", "smidgen:nano"]
 
 
+@pytest.mark.slow
 def test_a_file_is_written_and_proven(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("xllamacpp")
     out = tmp_path / "nano.gguf"
@@ -46,6 +47,7 @@ def test_a_folder_holds_the_file_and_its_card(hub: Any, tmp_path: Path, capsys: 
     assert "hf download me/judge --local-dir .\nllama-cli -m judge-q8_0.gguf" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "is_far"), [("Q8_0", False), ("Q4_0", True)])
 def test_what_its_type_loses_is_said_and_stands_in_the_card(
     dtype: str, is_far: bool, tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

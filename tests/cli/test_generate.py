@@ -239,6 +239,7 @@ def test_stopping_at_the_box_reaches_the_engine(tiny_model_dir: Path, monkeypatc
     assert asked == [False, True]
 
 
+@pytest.mark.slow
 def test_a_gguf_file_answers_as_its_folder_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

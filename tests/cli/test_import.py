@@ -14,6 +14,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_file(tmp_path / "model.gguf", kind="Q4_1").path
 
 
+@pytest.mark.slow
 def test_a_folder_is_written_and_proven(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("xllamacpp")
     out = tmp_path / "out"

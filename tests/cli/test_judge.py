@@ -92,6 +92,7 @@ def test_several_samples_of_each_order(tiny_model_dir: Path, tmp_path: Path):
     assert len({row["text"] for row in rows}) > 6
 
 
+@pytest.mark.slow
 def test_kills_lose_and_double_nothing(tiny_model_dir: Path, tmp_path: Path):
     file, out = pairs_file(tmp_path / "pairs.jsonl", 100), tmp_path / "said.jsonl"
     command = ["judge", file, "--out", str(out), "--concurrency", "4"]

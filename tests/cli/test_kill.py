@@ -48,7 +48,7 @@ checkpoint_every = 7
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", [SFT, PRETRAIN], ids=["sft", "pretrain"])
 def test_killed_at_random_moments_a_training_ends_the_same(recipe: str, tiny_model_dir: Path, tmp_path: Path):
     path = tmp_path / "recipe.toml"

@@ -75,6 +75,7 @@ def broken_row(draw: st.DrawFn) -> tuple[str, str, dict[str, Any]]:
     return name, field, changed
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(broken_row(), st.integers(0, 3), st.integers(0, 3))
 def test_a_broken_row_is_named_or_left_out(broken: tuple[str, str, dict[str, Any]], before: int, after: int):
@@ -94,6 +95,7 @@ def test_a_broken_row_is_named_or_left_out(broken: tuple[str, str, dict[str, Any
 LINES = [json.dumps(row) for row, _ in GOOD.values()]
 
 
+@pytest.mark.slow
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_file_is_read_or_refused_in_a_sentence(tmp_path: Path, capsys: Any, data: st.DataObject):

@@ -70,6 +70,7 @@ def test_json_has_every_byte(recipe: str, capsys: pytest.CaptureFixture[str], tm
     assert {stage["name"]: stage["needed_bytes"] for stage in found["stages"]}["train"] == peak
 
 
+@pytest.mark.slow
 def test_fit_prints_the_lines_to_change(recipe: str, capsys: pytest.CaptureFixture[str]):
     found = json.loads(plan(capsys, recipe, "--rate", "1", "--json")[1])
     needed = max(stage["needed_bytes"] for stage in found["stages"])

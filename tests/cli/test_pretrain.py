@@ -147,6 +147,7 @@ def test_training_goes_on_from_the_weights_with_their_tokenizer(recipe: Path, wh
     assert timeless(run)[0]["loss"] == pytest.approx(timeless(whole)[-1]["loss"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_tokens_of_all_phases(
     recipe: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -121,6 +121,7 @@ def test_bad_arguments(capsys, arguments, fault):
     assert fault in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupted_stream_ends_at_once_and_its_inputs_are_decided_or_pending(tmp_path):
     store = tmp_path / "memory.db"
     model = ["--model", "smidgen:nano", "--engine", "mlx", "--budget", "60"]

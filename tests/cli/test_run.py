@@ -108,6 +108,7 @@ def test_a_second_run_does_nothing_again(recipe: Path, finished: Path, capsys: p
     assert (finished / "tiny/report.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_was_lost_is_made_again(recipe: Path, finished: Path, tmp_path: Path):
     shutil.copytree(finished / "tiny", tmp_path / "tiny")
     shutil.rmtree(tmp_path / "tiny/best")
@@ -129,6 +130,7 @@ def test_from_a_stage_does_it_and_those_after_it_again(
     assert report_of(tmp_path / "runs") == report_of(finished)
 
 
+@pytest.mark.slow
 def test_a_changed_setting_does_again_only_what_reads_it(
     recipe: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -145,6 +147,7 @@ def test_a_changed_setting_does_again_only_what_reads_it(
     assert 4.9 < quantize["bits_per_weight"] <= 5.0 and quantize["bytes"] == table["chosen"]["bytes"]
 
 
+@pytest.mark.slow
 def test_killed_in_every_stage_it_ends_with_the_same_report(recipe: Path, finished: Path, tmp_path: Path):
     killed = []
     for stage in STAGES:
@@ -175,6 +178,7 @@ def test_killed_between_steps_training_goes_on(recipe: Path, finished: Path, tmp
     assert steps == list(range(1, len(steps) + 1))
 
 
+@pytest.mark.slow
 def test_a_plan_names_rows_tokens_steps_time_and_memory_and_writes_nothing(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -271,6 +275,7 @@ def test_answers_of_other_weights_are_not_taken_over(tmp_path: Path, capsys: pyt
     assert "contains the records of another evaluation" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_train_alone_does_the_first_half(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert exit_code(["train", str(recipe), "--runs", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["plan"]["steps"] == 6
@@ -299,6 +304,7 @@ checkpoint_every = 4
 """
 
 
+@pytest.mark.slow
 def test_pretraining_is_skipped_or_begins_anew_by_the_rule_of_every_stage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -36,6 +36,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_a_table_of_trials(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = ["sweep", str(recipe), "--set", "learning_rate=1e-3,1e30", "--runs", str(tmp_path / "runs")]
     assert exit_code([*arguments, "--json"]) == 0

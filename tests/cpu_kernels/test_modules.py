@@ -102,6 +102,7 @@ def test_fused_equals_plain(
     assert_same(gradients(fused, x, causal), gradients(plain, x, causal))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 5), st.integers(2, 2 * TILE // 3))
 def test_fused_equals_plain_at_any_size(pair: Pair, batch: int, length: int):
     plain, fused = pair()

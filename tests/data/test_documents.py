@@ -50,6 +50,7 @@ def test_reading_goes_on_from_every_place(name: str, tmp_path: Path, monkeypatch
         assert list(file.read(place)) == found[number:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.txt"])
 def test_a_file_is_not_held_in_memory(name: str, tmp_path: Path):
     texts = [f"{number} {'word ' * 400}".strip() for number in range(4000)]  # 8 MB

@@ -337,6 +337,7 @@ any_json = st.recursive(
 KNOWN = sorted({field for known in PAIR_FORMATS for field in known.fields} | {"subset", "id", "reference"})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:a row contains numbers or booleans")
 @settings(max_examples=150)
 @given(

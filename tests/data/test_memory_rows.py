@@ -114,6 +114,7 @@ def test_intents_are_read_with_and_without_descriptions() -> None:
         classifications([{"text": "t", "intents": 3, "intent": "a"}])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared data")
 def test_the_published_files_are_read() -> None:
     pairs = arbitrations(read_rows(SHARED / "pawsx_dev_en_zh.jsonl"))

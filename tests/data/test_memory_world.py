@@ -177,6 +177,7 @@ def _case_texts() -> list[str]:
     return [text for file in files for text in said([dict(row) for row in read_rows(file)])]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(CASES.glob("*.jsonl")), reason="there are no hand-written cases")
 def test_hand_written_cases_share_no_text_and_no_named_entity_with_training_rows(
     many_facts: list[dict],

@@ -279,6 +279,7 @@ def test_the_commands_read_standard_input(
     assert [json.loads(line)["id"] for line in verdicts] == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_a_pipe_is_standard_input() -> None:
     command = [sys.executable, "-m", "smidgen", "judge", "-", "--out", "o.jsonl"]
     result = subprocess.run(

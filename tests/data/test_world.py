@@ -135,6 +135,7 @@ def test_train_and_test_pairs_share_no_prompt():
     assert not train & test
 
 
+@pytest.mark.slow
 def test_asking_for_more_than_the_world_holds_is_refused():
     with pytest.raises(DataError, match="the test split of the world has fewer than 3000 distinct items of"):
         list(items("test", 3_000, seed=0, kinds=["larger"]))

@@ -355,6 +355,7 @@ def paths(table: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_missing_is_an_error(report: dict[str, Any]) -> None:
     del report["training"]["curve"][2:]
     for path in paths(report):

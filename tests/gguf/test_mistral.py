@@ -49,6 +49,7 @@ KINDS: dict[str, tuple[Words, dict[str, Any], int]] = {
 """Tokenizer, keys and features of a head; Nemo's heads are narrower than its width has room for."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("numbers", ["F32", "Q8_0"])
 def test_ids_and_predictions_are_those_of_the_file(kind: str, numbers: str, tmp_path: Path):

@@ -46,7 +46,7 @@ def running_on(kind: mx.DeviceType) -> Iterator[None]:
 
 @pytest.fixture(
     params=[
-        mx.cpu,
+        pytest.param(mx.cpu, marks=pytest.mark.slow),
         pytest.param(
             mx.gpu,
             marks=[
@@ -72,6 +72,7 @@ def prompts(number: int) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_the_doctor_finds_the_device(where: mx.DeviceType, monkeypatch: pytest.MonkeyPatch):
     facts = examine()
     assert (facts["device"]["kind"] == "cpu") == (where == mx.cpu)
@@ -174,6 +175,7 @@ def test_answers_that_differ_are_told_apart():
             assert_same_until_a_tie(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantized", [False, True])
 def test_an_adapter_learns_as_on_a_cpu(quantized: bool, tmp_path: Path):
     base = MODEL

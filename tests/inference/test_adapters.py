@@ -58,6 +58,7 @@ def device(request, monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("most", [4, 1])
 @pytest.mark.parametrize("own", [None, 2])

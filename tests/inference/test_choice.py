@@ -139,6 +139,7 @@ def test_who_is_far_behind_is_not_asked_again(tiny_model_dir, monkeypatch):
     assert asked[-3:] == ["far closed", "near closed", "first closed"]
 
 
+@pytest.mark.slow
 @on_a_cpu
 @pytest.mark.parametrize("dtype", ["F32", "F16", "Q8_0"])
 def test_every_candidate_answers(tiny_model_dir, dtype):

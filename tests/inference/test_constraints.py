@@ -141,6 +141,7 @@ def any_of(schemas: list[dict]) -> dict:
 schemas = st.recursive(scalars, nested, max_leaves=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(content=schemas, temperature=st.sampled_from([0.0, 1.0]))
 def test_whatever_a_random_model_says_is_valid(roomy, content, temperature):
@@ -254,6 +255,7 @@ def test_company_changes_nothing(loaded, engine):
     assert_same(answers(engine, free), {r.sample.id: together[r.sample.id] for r in free})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast_forward", [True, False])
 def test_the_path_of_other_devices_gives_the_same(loaded, engine, fast_forward):
     other = MlxEngine(loaded, batch_size=3, fast_forward=fast_forward)

@@ -104,6 +104,7 @@ def test_rows_go_on_when_another_prefix_is_shared(forward, full_logits):
     mirror.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family_tokens", [1, 16])
 @given(data=st.data())
 def test_any_history_equals_full_forward_passes(forward, full_logits, family_tokens, data):
@@ -159,6 +160,7 @@ def any_cache(request) -> tuple[ForwardPass, float]:
     return MlxForward(request.getfixturevalue("loaded").model), 1e-3
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=15)
 def test_blocks_and_rollback_leave_no_trace(any_cache, data):

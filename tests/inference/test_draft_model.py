@@ -32,6 +32,7 @@ def near(tiny_model_dir, tmp_path_factory) -> LoadedModel:
     return load(str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_size", "width", "costs"),
     [(1, 4, None), (3, 3, None), (3, None, {1: 0.01, 64: 0.01}), (4, 1, None)],

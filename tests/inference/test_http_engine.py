@@ -93,6 +93,7 @@ def test_many_at_once_but_not_too_many(server):
     assert server.most_together == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "failure",
     [(429, {}, "slow down"), (500, {}, ""), (503, {}, "<html>busy</html>"), 5.0, None],
@@ -451,6 +452,7 @@ def test_trying_again_is_told_once_for_all_that_are_under_way(server):
     assert len(set(told)) == len(told) < 16
 
 
+@pytest.mark.slow
 def test_slow_servers(server):
     server.delay = 5.0
     began = time.perf_counter()
@@ -543,6 +545,7 @@ def test_a_listing_that_is_none_is_told(server, listed):
         engine_at(server)
 
 
+@pytest.mark.slow
 def test_a_timeout_is_for_servers(server):
     server.script = [30.0]
     engine = open_engine(EngineOptions(server.url, timeout=0.2))
@@ -698,6 +701,7 @@ def test_certificates_are_read_once_and_not_for_this_machine(monkeypatch: pytest
     assert read == [True]
 
 
+@pytest.mark.slow
 def test_mlx_lm_server(expected):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -98,6 +98,7 @@ def test_probabilities_come_only_if_they_are_asked_for(mlx, llama, samples):
         assert len(told.logprobs) == len(told.token_ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["F32", "F16"])
 def test_the_same_text_as_mlx(mlx, samples, dtype):
     engine = LlamaEngine(llama_model("smidgen:nano", dtype=dtype))
@@ -121,6 +122,7 @@ def test_the_same_text_as_mlx(mlx, samples, dtype):
         assert 0 <= other.timing.time_to_first_token <= other.timing.seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     [
@@ -170,6 +172,7 @@ def test_a_stream_of_tokens_within_characters(llama):
     assert timing.completion_tokens == whole.completion_tokens
 
 
+@pytest.mark.slow
 def test_an_abandoned_stream_and_batch_leave_the_engine_usable(llama, samples):
     for _ in llama.stream(Request(samples[0], Sampling(max_tokens=500))):
         break
@@ -246,6 +249,7 @@ def test_every_slot_goes_on_from_what_is_shared():
     server.close()
 
 
+@pytest.mark.slow
 def test_a_file_alone_is_enough(mlx, samples, tmp_path):
     made = llama_model("smidgen:nano", dtype="F32").file
     alone = tmp_path / "alone.gguf"

@@ -100,6 +100,7 @@ def test_arrivals_are_answered_as_all_at_once(engine):
         session.submit(requests[0])
 
 
+@pytest.mark.slow
 def test_a_request_joins_those_that_run(engine):
     """A busy machine may end the long one before the short one is submitted, so there are several tries."""
     long = replace(ask("long", "why", max_tokens=600), constraint=Constraint("regex", "([a-z][0-9]){250}"))

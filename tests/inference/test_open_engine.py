@@ -181,6 +181,7 @@ def test_ids_beyond_the_vocabulary_of_a_gguf_file_are_left_out(tmp_path, monkeyp
     assert any("has the eot token 151645, which" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_drafts_run_in_the_mlx_engine(tiny_model_dir, measured, tmp_path):
     folder = str(tiny_model_dir)
     drafted = open_engine(EngineOptions(folder, decode="jacobi"))  # where llama.cpp would be faster

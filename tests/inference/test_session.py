@@ -60,6 +60,7 @@ def engine(loaded) -> MlxEngine:
     return MlxEngine(loaded, batch_size=3)
 
 
+@pytest.mark.slow
 @given(steps=st.lists(st.integers(0, 4), max_size=12), gone=st.sets(st.integers(0, 11), max_size=4))
 @settings(max_examples=25)
 def test_arrivals_at_any_time_are_answered_as_all_at_once(engine, steps, gone):

@@ -278,6 +278,7 @@ def test_weights_that_changed_are_read_again(tiny_model_dir):
     assert_same(answers(engine, requests), answers(MlxEngine(own), requests))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["jacobi", "lookup"])
 def test_drawn_tokens_have_the_distribution_of_the_model(loaded, full_logits, mode):
     number, sampling = 600, Sampling(max_tokens=6, temperature=1.2, top_k=2, seed=4)

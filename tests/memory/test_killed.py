@@ -16,7 +16,7 @@ def test_a_writer_goes_on_when_there_is_space_again(tmp_path: Path):
     assert counted["decided"] == 60
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_fifty_times(tmp_path: Path):
     counted = run_writers(tmp_path / "memory.db", inputs=2_000, kills=50)
     assert counted["killed"] >= 25

@@ -106,6 +106,7 @@ def test_what_is_no_text_is_replaced():
     assert storable("a\0\ud800b\U0001f642") == "a\ufffd\ufffdb\U0001f642"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PAWSX.exists(), reason="real data is not here")
 def test_paraphrases_are_found_in_english_and_chinese(tmp_path: Path):
     rows = [json.loads(line) for line in PAWSX.read_text(encoding="utf-8").splitlines()[:300]]

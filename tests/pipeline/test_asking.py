@@ -118,6 +118,7 @@ def test_thinking_leaves_no_room_for_a_constraint(tmp_path: Path):
     )
 
 
+@pytest.mark.slow
 def test_the_best_way_is_compared_and_named(words: RunContext):
     result_of(run_recipe(words))
     report = Report.model_validate(read_json(words.run.path("report.json")))
@@ -153,6 +154,7 @@ def test_of_equal_ways_the_first_counts_and_skipped_ones_do_not(words: RunContex
     assert evaluating.best_of(words, words.tasks[0], names[:2]) == "before"
 
 
+@pytest.mark.slow
 def test_a_way_that_is_skipped_is_told_and_planned_with_no_time(tmp_path: Path):
     context = context_of(tmp_path, WORDS, "own", settings=FREE)
     minutes = {stage.name: stage.minutes for stage in plan_run(context).stages}
@@ -172,6 +174,7 @@ def test_both_ways_can_be_turned_off(tmp_path: Path):
     assert [stage.name for stage in stages_of(context)] == ["data", "before", "train", "after", "report"]
 
 
+@pytest.mark.slow
 def test_a_specialist_in_sums_is_trained_on_solutions(tmp_path: Path):
     sums = [
         {
@@ -192,6 +195,7 @@ def test_a_specialist_in_sums_is_trained_on_solutions(tmp_path: Path):
     assert "The answer is \\\\boxed{" in trained and "####" not in trained
 
 
+@pytest.mark.slow
 def test_a_specialist_in_choices_is_trained_in_chat_and_scored(tmp_path: Path):
     rows = [
         row | {"question": f"Is {row['word']} a", "choices": ["metal", "plant"], "answer": row["kind"]}

@@ -165,6 +165,7 @@ class Dying:
         pass
 
 
+@pytest.mark.slow
 def test_after_twenty_interruptions_every_file_is_as_without(
     distillation: Distillation, monkeypatch: pytest.MonkeyPatch
 ):
@@ -271,6 +272,7 @@ def test_a_teacher_that_only_fails_is_named(distillation: Distillation, server: 
     assert distillation.go() == ["teach", "keep"]
 
 
+@pytest.mark.slow
 def test_a_slow_teacher_is_waited_for_as_long_as_was_said(distillation: Distillation, server: FakeServer):
     distillation.teacher |= {"timeout": 0.1}
     server.script = [0.5] * 1000
@@ -494,6 +496,7 @@ def test_clashing_ids_are_refused(distillation: Distillation):
         distillation.go()
 
 
+@pytest.mark.slow
 def test_a_whole_distillation_with_its_report_and_card(distillation: Distillation):
     held_out = [{"id": row["id"], "text": "pay"} for row in QUERIES if row["split"] == "test"]
     distillation.recorded([*answers(4, mostly_right), *held_out])

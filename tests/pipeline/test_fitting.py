@@ -287,6 +287,7 @@ def test_rows_longer_than_the_context_are_refused(tmp_path: Path):
         _ = budgets(tmp_path, max_length=4096).shape
 
 
+@pytest.mark.slow
 def test_steps_with_cached_states_are_measured_apart(tmp_path: Path):
     once, twice = (
         Probes(budgets(tmp_path, epochs=epochs, lora={"rank": 4, "num_layers": 1}).context)

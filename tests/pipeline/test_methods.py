@@ -95,6 +95,7 @@ def test_a_new_model_is_taught_by_one_with_its_tokenizer(tmp_path: Path, monkeyp
         prepare_training(context_of(tmp_path, other))
 
 
+@pytest.mark.slow
 def test_a_new_model_gets_the_tokenizer_of_one_that_exists(tmp_path: Path, tiny_model_dir: Path):
     own = load_tokenizer(tiny_model_dir)
     table: dict[str, Any] = {

@@ -129,6 +129,7 @@ def test_measured_rows_are_of_each_source_by_its_share(tmp_path: Path):
         assert {sample.id for sample in found} <= {sample.id for sample in task.split_samples[1]}
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_tokens_that_are_trained_on(whole: Path, capsys: pytest.CaptureFixture[str]):
     assert exit_code(["plan", str(whole.parents[1] / "mixed.toml"), "--rate", "100", "--json"]) == 0
     tokens = json.loads(capsys.readouterr().out)["time"]["tokens"]

@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from smidgen.config import parse_recipe
 from smidgen.pipeline import RunContext, plan_run, stages_of
 from smidgen.pipeline.asking import PLAIN
@@ -26,6 +28,7 @@ PRETRAIN = {
 }
 
 
+@pytest.mark.slow
 def test_every_stage_of_a_recipe_has_time_and_memory(tmp_path: Path):
     context = RunContext(parse_recipe(JUDGE, source="test"), Run(tmp_path / "planned"))
     plan = plan_run(context)

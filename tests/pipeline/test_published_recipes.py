@@ -85,6 +85,7 @@ def planned(table: dict[str, Any], folder: Path) -> Forecast:
     return forecast(Budgets(context), available=10**12, rate=1e6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameters", SHAPES)
 def test_mobilellm_is_pretrained_and_taught(parameters: int, tmp_path: Path, described: Any):
     first = table_of("mobilellm-pretrain")
@@ -104,6 +105,7 @@ def test_mobilellm_is_pretrained_and_taught(parameters: int, tmp_path: Path, des
     assert taught.time is not None and taught.time.tokens == 2 * 50_000 * 128 * 4 * 4096
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilellm-sft", "mobilellm-reasoning"])
 def test_mobilellm_is_fine_tuned(name: str, tmp_path: Path, described: Any):
     table = table_of(name)
@@ -119,6 +121,7 @@ def test_mobilellm_is_fine_tuned(name: str, tmp_path: Path, described: Any):
     assert {"before", "train", "after"} <= {stage.name.partition("-")[0] for stage in plan.stages}
 
 
+@pytest.mark.slow
 def test_a_judge_of_seven_billion_parameters_is_trained_in_32_gb(tmp_path: Path, described: Any):
     table = table_of("judgelm-sft")
     table["model"]["base"] = described(QWEN_7B, "qwen")

@@ -66,6 +66,7 @@ def test_the_metric_is_that_of_an_evaluation_on_validation_rows(tmp_path: Path):
     assert metric.measure() == {name: first.value} == metric.measure()
 
 
+@pytest.mark.slow
 def test_a_measured_run_is_the_same_run_bit_for_bit(tmp_path: Path):
     plain = trained(context(tmp_path, "plain", validate_every=2))
     measured = trained(context(tmp_path, "measured", validate_every=2, metric_every=2, metric_rows=3))
@@ -76,6 +77,7 @@ def test_a_measured_run_is_the_same_run_bit_for_bit(tmp_path: Path):
         assert [one[name] for name in names] == [other[name] for name in names]
 
 
+@pytest.mark.slow
 def test_a_paused_run_goes_on_with_a_lower_rate_only_if_asked(tmp_path: Path):
     first = replace(context(tmp_path), train_share=0.5)
     with pytest.raises(Paused, match=r"paused after step 3 of 5; run again to go on"):

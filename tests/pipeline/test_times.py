@@ -54,6 +54,7 @@ def test_a_device_that_is_twice_as_fast_takes_half(tmp_path: Path):
         assert twice[name] == pytest.approx((once[name] or 0) / 2)
 
 
+@pytest.mark.slow
 def test_more_work_takes_more_time(tmp_path: Path):
     one = seconds_of(budgets(tmp_path))
     rows = seconds_of(budgets(tmp_path, data={"test_limit": 8}))
@@ -106,6 +107,7 @@ def test_rows_that_cannot_be_read_have_no_times(tmp_path: Path, monkeypatch: pyt
     assert times_of(planned, 100.0).rates == RATES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "known"), [("http://localhost:9/v1", None), ("answers.jsonl", 0.0), ("smidgen:nano", 1)]
 )

@@ -79,6 +79,7 @@ def test_a_toy_task_goes_through_a_whole_run(words: Path, tmp_path: Path):
     assert {"stage", "step", "metric", "message"} == set(logged)
 
 
+@pytest.mark.slow
 def test_several_tasks_are_learnt_together_and_reported_each(words: Path, tmp_path: Path):
     own = {"message": "{{ word }}", "gold": "split", "labels": ["train", "test"]}
     data = {"train": str(words), "test": str(words)}
@@ -105,6 +106,7 @@ def test_several_tasks_are_learnt_together_and_reported_each(words: Path, tmp_pa
     assert again == ["skipped"] * len(names)
 
 
+@pytest.mark.slow
 def test_the_worked_example_of_the_guide_is_a_whole_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     code = guide.partition("```python\n")[2].partition("```")[0]

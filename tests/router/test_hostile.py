@@ -57,13 +57,14 @@ def ask_all(router: Router, count: int) -> list[Outcome]:
     return found
 
 
+@pytest.mark.slow
 def test_hostile_texts(router: Router):
     found = ask_all(router, 45)
     assert sum(outcome.status == "decided" for outcome in found) >= 30
     assert any(outcome.note for outcome in found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_hostile_texts(router: Router):
     found = ask_all(router, 1000)
     assert sum(outcome.status == "decided" for outcome in found) >= 800

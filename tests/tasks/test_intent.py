@@ -128,6 +128,7 @@ def test_macro_f1_is_scikit_learns(rows: list[tuple[int, int, int]]) -> None:
     assert found == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLINC.exists(), reason="the real data sets are not here")
 def test_clinc_labels_are_distinct_as_words() -> None:
     task = Intent().prepare(read_rows(CLINC))

@@ -10,6 +10,7 @@ from smidgen.tasks.math_verifier import Verifier
 from smidgen.tasks.math_worker import compare
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_different_and_what_follows_is_compared():
     verifier = Verifier(seconds=1.0)
     try:

@@ -223,6 +223,7 @@ def test_programs_are_run_while_others_are_decoded():
     assert [task.score(r.sample, c).value for r, c in found] == [float(r.sample.id == "2") for r, _ in found]
 
 
+@pytest.mark.slow
 @needs_sandbox
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not here")
 @pytest.mark.parametrize(("name", "number"), [("humaneval_a", 82), ("mbpp_test_a", 250)])

@@ -16,7 +16,7 @@ FLAGS = {"Haswell": "avx2 fma", "SkylakeX": "avx512f avx512bw avx512vl", "Zen": 
 THREADS = (1, 2)
 LEVELS = {"Haswell": r"X86_V4|AVX512.*", "SkylakeX": "", "Zen": r"X86_V4|AVX512.*", "Prescott": ".*"}
 """What numpy may not use of a processor that has more, as a pattern of its names."""
-PYTEST = [*"-m pytest -q -n auto --dist worksteal -m".split(), "not oracle and not gpu and not slow"]
+PYTEST = [*"-m pytest -q -n auto --dist worksteal -m".split(), "not oracle and not gpu and not long"]
 
 
 def main(arguments: list[str]) -> int:

@@ -108,6 +108,7 @@ def save_in(model: nn.Module) -> Callable[[Path], None]:
     return save
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["best", "metrics", "checkpoint"])
 def test_a_full_disk_loses_nothing(make_tiny, make_rows: Rows, tmp_path: Path, monkeypatch, what: str):
     def start(run_dir: Path):

@@ -55,6 +55,7 @@ def test_a_source_is_drawn_in_full_before_it_begins_again(few: int, many: int, e
     assert figures["tokens/b"] == 2 * sources.count(1)
 
 
+@pytest.mark.slow
 @given(st.integers(0, WINDOW + 9), st.integers(1, 40), st.integers(0, 3))
 def test_a_restored_position_goes_on_the_same(done: int, few: int, seed: int):
     rows = numbered({"a": few, "b": 60}, length=lambda number: 3 + number % 7)

@@ -220,6 +220,7 @@ def test_the_validation_of_a_mix_is_that_of_its_shares(tiny: nn.Module):
     assert metrics == pytest.approx({f"loss/{name}": value for name, value in alone.items()}, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_training_on_a_mix_resumes_bit_for_bit(make_tiny: Callable[[], nn.Module], tmp_path: Path):
     config = settings(
         phases=PHASES, total_tokens=None, batch_size=2, max_length=16, gradient_accumulation=2,

@@ -267,7 +267,7 @@ def losses(runs: Path, kind: str) -> list[float]:
     return [row[kind] for row in read_jsonl(runs / "tiny/metrics.jsonl") if row[kind] is not None]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_give_the_losses_of_one(count: int, tiny_model_dir: Path, tmp_path: Path):
     recipe = recipe_of(tmp_path, tiny_model_dir, 2)
@@ -279,7 +279,7 @@ def test_processes_give_the_losses_of_one(count: int, tiny_model_dir: Path, tmp_
         )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_ends_the_run_with_a_sentence_and_a_checkpoint(
     victim: int, tiny_model_dir: Path, tmp_path: Path

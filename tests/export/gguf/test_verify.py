@@ -63,6 +63,7 @@ def test_scaled_rotations_are_the_same_in_llama_cpp(family: str, rope: str, make
     assert verify_gguf(out, source).logit_error < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", FILE_TYPES)
 def test_every_type_runs_in_llama_cpp(dtype: str, make_model, tmp_path: Path):
     source, out = str(make_model("llama")), tmp_path / "model.gguf"
@@ -109,6 +110,7 @@ def test_every_quantisation_of_mlx_is_read_as_mlx_reads_it(settings: dict, make_
             assert (checkpoint.rows(f"{name}.weight", 3, 40) == np.array(whole)[3:40]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_a_quantised_model_with_an_adapter_runs_fused_and_apart(
     family: str, make_model, make_adapter: Callable[..., Path], tmp_path: Path

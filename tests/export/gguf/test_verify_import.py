@@ -59,6 +59,7 @@ def same_weights(one, other) -> None:
     assert all(mx.array_equal(value, theirs[name]) for name, value in ours.items())
 
 
+@pytest.mark.slow
 def test_the_bundled_model_comes_back_with_its_template(tmp_path: Path):
     write_gguf("smidgen:nano", tmp_path / "model.gguf", dtype="F16")
     import_gguf(tmp_path / "model.gguf", tmp_path / "out")
@@ -69,6 +70,7 @@ def test_the_bundled_model_comes_back_with_its_template(tmp_path: Path):
     assert found.largest_error == 0 and found.tensors == 57 and found.logit_error < found.tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Q4_1", "Q4_K", "Q6_K", "IQ3_XXS"])
 def test_blocks_are_what_llama_cpp_takes_them_for(kind: str, tmp_path: Path):
     file = write_file(tmp_path / "model.gguf", "llama", kind=kind).path

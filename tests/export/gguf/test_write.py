@@ -27,6 +27,7 @@ def fields(file: Path) -> dict:
     return {name: field.contents() for name, field in GGUFReader(file).fields.items()}
 
 
+@pytest.mark.slow
 def test_the_file_says_what_the_model_is(tmp_path: Path):
     facts = write_gguf("smidgen:nano", tmp_path / "nano.gguf")
     found = fields(tmp_path / "nano.gguf")

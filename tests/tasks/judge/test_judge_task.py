@@ -279,6 +279,7 @@ def test_what_does_not_parse_is_wrong_and_counted_by_reason() -> None:
     assert all(record.score.value == 0.0 for record in records[::2])
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.lists(st.sampled_from([verdict(9, 2), verdict(2, 9), verdict(5, 5), "?"]), min_size=8, max_size=8))
 def test_swapping_the_data_changes_nothing(texts: list[str]) -> None:

@@ -18,7 +18,10 @@ from smidgen.tasks.sandbox.confine import Limits
 from smidgen.tasks.sandbox.pool import Program, Sandbox, Verdict
 from smidgen.tasks.sandbox.system_calls import allowed_calls
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing enforces the sandbox here")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="nothing enforces the sandbox here"),
+    pytest.mark.slow,
+]
 
 NAIVE = """
 import json, sys

@@ -168,6 +168,7 @@ def test_an_interrupted_program_has_no_answer_for_the_next(monkeypatch: pytest.M
         sandbox.close()
 
 
+@pytest.mark.slow
 def test_both_processes_of_a_program_are_confined():
     sandbox = Sandbox(replace(LIMITS, wall_seconds=3.0), slots=1)
     try:
@@ -197,6 +198,7 @@ def test_both_processes_of_a_program_are_confined():
         sandbox.close()
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_parent_that_is_killed():
     package = Path(smidgen.__file__).parent
     script = f"""
@@ -234,6 +236,7 @@ WITHOUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", WITHOUT)
 def test_a_platform_that_does_not_enforce_everything_is_refused(
     missing: str, monkeypatch: pytest.MonkeyPatch

@@ -86,6 +86,7 @@ def test_cut_and_packed_batches_and_weights_are_the_same(tiny: nn.Module, make_r
         assert parts == pytest.approx(metrics, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_stored_targets_are_read_by_every_epoch_and_a_resumed_run_is_the_same(
     make_tiny: Callable[[], nn.Module], make_rows: Rows, tmp_path: Path
 ):

@@ -125,6 +125,7 @@ def test_an_objective_on_pairs_learns_and_reports_its_metrics(pairs: list, tmp_p
     assert [row["metrics"] for row in rows] == [dict(result.metrics) for result in results]
 
 
+@pytest.mark.slow
 def test_its_steps_do_not_depend_on_how_they_are_cut(pairs: list):
     (whole, _), (parts, _) = run(pairs), run(pairs, size=2)
     for name in ("loss", "grad_norm", "validation_loss"):
@@ -134,6 +135,7 @@ def test_its_steps_do_not_depend_on_how_they_are_cut(pairs: list):
         assert found.metrics == pytest.approx(wanted.metrics)
 
 
+@pytest.mark.slow
 def test_resumed_it_is_as_uninterrupted(pairs: list, tmp_path: Path):
     whole, model = run(pairs, tmp_path / "whole")
     run(pairs, tmp_path / "cut", steps=7)

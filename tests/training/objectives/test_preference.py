@@ -162,6 +162,7 @@ def test_it_learns_what_is_preferred(make_tiny: Make, pairs: list):
     assert loss < found[0][1] - 0.03 and metrics["preferred"] >= 0.8 and metrics["margin"] > 0.1
 
 
+@pytest.mark.slow
 def test_resumed_it_is_as_uninterrupted_and_references_are_computed_once(
     make_tiny: Make, pairs: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
