@@ -115,7 +115,7 @@ def prompted(engine: MlxEngine, drafter: Prompter, width: int = MOST_DRAFT) -> M
         drafter,
         Acceptance(),
         Windows(0),
-        lambda: FREE,
+        FREE if width is None else None,
         end_tokens=engine._builder.tokenizer.eos_token_ids,
         xp=forward.xp,
         epsilon=forward.epsilon,

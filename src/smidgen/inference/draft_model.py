@@ -1,6 +1,6 @@
 """Drafts of a smaller model with the same vocabulary (https://arxiv.org/abs/2211.17192)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class ModelDrafter:
         self,
         decoder: Decoder,
         acceptance: Acceptance,
-        costs: Callable[[], tuple[PassCosts, PassCosts]],
+        costs: tuple[PassCosts, PassCosts] | None,
         *,
         vocab_size: int,
         width: int | None = None,
@@ -36,7 +36,7 @@ class ModelDrafter:
         Args:
             decoder: has no rows.
             acceptance: what is known of its drafts.
-            costs: returns the times of passes of the model that verifies, and of the smaller one.
+            costs: times of passes of the model that verifies, and of the smaller one; None with a `width`.
             vocab_size: number of tokens of both; the logits may be padded to more.
             width: number of tokens to draft; by their expected worth if None.
         """
@@ -75,7 +75,8 @@ class ModelDrafter:
         """Return how many tokens to draft, so that drafting and verification give most tokens per second."""
         if self._width is not None:
             return self._width
-        verifying, drafting = self._costs()
+        assert self._costs is not None
+        verifying, drafting = self._costs
         longest = Draft.of(SOURCE, [0] * MOST_DRAFT)
         accepted = np.concatenate([[0.0], np.cumsum(self._acceptance.survival(longest))])
         running, sizes = sum(1 + len(row.forced) for row in rows), np.arange(len(accepted))

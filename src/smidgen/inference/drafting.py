@@ -1,7 +1,6 @@
 """The ways of drafting that an engine offers, and what each needs."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 from smidgen.inference.acceptance import Acceptance, Windows
@@ -56,8 +55,13 @@ class Speculations:
         if drafting.model is not None:
             check_vocabulary(drafting.model, loaded)
             self._draft = forward_of(drafting.model.model)
+        self._costs: PassCosts | None = None
+        self._costs_of_both: tuple[PassCosts, PassCosts] | None = None
         if drafting.width is None:  # measured now, so that it is in no answer's time
-            _ = self._costs, self._draft and self._draft_costs
+            self._costs = drafting.costs or _times(loaded, decoders.base)
+            if drafting.model is not None and self._draft is not None:
+                own = drafting.draft_costs or _times(drafting.model, self._draft)
+                self._costs_of_both = self._costs, own
 
     def open(self, adapter: str | None) -> Speculation:
         """Return the speculation of a new lane of an adapter."""
@@ -68,7 +72,7 @@ class Speculations:
             self._drafter(acceptance, windows),
             acceptance,
             windows,
-            lambda: self._costs,
+            self._costs,
             end_tokens=self._loaded.tokenizer.eos_token_ids,
             xp=forward.xp,
             epsilon=forward.epsilon,
@@ -84,19 +88,10 @@ class Speculations:
         return ModelDrafter(
             Decoder(self._draft),
             acceptance,
-            lambda: (self._costs, self._draft_costs),
+            self._costs_of_both,
             vocab_size=self._loaded.tokenizer.vocab_size,
             width=drafting.width,
         )
-
-    @cached_property
-    def _costs(self) -> PassCosts:
-        return self._drafting.costs or _times(self._loaded, self._decoders.base)
-
-    @cached_property
-    def _draft_costs(self) -> PassCosts:
-        assert self._drafting.model is not None and self._draft is not None
-        return self._drafting.draft_costs or _times(self._drafting.model, self._draft)
 
 
 def _times(loaded: LoadedModel, forward: ForwardPass) -> PassCosts:

@@ -1,6 +1,6 @@
 """Several tokens a pass: drafts for the rows of a lane, and what is learned from their verification."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from smidgen.backend import mx
@@ -26,7 +26,7 @@ class Speculation:
         drafter: Drafter,
         acceptance: Acceptance,
         windows: Windows,
-        costs: Callable[[], PassCosts],
+        costs: PassCosts | None,
         *,
         end_tokens: Collection[int],
         xp: Any,
@@ -39,7 +39,7 @@ class Speculation:
             drafter: guesses tokens.
             acceptance: what is known of its guesses.
             windows: minimum number of tokens to draft.
-            costs: returns the times of passes; called when they are first needed.
+            costs: times of passes, which decide how many tokens to draft; None if `width` does.
             end_tokens: ids of end tokens, after which nothing is drafted.
             xp: module of the logits, `numpy` or `mlx.core`.
             epsilon: smallest relative difference of two numbers of the arithmetic.
@@ -105,11 +105,11 @@ class Speculation:
     def _sizes(self, rows: Sequence[DecodeRow], drafts: Sequence[Draft]) -> list[int]:
         """Return how many tokens of each draft to run."""
         sizes = [len(draft.tokens) for draft in drafts]
-        if self._width is not None or not any(sizes):
+        if self._costs is None or not any(sizes):
             return sizes
         survivals = [self._acceptance.survival(draft) for draft in drafts]
         running = sum(1 + len(row.forced) for row in rows)
-        chosen = worthwhile(survivals, running, self._costs(), padded=self._xp is mx)
+        chosen = worthwhile(survivals, running, self._costs, padded=self._xp is mx)
         window = self._windows.size(len(rows))
         return [max(size, min(window, most)) for size, most in zip(chosen, sizes, strict=True)]
 
@@ -126,9 +126,9 @@ class Speculation:
     def _judge_window(self, going: Sequence[tuple[DecodeRow, Sequence[RowState]]], num_taken: int) -> None:
         """Tell the windows what a planned pass gave."""
         rows = [row for row, _ in going if row in self._drafts]
-        if rows and self._width is None:
-            costs, guessed = self._costs(), sum(len(self._drafts[row].tokens) for row in rows)
-            slowdown = costs.of(len(rows) + guessed) / costs.of(len(rows))
+        if rows and self._costs is not None:
+            guessed = sum(len(self._drafts[row].tokens) for row in rows)
+            slowdown = self._costs.of(len(rows) + guessed) / self._costs.of(len(rows))
             self._windows.learn(len(rows), num_taken / len(rows) / slowdown)
 
     def _count_near_ties(

@@ -98,17 +98,23 @@ class _OfRouter:
 
 
 @dataclass(frozen=True)
-class MemorizeQuestion(_OfRouter):
-    """Whether a text is worth remembering."""
+class _OfText:
+    """A question about one text."""
 
     text: str
-    task: ClassVar[str] = "memorize"
-    most: ClassVar[int] = MOST_TO_MEMORIZE
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The text."""
         return (self.text,)
+
+
+@dataclass(frozen=True)
+class MemorizeQuestion(_OfText, _OfRouter):
+    """Whether a text is worth remembering."""
+
+    task: ClassVar[str] = "memorize"
+    most: ClassVar[int] = MOST_TO_MEMORIZE
 
     def sample(self, name: str) -> Sample:
         """Return the prompt."""
@@ -142,18 +148,12 @@ class ArbitrateQuestion(_OfRouter):
 
 
 @dataclass(frozen=True)
-class ClassifyQuestion(_OfRouter):
+class ClassifyQuestion(_OfText, _OfRouter):
     """Which of the intents a text has; they stand in the prompt."""
 
-    text: str
     intents: tuple[IntentOffer, ...]
     task: ClassVar[str] = "classify"
     most: ClassVar[int] = MOST_TO_CLASSIFY
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The text."""
-        return (self.text,)
 
     def sample(self, name: str) -> Sample:
         """Return the prompt.
@@ -167,10 +167,9 @@ class ClassifyQuestion(_OfRouter):
 
 
 @dataclass(frozen=True)
-class LearnedQuestion:
+class LearnedQuestion(_OfText):
     """Which of the intents that an adapter has learnt by heart a text has."""
 
-    text: str
     learned: LearnedIntents
     task: ClassVar[str] = "classify"
     most: ClassVar[int] = MOST_TO_CLASSIFY
@@ -184,11 +183,6 @@ class LearnedQuestion:
     def adapter(self) -> Path:
         """The adapter that learnt it."""
         return self.learned.adapter
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The text."""
-        return (self.text,)
 
     def sample(self, name: str) -> Sample:
         """Return the prompt."""
