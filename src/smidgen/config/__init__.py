@@ -21,6 +21,7 @@ from smidgen.config.distill_table import (
 from smidgen.config.dpo_table import DpoConfig
 from smidgen.config.evaluate_table import EvaluateConfig
 from smidgen.config.export_table import ExportConfig
+from smidgen.config.grpo_table import GrpoConfig, RewardConfig
 from smidgen.config.jacobi_table import JacobiConfig
 from smidgen.config.model_table import ArchitectureConfig, ModelConfig, NewModelConfig
 from smidgen.config.pretrain_table import PhaseConfig, PretrainConfig
@@ -57,6 +58,7 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "FinetuneConfig",
+    "GrpoConfig",
     "JacobiConfig",
     "LoraConfig",
     "ModelConfig",
@@ -69,6 +71,7 @@ __all__ = [
     "Prices",
     "QuantizeConfig",
     "Recipe",
+    "RewardConfig",
     "RowSourceConfig",
     "Section",
     "SftConfig",

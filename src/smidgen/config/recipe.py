@@ -18,6 +18,7 @@ from smidgen.config.distill_table import AskedTeacherConfig, DistillConfig
 from smidgen.config.dpo_table import DpoConfig
 from smidgen.config.evaluate_table import EvaluateConfig
 from smidgen.config.export_table import ExportConfig
+from smidgen.config.grpo_table import GrpoConfig
 from smidgen.config.jacobi_table import JacobiConfig
 from smidgen.config.model_table import ModelConfig, NewModelConfig
 from smidgen.config.pretrain_table import PhaseConfig, PretrainConfig
@@ -57,7 +58,7 @@ class Recipe(NamedRecipe):
     data: DataConfig = DataConfig()
     """Training, validation and test data."""
     train: Annotated[
-        SftConfig | DistillConfig | DpoConfig | JacobiConfig,
+        SftConfig | DistillConfig | DpoConfig | JacobiConfig | GrpoConfig,
         OneOf("method", default=DEFAULT_METHOD, elsewhere=("pretrain",)),
     ] = SftConfig()
     """The training method and its settings."""

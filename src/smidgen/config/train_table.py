@@ -30,6 +30,9 @@ class LoraConfig(Section):
     """Names of the linear layers that are adapted."""
     num_layers: int | None = Field(default=None, gt=0)
     """Adapt only the last N blocks; default: all."""
+    start: str | None = None
+    """Folder of an adapter of the same rank, alpha and layers that the training starts from; default: a new
+    one, which changes nothing at first."""
 
     @property
     def scale(self) -> float:

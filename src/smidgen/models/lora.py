@@ -32,8 +32,8 @@ def add_lora(model: nn.Module, config: LoraConfig, seed: int) -> None:
     """Freeze the model and give the targeted layers of its last blocks a trainable low-rank update.
 
     Raises:
-        ModelError: a target does not name a linear layer, the model has fewer blocks than requested, or it
-            already has an adapter.
+        ModelError: a target does not name a linear layer, the model has fewer blocks than requested, it
+            already has an adapter, or the one to start from has other layers, ranks or factors.
     """
     _check_bare(model)
     targets = _targets(model, config)
@@ -46,6 +46,36 @@ def add_lora(model: nn.Module, config: LoraConfig, seed: int) -> None:
         layer.lora_a = mx.random.uniform(-bound, bound, layer.lora_a.shape, key=key)
         replacements.append((path, layer))
     model.update_modules(tree_unflatten(replacements))
+    if config.start is not None:
+        _start_from(read_adapter(Path(config.start).expanduser()), model)
+
+
+def _start_from(adapter: Adapter, model: nn.Module) -> None:
+    """Give the adapted layers of a model the weights of an adapter.
+
+    Raises:
+        ModelError: names the first layers that differ.
+    """
+    layers = dict(_adapted(model))
+    faults = [f"'{name}' is missing there" for name in sorted(layers.keys() - set(adapter.layers))]
+    faults += [f"'{name}' is adapted there only" for name in sorted(set(adapter.layers) - layers.keys())]
+    faults += [fault for name in adapter.layers for fault in pair_faults(name, adapter.weights)]
+    if not faults:
+        for name, layer in layers.items():
+            ours, theirs = (layer.lora_a.shape[1], layer.scale), (adapter.ranks[name], adapter.scales[name])
+            if ours[0] != theirs[0] or not math.isclose(ours[1], theirs[1], rel_tol=1e-6):
+                faults.append(
+                    f"'{name}' has rank {theirs[0]} and factor {theirs[1]:g} there, rank {ours[0]} and factor "
+                    f"{ours[1]:g} here"
+                )
+            else:
+                faults += _misfits(name, layer.linear, adapter)
+    if faults:
+        raise ModelError(
+            f"the training cannot start from the adapter in {adapter.source}: {first_few(faults)}. Give "
+            "[train.lora] the rank, alpha, target_modules and num_layers that it was trained with"
+        )
+    model.load_weights([(name, w.astype(mx.float32)) for name, w in adapter.weights.items()], strict=False)
 
 
 def save_adapter(path: Path, model: nn.Module, config: LoraConfig) -> None:

@@ -13,6 +13,7 @@ from smidgen.config import (
     AskedModelConfig,
     AskedTeacherConfig,
     FinetuneConfig,
+    GrpoConfig,
     LoraConfig,
     PretrainConfig,
     Prices,
@@ -48,9 +49,11 @@ class TaskContext:
 
     Attributes:
         config: the task's table of the recipe; its name is empty if the recipe has one task.
+        prompts_only: whether training needs the prompts and labels of the rows, but no written answers.
     """
 
     config: TaskConfig
+    prompts_only: bool = False
 
     @property
     def name(self) -> str:
@@ -144,13 +147,15 @@ class TaskContext:
         return self.samples_of(self.sources)
 
     def samples_of(self, rows: Mapping[str, Sequence[Row]]) -> list[Sample]:
-        """Return the training samples of some rows of each source, which need not have the same format."""
+        """Return the samples of some rows of each source, which need not have the same format."""
         seed, paths = self.config.data.seed, self._source_paths
-        return [
-            _of_source(name, sample)
-            for name, own in rows.items()
-            for sample in self.task.training_samples(own, source=paths[name], seed=seed)
-        ]
+
+        def read(name: str, own: Sequence[Row]) -> list[Sample]:
+            if self.prompts_only:
+                return self.task.samples(own, source=paths[name])
+            return self.task.training_samples(own, source=paths[name], seed=seed)
+
+        return [_of_source(name, sample) for name, own in rows.items() for sample in read(name, own)]
 
     def validation_part(self, most: int) -> list[Sample]:
         """Return samples without targets of the first validation rows, of each source by its share."""
@@ -202,7 +207,8 @@ class RunContext:
     @cached_property
     def tasks(self) -> tuple[TaskContext, ...]:
         """The recipe's tasks; empty for pretraining."""
-        return tuple(TaskContext(config) for config in self.recipe.all_tasks)
+        prompts_only = isinstance(self.recipe.train, GrpoConfig)
+        return tuple(TaskContext(config, prompts_only) for config in self.recipe.all_tasks)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -300,8 +306,10 @@ class RunContext:
 
     @property
     def base_engine(self) -> EngineOptions:
-        """Engine options of the base model."""
-        return self.engine(self.specialist.model.base)
+        """Engine options of the model before the training: the base, with the adapter that it starts from."""
+        start = self.lora and self.lora.start
+        adapter = Path(start).expanduser() if start else None
+        return self.engine(self.specialist.model.base, adapter=adapter)
 
     @property
     def trained(self) -> tuple[str, Path | None]:

@@ -25,6 +25,7 @@ from smidgen.models.save import copy_tokenizer, save_model, stored_dtype
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.corpus import Corpus, file_of
 from smidgen.pipeline.events import StepEvent, Work, result_of
+from smidgen.pipeline.grpo_job import prepare_grpo
 from smidgen.pipeline.jacobi_job import prepare_jacobi
 from smidgen.pipeline.preference_job import prepare_preferences
 from smidgen.pipeline.training_job import (
@@ -174,6 +175,7 @@ METHODS: Mapping[str, Callable[[RunContext], TrainingJob]] = {
     "sft": _prepare_sft,
     "distill": _prepare_sft,
     "dpo": prepare_preferences,
+    "grpo": prepare_grpo,
     "jacobi": prepare_jacobi,
     "pretrain": _prepare_pretraining,
 }

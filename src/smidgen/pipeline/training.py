@@ -85,6 +85,8 @@ def _train(context: RunContext) -> Work[None]:
     figures = TrainingFigures(num_steps, by_metric=metric is not None and metric.decides)
     pause = _pause(context, num_steps)
     started, is_first = time.monotonic(), True
+    if job.check is not None and not context.run.path("checkpoints").exists():
+        yield MessageEvent("train", job.check())
     for result in train(
         job.model,
         job.objective,
@@ -102,6 +104,8 @@ def _train(context: RunContext) -> Work[None]:
         is_first = False
         values = figures.add(result.to_json())
         yield StepEvent("train", result.step, num_steps, tokens=result.tokens, values=values)
+        for sentence in job.watch(result) if job.watch else ():
+            yield MessageEvent("train", sentence)
     reached = context.run.read_jsonl(METRICS)[-1]["step"]
     if pause <= reached < num_steps:
         raise Paused(f"paused after step {reached} of {num_steps}; run again to go on")

@@ -8,6 +8,7 @@ from typing import Any
 from smidgen.backend import device, mx, nn
 from smidgen.config import FinetuneConfig, TeacherConfig, TopTeacherConfig
 from smidgen.data.templates import Tokenizer
+from smidgen.data.types import StepResult
 from smidgen.errors import ConfigError
 from smidgen.models.architectures import ModelConfigJson
 from smidgen.models.graph import quantized_parameters
@@ -38,6 +39,8 @@ class TrainingJob:
         cut_rows: training rows that lost context to fit; None for a document stream.
         caches: what is computed once per row and then read.
         loaded: the model with its tokenizer, if it can answer the task's prompts while it is trained.
+        check: called before the first step; returns what it found in a sentence, or raises `WorkError`.
+        watch: called after every step; returns what is worth telling, or raises `WorkError`.
     """
 
     model: nn.Module
@@ -49,6 +52,8 @@ class TrainingJob:
     cut_rows: int | None = None
     caches: tuple[PendingCache, ...] = ()
     loaded: LoadedModel | None = None
+    check: Callable[[], str] | None = None
+    watch: Callable[[StepResult], Sequence[str]] | None = None
 
 
 def check_length(max_length: int, config: ModelConfigJson, name: str) -> None:

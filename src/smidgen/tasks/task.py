@@ -29,6 +29,7 @@ from smidgen.data.types import (
 from smidgen.data.world import Split
 from smidgen.errors import ConfigError, ParseError
 from smidgen.tasks.measures import Measure, Metric
+from smidgen.tasks.rewards import SCORE, GroupReward, score_reward
 from smidgen.tasks.words import TaskWords
 from smidgen.tasks.worse_answers import other_choice
 
@@ -260,6 +261,15 @@ class Task(Protocol):
         except ParseError as error:
             return Score(0.0, None, parsed=False, explanation=str(error))
         return Score(float(said == self.target(sample)), str(said), parsed=True)
+
+    @property
+    def rewards(self) -> Mapping[str, GroupReward]:
+        """Rewards of its answers by name, for training on them."""
+        return {SCORE: score_reward}
+
+    def reward_groups(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+        """The samples whose answers are rewarded together; default: each alone."""
+        return [[sample] for sample in samples]
 
     def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
         """The metrics by name, the most important first."""

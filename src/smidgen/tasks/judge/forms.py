@@ -94,6 +94,8 @@ class JudgeTemplate(Protocol):
     """Whether `answers` lists every text that is a complete judgement."""
     closing: str = ""
     """What completes each of `answers` as a text that `parse` reads."""
+    scale: float | None = None
+    """The highest score minus the lowest; None if a verdict has no scores."""
     needs_reference: bool = False
     """Whether it requires a reference answer."""
     stop: tuple[str, ...] = ()

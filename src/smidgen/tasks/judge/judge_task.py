@@ -7,7 +7,7 @@ Deliberate differences from published harnesses: every pair is judged in both or
 are not parsed, contradictory verdicts do not count, and unparsed judgements are wrong and counted separately.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -21,20 +21,23 @@ from smidgen.data.rows import place_of
 from smidgen.data.types import Completion, Constraint, Record, Sample, Score
 from smidgen.data.world import WORLD_ROWS, Split
 from smidgen.errors import DataError
+from smidgen.tasks.judge.baselines import judge_baselines
 from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
 from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict, verdict_alone
 from smidgen.tasks.judge.gold import gold_of_pairs, gold_target
+from smidgen.tasks.judge.judge_rewards import JudgeRewards, pair_groups
 from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words, lean_in_words
-from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, measures, read_judgements
+from smidgen.tasks.judge.judgements import ORDERS, SHOWN, measures, read_judgements
 from smidgen.tasks.judge.published import as_published, score_tables
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.references import check_reference, drop_references
 from smidgen.tasks.judge.rubric import Rubric
 from smidgen.tasks.judge.sections import judge_sections
 from smidgen.tasks.judge.targets import check_targets, target_of
-from smidgen.tasks.measures import Measure, Metric
+from smidgen.tasks.measures import Metric
+from smidgen.tasks.rewards import GroupReward
 from smidgen.tasks.task import Analyses, Answerer, Completer, Row, ScoreTable, Task
 from smidgen.tasks.templates import find_form
 
@@ -252,16 +255,20 @@ class JudgeTask(Task):
 
     def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
         """The accuracy of always choosing the longer or the first answer, and of chance; never ties."""
-        asked = [sample.metadata for sample in samples]
+        return judge_baselines(samples, singly=self.form.singly)
+
+    @property
+    def rewards(self) -> Mapping[str, GroupReward]:
+        """The score, and for pairs the consistency of both orders and the margin of scores, if it has any."""
         if self.form.singly:
-            asked = [facts for facts, _, _ in graded_pairs(samples)]
-        decided = [facts for facts in asked if facts["label"] != "tie"]
-        found: dict[str, Metric] = {"longer": _baseline(asked, _longer_is_right)}
-        if len(decided) < len(asked):
-            found["longer_without_ties"] = _baseline(decided, _longer_is_right)
-        if not self.form.singly:
-            found["first"] = _baseline(asked, lambda facts: float(facts["better"] == "first"))
-        return found | {"random": _baseline(asked, lambda facts: 0.5 * (facts["label"] != "tie"))}
+            return super().rewards
+        own = JudgeRewards(self._reader, self.form.scale)
+        found: dict[str, GroupReward] = {**super().rewards, "consistency": own.consistency}
+        return found if self.form.scale is None else found | {"margin": own.margin}
+
+    def reward_groups(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+        """Both orders of a pair together."""
+        return super().reward_groups(samples) if self.form.singly else pair_groups(samples)
 
     def analyses(self, records: Sequence[Record], rows: Sequence[Row], *, model: str) -> Analyses:
         """Calibration, disagreements between orders, and published benchmark scores."""
@@ -329,16 +336,3 @@ def _better_position(label: Label | None, order: str) -> str | None:
     if label in ("a", "b"):
         return "first" if order[0] == label else "second"
     return label
-
-
-def _baseline(asked: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]) -> Measure:
-    return Measure([value(facts) for facts in asked], [facts["cluster"] for facts in asked])
-
-
-def _longer_is_right(facts: Mapping[str, Any]) -> float:
-    """Whether the response with more characters is the better one; 0.5 if both have equally many."""
-    a, b = facts["characters"]
-    label = facts["label"]
-    if label == "tie":
-        return 0.0
-    return 0.5 if a == b else float((a > b) == (label == "a"))

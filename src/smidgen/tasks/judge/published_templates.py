@@ -60,6 +60,7 @@ class TwoScores(JudgeTemplate):
 
     name = "scores"
     LOWEST, HIGHEST = 0, 10
+    scale = HIGHEST - LOWEST
 
     _DELIMITERS = (
         Delimiter("[Question]"),
@@ -130,6 +131,7 @@ class BesideReference(JudgeTemplate):
     singly = True
     needs_reference = True
     LOWEST, HIGHEST = TwoScores.LOWEST, TwoScores.HIGHEST
+    scale = TwoScores.scale
     _FIRST_LINE = re.compile(rf"{NUMBER}(?:\s*/\s*10)?")
     _BEGINS = re.compile(rf"{_FIRST_LINE.pattern}[^\S\n]*(?:\n|\Z)")
 

@@ -41,6 +41,7 @@ class Rubric(JudgeTemplate):
     stop_after: tuple[str, ...] = ("</scores>",)
 
     LOWEST, HIGHEST = 1, 10
+    scale = HIGHEST - LOWEST
     _DELIMITERS = (
         Delimiter("#### Conversation Context ####"),
         Delimiter("#### Reference Answer ####"),

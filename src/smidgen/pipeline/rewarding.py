@@ -1,0 +1,47 @@
+"""The reward of answers, as a recipe puts it together: `gate · Σ weight · part - length penalty`."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from smidgen.config import GrpoConfig
+from smidgen.tasks.rewards import Answered, find_reward
+from smidgen.tasks.task import Task
+
+
+class Rewarded(NamedTuple):
+    """The rewards of a group.
+
+    Attributes:
+        totals: (n,) float64.
+        parts: the unweighted parts by name, each (n,) float64.
+    """
+
+    totals: np.ndarray
+    parts: Mapping[str, np.ndarray]
+
+
+class Rewarding:
+    """Rewards the answers to one task's samples.
+
+    Raises:
+        ConfigError: a part is not known to the task, or cannot be loaded.
+    """
+
+    def __init__(self, task: Task, config: GrpoConfig) -> None:
+        self._config = config
+        self._parts = {part.name: find_reward(part.name, task.rewards) for part in config.rewards}
+
+    def of(self, group: Sequence[Answered]) -> Rewarded:
+        """Return the rewards of the answers of a group."""
+        parts = {name: np.array(part(group), np.float64) for name, part in self._parts.items()}
+        parsed = np.array([answer.score.parsed for answer in group], np.float64)
+        totals = sum(
+            (part.weight * parts[part.name] for part in self._config.rewards), np.zeros(len(group), np.float64)
+        )
+        if self._config.format_gate:
+            totals = totals * parsed
+        tokens = np.array([len(answer.completion.token_ids) for answer in group])
+        totals = totals - self._config.length_penalty * tokens / self._config.max_completion_length
+        return Rewarded(totals, {**parts, "parsed": parsed})
