@@ -23,8 +23,8 @@ class Curves:
         self._latest: dict[str, float] = {}
 
     def add(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Add the values of a step; only losses and a metric are drawn."""
-        for name in (*LOSSES, "metric"):
+        """Add the values of a step; only losses, a reward and a metric are drawn."""
+        for name in (*LOSSES, "reward", "metric"):
             value = values.get(name)
             if value is None or not math.isfinite(value):
                 continue
@@ -35,14 +35,16 @@ class Curves:
         self._latest |= {name: value for name, value in values.items() if value is not None}
 
     def lines(self, width: int) -> list[str]:
-        """Return one line for each curve; none before there is a validation loss to compare with."""
+        """Return one line for each curve; none before there is a validation loss or a reward."""
         columns = width - LABEL - FIGURES
-        if "validation" not in self._points or columns < 8:
+        if not {"validation", "reward"} & self._points.keys() or columns < 8:
             return []
         last = max(points[-1][0] for points in self._points.values())
         drawn = {name: _columns(points, last, columns) for name, points in self._points.items()}
         losses = [value for name in LOSSES for value in drawn.get(name, ()) if value is not None]
         scales = {name: (min(losses), max(losses)) for name in LOSSES} | {"metric": (0.0, 1.0)}
+        rewards = [value for value in drawn.get("reward", ()) if value is not None]
+        scales |= {"reward": (min(rewards), max(rewards))} if rewards else {}
         return [
             f"{name:<{LABEL}}{_blocks(drawn[name], *scales[name])}  {self._figures(name)}" for name in drawn
         ]

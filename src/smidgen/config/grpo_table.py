@@ -16,14 +16,15 @@ class RewardConfig(Section):
 
     name: str
     """`score` (how right the task finds the answer), another reward of the task (a judge has `consistency`
-    and `margin`), or `FILE.py:FUNCTION`, a function of the sample and the completion that returns a number."""
+    and `margin`), or `FILE.py:FUNCTION`, a function of sample and completion that returns a number."""
     weight: float = 1.0
     """Factor in the sum."""
 
 
 class GrpoConfig(FinetuneConfig):
-    """Group-relative policy optimisation (https://arxiv.org/abs/2402.03300): of several answers to a prompt,
-    those with more reward than their mean become more probable, the others less.
+    """Group-relative policy optimisation (https://arxiv.org/abs/2402.03300).
+
+    Of several answers to a prompt, those with more reward than the mean become more probable, others less.
     """
 
     method: Literal["grpo"]
@@ -105,7 +106,7 @@ class GrpoConfig(FinetuneConfig):
     def _check(self) -> Self:
         if unread := sorted({"trunk_cache", "trunk_cache_gb"} & self.changed()):
             raise ValueError(
-                f"'{unread[0]}' is for rows that are the same in every epoch, and answers are not; leave it out"
+                f"'{unread[0]}' is for rows that are the same in every epoch, unlike answers; leave it out"
             )
         answers = self.batch_size * self.gradient_accumulation
         if answers % self.num_generations:

@@ -17,6 +17,7 @@ from smidgen.evaluation import evidence, wording
 from smidgen.evaluation.cost_section import ways
 from smidgen.evaluation.decoding_section import tables_of
 from smidgen.evaluation.distillation_section import rows_of
+from smidgen.evaluation.rollout_section import rollout_section
 from smidgen.evaluation.training_section import training_section
 from smidgen.figures import formatting
 from smidgen.figures.columns import evaluated
@@ -99,6 +100,7 @@ def _page(report: Mapping[str, Any]) -> dict[str, Any]:
         "origin": _origin(report),
         "evidence": Markup("\n").join(map(Markup, evidences)),
         **training_section(report),
+        **rollout_section(report),
         "durations": _durations(report),
         "data": _data(report),
         "data_facts": _data_facts(report),

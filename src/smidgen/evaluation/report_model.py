@@ -146,6 +146,13 @@ class MetricPoint(_Part):
     value: float
 
 
+class RolloutFacts(_Part):
+    """Curves of a training on rewards by name, and the best and the worst answers of some steps."""
+
+    curves: dict[str, list[MetricPoint]]
+    answers: list[dict[str, Any]]
+
+
 class TrainingFacts(_Part):
     """Duration, speed and curves of the training; `metric` is of the answers to validation rows.
 
@@ -167,6 +174,7 @@ class TrainingFacts(_Part):
     metric: list[MetricPoint] = []
     metric_name: str = ""
     metric_rows: int = 0
+    rollouts: RolloutFacts | None = None
 
 
 class Report(TaskEvidence):

@@ -65,8 +65,8 @@ def _start_from(adapter: Adapter, model: nn.Module) -> None:
             ours, theirs = (layer.lora_a.shape[1], layer.scale), (adapter.ranks[name], adapter.scales[name])
             if ours[0] != theirs[0] or not math.isclose(ours[1], theirs[1], rel_tol=1e-6):
                 faults.append(
-                    f"'{name}' has rank {theirs[0]} and factor {theirs[1]:g} there, rank {ours[0]} and factor "
-                    f"{ours[1]:g} here"
+                    f"'{name}' has rank {theirs[0]} and factor {theirs[1]:g} there, rank {ours[0]} and "
+                    f"factor {ours[1]:g} here"
                 )
             else:
                 faults += _misfits(name, layer.linear, adapter)

@@ -15,6 +15,7 @@ from smidgen.config import (
     AnyRecipe,
     DpoConfig,
     FinetuneConfig,
+    GrpoConfig,
     JacobiConfig,
     PretrainRecipe,
     TopTeacherConfig,
@@ -166,6 +167,8 @@ class Budgets:
             steps = num_steps(recipe.train)
             tokens = steps * full.trained * settings.gradient_accumulation
             return Batches(full, tokens=tokens, trained_tokens=tokens)
+        if isinstance(settings, GrpoConfig):
+            return self._of_answers(settings)
         assert isinstance(settings, RowSettings)
         samples = self._kept.samples_of(self.context)
         if isinstance(samples, DataError):
@@ -183,6 +186,22 @@ class Budgets:
             sum({row_key(row): len(row) - 1 for row in different}.values()),
             sum(row.trained_tokens for row in different),
             sum(len(row) - 1 for row in texts_of(validation)),
+        )
+
+    def _of_answers(self, settings: GrpoConfig) -> Batches:
+        """Return the batches of a model's own answers, all of them as long as they may be."""
+        rows, answer = settings.batch_size, settings.max_completion_length
+        samples, longest, mean = self._kept.samples_of(self.context), settings.max_length - answer, None
+        if not isinstance(samples, DataError):
+            assert self.folder is not None
+            longest, mean = self._kept.prompt_lengths(self.context, samples, longest, self.folder)
+        length = LENGTH_STEP * -(-(longest + answer) // LENGTH_STEP)
+        answers = settings.steps * rows * settings.gradient_accumulation
+        return Batches(
+            Batch(rows, length, rows * answer),
+            tokens=round(answers * ((longest if mean is None else mean) + answer)),
+            trained_tokens=answers * answer,
+            unread=str(samples) if isinstance(samples, DataError) else "",
         )
 
     def _capacity(self, settings: RowSettings) -> int | None:
@@ -242,17 +261,26 @@ class Budgets:
         states, targets = self.state_bytes, self.target_bytes
         budget = training_budget(training)
         if isinstance(training.settings, FinetuneConfig) and training.settings.metric_every:
-            measuring = self._measuring(budget.moments["step"])
+            options = replace(self.context.base_engine, engine="mlx")
+            measuring = self._measuring(budget.moments["step"], options)
             budget = Budget({**budget.moments, "measuring": measuring})
+        if isinstance(settings := training.settings, GrpoConfig):
+            options = replace(self.context.base_engine, engine="mlx", batch_size=settings.rollout_batch_size)
+            asking = Asking(max_tokens=settings.max_completion_length)
+            sampling = self._measuring(budget.moments["step"], options, asking)
+            budget = Budget({**budget.moments, "sampling": sampling})
         trained = self.shape.trainable(training.lora) * (4 if training.lora else self.place.item)
         kept = KEEP * 3 * trained if self.context.recipe.train.checkpoint_every else 0
         mapped = states + targets if self.place.kind == "cpu" else 0
         return StageBudget(replace(budget, mapped=mapped), trained + kept + states + targets)
 
-    def _measuring(self, step: Mapping[str, int]) -> dict[str, int]:
-        """Return the parts while the task's metric is measured: what a training keeps, and the answers."""
-        options = replace(self.context.base_engine, engine="mlx")
-        found = [self.evaluation(task, options).budget.moments["decoding"] for task in self.context.tasks]
+    def _measuring(
+        self, step: Mapping[str, int], options: EngineOptions, asking: Asking = PLAIN
+    ) -> dict[str, int]:
+        """Return the parts while the model answers in a training: what that keeps, and the answers."""
+        found = [
+            self.evaluation(task, options, asking).budget.moments["decoding"] for task in self.context.tasks
+        ]
         answers = dict(max(found, key=lambda parts: sum(parts.values())))
         copied = self.place.kind == "cpu" and self.shape.parameters <= LARGEST
         kept = ("process", "freed", "weights", "adapter", "optimizer")

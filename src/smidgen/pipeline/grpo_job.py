@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from functools import partial
+from statistics import fmean
 
-import numpy as np
 from mlx.utils import tree_unflatten
 
 from smidgen.backend import mx, nn
@@ -14,6 +14,7 @@ from smidgen.models.graph import named_arrays
 from smidgen.models.lora import add_lora, without_adapter
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.rolling import TaskRoller, prompts_of
+from smidgen.pipeline.rollout_entry import ROLLOUTS
 from smidgen.pipeline.training_job import TrainingJob, load_for_training
 from smidgen.training.batches import collated
 from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
@@ -25,8 +26,6 @@ from smidgen.training.rollout_batches import Answer, RolloutBatches, rollout_bat
 from smidgen.training.rollouts import Rollout, Sampled, has_variance
 from smidgen.training.sft import saver
 
-ROLLOUTS = "rollouts.jsonl"
-"""The best and the worst answer of every step."""
 TRIES = 4
 """Steps' worth of groups that the check before the first step looks for variance in."""
 
@@ -121,14 +120,14 @@ def check_start(model: nn.Module, objective: GroupRelative, roller: TaskRoller, 
         )
     if not last > first:
         raise WorkError(
-            f"nothing can be learnt: a step on a good answer made it less probable ({first:.4g} to {last:.4g} "
-            f"nats per token); lower train.learning_rate, now {settings.learning_rate:g}"
+            f"nothing can be learnt: a step on a good answer made it less probable ({first:.4g} to "
+            f"{last:.4g} nats per token); lower train.learning_rate, now {settings.learning_rate:g}"
         )
     figures = drawn.figures
     useful = 1 - figures["frac_reward_zero_std"]
     return (
-        f"checked: mean reward {figures['reward']:.3g} ± {figures['reward_std']:.2g}, {useful:.0%} of the groups "
-        f"have variance, and a step on a good answer raises its log-probability from {first:.4g} to "
+        f"checked: mean reward {figures['reward']:.3g} ± {figures['reward_std']:.2g}, {useful:.0%} of the "
+        f"groups have variance, and a step on a good answer raises its log-probability from {first:.4g} to "
         f"{last:.4g} per token. A loss near 0 is normal: advantages have a mean of 0"
     )
 
@@ -139,20 +138,21 @@ def _with_variance(roller: TaskRoller, settings: GrpoConfig) -> Sampled:
     Raises:
         WorkError: there is no such group.
     """
-    count, asked = min(settings.groups_per_step, roller.num_prompts), 0
-    rewards: list[float] = []
+    count = min(settings.groups_per_step, roller.num_prompts)
+    flat = list[Sampled]()
     for attempt in range(TRIES):
         numbers = [(attempt * count + i) % roller.num_prompts for i in range(count)]
         drawn = roller.sample(numbers, settings.seed + attempt)
         if any(map(has_variance, drawn.groups)):
             return drawn
-        asked += count
-        rewards += [rollout.reward for group in drawn.groups for rollout in group]
-    parsed = drawn.figures["rewards/parsed/mean"]
-    cut = drawn.figures["completions/clipped_ratio"]
+        flat.append(drawn)
+    reward, parsed, cut = (
+        fmean(drawn.figures[name] for drawn in flat)
+        for name in ("reward", "rewards/parsed/mean", "completions/clipped_ratio")
+    )
     raise WorkError(
-        f"nothing can be learnt: in each of {asked} groups all answers got the same reward (mean "
-        f"{np.mean(rewards):.4g}; {parsed:.0%} can be read, {cut:.0%} were cut off); start from a model that is "
+        f"nothing can be learnt: in each of {TRIES * count} groups all answers got the same reward (mean "
+        f"{reward:.4g}; {parsed:.0%} can be read, {cut:.0%} were cut off); start from a model that is "
         "sometimes right, such as one fine-tuned for a few steps ([train.lora] start), or give other prompts "
         "or rewards"
     )

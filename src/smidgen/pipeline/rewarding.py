@@ -38,7 +38,8 @@ class Rewarding:
         parts = {name: np.array(part(group), np.float64) for name, part in self._parts.items()}
         parsed = np.array([answer.score.parsed for answer in group], np.float64)
         totals = sum(
-            (part.weight * parts[part.name] for part in self._config.rewards), np.zeros(len(group), np.float64)
+            (part.weight * parts[part.name] for part in self._config.rewards),
+            np.zeros(len(group), np.float64),
         )
         if self._config.format_gate:
             totals = totals * parsed

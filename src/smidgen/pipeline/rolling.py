@@ -53,7 +53,10 @@ def prompts_of(context: RunContext, loaded: LoadedModel) -> Prompts:
     """
     settings = context.recipe.train
     assert isinstance(settings, GrpoConfig)
-    longest, thinking = settings.max_length - settings.max_completion_length, context.specialist.model.thinking
+    longest, thinking = (
+        settings.max_length - settings.max_completion_length,
+        context.specialist.model.thinking,
+    )
     found, left_out, shortest = list[PromptGroup](), 0, 0
     for task in context.tasks:
         for samples in task.task.reward_groups(task.split_samples[0]):
@@ -167,7 +170,10 @@ def figures_of(groups: Sequence[Sequence[Rollout]], rewards: Sequence[Rewarded])
     }
     for name in dict.fromkeys(name for one in rewards for name in one.parts):
         values = np.concatenate([one.parts[name] for one in rewards if name in one.parts])
-        found |= {f"rewards/{name}/mean": float(values.mean()), f"rewards/{name}/std": float(values.std(ddof=1))}
+        found |= {
+            f"rewards/{name}/mean": float(values.mean()),
+            f"rewards/{name}/std": float(values.std(ddof=1)),
+        }
     return found
 
 

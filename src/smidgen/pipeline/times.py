@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from smidgen.backend import Rates, measure_rates
-from smidgen.config import DpoConfig, FinetuneConfig, SftConfig
+from smidgen.config import DpoConfig, FinetuneConfig, GrpoConfig, SftConfig
 from smidgen.models.work import (
     PREFILL_SHARE,
     TRAINING_SHARE,
@@ -40,9 +40,12 @@ class Times:
     def training(self) -> float | None:
         """Return the time of the training stage: steps, validations and measurements of the metric."""
         steps, plan = self.steps(), self.budgets.batches.plan
+        settings = self.budgets.context.recipe.train
+        if steps is not None and isinstance(settings, GrpoConfig):
+            return steps + self._sampling(settings) + self._measurements(settings.steps)
         if steps is None or plan is None:  # the validation rows of a document stream are not counted
             return steps
-        settings, step = self.budgets.context.recipe.train, self.budgets.largest_step
+        step = self.budgets.largest_step
         every, tokens = settings.validate_every, self.budgets.batches.validation_tokens
         read = tokens * (1 + (plan.steps // every if every else 0))
         operations = forward_operations(self.budgets.shape, read, 0, step.batch.longest or step.batch.length)
@@ -120,6 +123,16 @@ class Times:
         return forward_operations(self.budgets.shape, tokens, tokens, length) / (
             PREFILL_SHARE * self.rates.flops
         )
+
+    def _sampling(self, settings: GrpoConfig) -> float:
+        """Return the time in which the model answers, as long as it may, what it is then trained on."""
+        context = self.budgets.context
+        options = replace(context.base_engine, engine="mlx", batch_size=settings.rollout_batch_size)
+        draws = math.ceil(settings.steps / settings.num_iterations)
+        answers = draws * settings.groups_per_step * settings.num_generations // len(context.tasks)
+        asking = Asking(max_tokens=settings.max_completion_length)
+        found = [self.evaluation(task, options, asking, requests=lambda: answers) for task in context.tasks]
+        return sum(one or 0.0 for one in found)
 
     def _measurements(self, steps: int) -> float:
         """Return the time of all measurements of the task's metric."""

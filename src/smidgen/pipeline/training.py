@@ -9,10 +9,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from smidgen.config import AnyRecipe, DpoConfig, FinetuneConfig, JacobiConfig, PretrainRecipe, Recipe
+from smidgen.config import (
+    AnyRecipe,
+    DpoConfig,
+    FinetuneConfig,
+    GrpoConfig,
+    JacobiConfig,
+    PretrainRecipe,
+    Recipe,
+)
 from smidgen.errors import Paused
 from smidgen.evaluation.curve_reading import read_curve
-from smidgen.files import content_hash, read_json
+from smidgen.files import content_hash, read_json, sha256_file
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import resolve
 from smidgen.pipeline.budgets import Budgets
@@ -21,6 +29,7 @@ from smidgen.pipeline.data_stage import facts_by_task
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.jobs import prepare_training
 from smidgen.pipeline.keeping import keeping_names
+from smidgen.pipeline.rollout_entry import ROLLOUTS, rollout_entry
 from smidgen.pipeline.stage import Stage
 from smidgen.pipeline.task_metric import metric_rows, task_metric
 from smidgen.pipeline.times import Times
@@ -56,7 +65,7 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
             tables=("model", "train"),
             inputs=_training_inputs,
             outputs=("best", METRICS, SUMMARY),
-            scratch=("checkpoints", *CACHES, CHANGES, STATE, tensorboard.FOLDER),
+            scratch=("checkpoints", *CACHES, CHANGES, STATE, ROLLOUTS, tensorboard.FOLDER),
             entry=_training_entry,
             changeable=frozenset(f"train.{name}" for name in CHANGEABLE | FREE_TO_CHANGE),
         )
@@ -64,11 +73,16 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
 
 
 def _training_inputs(context: RunContext) -> Mapping[str, Any]:
-    """Return the content of the teacher's files, since its name alone does not say which model it is."""
+    """Return the content of the files that the recipe names, since a name does not say what is in them."""
+    settings, start = context.recipe.train, context.lora and context.lora.start
+    found = {"start": content_hash(Path(start).expanduser())} if start else {}
+    if isinstance(settings, GrpoConfig):
+        files = {part.name.rpartition(":")[0] for part in settings.rewards} - {""}
+        found |= {"rewards": {file: sha256_file(Path(file).expanduser()) for file in sorted(files)}}
     if (teacher := context.logit_teacher) is None:
-        return {}
+        return found
     adapter = {} if teacher.adapter is None else {"teacher_adapter": content_hash(Path(teacher.adapter))}
-    return {"teacher": content_hash(resolve(teacher.model)), **adapter}
+    return {**found, "teacher": content_hash(resolve(teacher.model)), **adapter}
 
 
 def _train(context: RunContext) -> Work[None]:
@@ -199,6 +213,7 @@ def _training_entry(context: RunContext) -> Mapping[str, Any]:
             "sources": _source_losses(steps),
             "phases": _phases(context.recipe),
             **_metric_entry(context, measured),
+            **rollout_entry(context.run, steps),
             "changes": [changes_in_words(**row) for row in context.run.read_jsonl(CHANGES)],
         },
     }
@@ -248,7 +263,7 @@ def _metric_entry(context: RunContext, measured: Sequence[Mapping[str, Any]]) ->
     """Return the curve of the task's metric, with its name and number of rows; empty for none."""
     if not measured:
         return {}
-    name = next(iter(measured[0]["metrics"])).removeprefix("task_")
+    name = next(name for name in measured[0]["metrics"] if name.startswith("task_")).removeprefix("task_")
     return {
         "metric_name": name,
         "metric_rows": metric_rows(context),
@@ -269,6 +284,8 @@ def _method_name(context: RunContext) -> str:
         return f"{_trained_weights(context)}, on preferences"
     if isinstance(context.recipe.train, JacobiConfig):
         return f"{_trained_weights(context)}, on Jacobi trajectories"
+    if isinstance(context.recipe.train, GrpoConfig):
+        return f"{_trained_weights(context)}, on rewards of its own answers"
     if context.recipe.teacher is not None:
         return f"{_trained_weights(context)}, on answers of {context.teacher.model}"
     return _trained_weights(context)

@@ -5,6 +5,17 @@ from typing import Any
 
 from smidgen.figures.step_axes import SMOOTHED_SHARE
 
+REWARDED = {
+    "reward": "reward",
+    "reward_std": "spread",
+    "frac_reward_zero_std": "flat groups",
+    "kl": "KL",
+    "clip_ratio": "clipped",
+    "entropy": "entropy",
+    "completions/mean_length": "length",
+}
+"""Figures of a training on rewards, and how they are called in the terminal."""
+
 
 class TrainingFigures:
     """The latest figures of a training, from the rows of `metrics.jsonl` in order."""
@@ -20,7 +31,7 @@ class TrainingFigures:
         """Return the figures that a step changes; `loss` is an exponential mean over the last steps."""
         loss: float = row["loss"]
         smooth = loss if self._loss is None else self._loss + self._weight * (loss - self._loss)
-        self._loss, shown = smooth, {"loss": smooth}
+        self._loss, shown = smooth, {"loss": smooth, **_rewarded(row.get("metrics", {}))}
         if (validation := row["validation_loss"]) is not None:
             shown |= {"validation": validation, "gap": validation - smooth}
         if (metric := row.get("metric")) is not None:
@@ -30,3 +41,8 @@ class TrainingFigures:
             self._best = self._sign * value
             shown["best step"] = row["step"]
         return shown
+
+
+def _rewarded(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what a training on rewards shows besides; empty for other trainings."""
+    return {shown: metrics[name] for name, shown in REWARDED.items() if name in metrics}

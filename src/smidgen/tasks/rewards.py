@@ -74,7 +74,7 @@ def _own_reward(file: Path, function: str, name: str) -> GroupReward:
     return of_group
 
 
-def _number(reward: Callable[[Sample, Completion], float], answer: Answered, name: str) -> float:
+def _number(reward: Callable[..., object], answer: Answered, name: str) -> float:
     """Return what a function of the user says of an answer.
 
     Raises:

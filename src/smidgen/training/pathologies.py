@@ -49,15 +49,16 @@ class Pathologies:
         config = self._config
         if (gap := figures.get("engine_gap", 0.0)) > config.max_engine_gap:
             raise WorkError(
-                f"step {step}: the log-probabilities of the answers in training differ from those at sampling "
-                f"by {gap:.3g} nats per token, more than max_engine_gap ({config.max_engine_gap:g}), so the "
-                "training would not be on its own answers; use a model in higher precision, or raise the limit"
+                f"step {step}: the log-probabilities of the answers in training differ from those at "
+                f"sampling by {gap:.3g} nats per token, more than max_engine_gap "
+                f"({config.max_engine_gap:g}), so the training would not be on its own answers; use a model in "
+                "higher precision, or raise the limit"
             )
         if (kl := figures.get("kl", 0.0)) > config.max_kl:
             raise WorkError(
                 f"step {step}: the divergence has exploded: it is {kl:.3g} nats per token, more than max_kl "
-                f"({config.max_kl:g}); lower train.learning_rate, now {config.learning_rate:g}, or raise beta, "
-                f"now {config.beta:g}, and start again from an earlier checkpoint"
+                f"({config.max_kl:g}); lower train.learning_rate, now {config.learning_rate:g}, or raise "
+                f"beta, now {config.beta:g}, and start again from an earlier checkpoint"
             )
 
     def _means(self) -> Figures:
@@ -91,8 +92,8 @@ def _flat(means: Figures) -> str:
     if share < MOSTLY or means["reward_std"] <= 1e-6:
         return ""
     return (
-        f"groups without variance: in {share:.0%} of the groups of the last {WINDOW} steps all answers got the "
-        "same reward, so little is learnt; raise temperature or num_generations, set resample, or give "
+        f"groups without variance: in {share:.0%} of the groups of the last {WINDOW} steps all answers got "
+        "the same reward, so little is learnt; raise temperature or num_generations, set resample, or give "
         "prompts of medium difficulty"
     )
 
@@ -101,6 +102,6 @@ def _collapsed(means: Figures) -> str:
     if means["entropy"] > COLLAPSED:
         return ""
     return (
-        f"collapsed entropy: {means['entropy']:.2g} nats per token over the last {WINDOW} steps, so the answers "
-        "hardly differ; lower train.learning_rate, raise temperature or set beta"
+        f"collapsed entropy: {means['entropy']:.2g} nats per token over the last {WINDOW} steps, so the "
+        "answers hardly differ; lower train.learning_rate, raise temperature or set beta"
     )

@@ -1,10 +1,10 @@
-"""Group-relative policy optimisation (https://arxiv.org/abs/2402.03300): the clipped surrogate of PPO with
-the advantage of an answer within its group.
+"""Group-relative policy optimisation: PPO's clipped surrogate with the advantage of an answer in its group.
 
-Per token: -min(ρA, clip(ρ, 1 - ε, 1 + ε_high) A) · w + β KL, where ρ is the ratio of the token's probability
-to that before the first step on these answers, and w corrects for the difference between the arithmetic of
-training and of sampling. The KL to the reference is estimated as exp(d) - d - 1 with d = ln π_ref - ln π
-(k3, http://joschu.net/blog/kl-approx.html). Equal to TRL's loss, which is tested.
+Per token (https://arxiv.org/abs/2402.03300): -min(ρA, clip(ρ, 1 - ε, 1 + ε_high) A) · w + β KL. ρ is the
+ratio of the token's probability to that before the first step on these answers, and w corrects for the
+difference between the arithmetic of training and of sampling. The KL to the reference is estimated as
+exp(d) - d - 1 with d = ln π_ref - ln π (k3, http://joschu.net/blog/kl-approx.html). TRL's loss is the same, as
+is tested.
 """
 
 from dataclasses import dataclass, field
@@ -54,13 +54,22 @@ class GroupRelative:
         return batch.weight
 
     def loss(self, model: nn.Module, batch: RolloutBatch) -> Losses:
+        """Return the weighted sum over the tokens of a batch, and figures as in `of_logprobs`."""
+        logprobs = answer_token_logprobs(model, batch.answers, self.temperature, self.how)
+        return self.of_logprobs(logprobs, batch, self._reference_logprobs(batch) if self.beta else None)
+
+    def of_logprobs(self, logprobs: mx.array, batch: RolloutBatch, reference: mx.array | None) -> Losses:
         """Return the weighted sum over the tokens of a batch, and means of figures over its tokens.
+
+        Args:
+            logprobs: (T,) log-probabilities of the tokens at the temperature of the sampling.
+            batch: the answers.
+            reference: (T,) those of the reference, if `beta` is not 0.
 
         Figures: `entropy` (estimated as the mean of -ln p of the sampled tokens), `kl` (to the reference, or
         to the policy before the first step on these answers), `clip_ratio` (share of tokens without a
         gradient), `engine_gap` (mean difference of log-probabilities in training and at sampling).
         """
-        logprobs = answer_token_logprobs(model, batch.answers, self.temperature, self.how)
         now = mx.stop_gradient(logprobs)
         old = now if batch.old is None else mx.array(batch.old)
         ratio = mx.exp(logprobs - (now if batch.is_first else old))
@@ -70,9 +79,9 @@ class GroupRelative:
         if self.cap is not None:
             surrogate = surrogate * mx.minimum(mx.exp(gap / self.temperature), self.cap)
         losses = -surrogate
-        divergence = _k3(mx.stop_gradient(old) - logprobs)
-        if self.beta:
-            losses = losses + self.beta * (divergence := _k3(self._reference_logprobs(batch) - logprobs))
+        divergence = _k3(old - logprobs)
+        if reference is not None:
+            losses = losses + self.beta * (divergence := _k3(reference - logprobs))
         clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
         tokens = batch.trained_tokens
         figures = {"entropy": -now, "kl": divergence, "clip_ratio": clipped, "engine_gap": mx.abs(gap)}
