@@ -8,6 +8,7 @@ from smidgen.cli.reference import REPEATED, tables
 from smidgen.config import (
     DistillConfig,
     DpoConfig,
+    GrpoConfig,
     JacobiConfig,
     ModelConfig,
     OneOf,
@@ -84,7 +85,11 @@ def test_a_resolved_recipe_names_every_default():
     taught = [table | {"train": table["train"] | teacher} for table in (FULL, pretrain)]
     preferring = {"name": "a", "task": "judge", "train": {"method": "dpo", "lora": {}}}
     guessing = {"name": "a", "task": "judge", "train": {"method": "jacobi"}}
-    for root, of_root in ((Recipe, [taught[0], preferring, guessing]), (PretrainRecipe, [taught[1]])):
+    rewarded = {"name": "a", "task": "judge", "train": {"method": "grpo"}}
+    for root, of_root in (
+        (Recipe, [taught[0], preferring, guessing, rewarded]),
+        (PretrainRecipe, [taught[1]]),
+    ):
         text = "".join(resolved_toml(parse_recipe(table, source="recipe.toml")) for table in of_root)
         for _, section, _ in tables(root):
             missing = [name for name in section.model_fields if name not in text]
@@ -251,7 +256,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
         ({"export": {}}, r'export.formats contains "peft", but without \[train.lora\] there is no adapter'),
         (
             {"train": {"method": "pretrian"}},
-            r"'pretrian'\. Did you mean 'pretrain'\? Known: sft, distill, dpo, jacobi, pretrain",
+            r"'pretrian'\. Did you mean 'pretrain'\? Known: sft, distill, dpo, jacobi, grpo, pretrain",
         ),
         ({"train": DISTILL}, r'method = "distill" needs a table \[teacher\] with the model to learn from'),
         ({"teacher": {"model": "a"}}, r'\[teacher\] is used by method = "distill" only; set train.method'),
@@ -273,7 +278,38 @@ def test_a_folder_is_no_recipe(tmp_path: Path):
             {"train": DISTILL, "teacher": {"model": "a", "at_most": 5}},
             r"at_most is 5, more than the 4 candidates per sample; lower it$",
         ),
-        ({"train": {"method": 3}}, r"'train\.method' is 3\. Known: sft, distill, dpo, jacobi, pretrain"),
+        (
+            {"train": {"method": 3}},
+            r"'train\.method' is 3\. Known: sft, distill, dpo, jacobi, grpo, pretrain",
+        ),
+        (
+            {"train": {"method": "grpo", "batch_size": 12}},
+            r"batch_size · gradient_accumulation is 12, not a multiple of num_generations \(8\); a step",
+        ),
+        (
+            {"train": {"method": "grpo", "max_completion_length": 512, "max_length": 512}},
+            r"max_completion_length is 512, which leaves no room for a prompt in max_length \(512\)",
+        ),
+        (
+            {"train": {"method": "grpo", "beta": 0.1}},
+            r"beta compares with the base, .*; add \[train.lora\] or set beta = 0",
+        ),
+        (
+            {"train": {"method": "grpo", "num_iterations": 2, "lora": {"dropout": 0.1}}},
+            r"with num_iterations > 1 .* set lora.dropout = 0 or num_iterations = 1",
+        ),
+        (
+            {"train": {"method": "grpo", "rewards": [{"name": "score", "weight": 0.0}]}},
+            r"rewards has no part with a weight; give at least one",
+        ),
+        (
+            {"train": {"method": "grpo", "rewards": [{"name": "score"}, {"name": "score"}]}},
+            r"rewards names 'score' twice; keep one, with the sum of the weights",
+        ),
+        (
+            {"train": {"method": "grpo", "trunk_cache": "float32"}},
+            r"'trunk_cache' is for rows that are the same in every epoch, unlike answers; leave it out",
+        ),
         (
             {"train": {"method": "dpo"}},
             r"learnt against the base, which is the model with its adapter switched off; add \[train.lora\]",
@@ -418,6 +454,7 @@ def test_the_method_decides_the_shape_of_a_recipe():
         "distill": DistillConfig,
         "dpo": DpoConfig,
         "jacobi": JacobiConfig,
+        "grpo": GrpoConfig,
     }
     for name, (recipe, train) in methods().items():
         table = {"name": "a"} | (

@@ -194,6 +194,32 @@ def test_an_adapter_of_a_real_shape_is_counted_without_its_weights(num_layers: i
     assert mx.get_active_memory() - before < 1 << 20
 
 
+def test_training_starts_from_a_saved_adapter(
+    base: LoadedModel, adapter: Path, tiny_model_dir: Path, tokens: mx.array
+):
+    again = load(str(tiny_model_dir)).model
+    add_lora(again, CONFIG.model_copy(update={"start": str(adapter)}), seed=5)
+    assert mx.array_equal(again(tokens), base.model(tokens)), "whatever the seed"
+    assert (
+        named_arrays(again.trainable_parameters()).keys()
+        == named_arrays(base.model.trainable_parameters()).keys()
+    )
+
+
+def test_an_adapter_of_other_settings_is_no_start(adapter: Path, tiny_model_dir: Path):
+    for update, wanted in (
+        ({"rank": 2, "alpha": 4}, r"has rank 4 and factor 2 there, rank 2 and factor 2 here"),
+        ({"alpha": 4}, r"has rank 4 and factor 2 there, rank 4 and factor 1 here"),
+        ({"num_layers": 2}, r"'model.layers.0.mlp.down_proj' is missing there"),
+        ({"target_modules": ("q_proj",)}, r"'model.layers.1.mlp.down_proj' is adapted there only"),
+    ):
+        config = CONFIG.model_copy(update={"start": str(adapter), **update})
+        with pytest.raises(
+            ModelError, match=rf"cannot start from the adapter in .*{wanted}.*Give \[train.lora\]"
+        ):
+            add_lora(load(str(tiny_model_dir)).model, config, seed=0)
+
+
 def test_a_second_adapter_is_refused(base: LoadedModel, tmp_path: Path):
     add_lora(base.model, CONFIG, seed=0)
     with pytest.raises(ModelError, match=r"the model already has an adapter; fuse it first"):

@@ -43,6 +43,7 @@ from smidgen.models.shape import Shape, shape_of
 from smidgen.options import EngineOptions
 from smidgen.pipeline.asking import PLAIN, Asking
 from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.planned_batches import Batches, answer_batches
 from smidgen.pipeline.planned_rows import PlannedRows, Prompts
 from smidgen.pipeline.training_job import check_length, fits_dequantized
 from smidgen.pipeline.training_rows import RowSettings, texts_of
@@ -51,7 +52,6 @@ from smidgen.training.checkpoint import KEEP
 from smidgen.training.hidden import MASKED_ROW, ONE_ROW
 from smidgen.training.pretrain import num_steps
 from smidgen.training.row_cache import row_key
-from smidgen.training.training_plan import TrainingPlan
 
 READ = ("task", "settings", "tasks", "model", "data", "teacher")
 """Tables of a recipe that its rows and prompts depend on."""
@@ -63,31 +63,6 @@ class StageBudget:
 
     budget: Budget
     disk: int = 0
-
-
-@dataclass(frozen=True)
-class Batches:
-    """The batches of a training, as far as they are known before it.
-
-    Attributes:
-        largest: the batch that takes the most memory.
-        plan: exact figures of all steps; None for a document stream or rows that cannot be read.
-        tokens: tokens of all steps; None if unknown.
-        trained_tokens: those in the loss.
-        state_tokens: tokens of the different rows, whose states a cache would hold.
-        stored_tokens: those of them in the loss, whose targets a cache would hold.
-        validation_tokens: tokens of one validation.
-        unread: why the rows cannot be read; empty if they can.
-    """
-
-    largest: Batch
-    plan: TrainingPlan | None = None
-    tokens: int | None = None
-    trained_tokens: int | None = None
-    state_tokens: int = 0
-    stored_tokens: int = 0
-    validation_tokens: int = 0
-    unread: str = ""
 
 
 @dataclass
@@ -168,7 +143,12 @@ class Budgets:
             tokens = steps * full.trained * settings.gradient_accumulation
             return Batches(full, tokens=tokens, trained_tokens=tokens)
         if isinstance(settings, GrpoConfig):
-            return self._of_answers(settings)
+            samples = self._kept.samples_of(self.context)
+            if isinstance(samples, DataError):
+                return answer_batches(settings, unread=str(samples))
+            assert self.folder is not None
+            lengths = self._kept.prompt_lengths(self.context, samples, self.folder)
+            return answer_batches(settings, lengths)
         assert isinstance(settings, RowSettings)
         samples = self._kept.samples_of(self.context)
         if isinstance(samples, DataError):
@@ -186,22 +166,6 @@ class Budgets:
             sum({row_key(row): len(row) - 1 for row in different}.values()),
             sum(row.trained_tokens for row in different),
             sum(len(row) - 1 for row in texts_of(validation)),
-        )
-
-    def _of_answers(self, settings: GrpoConfig) -> Batches:
-        """Return the batches of a model's own answers, all of them as long as they may be."""
-        rows, answer = settings.batch_size, settings.max_completion_length
-        samples, longest, mean = self._kept.samples_of(self.context), settings.max_length - answer, None
-        if not isinstance(samples, DataError):
-            assert self.folder is not None
-            longest, mean = self._kept.prompt_lengths(self.context, samples, longest, self.folder)
-        length = LENGTH_STEP * -(-(longest + answer) // LENGTH_STEP)
-        answers = settings.steps * rows * settings.gradient_accumulation
-        return Batches(
-            Batch(rows, length, rows * answer),
-            tokens=round(answers * ((longest if mean is None else mean) + answer)),
-            trained_tokens=answers * answer,
-            unread=str(samples) if isinstance(samples, DataError) else "",
         )
 
     def _capacity(self, settings: RowSettings) -> int | None:

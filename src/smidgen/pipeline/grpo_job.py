@@ -26,6 +26,8 @@ from smidgen.training.rollout_batches import Answer, RolloutBatches, rollout_bat
 from smidgen.training.rollouts import Rollout, Sampled, has_variance
 from smidgen.training.sft import saver
 
+PROBE = 0.1
+"""Share of the learning rate of the check's step, which goes by one answer alone."""
 TRIES = 4
 """Steps' worth of groups that the check before the first step looks for variance in."""
 
@@ -76,10 +78,12 @@ def prepare_grpo(context: RunContext) -> TrainingJob:
 def _watch(
     context: RunContext, roller: TaskRoller, pathologies: Pathologies, result: StepResult
 ) -> Sequence[str]:
-    """Keep the best and the worst answer of a step, and return what is worth telling."""
-    context.run.keep_jsonl(ROLLOUTS, lambda row: row["step"] < result.step)
+    """Keep the best and the worst of new answers, and return what is worth telling."""
+    if roller.shown:
+        context.run.keep_jsonl(ROLLOUTS, lambda row: row["step"] < result.step)
     for row in roller.shown:
         context.run.append_jsonl(ROLLOUTS, {"step": result.step, **row})
+    roller.shown = []
     return pathologies.of_step(result)
 
 
@@ -110,7 +114,7 @@ def check_start(model: nn.Module, objective: GroupRelative, roller: TaskRoller, 
         [batch],
         settings,
         step=1,
-        learning_rate=settings.learning_rate,
+        learning_rate=PROBE * settings.learning_rate,
     )
     last = roller.logprobs(batch.answers)[0].mean()
     model.update(tree_unflatten(list(before.items())))

@@ -98,14 +98,10 @@ class PlannedRows:
             raise rows
         return rows
 
-    def prompt_lengths(
-        self, context: RunContext, samples: Parts, most: int, folder: Path
-    ) -> tuple[int, float]:
-        """Return the longest and the mean number of tokens of the training prompts of at most `most`."""
+    def prompt_lengths(self, context: RunContext, samples: Parts, folder: Path) -> list[int]:
+        """Return the number of tokens of each training prompt."""
         tokenizer, thinking = load_tokenizer(folder), context.specialist.model.thinking
-        lengths = [len(tokenizer.render_prompt(one.messages, thinking=thinking)) for one in samples[0]]
-        used = [length for length in lengths if length <= most] or [most]
-        return max(used), fmean(used)
+        return [len(tokenizer.render_prompt(one.messages, thinking=thinking)) for one in samples[0]]
 
     def drawn_of(
         self, context: RunContext, settings: RowSettings, rows: Sequence[Any], capacity: int | None

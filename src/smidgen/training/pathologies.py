@@ -51,8 +51,8 @@ class Pathologies:
             raise WorkError(
                 f"step {step}: the log-probabilities of the answers in training differ from those at "
                 f"sampling by {gap:.3g} nats per token, more than max_engine_gap "
-                f"({config.max_engine_gap:g}), so the training would not be on its own answers; use a model in "
-                "higher precision, or raise the limit"
+                f"({config.max_engine_gap:g}), so the training would not be on its own answers; use a "
+                "model in higher precision, or raise the limit"
             )
         if (kl := figures.get("kl", 0.0)) > config.max_kl:
             raise WorkError(

@@ -59,8 +59,10 @@ def trl_loss(torch: Any, trainer: Any, config: GrpoConfig, advantages: np.ndarra
     it = trainer.__new__(trainer)
     it.__dict__.update(
         aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, beta=config.beta,
-        importance_sampling_level="token", loss_type=config.loss_type, epsilon_low=1 - low, epsilon_high=high - 1,
-        use_vllm=corrected, vllm_importance_sampling_correction=corrected, current_gradient_accumulation_steps=1,
+        importance_sampling_level="token", loss_type=config.loss_type,
+        epsilon_low=1 - low, epsilon_high=high - 1,
+        use_vllm=corrected, vllm_importance_sampling_correction=corrected,
+        current_gradient_accumulation_steps=1,
         max_completion_length=LONGEST, _entropy_bonus_enabled=False, _metrics={"train": defaultdict(list)},
         args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
         model=SimpleNamespace(training=True),

@@ -3,8 +3,8 @@
 Per token (https://arxiv.org/abs/2402.03300): -min(ρA, clip(ρ, 1 - ε, 1 + ε_high) A) · w + β KL. ρ is the
 ratio of the token's probability to that before the first step on these answers, and w corrects for the
 difference between the arithmetic of training and of sampling. The KL to the reference is estimated as
-exp(d) - d - 1 with d = ln π_ref - ln π (k3, http://joschu.net/blog/kl-approx.html). TRL's loss is the same, as
-is tested.
+exp(d) - d - 1 with d = ln π_ref - ln π (k3, http://joschu.net/blog/kl-approx.html). TRL's loss is the same;
+that is tested.
 """
 
 from dataclasses import dataclass, field
