@@ -16,6 +16,7 @@ from smidgen.evaluation.candidates import (
     contradictory,
     filter_facts,
     keep_best,
+    keep_whole,
     refuse_clashing_ids,
     repeated,
     taught,
@@ -142,3 +143,11 @@ def test_facts_tell_the_ceiling_and_what_the_filter_left():
     assert facts["by_label"] == {"no": {"asked": 1, "kept": 1}, "yes": {"asked": 3, "kept": 2}}
     unlike = [candidate(text, of=sample(text, text)) for text in ("yes", "no")]
     assert filter_facts(unlike, [], [])["by_label"] is None, "no two samples have the same target"
+
+
+def test_only_whole_groups_are_kept_if_wished():
+    first, second, third = (sample(name) for name in ("1#ab", "1#ba", "2#ab"))
+    kept = [candidate("yes", of=first), candidate("yes", of=second), candidate("yes", of=third)]
+    whole, rejected = keep_whole(kept, [], [[first, second], [third, sample("2#ba")]])
+    assert [one.id for one in whole] == ["1#ab", "1#ba"]
+    assert [(one.candidate.id, one.fault.reason) for one in rejected] == [("2#ab", Reason.ALONE)]

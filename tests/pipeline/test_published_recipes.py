@@ -63,6 +63,22 @@ QWEN_7B = {
     "quantization": {"group_size": 64, "bits": 4},
 }
 
+QWEN3_17B = {
+    "model_type": "qwen3",
+    "hidden_size": 2048,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 6144,
+    "vocab_size": 151936,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
+
 
 @pytest.fixture
 def described(tmp_path: Path, tiny_tokenizer_dir: Path) -> Callable[[dict[str, Any], str], str]:
@@ -144,3 +160,26 @@ def test_a_judge_of_seven_billion_parameters_is_trained_in_32_gb(tmp_path: Path,
     assert plan.parameters == 7_615_616_512 and plan.trained_parameters == 20_185_088
     assert plan.training["step"]["weights"] == pytest.approx(4.5 / 8 * plan.parameters, rel=0.15)
     assert sum(plan.training["step"].values()) < 0.8 * 32e9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["j1-rft", "j1"])
+def test_a_judge_of_self_proposed_principles_is_planned(name: str, tmp_path: Path, described: Any):
+    table = table_of(name)
+    folder = described(QWEN3_17B, "qwen3")
+    rows = [
+        {"prompt": f"{number} beans?", "a": "x " * 200, "b": "y " * 200, "better": "ab"[number % 2]}
+        for number in range(40)
+    ]
+    file = tmp_path / "preferences.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    table["model"]["base"] = folder
+    table["data"] |= {"train": str(file), "test": str(file)}
+    table["train"]["lora"].pop("start", None)
+    if "teacher" in table:
+        table["teacher"]["model"] = folder
+    plan = planned(table, tmp_path)
+    assert plan.parameters == 1_720_574_976 and plan.trained_parameters == 17_432_576
+    if name == "j1":
+        assert plan.batch["rows"] == 8 and plan.batch["trained"] == 8 * 2048
+        assert plan.time is not None and plan.time.tokens > 500 * 128 * 2048

@@ -75,6 +75,8 @@ class AskedTeacherConfig(AskedModelConfig):
     """The judge, for `keep = "judge"`."""
     at_most: int = Field(default=1, gt=0)
     """Maximum number of kept answers per sample."""
+    whole_groups: bool = False
+    """Keep answers only where all prompts that belong together have one, such as both orders of a pair."""
     prefer: Literal["first", "shortest"] = "first"
     """Of more acceptable answers, keep those asked for first, or those with the fewest characters."""
 

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     DUPLICATE = "duplicate"
     UNTRAINABLE = "does not fit a training row"
     SURPLUS = "more than at_most"
+    ALONE = "another prompt of its group has no kept answer"
 
 
 class Fault(NamedTuple):
@@ -229,6 +230,22 @@ def keep_best(
     return kept, rejected
 
 
+def keep_whole(
+    kept: Sequence[Candidate], rejected: Sequence[Rejected], groups: Sequence[Sequence[Sample]]
+) -> tuple[list[Candidate], list[Rejected]]:
+    """Keep answers only where every prompt of the group has one, as both orders of a pair of answers.
+
+    Args:
+        kept: the answers that were kept.
+        rejected: the others.
+        groups: the samples that belong together.
+    """
+    answered = {candidate.sample.id for candidate in kept}
+    whole = {sample.id for group in groups if all(one.id in answered for one in group) for sample in group}
+    left = [Rejected(one, Fault(Reason.ALONE)) for one in kept if one.sample.id not in whole]
+    return [one for one in kept if one.sample.id in whole], [*rejected, *left]
+
+
 def taught(candidate: Candidate) -> Sample:
     """Return the training sample of an answer: the prompt of the task, and the answer as its target.
 
@@ -266,9 +283,9 @@ def filter_facts(
 
 
 def _by_label(candidates: Sequence[Candidate], kept: Sequence[Candidate]) -> dict[str, dict[str, int]] | None:
-    """Count asked and kept samples of each target; None if the targets are not labels, but mostly unique."""
+    """Count asked and kept samples of each target; None if there are none, or most are unique, so no labels."""
     asked = {candidate.sample.id: candidate.sample.target or "" for candidate in candidates}
-    if 2 * len(set(asked.values())) > len(asked):
+    if not any(asked.values()) or 2 * len(set(asked.values())) > len(asked):
         return None
     found = {label: {"asked": 0, "kept": 0} for label in sorted(set(asked.values()))}
     for label in asked.values():

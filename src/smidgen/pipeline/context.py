@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from smidgen.config import (
     AnyRecipe,
     AskedModelConfig,
     AskedTeacherConfig,
+    DistillConfig,
     FinetuneConfig,
     GrpoConfig,
     LoraConfig,
@@ -49,11 +50,12 @@ class TaskContext:
 
     Attributes:
         config: the task's table of the recipe; its name is empty if the recipe has one task.
-        prompts_only: whether training needs the prompts and labels of the rows, but no written answers.
+        targets: whether training needs written answers in the rows: not if it samples its own, and those of a
+            teacher replace them.
     """
 
     config: TaskConfig
-    prompts_only: bool = False
+    targets: Literal["needed", "if given", "unused"] = "needed"
 
     @property
     def name(self) -> str:
@@ -151,9 +153,13 @@ class TaskContext:
         seed, paths = self.config.data.seed, self._source_paths
 
         def read(name: str, own: Sequence[Row]) -> list[Sample]:
-            if self.prompts_only:
-                return self.task.samples(own, source=paths[name])
-            return self.task.training_samples(own, source=paths[name], seed=seed)
+            if self.targets != "unused":
+                try:
+                    return self.task.training_samples(own, source=paths[name], seed=seed)
+                except DataError:
+                    if self.targets == "needed":
+                        raise
+            return self.task.samples(own, source=paths[name])
 
         return [_of_source(name, sample) for name, own in rows.items() for sample in read(name, own)]
 
@@ -207,8 +213,10 @@ class RunContext:
     @cached_property
     def tasks(self) -> tuple[TaskContext, ...]:
         """The recipe's tasks; empty for pretraining."""
-        prompts_only = isinstance(self.recipe.train, GrpoConfig)
-        return tuple(TaskContext(config, prompts_only) for config in self.recipe.all_tasks)
+        train = self.recipe.train
+        own = "unused" if isinstance(train, GrpoConfig) else "needed"
+        targets = "if given" if isinstance(train, DistillConfig) else own
+        return tuple(TaskContext(config, targets) for config in self.recipe.all_tasks)
 
     @property
     def shares(self) -> dict[str, float]:

@@ -26,6 +26,7 @@ from smidgen.evaluation.candidates import (
     by_gold,
     filter_facts,
     keep_best,
+    keep_whole,
     taught,
     unusable,
 )
@@ -158,7 +159,9 @@ def _keep(task: TaskContext, is_judged: bool) -> Stage:
         kept, rejected = keep_best(
             candidates, accept, fits=_fits(context), at_most=teacher.at_most, prefer=teacher.prefer
         )
-        _, left_out = questions_of(context, task)
+        asked, left_out = questions_of(context, task)
+        if teacher.whole_groups:
+            kept, rejected = keep_whole(kept, rejected, task.task.reward_groups(asked))
         write_jsonl(context.run.path(place) / REJECTED, _rejected_rows(rejected, left_out))
         facts = filter_facts(candidates, kept, rejected) | {"contradictory": len(left_out)}
         write_json(context.run.path(place) / FACTS, measured(facts, seed=teacher.seed))
@@ -168,7 +171,7 @@ def _keep(task: TaskContext, is_judged: bool) -> Stage:
 
     def inputs(context: RunContext) -> Mapping[str, Any]:
         teacher, train = context.teacher, context.recipe.train
-        settings = teacher.model_dump(mode="json", include={"keep", "at_most", "prefer"})
+        settings = teacher.model_dump(mode="json", include={"keep", "at_most", "prefer", "whole_groups"})
         threshold = teacher.judge.threshold if teacher.judge else None
         return {"filter": settings, "threshold": threshold, "max_length": train.max_length}
 
