@@ -283,7 +283,7 @@ def filter_facts(
 
 
 def _by_label(candidates: Sequence[Candidate], kept: Sequence[Candidate]) -> dict[str, dict[str, int]] | None:
-    """Count asked and kept samples of each target; None if there are none, or most are unique, so no labels."""
+    """Count asked and kept samples of each target; None if there are none, or most are unique."""
     asked = {candidate.sample.id: candidate.sample.target or "" for candidate in candidates}
     if not any(asked.values()) or 2 * len(set(asked.values())) > len(asked):
         return None

@@ -263,6 +263,11 @@ class RunContext:
         return self.run.path("best")
 
     @property
+    def awaits_answers(self) -> bool:
+        """Whether the rows have no answers to train on before the teacher has given them."""
+        return self.recipe.teacher is not None and any(one.target is None for one in self.training_samples)
+
+    @property
     def training_samples(self) -> list[Sample]:
         """The training samples of all tasks: with the targets of the rows, or the kept answers of a teacher.
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from smidgen.config import DistillConfig
 from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.data.types import Sample
 from smidgen.errors import DataError
@@ -73,7 +72,7 @@ class PlannedRows:
         """Return the training and validation samples, or why they cannot be read."""
         if self.samples is None:
             try:
-                self.samples = _answered(samples_of(context), context)
+                self.samples = samples_of(context)
             except DataError as error:
                 self.samples = error
         return self.samples
@@ -133,17 +132,6 @@ class PlannedRows:
                 longest = ASSUMED_PROMPT * (1 + examples)
                 self.asked[key] = Prompts(context.specialist.evaluate.batch_size, longest)
         return self.asked[key]
-
-
-def _answered(parts: Parts, context: RunContext) -> Parts:
-    """Return the samples of a training on answers.
-
-    Raises:
-        DataError: the answers are those of a teacher, who has not been asked yet.
-    """
-    if isinstance(context.recipe.train, DistillConfig) and any(one.target is None for one in parts[0]):
-        raise DataError("the rows have no answers, and the teacher has not been asked yet")
-    return parts
 
 
 def _prompts(samples: Sequence[Sample], task: TaskContext, tokenizer: Tokenizer) -> Prompts:

@@ -19,7 +19,8 @@ from smidgen.tasks.rewards import Answered
 from smidgen.tasks.task import Task
 from smidgen.training.batches import TrainBatch
 from smidgen.training.hidden import BodyPass
-from smidgen.training.objectives.group_relative import answer_token_logprobs
+from smidgen.training.losses import trained_states
+from smidgen.training.objectives.group_relative import state_logprobs
 from smidgen.training.rollouts import Rollout, Sampled, has_variance, sampled_row
 
 
@@ -121,12 +122,13 @@ class TaskRoller:
     def logprobs(self, batch: TrainBatch) -> np.ndarray:
         """Return log-probabilities of answers in training, (2, T); see `Roller.logprobs`."""
         self._loaded.model.eval()
-        temperatures = dict.fromkeys((self._settings.temperature, 1.0))
-        found = {
-            t: np.array(answer_token_logprobs(self._loaded.model, batch, t, self._how)) for t in temperatures
-        }
+        hidden = trained_states(self._loaded.model, batch, self._how).hidden
+        found = [
+            np.array(state_logprobs(self._loaded.model, batch, hidden, temperature))
+            for temperature in (self._settings.temperature, 1.0)
+        ]
         mx.clear_cache()
-        return np.stack([found[self._settings.temperature], found[1.0]])
+        return np.stack(found)
 
     def _requests(self, place: int, group: PromptGroup, seed: int) -> list[Request]:
         """Return the requests of a group; the sampling of each depends on its id and the seed."""

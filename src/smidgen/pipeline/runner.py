@@ -96,7 +96,8 @@ def check(context: RunContext) -> None:
     check_exporting(context)
     check_teaching(context)
     check_keeping(context)
-    prepare_training(context)
+    if not context.awaits_answers:
+        prepare_training(context)
 
 
 def inputs_hash(context: RunContext, stage: Stage) -> str:

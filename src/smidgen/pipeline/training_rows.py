@@ -7,6 +7,7 @@ from typing import Any
 
 from smidgen.config import DpoConfig, JacobiConfig, SftConfig
 from smidgen.data.templates import Tokenizer
+from smidgen.errors import DataError
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.trajectory_rows import block_rows, collected_parts
 from smidgen.training.batches import BatchSource, ShuffledBatches, TrainRow, collated
@@ -30,7 +31,12 @@ def samples_of(context: RunContext) -> Parts:
 
     Raises:
         ConfigError: the recipe learns preferences, and a task has no worse answers.
+        DataError: the rows have no answers, and the teacher has not been asked.
     """
+    if context.awaits_answers:
+        raise DataError(
+            "the rows have no answers to train on, and the teacher has not been asked yet; run the recipe"
+        )
     if isinstance(context.recipe.train, DpoConfig):
         return context.preferences
     if isinstance(context.recipe.train, JacobiConfig) and (parts := collected_parts(context)) is not None:

@@ -149,8 +149,7 @@ class RolloutBatches:
     def _scores(self) -> bool:
         """Whether the probabilities in training are needed besides those that a first step computes."""
         config = self._config
-        dropout = config.lora is not None and config.lora.dropout > 0
-        return config.num_iterations > 1 or config.temperature != 1.0 or dropout
+        return config.num_iterations > 1 or (config.lora is not None and config.lora.dropout > 0)
 
     def _scored(self, groups: list[list[Rollout]]) -> list[list[Rollout]]:
         """Return the groups with their log-probabilities in training."""

@@ -165,3 +165,15 @@ def test_the_rows_of_a_batch_can_be_run_alone(policy: nn.Module, make_rows: Call
     objective = GroupRelative()
     alone = sum(float(objective.loss(policy, one).loss) for _, one in batch.singly())
     assert alone == pytest.approx(float(objective.loss(policy, batch).loss), rel=1e-4)
+
+
+def test_at_another_temperature_the_gap_is_still_that_of_the_plain_probabilities(
+    policy: nn.Module, make_rows: Callable[..., list[TrainRow]]
+):
+    rows = make_rows(3, shortest=10)
+    answers = [
+        one._replace(rollout=Rollout(one.rollout.row, one.rollout.logprobs, 0.0, truncated=False))
+        for one in answers_of(rows, policy)
+    ]
+    gap = GroupRelative(temperature=0.6).loss(policy, batch_of(answers, is_first=True)).metrics["engine_gap"]
+    assert float(gap.total) / gap.weight < 1e-5

@@ -111,7 +111,7 @@ def test_loss_and_gradient_are_those_of_trl(
     objective = GroupRelative(config.clip_range, beta, cap=3.0 if corrected else None)
 
     def ours(logprobs: mx.array) -> mx.array:
-        return objective.of_logprobs(logprobs, batch, reference).loss / objective.weight(batch)
+        return objective.of_logprobs(logprobs, batch, reference, logprobs).loss / objective.weight(batch)
 
     loss, found = mx.value_and_grad(ours)(mx.array(np.concatenate([NOW[i] for i in kept])))
     assert float(loss) == pytest.approx(wanted, rel=1e-5, abs=1e-6)

@@ -22,7 +22,11 @@ def answer_token_logprobs(
     model: nn.Module, batch: TrainBatch, temperature: float = 1.0, how: BodyPass | None = None
 ) -> mx.array:
     """Return the log-probability of every trained token at a temperature, (T,) float32, in nats."""
-    hidden = trained_states(model, batch, how).hidden
+    return state_logprobs(model, batch, trained_states(model, batch, how).hidden, temperature)
+
+
+def state_logprobs(model: nn.Module, batch: TrainBatch, hidden: mx.array, temperature: float) -> mx.array:
+    """Return the same from the hidden states (n, D) at the trained positions."""
     states = hidden if temperature == 1.0 else hidden / temperature
     targets = mx.array(batch.targets[: len(hidden)])
     losses = token_losses(states, head_weight(model), targets, weight_frozen=has_frozen_head(model))
@@ -55,16 +59,24 @@ class GroupRelative:
 
     def loss(self, model: nn.Module, batch: RolloutBatch) -> Losses:
         """Return the weighted sum over the tokens of a batch, and figures as in `of_logprobs`."""
-        logprobs = answer_token_logprobs(model, batch.answers, self.temperature, self.how)
-        return self.of_logprobs(logprobs, batch, self._reference_logprobs(batch) if self.beta else None)
+        hidden = trained_states(model, batch.answers, self.how).hidden
+        logprobs = state_logprobs(model, batch.answers, hidden, self.temperature)
+        plain = logprobs
+        if self.temperature != 1.0 and batch.gap is None:
+            plain = state_logprobs(model, batch.answers, hidden, 1.0)
+        reference = self._reference_logprobs(batch) if self.beta else None
+        return self.of_logprobs(logprobs, batch, reference, plain)
 
-    def of_logprobs(self, logprobs: mx.array, batch: RolloutBatch, reference: mx.array | None) -> Losses:
+    def of_logprobs(
+        self, logprobs: mx.array, batch: RolloutBatch, reference: mx.array | None, plain: mx.array
+    ) -> Losses:
         """Return the weighted sum over the tokens of a batch, and means of figures over its tokens.
 
         Args:
             logprobs: (T,) log-probabilities of the tokens at the temperature of the sampling.
             batch: the answers.
             reference: (T,) those of the reference, if `beta` is not 0.
+            plain: (T,) those of the model at temperature 1.
 
         Figures: `entropy` (estimated as the mean of -ln p of the sampled tokens), `kl` (to the reference, or
         to the policy before the first step on these answers), `clip_ratio` (share of tokens without a
@@ -75,7 +87,8 @@ class GroupRelative:
         ratio = mx.exp(logprobs - (now if batch.is_first else old))
         advantages, (low, high) = mx.array(batch.advantages), self.clip_range
         surrogate = mx.minimum(ratio * advantages, mx.clip(ratio, low, high) * advantages)
-        gap = now - mx.array(batch.logprobs) if batch.gap is None else mx.array(batch.gap)
+        gap = mx.stop_gradient(plain) - mx.array(batch.logprobs)
+        gap = gap if batch.gap is None else mx.array(batch.gap)
         if self.cap is not None:
             surrogate = surrogate * mx.minimum(mx.exp(gap / self.temperature), self.cap)
         losses = -surrogate
