@@ -143,7 +143,7 @@ def run(make: Callable[[], nn.Module], folder: Path | None, stop: int | None, **
     model, config = make(), config_of(**settings)
     add_lora(model, LORA, 0)
     model.eval()
-    source = RolloutBatches(ToyRoller(model), config, capacity=1 << 30)
+    source = RolloutBatches(ToyRoller(model), config, share=True)
     output = None if folder is None else Output(folder)
     results = train(model, GroupRelative(), source, config, output=output, stop_after=stop)
     return [{**result.to_json(), "seconds": 0} for result in results]

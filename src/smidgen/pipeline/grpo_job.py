@@ -53,7 +53,7 @@ def prepare_grpo(context: RunContext) -> TrainingJob:
     how = BodyPass(recompute=settings.gradient_checkpointing, trunk=frozen_trunk(loaded.model))
     prompts = prompts_of(context, loaded)
     roller = TaskRoller(context, loaded, prompts, how)
-    batches = RolloutBatches(roller, settings, packed_length(loaded.model))
+    batches = RolloutBatches(roller, settings, share=packed_length(loaded.model) is not None)
     objective = GroupRelative(
         settings.clip_range,
         settings.beta,

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from smidgen.config import GrpoConfig
-from smidgen.training.batches import TrainBatch, collated
+from smidgen.training.batches import TrainBatch, pad
 from smidgen.training.rollouts import Roller, Rollout, Sampled, advantages_of, has_variance
+from smidgen.training.shared_prefix import prompt_tokens, share_prefixes
 
 
 class Answer(NamedTuple):
@@ -80,8 +81,16 @@ class RolloutBatches:
     takes no pass, but counts in the divisor.
     """
 
-    def __init__(self, roller: Roller, config: GrpoConfig, capacity: int | None = None) -> None:
-        self._roller, self._config, self._collate = roller, config, collated(capacity)
+    def __init__(self, roller: Roller, config: GrpoConfig, *, share: bool = False) -> None:
+        """Ask a model.
+
+        Args:
+            roller: the model.
+            config: the training.
+            share: whether answers to one prompt share its tokens in a pass; the architecture must allow it.
+        """
+        self._roller, self._config = roller, config
+        self._collate = share_prefixes if share else pad
         self._step = self._drawn = 0
         self._groups: list[list[Rollout]] = []
         self._figures: Mapping[str, float] = {}
@@ -180,7 +189,7 @@ class RolloutBatches:
         masked = config.mask_truncated_completions
         counted = [one for one in answers if not (masked and one.rollout.truncated)]
         learnt = [one for one in counted if one.advantage or config.beta] or answers[:1]
-        ordered = sorted(learnt, key=lambda one: len(one.rollout.row))
+        ordered = _by_prompt(learnt)
         parts = [ordered[i : i + config.batch_size] for i in range(0, len(ordered), config.batch_size)]
         weight = divisor(config, len(answers), sum(one.rollout.row.trained_tokens for one in counted))
         return [
@@ -193,6 +202,17 @@ class RolloutBatches:
             )
             for part in parts
         ]
+
+
+def _by_prompt(answers: Sequence[Answer]) -> list[Answer]:
+    """Return the answers to each prompt one after the other, those of long prompts last."""
+
+    def key(answer: Answer) -> tuple[int, bytes]:
+        row = answer.rollout.row
+        size = prompt_tokens(row)
+        return size, row.token_ids[:size].tobytes()
+
+    return sorted(answers, key=key)
 
 
 def divisor(config: GrpoConfig, answers: int, tokens: int) -> float:

@@ -10,10 +10,11 @@ from smidgen.backend import mx, nn
 from smidgen.config import LoraConfig
 from smidgen.models.graph import named_arrays
 from smidgen.models.lora import add_lora, without_adapter
-from smidgen.training.batches import TrainRow, collated
+from smidgen.training.batches import TrainBatch, TrainRow, pad
 from smidgen.training.objectives.group_relative import GroupRelative, answer_token_logprobs
 from smidgen.training.rollout_batches import Answer, RolloutBatch, rollout_batch
 from smidgen.training.rollouts import Rollout
+from smidgen.training.shared_prefix import prompt_tokens, share_prefixes
 
 LORA = LoraConfig(rank=4)
 
@@ -33,16 +34,18 @@ def answers_of(rows: list[TrainRow], model: nn.Module, *, off: float = 0.0) -> l
     """Answers with an advantage each, sampled by the model, or by one that differs by noise of size `off`."""
     rng, found = np.random.default_rng(0), []
     for row in rows:
-        now = np.array(answer_token_logprobs(model, collated(None)([row])))
+        now = np.array(answer_token_logprobs(model, pad([row])))
         old = (now + off * rng.normal(size=now.shape)).astype(np.float32)
         rollout = Rollout(row, old, 0.0, truncated=False, old=old, gap=np.zeros_like(old))
         found.append(Answer(rollout, float(rng.normal())))
     return found
 
 
-def batch_of(answers: list[Answer], capacity: int | None = None, **settings: Any) -> RolloutBatch:
+def batch_of(
+    answers: list[Answer], collate: Callable[..., TrainBatch] = pad, **settings: Any
+) -> RolloutBatch:
     settings = {"weight": 1.0, "by_answer": False, "is_first": False, **settings}
-    return rollout_batch(answers, collated(capacity)([one.rollout.row for one in answers]), **settings)
+    return rollout_batch(answers, collate([one.rollout.row for one in answers]), **settings)
 
 
 def gradient(model: nn.Module, objective: GroupRelative, *batches: RolloutBatch) -> dict[str, np.ndarray]:
@@ -76,22 +79,34 @@ def test_the_first_step_is_reinforce_with_the_group_as_baseline(
     assert any(abs(value).max() > 1e-3 for value in found.values())
 
 
+def with_shared_prompts(rows: list[TrainRow]) -> list[TrainRow]:
+    """Rows whose first and third, and second and fourth, have the same prompt."""
+    ids = [row.token_ids.copy() for row in rows]
+    sizes = [prompt_tokens(row) for row in rows]
+    for to, source in ((2, 0), (3, 1)):
+        ids[to] = np.concatenate([ids[source][: sizes[source]], ids[to][sizes[to] :]])
+        sizes[to] = sizes[source]
+    return [TrainRow(one, np.arange(len(one)) >= size) for one, size in zip(ids, sizes, strict=True)]
+
+
 @pytest.mark.parametrize("by_answer", [False, True])
-def test_packing_and_splitting_change_nothing(
+def test_sharing_prompts_and_splitting_change_nothing(
     policy: nn.Module, make_rows: Callable[..., list[TrainRow]], by_answer: bool
 ):
-    answers = answers_of(make_rows(6), policy, off=0.1)
+    answers = answers_of(with_shared_prompts(make_rows(6)), policy, off=0.1)
     objective = GroupRelative(beta=0.2, reference=without_adapter(policy))
     whole = gradient(policy, objective, batch_of(answers, by_answer=by_answer))
-    packed = gradient(policy, objective, batch_of(answers, 1 << 30, by_answer=by_answer))
+    sharing = batch_of(answers, share_prefixes, by_answer=by_answer)
+    assert len(sharing.inputs) == 4, "six answers to four prompts"
+    shared = gradient(policy, objective, sharing)
     split = [batch_of(part, by_answer=by_answer) for part in (answers[:2], answers[2:])]
-    assert_close(packed, whole)
+    assert_close(shared, whole)
     assert_close(gradient(policy, objective, *split), whole)
 
 
 def test_a_clipped_token_has_no_gradient(policy: nn.Module, make_rows: Callable[..., list[TrainRow]]):
     (row,) = make_rows(1, shortest=30)
-    now = np.array(answer_token_logprobs(policy, collated(None)([row])))
+    now = np.array(answer_token_logprobs(policy, pad([row])))
     for shift, advantage, learns in (
         (-1.0, 1.0, False),
         (1.0, -1.0, False),
@@ -152,7 +167,7 @@ def test_probabilities_are_those_at_the_temperature(
     policy: nn.Module, make_rows: Callable[..., list[TrainRow]]
 ):
     (row,) = make_rows(1, shortest=20)
-    batch = collated(None)([row])
+    batch = pad([row])
     logits = policy(mx.array(batch.inputs)) / 0.5
     logs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     places = np.flatnonzero(row.loss_mask[1:])
@@ -161,7 +176,7 @@ def test_probabilities_are_those_at_the_temperature(
 
 
 def test_the_rows_of_a_batch_can_be_run_alone(policy: nn.Module, make_rows: Callable[..., list[TrainRow]]):
-    batch = batch_of(answers_of(make_rows(4), policy, off=0.1), 1 << 30)
+    batch = batch_of(answers_of(make_rows(4), policy, off=0.1), share_prefixes)
     objective = GroupRelative()
     alone = sum(float(objective.loss(policy, one).loss) for _, one in batch.singly())
     assert alone == pytest.approx(float(objective.loss(policy, batch).loss), rel=1e-4)
@@ -177,3 +192,14 @@ def test_at_another_temperature_the_gap_is_still_that_of_the_plain_probabilities
     ]
     gap = GroupRelative(temperature=0.6).loss(policy, batch_of(answers, is_first=True)).metrics["engine_gap"]
     assert float(gap.total) / gap.weight < 1e-5
+
+
+def test_rows_of_shared_prompts_are_not_longer_than_masks_allow(
+    monkeypatch: pytest.MonkeyPatch, make_rows: Callable[..., list[TrainRow]]
+):
+    rows = [make_rows(1, seed=3, shortest=20)[0]] * 5
+    tokens = len(rows[0]) - prompt_tokens(rows[0])
+    monkeypatch.setattr("smidgen.training.shared_prefix.LONGEST_ROW", prompt_tokens(rows[0]) - 1 + 2 * tokens)
+    batch = share_prefixes(rows)
+    assert len(batch.inputs) == 3 and len(batch.rows) == 5
+    assert batch.tokens == 3 * (prompt_tokens(rows[0]) - 1) + 5 * tokens
