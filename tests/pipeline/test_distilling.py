@@ -587,3 +587,53 @@ def test_a_dry_run_measures_a_local_teacher_and_asks_no_server(
     minutes = {stage.name: stage.minutes for stage in plan.stages}
     assert minutes["teach"] == pytest.approx(minutes["teacher"] * 12 * 4 / 3) and minutes["teach"] > 0
     assert plan.notes == [] and not distillation.file("").exists()
+
+
+def critique(first: int, second: int) -> str:
+    return (
+        "<specific_criteria>Right (weight 1)</specific_criteria>\n<analysis>Checked.</analysis>\n"
+        f"<scores>\n\\boxed{{{first}, {second}}}\n</scores>"
+    )
+
+
+def test_a_judge_learns_from_its_own_critiques_of_pairs_without_any(tmp_path: Path):
+    rows = [
+        {"id": str(n), "prompt": f"What is {n}?", "a": "right", "b": "wrong", "better": "a"} for n in range(4)
+    ]
+    said = {"ab": (9, 2), "ba": (2, 9)}
+    recorded = [
+        # the second order of pair 3 is judged wrongly
+        {"id": f"{n}#{order}", "text": critique(*(said["ab"] if (n, order) == (3, "ba") else said[order]))}
+        for n in range(4)
+        for order in ("ab", "ba")
+    ]
+    pairs = str(write(tmp_path / "pairs.jsonl", rows))
+    table = {
+        "name": "critic",
+        "task": "judge",
+        "data": {"train": pairs, "test": "world", "test_limit": 2, "validation_fraction": 0.25},
+        "teacher": {
+            "model": str(write(tmp_path / "said.jsonl", recorded)),
+            "candidates": 1,
+            "whole_groups": True,
+        },
+        "train": {"method": "distill", "batch_size": 4},
+        "evaluate": {"baseline_constrained": False, "baseline_examples": 0},
+    }
+    context = RunContext(parse_recipe(table, source="test"), Run(tmp_path / "critic"))
+    assert context.awaits_answers and "has not been asked yet" in Budgets(context).batches.unread
+    list(run_recipe(context, only=TAUGHT))
+    kept = [json.loads(line) for line in context.run.path("distilled/kept.jsonl").read_text().splitlines()]
+    assert sorted(row["id"] for row in kept) == [f"{n}#{order}" for n in range(3) for order in ("ab", "ba")]
+    rejected = [
+        json.loads(line) for line in context.run.path("distilled/rejected.jsonl").read_text().splitlines()
+    ]
+    assert {row["id"]: row["reason"] for row in rejected} == {
+        "3#ba": "wrong",
+        "3#ab": "another prompt of its group has no kept answer",
+    }
+    again = RunContext(context.recipe, context.run)
+    assert not again.awaits_answers and {one.target for one in again.training_samples} <= {
+        critique(9, 2),
+        critique(2, 9),
+    }

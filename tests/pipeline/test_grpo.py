@@ -72,6 +72,9 @@ def test_a_recipe_trains_on_the_rewards_of_a_function(tmp_path: Path, own: Path)
     context = context_of(tmp_path / "run", table(own))
     told = trained(context)
     assert any("checked: mean reward" in sentence for sentence in told)
+    assert [sentence.partition(",")[0] for sentence in told if " answer, to " in sentence] == [
+        "best answer", "worst answer",
+    ], "of the first step, and of those with a measurement"  # fmt: skip
     steps = context.run.read_jsonl("metrics.jsonl")
     assert len(steps) == 3 and steps[0]["metrics"]["kl"] == pytest.approx(0.0, abs=1e-6)
     assert {f"rewards/{own}:vowels/mean", "reward", "reward_std", "frac_reward_zero_std", "entropy"} <= steps[

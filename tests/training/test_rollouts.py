@@ -10,6 +10,7 @@ import pytest
 
 from smidgen.backend import nn
 from smidgen.config import GrpoConfig, LoraConfig
+from smidgen.errors import WorkError
 from smidgen.models.graph import named_arrays
 from smidgen.models.lora import add_lora
 from smidgen.training.batches import TrainBatch
@@ -157,6 +158,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     whole = run(make_tiny, None, None, **settings)
     begun = run(make_tiny, tmp_path, stop, **settings)
     assert begun + run(make_tiny, tmp_path, None, **settings) == whole
+
+
+def test_weights_that_are_not_numbers_end_the_training(make_tiny: Callable[[], nn.Module]):
+    model = make_tiny()
+    add_lora(model, LORA, 0)
+    name, value = next(iter(named_arrays(model.trainable_parameters()).items()))
+    model.load_weights([(name, value * float("nan"))], strict=False)
+    with pytest.raises(WorkError, match=r"step 1: the loss is nan .* all 8 rows give that, so the weights"):
+        list(train(model, GroupRelative(), RolloutBatches(ToyRoller(), config_of()), config_of()))
 
 
 def test_later_steps_on_the_same_answers_compare_with_the_first(make_tiny: Callable[[], nn.Module]):

@@ -1,8 +1,9 @@
 """Training on rewards of the model's own answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 from mlx.utils import tree_unflatten
 
@@ -28,6 +29,8 @@ from smidgen.training.sft import saver
 
 PROBE = 0.1
 """Share of the learning rate of the check's step, which goes by one answer alone."""
+SHOWN = 240
+"""Characters of an answer that the terminal shows."""
 TRIES = 4
 """Steps' worth of groups that the check before the first step looks for variance in."""
 
@@ -83,8 +86,16 @@ def _watch(
         context.run.keep_jsonl(ROLLOUTS, lambda row: row["step"] < result.step)
     for row in roller.shown:
         context.run.append_jsonl(ROLLOUTS, {"step": result.step, **row})
+    told = [_in_words(row) for row in roller.shown] if result.step == 1 or result.metric is not None else []
     roller.shown = []
-    return pathologies.of_step(result)
+    return [*told, *pathologies.of_step(result)]
+
+
+def _in_words(row: Mapping[str, Any]) -> str:
+    """Return the best or the worst answer on one line."""
+    text = " ".join(row["text"].split())
+    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    return f"{row['which']} answer, to {row['sample']}, reward {row['reward']:.3g}: {shown or '(empty)'}"
 
 
 def check_start(model: nn.Module, objective: GroupRelative, roller: TaskRoller, settings: GrpoConfig) -> str:
