@@ -10,6 +10,7 @@ from typing import Self
 from smidgen.data.formats import Label
 from smidgen.data.types import UNANSWERED, Completion, Request, Sample
 from smidgen.errors import ConfigError, DataError
+from smidgen.evaluation.candidates import check_times
 from smidgen.inference import Engine, engine_identity, open_engine
 from smidgen.inference.sampling import check_sampling
 from smidgen.judge.row_judgements import RowJudgements, Rows, sample_pairs
@@ -91,7 +92,7 @@ class Judge:
         Raises:
             ConfigError: a setting is out of range, the template is unknown, or all samples would be equal.
         """
-        _check_samples(judging.samples, sampling.temperature)
+        check_times(judging.samples, sampling.temperature)
         self.form: JudgeTemplate = find_form(judging.template or Rubric.name, rubric=judging.rubric)
         self._options = EngineOptions(engine) if isinstance(engine, str) else engine
         self._judging = judging
@@ -257,20 +258,6 @@ class Judge:
             if why := UNANSWERED.get(completion.finish_reason):
                 raise DataError(f"no judgement: {why}; change the prompt or the answers")
         return {name: found[name] for name in cases}
-
-
-def _check_samples(samples: int, temperature: float) -> None:
-    """Check the number of samples.
-
-    Raises:
-        ConfigError: it is below 1, or above 1 with greedy decoding, where all samples are equal.
-    """
-    if not isinstance(samples, int) or samples < 1:
-        raise ConfigError(f"samples is {samples}; expected an integer of at least 1")
-    if samples > 1 and temperature == 0:
-        raise ConfigError(
-            f"{samples} samples at temperature 0 would all be equal; set a temperature, such as 0.7"
-        )
 
 
 def _checked(prompt: str) -> str:

@@ -1,0 +1,88 @@
+"""What an ensemble's judgements of labelled pairs show: its metrics, its judges, and when it should not answer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smidgen.tasks.judge.abstention import Threshold, curve
+from smidgen.tasks.judge.ballots import Ballot, gather, in_each_order
+from smidgen.tasks.judge.calibrating import confidences
+from smidgen.tasks.judge.combination import Combination
+from smidgen.tasks.judge.judgements import Judgement, both_orders, measures
+from smidgen.tasks.measures import Measure, Metric
+
+
+def ensemble_measures(ballots: Sequence[Ballot], combination: Combination) -> dict[str, Metric]:
+    """Compute the metrics of a judge for the ensemble in each order, then those of its verdicts on pairs.
+
+    Unparsed judgements are counted one by one, although others may decide the pair.
+    """
+    every = [vote for ballot in ballots for vote in ballot.all]
+    clusters = [vote.cluster for vote in every]
+    found = measures(list(in_each_order(ballots, combination)))
+    found["unparsed_rate"] = Measure([float(vote.verdict is None) for vote in every], clusters)
+    lenient = [float(vote.lenient_verdict is None) for vote in every]
+    found["unparsed_rate_lenient"] = Measure(lenient, clusters)
+    return found | pair_measures(ballots, combination)
+
+
+def pair_measures(ballots: Sequence[Ballot], combination: Combination) -> dict[str, Metric]:
+    """Compute the accuracy over pairs and, if the judge abstains, its coverage and its risk."""
+    decisions = [combination.decide(ballot.votes) for ballot in ballots]
+    right = [ballot.is_right(found) for ballot, found in zip(ballots, decisions, strict=True)]
+    prompts = [ballot.cluster for ballot in ballots]
+    found: dict[str, Metric] = {"pair_accuracy": Measure([float(value) for value in right], prompts)}
+    if combination.threshold > 0:
+        answered = [number for number, decision in enumerate(decisions) if decision.is_answered]
+        found["coverage"] = Measure([float(decision.is_answered) for decision in decisions], prompts)
+        found["risk"] = Measure(
+            [float(not right[number]) for number in answered], [prompts[number] for number in answered]
+        )
+    return found
+
+
+def abstention_facts(
+    ballots: Sequence[Ballot], combination: Combination, chosen: Threshold | None = None
+) -> dict[str, Any]:
+    """Compute the accuracy against the coverage, and describe the threshold that was chosen, if one was."""
+    found, wrong = confidences(ballots, combination)
+    facts = curve(found.tolist(), (~wrong).tolist(), [ballot.cluster for ballot in ballots])
+    facts["method"] = combination.method
+    if chosen is not None:
+        facts["chosen"] = chosen.to_json()
+        facts["chosen"] |= {
+            name: metric
+            for name, metric in pair_measures(ballots, combination).items()
+            if name in ("coverage", "risk")
+        }
+    return facts
+
+
+def judge_alone(judgements: Sequence[Judgement]) -> dict[str, Any] | None:
+    """Compute accuracy against coverage of one judge: confident is what both orders say, the more clearly so.
+
+    The confidence is the mean gap between the scores, or without scores the majority of the two orders.
+
+    Returns:
+        As `abstention_facts`; None if no pair was judged in both orders.
+    """
+    paired = both_orders(judgements)
+    if not paired:
+        return None
+    ballots = gather([[judgement for pair in paired for judgement in pair]])
+    has_scores = any(judgement.gap is not None for judgement in judgements)
+    return abstention_facts(ballots, Combination("mean", (1.0,)) if has_scores else Combination())
+
+
+def judges_facts(
+    ballots: Sequence[Ballot], combination: Combination, names: Sequence[str]
+) -> list[Mapping[str, Any]]:
+    """Describe every judge of an ensemble: its name, weight and accuracy over pairs if it judged alone.
+
+    Alone, the sign of a judge's own margin or its own majority decides, and it never abstains.
+    """
+    weights: Sequence[float | None] = combination.weights or [None] * len(names)
+    alone = Combination() if combination.weights is None else Combination("mean", (1.0,))
+    return [
+        {"model": name, "weight": weight, **pair_measures([b.of_judge(number) for b in ballots], alone)}
+        for number, (name, weight) in enumerate(zip(names, weights, strict=True))
+    ]
