@@ -14,7 +14,6 @@ from smidgen.options import EngineOptions, JudgeOptions, SamplingOptions
 if TYPE_CHECKING:
     from smidgen.pipeline.ensemble_plan import EnsemblePlan
     from smidgen.pipeline.sources import EvaluationRows
-    from smidgen.tasks.judge.saved_ensemble import SavedEnsemble
 
 
 @Parameter(name="*")
@@ -26,14 +25,15 @@ class EnsembleOptions:
         tuple[str, ...],
         Parameter(
             allow_leading_hyphen=True,
-            help="Further judge whose judgements are combined with those of --model: a model as --model takes "
-            "it, with its adapter after a plus sign (MODEL+ADAPTER); repeatable.",
+            show_default=False,
+            help="Further judge whose judgements are combined with those of --model: a model as --model "
+            "takes it, with its adapter after a plus sign (MODEL+ADAPTER); repeatable.",
         ),
     ] = ()
     ensemble: Annotated[
         Path | None,
         Parameter(
-            help="Ensemble that `evaluate judge --calibrate … --out FOLDER` saved as FOLDER/ensemble.json: its "
+            help="Ensemble that `evaluate judge --calibrate` saved as ensemble.json in its --out folder: its "
             "judges, weights and threshold. Replaces --model and the options of how it is asked."
         ),
     ] = None
@@ -95,8 +95,19 @@ def changed(options: Any, but: Sequence[str] = ()) -> list[str]:
 
 
 def judges_of(engine: EngineOptions, also: Sequence[str]) -> list[EngineOptions]:
-    """Return the engine options of `--model` and of every judge in `--also`."""
-    return [engine, *(_named(engine, name) for name in also)]
+    """Return the engine options of `--model` and of every judge in `--also`.
+
+    Raises:
+        ConfigError: a judge is named twice.
+    """
+    judges = [engine, *(_named(engine, name) for name in also)]
+    named = [(judge.model, judge.adapter) for judge in judges]
+    if twice := next((name for name in named if named.count(name) > 1), None):
+        raise ConfigError(
+            f"the judge {twice[0]} is named twice and would say the same twice; name it once, or give "
+            "--samples"
+        )
+    return judges
 
 
 def _named(engine: EngineOptions, name: str) -> EngineOptions:
@@ -105,29 +116,6 @@ def _named(engine: EngineOptions, name: str) -> EngineOptions:
     if not plus or is_url(name) or Path(name).exists():
         return replace(engine, model=name, adapter=None)
     return replace(engine, model=model, adapter=Path(adapter))
-
-
-def load_ensemble(path: Path, engine: EngineOptions) -> tuple["SavedEnsemble", list[EngineOptions]]:
-    """Read an ensemble, and check that its judges are still those that were calibrated.
-
-    Args:
-        path: the file.
-        engine: gives the number of rows decoded together.
-
-    Raises:
-        ConfigError: a judge has other weights.
-        DataError: the file is no ensemble.
-    """
-    from smidgen.inference import model_hash
-    from smidgen.tasks.judge.saved_ensemble import read_ensemble
-
-    saved = read_ensemble(path)
-    judges = [
-        EngineOptions(**judge.model_dump(exclude={"sha256"}), batch_size=engine.batch_size)
-        for judge in saved.judges
-    ]
-    saved.check(path, [model_hash(judge) for judge in judges])
-    return saved, judges
 
 
 def open_ensemble(
@@ -143,6 +131,7 @@ def open_ensemble(
         ConfigError: the options contradict each other, or the task is another than judge.
         DataError: the file of the ensemble is none.
     """
+    from smidgen.judge.ensemble import saved_judges
     from smidgen.pipeline.ensemble_plan import EnsemblePlan
 
     own = [*changed(given), *(["--samples"] if task_options.samples != JudgeOptions.samples else [])]
@@ -163,7 +152,8 @@ def open_ensemble(
         [*changed(given, ["ensemble"]), *changed(engine, ["batch_size"]), *changed(task_options)],
         sampling,
     )
-    saved, judges = load_ensemble(given.ensemble, engine)
+    saved, judges = saved_judges(given.ensemble)
+    judges = [replace(judge, batch_size=engine.batch_size) for judge in judges]
     asking = saved.asking
     plan = EnsemblePlan(judges, asking.samples, saved.combine, saved=saved)
     asked = SamplingOptions(asking.max_tokens, asking.temperature, asking.seed)

@@ -44,12 +44,6 @@ class EnsemblePlan:
             ConfigError: one is out of range, or calibration rows are missing or unused.
         """
         check_times(self.samples, temperature)
-        named = [(judge.model, judge.adapter, judge.engine) for judge in self.judges]
-        if twice := next((name for name in named if named.count(name) > 1), None):
-            raise ConfigError(
-                f"the judge {twice[0]} is in the ensemble twice, and would say the same twice; name it once, "
-                "or give --samples"
-            )
         for name, value in (("risk", self.risk), ("delta", self.delta)):
             if value is not None and not 0 < value < 1:
                 raise ConfigError(f"{name} is {value}; expected a share between 0 and 1, such as 0.1")
@@ -63,8 +57,8 @@ class EnsemblePlan:
             )
         if calibrated and self.combine == "majority" and self.risk is None:
             raise ConfigError(
-                "a majority without a risk has nothing to calibrate; leave --calibrate out, or give --risk or "
-                "--combine mean"
+                "a majority without a risk has nothing to calibrate; leave --calibrate out, or give --risk "
+                "or --combine mean"
             )
 
 
@@ -81,8 +75,8 @@ def share_of_rows(rows: EvaluationRows, share: float, seed: int) -> tuple[Evalua
     number = round(share * len(prompts))
     if not 0 < number < len(prompts):
         raise DataError(
-            f"{rows.source} has {len(prompts)} prompts, of which {share:g} are {number}; expected at least one "
-            "to calibrate with and one to report on"
+            f"{rows.source} has {len(prompts)} prompts, of which {share:g} are {number}; expected at least "
+            "one to calibrate with and one to report on"
         )
     chosen = set(random.Random(f"calibration/{seed}").sample(prompts, number))
     parts = [
@@ -105,5 +99,6 @@ def refuse_shared_prompts(rows: EvaluationRows, calibration_rows: EvaluationRows
     if shared := asked & used:
         raise DataError(
             f"{len(shared)} prompts of {calibration_rows.source} are also in {rows.source}, beginning with "
-            f"'{min(shared)[:60]}'; calibrate with pairs that are not reported on, or give --calibrate a share"
+            f"'{min(shared)[:60]}'; calibrate with pairs that are not reported on, or give --calibrate a "
+            "share"
         )

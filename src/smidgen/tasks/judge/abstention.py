@@ -43,7 +43,8 @@ class Threshold:
         prompts: number of pairs that the thresholds were tested on, each of another prompt.
         answered: number of these with a verdict.
         wrong: number of those that are wrong.
-        bound: upper bound of the risk at the level delta (Clopper and Pearson 1934); None if none is answered.
+        bound: upper bound of the risk at the level delta (Clopper and Pearson 1934); None if none is
+            answered.
         needed: number of answered pairs, all right, from which on any threshold can pass.
     """
 
@@ -106,8 +107,8 @@ def in_words(found: Threshold) -> str:
         )
     return (
         f"with probability {sure}, at most {risk} of the verdicts on new pairs like these are wrong; of "
-        f"{found.prompts:,} calibration prompts, {found.answered:,} are answered and {found.wrong:,} of these "
-        f"wrongly (upper bound {found.bound or 0:.3f})"
+        f"{found.prompts:,} calibration prompts, {found.answered:,} are answered and {found.wrong:,} of "
+        f"these wrongly (upper bound {found.bound or 0:.3f})"
     )
 
 
@@ -123,7 +124,7 @@ def candidates_from(confidences: NDArray[np.float64], wrong: NDArray[np.bool_], 
 
 
 def empirical_threshold(confidences: NDArray[np.float64], wrong: NDArray[np.bool_], risk: float) -> float:
-    """Return the lowest threshold whose risk on these pairs is at most the chosen one, without a guarantee."""
+    """Return the lowest threshold whose risk on these very pairs is at most the chosen one: no guarantee."""
     fitting = [
         threshold
         for threshold in np.unique(confidences)

@@ -1,4 +1,4 @@
-"""What an ensemble's judgements of labelled pairs show: its metrics, its judges, and when it should not answer."""
+"""What an ensemble's judgements of labelled pairs show: its metrics, its judges, and when not to answer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,12 +48,9 @@ def abstention_facts(
     facts = curve(found.tolist(), (~wrong).tolist(), [ballot.cluster for ballot in ballots])
     facts["method"] = combination.method
     if chosen is not None:
-        facts["chosen"] = chosen.to_json()
-        facts["chosen"] |= {
-            name: metric
-            for name, metric in pair_measures(ballots, combination).items()
-            if name in ("coverage", "risk")
-        }
+        reached = pair_measures(ballots, combination)
+        facts["chosen"] = chosen.to_json() | {"target": chosen.risk}
+        facts["chosen"] |= {name: reached[name] for name in ("coverage", "risk") if name in reached}
     return facts
 
 

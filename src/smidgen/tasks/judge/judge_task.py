@@ -24,15 +24,16 @@ from smidgen.errors import DataError
 from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
+from smidgen.tasks.judge.ensemble_evidence import judge_alone
 from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict, verdict_alone
 from smidgen.tasks.judge.gold import gold_of_pairs, gold_target
-from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words, lean_in_words
+from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN, graded_pairs, measures, read_judgements
 from smidgen.tasks.judge.published import as_published, score_tables
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.references import check_reference, drop_references
 from smidgen.tasks.judge.rubric import Rubric
-from smidgen.tasks.judge.sections import judge_sections
+from smidgen.tasks.judge.sections import judge_remarks, judge_sections
 from smidgen.tasks.judge.targets import check_targets, target_of
 from smidgen.tasks.measures import Measure, Metric
 from smidgen.tasks.task import Analyses, Answerer, Completer, Row, ScoreTable, Task
@@ -264,11 +265,12 @@ class JudgeTask(Task):
         return found | {"random": _baseline(asked, lambda facts: 0.5 * (facts["label"] != "tie"))}
 
     def analyses(self, records: Sequence[Record], rows: Sequence[Row], *, model: str) -> Analyses:
-        """Calibration, disagreements between orders, and published benchmark scores."""
+        """Calibration, when to abstain, disagreements between orders, and published benchmark scores."""
         found = read_judgements(records, self._reader)
         by_id = {pair.id: pair for pair in pairs(rows, with_reference=self.reference, rejected=[])}
         facts: dict[str, Any] = {"calibration": calibration(found)}
         if not self.form.singly:
+            facts["abstention"] = judge_alone(found)
             facts["disagreements"] = find_disagreements(records, found, by_id)
         published, files = as_published(records, found, by_id, form=self._reader, model=model)
         return Analyses({**facts, "published": published}, files)
@@ -290,8 +292,8 @@ class JudgeTask(Task):
 
     @classmethod
     def remarks(cls, report: Mapping[str, Any]) -> list[str]:
-        """The judge's position bias, if its interval excludes one half."""
-        return [sentence] if (sentence := lean_in_words(report)) else []
+        """The judge's position bias, if its interval excludes one half, and what its threshold keeps."""
+        return judge_remarks(report)
 
     def _sample(self, pair: Pair, shown: str, cluster: str, *, target: str | None = None) -> Sample:
         """A sample of a pair in one order, or of one of its answers; pairs of one prompt share a cluster."""

@@ -37,6 +37,9 @@ WORDS = TaskWords(
         "accuracy_decided": MetricWords(
             "Accuracy, where decided", "of the verdicts that choose an answer", "↑"
         ),
+        "pair_accuracy": MetricWords("Accuracy over pairs", "one verdict per pair, from all judgements", "↑"),
+        "coverage": MetricWords("Answered", "pairs that the judge is confident of", "↑"),
+        "risk": MetricWords("Wrong, where answered", "verdicts on these pairs that are wrong", "↓"),
     },
     baselines={
         "longer": "always the longer answer",

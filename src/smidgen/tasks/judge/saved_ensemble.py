@@ -4,13 +4,12 @@ The file names each judge by what loads it, and holds the hash of its weights: w
 model says nothing about another.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from smidgen.config import Section
 from smidgen.errors import ConfigError, DataError
@@ -18,6 +17,7 @@ from smidgen.files import read_text, sha256_file, write_json
 from smidgen.tasks.judge.abstention import Threshold
 from smidgen.tasks.judge.calibrating import Calibrated
 from smidgen.tasks.judge.combination import Combination, Method
+from smidgen.tasks.judge.judge_task import JudgeTask
 
 
 class SavedJudge(Section):
@@ -32,6 +32,10 @@ class SavedJudge(Section):
     sha256: str
     """Of the weights with the adapter, of a recording, or of a server's address."""
 
+    def options(self) -> dict[str, Any]:
+        """The options of the judge's engine, by name."""
+        return self.model_dump(exclude={"sha256"})
+
 
 class SavedAsking(Section):
     """How every judge is asked."""
@@ -40,7 +44,7 @@ class SavedAsking(Section):
     """Name of the template, with which its judgements are parsed."""
     template_sha256: str | None = None
     """Hash of a template that is a file."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of the task."""
     task_version: int
     method: str = "generate"
@@ -55,13 +59,13 @@ class SavedAsking(Section):
 class SavedThreshold(Section):
     """The threshold of a risk and the test that it passed; see `smidgen.tasks.judge.abstention.Threshold`."""
 
-    threshold: float | None
+    threshold: float | None = None
     risk: float
     delta: float
     prompts: int
     answered: int
     wrong: int
-    bound: float | None
+    bound: float | None = None
     needed: int
 
 
@@ -101,9 +105,14 @@ class SavedEnsemble(Section):
         """Check that the judges are those that were calibrated.
 
         Raises:
-            ConfigError: the hash of one of them, or of the template, differs.
+            ConfigError: the hash of one of them, the template or the version of the task differs.
         """
-        template = self.asking.template
+        template, version = self.asking.template, self.asking.task_version
+        if version != JudgeTask.version:
+            raise ConfigError(
+                f"{path} was calibrated with version {version} of the task judge, and this is version "
+                f"{JudgeTask.version}; calibrate again with `smidgen evaluate judge --calibrate`"
+            )
         if self.asking.template_sha256 != template_hash(template):
             raise ConfigError(
                 f"the template {template} is not the one that {path} was calibrated with; restore it, or "
@@ -137,12 +146,13 @@ def read_ensemble(path: Path) -> SavedEnsemble:
     if not path.is_file():
         raise DataError(f"there is no ensemble at {path}; expected a file that `evaluate judge --out` wrote")
     try:
-        found = SavedEnsemble.model_validate_json(json.dumps(json.loads(read_text(path, "ensemble"))))
-    except (ValidationError, ValueError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        where = f"'{'.'.join(map(str, first['loc']))}': {first['msg']}" if first else "it is not JSON"
+        found = SavedEnsemble.model_validate_json(read_text(path, "ensemble"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"'{place}' " for place in first["loc"])
         raise DataError(
-            f"{path} is not an ensemble ({where}); expected a file that `evaluate judge --out` wrote"
+            f"{path} is not an ensemble ({where}{first['msg']}); expected a file that `evaluate judge --out` "
+            "wrote"
         ) from None
     if (found.weights is None) != (found.combine == "majority") or (
         found.weights is not None and len(found.weights) != len(found.judges)
