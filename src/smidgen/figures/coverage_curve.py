@@ -88,7 +88,6 @@ def coverage_curve(
             f"({percent(point.low)} to {percent(point.high)})"
         )
         x, y = percentage(point.coverage), scale.y(point.accuracy)
-        mark(group, "line", "span", x1=x, x2=x, y1=scale.y(point.low), y2=scale.y(point.high))
         mark(group, "circle", "dot", cx=x, cy=y, r=3)
     if chosen is not None:
         group = mark(svg, "g", "chosen")

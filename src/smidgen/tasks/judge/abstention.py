@@ -118,19 +118,10 @@ def candidates_from(confidences: NDArray[np.float64], wrong: NDArray[np.bool_], 
     It goes down from the threshold that has the strongest evidence for the risk in these pairs: above it, too
     few are answered for any test.
     """
-    thresholds = np.unique(confidences)[::-1]
-    evidence = [_p_value(*_counted(confidences, wrong, threshold), risk) for threshold in thresholds]
-    return thresholds[int(np.argmin(evidence)) :].tolist() if len(thresholds) else []
-
-
-def empirical_threshold(confidences: NDArray[np.float64], wrong: NDArray[np.bool_], risk: float) -> float:
-    """Return the lowest threshold whose risk on these very pairs is at most the chosen one: no guarantee."""
-    fitting = [
-        threshold
-        for threshold in np.unique(confidences)
-        if (found := _counted(confidences, wrong, threshold))[1] <= risk * found[0]
-    ]
-    return float(min(fitting, default=math.inf))
+    order = np.argsort(-confidences, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(confidences[order]) != 0, len(order) > 0))  # of each confidence
+    evidence = bdtr(np.cumsum(wrong[order])[last], last + 1, risk)
+    return confidences[order][last][int(np.argmin(evidence)) :].tolist() if len(last) else []
 
 
 def upper_bound(errors: int, n: int, delta: float) -> float:
