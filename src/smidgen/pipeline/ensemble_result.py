@@ -18,7 +18,12 @@ from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.ballots import Ballot, gather, in_each_order
 from smidgen.tasks.judge.calibrating import Calibrated
 from smidgen.tasks.judge.calibration import calibration
-from smidgen.tasks.judge.ensemble_evidence import abstention_facts, ensemble_measures, judges_facts
+from smidgen.tasks.judge.ensemble_evidence import (
+    abstention_facts,
+    ensemble_measures,
+    judges_facts,
+    pair_measures,
+)
 from smidgen.tasks.judge.judgements import Judgement, measures, read_judgements
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.saved_ensemble import (
@@ -69,6 +74,7 @@ def ensemble_result(
     task, combination = asked.task, found.combination
     in_orders = list(in_each_order(asked.ballots, combination))
     records = asked.records
+    own = ensemble_measures(asked.ballots, combination, abstains=found.threshold is not None)
     speed = measure_speed(
         [record.completion.timing for record in records], sum(wall_clock(log) for log in asked.logs)
     )
@@ -79,7 +85,7 @@ def ensemble_result(
         model=", ".join(map(name_of, plan.judges)),
         data=asked.rows.source,
         n=len(records),
-        metrics=_measured(ensemble_measures(asked.ballots, combination), seed),
+        metrics=_measured(own, seed),
         baselines=_measured(task.baselines(asked.rows.samples), seed),
         subsets=_by_subset(in_orders, seed),
         details=task.details(records),
@@ -161,7 +167,7 @@ def _by_subset(judgements: list[Judgement], seed: int) -> dict[str, dict[str, Me
 
 def _ensemble_facts(asked: Asked, found: Calibrated, plan: EnsemblePlan, seed: int) -> dict[str, Any]:
     """Describe the judges, and how much better than each the ensemble is, in the accuracy over pairs."""
-    together = ensemble_measures(asked.ballots, found.combination)["pair_accuracy"]
+    together = pair_measures(asked.ballots, found.combination)["pair_accuracy"]
     judges = []
     for facts in judges_facts(asked.ballots, found.combination, list(map(name_of, plan.judges))):
         alone = facts["pair_accuracy"]

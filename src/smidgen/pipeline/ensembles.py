@@ -66,7 +66,7 @@ def evaluate_ensemble(
     """
     task = rows.task
     assert isinstance(task, JudgeTask)
-    method = _check_task(task, method)
+    method = _check_task(task, method, plan.samples)
     parts = {RECORDS: rows} | ({} if calibration_rows is None else {CALIBRATION: calibration_rows})
     logs = yield from _ask_all(parts, plan, sampling, folder, method)
     asked = Asked(rows, logs[RECORDS])
@@ -86,7 +86,7 @@ def evaluate_ensemble(
     return report
 
 
-def _check_task(task: JudgeTask, method: str | None) -> str:
+def _check_task(task: JudgeTask, method: str | None, samples: int) -> str:
     """Return the evaluation method."""
     if task.form.singly:
         raise ConfigError(
@@ -98,6 +98,10 @@ def _check_task(task: JudgeTask, method: str | None) -> str:
         raise ConfigError(
             f"the template {task.form.name} cannot be judged with --method {method}; use "
             f"{', '.join(task.methods)}"
+        )
+    if samples > 1 and method != "generate":
+        raise ConfigError(
+            f"{samples} samples by {method} would all be equal, since nothing is drawn; leave --samples out"
         )
     return method
 

@@ -81,9 +81,10 @@ def test_what_does_not_parse_is_a_vote_for_nobody():
     assert (none.leaning, none.confidence, none.verdict) == (None, 0.0, None)
     assert margin([scored(6.0), Vote(None)]) == 3.0
     weighed = Combination("mean", (1.0,))
-    assert weighed.decide([[scored(6.0), scored(6.0)]]).confidence > weighed.decide(
-        [[scored(6.0), Vote(None)]]
-    ).confidence
+    assert (
+        weighed.decide([[scored(6.0), scored(6.0)]]).confidence
+        > weighed.decide([[scored(6.0), Vote(None)]]).confidence
+    )
 
 
 def test_orders_that_contradict_each_other_are_no_confident_tie():
@@ -150,5 +151,7 @@ def test_the_weights_are_those_of_scikit_learn():
 
 def test_judges_that_guess_cannot_be_weighed():
     margins, labels = sample_margins([-1.0], 100, 3)
-    with pytest.raises(DataError, match="on 100 pairs of the calibration rows, no judge is better than guess"):
+    with pytest.raises(
+        DataError, match="on 100 pairs of the calibration rows, no judge is better than guess"
+    ):
         fit_weights(margins, labels)

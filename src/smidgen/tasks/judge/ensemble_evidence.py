@@ -11,10 +11,17 @@ from smidgen.tasks.judge.judgements import Judgement, both_orders, measures
 from smidgen.tasks.measures import Measure, Metric
 
 
-def ensemble_measures(ballots: Sequence[Ballot], combination: Combination) -> dict[str, Metric]:
+def ensemble_measures(
+    ballots: Sequence[Ballot], combination: Combination, *, abstains: bool
+) -> dict[str, Metric]:
     """Compute the metrics of a judge for the ensemble in each order, then those of its verdicts on pairs.
 
     Unparsed judgements are counted one by one, although others may decide the pair.
+
+    Args:
+        ballots: of labelled pairs.
+        combination: how they are combined.
+        abstains: whether a risk was chosen, so that coverage and risk are of interest.
     """
     every = [vote for ballot in ballots for vote in ballot.all]
     clusters = [vote.cluster for vote in every]
@@ -22,16 +29,18 @@ def ensemble_measures(ballots: Sequence[Ballot], combination: Combination) -> di
     found["unparsed_rate"] = Measure([float(vote.verdict is None) for vote in every], clusters)
     lenient = [float(vote.lenient_verdict is None) for vote in every]
     found["unparsed_rate_lenient"] = Measure(lenient, clusters)
-    return found | pair_measures(ballots, combination)
+    return found | pair_measures(ballots, combination, abstains=abstains)
 
 
-def pair_measures(ballots: Sequence[Ballot], combination: Combination) -> dict[str, Metric]:
+def pair_measures(
+    ballots: Sequence[Ballot], combination: Combination, *, abstains: bool = False
+) -> dict[str, Metric]:
     """Compute the accuracy over pairs and, if the judge abstains, its coverage and its risk."""
     decisions = [combination.decide(ballot.votes) for ballot in ballots]
     right = [ballot.is_right(found) for ballot, found in zip(ballots, decisions, strict=True)]
     prompts = [ballot.cluster for ballot in ballots]
     found: dict[str, Metric] = {"pair_accuracy": Measure([float(value) for value in right], prompts)}
-    if combination.threshold > 0:
+    if abstains:
         answered = [number for number, decision in enumerate(decisions) if decision.is_answered]
         found["coverage"] = Measure([float(decision.is_answered) for decision in decisions], prompts)
         found["risk"] = Measure(
@@ -48,9 +57,9 @@ def abstention_facts(
     facts = curve(found.tolist(), (~wrong).tolist(), [ballot.cluster for ballot in ballots])
     facts["method"] = combination.method
     if chosen is not None:
-        reached = pair_measures(ballots, combination)
+        reached = pair_measures(ballots, combination, abstains=True)
         facts["chosen"] = chosen.to_json() | {"target": chosen.risk}
-        facts["chosen"] |= {name: reached[name] for name in ("coverage", "risk") if name in reached}
+        facts["chosen"] |= {name: reached[name] for name in ("coverage", "risk")}
     return facts
 
 
