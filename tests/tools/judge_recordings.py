@@ -29,7 +29,7 @@ def judge_of(accuracy: float, seed: int = 0, *, steady: float = 0.9) -> Callable
     def said(row: Row, order: str, time: int) -> str:
         draw = random.Random(f"{seed}/{row['id']}")
         is_right, is_steady = draw.random() < accuracy, draw.random() < steady
-        if not is_right and not is_steady or (is_right and draw.random() < 1 - steady):
+        if (not is_right and not is_steady) or (is_right and draw.random() < 1 - steady):
             return "[[A]]"  # whatever the order
         other = {"a": "b", "b": "a"}[row["better"]]
         return letter(row, order, row["better"] if is_right else other)

@@ -151,16 +151,18 @@ def _judge_one(judge: "Judge | Ensemble", pair: PairOptions, *, json: bool) -> N
     if json:
         print_json(asdict(found))
         return
-    combined = None if isinstance(found, Compared) else found
-    said = found.said if combined is None else [each for judge in found.said for each in judge]
-    print(_in_words(found.verdict, said))
-    if combined is not None:
-        say(f"leaning: {VERDICTS[combined.leaning]}, with confidence {combined.confidence:.3f}")
-    for each in said:
-        scores = f", scores {each.scores[0]:g} for A and {each.scores[1]:g} for B" if each.scores else ""
-        fault = f": {each.fault}" if each.fault else ""
-        say(f"\n{each.order[0].upper()} shown first: {VERDICTS[each.verdict]}{scores}{fault}")
-        say(each.text)
+    judges = [found.said] if isinstance(found, Compared) else found.said
+    print(_in_words(found.verdict, [said for judge in judges for said in judge]))
+    if not isinstance(found, Compared):
+        say(f"leaning: {VERDICTS[found.leaning]}, with confidence {found.confidence:.3f}")
+    for number, judgements in enumerate(judges, start=1):
+        if len(judges) > 1:
+            say(f"\njudge {number}")
+        for said in judgements:
+            scores = f", scores {said.scores[0]:g} for A and {said.scores[1]:g} for B" if said.scores else ""
+            fault = f": {said.fault}" if said.fault else ""
+            say(f"\n{said.order[0].upper()} shown first: {VERDICTS[said.verdict]}{scores}{fault}")
+            say(said.text)
     agreed = "all agree" if found.consistent else "not all agree"
     say(f"\n{found.judgements} judgements, {agreed}; {found.tokens:,} tokens in {found.seconds:.1f} s")
 
