@@ -135,19 +135,19 @@ def test_wrong_uses(options: list[str], said: str, files: dict[str, str], capsys
     assert said in capsys.readouterr().err
 
 
+ONE = ["judge", "--prompt", "q", "--a", "x", "--b", "y", "--ensemble", "x.json"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["evaluate", "intent", "--samples", "2"], "--samples applies only to the task judge, not to intent"),
         (["evaluate", "judge", "--ensemble", "x.json"], "there is no ensemble at x.json"),
         (["evaluate", "judge", "--ensemble", "x.json", "--seed", "3"], "--seed does not apply to x.json"),
-        (["judge", "--prompt", "q", "--a", "x", "--b", "y", "--ensemble", "x.json"], "no ensemble at x.json"),
-        (
-            ["judge", "--prompt", "q", "--a", "x", "--b", "y", "--ensemble", "x.json", "--template", "verdict"],
-            "--template does not apply to x.json, which says how its judges are asked",
-        ),
+        (ONE, "no ensemble at x.json"),
+        ([*ONE, "--template", "verdict"], "--template does not apply to x.json, which says how its judges"),
     ],
-)  # fmt: skip
+)
 def test_wrong_uses_of_a_file(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]):
     assert exit_code(arguments) == 2
     assert said in capsys.readouterr().err

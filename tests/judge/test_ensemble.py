@@ -18,7 +18,6 @@ from smidgen.pipeline.events import result_of
 from smidgen.pipeline.sources import EvaluationRows
 from smidgen.tasks import find_task
 from smidgen.tasks.judge.combination import Combination
-from smidgen.tasks.judge.judge_task import JudgeTask
 
 PAIRS = pair_rows(90)
 VERDICT = JudgeOptions(template="verdict")
@@ -56,7 +55,11 @@ def test_one_judge_is_that_judge_on_a_file(tmp_path: Path):
     assert [[getattr(pair, name) for name in same] for pair in found] == [
         [getattr(pair, name) for name in same] for pair in plain
     ]
-    assert (tmp_path / "one.jsonl").read_text() == (tmp_path / "plain.jsonl").read_text()
+    plain_rows, rows = (
+        [json.loads(line) | {"elapsed": 0} for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("plain.jsonl", "one.jsonl")
+    )
+    assert rows == plain_rows
 
 
 def test_a_file_is_judged_by_one_after_the_other_and_goes_on(tmp_path: Path):
@@ -143,8 +146,12 @@ def test_swapped_answers_get_swapped_verdicts(saved: Path, tmp_path: Path):
     for number in range(2):
         said = judge_of(0.9, number, steady=0.8)
         # The order ba of the exchanged pair shows what the order ab of the pair shows.
-        swap = lambda row, order, time, said=said: said(row, order[::-1], time)
-        exchanged.append(EngineOptions(record(tmp_path / f"swapped-{number}.jsonl", PAIRS, swap)))
+        path = tmp_path / f"swapped-{number}.jsonl"
+        exchanged.append(
+            EngineOptions(
+                record(path, PAIRS, lambda row, order, time, said=said: said(row, order[::-1], time))
+            )
+        )
     rows = [{**row, "a": row["b"], "b": row["a"], "better": other[row["better"]]} for row in PAIRS]
     with Ensemble(exchanged, VERDICT, combination=ensemble.combination) as swapped:
         found = swapped.judge_rows(rows, tmp_path / "swapped.jsonl").verdicts()
@@ -167,9 +174,7 @@ def test_another_template_or_version_is_refused(saved: Path):
     with pytest.raises(ConfigError, match=r"the template verdict is not the one that"):
         load_ensemble(changed(saved, asking__template_sha256="0"))
     saved.write_text(content)
-    with pytest.raises(
-        ConfigError, match=f"with version 1 of the task judge, and this is version {JudgeTask.version}"
-    ):
+    with pytest.raises(ConfigError, match="with version 1 of the task judge, and this is version"):
         load_ensemble(changed(saved, asking__task_version=1))
 
 
@@ -178,7 +183,7 @@ def test_what_cannot_judge_single_pairs_is_refused(saved: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match="was calibrated with --method logits"):
         load_ensemble(changed(saved, asking__method="logits"))
     saved.write_text(content)
-    with pytest.raises(ConfigError, match="keeps the risk of 0.15, so it would answer nothing"):
+    with pytest.raises(ConfigError, match=r"keeps the risk of 0\.15, so it would answer nothing"):
         load_ensemble(changed(saved, abstention__threshold=None))
 
 

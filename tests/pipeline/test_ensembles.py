@@ -49,10 +49,11 @@ def test_one_judge_asked_once_is_that_judge(template: str, tmp_path: Path):
     if template == "verdict":
         (engine,) = judges(tmp_path, 0.8)
     else:
-        scores = {"[[A]]": "8, 3", "[[B]]": "2, 9"}
-        said = judge_of(0.8)
-        boxed = lambda *where: f"<scores>\\boxed{{{scores[said(*where)]}}}</scores>"
-        engine = EngineOptions(record(tmp_path / "said.jsonl", PAIRS, boxed))
+        scores, said = {"[[A]]": "8, 3", "[[B]]": "2, 9"}, judge_of(0.8)
+        path = tmp_path / "said.jsonl"
+        engine = EngineOptions(
+            record(path, PAIRS, lambda *asked: f"<scores>\\boxed{{{scores[said(*asked)]}}}</scores>")
+        )
     plain = result_of(evaluate_rows(rows, Sampling(), tmp_path / "plain", engine, prices=Prices()))["after"]
     found = evaluated(rows, EnsemblePlan([engine]), tmp_path / "one")
     assert {name: found["metrics"][name] for name in plain["metrics"]} == plain["metrics"]
@@ -93,7 +94,10 @@ def test_three_judges_are_better_than_each_and_their_order_does_not_matter(tmp_p
 
 def test_what_does_not_parse_is_counted_and_votes_for_nobody(tmp_path: Path):
     rows = read(tmp_path / "pairs.jsonl")
-    said = lambda row, order, time: "no idea" if time == 1 else letter(row, order, row["better"])
+
+    def said(row: dict[str, Any], order: str, time: int) -> str:
+        return "no idea" if time == 1 else letter(row, order, row["better"])
+
     engine = EngineOptions(record(tmp_path / "said.jsonl", PAIRS, said, samples=2))
     found = evaluated(rows, EnsemblePlan([engine], samples=2), tmp_path / "out", temperature=0.7)
     metrics = found["metrics"]
@@ -168,13 +172,13 @@ def test_calibration_rows_are_never_reported_on(tmp_path: Path):
     assert len(reported.samples) + len(used.samples) == 80
     other = share_of_rows(rows, 0.3, seed=1)[1]
     assert {s.id for s in other.samples} != {s.id for s in used.samples}
-    with pytest.raises(ConfigError, match="calibration share is 1.0; expected one between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"calibration share is 1\.0; expected one between 0 and 1"):
         share_of_rows(rows, 1.0, seed=0)
-    with pytest.raises(DataError, match="has 20 prompts, of which 0.01 are 0"):
+    with pytest.raises(DataError, match=r"has 20 prompts, of which 0\.01 are 0"):
         share_of_rows(rows, 0.01, seed=0)
     file = read(tmp_path / "used.jsonl", [{**pair_rows(1)[0], "prompt": "Question  3"}])
     with pytest.raises(
-        DataError, match="1 prompts of .*used.jsonl are also in .*beginning with 'question 3'"
+        DataError, match=r"1 prompts of .*used.jsonl are also in .*beginning with 'question 3'"
     ):
         refuse_shared_prompts(rows, file)
     refuse_shared_prompts(rows, read(tmp_path / "new.jsonl", [{**pair_rows(1)[0], "prompt": "a new one"}]))

@@ -20,7 +20,7 @@ RISK, DELTA, TRIALS = 0.1, 0.1, 600
 
 
 def risk_above(threshold: float) -> float:
-    """The true risk: with confidence c, uniform in [0, 1], a verdict is wrong with probability (1 - c)² / 2."""
+    """The true risk: a confidence c is uniform in [0, 1], its verdict wrong with probability (1 - c)² / 2."""
     return (1 - threshold) ** 2 / 6
 
 
