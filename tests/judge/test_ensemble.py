@@ -145,13 +145,11 @@ def test_swapped_answers_get_swapped_verdicts(saved: Path, tmp_path: Path):
     exchanged = []
     for number in range(2):
         said = judge_of(0.9, number, steady=0.8)
-        # The order ba of the exchanged pair shows what the order ab of the pair shows.
-        path = tmp_path / f"swapped-{number}.jsonl"
-        exchanged.append(
-            EngineOptions(
-                record(path, PAIRS, lambda row, order, time, said=said: said(row, order[::-1], time))
-            )
-        )
+
+        def exchange(row: dict[str, Any], order: str, time: int, said: Any = said) -> str:
+            return said(row, order[::-1], time)  # ba of the exchanged pair shows what ab of the pair shows
+
+        exchanged.append(EngineOptions(record(tmp_path / f"swapped-{number}.jsonl", PAIRS, exchange)))
     rows = [{**row, "a": row["b"], "b": row["a"], "better": other[row["better"]]} for row in PAIRS]
     with Ensemble(exchanged, VERDICT, combination=ensemble.combination) as swapped:
         found = swapped.judge_rows(rows, tmp_path / "swapped.jsonl").verdicts()

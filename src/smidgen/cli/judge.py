@@ -60,6 +60,22 @@ class JudgingOptions(JudgeOptions):
     ] = JudgeOptions.samples
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class JudgeOutput:
+    """Output of `smidgen judge`."""
+
+    out: Annotated[
+        Path | None,
+        Parameter(
+            help="Output file, JSONL with one judgement per line; resumes if it exists. Several judges have "
+            "a file each, FILE.judge-1.jsonl and so on; the verdicts are in FILE.pairs.jsonl."
+        ),
+    ] = None
+    prices: PricesFile = None
+    json: Json = False
+
+
 def judge(
     file: Annotated[
         Path | None,
@@ -72,31 +88,27 @@ def judge(
     /,
     *,
     pair: PairOptions = PairOptions(),
-    out: Annotated[
-        Path | None,
-        Parameter(help="Output file, JSONL with one judgement per line; resumes if it exists."),
-    ] = None,
     engine: JudgeEngine = JudgeEngine(),
     judging: JudgingOptions = JudgingOptions(),
     sampling: SamplingOptions = SamplingOptions(),
     ensemble: EnsembleOptions = EnsembleOptions(),
     rows: RowOptions = RowOptions(),
-    prices: PricesFile = None,
-    json: Json = False,
+    output: JudgeOutput = JudgeOutput(),
 ) -> None:
     """Judge which of two answers is better, asking one judge or several in both orders."""
     from smidgen.config import read_prices
 
+    out = output.out
     _check_use(file, pair, out)
     if file is None:
-        _check_one(out, judging, rows, prices)
-    price_list = read_prices(prices)
+        _check_one(output, judging, rows)
+    price_list = read_prices(output.prices)
     with _open(engine, judging, sampling, ensemble) as opened:
         if file is None or out is None:
-            _judge_one(opened, pair, json=json)
+            _judge_one(opened, pair, json=output.json)
         else:
             result = judge_file(opened, file, out, rows, price_list)
-            print_json(result) if json else _show_file(result)
+            print_json(result) if output.json else _show_file(result)
 
 
 def _open(
@@ -131,12 +143,12 @@ def _check_use(file: Path | None, pair: PairOptions, out: Path | None) -> None:
         )
 
 
-def _check_one(out: Path | None, judging: JudgeOptions, rows: RowOptions, prices: Path | None) -> None:
+def _check_one(output: JudgeOutput, judging: JudgeOptions, rows: RowOptions) -> None:
     """Check that no option that needs a file of pairs is given."""
     for_files = {
-        "--out": out is not None,
+        "--out": output.out is not None,
         "--limit": rows.limit is not None,
-        "--prices": prices is not None,
+        "--prices": output.prices is not None,
         "--skip-bad-rows": rows.skip_bad_rows,
         "--reference": judging.reference,
     }

@@ -155,27 +155,24 @@ def curve(confidences: Sequence[float], right: Sequence[bool], clusters: Sequenc
         for end in _spread(np.asarray(ends), CURVE_POINTS)
     ]
     wrong = ~sorted_right
-    area = Statistic(lambda weights: aurc(sorted_confidences, wrong, weights), prompts)
+    ranks = np.cumsum(np.append(0, np.diff(sorted_confidences) != 0))[: len(order)]
+    area = Statistic(lambda weights: aurc(ranks, wrong, weights), prompts)
     return {"pairs": len(order), "aurc": area, "points": points}
 
 
-def aurc(
-    confidences: NDArray[np.float64], wrong: NDArray[np.bool_], weights: NDArray[np.float64] | None = None
-) -> float:
+def aurc(ranks: NDArray[np.intp], wrong: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
     """Return the mean risk over all coverages; the risk itself if all confidences are equal.
 
     Pairs of equal confidence are answered in random order: the expected area is returned.
 
     Args:
-        confidences: (pairs,), in any order.
+        ranks: (pairs,), rank of each pair's confidence, 0 for the highest; equal confidences share one.
         wrong: (pairs,).
         weights: (pairs,), whole numbers: a pair of weight k counts as k pairs.
     """
-    weights = np.ones(len(confidences)) if weights is None else weights
     if not weights.sum():
         return float("nan")
-    _, groups = np.unique(-confidences, return_inverse=True)
-    sizes, errors = np.bincount(groups, weights), np.bincount(groups, weights * wrong)
+    sizes, errors = np.bincount(ranks, weights), np.bincount(ranks, weights * wrong)
     before, missed = np.cumsum(sizes) - sizes, np.cumsum(errors) - errors
     rate = np.divide(errors, sizes, out=np.zeros_like(sizes), where=sizes > 0)
     place = np.arange(1, round(sizes.sum()) + 1)

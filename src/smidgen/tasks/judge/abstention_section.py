@@ -6,7 +6,7 @@ from typing import Any
 from smidgen.figures import formatting
 from smidgen.figures.columns import evaluated, numbers, plain
 from smidgen.figures.coverage_curve import coverage_curve, curve_points
-from smidgen.figures.formatting import ABSENT, PERCENT, finite, percent, rows_at, table_at
+from smidgen.figures.formatting import ABSENT, finite, percent, rows_at, table_at
 
 CONFIDENCES = {
     "majority": "the lead of the winner, as a share of all judgements",
@@ -60,19 +60,6 @@ def guarantee_in_words(chosen: Mapping[str, Any]) -> str:
     return (
         f"It answers {coverage} of the pairs ({span}){errors}; its threshold was chosen on other pairs so "
         f"that, with a probability of {percent(1 - delta)}, at most {percent(target)} are wrong."
-    )
-
-
-def most_confident_in_words(report: Mapping[str, Any]) -> str:
-    """Say how right a judge is where it is most confident, as a sentence; empty if there is no curve."""
-    points = curve_points(rows_at(report, "after", "abstention", "points"))
-    if len(points) < 2:
-        return ""
-    kept = max(points[:-1], key=lambda point: (point.accuracy, point.coverage))
-    share, accuracy, everywhere = map(percent, (kept.coverage, kept.accuracy, points[-1].accuracy))
-    return (
-        f"On the {share} of pairs of which it is most confident, {accuracy} of its verdicts are right "
-        f"(95{PERCENT} interval {percent(kept.low)} to {percent(kept.high)}); on all pairs, {everywhere}."
     )
 
 
