@@ -48,8 +48,15 @@ def test_an_ensemble_is_calibrated_evaluated_and_used(
     assert "its threshold was chosen on other pairs" in printed.err
     assert "<polygon" in (out / "report.html").read_text()
 
+    assert exit_code(["compare", str(out), str(out)]) == 2
+    assert "evaluates an ensemble, and its report compares it" in capsys.readouterr().err
+    for name in ("evaluation.json", "report.html", "ensemble.json"):  # as if it had been interrupted
+        (out / name).unlink()
+    assert evaluate(files, *options, "--out", str(out)) == 0
+
     verdicts = tmp_path / "verdicts.jsonl"
     arguments = ["judge", files["pairs"], "--out", str(verdicts), "--ensemble", str(out / "ensemble.json")]
+    capsys.readouterr()
     assert exit_code([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["pairs"] == 120 and found["judgements"] == 480 and 0 < found["verdicts"]["unsure"] < 60

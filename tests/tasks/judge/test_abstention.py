@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from smidgen.evaluation import measure
 from smidgen.tasks.judge.abstention import (
-    aurc,
+    area,
     candidates_from,
     choose_threshold,
     curve,
@@ -131,24 +131,26 @@ def area_by_hand(wrong: list[bool]) -> float:
     return float(np.mean([sum(wrong[: n + 1]) / (n + 1) for n in range(len(wrong))]))
 
 
-def area(confidences: np.ndarray, wrong: np.ndarray, weights: np.ndarray | None = None) -> float:
-    _, ranks = np.unique(-confidences, return_inverse=True)
-    return aurc(ranks, wrong, np.ones(len(wrong)) if weights is None else weights)
+def area_of(confidences: np.ndarray, wrong: np.ndarray, weights: np.ndarray | None = None) -> float:
+    found = area(confidences.tolist(), (~wrong).tolist(), [""] * len(wrong))
+    return found.function(np.ones(len(wrong)) if weights is None else weights)
 
 
 def test_the_area_is_the_mean_risk_over_coverages():
     random = np.random.default_rng(3)
     confidences, wrong = draw(random, 40)
     order = np.argsort(-confidences)
-    assert area(confidences, wrong) == pytest.approx(area_by_hand(wrong[order].tolist()))
-    assert area(np.ones(40), wrong) == pytest.approx(wrong.mean())
+    assert area_of(confidences, wrong) == pytest.approx(area_by_hand(wrong[order].tolist()))
+    assert area_of(np.ones(40), wrong) == pytest.approx(wrong.mean())
     mixed = np.array([True, True, False, False, True, False])
     shuffles = [area_by_hand(random.permutation(mixed).tolist()) for _ in range(4000)]
-    assert area(np.ones(6), mixed) == pytest.approx(np.mean(shuffles), abs=0.01)
+    assert area_of(np.ones(6), mixed) == pytest.approx(np.mean(shuffles), abs=0.01)
     weights = random.integers(0, 3, 40).astype(float)
     repeated = np.repeat(np.arange(40), weights.astype(int))
-    assert area(confidences, wrong, weights) == pytest.approx(area(confidences[repeated], wrong[repeated]))
-    assert math.isnan(area(np.empty(0), np.empty(0, bool)))
+    assert area_of(confidences, wrong, weights) == pytest.approx(
+        area_of(confidences[repeated], wrong[repeated])
+    )
+    assert math.isnan(area_of(np.empty(0), np.empty(0, bool)))
 
 
 def test_the_curve_ends_with_every_pair():
@@ -161,8 +163,8 @@ def test_the_curve_ends_with_every_pair():
         reached = confidences >= point["threshold"]
         assert point["coverage"] == reached.mean()
         assert measure(point["accuracy"]).value == pytest.approx(1 - wrong[reached].mean())
-    measured = measure(found["aurc"])
+    measured = measure(area(confidences.tolist(), (~wrong).tolist(), [str(n) for n in range(200)]))
     assert measured.value is not None and measured.low is not None and measured.high is not None
-    assert measured.value == pytest.approx(area(confidences, wrong))
+    assert measured.value == pytest.approx(area_of(confidences, wrong))
     assert measured.low < measured.value < measured.high
     assert curve([], [], [])["points"] == []

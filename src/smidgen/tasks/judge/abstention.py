@@ -138,8 +138,8 @@ def curve(confidences: Sequence[float], right: Sequence[bool], clusters: Sequenc
         clusters: the prompt of each pair.
 
     Returns:
-        `pairs`, `aurc` as a `Statistic`, and `points`: at most `CURVE_POINTS` thresholds, the most confident
-        first, each with its `coverage` and its `accuracy` as a `Measure`.
+        `pairs`, and `points`: at most `CURVE_POINTS` thresholds, the most confident first, each with its
+        `coverage` and its `accuracy` as a `Measure`.
     """
     order = np.argsort(-np.asarray(confidences, float), kind="stable")
     sorted_confidences = np.asarray(confidences, float)[order]
@@ -154,10 +154,14 @@ def curve(confidences: Sequence[float], right: Sequence[bool], clusters: Sequenc
         }
         for end in _spread(np.asarray(ends), CURVE_POINTS)
     ]
-    wrong = ~sorted_right
-    ranks = np.cumsum(np.append(0, np.diff(sorted_confidences) != 0))[: len(order)]
-    area = Statistic(lambda weights: aurc(ranks, wrong, weights), prompts)
-    return {"pairs": len(order), "aurc": area, "points": points}
+    return {"pairs": len(order), "points": points}
+
+
+def area(confidences: Sequence[float], right: Sequence[bool], clusters: Sequence[str]) -> Statistic:
+    """Return the area under the curve of risk against coverage; arguments as in `curve`."""
+    _, ranks = np.unique(-np.asarray(confidences, float), return_inverse=True)
+    wrong = ~np.asarray(right, bool)
+    return Statistic(lambda weights: aurc(ranks, wrong, weights), clusters)
 
 
 def aurc(ranks: NDArray[np.intp], wrong: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smidgen.figures import formatting
-from smidgen.figures.columns import evaluated, numbers, plain
+from smidgen.figures.columns import evaluated, numbers
 from smidgen.figures.coverage_curve import coverage_curve, curve_points
 from smidgen.figures.formatting import ABSENT, finite, percent, rows_at, table_at
 
@@ -25,7 +25,7 @@ def abstention(report: Mapping[str, Any]) -> dict[str, Any] | None:
     points = curve_points(rows_at(found, "points"))
     coverage, risk = (finite(table_at(chosen, name).get("value")) for name in ("coverage", "risk"))
     place = None if coverage is None or risk is None else (coverage, 1 - risk)
-    area, span = plain(table_at(found, "aurc"))
+    area, span = numbers(table_at(report, stage.key, "metrics", "aurc"))
     description = f"Accuracy of the {stage.long} against the share of pairs that it answers"
     drawn = coverage_curve(points, description, chosen=place)
     if drawn is None:
@@ -39,7 +39,7 @@ def abstention(report: Mapping[str, Any]) -> dict[str, Any] | None:
         "confidence": WEIGHTED if is_weighted and method == "mean" else CONFIDENCES.get(method, method),
         "aurc": area,
         "span": span,
-        "plain": f"{1 - points[-1].accuracy:.2f}",
+        "meaningless": percent(1 - points[-1].accuracy),
         "sentence": guarantee_in_words(chosen) if chosen else "",
     }
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smidgen.tasks.judge.abstention import Threshold, curve
+from smidgen.tasks.judge.abstention import Threshold, area, curve
 from smidgen.tasks.judge.ballots import Ballot, gather, in_each_order
 from smidgen.tasks.judge.calibrating import confidences
 from smidgen.tasks.judge.combination import Combination
@@ -29,6 +29,7 @@ def ensemble_measures(
     found["unparsed_rate"] = Measure([float(vote.verdict is None) for vote in every], clusters)
     lenient = [float(vote.lenient_verdict is None) for vote in every]
     found["unparsed_rate_lenient"] = Measure(lenient, clusters)
+    found["aurc"] = _area(ballots, combination)
     return found | pair_measures(ballots, combination, abstains=abstains)
 
 
@@ -66,17 +67,33 @@ def abstention_facts(
 def judge_alone(judgements: Sequence[Judgement]) -> dict[str, Any] | None:
     """Compute accuracy against coverage of one judge: confident is what both orders say, the more clearly so.
 
-    The confidence is the mean gap between the scores, or without scores the majority of the two orders.
-
     Returns:
         As `abstention_facts`; None if no pair was judged in both orders.
     """
+    ballots, combination = _alone(judgements)
+    return abstention_facts(ballots, combination) if ballots else None
+
+
+def alone_measures(judgements: Sequence[Judgement]) -> dict[str, Metric]:
+    """Compute how well the confidence of one judge tells its right verdicts from its wrong ones."""
+    ballots, combination = _alone(judgements)
+    return {"aurc": _area(ballots, combination)} if ballots else {}
+
+
+def _alone(judgements: Sequence[Judgement]) -> tuple[list[Ballot], Combination]:
+    """Return the pairs that one judge saw in both orders, and its confidence.
+
+    That is the mean gap between the scores, or without scores the majority of the two orders.
+    """
     paired = both_orders(judgements)
-    if not paired:
-        return None
     ballots = gather([[judgement for pair in paired for judgement in pair]])
     has_scores = any(judgement.gap is not None for judgement in judgements)
-    return abstention_facts(ballots, Combination("mean", (1.0,)) if has_scores else Combination())
+    return ballots, Combination("mean", (1.0,)) if has_scores else Combination()
+
+
+def _area(ballots: Sequence[Ballot], combination: Combination) -> Metric:
+    found, wrong = confidences(ballots, combination)
+    return area(found.tolist(), (~wrong).tolist(), [ballot.cluster for ballot in ballots])
 
 
 def judges_facts(

@@ -24,7 +24,7 @@ from smidgen.errors import DataError
 from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
-from smidgen.tasks.judge.ensemble_evidence import judge_alone
+from smidgen.tasks.judge.ensemble_evidence import alone_measures, judge_alone
 from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict, verdict_alone
 from smidgen.tasks.judge.gold import gold_of_pairs, gold_target
 from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words
@@ -248,8 +248,9 @@ class JudgeTask(Task):
         return Score(float(right), said.preferred, parsed=True, explanation=scores)
 
     def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
-        """Accuracy over all orders, then consistency, biases and failure rates."""
-        return measures(read_judgements(records, self._reader))
+        """Accuracy over all orders, then consistency, biases, failure rates and what its confidence tells."""
+        found = read_judgements(records, self._reader)
+        return measures(found) | ({} if self.form.singly else alone_measures(found))
 
     def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
         """The accuracy of always choosing the longer or the first answer, and of chance; never ties."""
