@@ -104,6 +104,8 @@ def test_what_does_not_parse_is_counted_and_votes_for_nobody(tmp_path: Path):
     assert metrics["accuracy"]["value"] == metrics["pair_accuracy"]["value"] == 1.0
     assert (metrics["unparsed_rate"]["value"], metrics["unparsed_rate"]["n"]) == (0.5, 480)
     assert found["details"]["unparsed"] == {"no verdict": 240}
+    (once,) = found["ensemble"]["judges"]
+    assert (once["samples"], once["pair_accuracy"]["value"], once["difference"]["value"]) == (1, 0.0, 1.0)
     assert [point["threshold"] for point in found["abstention"]["points"]] == [0.5]
 
 

@@ -169,7 +169,8 @@ def _ensemble_facts(asked: Asked, found: Calibrated, plan: EnsemblePlan, seed: i
     """Describe the judges, and how much better than each the ensemble is, in the accuracy over pairs."""
     together = pair_measures(asked.ballots, found.combination)["pair_accuracy"]
     judges = []
-    for facts in judges_facts(asked.ballots, found.combination, list(map(name_of, plan.judges))):
+    names = list(map(name_of, plan.judges))
+    for facts in judges_facts(asked.ballots, found.combination, names, plan.samples):
         alone = facts["pair_accuracy"]
         assert isinstance(alone, Measure)
         difference = paired_difference(together, alone, seed=seed).to_json()

@@ -66,9 +66,11 @@ def test_a_threshold_says_what_it_keeps():
 
 def test_the_judges_of_an_ensemble():
     difference = {"value": 0.05, "low": 0.01, "high": 0.09}
-    judges = [{"model": "<m>", "weight": 0.25, "pair_accuracy": rate(0.7), "difference": difference}]
+    judges = [
+        {"model": "<m>", "samples": 3, "weight": 0.25, "pair_accuracy": rate(0.7), "difference": difference}
+    ]
     found = ensemble(report(ensemble={"combine": "mean", "samples": 3, "judges": judges}))
-    assert found is not None and found["rows"][0][:2] == ("<m>", "0.25") and found["samples"] == "3"
+    assert found is not None and found["rows"][0][:3] == ("<m>", "3", "0.25") and found["samples"] == "3"
     page = "".join(judge_sections(report(ensemble={"combine": "mean", "samples": 3, "judges": judges})))
     assert "&lt;m&gt;" in page and "3 times in both orders" in page and "combined by mean" in page
     assert ensemble(report()) is None and abstention(report()) is None and judge_sections(report()) == []

@@ -144,7 +144,7 @@ def curve(confidences: Sequence[float], right: Sequence[bool], clusters: Sequenc
     order = np.argsort(-np.asarray(confidences, float), kind="stable")
     sorted_confidences = np.asarray(confidences, float)[order]
     sorted_right = np.asarray(right, bool)[order]
-    prompts = [clusters[index] for index in order]
+    prompts = [clusters[int(index)] for index in order]
     ends = np.flatnonzero(np.append(np.diff(sorted_confidences) != 0, True)) + 1 if len(order) else []
     points = [
         {

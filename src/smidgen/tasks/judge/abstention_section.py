@@ -69,6 +69,7 @@ def ensemble(report: Mapping[str, Any]) -> dict[str, Any] | None:
     rows = [
         (
             formatting.text(row.get("model")),
+            formatting.count(row.get("samples")),
             ABSENT if finite(row.get("weight")) is None else f"{row['weight']:.3g}",
             *numbers(table_at(row, "pair_accuracy")),
             formatting.points(row.get("difference")),

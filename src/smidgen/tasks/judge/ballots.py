@@ -38,6 +38,14 @@ class Ballot:
         """The votes of one judge alone."""
         return Ballot((self.votes[number],))
 
+    def asked_once(self) -> "Ballot":
+        """The first judgement of each judge in each order."""
+        return Ballot(
+            tuple(
+                tuple({vote.order: vote for vote in reversed(judge)}.values())[::-1] for judge in self.votes
+            )
+        )
+
     def in_order(self, order: str) -> "Ballot":
         """The votes on the pair as it was shown in one order."""
         return Ballot(tuple(tuple(vote for vote in judge if vote.order == order) for judge in self.votes))

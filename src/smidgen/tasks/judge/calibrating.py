@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from smidgen.data.formats import Label
 from smidgen.errors import DataError
 from smidgen.tasks.judge.abstention import Threshold, candidates_from, choose_threshold
 from smidgen.tasks.judge.ballots import Ballot
@@ -62,7 +63,7 @@ def calibrate(
     else:
         fitted, tested = (ballots, []) if risk is None else halves(ballots, seed, source)
         margins = np.array([[margin(judge) for judge in ballot.votes] for ballot in fitted])
-        labels = [ballot.all[0].better for ballot in fitted]
+        labels: list[Label] = [ballot.all[0].better for ballot in fitted]
         combination = Combination(method, fit_weights(margins, labels, source=source))
         if risk is None:
             return Calibrated(combination, None)

@@ -1,6 +1,6 @@
 """What an ensemble's judgements of labelled pairs show: its metrics, its judges, and when not to answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from smidgen.tasks.judge.abstention import Threshold, area, curve
@@ -97,15 +97,22 @@ def _area(ballots: Sequence[Ballot], combination: Combination) -> Metric:
 
 
 def judges_facts(
-    ballots: Sequence[Ballot], combination: Combination, names: Sequence[str]
-) -> list[Mapping[str, Any]]:
-    """Describe every judge of an ensemble: its name, weight and accuracy over pairs if it judged alone.
+    ballots: Sequence[Ballot], combination: Combination, names: Sequence[str], samples: int
+) -> list[dict[str, Any]]:
+    """Describe what an ensemble consists of, each with its accuracy over pairs if it judged alone.
 
-    Alone, the sign of a judge's own margin or its own majority decides, and it never abstains.
+    That are its judges, if it has several, and each of them asked once, if it asks more often. Alone, the
+    sign of a judge's own margin or its own majority decides, and it never abstains.
     """
     weights: Sequence[float | None] = combination.weights or [None] * len(names)
     alone = Combination() if combination.weights is None else Combination("mean", (1.0,))
-    return [
-        {"model": name, "weight": weight, **pair_measures([b.of_judge(number) for b in ballots], alone)}
-        for number, (name, weight) in enumerate(zip(names, weights, strict=True))
-    ]
+    found = []
+    for number, (name, weight) in enumerate(zip(names, weights, strict=True)):
+        own = [ballot.of_judge(number) for ballot in ballots]
+        parts = {samples: own} if len(names) > 1 or samples == 1 else {}
+        if samples > 1:
+            parts[1] = [ballot.asked_once() for ballot in own]
+        for times, part in parts.items():
+            facts: dict[str, Any] = {"model": name, "samples": times, "weight": weight}
+            found.append(facts | pair_measures(part, alone))
+    return found
