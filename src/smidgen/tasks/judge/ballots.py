@@ -40,11 +40,8 @@ class Ballot:
 
     def asked_once(self) -> "Ballot":
         """The first judgement of each judge in each order."""
-        return Ballot(
-            tuple(
-                tuple({vote.order: vote for vote in reversed(judge)}.values())[::-1] for judge in self.votes
-            )
-        )
+        first = ({vote.order: vote for vote in reversed(judge)} for judge in self.votes)
+        return Ballot(tuple(tuple(by_order.values()) for by_order in first))
 
     def in_order(self, order: str) -> "Ballot":
         """The votes on the pair as it was shown in one order."""
