@@ -109,6 +109,19 @@ def test_several_judges_of_one_pair(tiny_model_dir: Path, tmp_path: Path, capsys
     assert json.loads(capsys.readouterr().out)["leaning"] == "a"
 
 
+def test_options_of_servers_are_not_for_local_judges():
+    from smidgen.cli.ensemble import judges_of
+    from smidgen.options import EngineOptions
+
+    engine = EngineOptions("http://h:1/v1", model_name="m", api_key_env="KEY", timeout=5.0)
+    server, local = judges_of(engine, ["smidgen:nano"])
+    assert (server, local) == (engine, EngineOptions("smidgen:nano"))
+    alone, _ = judges_of(EngineOptions("one", timeout=5.0), ["two"])
+    assert alone.timeout == 5.0, (
+        "no judge is a server, so that the option is refused when the model is opened"
+    )
+
+
 def test_an_adapter_stands_after_a_plus(tmp_path: Path):
     from smidgen.cli.ensemble import judges_of
     from smidgen.options import EngineOptions
@@ -135,6 +148,7 @@ def test_an_adapter_stands_after_a_plus(tmp_path: Path):
         (["--risk", "0.1", "--calibrate", "0.5", "--constrained"], "--constrained does not apply"),
         (["--ensemble", "x.json"], "--model does not apply to x.json"),
         (["--ensemble", "x.json", "--risk", "0.2"], "--risk does not apply to x.json"),
+        (["--delta", "0.2"], "--delta needs --risk"),
     ],
 )
 def test_wrong_uses(options: list[str], said: str, files: dict[str, str], capsys: pytest.CaptureFixture[str]):

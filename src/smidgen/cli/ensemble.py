@@ -101,6 +101,8 @@ def judges_of(engine: EngineOptions, also: Sequence[str]) -> list[EngineOptions]
         ConfigError: a judge is named twice.
     """
     judges = [engine, *(_named(engine, name) for name in also)]
+    if any(is_url(judge.model) for judge in judges):
+        judges = [judge if is_url(judge.model) else _local(judge) for judge in judges]
     named = [(judge.model, judge.adapter) for judge in judges]
     if twice := next((name for name in named if named.count(name) > 1), None):
         raise ConfigError(
@@ -116,6 +118,11 @@ def _named(engine: EngineOptions, name: str) -> EngineOptions:
     if not plus or is_url(name) or Path(name).exists():
         return replace(engine, model=name, adapter=None)
     return replace(engine, model=model, adapter=Path(adapter))
+
+
+def _local(judge: EngineOptions) -> EngineOptions:
+    """Return the options of a judge without those of servers, which are for other judges."""
+    return replace(judge, model_name=None, api_key_env=None, timeout=None)
 
 
 def open_ensemble(
@@ -141,34 +148,34 @@ def open_ensemble(
         raise ConfigError(f"{own[0]} applies only to the task judge, not to {task}; remove it")
     if task_options.constrained:
         raise ConfigError("--constrained does not apply to several judgements of a pair; remove it")
+    if "--delta" in own and given.risk is None:
+        raise ConfigError("--delta needs --risk, of which it is the probability to exceed it; give --risk")
     if given.ensemble is None:
         plan = EnsemblePlan(
             judges_of(engine, given.also), task_options.samples, given.combine, given.risk, given.delta
         )
         plan.check(calibrated=given.calibrate is not None, temperature=sampling.temperature)
         return Opened(task_options.settings(task), sampling, task_options.method, plan)
-    refuse_beside_ensemble(
-        given.ensemble,
-        [*changed(given, ["ensemble"]), *changed(engine, ["batch_size"]), *changed(task_options)],
-        sampling,
-    )
-    saved, judges = saved_judges(given.ensemble)
-    judges = [replace(judge, batch_size=engine.batch_size) for judge in judges]
+    refuse_beside_ensemble(given, engine, task_options, sampling)
+    saved, judges = saved_judges(given.ensemble, engine)
     asking = saved.asking
     plan = EnsemblePlan(judges, asking.samples, saved.combine, saved=saved)
     asked = SamplingOptions(asking.max_tokens, asking.temperature, asking.seed)
     return Opened(asking.settings, asked, asking.method, plan)
 
 
-def refuse_beside_ensemble(path: Path, given: Sequence[str], sampling: SamplingOptions) -> None:
+def refuse_beside_ensemble(
+    given: EnsembleOptions, engine: EngineOptions, asking: JudgeOptions, sampling: SamplingOptions
+) -> None:
     """Refuse options that a calibrated ensemble replaces.
 
     Raises:
         ConfigError: one is given.
     """
-    if others := [*given, *changed(sampling)]:
+    others = [*changed(given, ["ensemble"]), *changed(engine, ["batch_size", "api_key_env", "timeout"])]
+    if others := [*others, *changed(asking), *changed(sampling)]:
         raise ConfigError(
-            f"{others[0]} does not apply to {path}, which says how its judges are asked; remove it"
+            f"{others[0]} does not apply to {given.ensemble}, which says how its judges are asked; remove it"
         )
 
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import Progress, print_json, print_table, say, say_cost, say_rejected
-from smidgen.cli.ensemble import EnsembleOptions, changed, judges_of, refuse_beside_ensemble
+from smidgen.cli.ensemble import EnsembleOptions, judges_of, refuse_beside_ensemble
 from smidgen.cli.parameters import Json, PricesFile, file_or_stdin
 from smidgen.errors import ConfigError
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions, whole
@@ -118,9 +118,8 @@ def _open(
     from smidgen.judge import Ensemble, Judge, load_ensemble
 
     if given.ensemble is not None:
-        others = [*changed(given, ["ensemble"]), *changed(engine, ["batch_size"]), *changed(judging)]
-        refuse_beside_ensemble(given.ensemble, others, sampling)
-        return load_ensemble(given.ensemble, batch_size=engine.batch_size)
+        refuse_beside_ensemble(given, engine, judging, sampling)
+        return load_ensemble(given.ensemble, engine)
     if given.also:
         return Ensemble(judges_of(engine, given.also), judging, sampling)
     return Judge(engine, judging, sampling)

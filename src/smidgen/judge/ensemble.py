@@ -8,7 +8,7 @@ with ensemble:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,7 +17,7 @@ from smidgen.data.types import Record
 from smidgen.errors import ConfigError
 from smidgen.evaluation.records import read_log, read_records, wall_clock
 from smidgen.evaluation.speed import Speed, measure_speed
-from smidgen.files import write_jsonl
+from smidgen.files import is_url, write_jsonl
 from smidgen.inference import model_hash
 from smidgen.judge.judging import Judge, Said
 from smidgen.judge.row_judgements import PairSamples, RowJudgements, Rows, pairs_file, sample_pairs
@@ -218,32 +218,45 @@ class EnsembleJudgements:
                     self._peaks.append(peak)
 
 
-def saved_judges(path: Path) -> tuple[SavedEnsemble, list[EngineOptions]]:
+def saved_judges(path: Path, engine: EngineOptions) -> tuple[SavedEnsemble, list[EngineOptions]]:
     """Read a saved ensemble and its judges.
+
+    Args:
+        path: the file.
+        engine: gives what does not decide what a judge says: the number of rows decoded together and, for
+            servers, the API key and the timeout.
 
     Raises:
         ConfigError: a judge or the template is not the one that was calibrated.
         DataError: the file is missing, or is no ensemble.
     """
     saved = read_ensemble(path)
-    judges = [EngineOptions(**judge.options()) for judge in saved.judges]
+    own = {"batch_size": engine.batch_size}
+    for_servers = {"api_key_env": engine.api_key_env, "timeout": engine.timeout}
+    has_server = any(is_url(judge.model) for judge in saved.judges)  # else the engine refuses them
+    judges = [
+        EngineOptions(
+            **judge.options(), **own, **(for_servers if is_url(judge.model) or not has_server else {})
+        )
+        for judge in saved.judges
+    ]
     saved.check(path, [model_hash(judge) for judge in judges])
     return saved, judges
 
 
-def load_ensemble(path: Path | str, *, batch_size: int | None = None) -> Ensemble:
+def load_ensemble(path: Path | str, engine: EngineOptions = EngineOptions()) -> Ensemble:
     """Load an ensemble that `smidgen evaluate judge --calibrate … --out FOLDER` saved in its folder.
 
     Args:
         path: its `ensemble.json`.
-        batch_size: maximum number of judgements decoded together; default: that of `EngineOptions`.
+        engine: as in `saved_judges`.
 
     Raises:
         ConfigError: as in `saved_judges`, the judges do not generate, or no threshold keeps the chosen risk.
         DataError: the file is missing, or is no ensemble.
     """
     path = Path(path)
-    saved, judges = saved_judges(path)
+    saved, judges = saved_judges(path, engine)
     asking, found = saved.asking, saved.calibrated
     if asking.method != "generate":
         raise ConfigError(
@@ -255,8 +268,6 @@ def load_ensemble(path: Path | str, *, batch_size: int | None = None) -> Ensembl
             f"no threshold of {path} keeps the risk of {found.threshold.risk:g}, so it would answer nothing; "
             "calibrate with more rows, a higher risk or better judges"
         )
-    if batch_size is not None:
-        judges = [replace(judge, batch_size=batch_size) for judge in judges]
     judging = JudgeOptions(
         template=asking.settings.get("template", asking.template),
         reference=asking.settings.get("reference", False),
