@@ -117,9 +117,7 @@ def test_options_of_servers_are_not_for_local_judges():
     server, local = judges_of(engine, ["smidgen:nano"])
     assert (server, local) == (engine, EngineOptions("smidgen:nano"))
     alone, _ = judges_of(EngineOptions("one", timeout=5.0), ["two"])
-    assert alone.timeout == 5.0, (
-        "no judge is a server, so that the option is refused when the model is opened"
-    )
+    assert alone.timeout == 5.0, "without a server it is refused when the model is opened"
 
 
 def test_an_adapter_stands_after_a_plus(tmp_path: Path):
