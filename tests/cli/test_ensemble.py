@@ -72,7 +72,9 @@ def test_an_ensemble_is_calibrated_evaluated_and_used(
         "--json",
     ]
     assert exit_code(again) == 0
-    assert json.loads(capsys.readouterr().out)["metrics"]["coverage"]["n"] == 120
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["metrics"]["coverage"]["n"] == 36
+    assert "ensemble: 84 pairs were calibrated on and are left out" in printed.err
 
 
 def test_a_calibration_file(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):

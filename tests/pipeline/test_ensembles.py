@@ -153,6 +153,8 @@ def test_a_calibrated_ensemble_abstains_on_other_rows(combine: str, tmp_path: Pa
     assert saved.calibration is not None and saved.calibration.pairs == 84
     assert (saved.weights is None) == (combine == "majority")
     again = replace(plan, saved=saved, risk=None)
+    with pytest.raises(DataError, match=r"was calibrated on every prompt of .*; evaluate it on other pairs"):
+        evaluated(used, again, tmp_path / "again")
     assert without_times(evaluated(rows, again, tmp_path / "again")) == without_times(found)
 
 

@@ -70,11 +70,6 @@ class CalibrationOptions(EnsembleOptions):
         Parameter(help="Probability that the calibration rows misled, so that the share is exceeded."),
     ] = 0.1
 
-    @property
-    def is_given(self) -> bool:
-        """Whether any option differs from its default."""
-        return bool(changed(self))
-
 
 class Opened(NamedTuple):
     """An ensemble that is to be evaluated: the settings of its task, how it is asked, and its judges."""
@@ -88,7 +83,7 @@ class Opened(NamedTuple):
 def changed(options: Any, but: Sequence[str] = ()) -> list[str]:
     """Return the fields of a group of options that differ from their defaults, as options are written."""
     return [
-        f"--{field.name.replace('_', '-')}"
+        f"--{field.name.removesuffix('_file').replace('_', '-')}"  # as `rubric_file`
         for field in fields(options)
         if field.name not in but and getattr(options, field.name) != field.default
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from smidgen.data.formats import pairs
 from smidgen.errors import ConfigError, DataError
 from smidgen.evaluation.candidates import check_times
+from smidgen.files import sha256_json
 from smidgen.options import EngineOptions
 from smidgen.pipeline.sources import EvaluationRows
 from smidgen.tasks.judge.combination import Method
@@ -92,13 +93,43 @@ def refuse_shared_prompts(rows: EvaluationRows, calibration_rows: EvaluationRows
     Raises:
         DataError: there is one.
     """
-    asked, used = (
-        {" ".join(pair.prompt.casefold().split()) for pair in pairs(each.rows, rejected=[])}
-        for each in (rows, calibration_rows)
-    )
+    both = (rows, calibration_rows)
+    asked, used = ({_plain(prompt) for prompt in _prompts(each).values()} for each in both)
     if shared := asked & used:
         raise DataError(
             f"{len(shared)} prompts of {calibration_rows.source} are also in {rows.source}, beginning with "
             f"'{min(shared)[:60]}'; calibrate with pairs that are not reported on, or give --calibrate a "
             "share"
         )
+
+
+def prompt_hashes(rows: EvaluationRows) -> dict[str, str]:
+    """Return twelve hex digits of the prompt of each pair, by its id."""
+    return {pair: sha256_json(_plain(prompt))[:12] for pair, prompt in _prompts(rows).items()}
+
+
+def not_calibrated_on(rows: EvaluationRows, saved: SavedEnsemble) -> EvaluationRows:
+    """Return rows without those whose prompts a saved ensemble was calibrated on.
+
+    Raises:
+        DataError: there are no others.
+    """
+    used = set(saved.calibration.prompts) if saved.calibration is not None else set()
+    hashes = prompt_hashes(rows)
+    samples = [sample for sample in rows.samples if hashes[sample.metadata["pair"]] not in used]
+    if not samples:
+        raise DataError(
+            f"the ensemble was calibrated on every prompt of {rows.source}; evaluate it on other pairs"
+        )
+    return replace(rows, samples=samples)
+
+
+def _prompts(rows: EvaluationRows) -> dict[str, str]:
+    """Return the prompts of the samples' pairs, by their ids."""
+    found = {pair.id: pair.prompt for pair in pairs(rows.rows, rejected=[])}
+    return {name: found[name] for name in dict.fromkeys(s.metadata["pair"] for s in rows.samples)}
+
+
+def _plain(prompt: str) -> str:
+    """Return a prompt without differences of case and spaces."""
+    return " ".join(prompt.casefold().split())

@@ -12,7 +12,7 @@ from smidgen.evaluation.records import LoggedRecord, wall_clock
 from smidgen.files import sha256_json
 from smidgen.inference import model_hash
 from smidgen.options import EngineOptions
-from smidgen.pipeline.ensemble_plan import EnsemblePlan
+from smidgen.pipeline.ensemble_plan import EnsemblePlan, prompt_hashes
 from smidgen.pipeline.sources import EvaluationRows
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.ballots import Ballot, gather, in_each_order
@@ -128,7 +128,12 @@ def saved_ensemble(
         combine=found.combination.method,
         weights=found.combination.weights,
         abstention=None if found.threshold is None else SavedThreshold(**found.threshold.to_json()),
-        calibration=SavedCalibration(source=rows.source, pairs=len(used.ballots), sha256=sha256_json(asked)),
+        calibration=SavedCalibration(
+            source=rows.source,
+            pairs=len(used.ballots),
+            sha256=sha256_json(asked),
+            prompts=tuple(sorted(set(prompt_hashes(rows).values()))),
+        ),
     )
 
 

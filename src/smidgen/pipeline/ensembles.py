@@ -15,7 +15,7 @@ from smidgen.evaluation.report import build_report
 from smidgen.files import write_json, write_text
 from smidgen.inference import engine_identity, open_engine
 from smidgen.options import EngineOptions
-from smidgen.pipeline.ensemble_plan import EnsemblePlan
+from smidgen.pipeline.ensemble_plan import EnsemblePlan, not_calibrated_on
 from smidgen.pipeline.ensemble_result import Asked, ensemble_result, saved_ensemble
 from smidgen.pipeline.evaluating import RECORDS, RESULT, collected
 from smidgen.pipeline.events import MessageEvent, MetricEvent, Work
@@ -62,11 +62,17 @@ def evaluate_ensemble(
 
     Raises:
         ConfigError: the template grades answers alone, or has no such method.
-        DataError: the calibration rows do not suffice for the weights.
+        DataError: the calibration rows do not suffice for the weights, or every row is one of the saved
+            ensemble.
     """
     task = rows.task
     assert isinstance(task, JudgeTask)
     method = _check_task(task, method, plan.samples)
+    if plan.saved is not None:
+        kept = not_calibrated_on(rows, plan.saved)
+        if left_out := len(rows.samples) - len(kept.samples):
+            yield MessageEvent("ensemble", f"{left_out // 2:,} pairs were calibrated on and are left out")
+        rows = kept
     parts = {RECORDS: rows} | ({} if calibration_rows is None else {CALIBRATION: calibration_rows})
     logs = yield from _ask_all(parts, plan, sampling, folder, method)
     asked = Asked(rows, logs[RECORDS])
@@ -119,8 +125,8 @@ def _ask_all(
     reset_peak_memory()
     logs: dict[str, list[list[LoggedRecord]]] = {file: [] for file in parts}
     for place, judge in zip(places, plan.judges, strict=True):
-        found = yield from _ask(judge, {place / file: rows for file, rows in parts.items()}, plan.samples,
-                                sampling, method)  # fmt: skip
+        own = {place / file: rows for file, rows in parts.items()}
+        found = yield from _ask(judge, own, plan.samples, sampling, method)
         for path, log in found.items():
             logs[path.name].append(log)
     return logs

@@ -75,6 +75,9 @@ class SavedCalibration(Section):
     source: str
     pairs: int
     sha256: str
+    """Of the pairs with their labels."""
+    prompts: tuple[str, ...]
+    """Hashes of their prompts, so that the ensemble is never evaluated on them."""
 
 
 class SavedEnsemble(Section):
