@@ -92,8 +92,8 @@ def halves(ballots: Sequence[Ballot], seed: int, source: str) -> tuple[list[Ball
     prompts = sorted({ballot.cluster for ballot in ballots})
     if len(prompts) < 2:
         raise DataError(
-            f"{source} have one prompt; expected several, half of them for the weights and half for the "
-            "threshold"
+            f"there is only one prompt in {source}; expected several, half of them for the weights and half "
+            "for the threshold"
         )
     first = set(random.Random(f"halves/{seed}").sample(prompts, len(prompts) // 2))
     return (
