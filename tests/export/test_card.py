@@ -136,6 +136,19 @@ def test_training_is_told_against_the_best_base(folder: Path):
     assert "Training changed" not in card_text(folder, report(), artefact="fused", format="fused")
 
 
+def test_the_accuracy_of_a_judge_where_it_is_confident_is_told(folder: Path):
+    points = [
+        {"coverage": share, "threshold": 1 - share, "accuracy": metric(value)}
+        for share, value in ((0.1, 1.0), (0.75, 0.93), (1.0, 0.85))
+    ]
+    after = {"metrics": {"accuracy": metric(0.8833)}, "abstention": {"points": points}}
+    text = card_text(folder, report(after=after), artefact="fused", format="fused")
+    assert "the accuracy of the trained judge is 0.850; on the 75.0% of pairs" in " ".join(text.split())
+    assert "of which it is most confident, it is 0.930 (" in " ".join(text.split())
+    after["abstention"] = {"points": points[2:]}
+    assert "most confident" not in card_text(folder, report(after=after), artefact="fused", format="fused")
+
+
 def test_what_was_not_evaluated_is_not_vouched_for(folder: Path):
     text = card_text(folder, report(), artefact="mlx-3bit", format="mlx")
     assert "**This artefact was not evaluated.**" in text

@@ -49,6 +49,11 @@ def _result(place: Path) -> dict[str, Any]:
     result = read_json(place / "evaluation.json")
     if not isinstance(result, dict) or not {"task", "settings", "model"} <= result.keys():
         raise DataError(f"{place / 'evaluation.json'} is not an evaluation result; run the evaluation again")
+    if "ensemble" in result:
+        raise DataError(
+            f"{place} evaluates an ensemble, and its report compares it with each of its judges; expected "
+            "evaluations of one judge, asked once"
+        )
     return result
 
 

@@ -10,9 +10,10 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import figure, follow, print_json, print_table, say, say_cost, say_rejected
+from smidgen.cli.ensemble import CalibrationOptions, calibration_rows, open_ensemble
 from smidgen.cli.parameters import EvaluationOut, Json, PricesFile
 from smidgen.errors import ConfigError
-from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
+from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions, whole
 
 
 @Parameter(name="*")
@@ -68,6 +69,13 @@ class EvaluatedTask(JudgeOptions):
     examples: Annotated[
         str | None, Parameter(help="File of training rows that the worked examples come from.")
     ] = None
+    samples: Annotated[
+        PositiveInt,
+        Parameter(
+            converter=whole,
+            help="Number of judgements per order (task judge); all are combined. Needs --temperature.",
+        ),
+    ] = JudgeOptions.samples
     answers: Annotated[
         PositiveInt | None,
         Parameter(help="Number of answers to each problem (task code), for pass@k; needs --temperature."),
@@ -142,17 +150,20 @@ def evaluate(
     rows: EvaluatedRows = EvaluatedRows(),
     task_options: EvaluatedTask = EvaluatedTask(),
     sampling: SamplingOptions = SamplingOptions(),
+    ensemble: CalibrationOptions = CalibrationOptions(),
     output: EvaluationOutput = EvaluationOutput(),
 ) -> None:
     """Evaluate a model on a dataset, with 95 % intervals and baselines."""
     from smidgen.config import read_prices
+    from smidgen.pipeline.ensembles import evaluate_ensemble
     from smidgen.pipeline.one_evaluation import evaluate_rows
     from smidgen.pipeline.sources import EvaluationRows
     from smidgen.tasks import find_task
     from smidgen.tracking.tracker import check_trackers, track
 
     check_trackers([output.track] if output.track else [], "--track is")
-    found = find_task(task, task_options.settings(task))
+    opened = open_ensemble(ensemble, task, engine, task_options, sampling)
+    found = find_task(task, opened.settings if opened else task_options.settings(task))
     prices = read_prices(output.prices)
     if rows.split and rows.data == "world":
         raise ConfigError(
@@ -168,18 +179,33 @@ def evaluate(
             skip_bad_rows=rows.skip_bad_rows,
         )
         say_rejected(read.rejected)
-        report = follow(
-            evaluate_rows(
+        folder, keep = output.out or Path(scratch), output.out is not None
+        if opened:
+            reported, used = calibration_rows(
+                read, ensemble.calibrate, sampling.seed, skip_bad_rows=rows.skip_bad_rows
+            )
+            work = evaluate_ensemble(
+                reported,
+                used,
+                opened.plan,
+                opened.sampling.sampling(),
+                folder,
+                method=opened.method,
+                prices=prices,
+                keep=keep,
+            )
+        else:
+            work = evaluate_rows(
                 read,
                 sampling.sampling(),
-                output.out or Path(scratch),
+                folder,
                 engine,
                 method=task_options.method,
                 constrained=task_options.constrained,
                 prices=prices,
-                keep=output.out is not None,
+                keep=keep,
             )
-        )
+        report = follow(work)
     if output.track is not None:
         track(output.track, report["after"])
     print_json(report["after"]) if output.json else show(report)

@@ -1,5 +1,6 @@
 """`smidgen judge`: verdicts on one pair of answers, or on a file of pairs."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,13 +9,22 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from smidgen.cli.console import Progress, print_json, print_table, say, say_cost, say_rejected
+from smidgen.cli.ensemble import EnsembleOptions, judges_of, refuse_beside_ensemble
 from smidgen.cli.parameters import Json, PricesFile, file_or_stdin
 from smidgen.errors import ConfigError
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions, whole
 
 if TYPE_CHECKING:
     from smidgen.config import Prices
-    from smidgen.judge import Judge
+    from smidgen.judge import Ensemble, Judge, Said
+
+VERDICTS = {
+    "a": "A is better",
+    "b": "B is better",
+    "tie": "neither is better",
+    "unsure": "unsure: the judgements do not suffice for a verdict",
+    None: "no verdict",
+}
 
 
 @Parameter(name="*")
@@ -50,6 +60,22 @@ class JudgingOptions(JudgeOptions):
     ] = JudgeOptions.samples
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class JudgeOutput:
+    """Output of `smidgen judge`."""
+
+    out: Annotated[
+        Path | None,
+        Parameter(
+            help="Output file, JSONL with one judgement per line; resumes if it exists. Several judges have "
+            "a file each, FILE.judge-1.jsonl and so on; the verdicts are in FILE.pairs.jsonl."
+        ),
+    ] = None
+    prices: PricesFile = None
+    json: Json = False
+
+
 def judge(
     file: Annotated[
         Path | None,
@@ -62,31 +88,41 @@ def judge(
     /,
     *,
     pair: PairOptions = PairOptions(),
-    out: Annotated[
-        Path | None,
-        Parameter(help="Output file, JSONL with one judgement per line; resumes if it exists."),
-    ] = None,
     engine: JudgeEngine = JudgeEngine(),
     judging: JudgingOptions = JudgingOptions(),
     sampling: SamplingOptions = SamplingOptions(),
+    ensemble: EnsembleOptions = EnsembleOptions(),
     rows: RowOptions = RowOptions(),
-    prices: PricesFile = None,
-    json: Json = False,
+    output: JudgeOutput = JudgeOutput(),
 ) -> None:
-    """Judge which of two answers is better, asking in both orders."""
+    """Judge which of two answers is better, asking one judge or several in both orders."""
     from smidgen.config import read_prices
-    from smidgen.judge import Judge
 
+    out = output.out
     _check_use(file, pair, out)
     if file is None:
-        _check_one(out, judging, rows, prices)
-    price_list = read_prices(prices)
-    with Judge(engine, judging, sampling) as opened:
+        _check_one(output, judging, rows)
+    price_list = read_prices(output.prices)
+    with _open(engine, judging, sampling, ensemble) as opened:
         if file is None or out is None:
-            _judge_one(opened, pair, json=json)
+            _judge_one(opened, pair, json=output.json)
         else:
             result = judge_file(opened, file, out, rows, price_list)
-            print_json(result) if json else _show_file(result)
+            print_json(result) if output.json else _show_file(result)
+
+
+def _open(
+    engine: EngineOptions, judging: JudgeOptions, sampling: SamplingOptions, given: EnsembleOptions
+) -> "Judge | Ensemble":
+    """Return the judge, several judges, or an ensemble that was calibrated."""
+    from smidgen.judge import Ensemble, Judge, load_ensemble
+
+    if given.ensemble is not None:
+        refuse_beside_ensemble(given, engine, judging, sampling)
+        return load_ensemble(given.ensemble, engine)
+    if given.also:
+        return Ensemble(judges_of(engine, given.also), judging, sampling)
+    return Judge(engine, judging, sampling)
 
 
 def _check_use(file: Path | None, pair: PairOptions, out: Path | None) -> None:
@@ -106,12 +142,12 @@ def _check_use(file: Path | None, pair: PairOptions, out: Path | None) -> None:
         )
 
 
-def _check_one(out: Path | None, judging: JudgeOptions, rows: RowOptions, prices: Path | None) -> None:
+def _check_one(output: JudgeOutput, judging: JudgeOptions, rows: RowOptions) -> None:
     """Check that no option that needs a file of pairs is given."""
     for_files = {
-        "--out": out is not None,
+        "--out": output.out is not None,
         "--limit": rows.limit is not None,
-        "--prices": prices is not None,
+        "--prices": output.prices is not None,
         "--skip-bad-rows": rows.skip_bad_rows,
         "--reference": judging.reference,
     }
@@ -119,27 +155,42 @@ def _check_one(out: Path | None, judging: JudgeOptions, rows: RowOptions, prices
         raise ConfigError(f"{given[0]} applies only to a file of pairs; remove it")
 
 
-def _judge_one(judge: "Judge", pair: PairOptions, *, json: bool) -> None:
+def _judge_one(judge: "Judge | Ensemble", pair: PairOptions, *, json: bool) -> None:
+    from smidgen.judge import Compared
+
     found = judge.compare(pair.prompt or "", pair.a or "", pair.b or "")
     if json:
         print_json(asdict(found))
         return
-    verdicts = {"a": "A is better", "b": "B is better", "tie": "neither is better", None: "no verdict"}
-    contradicted = found.verdict == "tie" and {"a", "b"} <= {said.verdict for said in found.said}
-    contradiction = "the judgements contradict each other, so neither counts as better"
-    print(contradiction if contradicted else verdicts[found.verdict])
-    for said in found.said:
-        scores = f", scores {said.scores[0]:g} for A and {said.scores[1]:g} for B" if said.scores else ""
-        fault = f": {said.fault}" if said.fault else ""
-        say(f"\n{said.order[0].upper()} shown first: {verdicts[said.verdict]}{scores}{fault}")
-        say(said.text)
+    judges = [found.said] if isinstance(found, Compared) else found.said
+    print(_in_words(found.verdict, [said for judge in judges for said in judge]))
+    if not isinstance(found, Compared):
+        say(f"leaning: {VERDICTS[found.leaning]}, with confidence {found.confidence:.3f}")
+    for number, judgements in enumerate(judges, start=1):
+        if len(judges) > 1:
+            say(f"\njudge {number}")
+        for said in judgements:
+            scores = f", scores {said.scores[0]:g} for A and {said.scores[1]:g} for B" if said.scores else ""
+            fault = f": {said.fault}" if said.fault else ""
+            say(f"\n{said.order[0].upper()} shown first: {VERDICTS[said.verdict]}{scores}{fault}")
+            say(said.text)
     agreed = "all agree" if found.consistent else "not all agree"
     say(f"\n{found.judgements} judgements, {agreed}; {found.tokens:,} tokens in {found.seconds:.1f} s")
 
 
-def judge_file(judge: "Judge", file: Path, out: Path, rows: RowOptions, prices: "Prices") -> dict[str, Any]:
+def _in_words(verdict: str | None, said: Sequence["Said"]) -> str:
+    """Describe a verdict; a tie of judgements that contradict each other is not called one."""
+    if verdict == "tie" and {"a", "b"} <= {each.verdict for each in said}:
+        return "the judgements contradict each other, so neither counts as better"
+    return VERDICTS[verdict]
+
+
+def judge_file(
+    judge: "Judge | Ensemble", file: Path, out: Path, rows: RowOptions, prices: "Prices"
+) -> dict[str, Any]:
     """Judge every pair of a file, resuming an unfinished output file and showing progress."""
     from smidgen.evaluation.cost import cost_table
+    from smidgen.judge.ensemble import EnsembleJudgements
 
     found = judge.judge_rows(file, out, rows)
     say_rejected(found.rejected)
@@ -150,7 +201,8 @@ def judge_file(judge: "Judge", file: Path, out: Path, rows: RowOptions, prices: 
             is_new = timing is not None and number > found.known
             progress.update(number, tokens=timing.completion_tokens if timing and is_new else 0)
     verdicts = found.verdicts()
-    counts = {str(side): sum(pair.verdict == side for pair in verdicts) for side in ("a", "b", "tie", None)}
+    sides = ("a", "b", "tie", *(["unsure"] if isinstance(found, EnsembleJudgements) else []), None)
+    counts = {str(side): sum(pair.verdict == side for pair in verdicts) for side in sides}
     speed = found.speed().to_json()
     return {
         "file": str(file),
@@ -169,8 +221,9 @@ def judge_file(judge: "Judge", file: Path, out: Path, rows: RowOptions, prices: 
 
 def _show_file(result: dict[str, Any]) -> None:
     verdicts, number = result["verdicts"], result["pairs"]
-    names = {"a": "A is better", "b": "B is better", "tie": "neither", "None": "unparsed"}
-    print_table([(name, f"{verdicts[side]:,}") for side, name in names.items()], headers=("verdict", "pairs"))
+    names = {"a": "A is better", "b": "B is better", "tie": "neither", "unsure": "unsure", "None": "unparsed"}
+    counts = [(name, f"{verdicts[side]:,}") for side, name in names.items() if side in verdicts]
+    print_table(counts, headers=("verdict", "pairs"))
     say(
         f"{number:,} pairs, {result['judgements']:,} judgements; both orders agree on "
         f"{result['consistent']:,} pairs; {result['unparsed']:,} judgements unparsed"

@@ -66,7 +66,7 @@ def _check_evaluation_folder(_: object, path: Path | None) -> None:
     if not path.is_dir():
         raise ValueError("It is a file; give a folder.")
     names = {entry.name for entry in path.iterdir()}
-    if names and names.isdisjoint(("records.jsonl", "evaluation.json")):
+    if names and names.isdisjoint(("records.jsonl", "evaluation.json", "judge-1")):
         raise ValueError("It is not empty and not an evaluation; give another folder.")
 
 

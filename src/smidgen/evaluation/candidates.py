@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from smidgen.data.types import UNANSWERED, Completion, Record, Sample, Score
-from smidgen.errors import DataError
+from smidgen.errors import ConfigError, DataError
 from smidgen.tasks.measures import Measure
 from smidgen.tasks.task import Task
 
@@ -108,6 +108,20 @@ def repeated(samples: Sequence[Sample], times: int) -> list[Sample]:
         for sample in samples
         for time in range(1, times + 1)
     ]
+
+
+def check_times(samples: int, temperature: float) -> None:
+    """Check how often each sample is asked.
+
+    Raises:
+        ConfigError: it is below 1, or above 1 with greedy decoding, where all answers are equal.
+    """
+    if not isinstance(samples, int) or samples < 1:
+        raise ConfigError(f"samples is {samples}; expected an integer of at least 1")
+    if samples > 1 and temperature == 0:
+        raise ConfigError(
+            f"{samples} samples at temperature 0 would all be equal; set a temperature, such as 0.7"
+        )
 
 
 def candidate_id(sample_id: str, time: int) -> str:

@@ -35,6 +35,8 @@ LIBRARIES = {"mlx": "mlx", "fused": "transformers", "peft": "peft", "mlx-adapter
 RELATIONS = {"mlx": "quantized", "fused": "finetune", "peft": "adapter", "mlx-adapter": "adapter"}
 """The hub's name for the relation to the base; a GGUF file is quantised."""
 CURVE_ROWS = 8
+CONFIDENT_SHARE = 0.8
+"""Share of the pairs on which a judge's accuracy is told beside that on all."""
 
 _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
@@ -107,6 +109,7 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, 
         "figures": list(_figures(_at(shipped, "metrics"))),
         "difference": _interval(_at(shipped, "difference")),
         "gain": _gain(report),
+        "confident": _confident(report),
         "drift": in_words(shipped["drift"]) if shipped.get("drift") else None,
         "trained_figures": list(_figures(_at(report, "after", "metrics"))),
         "data": list(_data(report)),
@@ -204,6 +207,19 @@ def _gain(report: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     described = {"base": best["description"], "ways": best["ways"]}
     return {"metric": compared["metric"], "difference": difference, **described}
+
+
+def _confident(report: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the accuracy of a judge where it is most confident, on about four fifths of the pairs."""
+    points = _at(report, "after", "abstention", "points") or []
+    if len(points) < 2:
+        return None
+    kept = min(points[:-1], key=lambda point: abs(point["coverage"] - CONFIDENT_SHARE))
+    return {
+        "share": f"{kept['coverage']:.1%}",
+        "accuracy": _with_interval(kept["accuracy"]),
+        "everywhere": _number(points[-1]["accuracy"]["value"]),
+    }
 
 
 def _interval(metric: Any) -> str | None:

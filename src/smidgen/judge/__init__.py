@@ -8,10 +8,25 @@
         pairs = judge.judge_rows("pairs.jsonl", "judgements.jsonl").verdicts()
 
 Every pair is judged in both orders. With `samples` above 1, each order is sampled that many times and the
-majority decides; `tokens` and `seconds` report the cost.
+majority decides; `tokens` and `seconds` report the cost. Several judges are an `Ensemble`; one that was
+calibrated, and may abstain, comes from `load_ensemble`.
 """
 
+from smidgen.judge.ensemble import Combined, CombinedPair, Ensemble, EnsembleCompared, load_ensemble
 from smidgen.judge.judging import Compared, Graded, Judge, Ranked, Said
 from smidgen.judge.row_judgements import JudgedPair, RowJudgements
 
-__all__ = ["Compared", "Graded", "Judge", "JudgedPair", "Ranked", "RowJudgements", "Said"]
+__all__ = [
+    "Combined",
+    "CombinedPair",
+    "Compared",
+    "Ensemble",
+    "EnsembleCompared",
+    "Graded",
+    "Judge",
+    "JudgedPair",
+    "Ranked",
+    "RowJudgements",
+    "Said",
+    "load_ensemble",
+]

@@ -10,9 +10,10 @@ from typing import Self
 from smidgen.data.formats import Label
 from smidgen.data.types import UNANSWERED, Completion, Request, Sample
 from smidgen.errors import ConfigError, DataError
+from smidgen.evaluation.candidates import check_times
 from smidgen.inference import Engine, engine_identity, open_engine
 from smidgen.inference.sampling import check_sampling
-from smidgen.judge.row_judgements import RowJudgements, Rows, sample_pairs
+from smidgen.judge.row_judgements import PairSamples, RowJudgements, Rows, sample_pairs
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict
@@ -40,6 +41,11 @@ class Said:
     scores: tuple[float, float] | None
     text: str
     fault: str = ""
+
+    @property
+    def gap(self) -> float | None:
+        """Score of `a` minus that of `b`, if the template has scores."""
+        return None if self.scores is None else self.scores[0] - self.scores[1]
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Judge:
         Raises:
             ConfigError: a setting is out of range, the template is unknown, or all samples would be equal.
         """
-        _check_samples(judging.samples, sampling.temperature)
+        check_times(judging.samples, sampling.temperature)
         self.form: JudgeTemplate = find_form(judging.template or Rubric.name, rubric=judging.rubric)
         self._options = EngineOptions(engine) if isinstance(engine, str) else engine
         self._judging = judging
@@ -199,10 +205,21 @@ class Judge:
             DataError: the rows cannot be read, or `out` has the records of another evaluation.
             ModelError: the model cannot be loaded.
         """
-        task = JudgeTask(self.form, reference=self._judging.reference)
-        pairs = sample_pairs(task, rows, selection, self._judging.samples)
+        return self.judge_pairs(sample_pairs(self.task, rows, selection, self._judging.samples), Path(out))
+
+    def judge_pairs(self, pairs: PairSamples, out: Path) -> RowJudgements:
+        """Judge pairs whose samples were made by `sample_pairs`; otherwise as `judge_rows`."""
         identity = engine_identity(self._options)
-        return RowJudgements(task, pairs, self._engine(), self._task_sampling, Path(out), identity=identity)
+        return RowJudgements(self.task, pairs, self._engine(), self._task_sampling, out, identity=identity)
+
+    @property
+    def task(self) -> JudgeTask:
+        """The task with the judge's template.
+
+        Raises:
+            ConfigError: the template requires a reference and is given none.
+        """
+        return JudgeTask(self.form, reference=self._judging.reference)
 
     def _compare(
         self, prompt: str, pairs: Sequence[tuple[str, str]], reference: str | None
@@ -257,20 +274,6 @@ class Judge:
             if why := UNANSWERED.get(completion.finish_reason):
                 raise DataError(f"no judgement: {why}; change the prompt or the answers")
         return {name: found[name] for name in cases}
-
-
-def _check_samples(samples: int, temperature: float) -> None:
-    """Check the number of samples.
-
-    Raises:
-        ConfigError: it is below 1, or above 1 with greedy decoding, where all samples are equal.
-    """
-    if not isinstance(samples, int) or samples < 1:
-        raise ConfigError(f"samples is {samples}; expected an integer of at least 1")
-    if samples > 1 and temperature == 0:
-        raise ConfigError(
-            f"{samples} samples at temperature 0 would all be equal; set a temperature, such as 0.7"
-        )
 
 
 def _checked(prompt: str) -> str:

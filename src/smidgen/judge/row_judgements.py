@@ -76,6 +76,11 @@ def sample_pairs(task: JudgeTask, rows: Rows, selection: RowOptions, times: int)
     return PairSamples(repeated(samples, times), tuple(rejected or ()))
 
 
+def pairs_file(out: Path) -> Path:
+    """Return the file of verdicts, one per pair, beside a file of judgements."""
+    return out.with_name(f"{out.name.removesuffix('.jsonl')}.pairs.jsonl")
+
+
 class RowJudgements:
     """An iterator over judgements: first those already in the file, then each new one once it is written.
 
@@ -120,8 +125,7 @@ class RowJudgements:
         for _ in self:
             pass
         verdicts = list(self._verdicts())
-        pairs = self.out.with_name(f"{self.out.name.removesuffix('.jsonl')}.pairs.jsonl")
-        write_jsonl(pairs, [found.to_json() for found in verdicts])
+        write_jsonl(pairs_file(self.out), [found.to_json() for found in verdicts])
         return verdicts
 
     def _verdicts(self) -> Iterator[JudgedPair]:
@@ -136,4 +140,8 @@ class RowJudgements:
         """Measure the speed of the judgements over all sessions that contributed to the file."""
         timings = [record.completion.timing for record in self.records]
         seconds = wall_clock(read_log(self.out))
-        return measure_speed(timings, seconds, peak_memory_bytes=self._engine.peak_memory_bytes())
+        return measure_speed(timings, seconds, peak_memory_bytes=self.peak_memory_bytes())
+
+    def peak_memory_bytes(self) -> int | None:
+        """Peak memory use of the device, if the engine runs on it."""
+        return self._engine.peak_memory_bytes()

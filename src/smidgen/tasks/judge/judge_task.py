@@ -25,16 +25,17 @@ from smidgen.tasks.judge.baselines import judge_baselines
 from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
+from smidgen.tasks.judge.ensemble_evidence import alone_measures, judge_alone
 from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict, verdict_alone
 from smidgen.tasks.judge.gold import gold_of_pairs, gold_target
 from smidgen.tasks.judge.judge_rewards import JudgeRewards, pair_groups
-from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words, lean_in_words
+from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN, measures, read_judgements
 from smidgen.tasks.judge.published import as_published, score_tables
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.references import check_reference, drop_references
 from smidgen.tasks.judge.rubric import Rubric
-from smidgen.tasks.judge.sections import judge_sections
+from smidgen.tasks.judge.sections import judge_remarks, judge_sections
 from smidgen.tasks.judge.targets import check_targets, target_of
 from smidgen.tasks.measures import Metric
 from smidgen.tasks.rewards import GroupReward
@@ -250,8 +251,9 @@ class JudgeTask(Task):
         return Score(float(right), said.preferred, parsed=True, explanation=scores)
 
     def measures(self, records: Sequence[Record]) -> dict[str, Metric]:
-        """Accuracy over all orders, then consistency, biases and failure rates."""
-        return measures(read_judgements(records, self._reader))
+        """Accuracy over all orders, then consistency, biases, failure rates and what its confidence tells."""
+        found = read_judgements(records, self._reader)
+        return measures(found) | ({} if self.form.singly else alone_measures(found))
 
     def baselines(self, samples: Sequence[Sample]) -> dict[str, Metric]:
         """The accuracy of always choosing the longer or the first answer, and of chance; never ties."""
@@ -271,11 +273,12 @@ class JudgeTask(Task):
         return super().reward_groups(samples) if self.form.singly else pair_groups(samples)
 
     def analyses(self, records: Sequence[Record], rows: Sequence[Row], *, model: str) -> Analyses:
-        """Calibration, disagreements between orders, and published benchmark scores."""
+        """Calibration, when to abstain, disagreements between orders, and published benchmark scores."""
         found = read_judgements(records, self._reader)
         by_id = {pair.id: pair for pair in pairs(rows, with_reference=self.reference, rejected=[])}
         facts: dict[str, Any] = {"calibration": calibration(found)}
         if not self.form.singly:
+            facts["abstention"] = judge_alone(found)
             facts["disagreements"] = find_disagreements(records, found, by_id)
         published, files = as_published(records, found, by_id, form=self._reader, model=model)
         return Analyses({**facts, "published": published}, files)
@@ -297,8 +300,8 @@ class JudgeTask(Task):
 
     @classmethod
     def remarks(cls, report: Mapping[str, Any]) -> list[str]:
-        """The judge's position bias, if its interval excludes one half."""
-        return [sentence] if (sentence := lean_in_words(report)) else []
+        """The judge's position bias, if its interval excludes one half, and what its threshold keeps."""
+        return judge_remarks(report)
 
     def _sample(self, pair: Pair, shown: str, cluster: str, *, target: str | None = None) -> Sample:
         """A sample of a pair in one order, or of one of its answers; pairs of one prompt share a cluster."""

@@ -37,6 +37,10 @@ WORDS = TaskWords(
         "accuracy_decided": MetricWords(
             "Accuracy, where decided", "of the verdicts that choose an answer", "↑"
         ),
+        "aurc": MetricWords("AURC", "wrong on average, over shares of the most confident pairs", "↓"),
+        "pair_accuracy": MetricWords("Accuracy over pairs", "one verdict per pair, from all judgements", "↑"),
+        "coverage": MetricWords("Answered", "pairs that the judge is confident of", "↑"),
+        "risk": MetricWords("Wrong, where answered", "verdicts on these pairs that are wrong", "↓"),
     },
     baselines={
         "longer": "always the longer answer",

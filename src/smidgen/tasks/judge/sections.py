@@ -1,4 +1,4 @@
-"""The judge's sections of a report: position bias, disagreements, length bias, calibration."""
+"""The judge's sections of a report: position bias, abstention, disagreements, length bias, calibration."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,9 @@ from smidgen.figures.columns import TALL_ROW, ReportColumn, evaluated, numbers, 
 from smidgen.figures.formatting import ABSENT, PERCENT, dig, finite, rows_at, table_at
 from smidgen.figures.pages import page_template
 from smidgen.figures.plots import Interval, axis, interval_plot, reliability_plot
+from smidgen.tasks.judge.abstention_section import abstention, ensemble, guarantee_in_words
 from smidgen.tasks.judge.disagreements import KINDS
+from smidgen.tasks.judge.judge_words import lean_in_words
 
 KIND_WORDS = {
     "first": "first answer in both orders",
@@ -42,6 +44,8 @@ def judge_sections(report: Mapping[str, Any]) -> list[str]:
     columns = evaluated(report)
     page = page_template(Path(__file__).parent, "sections.html.jinja").render(
         bias=position_bias(report, columns),
+        ensemble=ensemble(report),
+        abstention=abstention(report),
         disagreements=disagreements(report),
         lengths=length_bias(report, columns),
         reliability=reliability(report),
@@ -49,6 +53,12 @@ def judge_sections(report: Mapping[str, Any]) -> list[str]:
         bias_axis=axis([(0, "always the second"), (0.5, f"50{PERCENT}"), (1, "always the first")]),
     )
     return [page] if page.strip() else []
+
+
+def judge_remarks(report: Mapping[str, Any]) -> list[str]:
+    """Return sentences on the judge's position bias, and on what it answers at a chosen risk."""
+    chosen = table_at(report, "after", "abstention", "chosen")
+    return [sentence for sentence in (lean_in_words(report), guarantee_in_words(chosen)) if sentence]
 
 
 def position_bias(
