@@ -15,6 +15,10 @@ from smidgen.errors import ConfigError
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
 
 
+ATTACKED = 100
+"""Pairs that are manipulated by default, whose cost is 4,000 judgements."""
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EvaluatedEngine(EngineOptions):
@@ -96,6 +100,25 @@ class EvaluatedTask(JudgeOptions):
         ),
     ] = False
 
+    attacks: Annotated[
+        bool,
+        Parameter(
+            show_default=False,
+            help="Also ask with the worse answer manipulated in every family of docs/attacks.md (task judge), "
+            "and with benign edits as control: 40 more judgements for each pair.",
+        ),
+    ] = False
+    attacked: Annotated[
+        PositiveInt | None,
+        Parameter(help="Number of pairs that are manipulated; needs --attacks. Default: 100."),
+    ] = None
+
+    def num_attacked(self) -> int:
+        """Return the number of items that are manipulated; raises `ConfigError` without --attacks."""
+        if self.attacked is not None and not self.attacks:
+            raise ConfigError(f"--attacked is {self.attacked}, but nothing is attacked; add --attacks")
+        return (self.attacked or ATTACKED) if self.attacks else 0
+
     def settings(self, task: str) -> dict[str, Any]:
         """Return the options as a table of settings of a task."""
         from smidgen.files import read_text
@@ -166,6 +189,7 @@ def evaluate(
             limit=rows.limit,
             seed=sampling.seed,
             skip_bad_rows=rows.skip_bad_rows,
+            attacked=task_options.num_attacked(),
         )
         say_rejected(read.rejected)
         report = follow(
