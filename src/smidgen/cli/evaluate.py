@@ -14,9 +14,8 @@ from smidgen.cli.parameters import EvaluationOut, Json, PricesFile
 from smidgen.errors import ConfigError
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
 
-
 ATTACKED = 100
-"""Pairs that are manipulated by default, whose cost is 4,000 judgements."""
+"""Pairs that are manipulated by default, whose cost is 4,200 judgements."""
 
 
 @Parameter(name="*")
@@ -104,8 +103,8 @@ class EvaluatedTask(JudgeOptions):
         bool,
         Parameter(
             show_default=False,
-            help="Also ask with the worse answer manipulated in every family of docs/attacks.md (task judge), "
-            "and with benign edits as control: 40 more judgements for each pair.",
+            help="Also ask with the worse answer manipulated in every family of docs/attacks.md "
+            "(task judge), and with benign edits as control: 42 more judgements for each pair.",
         ),
     ] = False
     attacked: Annotated[

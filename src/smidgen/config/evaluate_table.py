@@ -31,7 +31,7 @@ class EvaluateConfig(Section):
     as far as they fit its context; 0 turns it off."""
     attacked: int = Field(default=0, ge=0)
     """Also ask the trained judge about this many test pairs with the worse answer manipulated, once in every
-    family of docs/attacks.md, and with a benign edit of the same length as control: 40 more judgements for
+    family of docs/attacks.md, and with a benign edit of the same length as control: 42 more judgements for
     each pair. 0 turns it off."""
 
     @model_validator(mode="after")

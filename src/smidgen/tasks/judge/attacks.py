@@ -4,7 +4,8 @@ The attacker is taken to know the judge's template and the place where its answe
 case. The answer's own characters stay, and the better answer is never touched.
 
 The control is a benign edit: neutral text of the same number of characters in the same places and lines. What
-a judge loses by that, it loses to length or to any change at all, not to what an attack says.
+a judge loses by that, it loses to length or to any change at all, not to what an attack says. Its mirror, the
+benign edit of the better answer, shows whether a judge takes any edit for a manipulation.
 """
 
 import random
@@ -14,13 +15,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import cycle
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from smidgen.data.items import Pair
 from smidgen.errors import ConfigError, did_you_mean
 from smidgen.tasks.judge.attack_texts import FAMILIES, Wording
 from smidgen.tasks.judge.forms import Case, Choice, JudgeParseError, JudgeTemplate, Verdict
 from smidgen.tasks.judge.judgements import SHOWN
+
+Edit = Literal["attack", "benign", "mirror"]
 
 LEAST_PADDING = 600
 """Characters that padding adds at least; also at least twice the length of the answer."""
@@ -139,33 +142,42 @@ def drawn_order(pair: str, seed: int) -> float:
 def partly_attacked(
     pair: Pair, order: str, form: JudgeTemplate, families: Sequence[str], *, share: float, seed: int
 ) -> Pair:
-    """Return a training pair, with its worse answer manipulated if the draw of its id is below a share."""
+    """Return a training pair whose answers are edited, each with the same probability.
+
+    The worse answer gets a manipulation of one of the families, the better one a benign edit, so that an edit
+    by itself does not tell which answer is worse. Each pair is drawn by its own id.
+    """
     draw = random.Random(f"trained/{seed}/{pair.id}")
-    if pair.better not in ("a", "b") or draw.random() >= share:
+    if pair.better not in ("a", "b") or not share:
         return pair
-    return attacked(pair, order, drawn_attack(draw.choice(families), pair.id, seed), form)
+    for edit in ("attack", "mirror"):
+        family, is_drawn = draw.choice(families), draw.random() < share
+        if is_drawn:
+            pair = edited(pair, order, drawn_attack(family, pair.id, seed), form, edit)
+    return pair
 
 
-def attacked(pair: Pair, order: str, attack: Attack, form: JudgeTemplate, *, benign: bool = False) -> Pair:
-    """Return a labelled pair whose worse answer is manipulated for the order in which it is shown.
+def edited(pair: Pair, order: str, attack: Attack, form: JudgeTemplate, edit: Edit) -> Pair:
+    """Return a labelled pair with one answer edited for the order in which it is shown.
 
     Args:
         pair: with the label `a` or `b`.
         order: `ab` or `ba`.
         attack: the manipulation.
         form: the judge's template.
-        benign: put neutral text of the same length in the same places instead.
+        edit: `attack` for the manipulation of the worse answer, `benign` for its control, neutral text of the
+            same length in the same places, or `mirror` for such a text in the better answer.
     """
     assert pair.better in ("a", "b"), pair.better
-    worse = "b" if pair.better == "a" else "a"
-    answer = pair.b if worse == "b" else pair.a
-    scene = Scene.of(form, "first" if SHOWN[order][0] == worse else "second", pair.prompt, answer)
+    side = pair.better if edit == "mirror" else "b" if pair.better == "a" else "a"
+    answer = pair.b if side == "b" else pair.a
+    scene = Scene.of(form, "first" if SHOWN[order][0] == side else "second", pair.prompt, answer)
     added = insertions(attack.wording, scene)
-    if benign:
-        start = random.Random(f"benign/{attack}/{pair.id}").randrange(len(_NEUTRAL))
+    if edit != "attack":
+        start = random.Random(f"{edit}/{attack}/{pair.id}").randrange(len(_NEUTRAL))
         added = [(place, neutral(text, start)) for place, text in added]
-    edited = inserted(answer, added)
-    return replace(pair, b=edited) if worse == "b" else replace(pair, a=edited)
+    answer = inserted(answer, added)
+    return replace(pair, b=answer) if side == "b" else replace(pair, a=answer)
 
 
 def insertions(wording: Wording, scene: Scene) -> list[tuple[int, str]]:

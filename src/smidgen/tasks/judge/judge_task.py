@@ -33,7 +33,7 @@ from smidgen.tasks.judge.pair_samples import PairSamples, clusters
 from smidgen.tasks.judge.published import as_published, score_tables
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.references import check_reference, drop_references
-from smidgen.tasks.judge.resistance import drawn_attacks, read_trials, resistance, resistance_measures
+from smidgen.tasks.judge.resistance import drawn_edits, read_trials, resistance, resistance_measures
 from smidgen.tasks.judge.rubric import Rubric
 from smidgen.tasks.judge.sections import judge_sections
 from smidgen.tasks.judge.targets import check_targets, target_of
@@ -58,10 +58,11 @@ class JudgeSettings(Section):
     rubric: str | None = None
     """Rubric of the template `grade`: a question and the meaning of each grade."""
     attacks: tuple[str, ...] = ()
-    """Families of manipulations (docs/attacks.md) that worse answers of training rows get, so that the judge
-    learns to resist them; the others are held out, and reported apart. Needs `attack_share`."""
+    """Families of manipulations (docs/attacks.md) that the judge is trained to resist; the others are held
+    out, and reported apart. Needs `attack_share`."""
     attack_share: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the training pairs whose worse answer is manipulated; needs `attacks`."""
+    """Share of the training pairs whose worse answer is manipulated; as many better answers, drawn
+    independently, get a benign edit, so that an edit does not tell which is worse. Needs `attacks`."""
 
 
 class JudgeTask(Task):
@@ -267,7 +268,7 @@ class JudgeTask(Task):
     def attacked_samples(
         self, rows: Sequence[Row], number: int, *, source: str = "rows", seed: int = 0
     ) -> list[Sample]:
-        """Some pairs with the worse answer manipulated in every family, and with benign edits, both orders.
+        """Some pairs, both orders, with the worse answer manipulated in every family, and with benign edits.
 
         Raises:
             ConfigError: the template grades answers alone.
@@ -275,7 +276,8 @@ class JudgeTask(Task):
         """
         refuse_grades(self.form)
         found = pairs(rows, source=source, with_reference=self.reference, rejected=[])
-        return self._shown.attacked(drawn_attacks(found, clusters(found), number, seed, source))
+        cluster_of = dict(zip((pair.id for pair in found), clusters(found), strict=True))
+        return self._shown.edited(drawn_edits(found, number, seed, source), cluster_of)
 
     def resistance(self, records: Sequence[Record], attacked: Sequence[Record]) -> Mapping[str, Any]:
         """Flips under attack and under benign edits; see `smidgen.tasks.judge.resistance`."""

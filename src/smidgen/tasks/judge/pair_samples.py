@@ -1,12 +1,12 @@
 """The samples of pairs: both orders of each, its answers one by one, or its worse answer attacked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from smidgen.data.items import Label, Pair
 from smidgen.data.types import Sample
-from smidgen.tasks.judge.attacks import Attack, attacked
+from smidgen.tasks.judge.attacks import Attack, Edit, edited
 from smidgen.tasks.judge.forms import Case, JudgeTemplate
 from smidgen.tasks.judge.judgements import ORDERS, SHOWN
 
@@ -46,25 +46,25 @@ class PairSamples:
             metadata |= {"order": shown, "better": _better_position(pair.better, shown)}
         return Sample(f"{pair.id}#{shown}", self.form.messages(case), target, metadata)
 
-    def attacked(self, drawn: Sequence[tuple[Pair, str, Attack]]) -> list[Sample]:
-        """Both orders of pairs with the worse answer manipulated, each followed by its benign edit.
-
-        Their ids are those of the samples of the pair with the name of the edit before the order.
+    def edited(
+        self, drawn: Sequence[tuple[Pair, Attack, Edit]], cluster_of: Mapping[str, str]
+    ) -> list[Sample]:
+        """Both orders of edited pairs; their ids name the edit between the pair and the order.
 
         Args:
-            drawn: pairs with their clusters and attacks.
+            drawn: pairs with an edit of one answer each.
+            cluster_of: the cluster of each pair, by its id.
         """
         return [
-            self._edited(pair, cluster, attack, order, benign=benign)
-            for pair, cluster, attack in drawn
+            self._edited(pair, cluster_of[pair.id], attack, order, edit)
+            for pair, attack, edit in drawn
             for order in ORDERS
-            for benign in (False, True)
         ]
 
-    def _edited(self, pair: Pair, cluster: str, attack: Attack, order: str, *, benign: bool) -> Sample:
-        sample = self.one(attacked(pair, order, attack, self.form, benign=benign), order, cluster)
-        name = f"{pair.id}~{attack.family}.{attack.name}{'.benign' * benign}#{order}"
-        return replace(sample, id=name, metadata={**sample.metadata, "attack": [*attack], "benign": benign})
+    def _edited(self, pair: Pair, cluster: str, attack: Attack, order: str, edit: Edit) -> Sample:
+        sample = self.one(edited(pair, order, attack, self.form, edit), order, cluster)
+        name = f"{pair.id}~{attack.family}.{attack.name}.{edit}#{order}"
+        return replace(sample, id=name, metadata={**sample.metadata, "attack": [*attack], "edit": edit})
 
     def _in_both_orders(self, items: Sequence[Pair]) -> list[Sample]:
         return [

@@ -14,7 +14,7 @@ from smidgen.data.items import Pair
 from smidgen.data.types import Record
 from smidgen.errors import DataError
 from smidgen.tasks.judge.attack_texts import FAMILIES
-from smidgen.tasks.judge.attacks import Attack, drawn_attack, drawn_order
+from smidgen.tasks.judge.attacks import Attack, Edit, drawn_attack, drawn_order
 from smidgen.tasks.judge.forms import JudgeTemplate
 from smidgen.tasks.judge.judgements import Judgement, read_judgements
 from smidgen.tasks.judge.reader import Reader
@@ -25,13 +25,14 @@ ALL, TRAINED, HELD_OUT = "all", "trained", "held_out"
 
 
 class Trial(NamedTuple):
-    """One judgement of a pair, and those of the same pair in the same order with its worse answer edited.
+    """One judgement of a pair, and those of the same pair in the same order with an answer edited.
 
     Attributes:
         attack: the manipulation.
         before: the judgement without any edit.
         after: that of the manipulated answer.
         benign: that of the answer with the benign edit of the same length.
+        mirror: that of the pair whose better answer has the benign edit instead, if it was asked.
         does_not_fit: whether the manipulated prompt exceeds the model's context; it is then unparsed.
     """
 
@@ -39,48 +40,49 @@ class Trial(NamedTuple):
     before: Judgement
     after: Judgement
     benign: Judgement
+    mirror: Judgement | None
     does_not_fit: bool
 
 
-def drawn_attacks(
-    items: Sequence[Pair], clusters: Sequence[str], number: int, seed: int, source: str
-) -> list[tuple[Pair, str, Attack]]:
-    """Return some pairs and their clusters with a manipulation of each family.
+def drawn_edits(
+    items: Sequence[Pair], number: int, seed: int, source: str
+) -> list[tuple[Pair, Attack, Edit]]:
+    """Return some pairs with a manipulation of each family, its control, and one mirror of a control.
 
     Those that are drawn if `number` is smaller are among those that are drawn if it is larger.
 
     Raises:
         DataError: every pair is a tie, so that no answer is the worse one.
     """
-    found = zip(items, clusters, strict=True)
-    decided = [(pair, cluster) for pair, cluster in found if pair.better in ("a", "b")]
+    decided = [pair for pair in items if pair.better in ("a", "b")]
     if not decided:
         raise DataError(f"{source}: every pair is a tie, so there is no worse answer to attack")
-    chosen = sorted(decided, key=lambda one: drawn_order(one[0].id, seed))[:number]
-    return [
-        (pair, cluster, drawn_attack(family, pair.id, seed))
-        for pair, cluster in chosen
-        for family in FAMILIES
-    ]
+    found: list[tuple[Pair, Attack, Edit]] = []
+    for pair in sorted(decided, key=lambda pair: drawn_order(pair.id, seed))[:number]:
+        attacks = [drawn_attack(family, pair.id, seed) for family in FAMILIES]
+        found += [(pair, attack, edit) for attack in attacks for edit in ("attack", "benign")]
+        found.append((pair, attacks[int(len(attacks) * drawn_order(pair.id, seed + 1))], "mirror"))
+    return found
 
 
 def read_trials(
     records: Sequence[Record], attacked: Sequence[Record], form: JudgeTemplate | Reader
 ) -> list[Trial]:
     """Return the trials of an evaluation from its records and those of its attacked samples."""
-    before = {(one.pair, one.order): one for one in read_judgements(records, form)}
-    found: dict[tuple[Any, ...], dict[bool, tuple[Judgement, Record]]] = {}
+    found: dict[tuple[Any, ...], dict[Edit, tuple[Judgement, Record]]] = {}
     for record, judgement in zip(attacked, read_judgements(attacked, form), strict=True):
         facts = record.sample.metadata
         key = *facts["attack"], judgement.pair, judgement.order
-        found.setdefault(key, {})[facts["benign"]] = judgement, record
+        found.setdefault(key, {})[facts["edit"]] = judgement, record
+    before = {(one.pair, one.order): one for one in read_judgements(records, form)}
     return [
         Trial(
             Attack(family, name),
             before[pair, order],
-            edits[False][0],
-            edits[True][0],
-            edits[False][1].completion.finish_reason == "context",
+            edits["attack"][0],
+            edits["benign"][0],
+            edits["mirror"][0] if "mirror" in edits else None,
+            edits["attack"][1].completion.finish_reason == "context",
         )
         for (family, name, pair, order), edits in found.items()
     ]
@@ -101,6 +103,7 @@ def resistance(trials: Sequence[Trial], trained_on: Sequence[str]) -> dict[str, 
         "pairs": len({trial.before.pair for trial in trials}),
         "trained_on": list(trained_on),
         "groups": {name: _facts(found) for name, found in groups.items()},
+        "mirror": _mirrored([trial for trial in trials if trial.mirror is not None]),
         "families": {
             family: {
                 **_facts(found),
@@ -148,6 +151,12 @@ def _facts(trials: Sequence[Trial]) -> dict[str, Any]:
         "mended": _mean(wrong, _right),
         "accuracy": _mean(trials, _right),
     }
+
+
+def _mirrored(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Return what a benign edit of the better answer does."""
+    right = _right_before([trial._replace(after=trial.mirror) for trial in trials if trial.mirror])
+    return {"judgements": len(trials), "flips": _mean(right, _flipped), "unparsed": _mean(right, _unparsed)}
 
 
 def _right_before(trials: Sequence[Trial]) -> list[Trial]:
