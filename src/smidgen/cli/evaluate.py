@@ -226,7 +226,9 @@ def show(report: Mapping[str, Any]) -> None:
     ]
     say(f"{result['task']}: {result['model']} on {result['data']}, {result['n']:,} answers")
     print_table(rows, headers=("", "value", "95 % interval", "n"))
-    for scores in task_class(result["task"]).score_tables(report):
+    asked = task_class(result["task"])
+    resistance = asked.resistance_table(report)
+    for scores in [*asked.score_tables(report), *([resistance] if resistance else [])]:
         if scores.rows:
             table = [(name, *values) for name, values in scores.rows]
             print_table(table, headers=(scores.title, *scores.columns))
@@ -236,5 +238,5 @@ def show(report: Mapping[str, Any]) -> None:
         say(f"unparsed: {reason} ({count:,})")
     for sentence in (headline(report), *remarks(report)):
         say(sentence)
-    if task_class(result["task"]).words.claim.answer:
+    if asked.words.claim.answer:
         say_cost(report["cost"])

@@ -308,6 +308,11 @@ class Task(Protocol):
         return []
 
     @classmethod
+    def resistance_table(cls, report: Mapping[str, Any]) -> ScoreTable | None:
+        """What the attacked samples showed, from the content of `report.json`; None if none was asked."""
+        return None
+
+    @classmethod
     def sections(cls, report: Mapping[str, Any]) -> list[str]:
         """Task-specific HTML sections of the report, from the content of `report.json`."""
         return []

@@ -34,6 +34,7 @@ from smidgen.tasks.judge.published import as_published, score_tables
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.references import check_reference, drop_references
 from smidgen.tasks.judge.resistance import drawn_edits, read_trials, resistance, resistance_measures
+from smidgen.tasks.judge.resistance_section import resistance_table
 from smidgen.tasks.judge.rubric import Rubric
 from smidgen.tasks.judge.sections import judge_sections
 from smidgen.tasks.judge.targets import check_targets, target_of
@@ -290,6 +291,11 @@ class JudgeTask(Task):
     ) -> Mapping[str, Metric]:
         """Flips and accuracy under attack by family."""
         return resistance_measures(read_trials(records, attacked, self._reader))
+
+    @classmethod
+    def resistance_table(cls, report: Mapping[str, Any]) -> ScoreTable | None:
+        """Flips under attack by family, from the content of `report.json`."""
+        return resistance_table(report)
 
     @classmethod
     def score_tables(cls, report: Mapping[str, Any]) -> list[ScoreTable]:
