@@ -73,14 +73,10 @@ def asked_samples(
 
 def attacked_samples(context: RunContext, task: TaskContext, asking: Asking) -> list[Sample]:
     """Return the manipulated samples of a task; none if it has no such."""
-    if not (asking.attacked and task.task.has_attacks):
+    attacks, number, seed = task.task.attacks, asking.attacked, context.specialist.evaluate.seed
+    if attacks is None or not number:
         return []
-    return task.task.attacked_samples(
-        task.test_rows,
-        asking.attacked,
-        source=task.config.data.test,
-        seed=context.specialist.evaluate.seed,
-    )
+    return attacks.samples(task.test_rows, number, source=task.config.data.test, seed=seed)
 
 
 def check_attacks(context: RunContext) -> None:
@@ -92,7 +88,7 @@ def check_attacks(context: RunContext) -> None:
     """
     if not context.tasks or not (number := context.specialist.evaluate.attacked):
         return
-    if not any(task.blank.has_attacks for task in context.tasks):
+    if all(task.blank.attacks is None for task in context.tasks):
         names = ", ".join(task.blank.name for task in context.tasks)
         raise ConfigError(
             f"evaluate.attacked is {number}, but the prompts of {names} show no answers that could be "

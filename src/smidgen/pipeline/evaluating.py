@@ -31,6 +31,7 @@ from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.sources import EvaluationRows
 from smidgen.pipeline.stage import Stage
 from smidgen.tasks import Task
+from smidgen.tasks.attacking import Attacks
 
 RECORDS, ATTACKED, RESULT = "records.jsonl", "attacked.jsonl", "evaluation.json"
 BASE = "before"
@@ -127,8 +128,8 @@ def run_evaluation(
         "has_right_answers": task.has_right_answers,
         **measured(analyses.facts, seed=sampling.seed),
     }
-    if attacked:
-        result["attacks"] = _attack_facts(task, records, attacked, seed=sampling.seed)
+    if task.attacks is not None and attacked:
+        result["attacks"] = _attack_facts(task.attacks, records, attacked, seed=sampling.seed)
     if unused is not None:
         result["unused_replay_rows"] = len(unused)
     yield MetricEvent(stage, {name: metric.value for name, metric in summary.metrics.items()})
@@ -136,12 +137,12 @@ def run_evaluation(
 
 
 def _attack_facts(
-    task: Task, records: Sequence[Record], log: Sequence[LoggedRecord], *, seed: int
+    attacks: Attacks, records: Sequence[Record], log: Sequence[LoggedRecord], *, seed: int
 ) -> dict[str, Any]:
-    """Return what a task says of its attacked samples, and what asking them took."""
+    """Return what a task's attacks did, and what asking them took."""
     attacked = [logged.record for logged in log]
     speed = measure_speed([record.completion.timing for record in attacked], wall_clock(log))
-    facts = measured(task.resistance(records, attacked), seed=seed)
+    facts = measured(attacks.facts(records, attacked), seed=seed)
     return {**facts, "n": len(attacked), "speed": speed.to_json()}
 
 

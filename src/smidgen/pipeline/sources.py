@@ -188,12 +188,12 @@ def manipulated_samples(
     """
     if not number:
         return []
-    if not task.has_attacks:
+    if task.attacks is None:
         raise ConfigError(
             f"the prompts of the task {task.name} show no answers that could be manipulated; attacks are for "
             "the task judge, so leave them out"
         )
-    return task.attacked_samples(rows, number, source=source, seed=seed)
+    return task.attacks.samples(rows, number, source=source, seed=seed)
 
 
 def _held_out_splits(rows: Sequence[Row], source: str) -> list[str]:

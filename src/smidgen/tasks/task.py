@@ -28,6 +28,7 @@ from smidgen.data.types import (
 )
 from smidgen.data.world import Split
 from smidgen.errors import ConfigError, ParseError
+from smidgen.tasks.attacking import Attacks
 from smidgen.tasks.measures import Measure, Metric
 from smidgen.tasks.words import TaskWords
 from smidgen.tasks.worse_answers import other_choice
@@ -119,8 +120,6 @@ class Task(Protocol):
     """The usage example of model cards; None for a plain prompt."""
     has_right_answers: bool = True
     """Whether a score of 1 means that the answer is right; false for grades and for likelihoods."""
-    has_attacks: bool = False
-    """Whether its prompts contain answers that can be manipulated (`attacked_samples`)."""
     formats: ClassVar[tuple[Format, ...]] = ()
     """The formats of rows by which its files are recognised; empty if the settings define it."""
     settings_table: ClassVar[type[Section]] = NoSettings
@@ -152,6 +151,11 @@ class Task(Protocol):
     def constraint_of(self, sample: Sample) -> Constraint | None:
         """The constraint on the completion of one sample; default: that of the task."""
         return self.constraint
+
+    @property
+    def attacks(self) -> Attacks | None:
+        """Manipulations of its samples, if its prompts show texts that may be manipulated."""
+        return None
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -278,22 +282,6 @@ class Task(Protocol):
     def analyses(self, records: Sequence[Record], rows: Sequence[Row], *, model: str) -> Analyses:
         """Further analyses of the records; `model` is the name of the model in result files."""
         return Analyses()
-
-    def attacked_samples(
-        self, rows: Sequence[Row], number: int, *, source: str = "rows", seed: int = 0
-    ) -> list[Sample]:
-        """Further samples of at most `number` items of the rows, manipulated to mislead; ids are distinct."""
-        return []
-
-    def resistance(self, records: Sequence[Record], attacked: Sequence[Record]) -> Mapping[str, Any]:
-        """Facts from the records of the samples and of the attacked ones; a `Metric` gets an interval."""
-        return {}
-
-    def resistance_measures(
-        self, records: Sequence[Record], attacked: Sequence[Record]
-    ) -> Mapping[str, Metric]:
-        """The metrics of resistance in which two models are compared."""
-        return {}
 
     def against_base(self, records: Sequence[Record], base: Sequence[Record]) -> Mapping[str, Any]:
         """Facts of a trained model that need the base's records of the same samples, in the same order.

@@ -115,19 +115,6 @@ def check_training(families: Sequence[str], share: float) -> None:
         )
 
 
-def refuse_grades(form: JudgeTemplate) -> None:
-    """Refuse a template that grades answers alone, which compares nothing that could flip.
-
-    Raises:
-        ConfigError: it does.
-    """
-    if form.singly:
-        raise ConfigError(
-            f"the template {form.name} grades every answer alone, and attacks are measured on comparisons; "
-            "use a template that compares two answers, or leave the attacks out"
-        )
-
-
 def drawn_attack(family: str, pair: str, seed: int) -> Attack:
     """Return the variant of a family that a pair gets, by its id and a seed; other pairs do not matter."""
     names = list(FAMILIES[family].wordings)

@@ -20,7 +20,7 @@ from smidgen.data.rows import place_of
 from smidgen.data.types import Completion, Constraint, Record, Sample, Score
 from smidgen.data.world import WORLD_ROWS, Split
 from smidgen.errors import DataError
-from smidgen.tasks.judge.attacks import check_training, partly_attacked, refuse_grades
+from smidgen.tasks.judge.attacks import check_training, partly_attacked
 from smidgen.tasks.judge.baselines import baselines
 from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
@@ -33,7 +33,7 @@ from smidgen.tasks.judge.pair_samples import PairSamples, clusters
 from smidgen.tasks.judge.published import as_published, score_tables
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.references import check_reference, drop_references
-from smidgen.tasks.judge.resistance import drawn_edits, read_trials, resistance, resistance_measures
+from smidgen.tasks.judge.resistance import JudgeAttacks
 from smidgen.tasks.judge.resistance_section import resistance_table
 from smidgen.tasks.judge.rubric import Rubric
 from smidgen.tasks.judge.sections import judge_sections
@@ -73,7 +73,6 @@ class JudgeTask(Task):
     version = 3
     words = WORDS
     usage = USAGE
-    has_attacks = True
     settings_table = JudgeSettings
     formats = PAIR_FORMATS
 
@@ -112,6 +111,13 @@ class JudgeTask(Task):
     def constraint(self) -> Constraint | None:
         """The template's constraint on whole completions, or else the verdict without preceding words."""
         return self.form.constraint or (verdict_alone(self.form) if self.form.has_answers else None)
+
+    @property
+    def attacks(self) -> JudgeAttacks:
+        """Manipulations of the worse answer of pairs."""
+        settings = self.settings
+        assert isinstance(settings, JudgeSettings)
+        return JudgeAttacks(self._shown, self._reader, settings.attacks)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -213,9 +219,8 @@ class JudgeTask(Task):
         """The pair as it is trained on in one order: maybe with its worse answer manipulated."""
         settings = self.settings
         assert isinstance(settings, JudgeSettings)
-        return partly_attacked(
-            pair, order, self.form, settings.attacks, share=settings.attack_share, seed=seed
-        )
+        share = settings.attack_share
+        return partly_attacked(pair, order, self.form, settings.attacks, share=share, seed=seed)
 
     def _verdict_samples(self, rows: Sequence[Row], source: str, seed: int) -> list[Sample]:
         """Both orders of labelled pairs, whose target is the verdict alone."""
@@ -265,32 +270,6 @@ class JudgeTask(Task):
             facts["disagreements"] = find_disagreements(records, found, by_id)
         published, files = as_published(records, found, by_id, form=self._reader, model=model)
         return Analyses({**facts, "published": published}, files)
-
-    def attacked_samples(
-        self, rows: Sequence[Row], number: int, *, source: str = "rows", seed: int = 0
-    ) -> list[Sample]:
-        """Some pairs, both orders, with the worse answer manipulated in every family, and with benign edits.
-
-        Raises:
-            ConfigError: the template grades answers alone.
-            DataError: every pair is a tie.
-        """
-        refuse_grades(self.form)
-        found = pairs(rows, source=source, with_reference=self.reference, rejected=[])
-        cluster_of = dict(zip((pair.id for pair in found), clusters(found), strict=True))
-        return self._shown.edited(drawn_edits(found, number, seed, source), cluster_of)
-
-    def resistance(self, records: Sequence[Record], attacked: Sequence[Record]) -> Mapping[str, Any]:
-        """Flips under attack and under benign edits; see `smidgen.tasks.judge.resistance`."""
-        settings = self.settings
-        assert isinstance(settings, JudgeSettings)
-        return resistance(read_trials(records, attacked, self._reader), settings.attacks)
-
-    def resistance_measures(
-        self, records: Sequence[Record], attacked: Sequence[Record]
-    ) -> Mapping[str, Metric]:
-        """Flips and accuracy under attack by family."""
-        return resistance_measures(read_trials(records, attacked, self._reader))
 
     @classmethod
     def resistance_table(cls, report: Mapping[str, Any]) -> ScoreTable | None:

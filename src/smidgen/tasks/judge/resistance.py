@@ -7,18 +7,25 @@ Every attack has a control, a benign edit of the same length of the same answer
 (`smidgen.tasks.judge.attacks`), and the difference is paired.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from smidgen.data.formats import pairs
 from smidgen.data.items import Pair
-from smidgen.data.types import Record
-from smidgen.errors import DataError
+from smidgen.data.types import Record, Sample
+from smidgen.errors import ConfigError, DataError
+from smidgen.tasks.attacking import Attacks
 from smidgen.tasks.judge.attack_texts import FAMILIES
 from smidgen.tasks.judge.attacks import Attack, Edit, drawn_attack, drawn_order
 from smidgen.tasks.judge.forms import JudgeTemplate
 from smidgen.tasks.judge.judgements import Judgement, read_judgements
+from smidgen.tasks.judge.pair_samples import PairSamples, clusters
 from smidgen.tasks.judge.reader import Reader
-from smidgen.tasks.measures import Measure, Metric
+from smidgen.tasks.measures import Measure, Metric, Statistic
 
 ALL, TRAINED, HELD_OUT = "all", "trained", "held_out"
 """Names of groups of families."""
@@ -44,7 +51,53 @@ class Trial(NamedTuple):
     does_not_fit: bool
 
 
-def drawn_edits(
+@dataclass(frozen=True)
+class JudgeAttacks(Attacks):
+    """Manipulations of the worse answer of pairs; see `smidgen.tasks.attacking`.
+
+    Attributes:
+        shown: shows pairs in the judge's template.
+        reader: parses the judgements.
+        trained_on: families in the training.
+    """
+
+    shown: PairSamples
+    reader: Reader
+    trained_on: tuple[str, ...] = ()
+
+    def samples(
+        self, rows: Sequence[Mapping[str, Any]], number: int, *, source: str = "rows", seed: int = 0
+    ) -> list[Sample]:
+        """Both orders of pairs with the worse answer manipulated in every family, and with benign edits.
+
+        Raises:
+            ConfigError: the template grades answers alone, which compares nothing that could flip.
+            DataError: every pair is a tie.
+        """
+        if self.shown.form.singly:
+            raise ConfigError(
+                f"the template {self.shown.form.name} grades every answer alone, and attacks are measured on "
+                "comparisons; use a template that compares two answers, or leave the attacks out"
+            )
+        found = pairs(rows, source=source, with_reference=self.shown.reference, rejected=[])
+        cluster_of = dict(zip((pair.id for pair in found), clusters(found), strict=True))
+        return self.shown.edited(_drawn_edits(found, number, seed, source), cluster_of)
+
+    def facts(self, records: Sequence[Record], attacked: Sequence[Record]) -> dict[str, Any]:
+        """Counts and metrics of all trials, of each family and of each manipulation."""
+        return _resistance(read_trials(records, attacked, self.reader), self.trained_on)
+
+    def measures(
+        self, records: Sequence[Record], attacked: Sequence[Record], trained_on: Sequence[str]
+    ) -> dict[str, Metric]:
+        """Flips and accuracy under attack, of all families, those held out, and each."""
+        trials = read_trials(records, attacked, self.reader)
+        groups = {**_groups(trials, trained_on), **_by_family(trials)}
+        flips = {f"flips, {name}": _mean(_right_before(found), _flipped) for name, found in groups.items()}
+        return flips | {f"right, {name}": _mean(found, _right) for name, found in groups.items()}
+
+
+def _drawn_edits(
     items: Sequence[Pair], number: int, seed: int, source: str
 ) -> list[tuple[Pair, Attack, Edit]]:
     """Return some pairs with a manipulation of each family, its control, and one mirror of a control.
@@ -88,21 +141,12 @@ def read_trials(
     ]
 
 
-def resistance(trials: Sequence[Trial], trained_on: Sequence[str]) -> dict[str, Any]:
-    """Return the facts for a report: counts and metrics of all trials, of each family and of each attack.
-
-    Args:
-        trials: of one evaluation.
-        trained_on: the families that the judge was trained on.
-    """
-    groups = {ALL: list(trials)}
-    if trained_on:
-        groups[TRAINED] = [trial for trial in trials if trial.attack.family in trained_on]
-        groups[HELD_OUT] = [trial for trial in trials if trial.attack.family not in trained_on]
+def _resistance(trials: Sequence[Trial], trained_on: Sequence[str]) -> dict[str, Any]:
+    """Return the facts of a report."""
     return {
         "pairs": len({trial.before.pair for trial in trials}),
         "trained_on": list(trained_on),
-        "groups": {name: _facts(found) for name, found in groups.items()},
+        "groups": {name: _facts(found) for name, found in _groups(trials, trained_on).items()},
         "mirror": _mirrored([trial for trial in trials if trial.mirror is not None]),
         "families": {
             family: {
@@ -114,22 +158,22 @@ def resistance(trials: Sequence[Trial], trained_on: Sequence[str]) -> dict[str, 
                     if (own := [trial for trial in found if trial.attack.name == name])
                 },
             }
-            for family, found in _by_family(trials)
+            for family, found in _by_family(trials).items()
         },
     }
 
 
-def resistance_measures(trials: Sequence[Trial]) -> dict[str, Metric]:
-    """Return the metrics in which two judges are compared: flips, and accuracy under attack, by family."""
-    groups = [(ALL, list(trials)), *_by_family(trials)]
-    flips = {f"flips, {name}": _mean(_right_before(found), _flipped) for name, found in groups}
-    return flips | {f"accuracy under attack, {name}": _mean(found, _right) for name, found in groups}
+def _groups(trials: Sequence[Trial], trained_on: Sequence[str]) -> dict[str, Sequence[Trial]]:
+    if not trained_on:
+        return {ALL: trials}
+    trained = [trial for trial in trials if trial.attack.family in trained_on]
+    held_out = [trial for trial in trials if trial.attack.family not in trained_on]
+    return {ALL: trials, TRAINED: trained, HELD_OUT: held_out}
 
 
-def _by_family(trials: Sequence[Trial]) -> Iterator[tuple[str, list[Trial]]]:
-    for family in FAMILIES:
-        if found := [trial for trial in trials if trial.attack.family == family]:
-            yield family, found
+def _by_family(trials: Sequence[Trial]) -> dict[str, Sequence[Trial]]:
+    found = {family: [trial for trial in trials if trial.attack.family == family] for family in FAMILIES}
+    return {family: own for family, own in found.items() if own}
 
 
 def _facts(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -138,19 +182,28 @@ def _facts(trials: Sequence[Trial]) -> dict[str, Any]:
     wrong = [trial for trial in trials if not trial.before.right]
     benign = [trial._replace(after=trial.benign) for trial in trials]
     flips, benign_flips = _mean(right, _flipped), _mean(_right_before(benign), _flipped)
-    differences = [a - b for a, b in zip(flips.values, benign_flips.values, strict=True)]
     return {
         "judgements": len(trials),
         "wrong_before": len(wrong),
         "does_not_fit": sum(trial.does_not_fit for trial in trials),
         "flips": flips,
         "benign_flips": benign_flips,
-        "difference": Measure(differences, flips.clusters),
+        "difference": _difference(flips, benign_flips),
         "unparsed": _mean(right, _unparsed),
         "benign_unparsed": _mean(_right_before(benign), _unparsed),
         "mended": _mean(wrong, _right),
         "accuracy": _mean(trials, _right),
     }
+
+
+def _difference(first: Measure, second: Measure) -> Metric:
+    """Return the paired difference of two means over the same units."""
+    values = np.array(first.values) - np.array(second.values)
+
+    def mean(weights: NDArray[np.float64]) -> float:
+        return float(np.average(values, weights=weights)) if weights.any() else float("nan")
+
+    return Statistic(mean, first.clusters)
 
 
 def _mirrored(trials: Sequence[Trial]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from smidgen.tasks.judge.attack_texts import FAMILIES
 from smidgen.tasks.judge.resistance import ALL, HELD_OUT, TRAINED
 from smidgen.tasks.task import ScoreTable
 
-TITLE = "Resistance to manipulation"
+TITLE = "Resistance"
 COLUMNS = ["flips", "benign edit", "difference", "unparsed", "mended", "accuracy", "right before"]
 _GROUPS = {ALL: "all families", TRAINED: "families trained on", HELD_OUT: "families held out"}
 
@@ -29,7 +29,6 @@ def resistance_section(report: Mapping[str, Any]) -> dict[str, Any] | None:
     if not (found := table_at(report, "after", "attacks")):
         return None
     return {
-        "title": TITLE,
         "rows": [
             (
                 label,
