@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from itertools import cycle
 from typing import Literal, NamedTuple
 
@@ -224,6 +224,7 @@ def is_invisible(character: str) -> bool:
     return unicodedata.category(character) == "Cf"
 
 
+@lru_cache(maxsize=16)
 def verdict_for(form: JudgeTemplate, place: Choice) -> str:
     """Return a judgement in a template's output form that prefers a place as clearly as can be."""
     if form.has_answers:
@@ -246,6 +247,7 @@ def _prefers(form: JudgeTemplate, text: str, place: Choice) -> bool:
     return isinstance(said, Verdict) and said.preferred == place
 
 
+@lru_cache(maxsize=16)
 def _delimiters(form: JudgeTemplate) -> tuple[tuple[str, str], tuple[str, str]]:
     """Return what stands directly before and after each answer in the prompts of a template."""
     (prompt,) = (m.content for m in form.messages(Case(*_PROBES)) if _PROBES[1] in m.content)
@@ -253,7 +255,6 @@ def _delimiters(form: JudgeTemplate) -> tuple[tuple[str, str], tuple[str, str]]:
     return first, second
 
 
-@cache
 def _beside(prompt: str, probe: str) -> tuple[str, str]:
     """Return what is on the lines of a text before and after it, or else on the lines next to it."""
     before, _, after = prompt.partition(probe)
