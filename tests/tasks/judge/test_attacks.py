@@ -239,7 +239,10 @@ def test_gold_judgements_stay_those_of_the_answers():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"attacks": ["paddin"], "attack_share": 0.5}, "no family of attacks 'paddin'. Did you mean 'padding'"),
+        (
+            {"attacks": ["paddin"], "attack_share": 0.5},
+            "no family of attacks 'paddin'. Did you mean",
+        ),
         ({"attacks": ["padding", "padding"], "attack_share": 0.5}, "names a family twice"),
         ({"attacks": list(FAMILIES), "attack_share": 0.5}, "names every family, which leaves none"),
         ({"attacks": ["padding"]}, "attack_share is 0 and attacks has 1 families; set both, or neither"),

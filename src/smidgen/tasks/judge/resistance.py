@@ -11,9 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from smidgen.data.formats import pairs
 from smidgen.data.items import Pair
 from smidgen.data.types import Record, Sample
@@ -25,7 +22,7 @@ from smidgen.tasks.judge.forms import JudgeTemplate
 from smidgen.tasks.judge.judgements import Judgement, read_judgements
 from smidgen.tasks.judge.pair_samples import PairSamples, clusters
 from smidgen.tasks.judge.reader import Reader
-from smidgen.tasks.measures import Measure, Metric, Statistic
+from smidgen.tasks.measures import Measure, Metric
 
 ALL, TRAINED, HELD_OUT = "all", "trained", "held_out"
 """Names of groups of families."""
@@ -196,14 +193,10 @@ def _facts(trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def _difference(first: Measure, second: Measure) -> Metric:
+def _difference(first: Measure, second: Measure) -> Measure:
     """Return the paired difference of two means over the same units."""
-    values = np.array(first.values) - np.array(second.values)
-
-    def mean(weights: NDArray[np.float64]) -> float:
-        return float(np.average(values, weights=weights)) if weights.any() else float("nan")
-
-    return Statistic(mean, first.clusters)
+    values = [a - b for a, b in zip(first.values, second.values, strict=True)]
+    return Measure(values, first.clusters, signed=True)
 
 
 def _mirrored(trials: Sequence[Trial]) -> dict[str, Any]:
