@@ -252,7 +252,7 @@ def test_only_the_trained_judge_is_attacked_and_the_plan_counts_that(tmp_path: P
     task = context.tasks[0]
     found = asked(context, Asking(attacked=2))
     assert len(found.samples) == 8 and len(found.attacked) == 2 * 42
-    assert asked(context, PLAIN).attacked == ()
+    assert not asked(context, PLAIN).attacked
     stages = {stage.name: stage.inputs(context) for stage in stages_of(context)}
     assert [name for name, given in stages.items() if "attacked" in given.get("asking", {})] == ["after"]
     budgets = Budgets(context)

@@ -24,7 +24,7 @@ from smidgen.files import read_json, write_json
 from smidgen.inference import engine_identity, open_engine
 from smidgen.inference.replay import ReplayEngine
 from smidgen.options import EngineOptions
-from smidgen.pipeline.asking import PLAIN, Asking, Skipped, asked_samples, attacked_samples
+from smidgen.pipeline.asking import PLAIN, Asked, Asking, Skipped, asked_samples, attacked_samples
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, MetricEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
@@ -196,9 +196,7 @@ def evaluation_stage(
             return
         most = asking.max_tokens or context.sampling.max_tokens
         evaluated = yield from run_evaluation(
-            EvaluationRows(
-                task.task, task.config.data.test, task.test_rows, asked.samples, attacked=asked.attacked
-            ),
+            _rows(task, asked),
             replace(context.sampling, max_tokens=most),
             context.run.path(place),
             engine(context),
@@ -244,6 +242,12 @@ def evaluation_stage(
         outputs=(place,),
         entry=entry or own_entry,
     )
+
+
+def _rows(task: TaskContext, asked: Asked) -> EvaluationRows:
+    """Return the test rows of a task with their samples as they are asked."""
+    source, rows = task.config.data.test, task.test_rows
+    return EvaluationRows(task.task, source, rows, asked.samples, attacked=asked.attacked)
 
 
 def _against_base(context: RunContext, task: TaskContext, name: str) -> Mapping[str, Any]:
