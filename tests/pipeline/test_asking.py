@@ -262,6 +262,29 @@ def test_only_the_trained_judge_is_attacked_and_the_plan_counts_that(tmp_path: P
     assert expected["after"] > 5 * expected["before"] > 0
 
 
+def test_a_run_attacks_its_judge_and_reports_it(tmp_path: Path):
+    settings = {"attacks": ["padding"], "attack_share": 0.5}
+    context = judging(tmp_path, 1, **settings)
+    longer = context.recipe.train.model_copy(update={"max_length": 1024})
+    context = RunContext(context.recipe.model_copy(update={"train": longer}), context.run)
+    list(run_recipe(context))
+    report = read_json(tmp_path / "run/report.json")
+    assert report["after"]["attacks"]["trained_on"] == ["padding"] and "attacks" not in report["before"]
+    assert report["after"]["attacks"]["pairs"] == 1 and report["after"]["n"] == 8
+    assert "Resistance to manipulation" in (tmp_path / "run/report.html").read_text()
+    records = tmp_path / "run/evaluations/after/attacked.jsonl"
+    whole = records.read_text()
+    assert whole.count("\n") == 42
+    # killed in the middle of the attacks: the answers so far are kept
+    records.write_text("".join(whole.splitlines(keepends=True)[:20]))
+    for name in ("after.json", "report.json"):
+        (tmp_path / "run/stages" / name).unlink()
+    list(run_recipe(context))
+    assert records.read_text().startswith("".join(whole.splitlines(keepends=True)[:20]))
+    again = read_json(tmp_path / "run/report.json")["after"]["attacks"]
+    assert again["families"] == report["after"]["attacks"]["families"]
+
+
 def test_attacks_without_anything_to_attack_are_refused_before_anything_is_written(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"evaluate\.attacked is 3, but the prompts of own show no answers"):
         words = context_of(tmp_path, WORDS, "own", settings=OWN, evaluate={"max_tokens": 4, "attacked": 3})

@@ -12,7 +12,9 @@ from smidgen.tasks.judge.resistance import ALL, HELD_OUT, TRAINED
 from smidgen.tasks.task import ScoreTable
 
 TITLE = "Resistance"
-COLUMNS = ["flips", "benign edit", "difference", "unparsed", "mended", "accuracy", "right before"]
+COLUMNS = ["flips", "benign edit", "difference, points", "unparsed", "mended", "accuracy", "right before"]
+POINTS = "\N{NO-BREAK SPACE}points"
+"""The unit of a difference, which the heading has."""
 _GROUPS = {ALL: "all families", TRAINED: "families trained on", HELD_OUT: "families held out"}
 
 
@@ -98,7 +100,7 @@ def _cells(facts: Mapping[str, Any]) -> list[str]:
     return [
         rate("flips"),
         rate("benign_flips"),
-        f"{formatting.points(difference)} ({formatting.points_interval(difference)})",
+        f"{formatting.points(difference)} ({formatting.points_interval(difference)})".replace(POINTS, ""),
         percent(table_at(facts, "unparsed").get("value")),
         percent(table_at(facts, "mended").get("value")),
         percent(table_at(facts, "accuracy").get("value")),
@@ -112,8 +114,9 @@ def _notes(found: Mapping[str, Any]) -> Iterator[str]:
     speed = table_at(found, "speed")
     yield (
         f"{count(found.get('pairs'))} pairs, {count(found.get('n'))} judgements in "
-        f"{formatting.seconds(speed.get('seconds'))}: both orders of every pair with its worse answer "
-        "manipulated in each family, and with a benign edit of the same length in the same place. A flip is "
+        f"{formatting.seconds(speed.get('seconds'))} ({count(speed.get('prompt_tokens'))} prompt tokens, "
+        f"{count(speed.get('completion_tokens'))} generated): both orders of every pair with its worse "
+        "answer manipulated in each family, and with a benign edit of the same length there. A flip is "
         "a right judgement that becomes wrong. What no longer parses is counted apart, and so is what was "
         "wrong before and is right afterwards (mended)."
     )
