@@ -119,6 +119,13 @@ def test_delimiters_are_those_of_the_prompt_and_cannot_be_forged(form: JudgeTemp
             assert f"{scene.end.rstrip(']')}-2]" in sample.messages[-1].content
 
 
+def test_delimiters_on_the_line_of_an_answer_that_is_shown_twice():
+    content = {"system": "Mind {{ a }}!", "user": "{{ prompt }}\nOne: {{ a }} /one\n<b>{{ b }}</b>"}
+    form = OwnTemplate("split", content | {"parse": {"regex": "Winner: (?P<winner>A|B)"}})
+    scene = Scene.of(form, "first", "q", "x")
+    assert (scene.end, scene.begin_other, scene.end_other) == (" /one", "<b>", "</b>")
+
+
 def test_the_delimiters_of_the_rubric():
     scene = Scene.of(Rubric(), "first", "q", "x")
     assert scene.end == "[The End of Response A]" and scene.place == "first"

@@ -250,13 +250,13 @@ def _prefers(form: JudgeTemplate, text: str, place: Choice) -> bool:
 @lru_cache(maxsize=16)
 def _delimiters(form: JudgeTemplate) -> tuple[tuple[str, str], tuple[str, str]]:
     """Return what stands directly before and after each answer in the prompts of a template."""
-    (prompt,) = (m.content for m in form.messages(Case(*_PROBES)) if _PROBES[1] in m.content)
+    prompt = "\n".join(message.content for message in form.messages(Case(*_PROBES)))
     first, second = (_beside(prompt, probe) for probe in _PROBES[1:])
     return first, second
 
 
 def _beside(prompt: str, probe: str) -> tuple[str, str]:
-    """Return what is on the lines of a text before and after it, or else on the lines next to it."""
-    before, _, after = prompt.partition(probe)
+    """Return what is on the line of a text before and after it, or else on the lines next to it."""
+    before, _, after = prompt.rpartition(probe)
     lines = before.rstrip("\n").splitlines() or [""], after.lstrip("\n").splitlines() or [""]
     return lines[0][-1], lines[1][0]
