@@ -11,7 +11,9 @@ import pytest
 from smidgen.data.types import Completion, Record, Sample, Sampling, Score
 from smidgen.errors import ConfigError, DataError
 from smidgen.evaluation.collect import answers, measured
+from smidgen.inference import open_engine
 from smidgen.inference.replay import ReplayEngine
+from smidgen.options import EngineOptions
 from smidgen.tasks import find_task
 from smidgen.tasks.judge.attack_texts import FAMILIES
 
@@ -167,6 +169,22 @@ def test_what_does_not_fit_the_context_is_counted_and_not_cut():
     table = TASK.resistance_table({"after": {"attacks": {**found, "n": 1, "speed": {}}}})
     said = "32 manipulated prompts exceed the model's context"
     assert table is not None and any(said in note for note in table.notes)
+
+
+def test_padding_beyond_the_context_of_a_model_is_said(tmp_path: Path):
+    row = {"id": "long", "prompt": "?", "a": "yes", "b": "a long answer " * 400, "better": "a"}
+    plain, attacked = TASK.samples([row]), TASK.attacks.samples([row], 1)
+    padded = [sample for sample in attacked if sample.metadata["attack"][0] == "padding"]
+    engine = open_engine(EngineOptions(model="smidgen:nano", engine="mlx"))
+    try:
+        said = answers(TASK, padded, engine, Sampling(max_tokens=1))
+    finally:
+        engine.close()
+    assert {record.completion.finish_reason for record in said} == {"context"} and len(said) >= 4
+    assert all("does not fit the model's context" in record.score.explanation for record in said)
+    found = measured(TASK.attacks.facts(recorded(tmp_path, perfect, plain), said))
+    assert found["families"]["padding"]["does_not_fit"] == 2
+    assert found["families"]["padding"]["unparsed"]["value"] == 1.0
 
 
 def test_more_pairs_include_the_fewer():
