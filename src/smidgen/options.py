@@ -93,8 +93,9 @@ class EngineOptions:
         EngineName,
         Parameter(
             help="Engine that runs the model: MLX, llama.cpp, a server (http), or replay, which reads "
-            "recorded answers from the file given as --model. By default chosen by the model; between MLX "
-            "and llama.cpp on a CPU by a short measurement, kept in the cache folder."
+            "recorded answers from the file, or the folder of an evaluation, given as --model. By default "
+            "chosen by the model; between MLX and llama.cpp on a CPU by a short measurement, kept in the "
+            "cache folder."
         ),
     ] = "auto"
     model_name: Annotated[

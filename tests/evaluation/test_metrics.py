@@ -88,6 +88,19 @@ def test_what_holds_by_construction_has_no_width() -> None:
     assert measure(in_pairs([1.0, 0.0] * 10)) == Measured(0.5, 0.5, 0.5, 20)
 
 
+def test_differences_of_zero_and_one_are_no_rate() -> None:
+    clusters = [str(n // 2) for n in range(40)]
+    nothing = measure(Measure([0.0] * 40, clusters, signed=True))
+    assert (nothing.value, nothing.low, nothing.high, nothing.n) == (0.0, 0.0, 0.0, 40)
+    first, second = [float(n % 4 < 2) for n in range(40)], [float(n % 5 == 0) for n in range(40)]
+    values = [a - b for a, b in zip(first, second, strict=True)]
+    found = measure(Measure(values, clusters, signed=True))
+    paired = paired_difference(Measure(first, clusters), Measure(second, clusters))
+    assert found.value == pytest.approx(paired.value)
+    # both resample the same clusters; their equal replicates are rounded differently
+    assert (found.low, found.high) == pytest.approx((paired.low, paired.high), abs=0.03)
+
+
 def test_same_seed_same_interval() -> None:
     metric = in_pairs(np.random.default_rng(1).integers(0, 2, 60).astype(float).tolist())
     assert measure(metric, seed=5) == measure(metric, seed=5) != measure(metric, seed=6)

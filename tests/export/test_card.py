@@ -220,6 +220,19 @@ def test_drift_stands_in_the_card_as_far_as_it_was_measured(folder: Path):
     assert "Drift" not in card_text(folder, report(), artefact="fused", format="fused")
 
 
+def test_resistance_stands_in_the_card_with_its_control(folder: Path):
+    own = {"flips": metric(0.25), "benign_flips": metric(0.125)}
+    found = {"trained_on": ["padding"], "groups": {"all": own, "held_out": own}}
+    found["families"] = {"padding": own, "system": own | {"flips": metric(None)}}
+    changed = report(after={"metrics": {"accuracy": metric(0.9)}, "attacks": found})
+    text = card_text(folder, changed, artefact="fused", format="fused")
+    rates = "0.250 (0.200 to 0.300) | 0.125 (0.075 to 0.175) | 480 |"
+    for label in ("all", "all held out", "padding (trained on)"):
+        assert f"| {label} | {rates}" in text
+    assert "| system (held out) | – (– to –) |" in text
+    assert "manipulated" not in card_text(folder, report(), artefact="fused", format="fused")
+
+
 def test_an_architecture_that_others_lack_is_not_promised_there(folder: Path):
     (folder / "config.json").write_text(json.dumps({"model_type": "llama4_text"}), encoding="utf-8")
     changed = report(recipe=None, task="intent", model={"base": "owner/mobile"})

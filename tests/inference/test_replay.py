@@ -128,3 +128,19 @@ def test_sessions_answer_what_has_arrived(tmp_path):
     session.close()
     with pytest.raises(WorkError, match="the session is closed"):
         session.submit(asked["a"])
+
+
+def test_a_folder_is_all_of_its_recordings(tmp_path):
+    (tmp_path / "records.jsonl").write_text('{"id": "p1#ab", "text": "one"}\n')
+    (tmp_path / "attacked.jsonl").write_text('{"id": "p1~x#ab", "text": "two"}\n')
+    (tmp_path / "evaluation.json").write_text("{}")
+    engine = ReplayEngine(tmp_path)
+    assert [answer.text for _, answer in engine.complete(ask("p1~x#ab", "p1#ab"))] == ["two", "one"]
+    (tmp_path / "more.jsonl").write_text('{"id": "p1", "order": "ab", "text": "three"}\n{"id": "q"}\n')
+    with pytest.raises(
+        DataError, match=r"records\.jsonl: row 1 answers p1#ab again, after more\.jsonl: row 1"
+    ):
+        ReplayEngine(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty has no recording; expected a \.jsonl file"):
+        ReplayEngine(tmp_path / "empty")

@@ -10,9 +10,11 @@ from smidgen.errors import ConfigError, ModelError
 from smidgen.evaluation.report_model import Report
 from smidgen.files import read_json, write_json
 from smidgen.pipeline import RunContext, asking, evaluating, plan_run, run_recipe, stages_of
-from smidgen.pipeline.asking import PLAIN, Asked, Asking, Skipped, asked_samples
+from smidgen.pipeline.asking import PLAIN, Asked, Asking, Skipped, asked_samples, check_attacks
+from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.events import MessageEvent, StageEvent, result_of
 from smidgen.pipeline.exporting import check_exporting
+from smidgen.pipeline.probes import Probes
 from smidgen.runs import Run
 
 SHORT = {"epochs": 1.0, "batch_size": 4, "max_length": 128}
@@ -227,3 +229,67 @@ def test_a_template_without_turns_is_a_reason(words: RunContext, monkeypatch: py
     monkeypatch.setattr(asking._Room, "fits", refuse)
     found = asked_samples(words, words.tasks[0], Asking(examples=2))
     assert isinstance(found, Skipped) and "rejected the messages" in found.reason
+
+
+PAIRS = [
+    {"id": f"p{n}", "prompt": f"{n}?", "a": "yes", "b": "no", "better": "ab"[n % 2], "split": split}
+    for n, split in enumerate(["train"] * 6 + ["test"] * 4)
+]
+
+
+def judging(folder: Path, attacked: int, **settings) -> RunContext:
+    return context_of(
+        folder,
+        PAIRS,
+        "judge",
+        settings={"template": "verdict", **settings},
+        evaluate={"max_tokens": 4, "attacked": attacked, "baseline_examples": 0},
+    )
+
+
+def test_only_the_trained_judge_is_attacked_and_the_plan_counts_that(tmp_path: Path):
+    context = judging(tmp_path, 2)
+    task = context.tasks[0]
+    found = asked(context, Asking(attacked=2))
+    assert len(found.samples) == 8 and len(found.attacked) == 2 * 42
+    assert not asked(context, PLAIN).attacked
+    stages = {stage.name: stage.inputs(context) for stage in stages_of(context)}
+    assert [name for name, given in stages.items() if "attacked" in given.get("asking", {})] == ["after"]
+    budgets = Budgets(context)
+    plain, attacked = budgets.prompts(task, PLAIN), budgets.prompts(task, Asking(attacked=2))
+    assert (plain.number, attacked.number) == (8, 8 + 2 * 42) and attacked.longest > plain.longest + 50
+    expected = {stage.name: stage.minutes(context, Probes(context)) for stage in stages_of(context)}
+    assert expected["after"] > 5 * expected["before"] > 0
+
+
+def test_a_run_attacks_its_judge_and_reports_it(tmp_path: Path):
+    settings = {"attacks": ["padding"], "attack_share": 0.5}
+    context = judging(tmp_path, 1, **settings)
+    longer = context.recipe.train.model_copy(update={"max_length": 1024})
+    context = RunContext(context.recipe.model_copy(update={"train": longer}), context.run)
+    list(run_recipe(context))
+    report = read_json(tmp_path / "run/report.json")
+    assert report["after"]["attacks"]["trained_on"] == ["padding"] and "attacks" not in report["before"]
+    assert report["after"]["attacks"]["pairs"] == 1 and report["after"]["n"] == 8
+    assert "Resistance to manipulation" in (tmp_path / "run/report.html").read_text()
+    records = tmp_path / "run/evaluations/after/attacked.jsonl"
+    whole = records.read_text()
+    assert whole.count("\n") == 42
+    # killed in the middle of the attacks: the answers so far are kept
+    records.write_text("".join(whole.splitlines(keepends=True)[:20]))
+    for name in ("after.json", "report.json"):
+        (tmp_path / "run/stages" / name).unlink()
+    list(run_recipe(context))
+    assert records.read_text().startswith("".join(whole.splitlines(keepends=True)[:20]))
+    again = read_json(tmp_path / "run/report.json")["after"]["attacks"]
+    assert again["families"] == report["after"]["attacks"]["families"]
+
+
+def test_attacks_without_anything_to_attack_are_refused_before_anything_is_written(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"evaluate\.attacked is 3, but the prompts of own show no answers"):
+        words = context_of(tmp_path, WORDS, "own", settings=OWN, evaluate={"max_tokens": 4, "attacked": 3})
+        list(run_recipe(words))
+    with pytest.raises(ConfigError, match="the template grade grades every answer alone"):
+        check_attacks(judging(tmp_path / "grade", 1, template="grade"))
+    check_attacks(judging(tmp_path / "none", 0, template="grade"))
+    assert not (tmp_path / "run").exists()

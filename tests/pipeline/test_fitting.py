@@ -259,7 +259,8 @@ def test_worked_examples_take_memory(tmp_path: Path):
     longest = max(len(tokenizer.render_prompt(sample.messages)) for sample in asked.samples)
 
     def prompts(examples: int) -> Prompts:
-        return PlannedRows().prompts_of(planned.context, task, examples, planned.folder or tmp_path)
+        asking = Asking(examples=examples)
+        return PlannedRows().prompts_of(planned.context, task, asking, planned.folder or tmp_path)
 
     assert prompts(3)[:2] == (len(asked.samples), longest)
     assert prompts(0).longest < longest / 2

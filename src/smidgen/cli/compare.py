@@ -18,7 +18,7 @@ Place = Annotated[
 def compare(first: Place, second: Place, /, *, seed: Seed = 0, json: Json = False) -> None:
     """Compare two evaluations of the same rows, with paired intervals and McNemar's test."""
     from smidgen.evaluation import compare as compare_records
-    from smidgen.evaluation import read_records
+    from smidgen.evaluation import compare_resistance, read_records
 
     results = [_result(place) for place in (first, second)]
     if results[0]["task"] != results[1]["task"]:
@@ -29,6 +29,9 @@ def compare(first: Place, second: Place, /, *, seed: Seed = 0, json: Json = Fals
     task, other = (task_of(result) for result in results)
     records = [read_records(place / "records.jsonl") for place in (first, second)]
     compared = compare_records(task, *records, other=other, seed=seed)
+    if results[0].get("attacks") and results[1].get("attacks") and task.variant == other.variant:
+        attacked = [read_records(place / "attacked.jsonl") for place in (first, second)]
+        compared |= compare_resistance((task, other), *zip(records, attacked, strict=True), seed=seed)
     found = {name: comparison.to_json() for name, comparison in compared.items()}
     answer = {"first": results[0]["model"], "second": results[1]["model"], "metrics": found}
     print_json(answer) if json else _show(answer)

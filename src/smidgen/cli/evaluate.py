@@ -15,6 +15,9 @@ from smidgen.cli.parameters import EvaluationOut, Json, PricesFile
 from smidgen.errors import ConfigError
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions, whole
 
+ATTACKED = 100
+"""Pairs that are manipulated by default, whose cost is 4,200 judgements."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -104,6 +107,25 @@ class EvaluatedTask(JudgeOptions):
         ),
     ] = False
 
+    attacks: Annotated[
+        bool,
+        Parameter(
+            show_default=False,
+            help="Also ask with the worse answer manipulated in every family of docs/attacks.md "
+            "(task judge), and with benign edits as control: 42 more judgements for each pair.",
+        ),
+    ] = False
+    attacked: Annotated[
+        PositiveInt | None,
+        Parameter(help="Number of pairs that are manipulated; needs --attacks. Default: 100."),
+    ] = None
+
+    def num_attacked(self) -> int:
+        """Return the number of items that are manipulated; raises `ConfigError` without --attacks."""
+        if self.attacked is not None and not self.attacks:
+            raise ConfigError(f"--attacked is {self.attacked}, but nothing is attacked; add --attacks")
+        return (self.attacked or ATTACKED) if self.attacks else 0
+
     def settings(self, task: str) -> dict[str, Any]:
         """Return the options as a table of settings of a task."""
         from smidgen.files import read_text
@@ -177,6 +199,7 @@ def evaluate(
             limit=rows.limit,
             seed=sampling.seed,
             skip_bad_rows=rows.skip_bad_rows,
+            attacked=task_options.num_attacked(),
         )
         say_rejected(read.rejected)
         folder, keep = output.out or Path(scratch), output.out is not None
@@ -229,7 +252,9 @@ def show(report: Mapping[str, Any]) -> None:
     ]
     say(f"{result['task']}: {result['model']} on {result['data']}, {result['n']:,} answers")
     print_table(rows, headers=("", "value", "95 % interval", "n"))
-    for scores in task_class(result["task"]).score_tables(report):
+    asked = task_class(result["task"])
+    resistance = asked.resistance_table(report)
+    for scores in [*asked.score_tables(report), *([resistance] if resistance else [])]:
         if scores.rows:
             table = [(name, *values) for name, values in scores.rows]
             print_table(table, headers=(scores.title, *scores.columns))
@@ -239,5 +264,5 @@ def show(report: Mapping[str, Any]) -> None:
         say(f"unparsed: {reason} ({count:,})")
     for sentence in (headline(report), *remarks(report)):
         say(sentence)
-    if task_class(result["task"]).words.claim.answer:
+    if asked.words.claim.answer:
         say_cost(report["cost"])

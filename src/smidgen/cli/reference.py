@@ -1,4 +1,4 @@
-"""The pages generated from the code: `docs/cli.md` and `docs/configuration.md`.
+"""The pages generated from the code: `docs/cli.md`, `docs/configuration.md` and `docs/attacks.md`.
 
 `make docs` writes them; a test fails if they are out of date.
 """
@@ -27,6 +27,7 @@ from smidgen.config import (
 )
 from smidgen.files import write_text
 from smidgen.tasks import TASKS
+from smidgen.tasks.judge.attack_page import attacks_page
 
 MADE = "<!-- Made by `make docs`; change the code, not this page. -->\n\n"
 REPEATED = (PhaseConfig, RowSourceConfig, SourceConfig, TaskConfig)
@@ -38,7 +39,11 @@ TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false
 
 def pages() -> dict[str, str]:
     """Return the generated pages by their name in `docs/`."""
-    return {"cli.md": cli_page(), "configuration.md": configuration_page()}
+    return {
+        "cli.md": cli_page(),
+        "configuration.md": configuration_page(),
+        "attacks.md": MADE + attacks_page(),
+    }
 
 
 def write_pages(folder: Path) -> None:

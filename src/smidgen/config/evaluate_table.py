@@ -29,6 +29,10 @@ class EvaluateConfig(Section):
     baseline_examples: int = Field(default=4, ge=0, le=64)
     """Also evaluate the base model with this many worked examples in its prompts, from the training rows and
     as far as they fit its context; 0 turns it off."""
+    attacked: int = Field(default=0, ge=0)
+    """Also ask the trained judge about this many test pairs with the worse answer manipulated, once in every
+    family of docs/attacks.md, and with a benign edit of the same length as control: 42 more judgements for
+    each pair. 0 turns it off."""
 
     @model_validator(mode="after")
     def _check_draft_model(self) -> Self:

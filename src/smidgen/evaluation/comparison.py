@@ -72,30 +72,72 @@ def compare(
     """
     by_id = {record.sample.id: record for record in second}
     same_template = other is None or other.variant == task.variant
-    _check_same_rows(first, by_id, same_words=same_prompts and same_template)
+    check_same_rows(first, second, same_words=same_prompts and same_template)
     others = (other or task).measures([by_id[record.sample.id] for record in first])
+    return compare_metrics(task.measures(first), others, seed=seed)
+
+
+def compare_resistance(
+    tasks: tuple[Task, Task],
+    first: tuple[Sequence[Record], Sequence[Record]],
+    second: tuple[Sequence[Record], Sequence[Record]],
+    *,
+    seed: int = 0,
+) -> dict[str, Comparison]:
+    """Compare two models under the same attacks; none if a task has no attacks.
+
+    Args:
+        tasks: of the two evaluations, with the same prompts. Families that either is trained on are not
+            held out.
+        first: records of the samples and of the attacked ones of the first model.
+        second: those of the second model.
+        seed: seed of the bootstrap.
+
+    Raises:
+        DataError: the evaluations have different samples or prompts.
+    """
+    attacks = [task.attacks for task in tasks if task.attacks is not None]
+    if len(attacks) < 2:
+        return {}
+    check_same_rows(first[1], second[1], same_words=True)
+    by_id = {record.sample.id: record for record in second[1]}
+    second = second[0], [by_id[record.sample.id] for record in first[1]]
+    trained_on = tuple(dict.fromkeys(family for one in attacks for family in one.trained_on))
+    measures = [one.measures(*found, trained_on) for one, found in zip(attacks, (first, second), strict=True)]
+    return compare_metrics(*measures, seed=seed)
+
+
+def compare_metrics(
+    first: Mapping[str, Metric], second: Mapping[str, Metric], *, seed: int = 0
+) -> dict[str, Comparison]:
+    """Compare two models in every metric that both have, measured on the same rows."""
     return {
         name: Comparison(
             measure(metric, seed=seed),
-            measure(others[name], seed=seed),
-            paired_difference(metric, others[name], seed=seed),
-            _test(metric, others[name]),
+            measure(second[name], seed=seed),
+            paired_difference(metric, second[name], seed=seed),
+            _test(metric, second[name]),
         )
-        for name, metric in task.measures(first).items()
-        if name in others
+        for name, metric in first.items()
+        if name in second
     }
 
 
-def _check_same_rows(first: Sequence[Record], second: Mapping[str, Record], *, same_words: bool) -> None:
-    ids = {record.sample.id for record in first}
-    if ids != set(second):
-        odd = min(ids ^ set(second))
+def check_same_rows(first: Sequence[Record], second: Sequence[Record], *, same_words: bool) -> None:
+    """Refuse records that cannot be paired.
+
+    Raises:
+        DataError: the samples, their labels, or with `same_words` their prompts differ.
+    """
+    ids, by_id = {record.sample.id for record in first}, {record.sample.id: record for record in second}
+    if ids != set(by_id):
+        odd = min(ids ^ set(by_id))
         raise DataError(
-            f"the two evaluations answered different rows ({len(ids)} and {len(second)}, and only the "
+            f"the two evaluations answered different rows ({len(ids)} and {len(by_id)}, and only the "
             f"{'first' if odd in ids else 'second'} has '{odd}'); compare runs on the same data"
         )
     for record in first:
-        sample, other = record.sample, second[record.sample.id].sample
+        sample, other = record.sample, by_id[record.sample.id].sample
         if (sample.metadata, sample.target) != (other.metadata, other.target):
             raise DataError(
                 f"the two evaluations have different labels or answers for '{sample.id}'; "

@@ -144,7 +144,11 @@ def _absolute(signed: Measured) -> Measured:
 def _wilson_applies(metric: Measure, num_clusters: int) -> bool:
     """Whether the metric is a rate of independent units, or of units that all agree."""
     values = set(metric.values)
-    return values <= {0.0, 1.0} and (len(metric.values) == num_clusters or len(values) == 1)
+    return (
+        not metric.signed
+        and values <= {0.0, 1.0}
+        and (len(metric.values) == num_clusters or len(values) == 1)
+    )
 
 
 def _estimator(metric: Metric, clusters: Sequence[str]) -> Estimator:

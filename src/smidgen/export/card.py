@@ -111,6 +111,7 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, 
         "gain": _gain(report),
         "confident": _confident(report),
         "drift": in_words(shipped["drift"]) if shipped.get("drift") else None,
+        "resistance": list(_resistance(report)),
         "trained_figures": list(_figures(_at(report, "after", "metrics"))),
         "data": list(_data(report)),
         "test_data": _public_name(_at(report, "provenance", "data", "test", "path")),
@@ -198,6 +199,25 @@ def _figures(metrics: Any) -> Iterator[tuple[str, float, str, str, int]]:
             )
 
 
+def _resistance(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield group or family, flips, flips with a benign edit, and n; nothing if no attack was asked."""
+    found = _at(report, "after", "attacks") or {}
+    trained = found.get("trained_on") or ()
+    names = {"all": "all", "trained": "all trained on", "held_out": "all held out"}
+    rows = [(names[name], facts) for name, facts in (found.get("groups") or {}).items()]
+    for name, facts in (found.get("families") or {}).items():
+        mark = f" ({'trained on' if name in trained else 'held out'})" if trained else ""
+        rows.append((name + mark, facts))
+    for label, facts in rows:
+        yield label, *(_rate(facts[name]) for name in ("flips", "benign_flips")), f"{facts['flips']['n']:,}"
+
+
+def _rate(metric: Mapping[str, Any]) -> str:
+    """Format a metric as `value (low to high)`."""
+    value, low, high = (_number(metric[name]) for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
 def _gain(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the paired difference of the trained model from its base, asked in the best way."""
     best = _at(report, "best_base") or {}
@@ -283,8 +303,7 @@ def _distillation(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _with_interval(metric: Mapping[str, Any]) -> str:
     """Format a metric as `value (low to high), n = …`."""
-    value, low, high = (_number(metric[name]) for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high}), n = {metric['n']:,}"
+    return f"{_rate(metric)}, n = {metric['n']:,}"
 
 
 def _curve(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -17,7 +17,9 @@ FIELDS = {"id": ((str, int), "text or an integer"), "order": (str, "text"), "tex
 
 
 class ReplayEngine:
-    """An `Engine` that answers from a JSONL file of rows `{"id", "order"?, "text"}`.
+    """An `Engine` that answers from a JSONL file of rows `{"id", "order"?, "text"}`, or a folder of such.
+
+    The records of an evaluation are such rows; its folder also has those of attacked samples.
 
     A row answers the sample with its id. A judge's samples have ids `id#order`, so their rows have the
     `order` of the answers, `ab` or `ba`, or the answer that is graded alone, `a` or `b`. Sampling settings
@@ -133,19 +135,23 @@ def _refuse_settings(request: Request) -> None:
 def _read(path: Path) -> dict[str, str]:
     """Read the texts by sample id."""
     texts: dict[str, str] = {}
-    rows_of: dict[str, int] = {}
+    rows_of: dict[str, str] = {}
     faults: list[str] = []
-    for number, given in enumerate(read_rows(path), start=1):
-        row = given.filled(["text"])
-        text = as_text(row.get("text"), row)
-        fault = _fault(row if text is None else {**row, "text": text})
-        if fault:
-            faults.append(f"row {number} {fault}")
-            continue
-        key = f"{row['id']}#{row['order']}" if "order" in row else str(row["id"])
-        if key in texts:
-            faults.append(f"row {number} answers {key} again, after row {rows_of[key]}")
-        texts[key], rows_of[key] = text or "", number
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"the folder {path} has no recording; expected a .jsonl file, or a folder with some")
+    for file in files:
+        place = f"{file.name}: " if path.is_dir() else ""
+        for number, given in enumerate(read_rows(file), start=1):
+            row = given.filled(["text"])
+            text = as_text(row.get("text"), row)
+            if fault := _fault(row if text is None else {**row, "text": text}):
+                faults.append(f"{place}row {number} {fault}")
+                continue
+            key = f"{row['id']}#{row['order']}" if "order" in row else str(row["id"])
+            if key in texts:
+                faults.append(f"{place}row {number} answers {key} again, after {rows_of[key]}")
+            texts[key], rows_of[key] = text or "", f"{place}row {number}"
     if faults:
         raise DataError(
             f"{path}: {first_few(faults)}. Expected one row per sample with id, text and, for pairs, order"

@@ -10,7 +10,7 @@ from typing import Any
 
 from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.data.types import Message, Sample
-from smidgen.errors import ModelError
+from smidgen.errors import ConfigError, ModelError
 from smidgen.models.load import describe, read_config
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.tasks.examples import drawn, with_examples
@@ -25,12 +25,14 @@ class Asking:
         examples: number of worked examples before each prompt.
         system: system message in place of that of the task; None for the task's own.
         max_tokens: maximum number of tokens per answer; None for that of the evaluations.
+        attacked: number of items that are also asked manipulated, where the task has such; None for none.
     """
 
     constrained: bool = False
     examples: int = 0
     system: str | None = None
     max_tokens: int | None = None
+    attacked: int | None = None
 
 
 PLAIN = Asking()
@@ -39,10 +41,11 @@ PLAIN = Asking()
 
 @dataclass(frozen=True)
 class Asked:
-    """Samples as they are asked, and facts about them for the report."""
+    """Samples as they are asked, facts about them for the report, and the attacked ones."""
 
     samples: Sequence[Sample]
     facts: Mapping[str, Any]
+    attacked: Sequence[Sample] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,36 @@ def asked_samples(
         if context.specialist.model.thinking:
             return Skipped("the model thinks first, and a constraint holds from the first token on")
         return Asked(samples, {"constrained": True})
-    return _exemplified(context, task, samples, asking.examples) if asking.examples else Asked(samples, {})
+    if asking.examples:
+        return _exemplified(context, task, samples, asking.examples)
+    return Asked(samples, {}, attacked_samples(context, task, asking))
+
+
+def attacked_samples(context: RunContext, task: TaskContext, asking: Asking) -> list[Sample]:
+    """Return the manipulated samples of a task; none if it has no such."""
+    attacks, number, seed = task.task.attacks, asking.attacked, context.specialist.evaluate.seed
+    if attacks is None or not number:
+        return []
+    return attacks.samples(task.test_rows, number, source=task.config.data.test, seed=seed)
+
+
+def check_attacks(context: RunContext) -> None:
+    """Refuse attacks in a recipe that no task can be asked with, or a task not with these settings.
+
+    Raises:
+        ConfigError: the prompts of no task show answers, or a template grades them alone.
+        DataError: the test rows have no worse answers.
+    """
+    if not context.tasks or not (number := context.specialist.evaluate.attacked):
+        return
+    if all(task.blank.attacks is None for task in context.tasks):
+        names = ", ".join(task.blank.name for task in context.tasks)
+        raise ConfigError(
+            f"evaluate.attacked is {number}, but the prompts of {names} show no answers that could be "
+            "manipulated; attacks are for the task judge, so leave it out"
+        )
+    for task in context.tasks:
+        attacked_samples(context, task, Asking(attacked=number))
 
 
 def with_system(sample: Sample, system: str | None) -> Sample:

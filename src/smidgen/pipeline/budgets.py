@@ -290,7 +290,7 @@ class Budgets:
     def prompts(self, task: TaskContext, asking: Asking) -> Prompts:
         """Return the prompts of an evaluation."""
         assert self.folder is not None
-        return self._kept.prompts_of(self.context, task, asking.examples, self.folder)
+        return self._kept.prompts_of(self.context, task, asking, self.folder)
 
     def asked(self, task: TaskContext, options: EngineOptions, max_tokens: int) -> StageBudget:
         """Return the budget of another model that is asked; that of reading rows if it runs elsewhere."""

@@ -3,27 +3,37 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from smidgen.backend import reset_peak_memory
 from smidgen.data.types import Record, Sampling
 from smidgen.errors import ConfigError, first_few
-from smidgen.evaluation import collect_log, compare, measured, read_log, read_records, summarise
-from smidgen.evaluation.records import LoggedRecord
+from smidgen.evaluation import (
+    collect_log,
+    compare,
+    measure_speed,
+    measured,
+    read_log,
+    read_records,
+    summarise,
+)
+from smidgen.evaluation.records import LoggedRecord, wall_clock
 from smidgen.files import read_json, write_json
 from smidgen.inference import engine_identity, open_engine
 from smidgen.inference.replay import ReplayEngine
 from smidgen.options import EngineOptions
-from smidgen.pipeline.asking import PLAIN, Asking, Skipped, asked_samples
+from smidgen.pipeline.asking import PLAIN, Asked, Asking, Skipped, asked_samples, attacked_samples
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.events import MessageEvent, MetricEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.sources import EvaluationRows
 from smidgen.pipeline.stage import Stage
 from smidgen.tasks import Task
+from smidgen.tasks.attacking import Attacks
 
-RECORDS, RESULT = "records.jsonl", "evaluation.json"
+RECORDS, ATTACKED, RESULT = "records.jsonl", "attacked.jsonl", "evaluation.json"
 BASE = "before"
 """Name of the evaluation of the base model."""
 SKIPPED = "skipped"
@@ -76,27 +86,30 @@ def run_evaluation(
             f"the task {task.name} cannot be evaluated with --method {method}; leave it out, or use "
             f"{', '.join(task.methods)}"
         )
-    if (folder / RECORDS).exists():
-        read_log(folder / RECORDS)  # a damaged file is refused before a model is loaded
+    for name in (RECORDS, ATTACKED):
+        if (folder / name).exists():
+            read_log(folder / name)  # a damaged file is refused before a model is loaded
     reset_peak_memory()
     opened = open_engine(engine, scores=method != "generate")
     try:
         identity = engine_identity(engine, scores=method != "generate")
-        unused = opened.unused(samples) if isinstance(opened, ReplayEngine) else None
-        log = yield from collected(
-            stage,
-            task,
+        every = [*samples, *rows.attacked]
+        unused = opened.unused(every) if isinstance(opened, ReplayEngine) else None
+        logs = [
             collect_log(
                 task,
-                samples,
+                asked,
                 task.answer_with(opened, method),
                 sampling,
-                folder / RECORDS,
+                folder / file,
                 model=identity if method == "generate" else f"{identity} by {method}",
                 constrained=constrained,
-            ),
-            len(samples),
-        )
+            )
+            for asked, file in ((samples, RECORDS), (rows.attacked, ATTACKED))
+            if asked
+        ]
+        log = yield from collected(stage, task, chain(*logs), len(every))
+        log, attacked = log[: len(samples)], log[len(samples) :]
         peak = opened.peak_memory_bytes()
     finally:
         opened.close()
@@ -115,10 +128,22 @@ def run_evaluation(
         "has_right_answers": task.has_right_answers,
         **measured(analyses.facts, seed=sampling.seed),
     }
+    if task.attacks is not None and attacked:
+        result["attacks"] = _attack_facts(task.attacks, records, attacked, seed=sampling.seed)
     if unused is not None:
         result["unused_replay_rows"] = len(unused)
     yield MetricEvent(stage, {name: metric.value for name, metric in summary.metrics.items()})
     return Evaluated(result, records, analyses.files)
+
+
+def _attack_facts(
+    attacks: Attacks, records: Sequence[Record], log: Sequence[LoggedRecord], *, seed: int
+) -> dict[str, Any]:
+    """Return what a task's attacks did, and what asking them took."""
+    attacked = [logged.record for logged in log]
+    speed = measure_speed([record.completion.timing for record in attacked], wall_clock(log))
+    facts = measured(attacks.facts(records, attacked), seed=seed)
+    return {**facts, "n": len(attacked), "speed": speed.to_json()}
 
 
 def collected(stage: str, task: Task, log: Iterable[LoggedRecord], total: int) -> Work[list[LoggedRecord]]:
@@ -171,7 +196,7 @@ def evaluation_stage(
             return
         most = asking.max_tokens or context.sampling.max_tokens
         evaluated = yield from run_evaluation(
-            EvaluationRows(task.task, task.config.data.test, task.test_rows, asked.samples),
+            _rows(task, asked),
             replace(context.sampling, max_tokens=most),
             context.run.path(place),
             engine(context),
@@ -189,7 +214,8 @@ def evaluation_stage(
         return {"task": [task.blank.name, task.blank.version, task.blank.variant], "method": method, **asked}
 
     def minutes(context: RunContext, probes: Probes) -> float:
-        return probes.answer_seconds(task, method, asking) * len(task.test_samples) / 60
+        number = len(task.test_samples) + len(attacked_samples(context, task, asking))
+        return probes.answer_seconds(task, method, asking) * number / 60
 
     def own_entry(context: RunContext) -> Mapping[str, Any]:
         found = evaluation_of(context, task, name)
@@ -216,6 +242,12 @@ def evaluation_stage(
         outputs=(place,),
         entry=entry or own_entry,
     )
+
+
+def _rows(task: TaskContext, asked: Asked) -> EvaluationRows:
+    """Return the test rows of a task with their samples as they are asked."""
+    source, rows = task.config.data.test, task.test_rows
+    return EvaluationRows(task.task, source, rows, asked.samples, attacked=asked.attacked)
 
 
 def _against_base(context: RunContext, task: TaskContext, name: str) -> Mapping[str, Any]:

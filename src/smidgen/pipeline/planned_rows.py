@@ -59,14 +59,14 @@ class PlannedRows:
         rows: training and validation rows by the settings that they depend on, or why they cannot be
             trained on.
         drawn: figures of all steps and the different batches, by the settings that they depend on.
-        asked: prompts, by task and number of worked examples.
+        asked: prompts, by task, number of worked examples and number of attacked items.
     """
 
     folder: Path | None = None
     samples: Parts | DataError | None = None
     rows: dict[tuple[Any, ...], Parts | DataError] = field(default_factory=dict)
     drawn: dict[tuple[Any, ...], tuple[TrainingPlan, set[Batch]]] = field(default_factory=dict)
-    asked: dict[tuple[str, int], Prompts] = field(default_factory=dict)
+    asked: dict[tuple[str, int, int | None], Prompts] = field(default_factory=dict)
 
     def samples_of(self, context: RunContext) -> Parts | DataError:
         """Return the training and validation samples, or why they cannot be read."""
@@ -120,16 +120,18 @@ class PlannedRows:
             self.drawn[drawing] = plan_training(rows, source, noted()), different
         return self.drawn[drawing]
 
-    def prompts_of(self, context: RunContext, task: TaskContext, examples: int, folder: Path) -> Prompts:
-        """Return the prompts of an evaluation, each after its worked examples."""
-        key = task.name, examples
+    def prompts_of(self, context: RunContext, task: TaskContext, asking: Asking, folder: Path) -> Prompts:
+        """Return the prompts of an evaluation, each after its worked examples, and the attacked ones."""
+        key = task.name, asking.examples, asking.attacked
         if key not in self.asked:
             try:
-                asked = asked_samples(context, task, Asking(examples=examples))
-                samples = asked.samples if isinstance(asked, Asked) else task.test_samples
+                plain = Asking(examples=asking.examples, attacked=asking.attacked)
+                asked = asked_samples(context, task, plain)
+                found = [*asked.samples, *asked.attacked] if isinstance(asked, Asked) else None
+                samples = found or task.test_samples
                 self.asked[key] = _prompts(samples, task, load_tokenizer(folder))
             except DataError:
-                longest = ASSUMED_PROMPT * (1 + examples)
+                longest = ASSUMED_PROMPT * (1 + asking.examples)
                 self.asked[key] = Prompts(context.specialist.evaluate.batch_size, longest)
         return self.asked[key]
 

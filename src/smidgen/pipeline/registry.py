@@ -44,12 +44,14 @@ def _ways_to_ask(recipe: AnyRecipe) -> dict[str, Asking]:
 def _trained_evaluations(recipe: AnyRecipe, tasks: Tasks) -> list[Stage]:
     """Return the evaluations of the trained model on every task, by every method of the task."""
     needs = ("data", "train")
+    attacked = recipe.evaluate.attacked if isinstance(recipe, Recipe) else 0
     generating = [
         evaluation_stage(
             "after",
             task,
             lambda context: context.trained_engine,
             needs=needs,
+            asking=Asking(attacked=attacked or None),
             compared_with=tuple(_ways_to_ask(recipe)),
         )
         for task in tasks

@@ -17,6 +17,7 @@ from smidgen.errors import ConfigError, did_you_mean
 from smidgen.files import content_hash, read_json, sha256_json
 from smidgen.inference.sampling import check_sampling
 from smidgen.models.load import resolve
+from smidgen.pipeline.asking import check_attacks
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.corpus import source_hashes
 from smidgen.pipeline.events import Event, EventLog, MessageEvent, StageEvent, Work
@@ -92,6 +93,7 @@ def check(context: RunContext) -> None:
     check_sampling(context.sampling)
     for task in context.tasks:
         task.check()
+    check_attacks(context)
     check_quantizing(context)
     check_exporting(context)
     check_teaching(context)

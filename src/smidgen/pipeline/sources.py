@@ -139,6 +139,7 @@ class EvaluationRows:
         rows: the selected rows.
         samples: the samples made from the rows.
         rejected: for each row that was left out, what is wrong with it.
+        attacked: further samples of some of the rows, manipulated to mislead.
     """
 
     task: Task
@@ -146,6 +147,7 @@ class EvaluationRows:
     rows: Sequence[Row]
     samples: Sequence[Sample]
     rejected: Sequence[str] = ()
+    attacked: Sequence[Sample] = ()
 
     @classmethod
     def read(
@@ -157,10 +159,12 @@ class EvaluationRows:
         limit: int | None = None,
         seed: int = 0,
         skip_bad_rows: bool = False,
+        attacked: int = 0,
     ) -> Self:
-        """Read rows and build their samples.
+        """Read rows and build their samples; `attacked` is the number of items that are also manipulated.
 
         Raises:
+            ConfigError: some should be manipulated, and the task has nothing that can be.
             DataError: the source cannot be read, or a row is bad and bad rows are not skipped.
         """
         rejected: list[str] | None = [] if skip_bad_rows else None
@@ -170,7 +174,26 @@ class EvaluationRows:
         name = source_name(source)
         prepared = task.prepare(everything or rows, source=name)
         samples = prepared.samples(rows, source=name, rejected=rejected)
-        return cls(prepared, source, rows, samples, rejected or [])
+        manipulated = manipulated_samples(prepared, rows, attacked, source=name, seed=seed)
+        return cls(prepared, source, rows, samples, rejected or [], manipulated)
+
+
+def manipulated_samples(
+    task: Task, rows: Sequence[Row], number: int, *, source: str, seed: int
+) -> list[Sample]:
+    """Return the attacked samples of at most `number` items of some rows; none if that is 0.
+
+    Raises:
+        ConfigError: the task has no answers that can be manipulated.
+    """
+    if not number:
+        return []
+    if task.attacks is None:
+        raise ConfigError(
+            f"the prompts of the task {task.name} show no answers that could be manipulated; attacks are for "
+            "the task judge, so leave them out"
+        )
+    return task.attacks.samples(rows, number, source=source, seed=seed)
 
 
 def _held_out_splits(rows: Sequence[Row], source: str) -> list[str]:

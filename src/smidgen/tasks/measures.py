@@ -15,11 +15,13 @@ class Measure:
         values: one number per unit, 0 or 1 if the metric is a rate.
         clusters: the cluster of each unit, such as its prompt; units of one cluster are not independent.
         absolute: whether the metric is the absolute value of the mean.
+        signed: whether the values are differences, so that 0 and 1 among them are no rate.
     """
 
     values: Sequence[float]
     clusters: Sequence[str]
     absolute: bool = False
+    signed: bool = False
 
     def __post_init__(self) -> None:
         assert len(self.values) == len(self.clusters), (len(self.values), len(self.clusters))

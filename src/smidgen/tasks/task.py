@@ -28,6 +28,7 @@ from smidgen.data.types import (
 )
 from smidgen.data.world import Split
 from smidgen.errors import ConfigError, ParseError
+from smidgen.tasks.attacking import Attacks
 from smidgen.tasks.measures import Measure, Metric
 from smidgen.tasks.rewards import SCORE, GroupReward, score_reward
 from smidgen.tasks.words import TaskWords
@@ -151,6 +152,11 @@ class Task(Protocol):
     def constraint_of(self, sample: Sample) -> Constraint | None:
         """The constraint on the completion of one sample; default: that of the task."""
         return self.constraint
+
+    @property
+    def attacks(self) -> Attacks | None:
+        """Manipulations of its samples, if its prompts show texts that may be manipulated."""
+        return None
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -298,6 +304,11 @@ class Task(Protocol):
     def score_tables(cls, report: Mapping[str, Any]) -> list[ScoreTable]:
         """Scores in the published form of benchmarks, from the content of `report.json`."""
         return []
+
+    @classmethod
+    def resistance_table(cls, report: Mapping[str, Any]) -> ScoreTable | None:
+        """What the attacked samples showed, from the content of `report.json`; None if none was asked."""
+        return None
 
     @classmethod
     def sections(cls, report: Mapping[str, Any]) -> list[str]:

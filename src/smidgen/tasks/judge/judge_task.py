@@ -8,32 +8,35 @@ are not parsed, contradictory verdicts do not count, and unparsed judgements are
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Self
 
 from pydantic import Field
 
 from smidgen.config import Section
 from smidgen.data.examples import Example, pair_example
-from smidgen.data.formats import PAIR_FORMATS, Label, Pair, pair_row, pairs
+from smidgen.data.formats import PAIR_FORMATS, Pair, pair_row, pairs
 from smidgen.data.preferences import judge_rows
 from smidgen.data.rows import place_of
 from smidgen.data.types import Completion, Constraint, Record, Sample, Score
 from smidgen.data.world import WORLD_ROWS, Split
 from smidgen.errors import DataError
+from smidgen.tasks.judge.attacks import check_training, partly_attacked
 from smidgen.tasks.judge.baselines import judge_baselines
 from smidgen.tasks.judge.by_logits import ByLogits
 from smidgen.tasks.judge.calibration import calibration
 from smidgen.tasks.judge.disagreements import find_disagreements
 from smidgen.tasks.judge.ensemble_evidence import alone_measures, judge_alone
-from smidgen.tasks.judge.forms import Case, JudgeParseError, JudgeTemplate, Verdict, verdict_alone
+from smidgen.tasks.judge.forms import JudgeParseError, JudgeTemplate, Verdict, verdict_alone
 from smidgen.tasks.judge.gold import gold_of_pairs, gold_target
 from smidgen.tasks.judge.judge_rewards import JudgeRewards, pair_groups
 from smidgen.tasks.judge.judge_words import USAGE, WORDS, asked_in_words
-from smidgen.tasks.judge.judgements import ORDERS, SHOWN, measures, read_judgements
+from smidgen.tasks.judge.judgements import ORDERS, measures, read_judgements
+from smidgen.tasks.judge.pair_samples import PairSamples, clusters
 from smidgen.tasks.judge.published import as_published, score_tables
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.judge.references import check_reference, drop_references
+from smidgen.tasks.judge.resistance import JudgeAttacks
+from smidgen.tasks.judge.resistance_section import resistance_table
 from smidgen.tasks.judge.rubric import Rubric
 from smidgen.tasks.judge.sections import judge_remarks, judge_sections
 from smidgen.tasks.judge.targets import check_targets, target_of
@@ -58,6 +61,12 @@ class JudgeSettings(Section):
     (reference drop of https://arxiv.org/abs/2310.17631); needs `reference = true`."""
     rubric: str | None = None
     """Rubric of the template `grade`: a question and the meaning of each grade."""
+    attacks: tuple[str, ...] = ()
+    """Families of manipulations (docs/attacks.md) that the judge is trained to resist; the others are held
+    out, and reported apart. Needs `attack_share`."""
+    attack_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the training pairs whose worse answer is manipulated; as many better answers, drawn
+    independently, get a benign edit, so that an edit does not tell which is worse. Needs `attacks`."""
 
 
 class JudgeTask(Task):
@@ -82,6 +91,7 @@ class JudgeTask(Task):
         check_reference(self.form, reference, reference_drop)
         self._drop = reference_drop
         self._reader = Reader(self.form)
+        self._shown = PairSamples(self.form, reference)
         self.reference = reference
         self.stop: tuple[str, ...] = self.form.stop
         self.stop_after: tuple[str, ...] = self.form.stop_after
@@ -95,6 +105,7 @@ class JudgeTask(Task):
     def from_settings(cls, settings: JudgeSettings) -> Self:
         """Create the judge from its settings; raises as `find_form` does."""
         form = find_form(settings.template, rubric=settings.rubric)
+        check_training(settings.attacks, settings.attack_share)
         task = cls(form, reference=settings.reference, reference_drop=settings.reference_drop)
         task.settings = settings
         return task
@@ -103,6 +114,13 @@ class JudgeTask(Task):
     def constraint(self) -> Constraint | None:
         """The template's constraint on whole completions, or else the verdict without preceding words."""
         return self.form.constraint or (verdict_alone(self.form) if self.form.has_answers else None)
+
+    @property
+    def attacks(self) -> JudgeAttacks:
+        """Manipulations of the worse answer of pairs."""
+        settings = self.settings
+        assert isinstance(settings, JudgeSettings)
+        return JudgeAttacks(self._shown, self._reader, settings.attacks)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -146,7 +164,7 @@ class JudgeTask(Task):
         items = pairs(
             rows, source=source, labelled=labelled, with_reference=self.reference, rejected=rejected
         )
-        return self._answer_samples(items) if self.form.singly else self._in_both_orders(items)
+        return self._shown.of(items)
 
     def plain_rows(self, rows: Sequence[Row], *, source: str = "rows") -> list[tuple[str, dict[str, Any]]]:
         """Pair rows, one for each pair, with the gold judgements of rows that contain one pair each.
@@ -157,30 +175,6 @@ class JudgeTask(Task):
         found = pairs(rows, source=source, with_reference=self.reference)
         gold = gold_of_pairs(rows, len(found), source)
         return [(pair.prompt, pair_row(pair) | judged) for pair, judged in zip(found, gold, strict=True)]
-
-    def _in_both_orders(self, items: Sequence[Pair]) -> list[Sample]:
-        return [
-            self._sample(pair, shown, cluster)
-            for pair, cluster in zip(items, _clusters(items), strict=True)
-            for shown in ORDERS
-        ]
-
-    def _answer_samples(self, items: Sequence[Pair]) -> list[Sample]:
-        """Every answer once, with the pairs that it is part of."""
-        parts: dict[str, list[tuple[Pair, str, str]]] = {}
-        for pair, cluster in zip(items, _clusters(items), strict=True):
-            for shown, name in zip(("a", "b"), pair.answer_ids or (pair.id, pair.id), strict=True):
-                parts.setdefault(f"{name}#{shown}", []).append((pair, shown, cluster))
-        # An answer in pairs of two subsets belongs to neither, so the subset is dropped from all samples.
-        is_mixed = any(len({pair.subset for pair, _, _ in found}) > 1 for found in parts.values())
-        samples = []
-        for name, found in parts.items():
-            sample = self._sample(*found[0])
-            metadata = {**sample.metadata, "pairs": [pair.id for pair, _, _ in found]}
-            if is_mixed:
-                metadata["subset"] = None
-            samples.append(replace(sample, id=name, metadata=metadata))
-        return samples
 
     def training_samples(self, rows: Sequence[Row], *, source: str = "rows", seed: int = 0) -> list[Sample]:
         """Both orders of every pair with their targets, so that the position tells nothing.
@@ -206,8 +200,8 @@ class JudgeTask(Task):
                 "with a gold judgement"
             )
         return [
-            self._sample(
-                pair,
+            self._shown.one(
+                self._as_trained(pair, order, seed),
                 order,
                 pair.id,
                 target=gold_target(pair, row, order, f"{source}: {place_of(row, number)}"),
@@ -224,13 +218,25 @@ class JudgeTask(Task):
         bare = {pair.id: pair for pair in pairs(rows, source=source, labelled=False)}
         return drop_references(found, bare, self._drop, seed)
 
+    def _as_trained(self, pair: Pair, order: str, seed: int) -> Pair:
+        """The pair as it is trained on in one order: maybe with its worse answer manipulated."""
+        settings = self.settings
+        assert isinstance(settings, JudgeSettings)
+        share = settings.attack_share
+        return partly_attacked(pair, order, self.form, settings.attacks, share=share, seed=seed)
+
     def _verdict_samples(self, rows: Sequence[Row], source: str, seed: int) -> list[Sample]:
         """Both orders of labelled pairs, whose target is the verdict alone."""
         check_targets(self.form)
         found = self._trained_pairs(rows, source, seed)
         return [
-            self._sample(pair, order, cluster, target=target_of(self.form, pair, order, source))
-            for pair, cluster in zip(found, _clusters(found), strict=True)
+            self._shown.one(
+                self._as_trained(pair, order, seed),
+                order,
+                cluster,
+                target=target_of(self.form, pair, order, source),
+            )
+            for pair, cluster in zip(found, clusters(found), strict=True)
             for order in ORDERS
         ]
 
@@ -284,6 +290,11 @@ class JudgeTask(Task):
         return Analyses({**facts, "published": published}, files)
 
     @classmethod
+    def resistance_table(cls, report: Mapping[str, Any]) -> ScoreTable | None:
+        """Flips under attack by family, from the content of `report.json`."""
+        return resistance_table(report)
+
+    @classmethod
     def score_tables(cls, report: Mapping[str, Any]) -> list[ScoreTable]:
         """The scores of RewardBench, RewardBench 2 and RM-Bench."""
         return score_tables(report)
@@ -302,40 +313,3 @@ class JudgeTask(Task):
     def remarks(cls, report: Mapping[str, Any]) -> list[str]:
         """The judge's position bias, if its interval excludes one half, and what its threshold keeps."""
         return judge_remarks(report)
-
-    def _sample(self, pair: Pair, shown: str, cluster: str, *, target: str | None = None) -> Sample:
-        """A sample of a pair in one order, or of one of its answers; pairs of one prompt share a cluster."""
-        texts = {"a": pair.a, "b": pair.b}
-        reference = pair.reference if self.reference else None
-        metadata: dict[str, Any] = {
-            "pair": pair.id,
-            "label": pair.better,
-            "cluster": cluster,
-            "subset": pair.subset,
-            "characters": [len(pair.a), len(pair.b)],
-        }
-        if pair.annotators:
-            metadata["annotators"] = list(pair.annotators)
-        if pair.facts:
-            metadata["facts"] = dict(pair.facts)
-        if self.form.singly:
-            case = Case(pair.prompt, texts[shown], None, reference)
-            metadata["answer"] = shown
-        else:
-            first, second = SHOWN[shown]
-            case = Case(pair.prompt, texts[first], texts[second], reference)
-            metadata |= {"order": shown, "better": _better_position(pair.better, shown)}
-        return Sample(f"{pair.id}#{shown}", self.form.messages(case), target, metadata)
-
-
-def _clusters(items: Sequence[Pair]) -> list[str]:
-    """Return for each pair the id of the first one with its prompt."""
-    prompts: dict[str, str] = {}
-    return [prompts.setdefault(pair.prompt, pair.id) for pair in items]
-
-
-def _better_position(label: Label | None, order: str) -> str | None:
-    """Return the position of the better answer in the given order."""
-    if label in ("a", "b"):
-        return "first" if order[0] == label else "second"
-    return label

@@ -14,6 +14,7 @@ from smidgen.figures.plots import Interval, axis, interval_plot, reliability_plo
 from smidgen.tasks.judge.abstention_section import abstention, ensemble, guarantee_in_words
 from smidgen.tasks.judge.disagreements import KINDS
 from smidgen.tasks.judge.judge_words import lean_in_words
+from smidgen.tasks.judge.resistance_section import resistance_section
 
 KIND_WORDS = {
     "first": "first answer in both orders",
@@ -49,6 +50,7 @@ def judge_sections(report: Mapping[str, Any]) -> list[str]:
         disagreements=disagreements(report),
         lengths=length_bias(report, columns),
         reliability=reliability(report),
+        resistance=resistance_section(report),
         share_axis=axis([(0, "0"), (0.5, f"50{PERCENT}"), (1, f"100{PERCENT}")]),
         bias_axis=axis([(0, "always the second"), (0.5, f"50{PERCENT}"), (1, "always the first")]),
     )
