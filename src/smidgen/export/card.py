@@ -17,6 +17,8 @@ from huggingface_hub import EvalResult, ModelCardData, snapshot_download
 
 from smidgen.data.templates import load_tokenizer
 from smidgen.errors import ConfigError, ModelError, did_you_mean
+from smidgen.export.card_figures import at, number, with_interval
+from smidgen.export.card_judge import confident, resistance
 from smidgen.export.drift import in_words
 from smidgen.export.markdown import code, escaped
 from smidgen.export.running import Subject, ways
@@ -35,8 +37,6 @@ LIBRARIES = {"mlx": "mlx", "fused": "transformers", "peft": "peft", "mlx-adapter
 RELATIONS = {"mlx": "quantized", "fused": "finetune", "peft": "adapter", "mlx-adapter": "adapter"}
 """The hub's name for the relation to the base; a GGUF file is quantised."""
 CURVE_ROWS = 8
-CONFIDENT_SHARE = 0.8
-"""Share of the pairs on which a judge's accuracy is told beside that on all."""
 
 _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
@@ -90,12 +90,12 @@ def _template() -> jinja2.Template:
 
 def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, place: str) -> dict[str, Any]:
     """The variables of the template."""
-    named = str(_at(report, "model", "base") or "an unknown model")
+    named = str(at(report, "model", "base") or "an unknown model")
     base, base_folder = _public_name(named) or named, _base_folder(named)
     config = _config(base_folder) or _config(folder)
     licence = licence_of(base_folder, config) if base_folder is not None else None
     weights = sorted(file for file in folder.glob("*") if file.suffix in (".safetensors", ".gguf"))
-    shipped = _at(report, "exports", artefact) or {}
+    shipped = at(report, "exports", artefact) or {}
     thinking = _thinking(report, folder, base_folder)
     subject = Subject(format, folder, place, base, config.get("model_type"), thinking, report.get("usage"))
     return {
@@ -106,15 +106,15 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, 
         "base": base,
         "licence": licence,
         "files": [(file.name, f"{file.stat().st_size:,}", sha256_file(file)) for file in weights],
-        "figures": list(_figures(_at(shipped, "metrics"))),
-        "difference": _interval(_at(shipped, "difference")),
+        "figures": list(_figures(at(shipped, "metrics"))),
+        "difference": _interval(at(shipped, "difference")),
         "gain": _gain(report),
-        "confident": _confident(report),
+        "confident": confident(report),
         "drift": in_words(shipped["drift"]) if shipped.get("drift") else None,
-        "resistance": list(_resistance(report)),
-        "trained_figures": list(_figures(_at(report, "after", "metrics"))),
+        "resistance": list(resistance(report)),
+        "trained_figures": list(_figures(at(report, "after", "metrics"))),
         "data": list(_data(report)),
-        "test_data": _public_name(_at(report, "provenance", "data", "test", "path")),
+        "test_data": _public_name(at(report, "provenance", "data", "test", "path")),
         "distillation": list(_distillation(report)),
         "training": list(_training(report)),
         "curve": list(_curve(report)),
@@ -122,7 +122,7 @@ def _facts(folder: Path, report: Mapping[str, Any], artefact: str, format: str, 
         "made": list(_made(report)),
         "limits": list(report.get("limits") or ()),
         "thinking": thinking,
-        "trained_thinking": _at(report, "model", "thinking"),
+        "trained_thinking": at(report, "model", "thinking"),
         "ways": list(ways(subject)),
     }
 
@@ -174,7 +174,7 @@ def _thinking(report: Mapping[str, Any], *folders: Path | None) -> bool | None:
     for folder in folders:
         with suppress(ModelError):  # adapters and GGUF files have no tokenizer beside them
             if folder is not None and load_tokenizer(folder).has_thinking_switch:
-                return bool(_at(report, "model", "thinking"))
+                return bool(at(report, "model", "thinking"))
     return None
 
 
@@ -193,53 +193,21 @@ def _figures(metrics: Any) -> Iterator[tuple[str, float, str, str, int]]:
             yield (
                 str(name),
                 round(value, 4),
-                _number(metric.get("low")),
-                _number(metric.get("high")),
+                number(metric.get("low")),
+                number(metric.get("high")),
                 metric["n"],
             )
 
 
-def _resistance(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield group or family, flips, flips with a benign edit, and n; nothing if no attack was asked."""
-    found = _at(report, "after", "attacks") or {}
-    trained = found.get("trained_on") or ()
-    names = {"all": "all", "trained": "all trained on", "held_out": "all held out"}
-    rows = [(names[name], facts) for name, facts in (found.get("groups") or {}).items()]
-    for name, facts in (found.get("families") or {}).items():
-        mark = f" ({'trained on' if name in trained else 'held out'})" if trained else ""
-        rows.append((name + mark, facts))
-    for label, facts in rows:
-        yield label, *(_rate(facts[name]) for name in ("flips", "benign_flips")), f"{facts['flips']['n']:,}"
-
-
-def _rate(metric: Mapping[str, Any]) -> str:
-    """Format a metric as `value (low to high)`."""
-    value, low, high = (_number(metric[name]) for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
-
-
 def _gain(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the paired difference of the trained model from its base, asked in the best way."""
-    best = _at(report, "best_base") or {}
-    compared = _at(report, "comparisons", f"after_vs_{best.get('name')}")
-    difference = _interval(_at(compared, "difference"))
+    best = at(report, "best_base") or {}
+    compared = at(report, "comparisons", f"after_vs_{best.get('name')}")
+    difference = _interval(at(compared, "difference"))
     if difference is None:
         return None
     described = {"base": best["description"], "ways": best["ways"]}
     return {"metric": compared["metric"], "difference": difference, **described}
-
-
-def _confident(report: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return the accuracy of a judge where it is most confident, on about four fifths of the pairs."""
-    points = _at(report, "after", "abstention", "points") or []
-    if len(points) < 2:
-        return None
-    kept = min(points[:-1], key=lambda point: abs(point["coverage"] - CONFIDENT_SHARE))
-    return {
-        "share": f"{kept['coverage']:.1%}",
-        "accuracy": _with_interval(kept["accuracy"]),
-        "everywhere": _number(points[-1]["accuracy"]["value"]),
-    }
 
 
 def _interval(metric: Any) -> str | None:
@@ -251,9 +219,9 @@ def _interval(metric: Any) -> str | None:
 
 def _data(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Yield role, name, rows and fingerprint of each dataset."""
-    for role, source in (_at(report, "provenance", "data") or {}).items():
+    for role, source in (at(report, "provenance", "data") or {}).items():
         rows = source.get("rows")
-        yield role, _public_name(source.get("path")) or "–", _number(rows), source.get("sha256") or "–"
+        yield role, _public_name(source.get("path")) or "–", number(rows), source.get("sha256") or "–"
 
 
 def _training(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -272,7 +240,7 @@ def _training(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     for term, value in known:
         if value is not None:
-            yield term, value if isinstance(value, str) else _number(value)
+            yield term, value if isinstance(value, str) else number(value)
 
 
 def _distillation(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -281,39 +249,34 @@ def _distillation(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not facts:
         return
     yield "teacher", " ".join(_public_name(word) or word for word in facts["teacher"].split())
-    metric = next(iter(_at(report, "after", "metrics") or {}), "accuracy")
+    metric = next(iter(at(report, "after", "metrics") or {}), "accuracy")
     named = {"teacher": "teacher", "before": "student before", "after": "student after"}
     for key, who in named.items():
-        if (found := _at(report, key, "metrics", metric)) and found["value"] is not None:
-            yield f"{metric} of the {who}, held-out rows", _with_interval(found)
-    yield "right answers of the teacher, training rows", _with_interval(facts["accuracy"])
+        if (found := at(report, key, "metrics", metric)) and found["value"] is not None:
+            yield f"{metric} of the {who}, held-out rows", with_interval(found)
+    yield "right answers of the teacher, training rows", with_interval(facts["accuracy"])
     ceiling = f"training rows with a right answer among {facts['candidates']} (the ceiling)"
-    yield ceiling, _with_interval(facts["ceiling"])
+    yield ceiling, with_interval(facts["ceiling"])
     yield "kept answers", f"{facts['kept']:,} of {facts['answers']:,}"
     for reason, count in facts["rejected"].items():
-        yield f"dropped: {reason}", _number(count)
+        yield f"dropped: {reason}", number(count)
     if facts.get("contradictory"):
-        yield "rows not asked, with contradictory labels", _number(facts["contradictory"])
+        yield "rows not asked, with contradictory labels", number(facts["contradictory"])
     for term, key in (("cost of the teacher", "cost"), ("cost of the judge", "judge_cost")):
         if cost := facts.get(key):
             money = "price unknown" if cost["money"] is None else f"{cost['money']:.3g} {cost['currency']}"
-            read, written = _number(cost["prompt_tokens"]), _number(cost["completion_tokens"])
+            read, written = number(cost["prompt_tokens"]), number(cost["completion_tokens"])
             yield term, f"{money}; {read} prompt tokens, {written} generated, {cost['seconds']:.0f} s"
-
-
-def _with_interval(metric: Mapping[str, Any]) -> str:
-    """Format a metric as `value (low to high), n = …`."""
-    return f"{_rate(metric)}, n = {metric['n']:,}"
 
 
 def _curve(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yield step, training loss and validation loss at evenly spaced steps and at every validated step."""
-    curve = {point["step"]: point["loss"] for point in _at(report, "training", "curve") or ()}
-    validated = {point["step"]: point["loss"] for point in _at(report, "training", "validation") or ()}
+    curve = {point["step"]: point["loss"] for point in at(report, "training", "curve") or ()}
+    validated = {point["step"]: point["loss"] for point in at(report, "training", "validation") or ()}
     steps = sorted(curve)
     apart = max(1, (len(steps) - 1) // (CURVE_ROWS - 1)) if steps else 1
     for step in sorted({*steps[::apart], *steps[-1:], *validated}):
-        yield str(step), _number(curve.get(step)), _number(validated.get(step))
+        yield str(step), number(curve.get(step)), number(validated.get(step))
 
 
 def _made(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -328,7 +291,7 @@ def _made(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ("system", machine.get("platform")),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
         ("seeds", ", ".join(f"{name} {seed}" for name, seed in (provenance.get("seeds") or {}).items())),
-        ("SHA-256 of the base", _at(provenance, "base_model", "sha256")),
+        ("SHA-256 of the base", at(provenance, "base_model", "sha256")),
     )
     yield from ((term, str(value)) for term, value in known if value)
 
@@ -338,16 +301,3 @@ def _public_name(path: Any) -> str | None:
     if not path:
         return None
     return Path(path).name if str(path).startswith(("/", "~", ".")) else str(path)
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if abs(value) < 1e-3 else f"{value:.3f}"
-
-
-def _at(tree: Mapping[str, Any] | None, *names: str) -> Any:
-    """Return the value at a path of keys, or None."""
-    for name in names:
-        tree = tree.get(name) if isinstance(tree, Mapping) else None
-    return tree

@@ -90,8 +90,10 @@ class JudgeAttacks(Attacks):
         """Flips and accuracy under attack, of all families, those held out, and each."""
         trials = read_trials(records, attacked, self.reader)
         groups = {**_groups(trials, trained_on), **_by_family(trials)}
-        flips = {f"flips, {name}": _mean(_right_before(found), _flipped) for name, found in groups.items()}
-        return flips | {f"right, {name}": _mean(found, _right) for name, found in groups.items()}
+        return {
+            **{f"flips, {name}": _mean(_right_before(found), _flipped) for name, found in groups.items()},
+            **{f"right, {name}": _mean(found, _right) for name, found in groups.items()},
+        }
 
 
 def _drawn_edits(
@@ -110,7 +112,9 @@ def _drawn_edits(
     found: list[tuple[Pair, Attack, Edit]] = []
     for pair in sorted(decided, key=lambda pair: drawn_order(pair.id, seed))[:number]:
         attacks = [drawn_attack(family, pair.id, seed) for family in FAMILIES]
-        found += [(pair, attack, edit) for attack in attacks for edit in ("attack", "benign")]
+        for attack in attacks:
+            found.append((pair, attack, "attack"))
+            found.append((pair, attack, "benign"))
         found.append((pair, attacks[int(len(attacks) * drawn_order(pair.id, seed + 1))], "mirror"))
     return found
 
