@@ -24,6 +24,7 @@ from smidgen.tasks.judge.pair_samples import PairSamples, clusters
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.measures import Measure, Metric
 
+_PAIRED: tuple[Edit, ...] = ("attack", "benign")
 ALL, TRAINED, HELD_OUT = "all", "trained", "held_out"
 """Names of groups of families."""
 
@@ -110,7 +111,7 @@ def _drawn_edits(
     found: list[tuple[Pair, Attack, Edit]] = []
     for pair in sorted(decided, key=lambda pair: drawn_order(pair.id, seed))[:number]:
         attacks = [drawn_attack(family, pair.id, seed) for family in FAMILIES]
-        found += [(pair, attack, edit) for attack in attacks for edit in ("attack", "benign")]
+        found += [(pair, attack, edit) for attack in attacks for edit in _PAIRED]
         found.append((pair, attacks[int(len(attacks) * drawn_order(pair.id, seed + 1))], "mirror"))
     return found
 
