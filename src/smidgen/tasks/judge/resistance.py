@@ -87,7 +87,7 @@ class JudgeAttacks(Attacks):
 
     def measures(
         self, records: Sequence[Record], attacked: Sequence[Record], trained_on: Sequence[str]
-    ) -> dict[str, Metric]:
+    ) -> Mapping[str, Metric]:
         """Flips and accuracy under attack, of all families, those held out, and each."""
         trials = read_trials(records, attacked, self.reader)
         groups = {**_groups(trials, trained_on), **_by_family(trials)}
@@ -111,8 +111,11 @@ def _drawn_edits(
     found: list[tuple[Pair, Attack, Edit]] = []
     for pair in sorted(decided, key=lambda pair: drawn_order(pair.id, seed))[:number]:
         attacks = [drawn_attack(family, pair.id, seed) for family in FAMILIES]
-        found += [(pair, attack, edit) for attack in attacks for edit in _PAIRED]
-        found.append((pair, attacks[int(len(attacks) * drawn_order(pair.id, seed + 1))], "mirror"))
+        edits: list[tuple[Pair, Attack, Edit]] = [
+            (pair, attack, edit) for attack in attacks for edit in _PAIRED
+        ]
+        mirrored = attacks[int(len(attacks) * drawn_order(pair.id, seed + 1))]
+        found += [*edits, (pair, mirrored, "mirror")]
     return found
 
 
