@@ -24,6 +24,7 @@ from smidgen.tasks.judge.pair_samples import PairSamples, clusters
 from smidgen.tasks.judge.reader import Reader
 from smidgen.tasks.measures import Measure, Metric
 
+_PAIRED: tuple[Edit, ...] = ("attack", "benign")
 ALL, TRAINED, HELD_OUT = "all", "trained", "held_out"
 """Names of groups of families."""
 
@@ -86,14 +87,12 @@ class JudgeAttacks(Attacks):
 
     def measures(
         self, records: Sequence[Record], attacked: Sequence[Record], trained_on: Sequence[str]
-    ) -> dict[str, Metric]:
+    ) -> Mapping[str, Metric]:
         """Flips and accuracy under attack, of all families, those held out, and each."""
         trials = read_trials(records, attacked, self.reader)
         groups = {**_groups(trials, trained_on), **_by_family(trials)}
-        return {
-            **{f"flips, {name}": _mean(_right_before(found), _flipped) for name, found in groups.items()},
-            **{f"right, {name}": _mean(found, _right) for name, found in groups.items()},
-        }
+        flips = {f"flips, {name}": _mean(_right_before(found), _flipped) for name, found in groups.items()}
+        return flips | {f"right, {name}": _mean(found, _right) for name, found in groups.items()}
 
 
 def _drawn_edits(
@@ -112,10 +111,11 @@ def _drawn_edits(
     found: list[tuple[Pair, Attack, Edit]] = []
     for pair in sorted(decided, key=lambda pair: drawn_order(pair.id, seed))[:number]:
         attacks = [drawn_attack(family, pair.id, seed) for family in FAMILIES]
-        for attack in attacks:
-            found.append((pair, attack, "attack"))
-            found.append((pair, attack, "benign"))
-        found.append((pair, attacks[int(len(attacks) * drawn_order(pair.id, seed + 1))], "mirror"))
+        edits: list[tuple[Pair, Attack, Edit]] = [
+            (pair, attack, edit) for attack in attacks for edit in _PAIRED
+        ]
+        mirrored = attacks[int(len(attacks) * drawn_order(pair.id, seed + 1))]
+        found += [*edits, (pair, mirrored, "mirror")]
     return found
 
 
