@@ -142,10 +142,23 @@ def test_answers_of_many_blocks_may_be_left_out(tmp_path: Path, tiny_model_dir: 
 def test_prompts_without_room_are_refused_before_anything_is_written(tmp_path: Path, tiny_model_dir: Path):
     context = context_of(tmp_path, tiny_model_dir, max_length=12)
     with pytest.raises(
-        DataError, match=r"9 of 9 prompts leave no room for an answer within train\.max_length, 12: sample"
+        DataError, match=r"none of 9 prompts leaves room for an answer within train\.max_length, 12: sample"
     ):
         result_of(run_recipe(context, only=("train",)))
     assert not context.run.path("data").exists()
+
+
+def test_prompts_without_room_are_left_out_and_counted(tmp_path: Path, tiny_model_dir: Path):
+    context = context_of(tmp_path, tiny_model_dir)
+    tokenizer = load_tokenizer(tiny_model_dir)
+    lengths = sorted(len(tokenizer.render_prompt(one.messages)) for one in context.training_samples)
+    context = context_of(tmp_path, tiny_model_dir, max_length=lengths[-1])
+    events = list(run_recipe(context, only=("train",)))
+    said = [event.text for event in events if isinstance(event, MessageEvent)]
+    assert any(f"no room for an answer within train.max_length, {lengths[-1]}: sample '" in text for text in said)
+    facts = read_json(context.run.path("trajectories/facts.json"))
+    assert facts["left_out"] >= lengths.count(lengths[-1]) and facts["answers"] + facts["left_out"] == 12
+    assert read_json(context.run.path("training.json"))["plan"]["rows"] < 9
 
 
 def test_an_architecture_without_a_mask_is_refused(tmp_path: Path, tiny_model_dir: Path, monkeypatch):

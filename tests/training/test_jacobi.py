@@ -20,7 +20,7 @@ def row_of(seed: int, sizes: tuple[int, ...] = (4, 4, 4, 3), prompt: int = 5, st
     blocks = []
     for size in sizes:
         fixed = rng.integers(0, 97, size)
-        known = np.sort(rng.integers(1, size + 1, states - 1))
+        known = np.sort(rng.integers(0, size + 1, states - 1))
         noisy = [np.where(np.arange(size) < k, fixed, rng.integers(0, 97, size)) for k in known]
         blocks.append([state.tolist() for state in (*noisy, fixed)])
     return BlockRow.of(Trajectory(f"r{seed}", rng.integers(0, 97, prompt).tolist(), blocks, True))
@@ -35,7 +35,7 @@ def plain_layout(row: BlockRow, noise: Noise, epoch: int) -> dict[str, Any]:
     begin = len(row.prompt)
     for j, states in enumerate(row.blocks):
         due = (phase + j) % noise.window / noise.window
-        shares = [(len(s) - mismatch(s, states[-1])) / len(s) for s in states]
+        shares = [(len(s) - mismatch(s, states[-1])) / (1 + len(s)) for s in states]
         guess = states[min(range(len(states)), key=lambda i: (abs(shares[i] - due), i))]
         for kind, state in (("guess", guess), ("right", states[-1])):
             for offset, token in enumerate(state):
@@ -96,9 +96,9 @@ def test_the_layout_is_that_of_its_definition(seed, sizes, window, context, epoc
 
 def test_the_wrong_shares_take_turns_and_differ_by_row_and_epoch():
     noise = Noise(4, "clean")
-    states = [[1, *[1] * k, *[9] * (8 - k - 1)] for k in range(8)]  # wrong shares of 7/8 to 0
+    states = [[1] * k + [9] * (7 - k) for k in range(8)]  # wrong shares of 7/8 to 0
     row = BlockRow.of(Trajectory("a", [1], [states] * 6, True))
-    shares = [round(1 - mismatch(guess, [1] * 8) / 8, 3) for guess in row.guesses(noise, 2)]
+    shares = [(7 - mismatch(guess, [1] * 7)) / 8 for guess in row.guesses(noise, 2)]
     assert shares == [0.5, 0.75, 0.0, 0.25, 0.5, 0.75]
     phases = {noise.phase(row_of(seed), epoch) for seed in range(9) for epoch in range(3)}
     assert phases == {0, 1, 2, 3}

@@ -86,6 +86,10 @@ class Windows:
         """Return the window for a pass of some rows."""
         return self._fixed if self._fixed is not None else self._used.get(num_rows.bit_length(), (0, 0))[0]
 
+    def gain(self, num_rows: int) -> float:
+        """Return the tokens per second of some rows, by those without drafts; 1 before a window is judged."""
+        return max(self._gains.get(num_rows.bit_length(), {}).values(), default=1.0)
+
     def learn(self, num_rows: int, gain: float) -> None:
         """Count a pass of some rows, whose tokens per second were `gain` times those without drafts."""
         load = num_rows.bit_length()
@@ -118,6 +122,7 @@ def worthwhile(
     seconds: Callable[[np.ndarray], np.ndarray],
     *,
     padded: bool = False,
+    worth: float | None = None,
 ) -> list[int]:
     """Return how many tokens of each row's draft to run, so that the pass gives most tokens per second.
 
@@ -126,16 +131,18 @@ def worthwhile(
         running: number of tokens that all rows run in any case, B or more.
         seconds: time of passes of given numbers of tokens.
         padded: whether every row of a pass costs as much as the longest.
+        worth: seconds that a token takes otherwise; then the pass saves most of them.
     """
     B = len(survivals)
     chances = np.concatenate(survivals)
     sizes = [len(each) for each in survivals]
     rows, depths = np.repeat(np.arange(B), sizes), np.concatenate([np.arange(size) for size in sizes])
     order = np.argsort(-chances, kind="stable")
-    gained = running + np.concatenate([[0.0], np.cumsum(chances[order])])
+    gained = np.concatenate([[0.0], np.cumsum(chances[order])])
     if padded:
         tokens = running + B * np.concatenate([[0], np.maximum.accumulate(1 + depths[order])])
     else:
         tokens = running + np.arange(len(gained))
-    best = int(np.argmax(gained / seconds(tokens)))
+    taken = seconds(tokens)
+    best = int(np.argmax((running + gained) / taken if worth is None else worth * gained - taken))
     return np.bincount(rows[order[:best]], minlength=B).tolist()

@@ -55,15 +55,21 @@ class Speculation:
         self._drafts: dict[DecodeRow, Draft] = {}
         self._noise = ROUNDING * epsilon
 
-    def plan(self, rows: Sequence[DecodeRow], most: int) -> None:
-        """Set the drafts of rows whose forced tokens are set; at most `most` tokens each."""
+    def plan(self, rows: Sequence[DecodeRow], most: int, prefilled: int | None = None) -> None:
+        """Set the drafts of rows whose forced tokens are set.
+
+        Args:
+            rows: the rows of a pass.
+            most: maximum number of tokens of a draft.
+            prefilled: tokens of prompts that the pass runs, if it is the first one of these rows.
+        """
         limit = min(most, MOST_DRAFT if self._width is None else self._width)
         room = [min(limit, row.draftable()) for row in rows]
         drafts = [
             self._fitting(row, draft, count)
             for row, draft, count in zip(rows, self._drafter.propose(rows, room), room, strict=True)
         ]
-        for row, draft, size in zip(rows, drafts, self._sizes(rows, drafts), strict=True):
+        for row, draft, size in zip(rows, drafts, self._sizes(rows, drafts, prefilled), strict=True):
             if not size and draft.tokens:
                 self._acceptance.fade(draft)
             self._drafts[row] = draft.first(size)
@@ -102,14 +108,20 @@ class Speculation:
         self._drafts.pop(row, None)
         self._drafter.forget(row)
 
-    def _sizes(self, rows: Sequence[DecodeRow], drafts: Sequence[Draft]) -> list[int]:
+    def _sizes(
+        self, rows: Sequence[DecodeRow], drafts: Sequence[Draft], prefilled: int | None
+    ) -> list[int]:
         """Return how many tokens of each draft to run."""
         sizes = [len(draft.tokens) for draft in drafts]
         if self._costs is None or not any(sizes):
             return sizes
         survivals = [self._acceptance.survival(draft) for draft in drafts]
-        running = sum(1 + len(row.forced) for row in rows)
-        chosen = worthwhile(survivals, running, self._costs, padded=self._xp is mx)
+        padded, forced = self._xp is mx, sum(len(row.forced) for row in rows)
+        if prefilled is None:
+            chosen = worthwhile(survivals, len(rows) + forced, self._costs, padded=padded)
+        else:  # prompts are run in any case, so a token is worth the time that it would take later
+            later = self._costs.of(len(rows)) / (len(rows) * self._windows.gain(len(rows)))
+            chosen = worthwhile(survivals, prefilled + forced, self._costs, padded=padded, worth=later)
         window = self._windows.size(len(rows))
         return [max(size, min(window, most)) for size, most in zip(chosen, sizes, strict=True)]
 

@@ -82,9 +82,12 @@ class BlockRow:
 
     @cached_property
     def noise(self) -> tuple[np.ndarray, ...]:
-        """The wrong share of each state of each block: all from the first wrong token on counts as wrong."""
+        """The wrong share of each state of each block and the right token before it.
+
+        All from the first wrong token on counts as wrong.
+        """
         return tuple(
-            np.array([(len(state) - mismatch(state, states[-1])) / len(state) for state in states])
+            np.array([(len(state) - mismatch(state, states[-1])) / (1 + len(state)) for state in states])
             for states in self.blocks
         )
 
