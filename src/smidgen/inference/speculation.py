@@ -11,7 +11,7 @@ from smidgen.inference.drafts import Draft, Drafter
 from smidgen.inference.pass_costs import PassCosts
 from smidgen.inference.prefixes import common_prefix
 from smidgen.inference.row import DecodeRow
-from smidgen.inference.sampling import RowState, near_ties
+from smidgen.inference.sampling import RowState, logprobs_of, near_ties
 
 ROUNDING = 32
 """Rounding error of a logit in units of the arithmetic's epsilon times the largest logit. Measured between
@@ -53,6 +53,7 @@ class Speculation:
         self._xp = xp
         self._width = width
         self._drafts: dict[DecodeRow, Draft] = {}
+        self._is_first = False  # whether the pass is the first one of its rows
         self._noise = ROUNDING * epsilon
 
     def plan(self, rows: Sequence[DecodeRow], most: int, prefilled: int | None = None) -> None:
@@ -63,6 +64,7 @@ class Speculation:
             most: maximum number of tokens of a draft.
             prefilled: tokens of prompts that the pass runs, if it is the first one of these rows.
         """
+        self._is_first = prefilled is not None
         limit = min(most, MOST_DRAFT if self._width is None else self._width)
         room = [min(limit, row.draftable()) for row in rows]
         drafts = [
@@ -94,13 +96,16 @@ class Speculation:
         self._count_near_ties(going, taken, logits)
         self._judge_window(going, len(taken))
         begin, kept = 0, set(taken)
+        wanted = [at not in kept for at in range(len(tokens))]
+        logprobs = logprobs_of(tokens, logits, self._xp, wanted=wanted) if self._drafter.weighs else []
         for row, states in going:
             choices = tokens[begin : begin + len(states)]
             num_taken = sum(at in kept for at in range(begin, begin + len(states)))
             draft = self._drafts.pop(row, Draft()).first(num_taken)
             accepted = len(common_prefix(draft.tokens, choices))
             self._acceptance.learn(draft, accepted)
-            self._drafter.learn(row, choices[max(0, num_taken - 1) :])
+            first = begin + max(0, num_taken - 1)
+            self._drafter.learn(row, tokens[first : begin + len(states)], logprobs[first : begin + len(states)])
             begin += len(states)
 
     def forget(self, row: DecodeRow) -> None:
@@ -138,7 +143,7 @@ class Speculation:
     def _judge_window(self, going: Sequence[tuple[DecodeRow, Sequence[RowState]]], num_taken: int) -> None:
         """Tell the windows what a planned pass gave."""
         rows = [row for row, _ in going if row in self._drafts]
-        if rows and self._costs is not None:
+        if rows and self._costs is not None and not self._is_first:
             guessed = sum(len(self._drafts[row].tokens) for row in rows)
             slowdown = self._costs.of(len(rows) + guessed) / self._costs.of(len(rows))
             self._windows.learn(len(rows), num_taken / len(rows) / slowdown)
