@@ -87,7 +87,7 @@ def longest_pass(found: dict[str, Completion]) -> int:
 class Prompter:
     """A drafter that knows the answers, and is wrong at random places."""
 
-    weighs = False
+    refines = False
 
     def __init__(self, known: dict[str, Completion], seed: int, wrong: float):
         self.known, self.random, self.wrong = known, Random(seed), wrong

@@ -22,7 +22,7 @@ class ModelDrafter:
     Each token takes a pass of that model, so the number is decided before.
     """
 
-    weighs = False
+    refines = False
 
     def __init__(
         self,

@@ -63,10 +63,11 @@ class Drafter(Protocol):
     """Guesses the next tokens of rows.
 
     Attributes:
-        weighs: whether it wants to know how probable the model's choices were.
+        refines: whether wrong guesses lead to better ones, so that those behind an end token are run too,
+            and it matters how probable the model's choices were.
     """
 
-    weighs: bool
+    refines: bool
 
     def propose(self, rows: Sequence[DecodeRow], most: Sequence[int]) -> list[Draft]:
         """Return guesses of what follows each row's tokens, the forced ones included; at most `most` each."""
@@ -78,7 +79,7 @@ class Drafter(Protocol):
         Args:
             row: the row.
             choices: the tokens.
-            logprobs: their natural-log probabilities; empty if the drafter `weighs` none.
+            logprobs: their natural-log probabilities; empty unless the drafter `refines`.
         """
         ...
 
@@ -90,7 +91,7 @@ class Drafter(Protocol):
 class LookupDrafter:
     """Drafts from the row's prompt and answer."""
 
-    weighs = False
+    refines = False
 
     def propose(self, rows: Sequence[DecodeRow], most: Sequence[int]) -> list[Draft]:
         """Continue each row as its last tokens went on earlier."""
@@ -112,7 +113,7 @@ class JacobiDrafter:
     model found it probable.
     """
 
-    weighs = True
+    refines = True
 
     def __init__(self, acceptance: Acceptance, windows: Windows, pool_size: int):
         """Draft up to a window or further, with a pool of `pool_size` passes per row; 0 for none."""

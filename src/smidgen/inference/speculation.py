@@ -3,6 +3,8 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+
 from smidgen.backend import mx
 from smidgen.errors import ConfigError
 from smidgen.inference.acceptance import MOST_DRAFT, Acceptance, Windows, worthwhile
@@ -16,6 +18,8 @@ from smidgen.inference.sampling import RowState, logprobs_of, near_ties
 ROUNDING = 32
 """Rounding error of a logit in units of the arithmetic's epsilon times the largest logit. Measured between
 passes of 1 to 64 tokens in float32: 11 for the bundled model, 20 for SmolLM2-135M."""
+LIKELY = 0.5
+"""Chance of an end token from which on guesses behind it are not worth their time."""
 
 
 class Speculation:
@@ -97,7 +101,7 @@ class Speculation:
         self._judge_window(going, len(taken))
         begin, kept = 0, set(taken)
         wanted = [at not in kept for at in range(len(tokens))]
-        logprobs = logprobs_of(tokens, logits, self._xp, wanted=wanted) if self._drafter.weighs else []
+        logprobs = logprobs_of(tokens, logits, self._xp, wanted=wanted) if self._drafter.refines else []
         for row, states in going:
             choices = tokens[begin : begin + len(states)]
             num_taken = sum(at in kept for at in range(begin, begin + len(states)))
@@ -120,7 +124,7 @@ class Speculation:
         sizes = [len(draft.tokens) for draft in drafts]
         if self._costs is None or not any(sizes):
             return sizes
-        survivals = [self._acceptance.survival(draft) for draft in drafts]
+        survivals = [self._survival(draft) for draft in drafts]
         padded, forced = self._xp is mx, sum(len(row.forced) for row in rows)
         if prefilled is None:
             chosen = worthwhile(survivals, len(rows) + forced, self._costs, padded=padded)
@@ -130,10 +134,28 @@ class Speculation:
         window = self._windows.size(len(rows))
         return [max(size, min(window, most)) for size, most in zip(chosen, sizes, strict=True)]
 
+    def _survival(self, draft: Draft) -> np.ndarray:
+        """Return for every token of a draft the chance that it gives one more; an end token gives none."""
+        chances = self._acceptance.survival(draft)
+        for at in self._ends(draft)[:1]:
+            chances[at:] = 0.0
+        return chances
+
+    def _ends(self, draft: Draft) -> list[int]:
+        """Return the places of end tokens."""
+        return [i for i, token in enumerate(draft.tokens) if token in self._end_tokens]
+
     def _fitting(self, row: DecodeRow, draft: Draft, most: int) -> Draft:
-        """Cut a draft before an end token, and to what the row's constraint allows."""
-        ends = [i for i, token in enumerate(draft.tokens) if token in self._end_tokens]
-        draft = draft.first(min([*ends, most]))
+        """Cut a draft to what the row's constraint allows, and before an end token.
+
+        If guesses are refined, those behind an end token that is not likely are run too.
+        """
+        draft = draft.first(most)
+        if ends := self._ends(draft):
+            if row.guide is None and self._drafter.refines:
+                survival = np.append(self._acceptance.survival(draft), 1.0)  # the last one is before the first
+                ends = [at for at in ends if survival[at] >= LIKELY * survival[at - 1]]
+            draft = draft.first(min(ends, default=most))
         if row.guide is None or most <= 0:
             return draft
         tokens = _followed(row.guide, draft.tokens, most)
