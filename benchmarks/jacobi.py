@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["answers", "judge", "problems"])
     parser.add_argument("--problems", type=Path, help="file of rows with a question")
     parser.add_argument("--draft-model", help="for the mode draft; MODEL[:N] for the first N blocks")
+    parser.add_argument("--name", default="jacobi", help="of the results")
     parser.add_argument("--count", type=int, default=8, help="number of prompts of each kind")
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
     parser.add_argument("--max-tokens", type=int, default=96)
@@ -153,7 +154,7 @@ def main() -> None:
                 for name, row in rows.items():
                     told = {key: value for key, value in row.items() if key != "committed"}
                     print(f"  {name:14}", json.dumps(told), flush=True)
-    print(f"\n{machine()['cpu']}; written to {write_results('jacobi', results)}", file=sys.stderr)
+    print(f"\n{machine()['cpu']}; written to {write_results(arguments.name, results)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
