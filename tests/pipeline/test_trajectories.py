@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from smidgen.backend import Rates
 from smidgen.config import JacobiConfig, parse_recipe
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.trajectories import read_trajectories
@@ -22,6 +23,7 @@ from smidgen.pipeline.fitting import fit
 from smidgen.pipeline.forecast import stage_needs
 from smidgen.pipeline.jobs import prepare_training
 from smidgen.pipeline.planning import plan_run
+from smidgen.pipeline.times import Times
 from smidgen.pipeline.trajectory_rows import block_rows
 from smidgen.runs import Run
 from smidgen.training.objectives.consistency import Consistency
@@ -172,6 +174,14 @@ def test_a_plan_before_the_collection_is_near_what_comes(tmp_path: Path, tiny_mo
     budgets = Budgets(context)
     needs = {stage.name: stage for stage in stage_needs(budgets)}
     assert needs["trajectories"].needed_bytes > 0 and needs["train"].needed_bytes > 0
+    (decoding,) = [stage for stage in stages_of(context) if stage.name == "decoding"]
+    parts = decoding.budget(budgets).budget.moments["decoding"]
+    one = budgets.decoding(context.tasks[0], context.trained_engine)
+    # each of three engines has copied the weights, and drafts have logits
+    assert parts["weights"] == 4 * one.weights and parts["logits"] == 2 * 4 * 2 * 65 * 320
+    times = Times(budgets, Rates(1e11, 3e10))
+    seconds, answers = decoding.seconds(times), times.evaluation(context.tasks[0], context.trained_engine)
+    assert seconds is not None and answers is not None and seconds > 2 * 3 * answers * 0.9
     planned = budgets.batches
     assert planned.plan is not None and planned.plan.rows == 9 and planned.plan.steps == 10
     assert fit(budgets, 1 << 40).changes == {}
