@@ -11,7 +11,7 @@ from smidgen.data.templates import load_tokenizer
 from smidgen.data.trajectories import read_trajectories
 from smidgen.data.types import Request, Sampling
 from smidgen.errors import ConfigError, DataError
-from smidgen.files import read_json, sha256_file
+from smidgen.files import content_hash, read_json, sha256_file
 from smidgen.inference.mlx import MlxEngine
 from smidgen.models.adapter import read_adapter
 from smidgen.models.load import load
@@ -214,6 +214,22 @@ def test_ways_of_decoding_are_compared_in_the_report(tmp_path: Path, tiny_model_
     page = context.run.path("report.html").read_text(encoding="utf-8")
     assert "Several tokens a pass" in page and "One answer at a time" in page
     assert "The same answers" in page and "2 of 2" in page
+
+
+@pytest.mark.slow
+def test_a_second_round_learns_from_the_model_of_the_first(tmp_path: Path, tiny_model_dir: Path):
+    first = context_of(tmp_path / "first", tiny_model_dir, learning_rate=1e-2)
+    result_of(run_recipe(first, only=("train",)))
+    second = context_of(tmp_path / "second", first.best, num_guesses=2)
+    result_of(run_recipe(second, only=("train",)))
+    facts = [read_json(one.run.path("trajectories/facts.json"))["model"]["sha256"] for one in (first, second)]
+    assert facts == [content_hash(tiny_model_dir), content_hash(first.best)]
+    samples = {sample.id: sample for sample in second.training_samples}
+    found = list(read_trajectories(second.run.path("trajectories/train")))
+    requests = [Request(samples[one.id], Sampling(max_tokens=10)) for one in found]
+    said = {r.sample.id: c.token_ids for r, c in MlxEngine(load(str(first.best))).complete(requests)}
+    assert {one.id: tuple(one.answer) for one in found} == said
+    assert shards(first) != shards(second)
 
 
 @pytest.mark.parametrize(
