@@ -1,10 +1,11 @@
-"""Greedy answers with drafts are those of one token a pass: any model, block, pool, batch, weights, adapter."""
+"""Greedy answers with drafts are those of one token a pass, for random models, windows, batches, adapters."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import pytest
 from safetensors.numpy import save_file
@@ -53,13 +54,16 @@ def random_requests(random: Random, adapter: Path | None) -> list[Request]:
         sample = Sample(str(number), (Message("user", " ".join(words)),))
         found.append(Request(sample, Sampling(max_tokens=random.randint(1, 40)), logprobs=False))
     if adapter is not None:
-        found += [replace(one, sample=replace(one.sample, id=f"{one.sample.id}a"), adapter=adapter) for one in found]
+        found += [
+            replace(one, sample=replace(one.sample, id=f"{one.sample.id}a"), adapter=adapter) for one in found
+        ]
     return found
 
 
 def random_drafting(random: Random, draft: LoadedModel) -> Drafting:
     """A way of drafting; a window is as many tokens as several blocks in flight have."""
-    mode = random.choice(["jacobi", "jacobi", "lookup", "draft"])
+    modes: tuple[Literal["jacobi", "lookup", "draft"], ...] = ("jacobi", "jacobi", "lookup", "draft")
+    mode = random.choice(modes)
     width = random.choice([None, random.choice(BLOCKS) * random.choice(IN_FLIGHT)])
     free = {"costs": FREE, "draft_costs": FREE} if width is None else {}
     return Drafting(

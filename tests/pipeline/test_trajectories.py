@@ -157,7 +157,9 @@ def test_prompts_without_room_are_left_out_and_counted(tmp_path: Path, tiny_mode
     context = context_of(tmp_path, tiny_model_dir, max_length=lengths[-1])
     events = list(run_recipe(context, only=("train",)))
     said = [event.text for event in events if isinstance(event, MessageEvent)]
-    assert any(f"no room for an answer within train.max_length, {lengths[-1]}: sample '" in text for text in said)
+    assert any(
+        f"no room for an answer within train.max_length, {lengths[-1]}: sample '" in text for text in said
+    )
     facts = read_json(context.run.path("trajectories/facts.json"))
     assert facts["left_out"] >= lengths.count(lengths[-1]) and facts["answers"] + facts["left_out"] == 12
     assert read_json(context.run.path("training.json"))["plan"]["rows"] < 9

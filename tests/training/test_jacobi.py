@@ -34,13 +34,18 @@ def plain_layout(row: BlockRow, noise: Noise, epoch: int) -> dict[str, Any]:
     tokens: list[dict[str, Any]] = [
         {"id": int(token), "kind": "prompt", "position": i, "block": -1} for i, token in enumerate(row.prompt)
     ]
-    begin, phases = len(row.prompt), [phase + g * noise.window // row.num_guesses for g in range(row.num_guesses)]
+    begin, phases = (
+        len(row.prompt),
+        [phase + g * noise.window // row.num_guesses for g in range(row.num_guesses)],
+    )
     for j, states in enumerate(row.blocks):
         shares = [(len(s) - mismatch(s, states[-1])) / (1 + len(s)) for s in states]
         shown = []
         for g, begun in enumerate(phases):
             due = (begun + j) % noise.window / noise.window
-            shown.append(("guess", g, states[min(range(len(states)), key=lambda i: (abs(shares[i] - due), i))]))
+            shown.append(
+                ("guess", g, states[min(range(len(states)), key=lambda i: (abs(shares[i] - due), i))])
+            )
         for kind, g, state in (*shown, ("right", None, states[-1])):
             for offset, token in enumerate(state):
                 tokens.append(

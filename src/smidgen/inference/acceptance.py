@@ -72,9 +72,9 @@ class Windows:
     """How many tokens Jacobi decoding keeps in flight for each row, by what this gave.
 
     A guess in the window is worth more than its chance of acceptance, since it is refined for later passes.
-    So windows are used for a stretch of passes and judged by the tokens per second that they gave: from a small
-    one on, its neighbours and theirs as long as they are better. Then the best one is used, and its neighbours
-    are tried again from time to time. It depends on the number of rows.
+    So windows are used for a stretch of passes and judged by the tokens per second that they gave: from a
+    small one on, its neighbours and theirs as long as they are better. Then the best one is used, and its
+    neighbours are tried again from time to time. It depends on the number of rows.
     """
 
     def __init__(self, fixed: int | None = None):

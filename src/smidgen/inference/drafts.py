@@ -109,8 +109,8 @@ class JacobiDrafter:
 
     Each row has the choices that followed its last committed token, and a pool of those of its last passes.
     Where the row's own text, or the pool, promises more, it is looked up there. The draft is filled up to
-    a window, because every guessed position, right or wrong, is refined by the pass. A choice is as good as the
-    model found it probable.
+    a window, because every guessed position, right or wrong, is refined by the pass. A choice is as good as
+    the model found it probable.
     """
 
     refines = True

@@ -109,7 +109,9 @@ class Speculation:
             accepted = len(common_prefix(draft.tokens, choices))
             self._acceptance.learn(draft, accepted)
             first = begin + max(0, num_taken - 1)
-            self._drafter.learn(row, tokens[first : begin + len(states)], logprobs[first : begin + len(states)])
+            self._drafter.learn(
+                row, tokens[first : begin + len(states)], logprobs[first : begin + len(states)]
+            )
             begin += len(states)
 
     def forget(self, row: DecodeRow) -> None:
@@ -117,9 +119,7 @@ class Speculation:
         self._drafts.pop(row, None)
         self._drafter.forget(row)
 
-    def _sizes(
-        self, rows: Sequence[DecodeRow], drafts: Sequence[Draft], prefilled: int | None
-    ) -> list[int]:
+    def _sizes(self, rows: Sequence[DecodeRow], drafts: Sequence[Draft], prefilled: int | None) -> list[int]:
         """Return how many tokens of each draft to run."""
         sizes = [len(draft.tokens) for draft in drafts]
         if self._costs is None or not any(sizes):
@@ -153,7 +153,9 @@ class Speculation:
         draft = draft.first(most)
         if ends := self._ends(draft):
             if row.guide is None and self._drafter.refines:
-                survival = np.append(self._acceptance.survival(draft), 1.0)  # the last one is before the first
+                survival = np.append(
+                    self._acceptance.survival(draft), 1.0
+                )  # the last one is before the first
                 ends = [at for at in ends if survival[at] >= LIKELY * survival[at - 1]]
             draft = draft.first(min(ends, default=most))
         if row.guide is None or most <= 0:

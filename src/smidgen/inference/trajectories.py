@@ -74,9 +74,7 @@ def collect_trajectories(
                 for _ in range(joining(len(one.prompt) + block_size for _, one in islice(waiting, free)))
             ]
             blocks = [row.next_tokens for row in new]
-            prompts = [
-                row.question.prompt[:-1] + block for row, block in zip(new, blocks, strict=True)
-            ]
+            prompts = [row.question.prompt[:-1] + block for row, block in zip(new, blocks, strict=True)]
             logits = decoder.add(prompts, last=[len(block) for block in blocks])
             surplus = [0] * len(rows)
             rows += new
@@ -84,7 +82,9 @@ def collect_trajectories(
             new, blocks, surplus = rows, [row.next_tokens for row in rows], []
             logits = decoder.step(blocks)
         choices = iter(_choices(decoder, logits))
-        surplus += [row.take(list(islice(choices, len(block)))) for row, block in zip(new, blocks, strict=True)]
+        surplus += [
+            row.take(list(islice(choices, len(block)))) for row, block in zip(new, blocks, strict=True)
+        ]
         decoder.rollback(surplus)
         for at in reversed(range(len(rows))):
             if rows[at].is_done:

@@ -165,7 +165,7 @@ def step_bytes(training: Training) -> int:
 
 
 def mask_bytes(training: Training) -> int:
-    """Return the bytes of the masks of trajectories: what every token attends to, and the same for attention."""
+    """Return the bytes of what every token of trajectories attends to, and of the mask made of it."""
     if not isinstance(training.settings, JacobiConfig):
         return 0
     batch = training.batch

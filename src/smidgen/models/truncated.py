@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 from smidgen.errors import ModelError
+from smidgen.models.graph import body
 from smidgen.models.load import LoadedModel, load
 
 FIRST = re.compile(r"(?P<model>.+)\[:(?P<count>\d+)\]")
@@ -18,8 +19,11 @@ def load_first(name: str) -> LoadedModel:
     if (found := FIRST.fullmatch(name)) is None:
         return load(name)
     loaded, count = load(found["model"]), int(found["count"])
-    layers = loaded.model.model.layers
+    inner = body(loaded.model)
+    layers = inner.layers
     if not 0 < count < len(layers):
-        raise ModelError(f"{name} asks for {count} blocks; expected 1 to {len(layers) - 1} of {found['model']}")
-    loaded.model.model.layers = layers[:count]
+        raise ModelError(
+            f"{name} asks for {count} blocks; expected 1 to {len(layers) - 1} of {found['model']}"
+        )
+    inner.layers = layers[:count]
     return replace(loaded, config=loaded.config | {"num_hidden_layers": count}, name=name)

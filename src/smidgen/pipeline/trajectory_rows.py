@@ -46,7 +46,9 @@ def block_rows(
     likely = [_likely(question, targets[question.id], tokenizer, settings) for question in questions]
     found = [*likely, *(each for each in part if isinstance(each, Trajectory))]
     most = settings.max_trajectory_count
-    kept = [BlockRow.of(each, settings.num_guesses) for each in found if most is None or len(each.blocks) <= most]
+    kept = [
+        BlockRow.of(each, settings.num_guesses) for each in found if most is None or len(each.blocks) <= most
+    ]
     if not kept:
         raise DataError(
             f"none of {len(found)} answers has at most {most} blocks of {settings.block_size} tokens; raise "
