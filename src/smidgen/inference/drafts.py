@@ -147,8 +147,11 @@ class JacobiDrafter:
         found = continuation(corpus, most)
         if 0 < len(draft.tokens) < most:
             draft = draft.then(continuation(np.append(corpus, draft.tokens), most - len(draft.tokens)))
-        if self._acceptance.expected(found) > self._acceptance.expected(draft) + REFINED:
-            draft = found
+        if not row.token_ids:  # texts rarely begin as one goes on that ends like the prompt
+            found = Draft(found.tokens, [(f"first {source}", size) for source, size in found.parts])
+        promises = self._acceptance.expected(found) > self._acceptance.expected(draft) + REFINED
+        self._acceptance.fade(draft if promises else found)
+        draft = found if promises else draft
         missing = min(window, most) - len(draft.tokens)
         if missing > 0:
             # Any token will do; those of the row, in an order without pattern, are what models trained for
