@@ -70,7 +70,7 @@ def test_windows_that_cost_much_are_not_tried():
     for _ in range(8 * STRETCH):
         used.add(windows.size(1))
         windows.learn(1, 1.0 if windows.size(1) == 0 else 0.5)
-    assert used == {0, WINDOWS[1], WINDOWS[2]}  # the first one and its neighbours
+    assert used == {0, WINDOWS[1]}
     assert Windows(7).size(1) == Windows(7).size(64) == 7
 
 

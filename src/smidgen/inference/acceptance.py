@@ -113,7 +113,7 @@ def _next_window(gains: Mapping[int, float], number: int) -> int:
     at = WINDOWS.index(best)
     beside = [window for window in WINDOWS[max(0, at - 1) : at + 2] if window != best]
     if untried := [window for window in beside if window not in gains]:
-        return untried[-1]
+        return untried[-1 if gains[best] >= 1 else 0]  # a narrower one first if this one costs time
     return best if number % REVISIT else beside[number // REVISIT % len(beside)]
 
 
