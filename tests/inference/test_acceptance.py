@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smidgen.inference.acceptance import PRIOR, STRETCH, WINDOWS, Acceptance, Windows, worthwhile
+from smidgen.inference.acceptance import PRIOR, PRIORS, STRETCH, WINDOWS, Acceptance, Windows, worthwhile
 from smidgen.inference.drafts import Draft
 from smidgen.inference.pass_costs import PassCosts
 
@@ -82,3 +82,9 @@ def test_one_bad_stretch_does_not_decide_for_long():
             windows.learn(1, 0.5 if stretch == 1 else 1.0 + 0.1 * WINDOWS.index(windows.size(1)))
     assert WINDOWS[2] == seen[1] and seen[-1] == WINDOWS[-1]
     assert windows.gain(1) == pytest.approx(1.5) and windows.gain(8) == 1.0
+
+
+def test_what_a_model_must_learn_first_is_not_trusted_before():
+    known = Acceptance()
+    chances = [known.survival(Draft.of(source, [1]))[0] for source in ("match of 2", "choice 6", "noise")]
+    assert chances == pytest.approx([PRIOR, PRIORS["choice"], 0.0])
