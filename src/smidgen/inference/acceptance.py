@@ -11,7 +11,7 @@ MOST_DRAFT = 64
 PRIOR, WEIGHT = 0.7, 4.0
 """Chance of acceptance, and the number of trials that it counts as, of a source that was not tried yet."""
 PRIORS: Mapping[str, float] = {"choice": 0.3, "first": 0.3, "noise": 0.0}
-"""The chance by the first word of a source where it differs: models that are not trained for it guess badly."""
+"""The chance by the first word of a source where it differs: untrained models guess badly."""
 FADING = 0.98
 """What is known of a source fades with every draft of it that was not run, so that it is tried again."""
 
