@@ -102,7 +102,7 @@ def write_results(name: str, results: Any) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}-{slug}.json"
     given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]  # no local paths
-    command = shlex.join(["python", f"benchmarks/{name}.py", *given])
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
     report = {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": facts, "results": results}
     path.write_text(json.dumps(report, indent=1) + "\n")
     return path

@@ -124,17 +124,19 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help="also fixed numbers of tokens and pools")
     parser.add_argument("--kinds", nargs="+", default=["answers", "judge", "problems"])
     parser.add_argument("--problems", type=Path, help="file of rows with a question")
-    parser.add_argument("--draft-model", help="for the mode draft")
+    parser.add_argument("--draft-model", help="for the mode draft; MODEL[:N] for the first N blocks")
+    parser.add_argument("--name", default="jacobi", help="of the results")
     parser.add_argument("--count", type=int, default=8, help="number of prompts of each kind")
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--no-times", action="store_true", help="do not measure passes by width")
     arguments = parser.parse_args()
     from smidgen.models.load import load
+    from smidgen.models.truncated import load_first
 
     names = list(dict.fromkeys(["ar", *arguments.modes, *(SWEPT if arguments.sweep else ())]))
     kinds = [kind for kind in arguments.kinds if kind != "problems" or arguments.problems]
-    draft = arguments.draft_model and load(arguments.draft_model)
+    draft = arguments.draft_model and load_first(arguments.draft_model)
     results: dict[str, Any] = {"versions": versions(PACKAGES)}
     for model in arguments.models:
         loaded = load(model)
@@ -152,7 +154,7 @@ def main() -> None:
                 for name, row in rows.items():
                     told = {key: value for key, value in row.items() if key != "committed"}
                     print(f"  {name:14}", json.dumps(told), flush=True)
-    print(f"\n{machine()['cpu']}; written to {write_results('jacobi', results)}", file=sys.stderr)
+    print(f"\n{machine()['cpu']}; written to {write_results(arguments.name, results)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

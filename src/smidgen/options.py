@@ -80,7 +80,7 @@ class EngineOptions:
         decode: how many tokens a pass of the model gives: `ar` one; the others draft several, which one pass
             verifies, so that answers stay the same: `jacobi` from the model's own choices after a wrong
             guess, `lookup` from the prompt and the answer so far, `draft` from a smaller model. For `mlx`.
-        draft_model: that smaller model, with the same tokenizer.
+        draft_model: that smaller model, with the same tokenizer; `MODEL[:N]` is the first N blocks of one.
         thinking: whether the chat template opens a thinking block.
         batch_size: maximum number of rows decoded together, or of concurrent requests.
 
@@ -126,7 +126,11 @@ class EngineOptions:
         ),
     ] = "ar"
     draft_model: Annotated[
-        str | None, Parameter(help="Smaller model with the same tokenizer that drafts for --decode draft.")
+        str | None,
+        Parameter(
+            help="Smaller model with the same tokenizer that drafts for --decode draft; 'MODEL[:N]' is the "
+            "first N blocks of a model."
+        ),
     ] = None
     thinking: Annotated[
         bool, Parameter(show_default=False, help="Let the chat template open a thinking block.")

@@ -10,11 +10,14 @@ from safetensors.numpy import load_file, save_file
 from tests.conftest import TINY_CONFIG, random_qwen3, write_tokenizer
 from tests.inference.test_speculation import FREE, SETTINGS, answers, assert_same, longest_pass, requests_of
 
-from smidgen.errors import ConfigError
+from smidgen.errors import ConfigError, ModelError
+from smidgen.inference import open_engine
 from smidgen.inference.drafting import Drafting
 from smidgen.inference.mlx import MlxEngine
 from smidgen.inference.pass_costs import PassCosts
 from smidgen.models.load import LoadedModel, load
+from smidgen.models.truncated import load_first
+from smidgen.options import EngineOptions
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def test_answers_are_those_of_one_token_a_pass(loaded, near, batch_size, width, 
 def test_a_model_that_drafts_for_itself_is_always_right(loaded):
     requests = [replace(one, sampling=replace(one.sampling, max_tokens=13)) for one in requests_of([{}])]
     found = answers(MlxEngine(loaded, drafting=Drafting("draft", loaded, width=3)), requests)
-    assert [one.passes.committed for one in found.values() if one.passes] == [(1, 4, 4, 4)] * 2
+    assert [one.passes.committed for one in found.values() if one.passes] == [(4, 4, 4, 1)] * 2
 
 
 def test_a_draft_that_costs_more_than_it_saves_is_not_made(loaded):
@@ -59,6 +62,19 @@ def test_a_draft_that_costs_more_than_it_saves_is_not_made(loaded):
         requests_of([{}]),
     )
     assert all(one.passes and one.passes.drafted == 0 for one in found.values())
+
+
+def test_the_first_blocks_of_a_model_draft_for_it(loaded, tiny_model_dir):
+    name = str(tiny_model_dir)
+    first = load_first(f"{name}[:1]")
+    assert len(first.model.model.layers) == 1 and first.config["num_hidden_layers"] == 1
+    assert len(loaded.model.model.layers) == len(load_first(name).model.model.layers) == 2
+    requests = requests_of(SETTINGS[:2])
+    plain = answers(MlxEngine(loaded), requests)
+    options = EngineOptions(name, engine="mlx", decode="draft", draft_model=f"{name}[:1]")
+    assert_same(answers(open_engine(options), requests), plain)
+    with pytest.raises(ModelError, match=r"\[:2\] asks for 2 blocks; expected 1 to 1 of "):
+        load_first(f"{name}[:2]")
 
 
 def test_another_vocabulary_is_refused(loaded, tmp_path: Path):

@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smidgen.inference.drafts import LONGEST_MATCH, SEPARATOR, Draft, continuation
+from smidgen.inference.acceptance import Acceptance, Windows
+from smidgen.inference.drafts import LONGEST_MATCH, SEPARATOR, Draft, JacobiDrafter, continuation
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=30)
 
@@ -46,3 +47,37 @@ def test_the_beginning_of_a_draft_keeps_its_sources(left, right, count):
     assert all(size > 0 for _, size in begin.parts)
     rest = Draft.of("b", whole.tokens[count:]) if count >= len(left) else None
     assert rest is None or begin.then(rest).tokens == whole.tokens
+
+
+class Row:
+    """As much of a row as drafts are made of."""
+
+    def __init__(self, prompt: list[int], token_ids: list[int]):
+        self.prompt, self.token_ids, self.forced = prompt, token_ids, []
+
+
+def test_the_better_of_choices_and_what_is_looked_up_is_drafted():
+    known, row = Acceptance(), Row([4, 5, 6, 7], [4])
+    drafter = JacobiDrafter(known, Windows(2), pool_size=0)
+    right, wrong = (Draft.of(source, [1, 1]) for source in ("choice 6", "match of 1"))
+    for _ in range(40):
+        known.learn(right, 2)
+        known.learn(wrong, 0)
+
+    def draft(logprob: float) -> Draft:
+        drafter.learn(row, [4, 8, 9], [0.0, logprob, logprob])  # type: ignore[arg-type]
+        return drafter.propose([row], [2])[0]  # type: ignore[list-item]
+
+    assert draft(-0.01) == Draft([8, 9], [("choice 6", 2)])
+    for _ in range(40):
+        known.learn(Draft.of("choice 0", [1, 1]), 0)
+    assert draft(-9.0) == Draft([8, 9], [("choice 0", 2)])  # both are bad, and choices are refined
+    # what is not drafted fades, and is tried again
+    tried = [draft(-9.0) for _ in range(400)]
+    assert Draft([5, 6], [("match of 1", 2)]) in tried
+    for _ in range(40):
+        known.learn(Draft.of("match of 1", [1, 1]), 2)
+    assert draft(-9.0) == Draft([5, 6], [("match of 1", 2)])
+    # where an answer begins, other matches count
+    beginning = Row([4, 5, 6, 4], [])
+    assert drafter.propose([beginning], [2])[0].parts == [("first match of 1", 2)]  # type: ignore[list-item]

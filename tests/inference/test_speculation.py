@@ -87,6 +87,8 @@ def longest_pass(found: dict[str, Completion]) -> int:
 class Prompter:
     """A drafter that knows the answers, and is wrong at random places."""
 
+    refines = False
+
     def __init__(self, known: dict[str, Completion], seed: int, wrong: float):
         self.known, self.random, self.wrong = known, Random(seed), wrong
         self.rows: set[DecodeRow] = set()
@@ -101,7 +103,7 @@ class Prompter:
         ]
         return Draft.of("known", [(token + (self.random.random() < self.wrong)) % 300 for token in right])
 
-    def learn(self, row: DecodeRow, choices: Sequence[int]) -> None:
+    def learn(self, row: DecodeRow, choices: Sequence[int], logprobs: Sequence[float]) -> None:
         self.rows.add(row)
 
     def forget(self, row: DecodeRow) -> None:
@@ -192,8 +194,8 @@ def test_right_drafts_are_counted(loaded):
             return Draft.of("known", right[len(row.token_ids) :][:most])
 
     for found in answers(prompted(MlxEngine(loaded), Known(plain, 0, 0.0), 4), requests).values():
-        # The prompt's pass gives one token, and the last token is never drafted.
-        assert found.passes == Passes((1, 5, 5, 5), drafted=12)
+        # The prompt's pass drafts too, and the last token is never drafted.
+        assert found.passes == Passes((5, 5, 5, 1), drafted=12)
         assert found.passes.tokens_per_pass == 4
 
 

@@ -52,8 +52,7 @@ def test_every_state_is_the_model_s_choice_after_the_one_before(
             for before, after in pairwise(states):
                 choices = full_logits(text + before).argmax(-1)[len(text) - 1 :]
                 assert after == choices[: len(after)].tolist()
-            assert all(token in text + states[-1][:1] for token in states[0])
-            assert states[0][0] == states[-1][0]
+            assert all(token in text for token in states[0])
             text += states[-1]
         assert all(len(states[0]) == block_size for states in trajectory.blocks[:-1])
 
@@ -61,7 +60,7 @@ def test_every_state_is_the_model_s_choice_after_the_one_before(
 def test_the_random_first_state_is_kept(decoder):
     blocks = [states for one in collected(decoder, questions_of([9] * 6)).values() for states in one.blocks]
     assert sum(states[0] != states[-1] for states in blocks) > len(blocks) / 2
-    assert all(mismatch(states[0], states[-1]) >= 1 for states in blocks)
+    assert any(mismatch(states[0], states[-1]) == 0 for states in blocks)
     assert all(mismatch(states[-1], states[-1]) == len(states[-1]) for states in blocks)
 
 
@@ -77,7 +76,7 @@ def test_an_end_token_ends_the_last_block(decoder, naive_greedy):
         assert trajectory.is_finished == (end is not None)
         assert all(len({len(state) for state in states}) == 1 for states in trajectory.blocks)
         for states in trajectory.blocks:
-            assert not ends & set(states[0][1:])  # an end token is no guess
+            assert not ends & set(states[0])  # an end token is no guess
     assert sum(one.is_finished for one in found.values()) >= 4
 
 

@@ -3,14 +3,16 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.tools.real_shapes import SHAPES
 
 from smidgen.backend import mx, nn
-from smidgen.config import ArchitectureConfig, LoraConfig, PretrainConfig, SftConfig
+from smidgen.config import ArchitectureConfig, JacobiConfig, LoraConfig, PretrainConfig, SftConfig
 from smidgen.cpu_kernels import block_forward
+from smidgen.cpu_kernels.packing import Packing
 from smidgen.models.budget import (
     Batch,
     Decoding,
@@ -161,6 +163,22 @@ def test_accumulated_gradients_are_there_twice():
     once = training_budget(training(lora=lora)).moments["step"]["gradients"]
     twice = training_budget(training(lora=lora, gradient_accumulation=4)).moments["step"]["gradients"]
     assert twice == 2 * once
+
+
+def test_the_masks_of_trajectories_are_counted():
+    batch, settings = Batch(3, 128, 100), JacobiConfig(method="jacobi")
+    for place, item in ((CPU, 4), (GPU, 1)):
+        masked, plain = (Training(SMALL, one, batch, place) for one in (settings, SftConfig()))
+        masks = 3 * 128 * 128 * (1 + item)
+        assert training_budget(masked).moments["step"]["masks"] == masks
+        assert training_budget(plain).moments["step"]["masks"] == 0
+        assert step_bytes(masked) == step_bytes(plain) + masks
+    # what they are: visible, bool, and for the kernels -inf or 0 in float32
+    inputs, visible = np.zeros((3, 128), np.int32), np.tile(np.tri(128, dtype=bool), (3, 1, 1))
+    packing = Packing(inputs, inputs, visible)
+    assert packing.barred is not None
+    assert visible.nbytes + packing.barred.nbytes == 3 * 128 * 128 * 5
+    assert packing.mask().nbytes == 3 * 128 * 128
 
 
 def test_only_trained_positions_have_logits():

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from smidgen.backend import Rates
 from smidgen.config import JacobiConfig, parse_recipe
 from smidgen.data.templates import load_tokenizer
 from smidgen.data.trajectories import read_trajectories
 from smidgen.data.types import Request, Sampling
 from smidgen.errors import ConfigError, DataError
-from smidgen.files import read_json, sha256_file
+from smidgen.files import content_hash, read_json, sha256_file
 from smidgen.inference.mlx import MlxEngine
 from smidgen.models.adapter import read_adapter
 from smidgen.models.load import load
@@ -22,6 +23,7 @@ from smidgen.pipeline.fitting import fit
 from smidgen.pipeline.forecast import stage_needs
 from smidgen.pipeline.jobs import prepare_training
 from smidgen.pipeline.planning import plan_run
+from smidgen.pipeline.times import Times
 from smidgen.pipeline.trajectory_rows import block_rows
 from smidgen.runs import Run
 from smidgen.training.objectives.consistency import Consistency
@@ -142,10 +144,25 @@ def test_answers_of_many_blocks_may_be_left_out(tmp_path: Path, tiny_model_dir: 
 def test_prompts_without_room_are_refused_before_anything_is_written(tmp_path: Path, tiny_model_dir: Path):
     context = context_of(tmp_path, tiny_model_dir, max_length=12)
     with pytest.raises(
-        DataError, match=r"9 of 9 prompts leave no room for an answer within train\.max_length, 12: sample"
+        DataError, match=r"none of 9 prompts leaves room for an answer within train\.max_length, 12: sample"
     ):
         result_of(run_recipe(context, only=("train",)))
     assert not context.run.path("data").exists()
+
+
+def test_prompts_without_room_are_left_out_and_counted(tmp_path: Path, tiny_model_dir: Path):
+    context = context_of(tmp_path, tiny_model_dir)
+    tokenizer = load_tokenizer(tiny_model_dir)
+    lengths = sorted(len(tokenizer.render_prompt(one.messages)) for one in context.training_samples)
+    context = context_of(tmp_path, tiny_model_dir, max_length=lengths[-1])
+    events = list(run_recipe(context, only=("train",)))
+    said = [event.text for event in events if isinstance(event, MessageEvent)]
+    assert any(
+        f"no room for an answer within train.max_length, {lengths[-1]}: sample '" in text for text in said
+    )
+    facts = read_json(context.run.path("trajectories/facts.json"))
+    assert facts["left_out"] >= lengths.count(lengths[-1]) and facts["answers"] + facts["left_out"] == 12
+    assert read_json(context.run.path("training.json"))["plan"]["rows"] < 9
 
 
 def test_an_architecture_without_a_mask_is_refused(tmp_path: Path, tiny_model_dir: Path, monkeypatch):
@@ -159,6 +176,14 @@ def test_a_plan_before_the_collection_is_near_what_comes(tmp_path: Path, tiny_mo
     budgets = Budgets(context)
     needs = {stage.name: stage for stage in stage_needs(budgets)}
     assert needs["trajectories"].needed_bytes > 0 and needs["train"].needed_bytes > 0
+    (decoding,) = [stage for stage in stages_of(context) if stage.name == "decoding"]
+    parts = decoding.budget(budgets).budget.moments["decoding"]
+    one = budgets.decoding(context.tasks[0], context.trained_engine)
+    # each of three engines has copied the weights, and drafts have logits
+    assert parts["weights"] == 4 * one.weights and parts["logits"] == 2 * 4 * 2 * 65 * 320
+    times = Times(budgets, Rates(1e11, 3e10))
+    seconds, answers = decoding.seconds(times), times.evaluation(context.tasks[0], context.trained_engine)
+    assert seconds is not None and answers is not None and seconds > 2 * 3 * answers * 0.9
     planned = budgets.batches
     assert planned.plan is not None and planned.plan.rows == 9 and planned.plan.steps == 10
     assert fit(budgets, 1 << 40).changes == {}
@@ -191,6 +216,22 @@ def test_ways_of_decoding_are_compared_in_the_report(tmp_path: Path, tiny_model_
     page = context.run.path("report.html").read_text(encoding="utf-8")
     assert "Several tokens a pass" in page and "One answer at a time" in page
     assert "The same answers" in page and "2 of 2" in page
+
+
+@pytest.mark.slow
+def test_a_second_round_learns_from_the_model_of_the_first(tmp_path: Path, tiny_model_dir: Path):
+    first = context_of(tmp_path / "first", tiny_model_dir, learning_rate=1e-2)
+    result_of(run_recipe(first, only=("train",)))
+    second = context_of(tmp_path / "second", first.best, num_guesses=2)
+    result_of(run_recipe(second, only=("train",)))
+    facts = [read_json(one.run.path("trajectories/facts.json"))["model"]["sha256"] for one in (first, second)]
+    assert facts == [content_hash(tiny_model_dir), content_hash(first.best)]
+    samples = {sample.id: sample for sample in second.training_samples}
+    found = list(read_trajectories(second.run.path("trajectories/train")))
+    requests = [Request(samples[one.id], Sampling(max_tokens=10)) for one in found]
+    said = {r.sample.id: c.token_ids for r, c in MlxEngine(load(str(first.best))).complete(requests)}
+    assert {one.id: tuple(one.answer) for one in found} == said
+    assert shards(first) != shards(second)
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,18 @@ from smidgen.training.training_plan import plan_training
 CONTEXTS: tuple[Context, ...] = ("clean", "noisy", "window")
 
 
-def row_of(seed: int, sizes: tuple[int, ...] = (4, 4, 4, 3), prompt: int = 5, states: int = 4) -> BlockRow:
+def row_of(
+    seed: int, sizes: tuple[int, ...] = (4, 4, 4, 3), prompt: int = 5, states: int = 4, guesses: int = 1
+) -> BlockRow:
     """A trajectory whose states are right up to later and later places, as those of a decoder are."""
     rng = np.random.default_rng(seed)
     blocks = []
     for size in sizes:
         fixed = rng.integers(0, 97, size)
-        known = np.sort(rng.integers(1, size + 1, states - 1))
+        known = np.sort(rng.integers(0, size + 1, states - 1))
         noisy = [np.where(np.arange(size) < k, fixed, rng.integers(0, 97, size)) for k in known]
         blocks.append([state.tolist() for state in (*noisy, fixed)])
-    return BlockRow.of(Trajectory(f"r{seed}", rng.integers(0, 97, prompt).tolist(), blocks, True))
+    return BlockRow.of(Trajectory(f"r{seed}", rng.integers(0, 97, prompt).tolist(), blocks, True), guesses)
 
 
 def plain_layout(row: BlockRow, noise: Noise, epoch: int) -> dict[str, Any]:
@@ -32,23 +34,30 @@ def plain_layout(row: BlockRow, noise: Noise, epoch: int) -> dict[str, Any]:
     tokens: list[dict[str, Any]] = [
         {"id": int(token), "kind": "prompt", "position": i, "block": -1} for i, token in enumerate(row.prompt)
     ]
-    begin = len(row.prompt)
+    begin, phases = (
+        len(row.prompt),
+        [phase + g * noise.window // row.num_guesses for g in range(row.num_guesses)],
+    )
     for j, states in enumerate(row.blocks):
-        due = (phase + j) % noise.window / noise.window
-        shares = [(len(s) - mismatch(s, states[-1])) / len(s) for s in states]
-        guess = states[min(range(len(states)), key=lambda i: (abs(shares[i] - due), i))]
-        for kind, state in (("guess", guess), ("right", states[-1])):
+        shares = [(len(s) - mismatch(s, states[-1])) / (1 + len(s)) for s in states]
+        shown = []
+        for g, begun in enumerate(phases):
+            due = (begun + j) % noise.window / noise.window
+            shown.append(
+                ("guess", g, states[min(range(len(states)), key=lambda i: (abs(shares[i] - due), i))])
+            )
+        for kind, g, state in (*shown, ("right", None, states[-1])):
             for offset, token in enumerate(state):
                 tokens.append(
                     {"id": int(token), "kind": kind, "block": j, "position": begin + offset, "offset": offset}
-                    | {"wrong": offset >= mismatch(state, states[-1])}
+                    | {"wrong": offset >= mismatch(state, states[-1]), "guess": g}
                 )
         begin += len(states[-1])
 
     def sees(query: dict, key: dict) -> bool:
         if key["kind"] == "prompt":
             return query["kind"] != "prompt" or key["position"] <= query["position"]
-        if query["kind"] == "prompt":
+        if query["kind"] == "prompt" or (query["kind"] == key["kind"] and query["guess"] != key["guess"]):
             return False
         if key["block"] == query["block"]:
             return key["kind"] == query["kind"] and key["offset"] <= query["offset"]
@@ -60,7 +69,8 @@ def plain_layout(row: BlockRow, noise: Noise, epoch: int) -> dict[str, Any]:
             return key["kind"] == "right"
         if noise.context == "noisy":
             return key["kind"] == "guess"
-        begun = max(0, query["block"] - (phase + query["block"]) % noise.window)  # where the window began
+        due = phases[query["guess"]] + query["block"]
+        begun = max(0, query["block"] - due % noise.window)  # where the window began
         return key["kind"] == ("guess" if key["block"] >= begun else "right")
 
     return {"tokens": tokens, "visible": [[sees(q, k) for k in tokens] for q in tokens]}
@@ -72,9 +82,10 @@ def plain_layout(row: BlockRow, noise: Noise, epoch: int) -> dict[str, Any]:
     st.integers(1, 4),
     st.sampled_from(CONTEXTS),
     st.integers(0, 3),
+    st.integers(1, 3),
 )
-def test_the_layout_is_that_of_its_definition(seed, sizes, window, context, epoch):
-    row, noise = row_of(seed, tuple(sizes)), Noise(window, context, seed)
+def test_the_layout_is_that_of_its_definition(seed, sizes, window, context, epoch, guesses):
+    row, noise = row_of(seed, tuple(sizes), guesses=guesses), Noise(window, context, seed)
     found, expected = lay_out(row, noise, epoch), plain_layout(row, noise, epoch)
     tokens = expected["tokens"]
     assert len(row) == len(tokens)
@@ -87,7 +98,8 @@ def test_the_layout_is_that_of_its_definition(seed, sizes, window, context, epoc
     assert found.right.tolist() == [len(row.prompt) - 1, *answer[:-1]]
     assert found.targets.tolist() == [tokens[i]["id"] for i in answer] == row.answer.tolist()
     last = tokens[-1]["position"]
-    noisy = [i for i, t in enumerate(tokens) if t["kind"] == "guess" and t["wrong"] and t["position"] < last]
+    wrong = [i for i, t in enumerate(tokens) if t["kind"] == "guess" and t["wrong"] and t["position"] < last]
+    noisy = sorted(wrong, key=lambda i: tokens[i]["guess"])
     assert found.noisy.tolist() == noisy
     for place, teacher in zip(noisy, found.teachers, strict=True):
         twin = tokens[found.right[teacher]]  # the right token in the place of the guess
@@ -96,9 +108,9 @@ def test_the_layout_is_that_of_its_definition(seed, sizes, window, context, epoc
 
 def test_the_wrong_shares_take_turns_and_differ_by_row_and_epoch():
     noise = Noise(4, "clean")
-    states = [[1, *[1] * k, *[9] * (8 - k - 1)] for k in range(8)]  # wrong shares of 7/8 to 0
+    states = [[1] * k + [9] * (7 - k) for k in range(8)]  # wrong shares of 7/8 to 0
     row = BlockRow.of(Trajectory("a", [1], [states] * 6, True))
-    shares = [round(1 - mismatch(guess, [1] * 8) / 8, 3) for guess in row.guesses(noise, 2)]
+    shares = [(7 - mismatch(guess, [1] * 7)) / 8 for guess in row.guesses(noise, 2)]
     assert shares == [0.5, 0.75, 0.0, 0.25, 0.5, 0.75]
     phases = {noise.phase(row_of(seed), epoch) for seed in range(9) for epoch in range(3)}
     assert phases == {0, 1, 2, 3}

@@ -19,7 +19,8 @@ class EvaluateConfig(Section):
     answers: `jacobi` (its own choices after a wrong guess), `lookup` (the prompt and the answer so far) or
     `draft` (`draft_model`). Exported GGUF files run in llama.cpp and keep to one."""
     draft_model: str | None = None
-    """Smaller model with the same tokenizer that drafts for `decode = "draft"`."""
+    """Smaller model with the same tokenizer that drafts for `decode = "draft"`; `MODEL[:N]` is the first N
+    blocks of a model."""
     temperature: float = Field(default=0.0, ge=0.0)
     """Sampling temperature; 0 decodes greedily."""
     seed: int = Field(default=0, ge=0)

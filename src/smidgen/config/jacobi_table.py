@@ -32,6 +32,9 @@ class JacobiConfig(FinetuneConfig):
     """Leave out answers of more than this many blocks."""
     noise_window: int = Field(default=16, gt=0)
     """w: the wrong share of successive blocks is 0, 1/w, ... (w - 1)/w, again and again."""
+    num_guesses: int = Field(default=1, gt=0, le=16)
+    """Wrong shares of each block that are trained in one pass. The prompt and the answer run once for all of
+    them, so with long prompts and short answers several cost little more."""
     context: Literal["clean", "noisy", "window"] = "clean"
     """What a block of guesses follows: the right tokens (`clean`), the guesses before it (`noisy`), or those
     of its noise window after the right ones (`window`)."""

@@ -77,11 +77,11 @@ def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
 def _drafting(options: EngineOptions) -> "Drafting | None":
     """Return how to draft."""
     from smidgen.inference.drafting import Drafting
-    from smidgen.models.load import load
+    from smidgen.models.truncated import load_first
 
     if options.decode == "ar":
         return None
-    return Drafting(options.decode, None if options.draft_model is None else load(options.draft_model))
+    return Drafting(options.decode, None if options.draft_model is None else load_first(options.draft_model))
 
 
 def _check_fit(options: EngineOptions, kind: str) -> None:

@@ -22,6 +22,8 @@ class ModelDrafter:
     Each token takes a pass of that model, so the number is decided before.
     """
 
+    refines = False
+
     def __init__(
         self,
         decoder: Decoder,
@@ -49,9 +51,12 @@ class ModelDrafter:
         self._cached: list[list[int]] = []
 
     def propose(self, rows: Sequence[DecodeRow], most: Sequence[int]) -> list[Draft]:
-        """Return the smaller model's continuations, all of the same length where they may be."""
+        """Return the smaller model's continuations, all of the same length where they may be.
+
+        Rows that join others get none yet, since all rows of the decoder run together.
+        """
         count = min(self._count(rows), max(most, default=0))
-        if not count:
+        if not count or not set(self._rows) <= set(rows):
             return [Draft() for _ in rows]
         texts = {row: text_of(row).tolist() for row in rows}
         self._join([row for row in rows if row not in self._rows], texts)
@@ -59,7 +64,7 @@ class ModelDrafter:
         found = dict(zip(self._rows, guesses, strict=True))
         return [Draft.of(SOURCE, found[row][:limit]) for row, limit in zip(rows, most, strict=True)]
 
-    def learn(self, row: DecodeRow, choices: Sequence[int]) -> None:
+    def learn(self, row: DecodeRow, choices: Sequence[int], logprobs: Sequence[float]) -> None:
         """Nothing is noted: what was wrong is undone before the next draft."""
 
     def forget(self, row: DecodeRow) -> None:

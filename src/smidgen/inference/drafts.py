@@ -11,6 +11,7 @@ slides with the answer: there are no block borders at which guesses would be thr
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,10 @@ from smidgen.inference.row import DecodeRow
 LONGEST_MATCH = 8
 """Tokens; a longer match with earlier text is no better sign that the text goes on alike."""
 SEPARATOR = -1
+PROBABILITIES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.97)
+"""Borders between choices that are told apart by their probability."""
+REFINED = 0.25
+"""Accepted tokens by which what is looked up must promise more than guesses that later passes refine."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,27 @@ class Draft:
 
 
 class Drafter(Protocol):
-    """Guesses the next tokens of rows."""
+    """Guesses the next tokens of rows.
+
+    Attributes:
+        refines: whether wrong guesses lead to better ones, so that those behind an end token are run too,
+            and it matters how probable the model's choices were.
+    """
+
+    refines: bool
 
     def propose(self, rows: Sequence[DecodeRow], most: Sequence[int]) -> list[Draft]:
         """Return guesses of what follows each row's tokens, the forced ones included; at most `most` each."""
         ...
 
-    def learn(self, row: DecodeRow, choices: Sequence[int]) -> None:
-        """Note what the model chose in a pass: after the accepted tokens, and after each rejected one."""
+    def learn(self, row: DecodeRow, choices: Sequence[int], logprobs: Sequence[float]) -> None:
+        """Note what the model chose in a pass: after the accepted tokens, and after each rejected one.
+
+        Args:
+            row: the row.
+            choices: the tokens.
+            logprobs: their natural-log probabilities; empty unless the drafter `refines`.
+        """
         ...
 
     def forget(self, row: DecodeRow) -> None:
@@ -73,11 +91,13 @@ class Drafter(Protocol):
 class LookupDrafter:
     """Drafts from the row's prompt and answer."""
 
+    refines = False
+
     def propose(self, rows: Sequence[DecodeRow], most: Sequence[int]) -> list[Draft]:
         """Continue each row as its last tokens went on earlier."""
         return [continuation(text_of(row), count) for row, count in zip(rows, most, strict=True)]
 
-    def learn(self, row: DecodeRow, choices: Sequence[int]) -> None:
+    def learn(self, row: DecodeRow, choices: Sequence[int], logprobs: Sequence[float]) -> None:
         """Nothing is noted: the row has its tokens."""
 
     def forget(self, row: DecodeRow) -> None:
@@ -89,8 +109,11 @@ class JacobiDrafter:
 
     Each row has the choices that followed its last committed token, and a pool of those of its last passes.
     Where the row's own text, or the pool, promises more, it is looked up there. The draft is filled up to
-    a window, because every guessed position, right or wrong, is refined by the pass.
+    a window, because every guessed position, right or wrong, is refined by the pass. A choice is as good as
+    the model found it probable.
     """
+
+    refines = True
 
     def __init__(self, acceptance: Acceptance, windows: Windows, pool_size: int):
         """Draft up to a window or further, with a pool of `pool_size` passes per row; 0 for none."""
@@ -104,11 +127,11 @@ class JacobiDrafter:
         window = self._windows.size(len(rows))
         return [self._propose(row, count, window) for row, count in zip(rows, most, strict=True)]
 
-    def learn(self, row: DecodeRow, choices: Sequence[int]) -> None:
+    def learn(self, row: DecodeRow, choices: Sequence[int], logprobs: Sequence[float]) -> None:
         """Keep the choices: all but the first, which is committed, are the next guess."""
         known = self._rows.setdefault(row, _Choices(deque(maxlen=self._pool_size)))
-        known.tail = list(choices[1:])
-        if known.tail:
+        known.tail = _weighed(choices[1:], logprobs[1:])
+        if known.tail.tokens:
             known.pool.append(np.array([*choices, SEPARATOR]))
 
     def forget(self, row: DecodeRow) -> None:
@@ -119,14 +142,16 @@ class JacobiDrafter:
         known = self._rows.get(row)
         text = text_of(row)
         # After forced tokens the positions of the last choices are no longer the next ones.
-        tail = known.tail[:most] if known is not None and not row.forced else []
+        draft = known.tail.first(most) if known is not None and not row.forced else Draft()
         corpus = np.concatenate([*known.pool, text]) if known is not None else text
         found = continuation(corpus, most)
-        draft = Draft.of("jacobi", tail)
-        if tail and len(tail) < most:
-            draft = draft.then(continuation(np.append(corpus, tail), most - len(tail)))
-        if self._acceptance.expected(found) > self._acceptance.expected(draft):
-            draft = found
+        if 0 < len(draft.tokens) < most:
+            draft = draft.then(continuation(np.append(corpus, draft.tokens), most - len(draft.tokens)))
+        if not row.token_ids:  # texts rarely begin as one goes on that ends like the prompt
+            found = Draft(found.tokens, [(f"first {source}", size) for source, size in found.parts])
+        promises = self._acceptance.expected(found) > self._acceptance.expected(draft) + REFINED
+        self._acceptance.fade(draft if promises else found)
+        draft = found if promises else draft
         missing = min(window, most) - len(draft.tokens)
         if missing > 0:
             # Any token will do; those of the row, in an order without pattern, are what models trained for
@@ -141,7 +166,13 @@ class _Choices:
     """Choices of the model in one row: those of the last passes, and those after its last committed token."""
 
     pool: deque[np.ndarray]
-    tail: list[int] = field(default_factory=list)
+    tail: Draft = field(default_factory=Draft)
+
+
+def _weighed(tokens: Sequence[int], logprobs: Sequence[float]) -> Draft:
+    """Return a draft of choices; those that were about as probable are one source."""
+    bins = np.searchsorted(PROBABILITIES, np.exp(logprobs)).tolist()
+    return Draft(list(tokens), [(f"choice {bin}", len(list(run))) for bin, run in groupby(bins)])
 
 
 def text_of(row: DecodeRow) -> np.ndarray:

@@ -142,11 +142,13 @@ class Lane:
         most = self._most_scored(len(taking))
         for row in taking:
             row.plan_forced(most if self._settings.fast_forward else 0)
-        if self._speculation is not None and not joining:
-            self._speculation.plan(taking, most)
+        if self._speculation is not None:
+            prefilled = sum(len(row.prompt) - self._shared for row in joining) if joining else None
+            self._speculation.plan(taking, most, prefilled)
         next_tokens = [row.next_tokens for row in taking]
         if joining:
-            logits = self._decoder.add(next_tokens, last=[1 + len(row.forced) for row in taking])
+            last = [1 + len(row.forced) + len(row.draft) for row in taking]
+            logits = self._decoder.add(next_tokens, last=last)
         else:
             logits = self._decoder.step(next_tokens)
         if joining == self.rows and len(joining) == 1:

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+
 from smidgen.backend import mx
 from smidgen.errors import ConfigError
 from smidgen.inference.acceptance import MOST_DRAFT, Acceptance, Windows, worthwhile
@@ -11,11 +13,13 @@ from smidgen.inference.drafts import Draft, Drafter
 from smidgen.inference.pass_costs import PassCosts
 from smidgen.inference.prefixes import common_prefix
 from smidgen.inference.row import DecodeRow
-from smidgen.inference.sampling import RowState, near_ties
+from smidgen.inference.sampling import RowState, logprobs_of, near_ties
 
 ROUNDING = 32
 """Rounding error of a logit in units of the arithmetic's epsilon times the largest logit. Measured between
 passes of 1 to 64 tokens in float32: 11 for the bundled model, 20 for SmolLM2-135M."""
+LIKELY = 0.5
+"""Chance of an end token from which on guesses behind it are not worth their time."""
 
 
 class Speculation:
@@ -53,17 +57,25 @@ class Speculation:
         self._xp = xp
         self._width = width
         self._drafts: dict[DecodeRow, Draft] = {}
+        self._is_first = False  # whether the pass is the first one of its rows
         self._noise = ROUNDING * epsilon
 
-    def plan(self, rows: Sequence[DecodeRow], most: int) -> None:
-        """Set the drafts of rows whose forced tokens are set; at most `most` tokens each."""
+    def plan(self, rows: Sequence[DecodeRow], most: int, prefilled: int | None = None) -> None:
+        """Set the drafts of rows whose forced tokens are set.
+
+        Args:
+            rows: the rows of a pass.
+            most: maximum number of tokens of a draft.
+            prefilled: tokens of prompts that the pass runs, if it is the first one of these rows.
+        """
+        self._is_first = prefilled is not None
         limit = min(most, MOST_DRAFT if self._width is None else self._width)
         room = [min(limit, row.draftable()) for row in rows]
         drafts = [
             self._fitting(row, draft, count)
             for row, draft, count in zip(rows, self._drafter.propose(rows, room), room, strict=True)
         ]
-        for row, draft, size in zip(rows, drafts, self._sizes(rows, drafts), strict=True):
+        for row, draft, size in zip(rows, drafts, self._sizes(rows, drafts, prefilled), strict=True):
             if not size and draft.tokens:
                 self._acceptance.fade(draft)
             self._drafts[row] = draft.first(size)
@@ -88,13 +100,18 @@ class Speculation:
         self._count_near_ties(going, taken, logits)
         self._judge_window(going, len(taken))
         begin, kept = 0, set(taken)
+        wanted = [at not in kept for at in range(len(tokens))]
+        logprobs = logprobs_of(tokens, logits, self._xp, wanted=wanted) if self._drafter.refines else []
         for row, states in going:
             choices = tokens[begin : begin + len(states)]
             num_taken = sum(at in kept for at in range(begin, begin + len(states)))
             draft = self._drafts.pop(row, Draft()).first(num_taken)
             accepted = len(common_prefix(draft.tokens, choices))
             self._acceptance.learn(draft, accepted)
-            self._drafter.learn(row, choices[max(0, num_taken - 1) :])
+            first = begin + max(0, num_taken - 1)
+            self._drafter.learn(
+                row, tokens[first : begin + len(states)], logprobs[first : begin + len(states)]
+            )
             begin += len(states)
 
     def forget(self, row: DecodeRow) -> None:
@@ -102,21 +119,45 @@ class Speculation:
         self._drafts.pop(row, None)
         self._drafter.forget(row)
 
-    def _sizes(self, rows: Sequence[DecodeRow], drafts: Sequence[Draft]) -> list[int]:
+    def _sizes(self, rows: Sequence[DecodeRow], drafts: Sequence[Draft], prefilled: int | None) -> list[int]:
         """Return how many tokens of each draft to run."""
         sizes = [len(draft.tokens) for draft in drafts]
         if self._costs is None or not any(sizes):
             return sizes
-        survivals = [self._acceptance.survival(draft) for draft in drafts]
-        running = sum(1 + len(row.forced) for row in rows)
-        chosen = worthwhile(survivals, running, self._costs, padded=self._xp is mx)
+        survivals = [self._survival(draft) for draft in drafts]
+        padded, forced = self._xp is mx, sum(len(row.forced) for row in rows)
+        if prefilled is None:
+            chosen = worthwhile(survivals, len(rows) + forced, self._costs, padded=padded)
+        else:  # prompts are run in any case, so a token is worth the time that it would take later
+            later = self._costs.of(len(rows)) / (len(rows) * self._windows.gain(len(rows)))
+            chosen = worthwhile(survivals, prefilled + forced, self._costs, padded=padded, worth=later)
         window = self._windows.size(len(rows))
         return [max(size, min(window, most)) for size, most in zip(chosen, sizes, strict=True)]
 
+    def _survival(self, draft: Draft) -> np.ndarray:
+        """Return for every token of a draft the chance that it gives one more; an end token gives none."""
+        chances = self._acceptance.survival(draft)
+        for at in self._ends(draft)[:1]:
+            chances[at:] = 0.0
+        return chances
+
+    def _ends(self, draft: Draft) -> list[int]:
+        """Return the places of end tokens."""
+        return [i for i, token in enumerate(draft.tokens) if token in self._end_tokens]
+
     def _fitting(self, row: DecodeRow, draft: Draft, most: int) -> Draft:
-        """Cut a draft before an end token, and to what the row's constraint allows."""
-        ends = [i for i, token in enumerate(draft.tokens) if token in self._end_tokens]
-        draft = draft.first(min([*ends, most]))
+        """Cut a draft to what the row's constraint allows, and before an end token.
+
+        If guesses are refined, those behind an end token that is not likely are run too.
+        """
+        draft = draft.first(most)
+        if ends := self._ends(draft):
+            if row.guide is None and self._drafter.refines:
+                survival = np.append(
+                    self._acceptance.survival(draft), 1.0
+                )  # the last one is before the first
+                ends = [at for at in ends if survival[at] >= LIKELY * survival[at - 1]]
+            draft = draft.first(min(ends, default=most))
         if row.guide is None or most <= 0:
             return draft
         tokens = _followed(row.guide, draft.tokens, most)
@@ -126,7 +167,7 @@ class Speculation:
     def _judge_window(self, going: Sequence[tuple[DecodeRow, Sequence[RowState]]], num_taken: int) -> None:
         """Tell the windows what a planned pass gave."""
         rows = [row for row, _ in going if row in self._drafts]
-        if rows and self._costs is not None:
+        if rows and self._costs is not None and not self._is_first:
             guessed = sum(len(self._drafts[row].tokens) for row in rows)
             slowdown = self._costs.of(len(rows) + guessed) / self._costs.of(len(rows))
             self._windows.learn(len(rows), num_taken / len(rows) / slowdown)

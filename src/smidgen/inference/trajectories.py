@@ -1,8 +1,9 @@
 """Collection of Jacobi trajectories (https://arxiv.org/abs/2403.00835): many rows in one decoder.
 
-A block starts with its right first token, which the pass before it gives, and random tokens of the row. Each
-pass replaces every token by the model's choice after the ones before it, until nothing changes; what is known
-to be right is not run again. Rows are at different places of their blocks and share every pass.
+A block starts with random tokens of the row, those of the first block behind the prompt, so that states are
+what a decoder meets that also guesses in the prompt's pass. Each pass replaces every token by the model's
+choice after the ones before it, until nothing changes; what is known to be right is not run again. Rows are
+at different places of their blocks and share every pass.
 """
 
 import hashlib
@@ -68,19 +69,23 @@ def collect_trajectories(
     while waiting or rows:
         free = room - len(rows)
         if waiting and free:
-            count = joining(len(one.prompt) for _, one in islice(waiting, free))
-            new = [_Row(*waiting.popleft(), block_size, frozenset(end_tokens), seed) for _ in range(count)]
-            choices = _choices(decoder, decoder.add([row.question.prompt for row in new]))
-            for row, token in zip(new, choices, strict=True):
-                row.take([token])
+            new = [
+                _Row(*waiting.popleft(), block_size, frozenset(end_tokens), seed)
+                for _ in range(joining(len(one.prompt) + block_size for _, one in islice(waiting, free)))
+            ]
+            blocks = [row.next_tokens for row in new]
+            prompts = [row.question.prompt[:-1] + block for row, block in zip(new, blocks, strict=True)]
+            logits = decoder.add(prompts, last=[len(block) for block in blocks])
+            surplus = [0] * len(rows)
             rows += new
         else:
-            blocks = [row.next_tokens for row in rows]
-            choices = iter(_choices(decoder, decoder.step(blocks)))
-            surplus = [
-                row.take(list(islice(choices, len(block)))) for row, block in zip(rows, blocks, strict=True)
-            ]
-            decoder.rollback(surplus)
+            new, blocks, surplus = rows, [row.next_tokens for row in rows], []
+            logits = decoder.step(blocks)
+        choices = iter(_choices(decoder, logits))
+        surplus += [
+            row.take(list(islice(choices, len(block)))) for row, block in zip(new, blocks, strict=True)
+        ]
+        decoder.rollback(surplus)
         for at in reversed(range(len(rows))):
             if rows[at].is_done:
                 yield rows[at].place, rows[at].trajectory
@@ -105,7 +110,7 @@ class _Row:
 
     Attributes:
         place: its place among the questions.
-        states: those of the block under way; none before its first token is known.
+        states: those of the block under way, the random one first.
         known: number of first tokens of the newest state that are known to be right.
     """
 
@@ -118,6 +123,9 @@ class _Row:
     blocks: list[list[list[int]]] = field(default_factory=list)
     states: list[list[int]] = field(default_factory=list)
     known: int = 0
+
+    def __post_init__(self) -> None:
+        self._begin()
 
     @property
     def is_done(self) -> bool:
@@ -132,7 +140,8 @@ class _Row:
     @property
     def next_tokens(self) -> list[int]:
         """The last right token and, but for the last, the guesses after it."""
-        return self.states[-1][self.known - 1 : -1] if self.states else self.answer[-1:]
+        before = self.answer[-1] if self.answer else self.question.prompt[-1]
+        return [before, *self.states[-1]][self.known : -1]
 
     @property
     def _has_ended(self) -> bool:
@@ -140,28 +149,23 @@ class _Row:
 
     def take(self, choices: list[int]) -> int:
         """Take the model's choice after each token of `next_tokens`; return how many of these to undo."""
-        if self.states:
-            state = self.states[-1]
-            right = len(common_prefix(state[self.known :], choices))
-            state = state[: self.known] + choices
-            self.known = min(len(state), self.known + right + 1)
-            self.states.append(state)
-            surplus = len(state) - self.known
-        else:
-            self._begin(choices[0])
-            surplus = 0
+        state = self.states[-1]
+        right = len(common_prefix(state[self.known :], choices))
+        state = state[: self.known] + choices
+        self.known = min(len(state), self.known + right + 1)
+        self.states.append(state)
+        surplus = len(state) - self.known
         self._finish_block()
         return surplus
 
-    def _begin(self, first: int) -> None:
-        """Begin a block with its first token and random ones; an end token is no guess, as in decoding."""
+    def _begin(self) -> None:
+        """Begin a block with random tokens; an end token is no guess, as in decoding."""
         size = min(self.block_size, self.question.max_tokens - len(self.answer))
-        text = [*self.question.prompt, *self.answer, first]
+        text = [*self.question.prompt, *self.answer]
         text = [token for token in text if token not in self.end_tokens] or text
         name = f"{self.seed}/{len(self.blocks)}/{self.question.id}"
         rng = np.random.default_rng(list(hashlib.blake2b(name.encode(), digest_size=16).digest()))
-        drawn = rng.integers(len(text), size=size - 1).tolist()
-        self.states, self.known = [[first, *(text[at] for at in drawn)]], 1
+        self.states, self.known = [[text[at] for at in rng.integers(len(text), size=size)]], 0
 
     def _finish_block(self) -> None:
         """Append the block to the answer if all of it is right, or all up to an end token."""
@@ -171,4 +175,5 @@ class _Row:
             states = [state[:end] for state in self.states]
             self.blocks.append([state for i, state in enumerate(states) if i == 0 or state != states[i - 1]])
             self.answer += right[:end]
-            self.states = []
+            if not self.is_done:
+                self._begin()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from smidgen.config import FinetuneConfig, LoraConfig, TrainConfig
+from smidgen.config import FinetuneConfig, JacobiConfig, LoraConfig, TrainConfig
 from smidgen.cpu_kernels.attention import QUERY_TILE, SCORES
 from smidgen.cpu_kernels.block import TILE, pitch
 from smidgen.cpu_kernels.head import LOGITS, keeps
@@ -142,6 +142,7 @@ def training_budget(training: Training) -> Budget:
     step = {
         "activations": activation_bytes(training),
         "logits": logit_bytes(training) + teacher_bytes(training),
+        "masks": mask_bytes(training),
         # The gradient of a tied embedding is the sum of two, one of them scattered.
         "gradients": trained * own * accumulated + (2 * shape.vocabulary * shape.width * item if tied else 0),
     }
@@ -159,7 +160,17 @@ def training_budget(training: Training) -> Budget:
 def step_bytes(training: Training) -> int:
     """Return the bytes that depend on the batch."""
     scratch = scratch_bytes(training) if training.place.kind == "cpu" else 0
-    return activation_bytes(training) + logit_bytes(training) + teacher_bytes(training) + scratch
+    own = activation_bytes(training) + logit_bytes(training) + mask_bytes(training)
+    return own + teacher_bytes(training) + scratch
+
+
+def mask_bytes(training: Training) -> int:
+    """Return the bytes of what every token of trajectories attends to, and of the mask made of it."""
+    if not isinstance(training.settings, JacobiConfig):
+        return 0
+    batch = training.batch
+    # Bool, and float32 in the kernels; otherwise bool again.
+    return batch.rows * batch.length**2 * (1 + (4 if training.kernels else 1))
 
 
 def teacher_bytes(training: Training) -> int:

@@ -136,7 +136,8 @@ class Budgets:
         settings = recipe.train
         rows, positions = settings.batch_size, LENGTH_STEP * -(-settings.max_length // LENGTH_STEP)
         rows *= 2 if isinstance(settings, DpoConfig) else 1
-        positions *= 2 if isinstance(settings, JacobiConfig) else 1  # guesses, and what is right
+        # guesses, and what is right
+        positions *= 1 + settings.num_guesses if isinstance(settings, JacobiConfig) else 1
         full = Batch(rows, positions, rows * settings.max_length)
         if isinstance(recipe, PretrainRecipe):
             steps = num_steps(recipe.train)

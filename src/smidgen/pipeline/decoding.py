@@ -2,20 +2,27 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from smidgen.config import AnyRecipe, JacobiConfig
 from smidgen.data.types import Completion, Request, Sample, Sampling
 from smidgen.evaluation.decoding_section import Answered, decoding_facts
 from smidgen.files import read_json, write_json
+from smidgen.inference.acceptance import MOST_DRAFT
+from smidgen.inference.cpu_forward import LARGEST
 from smidgen.inference.drafting import Drafting
 from smidgen.inference.mlx import MlxEngine
+from smidgen.models.budget import decoding_budget
 from smidgen.models.load import LoadedModel, load
+from smidgen.options import EngineOptions
+from smidgen.pipeline.budgets import Budgets, StageBudget
 from smidgen.pipeline.context import RunContext, TaskContext
 from smidgen.pipeline.evaluating import of_task
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.times import Times
 
 STAGE = "decoding"
 WAYS: Mapping[str, Drafting | None] = {
@@ -54,12 +61,38 @@ def _decoding(task: TaskContext) -> Stage:
         task.named(STAGE),
         work,
         minutes,
-        lambda budgets: budgets.evaluation(task, budgets.context.trained_engine),
+        lambda budgets: _budget(budgets, task),
+        lambda times: _seconds(times, task),
         needs=("data", "train"),
         tables=("model", "evaluate"),
         outputs=(place,),
         entry=lambda context: of_task(task, {"decoding": read_json(context.run.path(place))}),
     )
+
+
+def _budget(budgets: Budgets, task: TaskContext) -> StageBudget:
+    """Return the memory of the engines of all ways, on a CPU each with a copy of the weights."""
+    rows = max(BATCHES)
+    decoding = budgets.decoding(task, _options(budgets, rows))
+    copies = len(WAYS) if decoding.cpu and budgets.shape.parameters <= LARGEST else 0
+    return StageBudget(
+        decoding_budget(
+            decoding._replace(
+                weights=decoding.weights * (1 + copies),
+                logits=max(decoding.logits, decoding.rows * (1 + MOST_DRAFT)),
+            )
+        )
+    )
+
+
+def _seconds(times: Times, task: TaskContext) -> float | None:
+    """Return the time of all ways; drafts are taken to save none."""
+    each = [times.evaluation(task, _options(times.budgets, rows)) for rows in BATCHES]
+    return None if None in each else len(WAYS) * sum(filter(None, each))
+
+
+def _options(budgets: Budgets, rows: int) -> EngineOptions:
+    return replace(budgets.context.trained_engine, engine="mlx", batch_size=rows)
 
 
 def _compared(

@@ -154,7 +154,12 @@ def _prompts(samples: Sequence[Sample], task: TaskContext, tokenizer: Tokenizer)
 
 def _cut(settings: RowSettings) -> tuple[Any, ...]:
     """Return the settings that rows depend on."""
-    return settings.method, settings.max_length, getattr(settings, "mask", None)
+    return (
+        settings.method,
+        settings.max_length,
+        getattr(settings, "mask", None),
+        getattr(settings, "num_guesses", 1),
+    )
 
 
 def _batch(batch: TrainBatch | PairBatch | BlockBatch) -> Batch:

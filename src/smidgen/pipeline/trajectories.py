@@ -15,6 +15,7 @@ from typing import Any
 
 from smidgen.config import AnyRecipe, JacobiConfig
 from smidgen.data.trajectories import Trajectory, read_shard
+from smidgen.errors import first_few
 from smidgen.files import content_hash, sha256_file, write_json, write_jsonl
 from smidgen.inference.decoder import Decoder
 from smidgen.inference.forward import forward_of
@@ -65,10 +66,18 @@ def _collect(context: RunContext) -> Work[None]:
     settings, model = context.recipe.train, context.specialist.model
     assert isinstance(settings, JacobiConfig)
     loaded, seed, done = load(model.base), context.specialist.data.seed, 0
-    parts = {
-        split: _shards(questions_of(samples, loaded.tokenizer, settings, thinking=model.thinking))
-        for split, samples in zip(SPLITS, (context.training_samples, context.validation_samples), strict=True)
-    }
+    parts: dict[str, list[list[Question]]] = {}
+    left_out: list[str] = []
+    for split, samples in zip(SPLITS, (context.training_samples, context.validation_samples), strict=True):
+        questions, faults = questions_of(samples, loaded.tokenizer, settings, thinking=model.thinking)
+        parts[split] = _shards(questions)
+        left_out += faults
+    if left_out:
+        yield MessageEvent(
+            STAGE,
+            f"left out {len(left_out):,} prompts that leave no room for an answer within train.max_length, "
+            f"{settings.max_length:,}: {first_few(left_out)}",
+        )
     total = sum(len(shard) for shards in parts.values() for shard in shards)
     counts: dict[str, Any] = dict.fromkeys(("answers", "unfinished", "tokens", "iterations", "states"), 0)
     files: list[dict[str, Any]] = []
@@ -86,6 +95,7 @@ def _collect(context: RunContext) -> Work[None]:
         "model": {"name": model.base, "sha256": content_hash(resolve(model.base))},
         **_collecting(context),
         **counts,
+        "left_out": len(left_out),
         "files": files,
     }
     write_json(context.run.path(FACTS), facts)

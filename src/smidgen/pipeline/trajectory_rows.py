@@ -38,17 +38,17 @@ def block_rows(
     """Return the rows of trajectories; of samples, rows as they are likely to be, for plans.
 
     Raises:
-        DataError: a prompt leaves no room for an answer, or all answers have too many blocks.
+        DataError: no prompt leaves room for an answer, or all answers have too many blocks.
     """
     samples = [each for each in part if isinstance(each, Sample)]
-    questions = questions_of(samples, tokenizer, settings, thinking=thinking)
-    likely = [
-        _likely(question, sample, tokenizer, settings)
-        for question, sample in zip(questions, samples, strict=True)
-    ]
+    questions, _ = questions_of(samples, tokenizer, settings, thinking=thinking)
+    targets = {sample.id: sample.target for sample in samples}
+    likely = [_likely(question, targets[question.id], tokenizer, settings) for question in questions]
     found = [*likely, *(each for each in part if isinstance(each, Trajectory))]
     most = settings.max_trajectory_count
-    kept = [BlockRow.of(each) for each in found if most is None or len(each.blocks) <= most]
+    kept = [
+        BlockRow.of(each, settings.num_guesses) for each in found if most is None or len(each.blocks) <= most
+    ]
     if not kept:
         raise DataError(
             f"none of {len(found)} answers has at most {most} blocks of {settings.block_size} tokens; raise "
@@ -59,11 +59,11 @@ def block_rows(
 
 def questions_of(
     samples: Sequence[Sample], tokenizer: Tokenizer, settings: JacobiConfig, *, thinking: bool
-) -> list[Question]:
-    """Return the prompts of samples, and how long each answer may be.
+) -> tuple[list[Question], list[str]]:
+    """Return the prompts of samples and how long each answer may be; also name those that leave no room.
 
     Raises:
-        DataError: a prompt leaves no room for an answer.
+        DataError: no prompt leaves room for an answer.
     """
     questions, faults = [], []
     for sample in samples:
@@ -71,18 +71,21 @@ def questions_of(
         room = settings.max_length - len(prompt)
         if room < 1:
             faults.append(f"sample '{sample.id}' has {len(prompt)} tokens")
-        questions.append(Question(sample.id, prompt, min(settings.max_tokens, room)))
-    if faults:
+        else:
+            questions.append(Question(sample.id, prompt, min(settings.max_tokens, room)))
+    if faults and not questions:
         raise DataError(
-            f"{len(faults)} of {len(samples)} prompts leave no room for an answer within train.max_length, "
-            f"{settings.max_length}: {first_few(faults)}; raise it or leave them out"
+            f"none of {len(faults)} prompts leaves room for an answer within train.max_length, "
+            f"{settings.max_length}: {first_few(faults)}; raise it or shorten them"
         )
-    return questions
+    return questions, faults
 
 
-def _likely(question: Question, sample: Sample, tokenizer: Tokenizer, settings: JacobiConfig) -> Trajectory:
+def _likely(
+    question: Question, target: str | None, tokenizer: Tokenizer, settings: JacobiConfig
+) -> Trajectory:
     """Return a trajectory with the tokens of the target, or as long as it may be, and one wrong state."""
-    tokens = [0] * question.max_tokens if sample.target is None else [*tokenizer.encode(sample.target), 0]
+    tokens = [0] * question.max_tokens if target is None else [*tokenizer.encode(target), 0]
     tokens = tokens[: question.max_tokens]
     blocks = [tokens[at : at + settings.block_size] for at in range(0, len(tokens), settings.block_size)]
     wrong = [[block[0], *(int(token == 0) for token in block[1:])] for block in blocks]

@@ -1,8 +1,9 @@
-"""Batches of Jacobi trajectories: a prompt, and every block of its answer twice, as guessed and as it is.
+"""Batches of Jacobi trajectories: a prompt, and every block of its answer as guessed and as it is.
 
 Everything runs in one pass (https://arxiv.org/abs/2512.14681): prompt, guesses of block 0, block 0, guesses
 of block 1, block 1, … The guesses of a block have the positions of the block. A mask keeps the guesses from
-the right tokens of their own block, and the right tokens from all guesses.
+the right tokens of their own block, and the right tokens from all guesses. Several states of a block may be
+trained together, each before the next and none visible to another, so that a prompt is run once for all.
 """
 
 import math
@@ -52,17 +53,19 @@ class BlockRow:
         id: the id of its sample.
         prompt: (P,) int32.
         blocks: the states of each block, (states, tokens) int32; the last one is right.
+        num_guesses: G, the number of states of each block that are trained together.
     """
 
     id: str
     prompt: np.ndarray
     blocks: tuple[np.ndarray, ...]
+    num_guesses: int = 1
 
     @classmethod
-    def of(cls, trajectory: Trajectory) -> "BlockRow":
+    def of(cls, trajectory: Trajectory, num_guesses: int = 1) -> "BlockRow":
         """Return the row of a trajectory."""
         blocks = (np.array(states, np.int32) for states in trajectory.blocks)
-        return cls(trajectory.id, np.array(trajectory.prompt, np.int32), tuple(blocks))
+        return cls(trajectory.id, np.array(trajectory.prompt, np.int32), tuple(blocks), num_guesses)
 
     @property
     def answer(self) -> np.ndarray:
@@ -70,8 +73,8 @@ class BlockRow:
         return np.concatenate([states[-1] for states in self.blocks])
 
     def __len__(self) -> int:
-        """Return P + 2 · A, the tokens that go through the model."""
-        return len(self.prompt) + 2 * sum(states.shape[1] for states in self.blocks)
+        """Return P + (1 + G) · A, the tokens that go through the model."""
+        return len(self.prompt) + (1 + self.num_guesses) * sum(states.shape[1] for states in self.blocks)
 
     @property
     def text(self) -> TrainRow:
@@ -82,9 +85,12 @@ class BlockRow:
 
     @cached_property
     def noise(self) -> tuple[np.ndarray, ...]:
-        """The wrong share of each state of each block: all from the first wrong token on counts as wrong."""
+        """The wrong share of each state of each block and the right token before it.
+
+        All from the first wrong token on counts as wrong.
+        """
         return tuple(
-            np.array([(len(state) - mismatch(state, states[-1])) / len(state) for state in states])
+            np.array([(len(state) - mismatch(state, states[-1])) / (1 + len(state)) for state in states])
             for states in self.blocks
         )
 
@@ -102,7 +108,7 @@ class Layout:
     """The tokens of one row as they go through the model.
 
     Attributes:
-        inputs: (L,) int32, L = P + 2 · A.
+        inputs: (L,) int32, L = P + (1 + G) · A.
         positions: (L,) int32 for the rotary embedding.
         visible: (L, L) bool, which tokens up to itself each attends to.
         right: (A,) int32, the inputs after which the tokens of the answer come.
@@ -122,32 +128,37 @@ class Layout:
 
 def lay_out(row: BlockRow, noise: Noise, epoch: int) -> Layout:
     """Return the tokens of a row, their positions and mask, and where losses are."""
-    phase = noise.phase(row, epoch)
-    guesses, answer, start = row.guesses(noise, phase), row.answer, len(row.prompt)
-    sizes = np.array([len(guess) for guess in guesses])
+    phase, answer, start = noise.phase(row, epoch), row.answer, len(row.prompt)
+    phases = [phase + g * noise.window // row.num_guesses for g in range(row.num_guesses)]
+    sizes = np.array([states.shape[1] for states in row.blocks])
     begins = np.cumsum(sizes) - sizes  # in the answer
     block = np.repeat(np.arange(len(sizes)), sizes)  # of each token of the answer
-    right = start + np.arange(len(answer)) + np.cumsum(sizes)[block]
-    noisy = right - sizes[block]
-    inputs = np.empty(len(row), np.int32)
-    inputs[:start], inputs[right], inputs[noisy] = row.prompt, answer, np.concatenate(guesses)
-    positions = np.arange(len(row), dtype=np.int32)
-    positions[right] = positions[noisy] = start + np.arange(len(answer))
-    # Guesses are wrong from the first mismatch on; after the last token of the answer nothing is known.
-    wrong = [
-        begin + mismatch(guess, states[-1])
-        for begin, guess, states in zip(begins, guesses, row.blocks, strict=True)
-    ]
     places = np.arange(len(answer))
-    is_noisy = (places >= np.array(wrong)[block]) & (places < len(answer) - 1)
+    right = start + places + row.num_guesses * np.cumsum(sizes)[block]
+    inputs, positions = np.empty(len(row), np.int32), np.arange(len(row), dtype=np.int32)
+    inputs[:start], inputs[right], positions[right] = row.prompt, answer, start + places
+    visible = np.tri(len(row), dtype=bool)
+    noisy, teachers = list[np.ndarray](), list[np.ndarray]()
+    for g, due in enumerate(phases):
+        guesses, own = row.guesses(noise, due), right - (row.num_guesses - g) * sizes[block]
+        inputs[own], positions[own] = np.concatenate(guesses), start + places
+        _hide(visible, right, own, _groups(len(sizes), noise, due)[block])
+        # Guesses are wrong from the first mismatch on; after the last token of the answer nothing is known.
+        wrong = [
+            begin + mismatch(guess, states[-1])
+            for begin, guess, states in zip(begins, guesses, row.blocks, strict=True)
+        ]
+        is_noisy = (places >= np.array(wrong)[block]) & (places < len(answer) - 1)
+        noisy.append(own[is_noisy])
+        teachers.append(1 + np.flatnonzero(is_noisy))
     return Layout(
         inputs,
         positions,
-        _visible(len(row), right, noisy, block, _groups(len(sizes), noise, phase)),
+        visible,
         np.concatenate([[start - 1], right[:-1]]).astype(np.int32),
         answer,
-        noisy[is_noisy].astype(np.int32),
-        1 + np.flatnonzero(is_noisy).astype(np.int32),
+        np.concatenate(noisy).astype(np.int32),
+        np.concatenate(teachers).astype(np.int32),
     )
 
 
@@ -158,24 +169,19 @@ def _groups(count: int, noise: Noise, phase: int) -> np.ndarray:
     return (phase + np.arange(count)) // noise.window if noise.context == "window" else np.zeros(count, int)
 
 
-def _visible(
-    length: int, right: np.ndarray, noisy: np.ndarray, block: np.ndarray, groups: np.ndarray
-) -> np.ndarray:
-    """Return which tokens each token attends to, (L, L) bool.
+def _hide(visible: np.ndarray, right: np.ndarray, noisy: np.ndarray, group: np.ndarray) -> None:
+    """Hide guesses from all others, and from them what they do not follow, in `visible` (L, L).
 
     Args:
-        length: L.
-        right: places of the right tokens.
-        noisy: places of the guesses.
-        block: the block of each.
-        groups: the group of each block.
+        visible: which tokens each token attends to; causal before.
+        right: places of the right tokens (A,).
+        noisy: places of one state's guesses (A,).
+        group: the group of each (A,): guesses follow those of their group after the right tokens of others.
     """
-    visible = np.tri(length, dtype=bool)
-    group, ordered = groups[block], np.arange(len(block))
-    visible[np.ix_(right, noisy)] = False
+    ordered = np.arange(len(group))
+    visible[:, noisy] = False
     visible[np.ix_(noisy, noisy)] = (group[:, None] == group) & (ordered[:, None] >= ordered)
     visible[np.ix_(noisy, right)] = group[:, None] > group
-    return visible
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,11 @@ class BlockBatch:
     rows: tuple[BlockRow, ...] = field(repr=False)
     noise: Noise
     epoch: int
+
+    @property
+    def num_guesses(self) -> int:
+        """Number of states of each block."""
+        return self.rows[0].num_guesses
 
     @property
     def trained_tokens(self) -> int:

@@ -48,6 +48,21 @@ def separate(model: nn.Module, row: BlockRow, noise: Noise, objective: Consisten
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
+def test_several_states_of_a_block_count_as_their_mean(tiny: nn.Module, context):
+    noise, objective = Noise(4, context), Consistency(ar_weight=0.0)
+    together = [replace(row, num_guesses=2) for row in ROWS]
+    found = objective.loss(tiny, block_batch(together, noise, 0)).loss
+
+    class Shifted(Noise):
+        def phase(self, row: BlockRow, epoch: int) -> int:
+            return super().phase(row, epoch) + 2
+
+    apart = [objective.loss(tiny, block_batch(ROWS, one, 0)).loss for one in (noise, Shifted(4, context))]
+    assert apart[0].item() != pytest.approx(apart[1].item(), rel=1e-3)
+    assert found.item() == pytest.approx((apart[0] + apart[1]).item() / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("lora", [False, True])
 def test_one_pass_is_as_separate_ones(tiny: nn.Module, context, lora, monkeypatch: pytest.MonkeyPatch):
     if lora:

@@ -3,8 +3,8 @@
 The loss is that of CLLM (https://arxiv.org/abs/2403.00835) on the batches of `smidgen.training.jacobi`: the
 divergence between the model's probabilities after a wrong guess and those, without a gradient, after the
 right token in its place; and the negative log-likelihood of the answer, which keeps the model what it was.
-Both are sums divided by the number of tokens of the answer, so neither depends on how many blocks it has;
-where guesses are right the divergence is none.
+Both are sums divided by the number of tokens of the answer, so neither depends on how many blocks it has, and
+the divergences of several states of a block are averaged; where guesses are right the divergence is none.
 """
 
 from dataclasses import dataclass, field
@@ -67,4 +67,4 @@ class Consistency:
             "divergence": Mean(divergence, total - count),
             "guess_loss": Mean(guess_loss, total - count),
         }
-        return Losses(mixed + self.ar_weight * likelihood, metrics)
+        return Losses(mixed / batch.num_guesses + self.ar_weight * likelihood, metrics)
