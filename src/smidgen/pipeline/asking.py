@@ -12,7 +12,8 @@ from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.data.types import Message, Sample
 from smidgen.errors import ConfigError, ModelError
 from smidgen.models.load import describe, read_config
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.tasks.examples import drawn, with_examples
 
 

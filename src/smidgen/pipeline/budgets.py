@@ -42,9 +42,10 @@ from smidgen.models.quantization import Setting
 from smidgen.models.shape import Shape, shape_of
 from smidgen.options import EngineOptions
 from smidgen.pipeline.asking import PLAIN, Asking
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.planned_batches import Batches, answer_batches
 from smidgen.pipeline.planned_rows import PlannedRows, Prompts
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.training_job import check_length, fits_dequantized
 from smidgen.pipeline.training_rows import RowSettings, texts_of
 from smidgen.training.batches import LENGTH_STEP

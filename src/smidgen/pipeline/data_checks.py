@@ -17,9 +17,10 @@ from smidgen.data.rows import place_of, read_rows
 from smidgen.data.types import Sample
 from smidgen.data.watched import WatchedRow
 from smidgen.errors import DataError, UserError
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.data_lengths import Lengths, Renderer, examine_lengths, renderer_of_recipe
 from smidgen.pipeline.sources import test_rows, training_rows
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.tasks.recognition import recognise_task
 from smidgen.tasks.task import Row, Task
 

@@ -10,12 +10,13 @@ from smidgen.data.examine import examine
 from smidgen.data.types import Sample
 from smidgen.files import read_json, write_jsonl
 from smidgen.pipeline.budgets import Budgets
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.corpus import Corpus, source_hashes
 from smidgen.pipeline.events import MessageEvent, Work
 from smidgen.pipeline.jobs import SOURCES, TOKENIZER, make_tokenizer, survey_sources
 from smidgen.pipeline.sources import DataFacts, data_facts
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.task_context import TaskContext
 
 FACTS = "data/facts.json"
 TOKENIZER_SECONDS = 20.0

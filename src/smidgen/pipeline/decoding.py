@@ -17,11 +17,12 @@ from smidgen.models.budget import decoding_budget
 from smidgen.models.load import LoadedModel, load
 from smidgen.options import EngineOptions
 from smidgen.pipeline.budgets import Budgets, StageBudget
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.evaluating import of_task
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.times import Times
 
 STAGE = "decoding"

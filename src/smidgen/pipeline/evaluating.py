@@ -25,11 +25,12 @@ from smidgen.inference import engine_identity, open_engine
 from smidgen.inference.replay import ReplayEngine
 from smidgen.options import EngineOptions
 from smidgen.pipeline.asking import PLAIN, Asked, Asking, Skipped, asked_samples, attacked_samples
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.events import MessageEvent, MetricEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.sources import EvaluationRows
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.tasks import Task
 from smidgen.tasks.attacking import Attacks
 

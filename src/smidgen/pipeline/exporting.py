@@ -18,12 +18,13 @@ from smidgen.export.peft_adapter import export_peft
 from smidgen.files import read_json
 from smidgen.options import EngineOptions
 from smidgen.pipeline.budgets import Budgets, StageBudget
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.evaluating import comparison, evaluation_of, evaluation_stage, of_task
 from smidgen.pipeline.events import MessageEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.quantizing import quantized_name
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.times import WRITING
 
 DRIFT_PROMPTS = 20

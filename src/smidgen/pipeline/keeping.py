@@ -35,11 +35,12 @@ from smidgen.files import is_url, read_json, write_json, write_jsonl
 from smidgen.inference import engine_identity, model_hash, open_engine
 from smidgen.models.load import resolve
 from smidgen.pipeline.budgets import Budgets
-from smidgen.pipeline.context import KEPT, RunContext, TaskContext, asked_engine
+from smidgen.pipeline.context import KEPT, RunContext, asked_engine
 from smidgen.pipeline.evaluating import RECORDS, collected, of_task
 from smidgen.pipeline.events import MessageEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.teaching import PLACE, SPENT, TEACH, questions_of, read_candidates, spent
 from smidgen.tasks.judge import JudgeTask
 from smidgen.tasks.judge.forms import Case

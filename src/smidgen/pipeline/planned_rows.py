@@ -12,7 +12,8 @@ from smidgen.errors import DataError
 from smidgen.inference.prefixes import common_prefix
 from smidgen.models.budget import Batch
 from smidgen.pipeline.asking import Asked, Asking, asked_samples
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.training_rows import (
     Parts,
     RowSettings,

@@ -22,8 +22,9 @@ from smidgen.models.load import load
 from smidgen.models.weights import weight_files
 from smidgen.options import EngineOptions
 from smidgen.pipeline.asking import PLAIN, Asking, Skipped, asked_samples
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.jobs import prepare_training
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.task_metric import metric_samples
 from smidgen.pipeline.training_job import TrainingJob
 from smidgen.training.loop import train

@@ -28,12 +28,13 @@ from smidgen.models.save import save_model, stored_dtype
 from smidgen.models.sensitivity import Effects, Predictions, affordable, choose, measure
 from smidgen.pipeline.budgets import Budgets, StageBudget
 from smidgen.pipeline.calibration_texts import calibration_rows, sample_rows
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.evaluating import evaluation_stage
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.sources import source_hash
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.times import Times
 
 SUMMARY, FOLDER, RECORD = "quantize.json", "quantized", "sensitivity.jsonl"

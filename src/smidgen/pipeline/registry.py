@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from smidgen.config import AnyRecipe, Recipe
 from smidgen.pipeline.asking import PLAIN, Asking
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.data_stage import data_stages
 from smidgen.pipeline.decoding import decoding_stages
 from smidgen.pipeline.evaluating import BASE, evaluation_stage
@@ -13,6 +13,7 @@ from smidgen.pipeline.keeping import keeping_stages
 from smidgen.pipeline.quantizing import quantizing_stages
 from smidgen.pipeline.reporting import report_stage
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.teaching import teaching_stages
 from smidgen.pipeline.training import training_stages
 from smidgen.pipeline.trajectories import trajectory_stages

@@ -18,7 +18,7 @@ from smidgen.files import content_hash, read_json, write_json, write_text
 from smidgen.models.load import resolve
 from smidgen.models.weights import weight_files
 from smidgen.pipeline.budgets import Budgets
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.data_stage import facts_by_task
 from smidgen.pipeline.evaluating import of_task, records_of
 from smidgen.pipeline.events import MessageEvent, Work
@@ -26,6 +26,7 @@ from smidgen.pipeline.exporting import artefacts_of, export_entry
 from smidgen.pipeline.keeping import distillation_facts
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.runs import provenance
 
 EXAMPLES = 10

@@ -13,8 +13,9 @@ from smidgen.data.types import Completion, Request, Sample, Sampling
 from smidgen.errors import DataError, counted
 from smidgen.inference.mlx import MlxEngine
 from smidgen.models.load import LoadedModel
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.rewarding import Rewarded, Rewarding
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.tasks.rewards import Answered
 from smidgen.tasks.task import Task
 from smidgen.training.batches import TrainBatch

@@ -12,7 +12,8 @@ from smidgen.evaluation.collect import answers
 from smidgen.evaluation.metrics import measure
 from smidgen.inference.mlx import MlxEngine
 from smidgen.models.load import LoadedModel
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.training.choosing import TaskMetric
 
 MEAN = "mean"

@@ -31,7 +31,7 @@ from smidgen.inference.sampling import check_sampling
 from smidgen.options import EngineOptions
 from smidgen.pipeline.asking import Asking, with_system
 from smidgen.pipeline.budgets import Budgets, StageBudget
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.evaluating import (
     RECORDS,
     RESULT,
@@ -45,6 +45,7 @@ from smidgen.pipeline.evaluating import (
 from smidgen.pipeline.events import MessageEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.times import Times
 
 TEACH, TEACHER = "teach", "teacher"

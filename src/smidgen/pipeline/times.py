@@ -23,7 +23,7 @@ from smidgen.models.work import (
 from smidgen.options import EngineOptions
 from smidgen.pipeline.asking import PLAIN, Asking
 from smidgen.pipeline.budgets import Budgets
-from smidgen.pipeline.context import TaskContext
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.task_metric import metric_samples
 
 WRITING = 50e6

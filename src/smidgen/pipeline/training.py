@@ -24,13 +24,14 @@ from smidgen.files import content_hash, read_json, sha256_file
 from smidgen.models.graph import named_arrays
 from smidgen.models.load import resolve
 from smidgen.pipeline.budgets import Budgets
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.data_stage import facts_by_task
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.jobs import prepare_training
 from smidgen.pipeline.keeping import keeping_names
 from smidgen.pipeline.rollout_entry import ROLLOUTS, rollout_entry
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.task_metric import metric_rows, task_metric
 from smidgen.pipeline.times import Times
 from smidgen.pipeline.tracking import STATE

@@ -23,14 +23,17 @@ from smidgen.inference.trajectories import Question, collect_trajectories
 from smidgen.models.budget import decoding_budget
 from smidgen.models.load import LoadedModel, load, resolve
 from smidgen.pipeline.budgets import Budgets, StageBudget
-from smidgen.pipeline.context import RunContext, TaskContext
+from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.events import MessageEvent, StepEvent, Work
 from smidgen.pipeline.probes import Probes
 from smidgen.pipeline.stage import Stage
+from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.times import Times
 from smidgen.pipeline.trajectory_rows import FACTS, PLACE, SPLITS, questions_of
 
 STAGE = "trajectories"
+VERSION = 2
+"""Raised when other trajectories are collected of the same answers."""
 SHARD = 128
 """Prompts of a shard, neighbours by length."""
 SHARE_RUN = 0.4
@@ -174,7 +177,8 @@ def _collecting(context: RunContext) -> dict[str, Any]:
     """Return the settings of the collection; the seed is that of the data, which outlasts trainings."""
     names = {"block_size", "max_tokens", "max_length"}
     return context.recipe.train.model_dump(mode="json", include=names) | {
-        "seed": context.specialist.data.seed
+        "seed": context.specialist.data.seed,
+        "version": VERSION,
     }
 
 
