@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from smidgen.cli.console import Progress, count, duration, print_json, print_table, size
+from smidgen.cli.console import Progress, count, duration, follow, print_json, print_table, size
+from smidgen.pipeline.events import MessageEvent, StepEvent
 
 
 class Clock:
@@ -111,3 +112,23 @@ def test_a_terminal_gets_a_bar(
     out, err = capsys.readouterr()
     assert out == ""
     assert "train" in err and "4/4" in err and "loss 0.5" in err
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_sentence_of_a_stage_does_not_end_its_progress(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    events = [
+        StepEvent("train", 1, 3, values={"loss": 0.5}),
+        MessageEvent("train", "collapsed entropy"),
+        StepEvent("train", 3, 3, values={"reward": 0.25}),
+    ]
+    follow(event for event in events)  # type: ignore[arg-type]
+    err = capsys.readouterr().err
+    assert "train: collapsed entropy" in err
+    assert "loss 0.5" in err[err.index("collapsed") :], "the loss before the sentence is still shown"
+    if not terminal:
+        assert err.count(" in 0:00") == 1

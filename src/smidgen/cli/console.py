@@ -191,6 +191,14 @@ class Progress:
             left = self._seconds_left()
             self._say(self._facts(", ") + (f", {duration(left)} left" if left else ""))
 
+    def tell(self, sentence: str) -> None:
+        """Show a sentence of the stage without ending its progress."""
+        if self._bar:
+            self._bar.stop()
+        say(sentence if sentence.startswith("warning") else f"{self.stage}: {sentence}")
+        if self._bar:
+            self._bar.start()
+
     def _say(self, rest: str) -> None:
         say(f"{self.stage}: {self._position()}{rest}")
 
@@ -235,6 +243,9 @@ def follow(work: "Work[Result]", *, stages: bool = True) -> "Result":
                 progress.update(event.step, tokens=event.tokens, **event.values)
                 continue
             if not isinstance(event, MessageEvent | StageEvent):
+                continue
+            if isinstance(event, MessageEvent) and progress is not None and progress.stage == event.stage:
+                progress.tell(event.text)
                 continue
             progress = _close(progress)
             if isinstance(event, MessageEvent):
