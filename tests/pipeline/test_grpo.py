@@ -165,6 +165,9 @@ def test_a_start_from_an_adapter_is_where_that_training_ended(tmp_path: Path, ow
     assert second.base_engine.adapter == first.best
     job = prepare_grpo(second)
     assert any(abs(layer.lora_b).sum().item() for _, layer in _adapted(job.model))
+    trained(second)
+    (stage,) = [stage for stage in stages_of(second) if stage.name == "train"]
+    assert stage.entry(second)["model"]["method"].startswith(f"LoRA rank 4, alpha 8, from {first.best}, on")
 
 
 def _adapted(model: Any) -> list[tuple[str, Any]]:

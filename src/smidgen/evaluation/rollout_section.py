@@ -29,13 +29,14 @@ def rollout_section(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curves(curves: Mapping[str, Any]) -> list[dict[str, Any]]:
-    figures = []
+    figures, rewards = [], None
     for name in curves:
         pairs = [(finite(row.get("step")), finite(row.get("value"))) for row in rows_at(curves, name)]
         points = sorted((step, value) for step, value in pairs if step is not None and value is not None)
         values = [value for _, value in points]
-        if not values or max(values) - min(values) < STILL:
+        if not values or max(values) - min(values) < STILL or values == rewards:
             continue
+        rewards = values if name == "reward" else rewards  # a part that is all of it is shown once
         title = NAMES.get(name, f"Part: {name}")
         svg = reward_curve(title, points, (points[0][0], points[-1][0]))
         if svg:

@@ -115,16 +115,18 @@ def _evidence(
     usage = task.blank.usage
     return {
         "task": task.blank.name,
-        **_best_base(found),
+        **_best_base(context, found),
         "examples": _examples(context, task, columns),
         "cost": cost_table(ways, context.prices, training_seconds=seconds),
         **({"usage": usage._asdict()} if usage else {}),
     }
 
 
-def _best_base(found: Mapping[str, Any]) -> dict[str, Any]:
+def _best_base(context: RunContext, found: Mapping[str, Any]) -> dict[str, Any]:
     """Return which evaluation of the base the trained model is compared with, and how the base was asked."""
     ways = {column.key: column.long for column in BASES if column.key in found}
+    if context.lora is not None and context.lora.start is not None:
+        ways = {name: long.replace("base model", "model before") for name, long in ways.items()}
     name = next(name for name in ways if f"after_vs_{name}" in found["comparisons"])
     return {"best_base": {"name": name, "description": ways[name], "ways": len(ways)}}
 

@@ -295,7 +295,8 @@ def _method_name(context: RunContext) -> str:
 def _trained_weights(context: RunContext) -> str:
     if (lora := context.lora) is not None:
         kind = ("rsLoRA" if lora.rslora else "LoRA") + ("+" if lora.plus > 1 else "")
-        return f"{kind} rank {lora.rank}, alpha {lora.alpha:g}"
+        start = f", from {lora.start}" if lora.start else ""
+        return f"{kind} rank {lora.rank}, alpha {lora.alpha:g}{start}"
     return "full fine-tuning" if isinstance(context.recipe, Recipe) else "pretraining"
 
 
