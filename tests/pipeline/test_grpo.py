@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from smidgen.backend import device
@@ -16,10 +17,12 @@ from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.events import MessageEvent, result_of
 from smidgen.pipeline.grpo_job import prepare_grpo
 from smidgen.pipeline.rewarding import Rewarding
+from smidgen.pipeline.rolling import TaskRoller
 from smidgen.pipeline.runner import inputs_hash
 from smidgen.runs import Run
 from smidgen.tasks.answers import Answers
 from smidgen.tasks.rewards import Answered
+from smidgen.training.loop import Step
 
 LORA = {"rank": 4, "alpha": 8.0}
 TRAIN: dict[str, Any] = {
@@ -76,7 +79,7 @@ def test_a_recipe_trains_on_the_rewards_of_a_function(tmp_path: Path, own: Path)
         "best answer", "worst answer",
     ], "of the first step, and of those with a measurement"  # fmt: skip
     steps = context.run.read_jsonl("metrics.jsonl")
-    assert len(steps) == 3 and steps[0]["metrics"]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert len(steps) == 3 and "kl" not in steps[0]["metrics"], "it would be 0 by construction"
     assert {f"rewards/{own}:vowels/mean", "reward", "reward_std", "frac_reward_zero_std", "entropy"} <= steps[
         0
     ]["metrics"].keys()
@@ -188,9 +191,13 @@ def test_the_reward_is_gated_weighted_and_shortened():
 
     group = [answered("7", 10), answered("8", 2), answered("", 4)]
     found = Rewarding(task, config).of(group)
-    assert found.totals.tolist() == pytest.approx([2.0 - 0.5, -0.1, -0.2])
+    assert found.totals.tolist() == pytest.approx([2.0 - 0.5, -0.1, -0.1]), "never above a readable one"
     assert found.parts["parsed"].tolist() == [1, 1, 0]
     assert found.parts["score"].tolist() == [1, 0, 0]
+    lengths = Rewarding(task, config).of([answered("", 2), answered("", 8)]).totals
+    assert not lengths.any(), "nothing is learnt from the length of what cannot be read"
+    ungated = config.model_copy(update={"format_gate": False})
+    assert Rewarding(task, ungated).of(group).totals.tolist() == pytest.approx([1.5, -0.1, -0.2])
 
 
 def test_a_plan_counts_the_answers_as_long_as_they_may_be(tmp_path: Path, own: Path):
@@ -198,6 +205,55 @@ def test_a_plan_counts_the_answers_as_long_as_they_may_be(tmp_path: Path, own: P
     budgets = Budgets(context)
     assert {"step", "sampling"} <= budgets.training().budget.moments.keys()
     assert budgets.batches.trained_tokens == 3 * 8 * 8
+
+
+def test_a_step_that_is_refused_leaves_no_checkpoint(tmp_path: Path, own: Path):
+    context = context_of(tmp_path / "run", table(own, num_iterations=2, learning_rate=0.05))
+    with pytest.raises(WorkError, match=r"step 2: the divergence has exploded"):
+        trained(context)
+    assert not list(context.run.path("checkpoints").iterdir()), "neither the step's, nor the weights it met"
+    calmer = context_of(tmp_path / "run", table(own, num_iterations=2, learning_rate=0.0005))
+    trained(calmer)
+    assert len(calmer.run.read_jsonl("metrics.jsonl")) == 3
+
+
+def test_both_orders_are_asked_equally_often(tmp_path: Path, own: Path):
+    recipe = table(own, rewards=[{"name": "score"}], num_generations=3, batch_size=9)
+    with pytest.raises(ConfigError, match=r"num_generations is 3, .* are 2, .* multiple of 2"):
+        prepare_grpo(context_of(tmp_path / "run", {**recipe, "task": "judge"}))
+
+
+def test_attacks_of_the_settings_are_in_the_prompts_too(tmp_path: Path):
+    recipe = {
+        "task": "judge",
+        "settings": {"attacks": ["flattery"], "attack_share": 1.0},
+        "data": {"train_limit": 8, "validation_limit": 2, "test_limit": 2},
+        "train": TRAIN,
+    }
+    with_attacks = context_of(tmp_path / "run", recipe).tasks[0].split_samples[0]
+    without = context_of(tmp_path / "run", {**recipe, "settings": {}}).tasks[0].split_samples[0]
+    assert [one.id for one in with_attacks] == [one.id for one in without]
+    changed = [a.messages != b.messages for a, b in zip(with_attacks, without, strict=True)]
+    assert all(changed) and all(one.target is None for one in with_attacks)
+
+
+@pytest.mark.parametrize(
+    ("norm", "rises", "wanted"),
+    [
+        (0.0, 0.1, "the gradient of a good answer is zero"),
+        (1.0, -0.1, "a good answer made it less"),
+    ],
+)
+def test_a_step_that_teaches_nothing_is_refused(
+    norm: float, rises: float, wanted: str, tmp_path: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+):
+    job = prepare_grpo(context_of(tmp_path / "run", table(own)))
+    monkeypatch.setattr("smidgen.pipeline.grpo_job.optimizer_step", lambda *_, **__: Step(0.0, norm, {}))
+    values = iter((-1.0, -1.0 + rises))
+    monkeypatch.setattr(TaskRoller, "logprobs", lambda *_: np.full((2, 3), next(values)))
+    assert job.check is not None
+    with pytest.raises(WorkError, match=wanted):
+        job.check()
 
 
 def test_grpo_runs_in_one_process(tmp_path: Path, own: Path):

@@ -141,6 +141,8 @@ def open_ensemble(
         return None
     if task != "judge":
         raise ConfigError(f"{own[0]} applies only to the task judge, not to {task}; remove it")
+    if task_options.num_attacked():
+        raise ConfigError("--attacks does not apply to several judgements of a pair; remove it")
     if task_options.constrained:
         raise ConfigError("--constrained does not apply to several judgements of a pair; remove it")
     if "--delta" in own and given.risk is None:

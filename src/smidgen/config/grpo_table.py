@@ -70,9 +70,10 @@ class GrpoConfig(FinetuneConfig):
     rewards: tuple[RewardConfig, ...] = (RewardConfig(name="score"),)
     """The parts of the reward, which are added up."""
     format_gate: bool = True
-    """Answers that the task cannot read have no reward, whatever their other parts are."""
+    """Answers that the task cannot read have no reward, and never more than a readable one of the group."""
     length_penalty: float = Field(default=0.0, ge=0.0)
-    """Taken from the reward of an answer of `max_completion_length` tokens; of shorter ones in proportion."""
+    """Taken from the reward of an answer of `max_completion_length` tokens; of shorter ones in proportion. With
+    `format_gate`, only of those that can be read."""
     importance_sampling_correction: bool = True
     """Weight each token by the ratio of its probabilities in training and at sampling, since the arithmetic
     of the two differs; to first order at temperatures other than 1."""
@@ -81,8 +82,8 @@ class GrpoConfig(FinetuneConfig):
     max_engine_gap: float = Field(default=0.1, gt=0.0)
     """Stop if the log-probabilities of the two differ by more than this in the mean, in nats per token."""
     max_kl: float = Field(default=10.0, gt=0.0)
-    """Stop if the divergence from the policy that sampled, or from the base if `beta` > 0, exceeds this, in
-    nats per token."""
+    """Stop if the divergence exceeds this, in nats per token: from the base if `beta` > 0, else with
+    `num_iterations` > 1 from the policy that sampled."""
     metric_every: int = Field(default=20, ge=0)
     """Steps between measurements of the task's first metric on validation rows; 0 measures none."""
     choose: Literal["loss", "metric"] = "metric"

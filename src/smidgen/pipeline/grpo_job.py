@@ -14,7 +14,7 @@ from smidgen.errors import ConfigError, WorkError
 from smidgen.models.graph import named_arrays
 from smidgen.models.lora import add_lora, without_adapter
 from smidgen.pipeline.context import RunContext
-from smidgen.pipeline.rolling import TaskRoller, prompts_of
+from smidgen.pipeline.rolling import TaskRoller, ends_of, prompts_of
 from smidgen.pipeline.rollout_entry import ROLLOUTS
 from smidgen.pipeline.training_job import TrainingJob, load_for_training
 from smidgen.training.batches import collated
@@ -82,12 +82,12 @@ def _watch(
     context: RunContext, roller: TaskRoller, pathologies: Pathologies, result: StepResult
 ) -> Sequence[str]:
     """Keep the best and the worst of new answers, and return what is worth telling."""
-    if roller.shown:
+    shown, roller.shown = ends_of(roller.shown), []
+    if shown:
         context.run.keep_jsonl(ROLLOUTS, lambda row: row["step"] < result.step)
-    for row in roller.shown:
+    for row in shown:
         context.run.append_jsonl(ROLLOUTS, {"step": result.step, **row})
-    told = [_in_words(row) for row in roller.shown] if result.step == 1 or result.metric is not None else []
-    roller.shown = []
+    told = [_in_words(row) for row in shown] if result.step == 1 or result.metric is not None else []
     return [*told, *pathologies.of_step(result)]
 
 
@@ -108,6 +108,7 @@ def check_start(model: nn.Module, objective: GroupRelative, roller: TaskRoller, 
         WorkError: names what is missing.
     """
     drawn = _with_variance(roller, settings)
+    roller.shown = []
     best = _planted(drawn.groups)
     before = {name: mx.array(value) for name, value in named_arrays(model.trainable_parameters()).items()}
     batch = rollout_batch(

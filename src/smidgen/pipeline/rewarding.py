@@ -1,4 +1,8 @@
-"""The reward of answers, as a recipe puts it together: `gate · Σ weight · part - length penalty`."""
+"""The reward of answers, as a recipe puts it together: `Σ weight · part - length penalty`.
+
+An answer that the task cannot read must never be worth more than one that it can. So it gets 0 or, where that
+is less, the lowest reward of the readable answers of its group; its length does not count.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -41,8 +45,9 @@ class Rewarding:
             (part.weight * parts[part.name] for part in self._config.rewards),
             np.zeros(len(group), np.float64),
         )
-        if self._config.format_gate:
-            totals = totals * parsed
         tokens = np.array([len(answer.completion.token_ids) for answer in group])
         totals = totals - self._config.length_penalty * tokens / self._config.max_completion_length
+        if self._config.format_gate:
+            readable = parsed > 0
+            totals = np.where(readable, totals, min(0.0, *totals[readable], 0.0))
         return Rewarded(totals, {**parts, "parsed": parsed})

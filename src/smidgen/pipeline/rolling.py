@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from smidgen.backend import mx
 from smidgen.config import GrpoConfig
 from smidgen.data.types import Completion, Request, Sample, Sampling
-from smidgen.errors import DataError, counted
+from smidgen.errors import ConfigError, DataError, counted
 from smidgen.inference.mlx import MlxEngine
 from smidgen.models.load import LoadedModel
 from smidgen.pipeline.context import RunContext
@@ -51,6 +52,7 @@ def prompts_of(context: RunContext, loaded: LoadedModel) -> Prompts:
     """Return the training prompts of all tasks that leave room for an answer.
 
     Raises:
+        ConfigError: the answers of a group cannot be spread evenly over its prompts.
         DataError: none does.
     """
     settings = context.recipe.train
@@ -62,6 +64,12 @@ def prompts_of(context: RunContext, loaded: LoadedModel) -> Prompts:
     found, left_out, shortest = list[PromptGroup](), 0, 0
     for task in context.tasks:
         for samples in task.task.reward_groups(task.split_samples[0]):
+            if settings.num_generations % len(samples):
+                raise ConfigError(
+                    f"num_generations is {settings.num_generations}, and the prompts that are rewarded "
+                    f"together are {len(samples)}, such as both orders of a pair; give a multiple of "
+                    f"{len(samples)}"
+                )
             prompts = [loaded.tokenizer.render_prompt(one.messages, thinking=thinking) for one in samples]
             size = max(map(len, prompts))
             if size <= longest:
@@ -82,7 +90,7 @@ class TaskRoller:
     """Answers of the model as it is, and their rewards; a `Roller`.
 
     Attributes:
-        shown: the best and the worst of the last answers, for the eye.
+        shown: the best and the worst answers of the draws since it was last emptied, for the eye.
     """
 
     def __init__(self, context: RunContext, loaded: LoadedModel, prompts: Prompts, how: BodyPass) -> None:
@@ -117,7 +125,7 @@ class TaskRoller:
                 _rollout(answer, group.prompts[i % len(group.prompts)], float(total))
                 for i, (answer, total) in enumerate(zip(answered, rewarded.totals, strict=True))
             ])  # fmt: skip
-        self.shown = _best_and_worst(answers, rewards)
+        self.shown += _best_and_worst(answers, rewards)
         return Sampled(groups, figures_of(groups, rewards))
 
     def logprobs(self, batch: TrainBatch) -> np.ndarray:
@@ -160,7 +168,10 @@ def _rollout(answer: Answered, prompt: Sequence[int], reward: float) -> Rollout:
 
 
 def figures_of(groups: Sequence[Sequence[Rollout]], rewards: Sequence[Rewarded]) -> dict[str, float]:
-    """Return figures of all answers, by the names that TRL gives them."""
+    """Return figures of all answers, by the names that TRL gives them.
+
+    `entropy` is estimated as the mean of -ln p of the sampled tokens, at temperature 1.
+    """
     flat = [rollout for group in groups for rollout in group]
     totals = np.concatenate([one.totals for one in rewards])
     lengths = [len(rollout.logprobs) for rollout in flat]
@@ -168,6 +179,7 @@ def figures_of(groups: Sequence[Sequence[Rollout]], rewards: Sequence[Rewarded])
         "reward": float(totals.mean()),
         "reward_std": float(totals.std(ddof=1)),
         "frac_reward_zero_std": fmean(not has_variance(group) for group in groups),
+        "entropy": -sum(float(rollout.logprobs.sum()) for rollout in flat) / sum(lengths),
         "completions/mean_length": fmean(lengths),
         "completions/clipped_ratio": fmean(rollout.truncated for rollout in flat),
     }
@@ -200,3 +212,12 @@ def _best_and_worst(
         }
         for which, (total, parts, answer) in chosen.items()
     ]
+
+
+def ends_of(shown: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the best and the worst of several draws' best and worst answers."""
+    by = {which: [row for row in shown if row["which"] == which] for which in ("best", "worst")}
+    if not shown:
+        return []
+    key = itemgetter("reward")
+    return [max(by["best"], key=key), min(by["worst"], key=key)]

@@ -137,7 +137,7 @@ class TaskContext:
                 except DataError:
                     if self.targets == "needed":
                         raise
-            return self.task.samples(own, source=paths[name])
+            return self.task.training_prompts(own, source=paths[name], seed=seed)
 
         return [_of_source(name, sample) for name, own in rows.items() for sample in read(name, own)]
 

@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,8 @@ from smidgen.config import (
     PretrainRecipe,
     Recipe,
 )
-from smidgen.errors import Paused
+from smidgen.data.types import StepResult
+from smidgen.errors import Paused, WorkError
 from smidgen.evaluation.curve_reading import read_curve
 from smidgen.files import content_hash, read_json, sha256_file
 from smidgen.models.graph import named_arrays
@@ -26,7 +27,7 @@ from smidgen.models.load import resolve
 from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.data_stage import facts_by_task
-from smidgen.pipeline.events import MessageEvent, StepEvent, Work
+from smidgen.pipeline.events import Event, MessageEvent, StepEvent, Work
 from smidgen.pipeline.jobs import prepare_training
 from smidgen.pipeline.keeping import keeping_names
 from smidgen.pipeline.rollout_entry import ROLLOUTS, rollout_entry
@@ -36,6 +37,7 @@ from smidgen.pipeline.task_metric import metric_rows, task_metric
 from smidgen.pipeline.times import Times
 from smidgen.pipeline.tracking import STATE
 from smidgen.pipeline.training_figures import TrainingFigures
+from smidgen.pipeline.training_job import TrainingJob
 from smidgen.pipeline.trajectories import trajectory_names
 from smidgen.tracking import tensorboard
 from smidgen.training.checkpoint import (
@@ -119,8 +121,7 @@ def _train(context: RunContext) -> Work[None]:
         is_first = False
         values = figures.add(result.to_json())
         yield StepEvent("train", result.step, num_steps, tokens=result.tokens, values=values)
-        for sentence in job.watch(result) if job.watch else ():
-            yield MessageEvent("train", sentence)
+        yield from _watched(context, job, result, num_steps)
     reached = context.run.read_jsonl(METRICS)[-1]["step"]
     if pause <= reached < num_steps:
         raise Paused(f"paused after step {reached} of {num_steps}; run again to go on")
@@ -146,6 +147,26 @@ def _train(context: RunContext) -> Work[None]:
             "last": context.run.read_jsonl(METRICS)[-1],
         },
     )
+
+
+def _watched(context: RunContext, job: TrainingJob, result: StepResult, num_steps: int) -> Iterator[Event]:
+    """Yield what the method tells after a step.
+
+    A step that it refuses leaves no checkpoint, nor do the weights that it began with, which gave its figures.
+
+    Raises:
+        WorkError: the step is refused.
+    """
+    if job.watch is None:
+        return
+    try:
+        for sentence in job.watch(result):
+            yield MessageEvent("train", sentence)
+    except WorkError:
+        checkpoints = Checkpoints(context.run.folder, context.recipe.train, num_steps)
+        for step in (result.step, result.step - 1):
+            checkpoints.discard(step)
+        raise
 
 
 def _pause(context: RunContext, num_steps: int) -> int:

@@ -13,6 +13,7 @@ REWARDED = {
     "clip_ratio": "clipped",
     "entropy": "entropy",
     "completions/mean_length": "length",
+    "completions/clipped_ratio": "cut off",
 }
 """Figures of a training on rewards, and how they are called in the terminal."""
 
@@ -45,4 +46,9 @@ class TrainingFigures:
 
 def _rewarded(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return what a training on rewards shows besides; empty for other trainings."""
-    return {shown: metrics[name] for name, shown in REWARDED.items() if name in metrics}
+    parts = {
+        name.removeprefix("rewards/").removesuffix("/mean").rpartition(":")[2]: value
+        for name, value in metrics.items()
+        if name.startswith("rewards/") and name.endswith("/mean")
+    }
+    return {shown: metrics[name] for name, shown in REWARDED.items() if name in metrics} | parts

@@ -7,6 +7,7 @@ same in both orders.
 import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,6 +86,6 @@ def _number(reward: Callable[..., object], answer: Answered, name: str) -> float
         value = reward(answer.sample, answer.completion)
     except Exception as error:
         raise WorkError(f"{place} failed: {type(error).__name__}: {error}") from None
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, Real) or not math.isfinite(value):
         raise WorkError(f"{place} is {value!r}, expected a finite number")
     return float(value)

@@ -213,6 +213,10 @@ class Task(Protocol):
         """The samples with targets; `seed` is for tasks that draw something at random."""
         return [replace(sample, target=self.target(sample)) for sample in self.samples(rows, source=source)]
 
+    def training_prompts(self, rows: Sequence[Row], *, source: str = "rows", seed: int = 0) -> list[Sample]:
+        """The samples to train on without targets, as in training on rewards; default: as evaluated."""
+        return self.samples(rows, source=source)
+
     def preference(self, sample: Sample) -> Preference:
         """A training sample with an answer that is worse than its target; default: another of the choices.
 

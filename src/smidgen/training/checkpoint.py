@@ -24,7 +24,7 @@ from smidgen.training.optimizer import AdamW
 from smidgen.training.process_group import ProcessGroup
 
 KEEP = 2
-FREE_TO_CHANGE = frozenset({"checkpoint_every"})
+FREE_TO_CHANGE = frozenset({"checkpoint_every", "max_engine_gap", "max_kl"})
 """Settings that may differ when a run resumes."""
 CHANGEABLE = frozenset(
     {"learning_rate", "schedule", "warmup", "min_learning_rate_ratio", "weight_decay", "gradient_clip"}

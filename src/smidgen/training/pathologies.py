@@ -18,6 +18,9 @@ OFTEN = 0.5
 COLLAPSED = 0.01
 """Entropy in nats per token, below which answers hardly differ."""
 
+EXPLODED = 3.0
+"""Entropy in nats per token, above which answers are close to noise: twenty tokens equally probable."""
+
 Figures = Mapping[str, float]
 
 
@@ -46,19 +49,21 @@ class Pathologies:
         return sentences
 
     def _refuse(self, step: int, figures: Figures) -> None:
-        config = self._config
+        config, resume = (
+            self._config,
+            "go on from the checkpoint with `smidgen train RECIPE --from-checkpoint`",
+        )
         if (gap := figures.get("engine_gap", 0.0)) > config.max_engine_gap:
             raise WorkError(
                 f"step {step}: the log-probabilities of the answers in training differ from those at "
                 f"sampling by {gap:.3g} nats per token, more than max_engine_gap "
                 f"({config.max_engine_gap:g}), so the training would not be on its own answers; use a "
-                "model in higher precision, or raise the limit"
+                f"model in higher precision, or raise the limit and {resume}"
             )
         if (kl := figures.get("kl", 0.0)) > config.max_kl:
             raise WorkError(
                 f"step {step}: the divergence has exploded: it is {kl:.3g} nats per token, more than max_kl "
-                f"({config.max_kl:g}); lower train.learning_rate, now {config.learning_rate:g}, or raise "
-                f"beta, now {config.beta:g}, and start again from an earlier checkpoint"
+                f"({config.max_kl:g}); lower train.learning_rate, now {config.learning_rate:g}, and {resume}"
             )
 
     def _means(self) -> Figures:
@@ -66,7 +71,13 @@ class Pathologies:
         return {name: sum(one[name] for one in self._window) / len(self._window) for name in names}
 
     def _faults(self) -> Mapping[str, Callable[[Figures], str]]:
-        return {"constant": _constant, "flat": _flat, "truncated": self._truncated, "collapsed": _collapsed}
+        return {
+            "constant": _constant,
+            "flat": _flat,
+            "truncated": self._truncated,
+            "collapsed": _collapsed,
+            "exploded": _exploded,
+        }
 
     def _truncated(self, means: Figures) -> str:
         share = means["completions/clipped_ratio"]
@@ -95,6 +106,15 @@ def _flat(means: Figures) -> str:
         f"groups without variance: in {share:.0%} of the groups of the last {WINDOW} steps all answers got "
         "the same reward, so little is learnt; raise temperature or num_generations, set resample, or give "
         "prompts of medium difficulty"
+    )
+
+
+def _exploded(means: Figures) -> str:
+    if means["entropy"] < EXPLODED:
+        return ""
+    return (
+        f"exploded entropy: {means['entropy']:.2g} nats per token over the last {WINDOW} steps, so the "
+        "answers are close to noise; lower train.learning_rate, or set beta"
     )
 
 

@@ -17,10 +17,11 @@ from smidgen.training.shared_prefix import prompt_tokens, share_prefixes
 
 
 class Answer(NamedTuple):
-    """An answer with its advantage."""
+    """An answer with its advantage, and the factor on its loss."""
 
     rollout: Rollout
     advantage: float
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +189,9 @@ class RolloutBatches:
         ]
         masked = config.mask_truncated_completions
         counted = [one for one in answers if not (masked and one.rollout.truncated)]
-        learnt = [one for one in counted if one.advantage or config.beta] or answers[:1]
+        learnt = [one for one in counted if one.advantage or config.beta]
+        if not learnt:  # a step needs a batch, also one that changes nothing
+            learnt = [answers[0]._replace(weight=0.0)]
         ordered = _by_prompt(learnt)
         parts = [ordered[i : i + config.batch_size] for i in range(0, len(ordered), config.batch_size)]
         weight = divisor(config, len(answers), sum(one.rollout.row.trained_tokens for one in counted))
@@ -257,7 +260,9 @@ def rollout_batch(
         np.concatenate([one.rollout.logprobs for one in ordered]),
         joined([one.rollout.old for one in ordered]),
         joined([one.rollout.gap for one in ordered]),
-        each([1 / length if by_answer else 1.0 for length in lengths]),
+        each(
+            [one.weight / (length if by_answer else 1) for one, length in zip(ordered, lengths, strict=True)]
+        ),
         weight,
         is_first,
     )

@@ -210,6 +210,17 @@ class JudgeTask(Task):
             for order in ORDERS
         ]
 
+    def training_prompts(self, rows: Sequence[Row], *, source: str = "rows", seed: int = 0) -> list[Sample]:
+        """Both orders of labelled pairs without targets, otherwise as in `training_samples`."""
+        if self.form.singly:
+            return self.samples(rows, source=source)
+        found = self._trained_pairs(rows, source, seed)
+        return [
+            self._shown.one(self._as_trained(pair, order, seed), order, cluster)
+            for pair, cluster in zip(found, clusters(found), strict=True)
+            for order in ORDERS
+        ]
+
     def _trained_pairs(self, rows: Sequence[Row], source: str, seed: int) -> list[Pair]:
         """The pairs to train on, some of them without their reference."""
         found = pairs(rows, source=source, with_reference=self.reference)

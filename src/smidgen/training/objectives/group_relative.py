@@ -78,9 +78,9 @@ class GroupRelative:
             reference: (T,) those of the reference, if `beta` is not 0.
             plain: (T,) those of the model at temperature 1.
 
-        Figures: `entropy` (estimated as the mean of -ln p of the sampled tokens), `kl` (to the reference, or
-        to the policy before the first step on these answers), `clip_ratio` (share of tokens without a
-        gradient), `engine_gap` (mean difference of log-probabilities in training and at sampling).
+        Figures: `engine_gap`, the mean difference of log-probabilities in training and at sampling; `kl`, to
+        the reference or else to the policy before the first step on these answers; `clip_ratio`, the share of
+        tokens without a gradient. In the first step without a reference the last two are 0 and left out.
         """
         now = mx.stop_gradient(logprobs)
         old = now if batch.old is None else mx.array(batch.old)
@@ -95,9 +95,11 @@ class GroupRelative:
         divergence = _k3(old - logprobs)
         if reference is not None:
             losses = losses + self.beta * (divergence := _k3(reference - logprobs))
-        clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
+        figures = {"engine_gap": mx.abs(gap)}
+        if reference is not None or not batch.is_first:
+            clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
+            figures |= {"kl": divergence, "clip_ratio": clipped}
         tokens = batch.trained_tokens
-        figures = {"entropy": -now, "kl": divergence, "clip_ratio": clipped, "engine_gap": mx.abs(gap)}
         metrics = {name: Mean(mx.stop_gradient(value).sum(), tokens) for name, value in figures.items()}
         return Losses((losses * mx.array(batch.weights)).sum(), metrics)
 
