@@ -152,7 +152,7 @@ def _train(context: RunContext) -> Work[None]:
 def _watched(context: RunContext, job: TrainingJob, result: StepResult, num_steps: int) -> Iterator[Event]:
     """Yield what the method tells after a step.
 
-    A step that it refuses leaves no checkpoint, nor do the weights that it began with, which gave its figures.
+    A step that it refuses leaves no checkpoint, nor do the weights it began with, which gave its figures.
 
     Raises:
         WorkError: the step is refused.
