@@ -46,13 +46,43 @@ max_length = 64
 validate_every = 10
 checkpoint_every = 7
 """
+GRPO = """
+name = "grpo"
+task = "answers"
+[model]
+base = "{base}"
+[data]
+train_limit = 20
+validation_limit = 4
+test_limit = 4
+[train]
+method = "grpo"
+steps = 24
+batch_size = 8
+num_generations = 4
+num_iterations = 2
+max_length = 256
+max_completion_length = 12
+learning_rate = 1e-3
+metric_every = 6
+checkpoint_every = 5
+[[train.rewards]]
+name = "{folder}/own.py:letters"
+[train.lora]
+rank = 4
+"""
+OWN = """
+def letters(sample, completion):
+    return len(set(completion.text)) / 10
+"""
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("recipe", [SFT, PRETRAIN], ids=["sft", "pretrain"])
+@pytest.mark.parametrize("recipe", [SFT, PRETRAIN, GRPO], ids=["sft", "pretrain", "grpo"])
 def test_killed_at_random_moments_a_training_ends_the_same(recipe: str, tiny_model_dir: Path, tmp_path: Path):
     path = tmp_path / "recipe.toml"
-    path.write_text(recipe.format(base=tiny_model_dir))
+    (tmp_path / "own.py").write_text(OWN)
+    path.write_text(recipe.format(base=tiny_model_dir, folder=tmp_path))
     report = kill_and_compare(path, tmp_path, times=20)
     assert report.differences == []
     assert len(report.kills) == 20 and report.runs >= 1

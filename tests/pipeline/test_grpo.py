@@ -251,9 +251,9 @@ def test_a_step_that_teaches_nothing_is_refused(
     monkeypatch.setattr("smidgen.pipeline.grpo_job.optimizer_step", lambda *_, **__: Step(0.0, norm, {}))
     values = iter((-1.0, -1.0 + rises))
     monkeypatch.setattr(TaskRoller, "logprobs", lambda *_: np.full((2, 3), next(values)))
-    assert job.check is not None
+    assert job.begin is not None
     with pytest.raises(WorkError, match=wanted):
-        job.check()
+        job.begin(resumed=False)
 
 
 def test_grpo_runs_in_one_process(tmp_path: Path, own: Path):

@@ -41,7 +41,7 @@ class ToyRoller:
         self.model, self.asked = model, list[tuple[tuple[int, ...], int]]()
         self._reward = rewards
 
-    def sample(self, prompts: Sequence[int], seed: int) -> Sampled:
+    def sample(self, prompts: Sequence[int], seed: int, step: int) -> Sampled:
         self.asked.append((tuple(prompts), seed))
         weights = 0.0
         if self.model is not None:
@@ -73,7 +73,7 @@ def test_advantages_are_rewards_against_their_group():
 
 
 def test_a_rollout_survives_json():
-    (group,), _ = ToyRoller().sample([3], 1)
+    (group,), _ = ToyRoller().sample([3], 1, 1)
     again = Rollout.from_json(json.loads(json.dumps(group[0].to_json())))
     np.testing.assert_array_equal(again.logprobs, group[0].logprobs)
     np.testing.assert_array_equal(again.row.loss_mask, group[0].row.loss_mask)
@@ -125,8 +125,8 @@ def test_truncated_answers_can_be_masked():
 def test_answers_that_are_all_masked_change_nothing(make_tiny: Callable[[], nn.Module]):
     roller = ToyRoller()
     sample = roller.sample
-    roller.sample = lambda prompts, seed: Sampled(  # type: ignore[method-assign]
-        [[replace(one, truncated=True) for one in group] for group in sample(prompts, seed).groups], {}
+    roller.sample = lambda prompts, seed, step: Sampled(  # type: ignore[method-assign]
+        [[replace(one, truncated=True) for one in group] for group in sample(prompts, seed, step).groups], {}
     )
     model = make_tiny()
     config = config_of(mask_truncated_completions=True)

@@ -72,7 +72,7 @@ class GrpoConfig(FinetuneConfig):
     format_gate: bool = True
     """Answers that the task cannot read have no reward, and never more than a readable one of the group."""
     length_penalty: float = Field(default=0.0, ge=0.0)
-    """Taken from the reward of an answer of `max_completion_length` tokens, in proportion of shorter ones; with
+    """Taken from the reward of an answer of `max_completion_length` tokens, and in proportion; with
     `format_gate`, only of those that can be read."""
     importance_sampling_correction: bool = True
     """Weight each token by the ratio of its probabilities in training and at sampling, since the arithmetic

@@ -14,8 +14,7 @@ from smidgen.errors import ConfigError, WorkError
 from smidgen.models.graph import named_arrays
 from smidgen.models.lora import add_lora, without_adapter
 from smidgen.pipeline.context import RunContext
-from smidgen.pipeline.rolling import TaskRoller, ends_of, prompts_of
-from smidgen.pipeline.rollout_entry import ROLLOUTS
+from smidgen.pipeline.rolling import TaskRoller, prompts_of
 from smidgen.pipeline.training_job import TrainingJob, load_for_training
 from smidgen.training.batches import collated
 from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
@@ -73,21 +72,29 @@ def prepare_grpo(context: RunContext) -> TrainingJob:
         saver(loaded, settings),
         cut_rows=prompts.left_out,
         loaded=loaded,
-        check=partial(check_start, loaded.model, objective, roller, settings),
-        watch=partial(_watch, context, roller, Pathologies(settings)),
+        begin=partial(_begin, context, loaded.model, objective, roller, settings),
+        watch=partial(_watch, roller, Pathologies(settings)),
     )
 
 
-def _watch(
-    context: RunContext, roller: TaskRoller, pathologies: Pathologies, result: StepResult
-) -> Sequence[str]:
-    """Keep the best and the worst of new answers, and return what is worth telling."""
-    shown, roller.shown = ends_of(roller.shown), []
-    if shown:
-        context.run.keep_jsonl(ROLLOUTS, lambda row: row["step"] < result.step)
-    for row in shown:
-        context.run.append_jsonl(ROLLOUTS, {"step": result.step, **row})
-    told = [_in_words(row) for row in shown] if result.step == 1 or result.metric is not None else []
+def _begin(
+    context: RunContext,
+    model: nn.Module,
+    objective: GroupRelative,
+    roller: TaskRoller,
+    settings: GrpoConfig,
+    *,
+    resumed: bool,
+) -> str:
+    """Check that something can be learnt, unless that is known, and keep answers from here on."""
+    said = "" if resumed else check_start(model, objective, roller, settings)
+    roller.log = context.run
+    return said
+
+
+def _watch(roller: TaskRoller, pathologies: Pathologies, result: StepResult) -> Sequence[str]:
+    """Return what is worth telling after a step."""
+    told = map(_in_words, roller.shown) if result.step == 1 or result.metric is not None else ()
     return [*told, *pathologies.of_step(result)]
 
 
@@ -108,7 +115,6 @@ def check_start(model: nn.Module, objective: GroupRelative, roller: TaskRoller, 
         WorkError: names what is missing.
     """
     drawn = _with_variance(roller, settings)
-    roller.shown = []
     best = _planted(drawn.groups)
     before = {name: mx.array(value) for name, value in named_arrays(model.trainable_parameters()).items()}
     batch = rollout_batch(
@@ -158,7 +164,7 @@ def _with_variance(roller: TaskRoller, settings: GrpoConfig) -> Sampled:
     flat = list[Sampled]()
     for attempt in range(TRIES):
         numbers = [(attempt * count + i) % roller.num_prompts for i in range(count)]
-        drawn = roller.sample(numbers, settings.seed + attempt)
+        drawn = roller.sample(numbers, settings.seed + attempt, 0)
         if any(map(has_variance, drawn.groups)):
             return drawn
         flat.append(drawn)

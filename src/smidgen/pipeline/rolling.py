@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -16,7 +15,9 @@ from smidgen.inference.mlx import MlxEngine
 from smidgen.models.load import LoadedModel
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.rewarding import Rewarded, Rewarding
+from smidgen.pipeline.rollout_entry import ROLLOUTS
 from smidgen.pipeline.task_context import TaskContext
+from smidgen.runs import Run
 from smidgen.tasks.rewards import Answered
 from smidgen.tasks.task import Task
 from smidgen.training.batches import TrainBatch
@@ -90,7 +91,9 @@ class TaskRoller:
     """Answers of the model as it is, and their rewards; a `Roller`.
 
     Attributes:
-        shown: the best and the worst answers of the draws since it was last emptied, for the eye.
+        shown: the best and the worst of the last answers, for the eye.
+        log: the run whose `rollouts.jsonl` they are written to, before the step that learns from them; None
+            for none, as in a plan.
     """
 
     def __init__(self, context: RunContext, loaded: LoadedModel, prompts: Prompts, how: BodyPass) -> None:
@@ -102,8 +105,10 @@ class TaskRoller:
         self._rewarding = {task.name: Rewarding(task.task, settings) for task in context.tasks}
         self.num_prompts = len(prompts.groups)
         self.shown: list[dict[str, Any]] = []
+        self.log: Run | None = None
+        self._has_logged = False
 
-    def sample(self, prompts: Sequence[int], seed: int) -> Sampled:
+    def sample(self, prompts: Sequence[int], seed: int, step: int) -> Sampled:
         """Return `num_generations` answers to each group of prompts, which are spread over its prompts."""
         asked = [self._requests(place, self._groups[number], seed) for place, number in enumerate(prompts)]
         engine = MlxEngine(  # a new engine copies the weights as they are now, and gives the memory back
@@ -125,8 +130,18 @@ class TaskRoller:
                 _rollout(answer, group.prompts[i % len(group.prompts)], float(total))
                 for i, (answer, total) in enumerate(zip(answered, rewarded.totals, strict=True))
             ])  # fmt: skip
-        self.shown += _best_and_worst(answers, rewards)
+        self.shown = _best_and_worst(answers, rewards)
+        if self.log is not None:
+            self._write(self.log, step)
         return Sampled(groups, figures_of(groups, rewards))
+
+    def _write(self, run: Run, step: int) -> None:
+        """Write the best and the worst answer; those of steps that are done again are removed first."""
+        if not self._has_logged:
+            run.keep_jsonl(ROLLOUTS, lambda row: row["step"] < step)
+        self._has_logged = True
+        for row in self.shown:
+            run.append_jsonl(ROLLOUTS, {"step": step, **row})
 
     def logprobs(self, batch: TrainBatch) -> np.ndarray:
         """Return log-probabilities of answers in training, (2, T); see `Roller.logprobs`."""
@@ -212,12 +227,3 @@ def _best_and_worst(
         }
         for which, (total, parts, answer) in chosen.items()
     ]
-
-
-def ends_of(shown: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the best and the worst of several draws' best and worst answers."""
-    by = {which: [row for row in shown if row["which"] == which] for which in ("best", "worst")}
-    if not shown:
-        return []
-    key = itemgetter("reward")
-    return [max(by["best"], key=key), min(by["worst"], key=key)]

@@ -102,8 +102,9 @@ def _train(context: RunContext) -> Work[None]:
     figures = TrainingFigures(num_steps, by_metric=metric is not None and metric.decides)
     pause = _pause(context, num_steps)
     started, is_first = time.monotonic(), True
-    if job.check is not None and not context.run.path("checkpoints").exists():
-        yield MessageEvent("train", job.check())
+    resumed = context.run.path("checkpoints").exists()
+    if job.begin is not None and (said := job.begin(resumed=resumed)):
+        yield MessageEvent("train", said)
     for result in train(
         job.model,
         job.objective,

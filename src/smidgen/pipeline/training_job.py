@@ -39,7 +39,8 @@ class TrainingJob:
         cut_rows: training rows that lost context to fit; None for a document stream.
         caches: what is computed once per row and then read.
         loaded: the model with its tokenizer, if it can answer the task's prompts while it is trained.
-        check: called before the first step; returns what it found in a sentence, or raises `WorkError`.
+        begin: called before the first step of a run of the training stage, with whether it goes on from a
+            checkpoint (`resumed`); returns a sentence or nothing, or raises `WorkError`.
         watch: called after every step; returns what is worth telling, or raises `WorkError`.
     """
 
@@ -52,7 +53,7 @@ class TrainingJob:
     cut_rows: int | None = None
     caches: tuple[PendingCache, ...] = ()
     loaded: LoadedModel | None = None
-    check: Callable[[], str] | None = None
+    begin: Callable[..., str] | None = None
     watch: Callable[[StepResult], Sequence[str]] | None = None
 
 

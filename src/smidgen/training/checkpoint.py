@@ -69,8 +69,7 @@ class Checkpoints:
             )
             mx.save_safetensors(str(folder / "optimizer.safetensors"), optimizer.state)
             (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        for old in self._all()[:-KEEP]:
-            shutil.rmtree(old)
+        self._prune()
 
     @property
     def newest(self) -> Path | None:
@@ -125,6 +124,7 @@ class Checkpoints:
             ConfigError: the checkpoint belongs to a run with other settings or another model.
             ModelError: a file of the checkpoint is damaged.
         """
+        self._prune()  # an attempt that was killed may have left too many
         newest = self.newest
         if newest is None:
             self._run.keep_jsonl("metrics.jsonl", lambda row: False)
@@ -140,6 +140,11 @@ class Checkpoints:
         mx.eval(model.parameters(), optimizer.state)
         self._run.keep_jsonl("metrics.jsonl", lambda row: row["step"] <= progress.step)
         return progress, state["position"]
+
+    def _prune(self) -> None:
+        """Delete all but the newest `KEEP`."""
+        for old in self._all()[:-KEEP]:
+            shutil.rmtree(old)
 
     def _place(self, step: int) -> Path:
         return self._dir / f"step-{step:08d}"

@@ -151,7 +151,7 @@ class RolloutBatches:
             for epoch in {number // total for number in numbers}
         }
         prompts = [int(orders[number // total][number % total]) for number in numbers]
-        sampled = self._roller.sample(prompts, self._config.seed * 1_000_003 + self._drawn)
+        sampled = self._roller.sample(prompts, self._config.seed * 1_000_003 + self._drawn, self._step + 1)
         self._drawn += count
         return sampled
 

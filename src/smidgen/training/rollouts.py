@@ -107,8 +107,8 @@ class Roller(Protocol):
     num_prompts: int
     """Number of prompts, or of groups of prompts that are asked together."""
 
-    def sample(self, prompts: Sequence[int], seed: int) -> Sampled:
-        """Return answers of the model as it is to the prompts of these numbers."""
+    def sample(self, prompts: Sequence[int], seed: int, step: int) -> Sampled:
+        """Return answers of the model as it is to the prompts of these numbers, for an optimiser step."""
         ...
 
     def logprobs(self, batch: TrainBatch) -> np.ndarray:
