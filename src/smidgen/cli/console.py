@@ -168,6 +168,10 @@ class Progress:
         """Whether there was no update yet."""
         return self._step == 0
 
+    def goes_on(self, stage: str) -> bool:
+        """Whether this is the progress of a stage, which has not come to its last step."""
+        return self.stage == stage and self._step != self.total
+
     def begin_at(self, step: int) -> None:
         """Set the number of steps done earlier, so that rates and the time left count only new steps."""
         self._step = self._first_step = step
@@ -244,7 +248,7 @@ def follow(work: "Work[Result]", *, stages: bool = True) -> "Result":
                 continue
             if not isinstance(event, MessageEvent | StageEvent):
                 continue
-            if isinstance(event, MessageEvent) and progress is not None and progress.stage == event.stage:
+            if isinstance(event, MessageEvent) and progress is not None and progress.goes_on(event.stage):
                 progress.tell(event.text)
                 continue
             progress = _close(progress)

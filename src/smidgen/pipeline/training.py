@@ -70,7 +70,9 @@ def training_stages(recipe: AnyRecipe, tasks: tuple[TaskContext, ...]) -> list[S
             outputs=("best", METRICS, SUMMARY),
             scratch=("checkpoints", *CACHES, CHANGES, STATE, ROLLOUTS, tensorboard.FOLDER),
             entry=_training_entry,
-            changeable=frozenset(f"train.{name}" for name in CHANGEABLE | FREE_TO_CHANGE),
+            changeable=frozenset(
+                f"train.{name}" for name in CHANGEABLE | FREE_TO_CHANGE if hasattr(recipe.train, name)
+            ),
         )
     ]
 
