@@ -48,6 +48,8 @@ def test_an_ensemble_is_calibrated_evaluated_and_used(
     assert "its threshold was chosen on other pairs" in printed.err
     assert "<polygon" in (out / "report.html").read_text()
 
+    assert evaluate(files, "--out", str(out)) == 2
+    assert "has the evaluation of an ensemble, and this one asks a single judge" in capsys.readouterr().err
     assert exit_code(["compare", str(out), str(out)]) == 2
     assert "evaluates an ensemble, and its report compares it" in capsys.readouterr().err
     for name in ("evaluation.json", "report.html", "ensemble.json"):  # as if it had been interrupted

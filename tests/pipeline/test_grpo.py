@@ -42,6 +42,12 @@ def broken(sample, completion):
 
 def text(sample, completion):
     return "much"
+
+def huge(sample, completion):
+    return 10**400
+
+def leaves(sample, completion):
+    raise SystemExit(3)
 """
 
 
@@ -130,7 +136,9 @@ def test_a_model_that_cannot_learn_is_told_so_before_the_first_step(tmp_path: Pa
 def test_functions_of_the_user_that_fail_are_named(tmp_path: Path, own: Path):
     for reward, wanted in (
         ("broken", r"own.py:broken of an answer to '.*' failed: AttributeError: .*nothing"),
-        ("text", r"own.py:text of an answer to '.*' is 'much', expected a finite number"),
+        ("text", r"own.py:text of an answer to '.*' is 'much', expected a number of at most 1,000,000"),
+        ("huge", r"own.py:huge of an answer to '.*' is '1000.*', expected a number of at most 1,000,000"),
+        ("leaves", r"own.py:leaves of an answer to '.*' failed: SystemExit: 3"),
     ):
         with pytest.raises(WorkError, match=wanted):
             trained(context_of(tmp_path / reward, table(own, reward)))

@@ -177,7 +177,7 @@ def evaluate(
 ) -> None:
     """Evaluate a model on a dataset, with 95 % intervals and baselines."""
     from smidgen.config import read_prices
-    from smidgen.pipeline.ensembles import evaluate_ensemble
+    from smidgen.pipeline.ensembles import ENSEMBLE, evaluate_ensemble
     from smidgen.pipeline.one_evaluation import evaluate_rows
     from smidgen.pipeline.sources import EvaluationRows
     from smidgen.tasks import find_task
@@ -187,6 +187,11 @@ def evaluate(
     opened = open_ensemble(ensemble, task, engine, task_options, sampling)
     found = find_task(task, opened.settings if opened else task_options.settings(task))
     prices = read_prices(output.prices)
+    if output.out and not opened and (output.out / ENSEMBLE).exists():
+        raise ConfigError(
+            f"{output.out} has the evaluation of an ensemble, and this one asks a single judge once; give "
+            "another --out"
+        )
     if rows.split and rows.data == "world":
         raise ConfigError(
             "--split does not apply to generated rows (--data world); remove it, or give a file as --data"

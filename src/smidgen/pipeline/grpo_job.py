@@ -172,11 +172,12 @@ def _with_variance(roller: TaskRoller, settings: GrpoConfig) -> Sampled:
         fmean(drawn.figures[name] for drawn in flat)
         for name in ("reward", "rewards/parsed/mean", "completions/clipped_ratio")
     )
+    advice = "raise max_completion_length; " if cut > 0.5 else ""
     raise WorkError(
         f"nothing can be learnt: in each of {TRIES * count} groups all answers got the same reward (mean "
-        f"{reward:.4g}; {parsed:.0%} can be read, {cut:.0%} were cut off); start from a model that is "
-        "sometimes right, such as one fine-tuned for a few steps ([train.lora] start), or give other prompts "
-        "or rewards"
+        f"{reward:.4g}; {parsed:.0%} can be read, {cut:.0%} were cut off); {advice}start from a model that "
+        "is sometimes right, such as one fine-tuned for a few steps ([train.lora] start), or give other "
+        "prompts or rewards"
     )
 
 

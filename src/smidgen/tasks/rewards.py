@@ -15,6 +15,8 @@ from smidgen.data.types import Completion, Sample, Score
 from smidgen.errors import ConfigError, WorkError, did_you_mean
 
 SCORE = "score"
+LARGEST = 1_000_000
+"""Rewards of a function are at most this large; advantages of larger ones would be lost to rounding."""
 
 
 class Answered(NamedTuple):
@@ -43,7 +45,7 @@ def find_reward(name: str, known: Mapping[str, GroupReward]) -> GroupReward:
     if name in known:
         return known[name]
     file, separator, function = name.rpartition(":")
-    if separator and file.endswith(".py"):
+    if separator and file.endswith(".py") and function:
         return _own_reward(Path(file).expanduser(), function, name)
     raise ConfigError(
         f"rewards: '{name}' is not a reward of this task.{did_you_mean(name, known)} It has "
@@ -60,7 +62,7 @@ def _own_reward(file: Path, function: str, name: str) -> GroupReward:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"rewards: {file} cannot be loaded: {type(error).__name__}: {error}") from None
     reward = getattr(module, function, None)
     if not callable(reward):
@@ -84,8 +86,12 @@ def _number(reward: Callable[..., object], answer: Answered, name: str) -> float
     place = f"the reward {name} of an answer to '{answer.sample.id}'"
     try:
         value = reward(answer.sample, answer.completion)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise WorkError(f"{place} failed: {type(error).__name__}: {error}") from None
-    if not isinstance(value, Real) or not math.isfinite(value):
-        raise WorkError(f"{place} is {value!r}, expected a finite number")
-    return float(value)
+    try:
+        number = float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not abs(number) <= LARGEST:
+        raise WorkError(f"{place} is {str(value)[:80]!r}, expected a number of at most {LARGEST:,} in size")
+    return number
