@@ -122,7 +122,7 @@ def test_a_batch_is_its_layouts_padded():
     batch = block_batch(rows, noise, epoch=2)
     layouts = [lay_out(row, noise, 2) for row in rows]
     length = batch.inputs.shape[1]
-    flat, text = batch.inputs.reshape(-1), batch.text
+    flat, text = batch.inputs.reshape(-1), batch.answers
     assert text.visible is not None and text.segment_ids is not None and text.positions is not None
     places = text.positions[: batch.trained_tokens]
     expected = [i * length + p for i, one in enumerate(layouts) for p in one.right]

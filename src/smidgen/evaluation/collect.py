@@ -140,7 +140,7 @@ def collect_log(
         WorkError: the engine left requests unanswered, the disk is full, or another process is writing to
             the file; finished records are kept.
     """
-    sampling = _sampling_of(task, sampling, constrained=constrained)
+    sampling = sampling_of(task, sampling, constrained=constrained)
     constraints = {s.id: constraint_of(task, s) if constrained else None for s in samples}
     version = " ".join(filter(None, (task.name, str(task.version), task.variant)))
     expected = {
@@ -157,16 +157,16 @@ def collect_log(
 
 def answers(task: Task, samples: Sequence[Sample], engine: Completer, sampling: Sampling) -> list[Record]:
     """Return an engine's scored answers, in the order of the samples, without a records file."""
-    sampling = _sampling_of(task, sampling, constrained=False)
+    sampling = sampling_of(task, sampling, constrained=False)
     requests = [_requested(sample, sampling) for sample in samples]
     records = {
-        request.sample.id: Record(request.sample, completion, _score(task, request.sample, completion))
+        request.sample.id: Record(request.sample, completion, score_of(task, request.sample, completion))
         for request, completion in engine.complete(requests)
     }
     return [records[sample.id] for sample in samples]
 
 
-def _sampling_of(task: Task, sampling: Sampling, *, constrained: bool) -> Sampling:
+def sampling_of(task: Task, sampling: Sampling, *, constrained: bool) -> Sampling:
     """Add the task's stop strings, unless there is a constraint, which says itself where an answer ends."""
     if constrained:
         return sampling
@@ -201,7 +201,7 @@ def _collect(
         [request for request in requests if request.sample.id in waiting]
     ):
         sample = request.sample
-        record = Record(sample, completion, _score(task, sample, completion))
+        record = Record(sample, completion, score_of(task, sample, completion))
         elapsed = round(time.perf_counter() - started, 6)
         logged = LoggedRecord(record, expected[sample.id], session, elapsed, is_new=True)
         append_jsonl(records_path, logged.to_json())
@@ -287,7 +287,7 @@ def _first_timing(log: Sequence[LoggedRecord]) -> Timing | None:
     return order[0].record.completion.timing if order else None
 
 
-def _score(task: Task, sample: Sample, completion: Completion) -> Score:
+def score_of(task: Task, sample: Sample, completion: Completion) -> Score:
     """Return the task's score; unanswered samples count as wrong, like unparsed ones."""
     if why := UNANSWERED.get(completion.finish_reason):
         return Score(0.0, None, parsed=False, explanation=why)

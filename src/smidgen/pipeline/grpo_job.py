@@ -16,7 +16,7 @@ from smidgen.models.lora import add_lora, without_adapter
 from smidgen.pipeline.context import RunContext
 from smidgen.pipeline.rolling import TaskRoller, prompts_of
 from smidgen.pipeline.training_job import TrainingJob, load_for_training
-from smidgen.training.batches import collated
+from smidgen.training.batches import pad
 from smidgen.training.hidden import BodyPass, frozen_trunk, packed_length
 from smidgen.training.loop import optimizer_step
 from smidgen.training.objectives.group_relative import GroupRelative
@@ -119,7 +119,7 @@ def check_start(model: nn.Module, objective: GroupRelative, roller: TaskRoller, 
     before = {name: mx.array(value) for name, value in named_arrays(model.trainable_parameters()).items()}
     batch = rollout_batch(
         [Answer(best, 1.0)],
-        collated(None)([best.row]),
+        pad([best.row]),
         weight=float(best.row.trained_tokens),
         by_answer=False,
         is_first=True,

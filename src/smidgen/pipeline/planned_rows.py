@@ -165,7 +165,7 @@ def _cut(settings: RowSettings) -> tuple[Any, ...]:
 
 def _batch(batch: TrainBatch | PairBatch | BlockBatch) -> Batch:
     if not isinstance(batch, TrainBatch):
-        batch = batch.answers if isinstance(batch, PairBatch) else batch.text
+        batch = batch.answers
     rows, length = batch.inputs.shape
     longest = length if batch.segment_ids is None or batch.spans is None else int(batch.spans[:, 1].max())
     return Batch(rows, length, batch.trained_tokens, longest)

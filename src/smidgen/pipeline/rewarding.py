@@ -49,5 +49,5 @@ class Rewarding:
         totals = totals - self._config.length_penalty * tokens / self._config.max_completion_length
         if self._config.format_gate:
             readable = parsed > 0
-            totals = np.where(readable, totals, min(0.0, *totals[readable], 0.0))
+            totals = np.where(readable, totals, totals.min(initial=0.0, where=readable))
         return Rewarded(totals, {**parts, "parsed": parsed})

@@ -11,6 +11,7 @@ from smidgen.backend import mx
 from smidgen.config import GrpoConfig
 from smidgen.data.types import Completion, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, counted
+from smidgen.evaluation.collect import sampling_of, score_of
 from smidgen.inference.mlx import MlxEngine
 from smidgen.models.load import LoadedModel
 from smidgen.pipeline.context import RunContext
@@ -122,7 +123,7 @@ class TaskRoller:
         groups, rewards, answers = list[list[Rollout]](), list[Rewarded](), list[list[Answered]]()
         for number, requests in zip(prompts, asked, strict=True):
             group = self._groups[number]
-            answered = [_scored(group.task.task, one.sample, found[one.sample.id]) for one in requests]
+            answered = [_answered(group.task.task, one.sample, found[one.sample.id]) for one in requests]
             rewarded = self._rewarding[group.task.name].of(answered)
             answers.append(answered)
             rewards.append(rewarded)
@@ -157,13 +158,10 @@ class TaskRoller:
     def _requests(self, place: int, group: PromptGroup, seed: int) -> list[Request]:
         """Return the requests of a group; the sampling of each depends on its id and the seed."""
         settings, task = self._settings, group.task.task
-        sampling = Sampling(
-            max_tokens=settings.max_completion_length,
-            temperature=settings.temperature,
-            stop=task.stop,
-            stop_after=task.stop_after,
-            seed=seed,
+        sampled = Sampling(
+            max_tokens=settings.max_completion_length, temperature=settings.temperature, seed=seed
         )
+        sampling = sampling_of(task, sampled, constrained=False)
         samples = [group.samples[i % len(group.samples)] for i in range(settings.num_generations)]
         return [
             Request(replace(sample, id=f"{place}/{i}/{sample.id}"), sampling)
@@ -171,8 +169,8 @@ class TaskRoller:
         ]
 
 
-def _scored(task: Task, sample: Sample, completion: Completion) -> Answered:
-    return Answered(sample, completion, task.score(sample, completion))
+def _answered(task: Task, sample: Sample, completion: Completion) -> Answered:
+    return Answered(sample, completion, score_of(task, sample, completion))
 
 
 def _rollout(answer: Answered, prompt: Sequence[int], reward: float) -> Rollout:

@@ -16,7 +16,14 @@ from typing import Any, Literal
 import numpy as np
 
 from smidgen.data.trajectories import Trajectory, mismatch
-from smidgen.training.batches import LENGTH_STEP, TARGET_STEP, ShuffledBatches, TrainBatch, TrainRow
+from smidgen.training.answers_batch import AnswersBatch
+from smidgen.training.batches import (
+    LENGTH_STEP,
+    TARGET_STEP,
+    ShuffledBatches,
+    TrainBatch,
+    TrainRow,
+)
 
 Context = Literal["clean", "noisy", "window"]
 
@@ -185,11 +192,12 @@ def _hide(visible: np.ndarray, right: np.ndarray, noisy: np.ndarray, group: np.n
 
 
 @dataclass(frozen=True)
-class BlockBatch:
+class BlockBatch(AnswersBatch):
     """Trajectories for one forward pass.
 
     Attributes:
-        text: the padded rows; its positions are first those of all right tokens, then those of wrong guesses.
+        answers: the padded rows; their positions are first those of all right tokens, then those of wrong
+            guesses.
         num_right: how many are right tokens.
         teachers: (N,) int32, for each wrong guess the index of its right token among these positions.
         rows: the rows.
@@ -197,7 +205,7 @@ class BlockBatch:
         epoch: in which epoch.
     """
 
-    text: TrainBatch
+    answers: TrainBatch
     num_right: int
     teachers: np.ndarray
     rows: tuple[BlockRow, ...] = field(repr=False)
@@ -208,21 +216,6 @@ class BlockBatch:
     def num_guesses(self) -> int:
         """Number of states of each block."""
         return self.rows[0].num_guesses
-
-    @property
-    def trained_tokens(self) -> int:
-        """Number of positions in the losses."""
-        return self.text.trained_tokens
-
-    @property
-    def tokens(self) -> int:
-        """Number of unpadded tokens that go through the model."""
-        return self.text.tokens
-
-    @property
-    def inputs(self) -> np.ndarray:
-        """(B, L) int32, right-padded."""
-        return self.text.inputs
 
     def singly(self) -> Iterator[tuple[str, "BlockBatch"]]:
         """Yield the name of every row and a batch of it alone."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from smidgen.config import GrpoConfig
+from smidgen.training.answers_batch import AnswersBatch
 from smidgen.training.batches import TrainBatch, pad
 from smidgen.training.rollouts import Roller, Rollout, Sampled, advantages_of, has_variance
 from smidgen.training.shared_prefix import prompt_tokens, share_prefixes
@@ -25,7 +26,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class RolloutBatch:
+class RolloutBatch(AnswersBatch):
     """Answers for one forward pass. T is the number of their tokens, in the order of `answers.rows`.
 
     Attributes:
@@ -48,21 +49,6 @@ class RolloutBatch:
     weights: np.ndarray
     weight: float
     is_first: bool = True
-
-    @property
-    def trained_tokens(self) -> int:
-        """Number of tokens in the loss."""
-        return self.answers.trained_tokens
-
-    @property
-    def tokens(self) -> int:
-        """Number of unpadded tokens that go through the model."""
-        return self.answers.tokens
-
-    @property
-    def inputs(self) -> np.ndarray:
-        """(B, L) int32, right-padded."""
-        return self.answers.inputs
 
     def singly(self) -> Iterator[tuple[str, "RolloutBatch"]]:
         """Yield the name of every answer and a batch of it alone."""

@@ -47,7 +47,7 @@ class Consistency:
 
     def loss(self, model: nn.Module, batch: BlockBatch) -> Losses:
         """Return the sums over the answers of a batch."""
-        hidden, targets = trained_states(model, batch.text, self.how)
+        hidden, targets = trained_states(model, batch.answers, self.how)
         weight, frozen = head_weight(model), has_frozen_head(model)
         count, total = batch.num_right, batch.trained_tokens
         right = hidden[:count]

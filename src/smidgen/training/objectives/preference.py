@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from smidgen.backend import mx, nn
+from smidgen.training.answers_batch import AnswersBatch
 from smidgen.training.batches import TrainBatch, TrainRow
 from smidgen.training.hidden import BodyPass
 from smidgen.training.losses import trained_token_losses
@@ -34,7 +35,7 @@ class PreferencePair:
 
 
 @dataclass(frozen=True)
-class PairBatch:
+class PairBatch(AnswersBatch):
     """Pairs for one forward pass over both answers of all.
 
     Attributes:
@@ -46,21 +47,6 @@ class PairBatch:
     answers: TrainBatch
     chosen: np.ndarray
     rejected: np.ndarray
-
-    @property
-    def trained_tokens(self) -> int:
-        """Number of tokens in the loss."""
-        return self.answers.trained_tokens
-
-    @property
-    def tokens(self) -> int:
-        """Number of unpadded tokens that go through the model."""
-        return self.answers.tokens
-
-    @property
-    def inputs(self) -> np.ndarray:
-        """(B, L) int32, right-padded."""
-        return self.answers.inputs
 
 
 def pair_batch(
