@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 
-.PHONY: help demo test test-slow test-long test-kernels real test-real gpu check fix docs bench oracle trackers clean
+.PHONY: help demo test test-slow test-long test-kernels real test-real gpu check fix docs bench oracle trackers clients clean
 .DEFAULT_GOAL := help
 
 help:  ## show these targets
@@ -14,13 +14,13 @@ demo: .venv/installed  ## make a judge from the bundled model and prove it, offl
 	$(BIN)/smidgen run recipes/nano-judge.toml
 
 test: .venv/installed  ## the fast tests, offline
-	$(BIN)/pytest -n auto --dist worksteal -m 'not oracle and not gpu and not slow and not long and not real and not trackers'
+	$(BIN)/pytest -n auto --dist worksteal -m 'not oracle and not gpu and not slow and not long and not real and not trackers and not clients'
 
 test-slow: .venv/installed  ## those that take longer: whole runs, kills in every stage, escapes from the sandbox
-	$(BIN)/pytest -n auto --dist worksteal -m 'slow and not oracle and not gpu and not long and not real and not trackers'
+	$(BIN)/pytest -n auto --dist worksteal -m 'slow and not oracle and not gpu and not long and not real and not trackers and not clients'
 
 test-long: .venv/installed  ## kills at many random moments, a thousand hostile texts, several processes: minutes
-	$(BIN)/pytest -m 'long and not trackers'
+	$(BIN)/pytest -m 'long and not trackers and not clients'
 
 test-kernels: .venv/installed  ## the same with the matrix kernels of four processors, on one thread and two
 	$(BIN)/python tests/tools/kernels.py
@@ -57,13 +57,17 @@ oracle: .venv-oracle/installed  ## the tests that compare with torch and transfo
 trackers: .venv-trackers/installed  ## the tests that log to the real TensorBoard, W&B (offline) and MLflow
 	.venv-trackers/bin/pytest -m trackers tests/tracking
 
+clients: .venv-clients/installed  ## the tests that drive the server with openai, inspect_ai and llm
+	.venv-clients/bin/pytest -m clients tests/serving
+
 clean:  ## remove the environments and caches, but no run
-	rm -rf .venv .venv-oracle .venv-trackers .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oracle .venv-trackers .venv-clients .pytest_cache .ruff_cache .hypothesis
 
 .venv/installed: EXTRAS = dev
 .venv-oracle/installed: EXTRAS = dev,oracle
 .venv-trackers/installed: EXTRAS = dev,tensorboard,wandb,mlflow
-.venv/installed .venv-oracle/installed .venv-trackers/installed: pyproject.toml constraints.txt
+.venv-clients/installed: EXTRAS = dev,clients
+.venv/installed .venv-oracle/installed .venv-trackers/installed .venv-clients/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "smidgen needs Python 3.11 or newer: install it," \
 		"or name it with make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m venv $(@D) || { echo "$(PYTHON) cannot make a virtual environment:" \

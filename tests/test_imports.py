@@ -16,7 +16,8 @@ from tests.tools.source import FILES, SOURCE, tree_of
 # text side:   data ← tasks ← evaluation (also runs)  never imports mlx
 # gguf (files of llama.cpp, read): data; no array library either
 # array side:  backend, gguf ← models ← export;  models, data, export ← inference ← training
-#              data, inference ← serving
+# serving (the server): the engines, and the Python doors that its endpoints offer
+# studio (the local page): config and runs; it starts the same commands as child processes and reads run folders
 # memory (the router's store): data; no engine, it is handed decisions
 # tracking (experiment trackers): knows only config and errors
 # options (what commands and functions take together): data
@@ -47,7 +48,8 @@ ALLOWED = {
     "export": {"backend", "cpu_kernels", "models", "data", "gguf"},
     "inference": {"backend", "cpu_kernels", "models", "data", "export", "options", "gguf"},
     "training": {"backend", "cpu_kernels", "models", "data", "export", "inference", "runs"},
-    "serving": {"data", "inference"},
+    "serving": {"data", "inference", "options", "tasks", "judge", "router", "memory"},
+    "studio": {"config", "runs"},
     "benchmark": {"backend", "models", "data", "inference", "options"},
     "judge": {"data", "tasks", "evaluation", "inference", "options"},
     "router": {"backend", "config", "data", "tasks", "inference", "options", "memory"},
