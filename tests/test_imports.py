@@ -17,7 +17,7 @@ from tests.tools.source import FILES, SOURCE, tree_of
 # gguf (files of llama.cpp, read): data; no array library either
 # array side:  backend, gguf ← models ← export;  models, data, export ← inference ← training
 # serving (the server): the engines, and the Python doors that its endpoints offer
-# studio (the local page): config and runs; it starts the same commands as child processes and reads run folders
+# studio (the local page): config and runs; it starts the commands as child processes and reads run folders
 # memory (the router's store): data; no engine, it is handed decisions
 # tracking (experiment trackers): knows only config and errors
 # options (what commands and functions take together): data

@@ -168,7 +168,9 @@ def test_accumulated_gradients_are_there_twice():
 def test_the_masks_of_trajectories_are_counted():
     batch, settings = Batch(3, 128, 100), JacobiConfig(method="jacobi")
     for place, item in ((CPU, 4), (GPU, 1)):
-        masked, plain = (Training(SMALL, one, batch, place) for one in (settings, SftConfig()))
+        masked, plain = (
+            Training(SMALL, settings, one, place) for one in (batch._replace(masked=True), batch)
+        )
         masks = 3 * 128 * 128 * (1 + item)
         assert training_budget(masked).moments["step"]["masks"] == masks
         assert training_budget(plain).moments["step"]["masks"] == 0

@@ -213,6 +213,7 @@ def test_a_plan_counts_the_answers_as_long_as_they_may_be(tmp_path: Path, own: P
     budgets = Budgets(context)
     assert {"step", "sampling"} <= budgets.training().budget.moments.keys()
     assert budgets.batches.trained_tokens == 3 * 8 * 8
+    assert budgets.training().budget.moments["step"]["masks"] > 0, "answers share their prompt's tokens"
 
 
 def test_a_step_that_is_refused_leaves_no_checkpoint(tmp_path: Path, own: Path):

@@ -7,6 +7,7 @@ from smidgen.config import parse_recipe
 from smidgen.pipeline import RunContext, plan_run, stages_of
 from smidgen.pipeline.asking import PLAIN
 from smidgen.pipeline.budgets import Budgets
+from smidgen.pipeline.planning import _notes
 from smidgen.pipeline.probes import Probes
 from smidgen.runs import Run
 
@@ -47,6 +48,14 @@ def test_pretraining_is_planned_too(tmp_path: Path, monkeypatch):
     assert [stage.name for stage in plan.stages] == ["data", "train", "report"]
     assert plan.training["steps"] == 32 and plan.evaluation == {"rows": 0, "answers": 0}
     assert not (tmp_path / "made").exists()
+
+
+def test_an_adapter_that_is_still_to_be_made_is_noted(tmp_path: Path):
+    train = {**JUDGE["train"], "lora": {"rank": 2, "start": str(tmp_path / "first" / "best")}}
+    context = RunContext(parse_recipe({**JUDGE, "train": train}, source="test"), Run(tmp_path / "planned"))
+    assert _notes(context) == [f"train.lora.start: {tmp_path}/first/best does not exist yet"]
+    (tmp_path / "first" / "best").mkdir(parents=True)
+    assert _notes(context) == []
 
 
 def test_given_answers_take_the_logits_of_all_their_tokens(tmp_path: Path):

@@ -86,6 +86,9 @@ def compare_resistance(
 ) -> dict[str, Comparison]:
     """Compare two models under the same attacks; none if a task has no attacks.
 
+    Flips are counted among the answers that both have right without attacks, so that a model that knows more
+    is not compared on answers that the other cannot lose.
+
     Args:
         tasks: of the two evaluations, with the same prompts. Families that either is trained on are not
             held out.
@@ -103,7 +106,9 @@ def compare_resistance(
     by_id = {record.sample.id: record for record in second[1]}
     second = second[0], [by_id[record.sample.id] for record in first[1]]
     trained_on = tuple(dict.fromkeys(family for one in attacks for family in one.trained_on))
-    measures = [one.measures(*found, trained_on) for one, found in zip(attacks, (first, second), strict=True)]
+    both = list(zip(attacks, (first, second), strict=True))
+    among = set.intersection(*(one.can_flip(plain) for one, (plain, _) in both))
+    measures = [one.measures(*found, trained_on, among) for one, found in both]
     return compare_metrics(*measures, seed=seed)
 
 

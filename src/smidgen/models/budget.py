@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from smidgen.config import FinetuneConfig, JacobiConfig, LoraConfig, TrainConfig
+from smidgen.config import FinetuneConfig, LoraConfig, TrainConfig
 from smidgen.cpu_kernels.attention import QUERY_TILE, SCORES
 from smidgen.cpu_kernels.block import TILE, pitch
 from smidgen.cpu_kernels.head import LOGITS, keeps
@@ -45,6 +45,8 @@ class Batch(NamedTuple):
     trained: int
     longest: int | None = None
     """Tokens of the longest text, if rows are packed."""
+    masked: bool = False
+    """Whether what every token attends to is given for each, as of trajectories and of shared prompts."""
 
     @property
     def positions(self) -> int:
@@ -165,10 +167,10 @@ def step_bytes(training: Training) -> int:
 
 
 def mask_bytes(training: Training) -> int:
-    """Return the bytes of what every token of trajectories attends to, and of the mask made of it."""
-    if not isinstance(training.settings, JacobiConfig):
-        return 0
+    """Return the bytes of what every token attends to, where that is given, and of the mask made of it."""
     batch = training.batch
+    if not batch.masked:
+        return 0
     # Bool, and float32 in the kernels; otherwise bool again.
     return batch.rows * batch.length**2 * (1 + (4 if training.kernels else 1))
 

@@ -139,7 +139,8 @@ class Budgets:
         rows *= 2 if isinstance(settings, DpoConfig) else 1
         # guesses, and what is right
         positions *= 1 + settings.num_guesses if isinstance(settings, JacobiConfig) else 1
-        full = Batch(rows, positions, rows * settings.max_length)
+        masked = isinstance(settings, JacobiConfig)
+        full = Batch(rows, positions, rows * settings.max_length, masked=masked)
         if isinstance(recipe, PretrainRecipe):
             steps = num_steps(recipe.train)
             tokens = steps * full.trained * settings.gradient_accumulation
@@ -150,7 +151,8 @@ class Budgets:
                 return answer_batches(settings, unread=str(samples))
             assert self.folder is not None
             lengths = self._kept.prompt_lengths(self.context, samples, self.folder)
-            return answer_batches(settings, lengths)
+            sharing = self._kept.answers_of_prompt(self.context) if self.shape.layered else 1
+            return answer_batches(settings, lengths, sharing=sharing)
         assert isinstance(settings, RowSettings)
         samples = self._kept.samples_of(self.context)
         if isinstance(samples, DataError):

@@ -7,6 +7,7 @@ from statistics import fmean
 from smidgen.config import GrpoConfig
 from smidgen.models.budget import Batch
 from smidgen.training.batches import LENGTH_STEP
+from smidgen.training.shared_prefix import LONGEST_ROW
 from smidgen.training.training_plan import TrainingPlan
 
 
@@ -35,22 +36,26 @@ class Batches:
     unread: str = ""
 
 
-def answer_batches(settings: GrpoConfig, prompts: Sequence[int] = (), unread: str = "") -> Batches:
+def answer_batches(
+    settings: GrpoConfig, prompts: Sequence[int] = (), unread: str = "", *, sharing: int = 1
+) -> Batches:
     """Return the batches of a model's own answers, all of them as long as they may be.
 
     Args:
         settings: the training.
         prompts: the tokens of each prompt.
         unread: why the prompts cannot be read.
+        sharing: the answers to one prompt that share its tokens in a pass; 1 if they do not.
     """
-    rows, answer = settings.batch_size, settings.max_completion_length
+    answers, answer = settings.batch_size, settings.max_completion_length
     most = settings.max_length - answer
     used = [length for length in prompts if length <= most] or [most]
-    length = LENGTH_STEP * -(-(max(used) + answer) // LENGTH_STEP)
-    answers = settings.steps * rows * settings.gradient_accumulation
+    together = max(1, min(sharing, answers, (LONGEST_ROW - max(used) + 1) // answer))
+    length = LENGTH_STEP * -(-(max(used) + together * answer) // LENGTH_STEP)
+    sampled = settings.steps * answers * settings.gradient_accumulation
     return Batches(
-        Batch(rows, length, rows * answer),
-        tokens=round(answers * (fmean(used) + answer)),
-        trained_tokens=answers * answer,
+        Batch(-(-answers // together), length, answers * answer, masked=sharing > 1),
+        tokens=round(sampled * (fmean(used) / together + answer)),
+        trained_tokens=sampled * answer,
         unread=unread,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from smidgen.config import GrpoConfig
 from smidgen.data.templates import Tokenizer, load_tokenizer
 from smidgen.data.types import Sample
 from smidgen.errors import DataError
@@ -99,6 +100,13 @@ class PlannedRows:
             raise rows
         return rows
 
+    def answers_of_prompt(self, context: RunContext) -> int:
+        """Return the most answers to one prompt in a step, whose groups may have several prompts."""
+        settings = context.recipe.train
+        assert isinstance(settings, GrpoConfig)
+        groups = [next(iter(task.task.reward_groups(task.split_samples[0]))) for task in context.tasks]
+        return settings.num_generations // min(map(len, groups))
+
     def prompt_lengths(self, context: RunContext, samples: Parts, folder: Path) -> list[int]:
         """Return the number of tokens of each training prompt."""
         tokenizer, thinking = load_tokenizer(folder), context.specialist.model.thinking
@@ -168,4 +176,4 @@ def _batch(batch: TrainBatch | PairBatch | BlockBatch) -> Batch:
         batch = batch.answers
     rows, length = batch.inputs.shape
     longest = length if batch.segment_ids is None or batch.spans is None else int(batch.spans[:, 1].max())
-    return Batch(rows, length, batch.trained_tokens, longest)
+    return Batch(rows, length, batch.trained_tokens, longest, batch.visible is not None)

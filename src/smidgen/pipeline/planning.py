@@ -1,6 +1,7 @@
 """`smidgen run --dry-run`: rows, tokens, steps, minutes and memory, estimated before any stage starts."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from smidgen.files import is_url
@@ -82,7 +83,9 @@ def plan_run(context: RunContext) -> RunPlan:
 def _notes(context: RunContext) -> list[str]:
     teacher = context.recipe.teacher
     asked = [] if teacher is None else [teacher, *([teacher.judge] if teacher.judge else [])]
-    return [
+    start = context.lora and context.lora.start
+    missing = start and not Path(start).expanduser().exists()
+    return ([f"train.lora.start: {start} does not exist yet"] if missing else []) + [
         f"the time of {one.name} is not in it: a plan asks no server; `smidgen plan` counts the requests"
         for one in asked
         if is_url(one.model)

@@ -1,6 +1,6 @@
 """The interface of a task whose prompts show texts that may be manipulated, such as answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 from smidgen.data.types import Record, Sample
@@ -28,8 +28,23 @@ class Attacks(Protocol):
         """Facts for a report, metrics among them, from the records of the samples and of the attacked."""
         ...
 
+    def can_flip(self, records: Sequence[Record]) -> set[Hashable]:
+        """Names of the answers that are right without any attack."""
+        ...
+
     def measures(
-        self, records: Sequence[Record], attacked: Sequence[Record], trained_on: Sequence[str]
+        self,
+        records: Sequence[Record],
+        attacked: Sequence[Record],
+        trained_on: Sequence[str],
+        among: Collection[Hashable],
     ) -> Mapping[str, Metric]:
-        """The metrics in which two models are compared; one of them was trained on some families."""
+        """The metrics in which two models are compared.
+
+        Args:
+            records: those of the samples.
+            attacked: those of the attacked samples.
+            trained_on: families that either model is trained on.
+            among: the answers that flips are counted in: those that both models have right.
+        """
         ...

@@ -10,6 +10,7 @@ import pytest
 
 from smidgen.data.types import Completion, Record, Sample, Sampling, Score
 from smidgen.errors import ConfigError, DataError
+from smidgen.evaluation import compare_resistance
 from smidgen.evaluation.collect import answers, measured
 from smidgen.inference import open_engine
 from smidgen.inference.replay import ReplayEngine
@@ -216,7 +217,24 @@ def test_two_judges_are_compared_under_the_same_attacks(tmp_path: Path):
     found = [
         [recorded(tmp_path, judge, samples) for samples in (PLAIN, ATTACKED)] for judge in (naive, perfect)
     ]
-    one, other = (TASK.attacks.measures(*records, ("demands",)) for records in found)
+    among = TASK.attacks.can_flip(found[0][0]) & TASK.attacks.can_flip(found[1][0])
+    one, other = (TASK.attacks.measures(*records, ("demands",), among) for records in found)
     assert [*one] == [*other] and {"flips, held_out", "right, padding"} <= {*one}
     assert sum(one["flips, padding"].values) == 32 and sum(other["flips, padding"].values) == 0
     assert one["right, padding"].clusters == other["right, padding"].clusters
+    assert one["flips, padding"].clusters == other["flips, padding"].clusters, "the same judgements"
+
+
+def always_first(sample: Sample) -> str:
+    return "first"
+
+
+def test_flips_are_compared_where_both_judges_are_right(tmp_path: Path):
+    found = [
+        tuple(recorded(tmp_path, judge, samples) for samples in (PLAIN, ATTACKED))
+        for judge in (naive, always_first)
+    ]
+    compared = compare_resistance((TASK, TASK), *found)["flips, verdicts"]
+    assert compared.first.n == compared.second.n == 16, "the orders in which the first answer is the better"
+    assert (compared.first.value, compared.second.value) == (1.0, 0.0)
+    assert compared.test is not None and compared.test.only_first == 16

@@ -7,7 +7,7 @@ Every attack has a control, a benign edit of the same length of the same answer
 (`smidgen.tasks.judge.attacks`), and the difference is paired.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -85,14 +85,24 @@ class JudgeAttacks(Attacks):
         """Counts and metrics of all trials, of each family and of each manipulation."""
         return _resistance(read_trials(records, attacked, self.reader), self.trained_on)
 
+    def can_flip(self, records: Sequence[Record]) -> set[Hashable]:
+        """Return the judgements that are right without any attack."""
+        return {_key(one) for one in read_judgements(records, self.reader) if one.right}
+
     def measures(
-        self, records: Sequence[Record], attacked: Sequence[Record], trained_on: Sequence[str]
+        self,
+        records: Sequence[Record],
+        attacked: Sequence[Record],
+        trained_on: Sequence[str],
+        among: Collection[Hashable],
     ) -> Mapping[str, Metric]:
         """Flips and accuracy under attack, of all families, those held out, and each."""
         trials = read_trials(records, attacked, self.reader)
         groups = {**_groups(trials, trained_on), **_by_family(trials)}
-        flips = {f"flips, {name}": _mean(_right_before(found), _flipped) for name, found in groups.items()}
-        return flips | {f"right, {name}": _mean(found, _right) for name, found in groups.items()}
+        found = {}
+        for name, own in groups.items():
+            found[f"flips, {name}"] = _mean([one for one in own if _key(one.before) in among], _flipped)
+        return found | {f"right, {name}": _mean(own, _right) for name, own in groups.items()}
 
 
 def _drawn_edits(
@@ -128,7 +138,7 @@ def read_trials(
         facts = record.sample.metadata
         key = *facts["attack"], judgement.pair, judgement.order
         found.setdefault(key, {})[facts["edit"]] = judgement, record
-    before = {(one.pair, one.order): one for one in read_judgements(records, form)}
+    before = {_key(one): one for one in read_judgements(records, form)}
     return [
         Trial(
             Attack(family, name),
@@ -140,6 +150,10 @@ def read_trials(
         )
         for (family, name, pair, order), edits in found.items()
     ]
+
+
+def _key(judgement: Judgement) -> tuple[str, str | None]:
+    return judgement.pair, judgement.order
 
 
 def _resistance(trials: Sequence[Trial], trained_on: Sequence[str]) -> dict[str, Any]:
