@@ -9,7 +9,7 @@ command subclasses the dataclass and declares the field again with its own help 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -19,6 +19,7 @@ from cyclopts.validators import Number
 
 from smidgen.data.types import Sampling
 from smidgen.errors import ConfigError, did_you_mean
+from smidgen.files import is_url
 
 EngineName = Literal["auto", "mlx", "llama", "http", "replay"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -59,6 +60,39 @@ KvCacheBits = Annotated[
 Seed = Annotated[NonNegativeInt, Parameter(converter=whole, help="Random seed.")]
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Ray workers that share the requests of an engine; see `smidgen.inference.ray_engine`.
+
+    Attributes:
+        number: number of workers, each with an engine of its own; if None, one for each server, or two.
+        endpoints: URLs of further servers of the same model, which take turns with the engine's own.
+        address: address of a Ray cluster; Ray on this machine, started and stopped with the engine, if None.
+        cpus: CPU cores that a worker is given; Ray starts it where they are free.
+        gpus: GPUs that a worker is given.
+
+    Raises:
+        ConfigError: an endpoint is no URL, or there are more of them than workers.
+    """
+
+    number: int | None = None
+    endpoints: tuple[str, ...] = ()
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self):
+        """Validate the values."""
+        if wrong := [url for url in self.endpoints if not is_url(url)]:
+            raise ConfigError(
+                f"the endpoint {wrong[0]} is not a URL; expected that of a server, such as http://host:8000/v1"
+            )
+        if self.number is not None and self.number < (servers := 1 + len(self.endpoints)):
+            raise ConfigError(
+                f"{self.number} workers cannot ask {servers} servers; expected at least one worker for each"
+            )
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EngineOptions:
@@ -83,6 +117,8 @@ class EngineOptions:
         draft_model: that smaller model, with the same tokenizer; `MODEL[:N]` is the first N blocks of one.
         thinking: whether the chat template opens a thinking block.
         batch_size: maximum number of rows decoded together, or of concurrent requests.
+        workers: Ray workers that share the requests, each with an engine of these options; if None, one
+            engine in this process.
 
     Raises:
         ConfigError: a value is out of range or unknown, or `decode` and the draft model do not fit.
@@ -136,6 +172,7 @@ class EngineOptions:
         bool, Parameter(show_default=False, help="Let the chat template open a thinking block.")
     ] = False
     batch_size: Annotated[PositiveInt, Parameter(parse=False)] = 64
+    workers: Annotated[Workers | None, Parameter(parse=False)] = None
 
     def __post_init__(self):
         """Validate the values."""
@@ -164,6 +201,76 @@ class EngineOptions:
             raise ConfigError(f"kv_bits is {self.kv_bits}; expected 8 or 4")
         if self.timeout is not None and not 0 < self.timeout < math.inf:
             raise ConfigError(f"timeout is {self.timeout}; expected seconds above 0")
+        if self.workers is not None and self.workers.endpoints and not is_url(self.model):
+            raise ConfigError(
+                f"further endpoints are given, but the model {self.model} is not a URL; give the first server "
+                "as the model, or leave the endpoints out"
+            )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class RayOptions:
+    """Options of the commands that can share their rows among Ray workers.
+
+    Raises:
+        ConfigError: a detail is given without `ray`.
+    """
+
+    ray: Annotated[
+        bool,
+        Parameter(
+            show_default=False,
+            help="Share the rows among workers of Ray, each with an engine of its own, on this machine or a "
+            "cluster; see docs/scale.md. Needs the extra smidgen[ray].",
+        ),
+    ] = False
+    workers: Annotated[
+        PositiveInt | None,
+        Parameter(
+            converter=whole, help="Number of workers; default: one for each server, or two. Needs --ray."
+        ),
+    ] = None
+    endpoint: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="URL of a further server of the same model, beside that of --model; repeatable. Needs --ray."
+        ),
+    ] = ()
+    ray_address: Annotated[
+        str | None,
+        Parameter(
+            help="Address of a Ray cluster to join, as HOST:6379 or auto; default: Ray on this machine, for "
+            "this command only. Needs --ray."
+        ),
+    ] = None
+    worker_cpus: Annotated[
+        PositiveFloat | None, Parameter(help="CPU cores of a worker; default: 1. Needs --ray.")
+    ] = None
+    worker_gpus: Annotated[
+        NonNegativeFloat | None, Parameter(help="GPUs of a worker; default: 0. Needs --ray.")
+    ] = None
+
+    def __post_init__(self):
+        """Refuse details without `ray`."""
+        given = [name for name, value in vars(self).items() if value not in (None, (), False)]
+        if given and not self.ray:
+            raise ConfigError(f"--{given[0].replace('_', '-')} applies only to workers of Ray; add --ray")
+
+    def spread(self, engine: EngineOptions) -> EngineOptions:
+        """Return the options of an engine with the workers that were asked for."""
+        if not self.ray:
+            return engine
+        return replace(
+            engine,
+            workers=Workers(
+                number=self.workers,
+                endpoints=self.endpoint,
+                address=self.ray_address,
+                cpus=1.0 if self.worker_cpus is None else self.worker_cpus,
+                gpus=self.worker_gpus or 0.0,
+            ),
+        )
 
 
 @Parameter(name="*")

@@ -13,7 +13,7 @@ from smidgen.cli.console import figure, follow, print_json, print_table, say, sa
 from smidgen.cli.ensemble import CalibrationOptions, calibration_rows, open_ensemble
 from smidgen.cli.parameters import EvaluationOut, Json, PricesFile
 from smidgen.errors import ConfigError
-from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions, whole
+from smidgen.options import EngineOptions, JudgeOptions, RayOptions, RowOptions, SamplingOptions, whole
 
 ATTACKED = 100
 """Pairs that are manipulated by default, whose cost is 4,200 judgements."""
@@ -173,6 +173,7 @@ def evaluate(
     task_options: EvaluatedTask = EvaluatedTask(),
     sampling: SamplingOptions = SamplingOptions(),
     ensemble: CalibrationOptions = CalibrationOptions(),
+    ray: RayOptions = RayOptions(),
     output: EvaluationOutput = EvaluationOutput(),
 ) -> None:
     """Evaluate a model on a dataset, with 95 % intervals and baselines."""
@@ -227,7 +228,7 @@ def evaluate(
                 read,
                 sampling.sampling(),
                 folder,
-                engine,
+                ray.spread(engine),
                 method=task_options.method,
                 constrained=task_options.constrained,
                 prices=prices,

@@ -42,6 +42,10 @@ def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
             "and a model folder"
         )
     thinking, batch_size, kv_bits = options.thinking, options.batch_size, options.kv_bits
+    if options.workers is not None:
+        from smidgen.inference.ray_engine import RayEngine
+
+        return RayEngine(options, kind, scores=scores)
     # Imported here because the libraries of one engine need not be installed to use another.
     if kind == "replay":
         from smidgen.inference.replay import ReplayEngine
