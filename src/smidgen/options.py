@@ -257,20 +257,21 @@ class RayOptions:
         if given and not self.ray:
             raise ConfigError(f"--{given[0].replace('_', '-')} applies only to workers of Ray; add --ray")
 
+    def workers_of(self) -> Workers | None:
+        """Return the workers that were asked for; None without `ray`."""
+        if not self.ray:
+            return None
+        return Workers(
+            number=self.workers,
+            endpoints=self.endpoint,
+            address=self.ray_address,
+            cpus=1.0 if self.worker_cpus is None else self.worker_cpus,
+            gpus=self.worker_gpus or 0.0,
+        )
+
     def spread(self, engine: EngineOptions) -> EngineOptions:
         """Return the options of an engine with the workers that were asked for."""
-        if not self.ray:
-            return engine
-        return replace(
-            engine,
-            workers=Workers(
-                number=self.workers,
-                endpoints=self.endpoint,
-                address=self.ray_address,
-                cpus=1.0 if self.worker_cpus is None else self.worker_cpus,
-                gpus=self.worker_gpus or 0.0,
-            ),
-        )
+        return replace(engine, workers=self.workers_of())
 
 
 @Parameter(name="*")

@@ -185,7 +185,8 @@ def evaluate(
     from smidgen.tracking.tracker import check_trackers, track
 
     check_trackers([output.track] if output.track else [], "--track is")
-    opened = open_ensemble(ensemble, task, engine, task_options, sampling)
+    asked = ray.spread(engine)
+    opened = open_ensemble(ensemble, task, asked, task_options, sampling)
     found = find_task(task, opened.settings if opened else task_options.settings(task))
     prices = read_prices(output.prices)
     if output.out and not opened and (output.out / ENSEMBLE).exists():
@@ -228,7 +229,7 @@ def evaluate(
                 read,
                 sampling.sampling(),
                 folder,
-                ray.spread(engine),
+                asked,
                 method=task_options.method,
                 constrained=task_options.constrained,
                 prices=prices,

@@ -16,6 +16,8 @@ import logging
 import math
 import os
 import pickle
+import socket
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +47,13 @@ BLOCKS = 4
 """Least blocks of each worker, as far as there are requests, so that fast workers take more than slow ones."""
 RETRIES = 3
 """Times that a block is asked again whose worker was lost."""
+
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its processes write to the terminal what their logs have too
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # which Ray warns of otherwise
+}
+"""Settings of Ray, where the environment has no others."""
 
 Ask = Callable[[Engine, list[Any]], Iterable[tuple[str, Any]]]
 """Yields the id of a sample and its answer for each of some questions."""
@@ -334,22 +343,52 @@ def _start_ray(workers: Workers, number: int) -> None:
     Raises:
         WorkError: there is no such cluster.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if workers.address is None:
-        cores = max(os.cpu_count() or 1, math.ceil(number * workers.cpus))
-        ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
-        return
     try:
-        with contextlib.redirect_stdout(None):
-            ray.init(workers.address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        _reach(workers.address)
+        with _silent():
+            if workers.address is None:
+                cores = max(os.cpu_count() or 1, math.ceil(number * workers.cpus))
+                ray.init("local", num_cpus=cores, include_dashboard=False, **quiet)
+            else:
+                ray.init(workers.address, **quiet)
+    except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        place = "on this machine" if workers.address is None else f"at {workers.address}"
         raise WorkError(
-            f"there is no Ray cluster at {workers.address} ({first}); start one with `ray start --head`, or "
-            "leave --ray-address out"
+            f"Ray could not be started or joined {place} ({first}); a cluster is started with `ray start "
+            "--head`, and --ray-address names it"
         ) from None
+
+
+def _reach(address: str | None) -> None:
+    """Connect to a cluster's address; Ray itself would try for minutes.
+
+    Raises:
+        OSError: nothing listens there.
+        ValueError: it has no port that is a number.
+    """
+    if address is None or ":" not in address:  # here, or `auto`
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10):
+        pass
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep Ray's native code from writing to the terminal that its log level was set, and the like."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _is_for_user(warning: Warning | str) -> bool:
