@@ -39,7 +39,7 @@ def pairs(tmp_path: Path) -> str:
 
 def write_pairs(path: Path, number: int) -> str:
     rows = [
-        {"id": f"p{n}", "prompt": f"{n} + 1?", "a": f"{n + 1}", "b": f"{n}", "label": "a"}
+        {"id": f"p{n}", "prompt": f"{n} + 1?", "a": f"{n + 1}", "b": f"{n}", "better": "a"}
         for n in range(number)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -141,7 +141,7 @@ def test_a_server_that_refuses_ends_the_work_with_one_sentence(
     pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     server = FakeServer()
-    server.script = [(401, {}, "no")] * 100
+    server.script = [(401, {}, "no")] * 1000
     arguments = ["judge", pairs, "--out", str(tmp_path / "said.jsonl"), "--model", server.url]
     try:
         codes = [exit_code(arguments), exit_code([*arguments, "--ray"])]
@@ -208,10 +208,11 @@ def test_a_worker_and_then_the_command_are_killed(tmp_path: Path):
     killed = workers()[0]
     killed.kill()
     wait_until(lambda: written() > 100)
-    everything = psutil.Process(running.pid).children(recursive=True)
+    left = workers()
+    assert killed.pid not in {one.pid for one in left}
     running.kill()
     running.communicate()
-    assert not psutil.wait_procs(everything, timeout=60)[1]
+    assert not psutil.wait_procs(left, timeout=60)[1]
     assert written() < 2 * number
 
     running = started(arguments)

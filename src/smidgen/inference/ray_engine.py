@@ -159,7 +159,7 @@ class RayEngine:
             fn_constructor_args=(self._options, seats, self._identity, self._scores, ask),
             num_cpus=self._workers.cpus,
             num_gpus=self._workers.gpus or None,
-            max_task_retries=RETRIES,
+            ray_remote_args_fn=_worker_settings,
         )
         warned: set[type[Warning]] = set()
         for answered in _arrivals(shared):
@@ -269,6 +269,10 @@ def _score(
 ) -> Iterator[tuple[str, Scored]]:
     for sample, scored in engine.score(samples, continuations, least_share=least_share):
         yield sample.id, scored
+
+
+def _worker_settings() -> dict[str, Any]:
+    return {"max_task_retries": RETRIES}
 
 
 def _servers(options: EngineOptions, endpoints: Sequence[str]) -> tuple[EngineOptions, ...]:
