@@ -160,6 +160,5 @@ def test_rows_that_cannot_be_planned(recipe: str, tmp_path: Path, capsys: pytest
     unread.write_text(RECIPE.replace("[data]", '[data]\ntrain = "absent.jsonl"\ntest = "absent.jsonl"'))
     code, _, err = plan(capsys, str(unread), "--rows", "10")
     assert code == 2 and "cannot be read, so the tokens of a row are unknown" in err
-    text = 'name = "tiny"\n[train]\nmethod = "pretrain"\nsteps = 2\nbatch_size = 2\nmax_length = 16\n'
-    pretraining = tmp_path / "pretraining.toml"
-    pretraining.write_text(text)
+    code, _, err = plan(capsys, "recipes/memory-router-nano.toml", "--rows", "10")
+    assert code == 2 and "--rows needs a recipe with one task, and memory-router-nano has " in err

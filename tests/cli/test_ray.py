@@ -148,7 +148,7 @@ def test_a_server_that_refuses_ends_the_work_with_one_sentence(
         sentences = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     finally:
         server.close()
-    assert codes == [2, 2] and len(sentences) == 2 and sentences[0] == sentences[1]
+    assert codes == [2, 2] and len(sentences) == 2 and sentences[0] == sentences[1], sentences
     assert "set the key in OPENAI_API_KEY" in sentences[0]
 
 
@@ -158,8 +158,19 @@ def _dies(engine: object, asked: list[Any]) -> Iterator[tuple[str, Any]]:
     os._exit(1)
 
 
+def _fails(engine: object, asked: list[Any]) -> Iterator[tuple[str, Any]]:
+    raise TypeError("a fault of ours")
+
+
 @pytest.mark.usefixtures("running")
-def test_a_block_that_always_kills_its_worker_is_given_up(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (_dies, "4 workers of Ray were lost while they answered the same rows"),
+        (_fails, r"a worker of Ray failed \(.*a fault of ours"),
+    ],
+)
+def test_a_block_that_cannot_be_answered_is_given_up(ask: Any, sentence: str, tmp_path: Path):
     from smidgen.errors import WorkError
     from smidgen.inference import open_engine, ray_engine
     from smidgen.options import EngineOptions, Workers
@@ -168,8 +179,8 @@ def test_a_block_that_always_kills_its_worker_is_given_up(tmp_path: Path):
     said = write_recording(tmp_path / "said.jsonl", 1)
     engine = open_engine(EngineOptions(said, workers=Workers(1)))
     assert isinstance(engine, ray_engine.RayEngine)
-    with pytest.raises(WorkError, match=r"a worker of Ray failed or was lost 4 times \("):
-        list(engine._spread({"p0#ab": None}, _dies))
+    with pytest.raises(WorkError, match=sentence):
+        list(engine._spread({"p0#ab": None}, ask))
 
 
 def started(arguments: list[str]) -> subprocess.Popen[str]:

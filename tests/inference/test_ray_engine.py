@@ -16,7 +16,7 @@ from smidgen.data.types import Message, Request, Sample
 from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.files import write_jsonl
 from smidgen.inference import engine_identity, open_engine, ray_engine
-from smidgen.inference.ray_engine import Answered, RayEngine, Seats, Worker
+from smidgen.inference.ray_engine import Answered, Desk, RayEngine, Worker
 from smidgen.options import EngineOptions, RayOptions, Workers
 
 pytest.importorskip("ray")
@@ -86,8 +86,9 @@ def test_a_worker_with_other_weights_is_refused(recording: EngineOptions):
 
 
 def test_workers_take_turns_and_keep_their_seats():
-    seats = Seats()
-    assert [seats.seat(name) for name in "abcab"] == [0, 1, 2, 0, 1]
+    desk = Desk()
+    assert [desk.seat(name) for name in "abcab"] == [0, 1, 2, 0, 1]
+    assert [desk.begin(block) for block in (b"x", b"y", b"x")] == [1, 1, 2]
 
 
 def test_a_missing_answer_is_refused_before_ray_starts(recording: EngineOptions):

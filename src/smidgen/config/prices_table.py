@@ -27,7 +27,7 @@ class MachineRate(Section):
 
     name: str
     """Name of the machine in the plan."""
-    tokens_per_second: float | None = Field(default=None, gt=0.0)
+    tokens_per_second: float = Field(gt=0.0)
     """Prompt and generated tokens per second together, measured on it with many requests at once, such as the
     total token throughput of `vllm bench serve`."""
     per_hour: float | None = Field(default=None, ge=0.0)

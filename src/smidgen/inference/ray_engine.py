@@ -19,6 +19,7 @@ import pickle
 import socket
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,8 +46,8 @@ FULL_BATCHES = 4
 """Most batches of an engine in a block. More keep it fuller, fewer lose less when a process is killed."""
 BLOCKS = 4
 """Least blocks of each worker, as far as there are requests, so that fast workers take more than slow ones."""
-RETRIES = 3
-"""Times that a block is asked again whose worker was lost."""
+ATTEMPTS = 4
+"""Times that a block is asked whose workers are lost; Ray alone would go on for ever."""
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -148,7 +149,7 @@ class RayEngine:
             return
         number = self._workers.number or max(2, len(self._options))
         self._start(number)
-        seats = None if len(self._options) == 1 else ray.remote(num_cpus=0)(Seats).remote()
+        desk = ray.remote(num_cpus=0)(Desk).remote()
         shared = ray.data.from_arrow(
             [_block(part) for part in _parts(list(questions.values()), self._options[0].batch_size, number)]
         ).map_batches(
@@ -156,10 +157,9 @@ class RayEngine:
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=number, max_tasks_in_flight_per_actor=2),
-            fn_constructor_args=(self._options, seats, self._identity, self._scores, ask),
+            fn_constructor_args=(self._options, desk, self._identity, self._scores, ask),
             num_cpus=self._workers.cpus,
             num_gpus=self._workers.gpus or None,
-            ray_remote_args_fn=_worker_settings,
         )
         warned: set[type[Warning]] = set()
         for answered in _arrivals(shared):
@@ -198,7 +198,7 @@ class Worker:
     def __init__(
         self,
         options: Sequence[EngineOptions],
-        seats: Any,
+        desk: Any,
         identity: str | None,
         scores: bool,
         ask: Ask,
@@ -207,12 +207,12 @@ class Worker:
 
         Args:
             options: of the engine; of several, one for each server, that of this worker's seat.
-            seats: the actor that gives out seats; None for one engine.
+            desk: the actor `Desk`.
             identity: the engine's identity where the work was started; None if it need not be the same.
             scores: whether it will score.
             ask: asks the engine a block of questions.
         """
-        self._options, self._seats, self._identity = options, seats, identity
+        self._options, self._desk, self._identity = options, desk, identity
         self._scores, self._ask = scores, ask
         self._engine: Engine | None = None
 
@@ -223,6 +223,7 @@ class Worker:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("default")
             try:
+                self._begin(block["question"][0].as_py())
                 questions = [pickle.loads(one) for one in block["question"].to_pylist()]
                 found.extend(self._ask(self._opened(), questions))
             except SmidgenError as raised:
@@ -231,6 +232,23 @@ class Worker:
         told = [one.message for one in warned if _is_for_user(one.message)]
         return pyarrow.table({"answered": [pickle.dumps(Answered(found, error, told, peak))]})
 
+    def _begin(self, block: bytes) -> None:
+        """Count that a block is begun.
+
+        Raises:
+            WorkError: too many workers were lost with it.
+        """
+        if self._desk is not None and ray.get(self._desk.begin.remote(block)) > ATTEMPTS:
+            raise WorkError(
+                f"{ATTEMPTS} workers of Ray were lost while they answered the same rows, maybe for want of "
+                "memory; finished answers are kept, so give fewer --workers and run the same command again"
+            )
+
+    def _seat(self) -> int:
+        if self._desk is None:
+            return 0
+        return ray.get(self._desk.seat.remote(ray.get_runtime_context().get_actor_id()))
+
     def _opened(self) -> Engine:
         """Return the engine.
 
@@ -238,25 +256,28 @@ class Worker:
             ConfigError: the model is not the one that is known where the work was started.
         """
         if self._engine is None:
-            seat = 0
-            if self._seats is not None:
-                seat = ray.get(self._seats.seat.remote(ray.get_runtime_context().get_actor_id()))
-            options = self._options[seat % len(self._options)]
+            options = self._options[self._seat() % len(self._options)]
             if self._identity is not None:
                 _check_identity(options, self._identity, scores=self._scores)
             self._engine = open_engine(options, scores=self._scores)
         return self._engine
 
 
-class Seats:
-    """An actor that numbers the workers, so that they take turns with the servers; a restarted one keeps its."""
+class Desk:
+    """An actor that numbers the workers, and counts how often a block was begun."""
 
     def __init__(self):
         self._seats: dict[str, int] = {}
+        self._begun: Counter[bytes] = Counter()
 
     def seat(self, worker: str) -> int:
-        """Return the number of a worker."""
+        """Return the number of a worker, which keeps it when it is restarted: they take turns with servers."""
         return self._seats.setdefault(worker, len(self._seats))
+
+    def begin(self, block: bytes) -> int:
+        """Count that a block is begun, by its first question, and return how often it was."""
+        self._begun[block] += 1
+        return self._begun[block]
 
 
 def _complete(engine: Engine, requests: list[Request]) -> Iterator[tuple[str, Completion]]:
@@ -269,10 +290,6 @@ def _score(
 ) -> Iterator[tuple[str, Scored]]:
     for sample, scored in engine.score(samples, continuations, least_share=least_share):
         yield sample.id, scored
-
-
-def _worker_settings() -> dict[str, Any]:
-    return {"max_task_retries": RETRIES}
 
 
 def _servers(options: EngineOptions, endpoints: Sequence[str]) -> tuple[EngineOptions, ...]:
@@ -326,7 +343,7 @@ def _arrivals(shared: "ray.data.Dataset") -> Iterator[Answered]:
     """Yield what workers answered, each block once and as soon as it is there.
 
     Raises:
-        WorkError: workers were lost too often, or failed for another reason than a question.
+        WorkError: a worker failed for another reason than a question.
     """
     try:
         # No block is held back until the next one has come.
@@ -336,8 +353,8 @@ def _arrivals(shared: "ray.data.Dataset") -> Iterator[Answered]:
     except (ray.exceptions.RayError, SystemException) as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         raise WorkError(
-            f"a worker of Ray failed or was lost {RETRIES + 1} times ({lines[-1] if lines else error}); "
-            "finished answers are kept, so run the same command again"
+            f"a worker of Ray failed ({lines[-1] if lines else error}); finished answers are kept, so run the "
+            "same command again"
         ) from error
 
 

@@ -153,8 +153,8 @@ def forecast_rows(times: Times, asked: AskedRows) -> RowsForecast:
     here = times.evaluation(task, budgets.context.trained_engine, scores=scores, requests=lambda: requests)
     prices = budgets.context.prices
     places = [
-        _place(MachineRate(name=HERE, per_hour=prices.machine_per_hour), here, tokens, "measured now"),
-        *(_place(one, None, tokens, one.source) for one in (*prices.machine, *asked.machines)),
+        Place(HERE, 1, here and tokens / here, here, _cost(here, prices.machine_per_hour), "measured now"),
+        *(_place(one, tokens) for one in (*prices.machine, *asked.machines)),
     ]
     bought = (round(requests * read), round(requests * written))
     places += [Place(api.name, 1, None, None, api.money(*bought), "price list") for api in prices.api]
@@ -189,15 +189,15 @@ def _only_task(budgets: Budgets) -> TaskContext:
     return budgets.context.tasks[0]
 
 
-def _place(machine: MachineRate, seconds: float | None, tokens: int, source: str) -> Place:
-    """Return time and cost on some machines, from `seconds` or from their rate."""
-    if seconds is None and machine.tokens_per_second is not None:
-        seconds = tokens / (machine.tokens_per_second * machine.count)
-    cost = None
-    if seconds is not None and machine.per_hour is not None:
-        cost = seconds / 3600 * machine.per_hour * machine.count
-    rate = tokens / seconds if seconds else None
-    return Place(machine.name, machine.count, rate, seconds, cost, source)
+def _place(machine: MachineRate, tokens: int) -> Place:
+    """Return time and cost on several of a machine, as many times as fast as one."""
+    rate, per_hour = machine.tokens_per_second * machine.count, machine.per_hour
+    cost = _cost(tokens / rate, None if per_hour is None else per_hour * machine.count)
+    return Place(machine.name, machine.count, rate, tokens / rate, cost, machine.source)
+
+
+def _cost(seconds: float | None, per_hour: float | None) -> float | None:
+    return None if seconds is None or per_hour is None else seconds / 3600 * per_hour
 
 
 def _assumptions(task: TaskContext, measured: int, per_row: float, retried: float) -> list[str]:
