@@ -152,7 +152,12 @@ def main() -> None:
     }
     print(json.dumps(results, indent=1))
     print(write_results(f"ray_judging-{given.model.rpartition(':')[2]}", results), file=sys.stderr)
-    if results["lost"] or results["doubled"] or results["differing_judgements"] or not results["same_verdicts"]:
+    if (
+        results["lost"]
+        or results["doubled"]
+        or results["differing_judgements"]
+        or not results["same_verdicts"]
+    ):
         raise SystemExit("rows were lost, doubled or changed")
 
 

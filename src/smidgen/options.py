@@ -253,7 +253,9 @@ class RayOptions:
 
     def __post_init__(self):
         """Refuse details without `ray`."""
-        given = [name for name, value in vars(self).items() if value is not None and value != () and name != "ray"]
+        given = [
+            name for name, value in vars(self).items() if value is not None and value != () and name != "ray"
+        ]
         if given and not self.ray:
             raise ConfigError(f"--{given[0].replace('_', '-')} applies only to workers of Ray; add --ray")
 

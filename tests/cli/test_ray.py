@@ -97,9 +97,7 @@ def test_pairs_are_judged_as_in_one_process(
 
 
 @pytest.mark.usefixtures("running")
-def test_an_evaluation_is_that_of_one_process(
-    pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_an_evaluation_is_that_of_one_process(pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     said = write_recording(tmp_path / "said.jsonl", 25)  # of which one pair is not asked for
     arguments = ["evaluate", "judge", "--data", pairs, "--model", said, "--template", "verdict"]
     alone = said_by([*arguments, "--out", str(tmp_path / "one")], capsys)
@@ -110,9 +108,7 @@ def test_an_evaluation_is_that_of_one_process(
 
 
 @pytest.mark.usefixtures("running")
-def test_answers_scored_by_probability(
-    pairs: str, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_answers_scored_by_probability(pairs: str, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
     model = ["--model", str(tiny_model_dir), "--method", "logits", "--template", "verdict", "--limit", "6"]
     arguments = ["evaluate", "judge", "--data", pairs, *model]
     alone, spread = said_by(arguments, capsys), said_by([*arguments, "--ray"], capsys)
@@ -158,19 +154,8 @@ def _dies(engine: object, asked: list[Any]) -> Iterator[tuple[str, Any]]:
     os._exit(1)
 
 
-def _fails(engine: object, asked: list[Any]) -> Iterator[tuple[str, Any]]:
-    raise TypeError("a fault of ours")
-
-
 @pytest.mark.usefixtures("running")
-@pytest.mark.parametrize(
-    ("ask", "sentence"),
-    [
-        (_dies, "4 workers of Ray were lost while they answered the same rows"),
-        (_fails, r"a worker of Ray failed \(.*a fault of ours"),
-    ],
-)
-def test_a_block_that_cannot_be_answered_is_given_up(ask: Any, sentence: str, tmp_path: Path):
+def test_a_block_that_always_ends_its_worker_is_given_up(tmp_path: Path):
     from smidgen.errors import WorkError
     from smidgen.inference import open_engine, ray_engine
     from smidgen.options import EngineOptions, Workers
@@ -179,8 +164,8 @@ def test_a_block_that_cannot_be_answered_is_given_up(ask: Any, sentence: str, tm
     said = write_recording(tmp_path / "said.jsonl", 1)
     engine = open_engine(EngineOptions(said, workers=Workers(1)))
     assert isinstance(engine, ray_engine.RayEngine)
-    with pytest.raises(WorkError, match=sentence):
-        list(engine._spread({"p0#ab": None}, ask))
+    with pytest.raises(WorkError, match="4 workers of Ray were lost while they answered the same rows"):
+        list(engine._spread({"p0#ab": None}, _dies))
 
 
 def started(arguments: list[str]) -> subprocess.Popen[str]:
@@ -237,4 +222,7 @@ def test_a_worker_and_then_the_command_are_killed(tmp_path: Path):
     said = running.communicate()[1]
     assert running.returncode == 0, said
     assert judgements(out) == judgements(one)
-    assert all(line.startswith(("judge:", "300", "150 pairs", "the file", "judgements")) for line in said.splitlines()), said
+    assert all(
+        line.startswith(("judge:", "300", "150 pairs", "the file", "judgements"))
+        for line in said.splitlines()
+    ), said

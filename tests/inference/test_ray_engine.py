@@ -80,6 +80,24 @@ def test_what_was_finished_before_an_error_comes_with_it(recording: EngineOption
     assert [str(warning) for warning in found.warnings] == ["seen here"]
 
 
+def test_a_fault_of_ours_is_not_one_of_ray(recording: EngineOptions):
+    def ask(engine, asked):
+        raise TypeError("ours")
+
+    worker = worker_of(recording)
+    worker._ask = ask
+    assert isinstance(answer(worker, requests(1)).error, TypeError)
+
+
+def test_ray_itself_fails():
+    class Broken:
+        def iter_batches(self, **settings: object):
+            raise ray_engine.ray.exceptions.RaySystemError("the node is gone")
+
+    with pytest.raises(WorkError, match=r"Ray failed \(RaySystemError: .*; finished answers are kept"):
+        list(ray_engine._arrivals(Broken()))  # type: ignore[arg-type]
+
+
 def test_a_worker_with_other_weights_is_refused(recording: EngineOptions):
     found = answer(worker_of(recording, "another identity"), requests(1))
     assert isinstance(found.error, ConfigError) and "has other weights on the worker" in str(found.error)
@@ -96,7 +114,9 @@ def test_a_missing_answer_is_refused_before_ray_starts(recording: EngineOptions)
     with pytest.raises(DataError, match=r"no completion for s4; expected one row for each of the 5 samples"):
         list(engine.complete(requests(5)))
     assert not ray_engine.ray.is_initialized()
-    assert isinstance(engine, RayEngine) and engine.recording is not None and engine.peak_memory_bytes() is None
+    assert (
+        isinstance(engine, RayEngine) and engine.recording is not None and engine.peak_memory_bytes() is None
+    )
     assert list(engine.complete([])) == []
     engine.close()
 

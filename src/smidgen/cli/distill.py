@@ -28,4 +28,6 @@ def distill(
     context = RunContext(settings, Run(runs / settings.name), workers=ray.workers_of())
     follow(run_recipe(context, only=keeping_names(settings, context.tasks)))
     if json:
-        print_json({task.name or task.blank.name: distillation_facts(context, task) for task in context.tasks})
+        print_json(
+            {task.name or task.blank.name: distillation_facts(context, task) for task in context.tasks}
+        )

@@ -174,7 +174,10 @@ def refuse_beside_ensemble(
     Raises:
         ConfigError: one is given.
     """
-    others = [*changed(given, ["ensemble"]), *changed(engine, ["batch_size", "api_key_env", "timeout", "workers"])]
+    others = [
+        *changed(given, ["ensemble"]),
+        *changed(engine, ["batch_size", "api_key_env", "timeout", "workers"]),
+    ]
     if others := [*others, *changed(asking), *changed(sampling)]:
         raise ConfigError(
             f"{others[0]} does not apply to {given.ensemble}, which says how its judges are asked; remove it"

@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any
 
 from smidgen.data.types import Completion, Continuations, Request, Sample, Scored
-from smidgen.errors import ConfigError, SmidgenError, WorkError
+from smidgen.errors import ConfigError, WorkError
 from smidgen.inference import engine_identity, open_engine
 from smidgen.inference.engine import Engine, Session, Stream
 from smidgen.inference.http import HttpEngine
@@ -187,7 +187,7 @@ class Answered:
     """What a worker has to say of a block: answers by sample, and why the others have none."""
 
     found: list[tuple[str, Any]]
-    error: SmidgenError | None
+    error: Exception | None
     warnings: list[Warning]
     peak_memory_bytes: int | None
 
@@ -219,14 +219,14 @@ class Worker:
     def __call__(self, block: "pyarrow.Table") -> "pyarrow.Table":
         """Answer a block of questions, as far as the engine does."""
         found: list[tuple[str, Any]] = []
-        error = None
+        error: Exception | None = None
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("default")
             try:
                 self._begin(block["question"][0].as_py())
                 questions = [pickle.loads(one) for one in block["question"].to_pylist()]
                 found.extend(self._ask(self._opened(), questions))
-            except SmidgenError as raised:
+            except Exception as raised:  # it is raised where the work was started, as if it was done there
                 error = raised
         peak = None if self._engine is None else self._engine.peak_memory_bytes()
         told = [one.message for one in warned if _is_for_user(one.message)]
@@ -343,7 +343,7 @@ def _arrivals(shared: "ray.data.Dataset") -> Iterator[Answered]:
     """Yield what workers answered, each block once and as soon as it is there.
 
     Raises:
-        WorkError: a worker failed for another reason than a question.
+        WorkError: Ray failed.
     """
     try:
         # No block is held back until the next one has come.
@@ -351,10 +351,10 @@ def _arrivals(shared: "ray.data.Dataset") -> Iterator[Answered]:
             for answered in table["answered"].to_pylist():
                 yield pickle.loads(answered)
     except (ray.exceptions.RayError, SystemException) as error:
-        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        first = (str(error).strip() or "no reason given").splitlines()[0]
         raise WorkError(
-            f"a worker of Ray failed ({lines[-1] if lines else error}); finished answers are kept, so run the "
-            "same command again"
+            f"Ray failed ({type(error).__name__}: {first}); finished answers are kept, so run the same command "
+            "again"
         ) from error
 
 
