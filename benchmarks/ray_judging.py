@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from _common import versions, write_results
 
 TIMES = ("timing", "session", "elapsed")

@@ -9,7 +9,7 @@ command subclasses the dataclass and declares the field again with its own help 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -85,7 +85,7 @@ class Workers:
         """Validate the values."""
         if wrong := [url for url in self.endpoints if not is_url(url)]:
             raise ConfigError(
-                f"the endpoint {wrong[0]} is not a URL; expected that of a server, such as http://host:8000/v1"
+                f"the endpoint {wrong[0]} is not a URL; expected a server such as http://host:8000/v1"
             )
         if self.number is not None and self.number < (servers := 1 + len(self.endpoints)):
             raise ConfigError(
@@ -203,77 +203,9 @@ class EngineOptions:
             raise ConfigError(f"timeout is {self.timeout}; expected seconds above 0")
         if self.workers is not None and self.workers.endpoints and not is_url(self.model):
             raise ConfigError(
-                f"further endpoints are given, but the model {self.model} is not a URL; give the first server "
-                "as the model, or leave the endpoints out"
+                f"further endpoints are given, but the model {self.model} is not a URL; give the first "
+                "server as the model, or leave the endpoints out"
             )
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class RayOptions:
-    """Options of the commands that can share their rows among Ray workers.
-
-    Raises:
-        ConfigError: a detail is given without `ray`.
-    """
-
-    ray: Annotated[
-        bool,
-        Parameter(
-            show_default=False,
-            help="Share the rows among workers of Ray, each with an engine of its own, on this machine or a "
-            "cluster; see docs/scale.md. Needs the extra smidgen[ray].",
-        ),
-    ] = False
-    workers: Annotated[
-        PositiveInt | None,
-        Parameter(
-            converter=whole, help="Number of workers; default: one for each server, or two. Needs --ray."
-        ),
-    ] = None
-    endpoint: Annotated[
-        tuple[str, ...],
-        Parameter(
-            help="URL of a further server of the same model, beside that of --model; repeatable. Needs --ray."
-        ),
-    ] = ()
-    ray_address: Annotated[
-        str | None,
-        Parameter(
-            help="Address of a Ray cluster to join, as HOST:6379 or auto; default: Ray on this machine, for "
-            "this command only. Needs --ray."
-        ),
-    ] = None
-    worker_cpus: Annotated[
-        PositiveFloat | None, Parameter(help="CPU cores of a worker; default: 1. Needs --ray.")
-    ] = None
-    worker_gpus: Annotated[
-        NonNegativeFloat | None, Parameter(help="GPUs of a worker; default: 0. Needs --ray.")
-    ] = None
-
-    def __post_init__(self):
-        """Refuse details without `ray`."""
-        given = [
-            name for name, value in vars(self).items() if value is not None and value != () and name != "ray"
-        ]
-        if given and not self.ray:
-            raise ConfigError(f"--{given[0].replace('_', '-')} applies only to workers of Ray; add --ray")
-
-    def workers_of(self) -> Workers | None:
-        """Return the workers that were asked for; None without `ray`."""
-        if not self.ray:
-            return None
-        return Workers(
-            number=self.workers,
-            endpoints=self.endpoint,
-            address=self.ray_address,
-            cpus=1.0 if self.worker_cpus is None else self.worker_cpus,
-            gpus=self.worker_gpus or 0.0,
-        )
-
-    def spread(self, engine: EngineOptions) -> EngineOptions:
-        """Return the options of an engine with the workers that were asked for."""
-        return replace(engine, workers=self.workers_of())
 
 
 @Parameter(name="*")

@@ -24,10 +24,10 @@ WORKER = "ray::MapWorker"
 @pytest.fixture(scope="session")
 def running() -> Iterator[None]:
     """Ray on this machine, for all tests of the session."""
-    from smidgen.inference.ray_engine import _start_ray
+    from smidgen.inference.ray_cluster import start_ray
     from smidgen.options import Workers
 
-    _start_ray(Workers(), 2)
+    start_ray(Workers(), 2)
     yield
     ray.shutdown()
 
@@ -185,7 +185,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 240) -> None:
 
 
 def test_a_worker_and_then_the_command_are_killed(tmp_path: Path):
-    """Nothing is lost or doubled, Ctrl-C leaves what is finished, and the last command says nothing of Ray."""
+    """Nothing is lost or doubled, Ctrl-C keeps what is finished, and the last command tells none of Ray."""
     number, out, one = 150, tmp_path / "ray.jsonl", tmp_path / "one.jsonl"
     pairs = write_pairs(tmp_path / "pairs.jsonl", number)
     model = ["--model", "smidgen:nano", "--engine", "mlx", "--max-tokens", "24", "--concurrency", "4"]

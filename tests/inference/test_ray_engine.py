@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from tests.tools.fake_server import FakeServer
 
 from smidgen.cli.app import exit_code
+from smidgen.cli.workers import RayOptions
 from smidgen.data.types import Message, Request, Sample
 from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.files import write_jsonl
 from smidgen.inference import engine_identity, open_engine, ray_engine
-from smidgen.inference.ray_engine import Answered, Desk, RayEngine, Worker
-from smidgen.options import EngineOptions, RayOptions, Workers
+from smidgen.inference.ray_engine import RayEngine
+from smidgen.inference.ray_worker import Answered, Desk, Worker, block_of, complete
+from smidgen.options import EngineOptions, Workers
 
 pytest.importorskip("ray")
 
@@ -49,11 +51,11 @@ def test_blocks_have_every_question_once_in_order(number: int, batch: int, worke
 
 
 def answer(worker: Worker, asked: list[Request]) -> Answered:
-    return pickle.loads(worker(ray_engine._block(asked))["answered"][0].as_py())
+    return pickle.loads(worker(block_of(asked))["answered"][0].as_py())
 
 
 def worker_of(options: EngineOptions, identity: str | None = None) -> Worker:
-    return Worker((replace(options, workers=None),), None, identity, False, ray_engine._complete)
+    return Worker((replace(options, workers=None),), None, identity, False, complete)
 
 
 def test_a_worker_answers_a_block(recording: EngineOptions):
@@ -68,7 +70,7 @@ def test_a_worker_answers_a_block(recording: EngineOptions):
 
 def test_what_was_finished_before_an_error_comes_with_it(recording: EngineOptions):
     def ask(engine, asked):
-        yield from list(ray_engine._complete(engine, asked))[:2]
+        yield from list(complete(engine, asked))[:2]
         warnings.warn("seen here", UserWarning, stacklevel=1)
         warnings.warn("for developers", DeprecationWarning, stacklevel=1)
         raise DataError("a bad row")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from smidgen.cli.console import follow, print_json
 from smidgen.cli.parameters import Json, RecipeFile, RunsFolder
+from smidgen.cli.workers import RayOptions
 from smidgen.errors import ConfigError
-from smidgen.options import RayOptions
 
 
 def distill(
@@ -16,7 +16,7 @@ def distill(
     runs: RunsFolder = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Ask the teacher of a recipe for its answers and filter them; `smidgen run RECIPE` goes on from there."""
+    """Ask the teacher of a recipe for its answers and filter them; `smidgen run RECIPE` goes on."""
     from smidgen.config import read_recipe
     from smidgen.pipeline import RunContext, run_recipe
     from smidgen.pipeline.keeping import distillation_facts, keeping_names

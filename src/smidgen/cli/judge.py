@@ -11,8 +11,9 @@ from cyclopts.types import PositiveInt
 from smidgen.cli.console import Progress, print_json, print_table, say, say_cost, say_rejected
 from smidgen.cli.ensemble import EnsembleOptions, judges_of, refuse_beside_ensemble
 from smidgen.cli.parameters import Json, PricesFile, file_or_stdin
+from smidgen.cli.workers import RayOptions
 from smidgen.errors import ConfigError
-from smidgen.options import EngineOptions, JudgeOptions, RayOptions, RowOptions, SamplingOptions, whole
+from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions, whole
 
 if TYPE_CHECKING:
     from smidgen.config import Prices

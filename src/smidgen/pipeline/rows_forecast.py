@@ -110,7 +110,7 @@ def parse_rates(given: tuple[str, ...]) -> Rates:
                 MachineRate(
                     name=found["name"],
                     tokens_per_second=_above_zero(found["tokens"]),
-                    per_hour=found["price"] and float(found["price"]),
+                    per_hour=float(found["price"]) if found["price"] else None,
                     count=int(found["count"] or 1),
                     source=GIVEN,
                 )
@@ -118,7 +118,7 @@ def parse_rates(given: tuple[str, ...]) -> Rates:
         except ValueError:
             raise ConfigError(
                 f"--rate is {text}; expected tokens per second above 0 of the training, as 2500, or those of "
-                "a machine with its price per hour and the number of such, as a100=9000:1.8 or vllm=9000:1.8x8"
+                "a machine, its price per hour and the number of such, as a100=9000:1.8 or vllm=9000:1.8x8"
             ) from None
     if len(training) > 1:
         raise ConfigError(
