@@ -113,8 +113,9 @@ def test_answers_scored_by_probability(pairs: str, tiny_model_dir: Path, capsys:
     arguments = ["evaluate", "judge", "--data", pairs, *model]
     alone, spread = said_by(arguments, capsys), said_by([*arguments, "--ray"], capsys)
     assert alone["n"] == 12
-    for name, metric in alone["metrics"].items():
-        assert spread["metrics"][name] == pytest.approx(metric, rel=1e-5, nan_ok=True)
+    for name, metric in alone["metrics"].items():  # sums in another order, so not the same last bits
+        known = {key: value for key, value in metric.items() if value is not None}
+        assert {key: spread["metrics"][name][key] for key in known} == pytest.approx(known, rel=1e-5), name
 
 
 @pytest.mark.usefixtures("running")
@@ -186,7 +187,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 240) -> None:
 
 def test_a_worker_and_then_the_command_are_killed(tmp_path: Path):
     """Nothing is lost or doubled, Ctrl-C keeps what is finished, and the last command tells none of Ray."""
-    number, out, one = 150, tmp_path / "ray.jsonl", tmp_path / "one.jsonl"
+    number, out, one = 150, tmp_path / "shared.jsonl", tmp_path / "one.jsonl"
     pairs = write_pairs(tmp_path / "pairs.jsonl", number)
     model = ["--model", "smidgen:nano", "--engine", "mlx", "--max-tokens", "24", "--concurrency", "4"]
     assert exit_code(["judge", pairs, *model, "--out", str(one)]) == 0
@@ -222,7 +223,4 @@ def test_a_worker_and_then_the_command_are_killed(tmp_path: Path):
     said = running.communicate()[1]
     assert running.returncode == 0, said
     assert judgements(out) == judgements(one)
-    assert all(
-        line.startswith(("judge:", "300", "150 pairs", "the file", "judgements"))
-        for line in said.splitlines()
-    ), said
+    assert "ray" not in said.lower(), said
