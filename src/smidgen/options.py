@@ -117,6 +117,8 @@ class EngineOptions:
         draft_model: that smaller model, with the same tokenizer; `MODEL[:N]` is the first N blocks of one.
         thinking: whether the chat template opens a thinking block.
         batch_size: maximum number of rows decoded together, or of concurrent requests.
+        dtype: file type that a folder is converted to for `llama`; the usual one, or that chosen by `auto`, if
+            None.
         workers: Ray workers that share the requests, each with an engine of these options; if None, one
             engine in this process.
 
@@ -172,6 +174,7 @@ class EngineOptions:
         bool, Parameter(show_default=False, help="Let the chat template open a thinking block.")
     ] = False
     batch_size: Annotated[PositiveInt, Parameter(parse=False)] = 64
+    dtype: Annotated[str | None, Parameter(parse=False)] = None
     workers: Annotated[Workers | None, Parameter(parse=False)] = None
 
     def __post_init__(self):

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.tools.fake_server import FakeServer
 
+from smidgen.backend import device
 from smidgen.cli.app import exit_code
 from smidgen.cli.workers import RayOptions
 from smidgen.data.types import Message, Request, Sample
 from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.files import write_jsonl
-from smidgen.inference import engine_identity, open_engine, ray_engine
+from smidgen.inference import engine_identity, llama_server, open_engine, ray_engine
+from smidgen.inference.choice import Choice
 from smidgen.inference.ray_engine import RayEngine
 from smidgen.inference.ray_worker import Answered, Desk, Worker, block_of, complete
 from smidgen.options import EngineOptions, Workers
@@ -193,3 +195,26 @@ def test_ray_is_for_many_rows(capsys: pytest.CaptureFixture[str]):
     arguments = ["judge", "x.jsonl", "--out", "y.jsonl", "--model", "http://a/v1", "--also", "http://b/v1"]
     assert exit_code([*arguments, "--ray", "--endpoint", "http://c/v1"]) == 2
     assert "leave --endpoint or --also out" in capsys.readouterr().err
+
+
+def test_an_engine_that_is_chosen_by_measuring_is_chosen_once(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    chosen = Choice("llama", "F32")
+    monkeypatch.setattr("smidgen.inference.choice.choose", lambda model, **settings: chosen)
+    options = EngineOptions(str(tiny_model_dir))
+    engine = open_engine(replace(options, workers=Workers()))
+    assert isinstance(engine, RayEngine)
+    (given,) = engine._options
+    assert (given.engine, given.dtype, given.workers) == ("llama", "F32", None)
+    assert engine._identity == engine_identity(options) == engine_identity(given)
+    assert engine_identity(given) != engine_identity(replace(given, dtype=None))
+
+
+@pytest.mark.parametrize(("given", "threads"), [("1", 1), ("64", 4), ("", 4), ("0", 4), ("many", 4)])
+def test_llama_cpp_keeps_to_the_cores_of_its_worker(
+    given: str, threads: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(llama_server, "device", lambda: replace(device(), cores=4))
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert llama_server.num_threads() == threads

@@ -39,12 +39,11 @@ BLOCKS = 4
 class RayEngine:
     """An `Engine` of many engines with the same options, in workers of Ray."""
 
-    def __init__(self, options: EngineOptions, kind: str, *, scores: bool = False):
+    def __init__(self, options: EngineOptions, *, scores: bool = False):
         """Check what can be known before any worker is started; Ray is started by the first request.
 
         Args:
-            options: options of each engine, and its `workers`.
-            kind: the engine that these options stand for.
+            options: options of each engine, of which `engine` is not `auto`, and its `workers`.
             scores: whether `score` will be called.
 
         Raises:
@@ -63,11 +62,11 @@ class RayEngine:
         self._scores, self._has_started, self._peak = scores, False, None
         self._identity: str | None = None
         self.recording: ReplayEngine | None = None
-        if kind == "http":
+        if own.engine == "http":
             self._options = _servers(own, self._workers.endpoints)
             return
         self._identity = engine_identity(own, scores=scores)
-        if kind == "replay":
+        if own.engine == "replay":
             opened = open_engine(own)
             assert isinstance(opened, ReplayEngine)
             self.recording = opened

@@ -149,13 +149,12 @@ def _check_identity(options: EngineOptions, identity: str, *, scores: bool) -> N
     """Refuse a model that differs from the one where the work was started.
 
     Raises:
-        ConfigError: its weights, its adapter or its engine are others.
+        ConfigError: its weights or its adapter are others.
     """
     if engine_identity(options, scores=scores) != identity:
         raise ConfigError(
             f"{options.model} has other weights on the worker {os.uname().nodename} than where the work was "
-            "started, or is run by another engine there; copy the model there and name the engine with "
-            "--engine"
+            "started; copy the model, and its adapter, to every node"
         )
 
 
