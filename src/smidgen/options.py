@@ -117,8 +117,7 @@ class EngineOptions:
         draft_model: that smaller model, with the same tokenizer; `MODEL[:N]` is the first N blocks of one.
         thinking: whether the chat template opens a thinking block.
         batch_size: maximum number of rows decoded together, or of concurrent requests.
-        dtype: file type that a folder is converted to for `llama`; the usual one, or that chosen by `auto`, if
-            None.
+        dtype: file type that `llama` converts a folder to; the usual one, or that chosen by `auto`, if None.
         workers: Ray workers that share the requests, each with an engine of these options; if None, one
             engine in this process.
 

@@ -134,6 +134,17 @@ def test_servers_share_the_rows(pairs: str, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.usefixtures("running")
+def test_a_cluster_that_runs_is_joined_and_left(pairs: str, tmp_path: Path):
+    said, out = write_recording(tmp_path / "said.jsonl", 24), tmp_path / "out.jsonl"
+    address = ray.get_runtime_context().gcs_address
+    arguments = ["judge", pairs, "--out", str(out), "--model", said, "--template", "verdict"]
+    joined = started([*arguments, "--ray", "--ray-address", address])
+    told = joined.communicate()[1]
+    assert joined.returncode == 0 and len(judgements(out)) == 48, told
+    assert "ray" not in told.lower() and ray.is_initialized(), told
+
+
+@pytest.mark.usefixtures("running")
 def test_a_server_that_refuses_ends_the_work_with_one_sentence(
     pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

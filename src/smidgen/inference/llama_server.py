@@ -40,7 +40,7 @@ class Refused(Exception):
 
 
 def num_threads() -> int:
-    """Return the number of threads: one for each core, at most `OMP_NUM_THREADS`, which Ray sets for workers."""
+    """Return the number of threads: one for each core, at most `OMP_NUM_THREADS`, as Ray sets it."""
     given, cores = os.environ.get("OMP_NUM_THREADS", ""), device().cores
     return min(cores, int(given)) if given.isdecimal() and int(given) else cores
 
