@@ -100,13 +100,15 @@ class RayEngine:
         Raises:
             ConfigError: always.
         """
-        raise ConfigError(
-            "workers of Ray answer many rows at once, not requests that arrive over time; leave --ray out"
-        )
+        raise _many_rows_only()
 
     def stream(self, request: Request) -> Stream:
-        """Refuse as `session` does."""
-        return self.session() and Stream(iter(()))  # type: ignore[arg-type]
+        """Refuse as `session` does.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise _many_rows_only()
 
     def peak_memory_bytes(self) -> int | None:
         """Return the highest peak of a worker so far, or None if it is unknown."""
@@ -155,6 +157,12 @@ class RayEngine:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _many_rows_only() -> ConfigError:
+    return ConfigError(
+        "workers of Ray answer many rows at once, not requests that arrive over time; leave --ray out"
+    )
 
 
 def _servers(options: EngineOptions, endpoints: Sequence[str]) -> tuple[EngineOptions, ...]:
