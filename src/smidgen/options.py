@@ -19,6 +19,7 @@ from cyclopts.validators import Number
 
 from smidgen.data.types import Sampling
 from smidgen.errors import ConfigError, did_you_mean
+from smidgen.files import is_url
 
 EngineName = Literal["auto", "mlx", "llama", "http", "replay"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -59,6 +60,39 @@ KvCacheBits = Annotated[
 Seed = Annotated[NonNegativeInt, Parameter(converter=whole, help="Random seed.")]
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Ray workers that share the requests of an engine; see `smidgen.inference.ray_engine`.
+
+    Attributes:
+        number: number of workers, each with an engine of its own; if None, one for each server, or two.
+        endpoints: URLs of further servers of the same model, which take turns with the engine's own.
+        address: address of a Ray cluster; Ray on this machine, started and stopped with the engine, if None.
+        cpus: CPU cores that a worker is given; Ray starts it where they are free.
+        gpus: GPUs that a worker is given.
+
+    Raises:
+        ConfigError: an endpoint is no URL, or there are more of them than workers.
+    """
+
+    number: int | None = None
+    endpoints: tuple[str, ...] = ()
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self):
+        """Validate the values."""
+        if wrong := [url for url in self.endpoints if not is_url(url)]:
+            raise ConfigError(
+                f"the endpoint {wrong[0]} is not a URL; expected a server such as http://host:8000/v1"
+            )
+        if self.number is not None and self.number < (servers := 1 + len(self.endpoints)):
+            raise ConfigError(
+                f"{self.number} workers cannot ask {servers} servers; expected at least one worker for each"
+            )
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EngineOptions:
@@ -83,6 +117,9 @@ class EngineOptions:
         draft_model: that smaller model, with the same tokenizer; `MODEL[:N]` is the first N blocks of one.
         thinking: whether the chat template opens a thinking block.
         batch_size: maximum number of rows decoded together, or of concurrent requests.
+        dtype: file type that `llama` converts a folder to; the usual one, or that chosen by `auto`, if None.
+        workers: Ray workers that share the requests, each with an engine of these options; if None, one
+            engine in this process.
 
     Raises:
         ConfigError: a value is out of range or unknown, or `decode` and the draft model do not fit.
@@ -136,6 +173,8 @@ class EngineOptions:
         bool, Parameter(show_default=False, help="Let the chat template open a thinking block.")
     ] = False
     batch_size: Annotated[PositiveInt, Parameter(parse=False)] = 64
+    dtype: Annotated[str | None, Parameter(parse=False)] = None
+    workers: Annotated[Workers | None, Parameter(parse=False)] = None
 
     def __post_init__(self):
         """Validate the values."""
@@ -164,6 +203,11 @@ class EngineOptions:
             raise ConfigError(f"kv_bits is {self.kv_bits}; expected 8 or 4")
         if self.timeout is not None and not 0 < self.timeout < math.inf:
             raise ConfigError(f"timeout is {self.timeout}; expected seconds above 0")
+        if self.workers is not None and self.workers.endpoints and not is_url(self.model):
+            raise ConfigError(
+                f"further endpoints are given, but the model {self.model} is not a URL; give the first "
+                "server as the model, or leave the endpoints out"
+            )
 
 
 @Parameter(name="*")

@@ -116,3 +116,49 @@ max_tokens = 100
     found = json.loads(out)["teaching"]
     assert code == 0 and found["most_tokens"] == 5200
     assert found["most_cost"] == pytest.approx(found["prompt_tokens"] / 1e6 + 0.052)
+
+
+def test_many_rows_are_planned_here_and_on_other_machines(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    prices = tmp_path / "prices.toml"
+    prices.write_text(
+        'currency = "EUR"\nmachine_per_hour = 2.0\napi = [{ name = "api", input_per_million = 1.0, '
+        'output_per_million = 3.0 }]\nmachine = [{ name = "mac", tokens_per_second = 1000.0 }]\n'
+    )
+    arguments = [recipe, "--prices", str(prices), "--rate", "gpu=500:3.6", "--rate", "vllm=500:3.6x4"]
+    code, text, _ = plan(capsys, *arguments, "--rows", "1000000", "--retried", "0.5", "--json")
+    rows = json.loads(text)["rows"]
+    assert code == 0 and rows["requests"] == 3_000_000  # both orders, half of them twice
+    each = rows["prompt_tokens"] + rows["completion_tokens"]
+    assert rows["tokens"] == round(3_000_000 * each) and 1 < rows["completion_tokens"] <= 8
+    here, mac, gpu, servers, api = rows["places"]
+    assert here["name"] == "this machine" and here["cost"] == pytest.approx(2.0 * here["seconds"] / 3600)
+    assert here["tokens_per_second"] == pytest.approx(rows["tokens"] / here["seconds"])
+    assert (mac["seconds"], mac["cost"]) == (rows["tokens"] / 1000, None)
+    assert gpu["seconds"] == rows["tokens"] / 500 and gpu["cost"] == pytest.approx(gpu["seconds"] / 1000)
+    assert servers["seconds"] == gpu["seconds"] / 4 and servers["cost"] == pytest.approx(gpu["cost"])
+    assert api["seconds"] is None and api["cost"] == pytest.approx(
+        3 * (rows["prompt_tokens"] + 3 * rows["completion_tokens"]), rel=1e-6
+    )
+    code, text, err = plan(capsys, *arguments, "--rows", "10")
+    assert "4 x vllm" in text and "0.0% of the requests are asked twice" in err and "20 requests" in err
+
+
+@pytest.mark.parametrize("rate", ["x", "0", "-1", "nan", "a=", "a=0", "a=1e999", "a=5:x", "a=5x0", "a=1.1.1"])
+def test_rates_that_are_none(rate: str, recipe: str, capsys: pytest.CaptureFixture[str]):
+    code, _, err = plan(capsys, recipe, "--rows", "10", "--rate", rate)
+    assert code == 2 and f"--rate is {rate}; expected tokens per second above 0" in err
+
+
+def test_rows_that_cannot_be_planned(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    code, _, err = plan(capsys, recipe, "--rate", "a=5")
+    assert code == 2 and "are for --rows; give the number of rows" in err
+    code, _, err = plan(capsys, recipe, "--rate", "5", "--rate", "6")
+    assert code == 2 and "--rate gives 2 rates of the training" in err
+    unread = tmp_path / "unread.toml"
+    unread.write_text(RECIPE.replace("[data]", '[data]\ntrain = "absent.jsonl"\ntest = "absent.jsonl"'))
+    code, _, err = plan(capsys, str(unread), "--rows", "10")
+    assert code == 2 and "cannot be read, so the tokens of a row are unknown" in err
+    code, _, err = plan(capsys, "recipes/memory-router-nano.toml", "--rows", "10")
+    assert code == 2 and "--rows needs a recipe with one task, and memory-router-nano has " in err

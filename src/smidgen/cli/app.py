@@ -19,6 +19,7 @@ from smidgen import __version__
 from smidgen.cli.bench import bench
 from smidgen.cli.compare import compare
 from smidgen.cli.data import data
+from smidgen.cli.distill import distill
 from smidgen.cli.doctor import doctor
 from smidgen.cli.evaluate import evaluate
 from smidgen.cli.export import export
@@ -40,6 +41,7 @@ COMMANDS = (
     run,
     plan,
     train,
+    distill,
     sweep,
     evaluate,
     judge,

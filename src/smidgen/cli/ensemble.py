@@ -93,8 +93,13 @@ def judges_of(engine: EngineOptions, also: Sequence[str]) -> list[EngineOptions]
     """Return the engine options of `--model` and of every judge in `--also`.
 
     Raises:
-        ConfigError: a judge is named twice.
+        ConfigError: a judge is named twice, or has further servers.
     """
+    if also and engine.workers is not None and engine.workers.endpoints:
+        raise ConfigError(
+            f"--endpoint {engine.workers.endpoints[0]} is a further server of one judge, and several are "
+            "given; leave --endpoint or --also out"
+        )
     judges = [engine, *(_named(engine, name) for name in also)]
     if any(is_url(judge.model) for judge in judges):
         judges = [judge if is_url(judge.model) else _local(judge) for judge in judges]
@@ -169,7 +174,10 @@ def refuse_beside_ensemble(
     Raises:
         ConfigError: one is given.
     """
-    others = [*changed(given, ["ensemble"]), *changed(engine, ["batch_size", "api_key_env", "timeout"])]
+    others = [
+        *changed(given, ["ensemble"]),
+        *changed(engine, ["batch_size", "api_key_env", "timeout", "workers"]),
+    ]
     if others := [*others, *changed(asking), *changed(sampling)]:
         raise ConfigError(
             f"{others[0]} does not apply to {given.ensemble}, which says how its judges are asked; remove it"

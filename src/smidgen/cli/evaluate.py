@@ -12,6 +12,7 @@ from cyclopts.types import PositiveInt
 from smidgen.cli.console import figure, follow, print_json, print_table, say, say_cost, say_rejected
 from smidgen.cli.ensemble import CalibrationOptions, calibration_rows, open_ensemble
 from smidgen.cli.parameters import EvaluationOut, Json, PricesFile
+from smidgen.cli.workers import RayOptions
 from smidgen.errors import ConfigError
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions, whole
 
@@ -44,6 +45,13 @@ class EvaluatedRows(RowOptions):
         tuple[str, ...],
         Parameter(help="Split to use; repeatable. Default: all except training splits."),
     ] = ()
+
+    def check(self) -> None:
+        """Refuse a split of rows that have none."""
+        if self.split and self.data == "world":
+            raise ConfigError(
+                "--split does not apply to generated rows (--data world); remove it, or give a file as --data"
+            )
 
 
 @Parameter(name="*")
@@ -173,6 +181,7 @@ def evaluate(
     task_options: EvaluatedTask = EvaluatedTask(),
     sampling: SamplingOptions = SamplingOptions(),
     ensemble: CalibrationOptions = CalibrationOptions(),
+    ray: RayOptions = RayOptions(),
     output: EvaluationOutput = EvaluationOutput(),
 ) -> None:
     """Evaluate a model on a dataset, with 95 % intervals and baselines."""
@@ -183,7 +192,9 @@ def evaluate(
     from smidgen.tasks import find_task
     from smidgen.tracking.tracker import check_trackers, track
 
+    rows.check()
     check_trackers([output.track] if output.track else [], "--track is")
+    engine = ray.spread(engine)
     opened = open_ensemble(ensemble, task, engine, task_options, sampling)
     found = find_task(task, opened.settings if opened else task_options.settings(task))
     prices = read_prices(output.prices)
@@ -191,10 +202,6 @@ def evaluate(
         raise ConfigError(
             f"{output.out} has the evaluation of an ensemble, and this one asks a single judge once; give "
             "another --out"
-        )
-    if rows.split and rows.data == "world":
-        raise ConfigError(
-            "--split does not apply to generated rows (--data world); remove it, or give a file as --data"
         )
     with TemporaryDirectory() as scratch:  # for the records, if they are not kept
         read = EvaluationRows.read(

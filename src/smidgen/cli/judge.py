@@ -11,6 +11,7 @@ from cyclopts.types import PositiveInt
 from smidgen.cli.console import Progress, print_json, print_table, say, say_cost, say_rejected
 from smidgen.cli.ensemble import EnsembleOptions, judges_of, refuse_beside_ensemble
 from smidgen.cli.parameters import Json, PricesFile, file_or_stdin
+from smidgen.cli.workers import RayOptions
 from smidgen.errors import ConfigError
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions, whole
 
@@ -93,6 +94,7 @@ def judge(
     sampling: SamplingOptions = SamplingOptions(),
     ensemble: EnsembleOptions = EnsembleOptions(),
     rows: RowOptions = RowOptions(),
+    ray: RayOptions = RayOptions(),
     output: JudgeOutput = JudgeOutput(),
 ) -> None:
     """Judge which of two answers is better, asking one judge or several in both orders."""
@@ -101,9 +103,9 @@ def judge(
     out = output.out
     _check_use(file, pair, out)
     if file is None:
-        _check_one(output, judging, rows)
+        _check_one(output, judging, rows, ray)
     price_list = read_prices(output.prices)
-    with _open(engine, judging, sampling, ensemble) as opened:
+    with _open(ray.spread(engine), judging, sampling, ensemble) as opened:
         if file is None or out is None:
             _judge_one(opened, pair, json=output.json)
         else:
@@ -142,7 +144,7 @@ def _check_use(file: Path | None, pair: PairOptions, out: Path | None) -> None:
         )
 
 
-def _check_one(output: JudgeOutput, judging: JudgeOptions, rows: RowOptions) -> None:
+def _check_one(output: JudgeOutput, judging: JudgeOptions, rows: RowOptions, ray: RayOptions) -> None:
     """Check that no option that needs a file of pairs is given."""
     for_files = {
         "--out": output.out is not None,
@@ -150,6 +152,7 @@ def _check_one(output: JudgeOutput, judging: JudgeOptions, rows: RowOptions) -> 
         "--prices": output.prices is not None,
         "--skip-bad-rows": rows.skip_bad_rows,
         "--reference": judging.reference,
+        "--ray": ray.ray,
     }
     if given := [name for name, is_given in for_files.items() if is_given]:
         raise ConfigError(f"{given[0]} applies only to a file of pairs; remove it")

@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from cyclopts.types import PositiveFloat
+from cyclopts.types import NormFloat, PositiveFloat, PositiveInt
 
 from smidgen.cli.console import count, duration, print_json, print_table, say, size
 from smidgen.cli.parameters import Json, PricesFile, RecipeFile, RowsFile
 from smidgen.cli.run import with_data
+from smidgen.errors import ConfigError
+from smidgen.options import whole
 
 if TYPE_CHECKING:
     from smidgen.pipeline.fitting import Fit
     from smidgen.pipeline.forecast import Forecast
+    from smidgen.pipeline.rows_forecast import RowsForecast
     from smidgen.pipeline.teaching_forecast import TeachingForecast
 
 
@@ -30,11 +33,25 @@ def plan(
         Parameter(help="Memory that may be used, in 10⁹ bytes; default: 90 % of the device's."),
     ] = None,
     rate: Annotated[
-        PositiveFloat | None,
+        tuple[str, ...],
         Parameter(
+            show_default=False,
             help="Tokens per second of the training, if known, by which the other stages are scaled too; "
-            "default: from this device's rates, measured in a second."
+            "default: from this device's rates, measured in a second. With --rows also "
+            "NAME=TOKENS_PER_S[:PRICE_PER_HOUR][xCOUNT], the rate of another machine, prompt and generated "
+            "tokens together, as vllm=9000:1.8x8; repeatable.",
         ),
+    ] = (),
+    rows: Annotated[
+        PositiveInt | None,
+        Parameter(
+            converter=whole,
+            help="Also plan the answers to this many rows: time and cost here and on other machines.",
+        ),
+    ] = None,
+    retried: Annotated[
+        NormFloat | None,
+        Parameter(help="Share of the requests that are asked twice, for --rows; default: 0."),
     ] = None,
     prices: PricesFile = None,
     json: Json = False,
@@ -50,20 +67,27 @@ def plan(
     from smidgen.pipeline.budgets import Budgets
     from smidgen.pipeline.fitting import fit as find_fit
     from smidgen.pipeline.forecast import available_memory, forecast, refuse_misfit
+    from smidgen.pipeline.rows_forecast import AskedRows, parse_rates
     from smidgen.runs import Run
 
+    rates = parse_rates(rate)
+    if rows is None and (rates.machines or retried is not None):
+        raise ConfigError("--rate NAME=… and --retried are for --rows; give the number of rows")
     settings = with_data(read_recipe(recipe), data)
     budgets = Budgets(RunContext(settings, Run(Path("runs") / settings.name), read_prices(prices)))
     available = available_memory() if memory is None else round(memory * 1e9)
     found = find_fit(budgets, available) if fit else None
     if found is not None:
         budgets = found.budgets
-    expected = forecast(budgets, available=available, rate=rate)
+    asked = rows and AskedRows(rows, rates.machines, retried or 0.0)
+    expected = forecast(budgets, available=available, rate=rates.training, asked=asked or None)
     if json:
         fitting = {} if found is None else {"changes": found.changes, "change_notes": found.notes}
         print_json(asdict(expected) | {"fits": expected.fits} | fitting)
     else:
         show(expected)
+        if expected.rows:
+            show_rows(expected.rows)
         if found is not None:
             show_fit(found)
     refuse_misfit(expected)
@@ -124,6 +148,31 @@ def show(expected: "Forecast") -> None:
     )
     for note in expected.notes:
         say(f"note: {note}")
+
+
+def show_rows(expected: "RowsForecast") -> None:
+    """Print time and cost of answering rows, and the assumptions."""
+    print()
+    print_table(
+        [
+            (
+                place.name if place.count == 1 else f"{place.count} x {place.name}",
+                "–" if place.tokens_per_second is None else count(place.tokens_per_second),
+                "–" if place.seconds is None else duration(place.seconds),
+                "–" if place.cost is None else f"{place.cost:,.2f} {expected.currency}",
+                place.source,
+            )
+            for place in expected.places
+        ],
+        headers=(f"{expected.rows:,} rows, {expected.task}", "tokens/s", "time", "cost", "rate from"),
+    )
+    say(
+        f"{expected.requests:,} requests of {count(expected.prompt_tokens)} tokens, "
+        f"{count(expected.shared_tokens)} of them shared by all, and answers of "
+        f"{count(expected.completion_tokens)}: {expected.tokens:,} tokens"
+    )
+    for assumption in expected.assumptions:
+        say(f"assumed: {assumption}")
 
 
 def teaching_line(teaching: "TeachingForecast") -> str:

@@ -25,7 +25,7 @@ from smidgen.config.grpo_table import GrpoConfig, RewardConfig
 from smidgen.config.jacobi_table import JacobiConfig
 from smidgen.config.model_table import ArchitectureConfig, ModelConfig, NewModelConfig
 from smidgen.config.pretrain_table import PhaseConfig, PretrainConfig
-from smidgen.config.prices_table import ApiPrice, Prices, read_prices
+from smidgen.config.prices_table import ApiPrice, MachineRate, Prices, read_prices
 from smidgen.config.quantize_table import DEFAULT_BITS, DEFAULT_GROUP_SIZE, QuantizeConfig
 from smidgen.config.recipe import (
     AnyRecipe,
@@ -61,6 +61,7 @@ __all__ = [
     "GrpoConfig",
     "JacobiConfig",
     "LoraConfig",
+    "MachineRate",
     "ModelConfig",
     "NewModelConfig",
     "OneOf",

@@ -22,6 +22,22 @@ class ApiPrice(Section):
         return (read * self.input_per_million + written * self.output_per_million) / 1e6
 
 
+class MachineRate(Section):
+    """A machine that can answer rows, for `smidgen plan --rows`."""
+
+    name: str
+    """Name of the machine in the plan."""
+    tokens_per_second: float = Field(gt=0.0)
+    """Prompt and generated tokens per second together, measured on it with many requests at once, such as the
+    total token throughput of `vllm bench serve`."""
+    per_hour: float | None = Field(default=None, ge=0.0)
+    """Price of an hour of it."""
+    count: int = Field(default=1, ge=1)
+    """Number of such machines, or endpoints."""
+    source: str = "prices"
+    """Where the rate was measured, for the plan."""
+
+
 class Prices(Section):
     """Prices for the cost table of a report."""
 
@@ -35,6 +51,8 @@ class Prices(Section):
     )
     """APIs to compare with at equal token counts; default: gpt-4o and gpt-4o-mini at list price. A teacher on
     a server costs the price of the API that has the `model_name` of the teacher as its name."""
+    machine: tuple[MachineRate, ...] = ()
+    """Further machines for `smidgen plan --rows`, with rates that were measured on them."""
 
     def of(self, name: str) -> ApiPrice | None:
         """Return the price of a model on a server; a note in brackets after a listed name does not matter."""

@@ -1,5 +1,6 @@
 """Inference engines: completions and scores of prompts. `open_engine` is the only entry point."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,11 @@ def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
             "and a model folder"
         )
     thinking, batch_size, kv_bits = options.thinking, options.batch_size, options.kv_bits
+    if options.workers is not None:
+        from smidgen.inference.ray_engine import RayEngine
+
+        # What is chosen by measuring is chosen once, not by each worker for itself.
+        return RayEngine(replace(options, engine=kind, dtype=dtype), scores=scores)
     # Imported here because the libraries of one engine need not be installed to use another.
     if kind == "replay":
         from smidgen.inference.replay import ReplayEngine
@@ -148,7 +154,7 @@ def _engine_for(options: EngineOptions, *, scores: bool) -> tuple[str, str | Non
         given = f"{model} is the URL of a server" if is_server else f"{model} is not a URL"
         raise ConfigError(f"{given}, so the engine {engine} cannot be used; leave --engine out")
     if engine != "auto":
-        return engine, None
+        return engine, options.dtype
     if is_server:
         return "http", None
     if model.endswith(".jsonl"):

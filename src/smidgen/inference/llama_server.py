@@ -39,6 +39,12 @@ class Refused(Exception):
     """llama.cpp refused a request; the message is its own."""
 
 
+def num_threads() -> int:
+    """Return the number of threads: one for each core, at most `OMP_NUM_THREADS`, as Ray sets it."""
+    given, cores = os.environ.get("OMP_NUM_THREADS", ""), device().cores
+    return min(cores, int(given)) if given.isdecimal() and int(given) else cores
+
+
 def is_installed() -> bool:
     """Return whether the wheel is installed."""
     return xllamacpp is not None
@@ -87,7 +93,7 @@ class LlamaServer:
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(file)
         parameters.n_parallel, parameters.n_ctx = num_slots, num_slots * context
-        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = device().cores
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = num_threads()
         if device().kind == "cpu":
             parameters.n_gpu_layers = 0
         if kv_bits is not None:

@@ -43,6 +43,12 @@ class ReplayEngine:
             DataError: the recording has no answer for some samples.
         """
         requests = list(requests)
+        self.check(requests)
+        for request in requests:
+            yield request, Completion(self._texts[request.sample.id])
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Refuse requests that cannot all be completed; raises as `complete`."""
         for request in requests:
             _refuse_settings(request)
         missing = [r.sample.id for r in requests if r.sample.id not in self._texts]
@@ -51,8 +57,6 @@ class ReplayEngine:
                 f"{self._path} has no completion for {first_few(missing, ', ')}; "
                 f"expected one row for each of the {len(requests)} samples"
             )
-        for request in requests:
-            yield request, Completion(self._texts[request.sample.id])
 
     def session(self) -> "ReplaySession":
         """Open a session; every step answers all submitted requests."""

@@ -231,7 +231,7 @@ def saved_judges(path: Path, engine: EngineOptions) -> tuple[SavedEnsemble, list
         DataError: the file is missing, or is no ensemble.
     """
     saved = read_ensemble(path)
-    own = {"batch_size": engine.batch_size}
+    own: dict[str, Any] = {"batch_size": engine.batch_size, "workers": engine.workers}
     for_servers = {"api_key_env": engine.api_key_env, "timeout": engine.timeout}
     has_server = any(is_url(judge.model) for judge in saved.judges)  # else the engine refuses them
     judges = [

@@ -1,7 +1,7 @@
 """Shared state of the stages of one run: recipe, run folder, and the rows and samples of its tasks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from smidgen.config import (
 )
 from smidgen.data.types import Message, Preference, Sample, Sampling
 from smidgen.files import read_jsonl
-from smidgen.options import EngineOptions
+from smidgen.options import EngineOptions, Workers
 from smidgen.pipeline.task_context import TaskContext
 from smidgen.runs import Run
 from smidgen.training.process_group import ALONE, ProcessGroup
@@ -44,6 +44,8 @@ class RunContext:
     """Whether an unfinished training goes on from its checkpoint although its learning rate has changed."""
     group: ProcessGroup = ALONE
     """The processes of the training."""
+    workers: Workers | None = None
+    """Workers that share the requests to the teacher; one engine in this process if None."""
 
     @cached_property
     def tasks(self) -> tuple[TaskContext, ...]:
@@ -90,7 +92,7 @@ class RunContext:
     @property
     def teacher_engine(self) -> EngineOptions:
         """Engine options of the teacher."""
-        return asked_engine(self.teacher)
+        return replace(asked_engine(self.teacher), workers=self.workers)
 
     @property
     def best(self) -> Path:

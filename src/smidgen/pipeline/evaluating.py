@@ -95,7 +95,8 @@ def run_evaluation(
     try:
         identity = engine_identity(engine, scores=method != "generate")
         every = [*samples, *rows.attacked]
-        unused = opened.unused(every) if isinstance(opened, ReplayEngine) else None
+        recording = opened if isinstance(opened, ReplayEngine) else getattr(opened, "recording", None)
+        unused = None if recording is None else recording.unused(every)
         logs = [
             collect_log(
                 task,

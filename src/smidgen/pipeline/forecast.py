@@ -8,6 +8,7 @@ from smidgen.errors import ConfigError
 from smidgen.figures.formatting import size
 from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.registry import stages_of
+from smidgen.pipeline.rows_forecast import AskedRows, RowsForecast, forecast_rows
 from smidgen.pipeline.teaching_forecast import TeachingForecast, forecast_teaching
 from smidgen.pipeline.times import Times, times_of
 
@@ -63,6 +64,7 @@ class Forecast:
         cost: its price.
         currency: currency of the price.
         teaching: requests to the teacher of a distillation; None if it has none or the rows are unknown.
+        rows: answers to many rows; None unless they are asked for.
         available_bytes: memory that the recipe may take.
         notes: assumptions, one sentence each.
     """
@@ -80,6 +82,7 @@ class Forecast:
     cost: float
     currency: str
     teaching: TeachingForecast | None
+    rows: RowsForecast | None
     available_bytes: int
     notes: list[str]
 
@@ -99,7 +102,9 @@ def available_memory() -> int:
     return round((1 - MARGIN) * device().memory_bytes)
 
 
-def forecast(budgets: Budgets, *, available: int, rate: float | None = None) -> Forecast:
+def forecast(
+    budgets: Budgets, *, available: int, rate: float | None = None, asked: AskedRows | None = None
+) -> Forecast:
     """Compute what a recipe takes; neither weights nor the run folder are touched.
 
     Args:
@@ -107,6 +112,7 @@ def forecast(budgets: Budgets, *, available: int, rate: float | None = None) -> 
         available: bytes of memory that it may take.
         rate: tokens per second of the training; from this device's rate of matrix products, which is
             measured in a second, if None.
+        asked: rows to be answered beside, and where; None for none.
 
     Raises:
         UserError: the recipe is invalid.
@@ -131,6 +137,7 @@ def forecast(budgets: Budgets, *, available: int, rate: float | None = None) -> 
         cost=seconds / 3600 * budgets.context.prices.machine_per_hour,
         currency=budgets.context.prices.currency,
         teaching=None if budgets.batches.unread else forecast_teaching(budgets),
+        rows=None if asked is None else forecast_rows(times, asked),
         available_bytes=available,
         notes=_notes(budgets),
     )

@@ -23,6 +23,7 @@ from smidgen.models.work import (
 from smidgen.options import EngineOptions
 from smidgen.pipeline.asking import PLAIN, Asking
 from smidgen.pipeline.budgets import Budgets
+from smidgen.pipeline.planned_rows import Prompts
 from smidgen.pipeline.task_context import TaskContext
 from smidgen.pipeline.task_metric import metric_samples
 
@@ -88,10 +89,8 @@ class Times:
         number = prompts.number if requests is None else requests()
         decoding = budgets.decoding(task, options, asking, scores=scores)
         own = prompts.tokens / prompts.number - prompts.shared
-        most, recipe = asking.max_tokens or decoding.answer, budgets.context.specialist
         untrained = options == budgets.context.base_engine and not (ends or asking.constrained)
-        open_ended = untrained or recipe.model.thinking
-        written = most if open_ended or prompts.answer is None else min(most, prompts.answer)
+        written = self.written(prompts, asking.max_tokens or decoding.answer, untrained=untrained)
         answers = Answers(
             budgets.shape,
             decoding.weights,
@@ -102,6 +101,13 @@ class Times:
             written=0 if scores else written,
         )
         return answering_seconds(answers, self.rates)
+
+    def written(self, prompts: Prompts, most: int | None = None, *, untrained: bool = False) -> float:
+        """Return the mean tokens of an answer of at most `most`, by default those of the evaluations."""
+        recipe = self.budgets.context.specialist
+        most = most or recipe.evaluate.max_tokens
+        open_ended = untrained or recipe.model.thinking
+        return most if open_ended or prompts.answer is None else min(most, prompts.answer)
 
     def asked(
         self, task: TaskContext, options: EngineOptions, max_tokens: int, requests: Callable[[], int]
