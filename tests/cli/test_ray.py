@@ -196,6 +196,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 240) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_a_worker_and_then_the_command_are_killed(tmp_path: Path):
     """Nothing is lost or doubled, Ctrl-C keeps what is finished, and the last command tells none of Ray."""
     number, out, one = 150, tmp_path / "shared.jsonl", tmp_path / "one.jsonl"

@@ -1,6 +1,5 @@
 """Workers of Ray, without Ray: what is refused before it starts, and what one worker does with a block."""
 
-import pickle
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,8 +18,9 @@ from smidgen.errors import ConfigError, DataError, WorkError
 from smidgen.files import write_jsonl
 from smidgen.inference import engine_identity, llama_server, open_engine, ray_engine
 from smidgen.inference.choice import Choice
+from smidgen.inference.ray_cluster import block_of, objects_of
 from smidgen.inference.ray_engine import RayEngine
-from smidgen.inference.ray_worker import Answered, Desk, Worker, block_of, complete
+from smidgen.inference.ray_worker import Answered, Desk, Worker, complete
 from smidgen.options import EngineOptions, Workers
 
 pytest.importorskip("ray")
@@ -53,7 +53,7 @@ def test_blocks_have_every_question_once_in_order(number: int, batch: int, worke
 
 
 def answer(worker: Worker, asked: list[Request]) -> Answered:
-    return pickle.loads(worker(block_of(asked))["answered"][0].as_py())
+    return objects_of(worker(block_of(asked, number=0)))[0]
 
 
 def worker_of(options: EngineOptions, identity: str | None = None) -> Worker:
@@ -110,7 +110,7 @@ def test_a_worker_with_other_weights_is_refused(recording: EngineOptions):
 def test_workers_take_turns_and_keep_their_seats():
     desk = Desk()
     assert [desk.seat(name) for name in "abcab"] == [0, 1, 2, 0, 1]
-    assert [desk.begin(block) for block in (b"x", b"y", b"x")] == [1, 1, 2]
+    assert [desk.begin(block) for block in (3, 4, 3)] == [1, 1, 2]
 
 
 def test_a_missing_answer_is_refused_before_ray_starts(recording: EngineOptions):

@@ -6,7 +6,7 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from smidgen.errors import WorkError
@@ -16,6 +16,7 @@ try:
     import pyarrow as _pyarrow
     import ray as _ray
     import ray.data.exceptions
+    import ray.data.extensions
     import ray.exceptions
 except ImportError:
     pyarrow: Any = None
@@ -23,12 +24,31 @@ except ImportError:
 else:
     pyarrow, ray = _pyarrow, _ray
 
+OBJECTS = "objects"
+"""The column of a block that holds objects."""
+
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its processes write to the terminal what their logs have too
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # which Ray warns of otherwise
+    "RAY_worker_niceness": "0",  # 15 otherwise: whatever else runs here would come first
 }
 """Settings of Ray, where the environment has no others."""
+
+
+def block_of(objects: Sequence[Any], **columns: Any) -> Any:
+    """Return objects as a table of Arrow, with further columns that have one value each.
+
+    Ray writes the objects, as everything that goes from one of its processes to another.
+    """
+    rest = {name: [value] * len(objects) for name, value in columns.items()}
+    held = ray.data.extensions.ArrowPythonObjectArray.from_objects(objects)
+    return pyarrow.table({OBJECTS: held, **rest})
+
+
+def objects_of(block: Any) -> list[Any]:
+    """Return the objects of such a table."""
+    return block[OBJECTS].to_pylist()
 
 
 def start_ray(workers: Workers, number: int) -> None:

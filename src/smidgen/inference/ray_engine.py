@@ -13,7 +13,6 @@ known here.
 
 import logging
 import math
-import pickle
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,8 +24,8 @@ from smidgen.errors import ConfigError, WorkError
 from smidgen.inference import engine_identity, open_engine
 from smidgen.inference.engine import Session, Stream
 from smidgen.inference.http import HttpEngine
-from smidgen.inference.ray_cluster import ray, start_ray
-from smidgen.inference.ray_worker import Answered, Ask, Desk, Worker, block_of, complete, score
+from smidgen.inference.ray_cluster import block_of, objects_of, ray, start_ray
+from smidgen.inference.ray_worker import Answered, Ask, Desk, Worker, complete, score
 from smidgen.inference.replay import ReplayEngine
 from smidgen.options import EngineOptions
 
@@ -127,8 +126,9 @@ class RayEngine:
         number = self._workers.number or max(2, len(self._options))
         self._start(number)
         desk = ray.remote(num_cpus=0)(Desk).remote()
+        parts = _parts(list(questions.values()), self._options[0].batch_size, number)
         shared = ray.data.from_arrow(
-            [block_of(part) for part in _parts(list(questions.values()), self._options[0].batch_size, number)]
+            [block_of(part, number=block) for block, part in enumerate(parts)]
         ).map_batches(
             Worker,
             batch_size=None,
@@ -203,8 +203,7 @@ def _arrivals(shared: Any) -> Iterator[Answered]:
     try:
         # No block is held back until the next one has come.
         for table in shared.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for answered in table["answered"].to_pylist():
-                yield pickle.loads(answered)
+            yield from objects_of(table)
     except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as error:
         first = (str(error).strip() or "no reason given").splitlines()[0]
         raise WorkError(

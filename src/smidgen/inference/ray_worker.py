@@ -1,7 +1,6 @@
 """A worker of Ray Data: an engine that answers blocks of questions, and a desk that counts them."""
 
 import os
-import pickle
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +11,7 @@ from smidgen.data.types import Completion, Continuations, Request, Sample, Score
 from smidgen.errors import ConfigError, WorkError
 from smidgen.inference import engine_identity, open_engine
 from smidgen.inference.engine import Engine
-from smidgen.inference.ray_cluster import pyarrow, ray
+from smidgen.inference.ray_cluster import block_of, objects_of, ray
 from smidgen.options import EngineOptions
 
 ATTEMPTS = 4
@@ -63,22 +62,15 @@ class Worker:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("default")
             try:
-                self._begin(block["question"][0].as_py())
-                questions = [pickle.loads(one) for one in block["question"].to_pylist()]
-                found.extend(self._ask(self._opened(), questions))
+                self._begin(block["number"][0].as_py())
+                found.extend(self._ask(self._opened(), objects_of(block)))
             except Exception as raised:  # it is raised where the work was started, as if it was done there
                 error = raised
         peak = None if self._engine is None else self._engine.peak_memory_bytes()
         told = [one.message for one in warned if isinstance(one.message, Warning)]
-        return pyarrow.table(
-            {
-                "answered": [
-                    pickle.dumps(Answered(found, error, [one for one in told if _is_for_user(one)], peak))
-                ]
-            }
-        )
+        return block_of([Answered(found, error, [one for one in told if _is_for_user(one)], peak)])
 
-    def _begin(self, block: bytes) -> None:
+    def _begin(self, block: int) -> None:
         """Count that a block is begun.
 
         Raises:
@@ -114,14 +106,14 @@ class Desk:
 
     def __init__(self):
         self._seats: dict[str, int] = {}
-        self._begun: Counter[bytes] = Counter()
+        self._begun: Counter[int] = Counter()
 
     def seat(self, worker: str) -> int:
         """Return the number of a worker, the same after a restart: they take turns with servers."""
         return self._seats.setdefault(worker, len(self._seats))
 
-    def begin(self, block: bytes) -> int:
-        """Count that a block is begun, by its first question, and return how often it was."""
+    def begin(self, block: int) -> int:
+        """Count that a block is begun, and return how often it was."""
         self._begun[block] += 1
         return self._begun[block]
 
@@ -138,11 +130,6 @@ def score(
     """Ask an engine for log-probabilities."""
     for sample, scored in engine.score(samples, continuations, least_share=least_share):
         yield sample.id, scored
-
-
-def block_of(questions: list[Any]) -> Any:
-    """Return questions as a table of Arrow."""
-    return pyarrow.table({"question": [pickle.dumps(question) for question in questions]})
 
 
 def _check_identity(options: EngineOptions, identity: str, *, scores: bool) -> None:
