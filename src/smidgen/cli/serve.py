@@ -3,18 +3,18 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.types import NonNegativeInt, PositiveFloat, PositiveInt
+from cyclopts.types import NonNegativeInt, PositiveInt
 from cyclopts.validators import Number
 
 from smidgen.cli.console import print_json, say
 from smidgen.cli.parameters import Json
 from smidgen.errors import ConfigError
-from smidgen.options import EngineOptions, Model, whole
+from smidgen.options import EngineOptions, whole
 
-Seconds = Annotated[float, Parameter(validator=Number(gt=0, lt=math.inf))]
+Finite = Number(gt=0, lt=math.inf)
 
 
 @Parameter(name="*")
@@ -22,7 +22,14 @@ Seconds = Annotated[float, Parameter(validator=Number(gt=0, lt=math.inf))]
 class ServedEngine(EngineOptions):
     """The engine that runs the model in this process."""
 
-    model: Annotated[Model, Parameter(parse=False)] = "smidgen:nano"
+    model: Annotated[str, Parameter(parse=False)] = "smidgen:nano"
+    engine: Annotated[
+        Literal["auto", "mlx", "llama"],
+        Parameter(
+            help="Engine that runs the model: MLX or llama.cpp. By default chosen by the model; on a CPU by "
+            "a short measurement, kept in the cache folder."
+        ),
+    ] = "auto"
     model_name: Annotated[str | None, Parameter(parse=False)] = None
     api_key_env: Annotated[str | None, Parameter(parse=False)] = None
     timeout: Annotated[float | None, Parameter(parse=False)] = None
@@ -68,15 +75,23 @@ class ServingOptions:
         Parameter(converter=whole, help="Requests that may wait; further ones are refused with status 429."),
     ] = 256
     deadline: Annotated[
-        PositiveFloat, Parameter(help="Seconds after which a request is given up, waiting included.")
+        float,
+        Parameter(validator=Finite, help="Seconds after which a request is given up, waiting included."),
     ] = 600.0
     grace: Annotated[
-        PositiveFloat, Parameter(help="Seconds that running requests get when the server is stopped.")
+        float,
+        Parameter(validator=Finite, help="Seconds that running requests get when the server is stopped."),
     ] = 30.0
 
 
 def serve(
-    model: Model,
+    model: Annotated[
+        str,
+        Parameter(
+            help="Model folder, .gguf file, hub id (owner/repo or owner/repo:subfolder), smidgen:nano or "
+            "smidgen:smollm2."
+        ),
+    ],
     *,
     engine: ServedEngine = ServedEngine(),
     listening: ListenOptions = ListenOptions(),
@@ -90,12 +105,10 @@ def serve(
     """
     from dataclasses import replace
 
-    from smidgen.inference import engine_identity, open_local_engine
     from smidgen.serving.app import build_app
     from smidgen.serving.names import ModelNames, named_adapters
-    from smidgen.serving.scheduler import Scheduler
-    from smidgen.serving.server import DrainingServer, is_loopback, listen, url_of
-    from smidgen.serving.service import Service, ServingSettings, warm_up
+    from smidgen.serving.server import BACKLOG, DrainingServer, bind, is_loopback, url_of
+    from smidgen.serving.service import ServingSettings, open_service
 
     if not is_loopback(listening.host):
         raise ConfigError(
@@ -104,20 +117,14 @@ def serve(
         )
     base = serving.name or model
     names = ModelNames(base, named_adapters(serving.adapter, base))
-    options = replace(engine, model=model)
-    socket = listen(listening.host, listening.port)
-    opened = open_local_engine(options)
-    warm_up(opened, names)
-    scheduler = Scheduler(opened.session(), places=opened.batch_size, most_waiting=serving.queue)
-    settings = ServingSettings(serving.max_tokens, serving.deadline, engine.thinking)
-    fingerprint = f"fp_{engine_identity(options)[:12]}"
-    service = Service(names, scheduler, opened.tokenizer, settings, fingerprint)
-    url = url_of(socket)
-    if json:
-        print_json({"url": url, "models": [base, *names.adapters]}, on_one_line=True)
-    say(f"{base} is served at {url}, described at {url.removesuffix('/v1')}/docs")
-    try:
-        DrainingServer(build_app(service), scheduler, grace_s=serving.grace).run(sockets=[socket])
-    finally:
-        scheduler.close()
-        opened.close()
+    settings = ServingSettings(serving.max_tokens, serving.deadline, engine.thinking, serving.queue)
+    with (
+        bind(listening.host, listening.port) as socket,  # first, in case the port is taken
+        open_service(replace(engine, model=model), names, settings) as service,
+    ):
+        socket.listen(BACKLOG)
+        url = url_of(socket)
+        if json:
+            print_json({"url": url, "models": [base, *names.adapters]}, on_one_line=True)
+        say(f"{base} is served at {url}, described at {url.removesuffix('/v1')}/docs")
+        DrainingServer(build_app(service), service.scheduler, grace_s=serving.grace).run(sockets=[socket])
