@@ -156,6 +156,22 @@ def test_log_probabilities_are_of_the_texts_of_tokens(server: Started):
     ] == logprobs["tokens"]
 
 
+def test_the_most_probable_tokens_are_reported(server: Started):
+    for streams in (False, True):
+        answer = server.chat("Hello", logprobs=True, top_logprobs=5, stream=streams)
+        choice = chunks_of(answer)[-1]["choices"][0] if streams else answer.json()["choices"][0]
+        for each in choice["logprobs"]["content"]:
+            tops = [top["logprob"] for top in each["top_logprobs"]]
+            assert len(tops) == 5 and tops == sorted(tops, reverse=True)
+            assert each["logprob"] == pytest.approx(tops[0], abs=1e-4)  # greedy decoding takes the best
+            assert each["top_logprobs"][0]["token"].strip() == each["token"].strip()
+    logprobs = server.complete("The", logprobs=3).json()["choices"][0]["logprobs"]
+    for token, logprob, tops in zip(
+        logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
+    ):
+        assert tops[token] == max(tops.values()) == pytest.approx(logprob, abs=1e-4)
+
+
 def test_answers_follow_a_schema(server: Started):
     schema = {
         "type": "object",
