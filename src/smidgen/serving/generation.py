@@ -128,6 +128,13 @@ def _exchange(
         raise ApiError(
             400, "top_logprobs needs logprobs; set logprobs to true, or leave it out", param="top_logprobs"
         )
+    most = max(service.settings.most_tokens, service.settings.max_tokens)
+    if max_tokens is not None and max_tokens > most:
+        raise ApiError(
+            400,
+            f"max_tokens is {max_tokens}, more than the {most} of this server; lower it",
+            param="max_tokens",
+        )
     sampling = _sampling(body, max_tokens or service.settings.max_tokens)
     choices = [messages for messages in prompts for _ in range(body.n or 1)]
     requests = [
