@@ -297,8 +297,7 @@ class LlamaLane:
                 faults.append(error)
             return row.finish_reason is not None or bool(faults)
 
-        ids_too = {"logprobs": question["logprobs"] or 1}
-        server.complete(question | {"stop": [], "stream": True, **ids_too}, take)
+        server.complete(question | {"stop": [], "stream": True}, take)
         if faults:
             raise faults[0]
         if self.host.model.tokenizer.decode(row.token_ids) != row.streamed:
