@@ -33,6 +33,7 @@ from smidgen.cli.quantize import quantize
 from smidgen.cli.rewardbench import rewardbench
 from smidgen.cli.route import route
 from smidgen.cli.run import run
+from smidgen.cli.serve import serve
 from smidgen.cli.sweep import sweep
 from smidgen.cli.train import train
 from smidgen.errors import SmidgenError, UserError
@@ -49,6 +50,7 @@ COMMANDS = (
     compare,
     rewardbench,
     generate,
+    serve,
     bench,
     inspect,
     quantize,

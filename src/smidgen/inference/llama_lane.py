@@ -22,6 +22,7 @@ from smidgen.inference.llama_row import LlamaRow
 from smidgen.inference.llama_server import LlamaServer, Refused
 from smidgen.inference.prefixes import stem_of
 from smidgen.inference.slot_prompts import SlotPrompts
+from smidgen.inference.stopping import GrowingText
 
 Item = TypeVar("Item")
 
@@ -219,7 +220,11 @@ class LlamaLane:
             if row.is_cancelled:
                 continue
             try:
-                (self._run_stream if row.submitted.stream else self._run)(server, row, slot)
+                if not self._run_guided(server, row, slot):
+                    if row.submitted.stream or (self._arriving and not row.request.logprobs):
+                        row = self._run_stream(server, row, slot)  # stops as soon as it is cancelled
+                    else:
+                        self._run(server, row, slot)
                 event = None if row.is_cancelled else _last_event(row)
             except Refused as error:
                 fault = f"llama.cpp refuses a prompt of {self.host.model.name}: {error}"
@@ -235,8 +240,6 @@ class LlamaLane:
 
     def _run(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
         """Request completions until the row is finished; llama.cpp also stops at strings inside thinking."""
-        if self._run_guided(server, row, slot):
-            return
         while row.finish_reason is None and not row.is_cancelled:
             answer = server.complete(
                 question_of(row, context=server.context, slot=slot, thinking=self._thinking)
@@ -260,8 +263,11 @@ class LlamaLane:
         host.wide.add(constraint)
         return False
 
-    def _run_stream(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
-        """Run one streaming completion, emitting its text; `take` returns True to stop it."""
+    def _run_stream(self, server: LlamaServer, row: LlamaRow, slot: int) -> LlamaRow:
+        """Run one streaming completion, emitting its text if wanted; return the row to its end.
+
+        `take` returns True to stop it.
+        """
         question = question_of(row, context=server.context, slot=slot, thinking=self._thinking)
         ends = self.host.model.tokenizer.eos_token_ids
         started, faults = time.perf_counter(), list[Exception]()
@@ -274,17 +280,38 @@ class LlamaLane:
                     raise Refused(str(error.get("message", error)))
                 row.seconds = time.perf_counter() - started
                 row.take_part(part, ends)
-                if row.finish_reason is None and (piece := row.take_piece()):
+                if row.submitted.stream and row.finish_reason is None and (piece := row.take_piece()):
                     self._put(row.submitted.event(piece=piece))
             except Exception as error:  # must not propagate through llama.cpp's C++ code
                 faults.append(error)
             return row.finish_reason is not None or bool(faults)
 
-        server.complete(question | {"stop": [], "stream": True, "logprobs": 1}, take)
+        server.complete(question | {"stop": [], "stream": True}, take)
         if faults:
             raise faults[0]
         if self.host.model.tokenizer.decode(row.token_ids) != row.streamed:
             row.hidden = max(row.hidden, 1)
+        return self._mended(server, row, slot) if row.is_torn else row
+
+    def _mended(self, server: LlamaServer, row: LlamaRow, slot: int) -> LlamaRow:
+        """Run a row again whose stream lacks its end; the row as it is if its beginning differs now."""
+        tokenizer, stop = self.host.model.tokenizer, row.request.sampling.stop
+        whole = LlamaRow(
+            row.submitted,
+            row.prompt,
+            row.max_tokens,
+            GrowingText(tokenizer.stream_decoder(), stop),
+            row.ending,
+            time_to_first_token=row.time_to_first_token,
+            seconds=row.seconds,
+            num_streamed=row.num_streamed,
+            is_cancelled=row.is_cancelled,
+        )
+        with self._lock:
+            self._running[slot] = whole
+        self._run(server, whole, slot)
+        told = row.text.text[: row.num_streamed]
+        return whole if whole.is_cancelled or whole.completion().text.startswith(told) else row
 
 
 def _last_event(row: LlamaRow) -> Event:

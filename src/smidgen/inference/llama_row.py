@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smidgen.data.templates import Tokenizer
-from smidgen.data.types import Completion, Request, Timing
+from smidgen.data.types import Completion, Request, Timing, TopLogprobs
 from smidgen.errors import ConfigError
 from smidgen.inference.constraints import check_constrained, grammar_of
 from smidgen.inference.inbox import Submitted
@@ -18,16 +18,19 @@ class LlamaRow:
     """One request being decoded.
 
     llama.cpp returns no log-probability for a token that ends inside a character or belongs to a stop string;
-    then the answer has no log-probabilities at all. In a stream it also omits the ids of the former.
+    then the answer has no log-probabilities at all. In a stream it also omits the ids of the former, and what
+    follows the last whole character.
 
     Attributes:
         submitted: the request.
         prompt: token ids of the prompt.
         max_tokens: maximum tokens of the answer.
         text, ending: detect stop conditions other than an end token.
-        token_ids, logprobs: the answer so far.
+        token_ids, logprobs, top_logprobs: the answer so far.
         hidden: number of its tokens without a log-probability.
         streamed: the text that came with the tokens of a stream.
+        num_shown: number of tokens up to the last that came in a stream.
+        is_torn: whether a stream has ended without its last tokens.
         num_streamed: number of characters already streamed out.
         finish_reason: why it is finished, or None.
         is_cancelled: whether the request was cancelled.
@@ -40,8 +43,11 @@ class LlamaRow:
     ending: Ending | None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
     hidden: int = 0
     streamed: str = ""
+    num_shown: int = 0
+    is_torn: bool = False
     time_to_first_token: float | None = None
     seconds: float = 0.0
     num_streamed: int = 0
@@ -66,8 +72,8 @@ class LlamaRow:
         self.seconds += (times["prompt_ms"] + times["predicted_ms"]) / 1000
         by_eos = answer["stop_type"] == "eos"
         token_ids = answer["tokens"]
-        found = [entry["logprob"] for entry in answer.get("completion_probabilities", ())]
-        self.logprobs += found
+        found = answer.get("completion_probabilities", ())
+        self._take_logprobs(found)
         self.hidden += len(token_ids) - len(found)
         for place, token_id in enumerate(token_ids, start=1):
             self.token_ids.append(token_id)
@@ -118,18 +124,31 @@ class LlamaRow:
             return
         if self.time_to_first_token is None:
             self.time_to_first_token = self.seconds
+        if not self.request.logprobs:
+            self.token_ids += part["__verbose"]["tokens"]
         for entry in (choice["logprobs"] or {"content": ()})["content"]:
             self.token_ids.append(entry["id"])
-            self.logprobs.append(entry["logprob"])
+            self._take_logprobs([entry])
         self.streamed += choice["text"]
         self.text.push_text(choice["text"])
-        if usage is not None:
+        if usage is None:
+            self.num_shown = part["__verbose"]["tokens_predicted"]
+        else:
             self.hidden = usage["completion_tokens"] - len(self.token_ids)
+            self.is_torn = usage["completion_tokens"] > self.num_shown
         ended = self.ending is not None and self.ending.is_in(self.text.text)
         if ended or self.text.is_stopped:
             self.finish_reason = "stop"
         else:
             self.finish_reason = choice["finish_reason"]
+
+    def _take_logprobs(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        self.logprobs += [entry["logprob"] for entry in entries]
+        if count := self.request.top_logprobs:
+            self.top_logprobs += [
+                tuple((top["id"], top["logprob"]) for top in entry["top_logprobs"][:count])
+                for entry in entries
+            ]
 
     def completion(self) -> Completion:
         """Return the completion of a finished row."""
@@ -141,11 +160,12 @@ class LlamaRow:
             text = self.ending.cut(text)
         count = len(self.token_ids)
         logprobs = () if self.hidden else tuple(self.logprobs[:count])
+        tops = () if self.hidden else tuple(self.top_logprobs[:count])
         token_ids = tuple(self.token_ids)
         if self.streamed and self.hidden:
             token_ids, count = (), count + self.hidden
         timing = Timing(self.time_to_first_token or 0.0, self.seconds, len(self.prompt), count)
-        return Completion(text, token_ids, logprobs, self.finish_reason, timing)
+        return Completion(text, token_ids, logprobs, self.finish_reason, timing, top_logprobs=tops)
 
 
 def llama_row(submitted: Submitted, tokenizer: Tokenizer, context: int, *, thinking: bool) -> LlamaRow:
