@@ -32,6 +32,7 @@ from smidgen.cli.quantize import quantize
 from smidgen.cli.rewardbench import rewardbench
 from smidgen.cli.route import route
 from smidgen.cli.run import run
+from smidgen.cli.studio import studio
 from smidgen.cli.sweep import sweep
 from smidgen.cli.train import train
 from smidgen.errors import SmidgenError, UserError
@@ -50,6 +51,7 @@ COMMANDS = (
     bench,
     inspect,
     quantize,
+    studio,
     doctor,
 )
 
