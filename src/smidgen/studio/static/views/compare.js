@@ -1,0 +1,2 @@
+/** @param {HTMLElement} main */
+export function compareView(main) { main.append("later"); }
