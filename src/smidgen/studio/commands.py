@@ -97,7 +97,7 @@ def _route(workspace: Workspace, given: Mapping[str, Any]) -> Command:
 
 def _memory(workspace: Workspace, given: Mapping[str, Any]) -> Command:
     store = workspace.relative(workspace.file(_text(given, "store")))
-    return Command("memory", store, ("memory", "list", store, "--json"))
+    return Command("memory", store, ("memory", "list", store, "--journal", "--json"))
 
 
 def _generate(workspace: Workspace, given: Mapping[str, Any]) -> Command:

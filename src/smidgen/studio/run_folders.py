@@ -65,6 +65,7 @@ def summary(workspace: Workspace, jobs: Jobs, name: str) -> dict[str, Any]:
         "task": recipe.get("task"),
         "method": recipe.get("train", {}).get("method"),
         "base": base_of(folder),
+        "template": recipe.get("settings", {}).get("template"),
         "description": recipe.get("description", ""),
         "stages": _stages(folder),
         "evaluations": evaluations(folder),

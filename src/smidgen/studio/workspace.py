@@ -13,6 +13,8 @@ from smidgen.errors import ConfigError, DataError
 
 ROW_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 STORE_ENDINGS = (".sqlite", ".db")
+JOURNAL = ".journal.jsonl"
+"""What follows the name of a memory store in that of its journal, which no model learns from."""
 DEEPEST, MOST_FILES = 3, 500
 """Depth and number of the files that are offered for choosing."""
 SKIPPED = frozenset({"runs", "node_modules", "__pycache__"})
@@ -87,7 +89,9 @@ class Workspace:
         found = [
             WorkspaceFile(self.relative(path), facts.st_size, facts.st_mtime)
             for path in self._walk(self.root, DEEPEST)
-            if path.name.lower().endswith(endings) and (facts := path.stat())
+            if path.name.lower().endswith(endings)
+            and not path.name.endswith(JOURNAL)
+            and (facts := path.stat())
         ]
         return sorted(found, key=lambda file: -file.changed)[:MOST_FILES]
 

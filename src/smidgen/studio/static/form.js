@@ -52,7 +52,7 @@ function nested(form, path, schema) {
       about,
     );
   const off = optional
-    ? h("label", { class: "switch" }, h("input", { type: "checkbox", id, checked: true, onchange: () => set(form, path, undefined, true) }), h("code", {}, title))
+    ? h("label", { class: "switch" }, h("input", { type: "checkbox", id, checked: true, onchange: () => set(form, path, undefined, true) }), "Use this table")
     : h("code", {}, title);
   return h("details", { class: "panel", open: OPEN.has(key) || (optional && there) }, h("summary", {}, optional ? h("code", {}, title) : off), about, optional ? off : null, tableOf(form, section, path, title));
 }
