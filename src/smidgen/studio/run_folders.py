@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import tomllib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,7 +139,7 @@ def report_of(workspace: Workspace, name: str) -> dict[str, Any]:
     return read_json(path)
 
 
-async def follow(folder: Path, is_going_on: "Going") -> AsyncIterator[dict[str, Any]]:
+async def follow(folder: Path, is_going_on: Callable[[], bool]) -> AsyncIterator[dict[str, Any]]:
     """Yield the rows of a run's growing files from their start, in batches, until the run ends.
 
     A file that becomes shorter was begun anew, because its stage started over or resumed from a checkpoint; a
