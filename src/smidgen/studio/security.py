@@ -1,9 +1,9 @@
 """Who may talk to the studio: this machine's browser, with the token that the terminal printed.
 
 The server listens on the loopback interface only, which other pages of the browser reach, too. Against them
-stand: the name of the host (a domain that is pointed at 127.0.0.1 is refused), a random token, which a cookie of
-the strictest kind then carries, the origin of every request, and a policy under which the page runs only its own
-files.
+stand: the name of the host (a domain that is pointed at 127.0.0.1 is refused), a random token, which a cookie
+of the strictest kind then carries, the origin of every request, and a policy under which the page runs only
+its own files.
 """
 
 import secrets
@@ -23,7 +23,7 @@ POLICY = (
 REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; sandbox"
 )
-"""For reports, which are whole pages with their own styles: no script, no request, nothing of the page around."""
+"""For reports, which are whole pages with their own styles: no script, and no request."""
 _FIXED = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",

@@ -1,5 +1,6 @@
 """Serve the studio on the loopback interface until it is interrupted."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 
@@ -38,7 +39,8 @@ def serve(workspace: Workspace, port: int, opened: Callable[[str], None]) -> Non
     )
     opened(f"http://{HOST}:{listening.getsockname()[1]}/?token={token}")
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once it has ended
+            uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
 

@@ -1,7 +1,7 @@
 """The workspace: the one folder that the studio reads and writes.
 
-Every path of a request passes through `Workspace.path`. It follows symbolic links first and asks afterwards, so
-nothing outside the folder is reached by `..`, by an absolute path or by a link.
+Every path of a request passes through `Workspace.path`. It follows symbolic links first and asks afterwards,
+so nothing outside the folder is reached by `..`, by an absolute path or by a link.
 """
 
 import re

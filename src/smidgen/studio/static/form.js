@@ -1,6 +1,6 @@
 /** The form of a recipe, made of its JSON schema: names, kinds, bounds, defaults and descriptions are the code's own. */
 
-import { choice, field, h, newId } from "./dom.js";
+import { choice, field, h, newId, words } from "./dom.js";
 
 /** The fields that are shown at once; the others of a table are one click away. */
 const FIRST = new Set([
@@ -68,7 +68,7 @@ function one(form, path, schema, section) {
   const input = inputOf(form, key, kind, value, schema.default, put);
   if (!input) return null;
   if (required) input.setAttribute("aria-required", "true");
-  return field(key.replaceAll("_", " "), input, help);
+  return field(words(key), input, help);
 }
 
 /** The control of a kind of value. @returns {any} */
