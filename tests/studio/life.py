@@ -41,8 +41,8 @@ def started_studio(root: Path) -> Iterator[str]:
 def write_pairs(path: Path, *, train: int, test: int) -> None:
     """Pairs of answers to sums, of which one is right."""
     rng, rows = random.Random(0), []
-    for number in range(train + test):
-        a, b = rng.randint(2, 60), rng.randint(2, 30)
+    sums = rng.sample([(a, b) for a in range(2, 60) for b in range(2, 30)], train + test)
+    for number, (a, b) in enumerate(sums):
         right, wrong = f"{a} + {b} = {a + b}.", f"{a} + {b} = {a + b + rng.choice((-3, -2, -1, 1, 2, 10))}."
         better = rng.choice("ab")
         answers = {"a": right, "b": wrong} if better == "a" else {"a": wrong, "b": right}

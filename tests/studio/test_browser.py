@@ -60,7 +60,7 @@ def _recipe(page: Any, eyes: life.Eyes) -> None:
     text = page.get_by_label("As TOML")
     life.wait_until(lambda: "epochs = 5" in text.input_value() and 'name = "sums"' in text.input_value())
     assert 'train = "sums.jsonl"' in text.input_value() and 'template = "verdict"' in text.input_value()
-    page.get_by_text("Memory", exact=True).wait_for()
+    page.get_by_role("term").filter(has_text="Memory").wait_for()
     eyes.look("recipe-done")
     page.get_by_label("Epochs").fill("-1")
     page.get_by_role("alert").filter(has_text="'train.epochs' is -1").wait_for()

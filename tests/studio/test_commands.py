@@ -13,6 +13,7 @@ TEXT = "--model=/etc/passwd"
 REQUESTS = {
     "check": {"file": "rows.jsonl"},
     "show": {"file": "rows.jsonl", "task": "judge", "template": "verdict"},
+    "split": {"file": "rows.jsonl", "task": "judge"},
     "compare": {"first": "done/before", "second": "done/after"},
     "judge": {"prompt": TEXT, "a": "-a", "b": "--b\nx", "run": "done"},
     "route": {"text": TEXT, "store": "memory.db"},
@@ -80,6 +81,7 @@ def test_a_whole_model_needs_no_adapter(workspace: Workspace):
         ("check", {"file": "../secret.jsonl"}, DataError, "not inside the workspace"),
         ("check", {"file": 3}, DataError, "'file' is empty; fill it in"),
         ("check", {"task": "--recipe"}, ConfigError, "'--recipe' is not the name of a task"),
+        ("split", {"task": ""}, DataError, "'task' is empty"),
         ("show", {"template": "/etc/passwd"}, ConfigError, "the template '/etc/passwd' is unknown"),
         ("judge", {"template": "x.toml"}, ConfigError, "the template 'x.toml' is unknown"),
         ("judge", {"prompt": " "}, DataError, "'prompt' is empty; fill it in"),

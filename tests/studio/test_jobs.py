@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.studio.conftest import PROGRAM
 
+from smidgen import __version__
 from smidgen.errors import DataError, WorkError
 from smidgen.studio import jobs as jobs_module
 from smidgen.studio.jobs import Job, Jobs
@@ -114,12 +115,19 @@ def test_the_children_of_a_command_end_with_it(tmp_path: Path):
 def test_a_new_question_ends_the_earlier_one(tmp_path: Path):
     async def work() -> list[str]:
         jobs = Jobs(tmp_path, PROGRAM)
-        slow = asyncio.create_task(jobs.ask("plan", "x", ["run", "slow"]))
-        await asyncio.sleep(0.3)
-        second = await jobs.ask("plan", "x", ["fast"])
-        return [(await slow).state, second.state]
+        asked = [asyncio.create_task(jobs.ask("plan", "x", ["run", "slow"])) for _ in range(3)]
+        await asyncio.sleep(0)
+        last = await jobs.ask("plan", "x", ["fast"])
+        return [*[(await each).state for each in asked], last.state]
 
-    assert asyncio.run(work()) == ["stopped", "done"]
+    assert asyncio.run(work()) == ["stopped", "stopped", "stopped", "done"]
+
+
+def test_no_module_of_the_workspace_is_imported(tmp_path: Path):
+    (tmp_path / "cyclopts.py").write_text("raise SystemExit('the wrong module')")
+
+    job = asyncio.run(Jobs(tmp_path).ask("version", "x", ["--version"]))
+    assert (job.state, job.output.strip()) == ("done", __version__)
 
 
 def test_old_jobs_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 from tests.studio.conftest import ADDRESS, TOKEN
 
 from smidgen.studio import make_app
@@ -105,6 +106,11 @@ def test_no_path_leads_out(client: TestClient, path: str):
     answer = client.get(path)
     assert answer.status_code in (400, 404)
     assert "secret" not in answer.text.replace("secret.jsonl", "") and "root:" not in answer.text
+
+
+def test_no_websocket_is_opened(client: TestClient):
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/api/runs"):
+        pass
 
 
 def test_tokens_differ():

@@ -29,7 +29,7 @@ MOST_POSTED = 2**20
 """Bytes of a dropped file and of any other request."""
 DRAFTS = ".studio"
 """Hidden folder of the workspace with the recipe that is being written."""
-ASKED = frozenset({"check", "show", "compare", "memory", "plan"})
+ASKED = frozenset({"check", "show", "split", "compare", "memory", "plan"})
 """Commands that are short: their result is the answer to the request. The others are followed as jobs."""
 
 

@@ -5,6 +5,7 @@ workspace that were resolved. A text is joined to its option with `=`, so that n
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from smidgen.errors import ConfigError, DataError, did_you_mean
@@ -50,7 +51,7 @@ def recipe_command(kind: str, name: str, path: str) -> Command:
         "plan": ("plan", path, "--json"),
         "run": ("run", path, "--json"),
         "check": ("data", "check", "--recipe", path, "--json"),
-        "show": ("data", "show", "--recipe", path, "--rows", "4", "--json"),
+        "show": ("data", "show", "--recipe", path, "--rows", "2", "--json"),
     }
     return Command(kind, name, arguments[kind])
 
@@ -65,8 +66,14 @@ def _show(workspace: Workspace, given: Mapping[str, Any]) -> Command:
     if template and template not in TEMPLATES:
         raise ConfigError(f"the template '{template[:40]}' is unknown; expected {', '.join(TEMPLATES)}")
     asked = (f"--template={template}",) if task == "judge" and template else ()
-    arguments = ("data", "show", *_rows(workspace, given), "--rows", "4", *asked, "--json")
+    arguments = ("data", "show", *_rows(workspace, given), "--rows", "2", *asked, "--json")
     return Command("show", _text(given, "file"), arguments)
+
+
+def _split(workspace: Workspace, given: Mapping[str, Any]) -> Command:
+    task, file = _rows(workspace, given | {"task": _text(given, "task")})
+    out = workspace.relative(workspace.free_name(f"{PurePath(file).stem}-split.jsonl"))
+    return Command("split", file, ("data", "split", task, file, f"--out={out}", "--json"))
 
 
 def _compare(workspace: Workspace, given: Mapping[str, Any]) -> Command:
@@ -123,6 +130,7 @@ def _export(workspace: Workspace, given: Mapping[str, Any]) -> Command:
 COMMANDS: Mapping[str, Callable[[Workspace, Mapping[str, Any]], Command]] = {
     "check": _check,
     "show": _show,
+    "split": _split,
     "compare": _compare,
     "judge": _judge,
     "route": _route,

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,8 @@ MOST_LINES = 400
 MOST_JOBS = 200
 GRACE = 20.0
 """Seconds from one signal to the next harder one; a training writes its checkpoint in the meantime."""
-INTERRUPTED = 130
+PROGRAM = (sys.executable, "-P", "-m", "smidgen")
+"""With -P, since no module of the workspace is to be imported in place of a library's."""
 
 
 @dataclass(eq=False)
@@ -126,7 +127,7 @@ class Job:
 class Jobs:
     """The jobs of a workspace, in which their commands run."""
 
-    def __init__(self, folder: Path, program: Sequence[str] = (sys.executable, "-m", "smidgen")) -> None:
+    def __init__(self, folder: Path, program: Sequence[str] = PROGRAM) -> None:
         """Keep the jobs of a folder.
 
         Args:
@@ -136,6 +137,7 @@ class Jobs:
         self._folder, self._program = folder, tuple(program)
         self._jobs: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._started = 0
 
     def all(self) -> list[Job]:
@@ -193,9 +195,11 @@ class Jobs:
 
     async def ask(self, kind: str, subject: str, arguments: Sequence[str]) -> Job:
         """Run a short command to its end, stopping the one of the same kind that still runs."""
-        if (earlier := self.running(kind)) is not None:
-            await self._end(earlier, (signal.SIGKILL,))
-        return await (await self.start(kind, subject, arguments)).finished()
+        async with self._asking[kind]:  # questions that come at once would not see each other start
+            if (earlier := self.running(kind)) is not None:
+                await self._end(earlier, (signal.SIGKILL,))
+            job = await self.start(kind, subject, arguments)
+        return await job.finished()
 
     def stop(self, job: Job) -> None:
         """Begin to stop a job; it is stopped when its state says so."""

@@ -49,7 +49,8 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":  # no websocket is served
+        if scope["type"] == "websocket":  # none is served
+            await send({"type": "websocket.close", "code": 1008})
             return
         answer = self._refusal(scope)
         await (answer or self._app)(scope, receive, _with_headers(send))

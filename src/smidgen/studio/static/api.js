@@ -32,7 +32,7 @@ export const post = (path, body = {}, signal = undefined) =>
 export const upload = (file) => request(`/api/files/${encodeURIComponent(file.name)}`, { method: "PUT", body: file });
 
 /**
- * Follow events until they end.
+ * Follow events until they end. They come from the start each time, so a lost connection is not taken up again.
  * @param {string} path
  * @param {(event: any) => void} onevent
  * @param {() => void} [onend]
@@ -41,10 +41,12 @@ export const upload = (file) => request(`/api/files/${encodeURIComponent(file.na
 export function follow(path, onevent, onend = () => {}) {
   const source = new EventSource(path);
   source.onmessage = (message) => onevent(JSON.parse(message.data));
-  source.addEventListener("end", () => {
+  const end = () => {
     source.close();
     onend();
-  });
+  };
+  source.addEventListener("end", end);
+  source.onerror = end;
   return () => source.close();
 }
 

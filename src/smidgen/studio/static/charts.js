@@ -1,12 +1,25 @@
 /** Small charts as SVG: lines against steps, intervals, reliability, and a meter. */
 
-import { figure, h } from "./dom.js";
+import { figure, fill, h } from "./dom.js";
 
-const WIDTH = 640;
+const WIDEST = 900;
 const LEFT = 46;
 const RIGHT = 12;
 const TOP = 10;
 const BOTTOM = 26;
+
+/** A chart that is drawn again whenever its place gets another width. @param {(width: number) => any[]} draw */
+function chart(draw) {
+  const place = h("figure", { class: "chart" });
+  let drawn = 0;
+  new ResizeObserver(([{ contentRect }]) => {
+    const width = Math.round(Math.min(WIDEST, contentRect.width));
+    if (!width || width === drawn) return;
+    drawn = width;
+    fill(place, draw(width));
+  }).observe(place);
+  return place;
+}
 
 /**
  * Lines against a number, such as the loss against the step, with a legend and a readout under the pointer.
@@ -14,12 +27,17 @@ const BOTTOM = 26;
  * @param {Array<{name: string, points: Array<[number, number]>, dots?: boolean}>} series
  * @param {{height?: number, across?: string, most?: number}} [options]
  */
-export function lineChart(title, series, { height = 220, across = "step", most = 0 } = {}) {
-  const drawn = series.filter((each) => each.points.length);
+export function lineChart(title, series, options = {}) {
+  return chart((width) => lines(width, title, series, options));
+}
+
+/** @param {number} width @param {string} title @param {any[]} series @param {any} options */
+function lines(width, title, series, { height = 220, across = "step", most = 0 }) {
+  const drawn = series.filter((each) => each.points.length).map((each) => ({ ...each, points: thinned(each.points, width) }));
   const all = drawn.flatMap((each) => each.points);
   const [x0, x1] = [Math.min(...all.map(([x]) => x)), Math.max(most, ...all.map(([x]) => x))];
   const [y0, y1] = around(all.map(([, y]) => y));
-  const x = (/** @type {number} */ value) => LEFT + ((value - x0) / (x1 - x0 || 1)) * (WIDTH - LEFT - RIGHT);
+  const x = (/** @type {number} */ value) => LEFT + ((value - x0) / (x1 - x0 || 1)) * (width - LEFT - RIGHT);
   const y = (/** @type {number} */ value) => height - BOTTOM - ((value - y0) / (y1 - y0 || 1)) * (height - TOP - BOTTOM);
   const cursor = h("svg:line", { class: "cursor", y1: TOP, y2: height - BOTTOM, visibility: "hidden" });
   const marks = h("svg:g", {});
@@ -27,7 +45,7 @@ export function lineChart(title, series, { height = 220, across = "step", most =
   const latest = drawn.map((each) => `${each.name} ${figure(each.points[each.points.length - 1][1])}`).join(", ");
   const move = (/** @type {PointerEvent} */ event) => {
     const box = svg.getBoundingClientRect();
-    const at = x0 + ((((event.clientX - box.left) / box.width) * WIDTH - LEFT) / (WIDTH - LEFT - RIGHT)) * (x1 - x0);
+    const at = x0 + ((((event.clientX - box.left) / box.width) * width - LEFT) / (width - LEFT - RIGHT)) * (x1 - x0);
     const near = drawn.map((each) => each.points.reduce((a, b) => (Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a)));
     const place = near[0][0];
     cursor.setAttribute("x1", x(place));
@@ -43,9 +61,9 @@ export function lineChart(title, series, { height = 220, across = "step", most =
   };
   const svg = h(
     "svg:svg",
-    { viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": `${title}: ${latest}`, onpointermove: move, onpointerleave: leave },
+    { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${latest}`, onpointermove: move, onpointerleave: leave },
     ticks(y0, y1, 4).map((value) => [
-      h("svg:line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }),
+      h("svg:line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }),
       h("svg:text", { class: "tick", x: LEFT - 7, y: y(value) + 4, "text-anchor": "end" }, short(value)),
     ]),
     ticks(x0, x1, 6, true).map((value) => h("svg:text", { class: "tick", x: x(value), y: height - 7, "text-anchor": "middle" }, short(value))),
@@ -57,7 +75,7 @@ export function lineChart(title, series, { height = 220, across = "step", most =
     marks,
   );
   const legend = h("p", { class: "legend" }, drawn.map((each, i) => h("span", { class: `s${i}` }, each.name)), readout);
-  return h("figure", { class: "chart" }, h("figcaption", {}, title), svg, legend);
+  return [h("figcaption", {}, title), svg, legend];
 }
 
 /**
@@ -66,17 +84,20 @@ export function lineChart(title, series, { height = 220, across = "step", most =
  * @param {Array<{name: string, value: number, low: number, high: number}>} rows
  * @param {{centre?: number, note?: string}} [options] - `centre` draws a line where there would be no bias.
  */
-export function intervalChart(title, rows, { centre = undefined, note = "" } = {}) {
-  const left = 150;
+export function intervalChart(title, rows, options = {}) {
+  return chart((width) => intervals(width, title, rows, options));
+}
+
+/** @param {number} width @param {string} title @param {any[]} rows @param {any} options */
+function intervals(width, title, rows, { centre = undefined, note = "" }) {
+  const left = width < 480 ? 122 : 150;
   const height = rows.length * 30 + 34;
-  const x = (/** @type {number} */ value) => left + value * (WIDTH - left - 26);
-  return h(
-    "figure",
-    { class: "chart" },
+  const x = (/** @type {number} */ value) => left + value * (width - left - 26);
+  return [
     h("figcaption", {}, title),
     h(
       "svg:svg",
-      { viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": `${title}: ${rows.map((row) => `${row.name} ${percent(row.value)}`).join(", ")}` },
+      { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${rows.map((row) => `${row.name} ${percent(row.value)}`).join(", ")}` },
       [0, 0.25, 0.5, 0.75, 1].map((value) => [
         h("svg:line", { class: value === centre ? "centre" : "grid", x1: x(value), x2: x(value), y1: 6, y2: height - 24 }),
         h("svg:text", { class: "tick", x: x(value), y: height - 7, "text-anchor": "middle" }, percent(value)),
@@ -94,7 +115,7 @@ export function intervalChart(title, rows, { centre = undefined, note = "" } = {
       }),
     ),
     note ? h("p", { class: "legend" }, note) : null,
-  );
+  ];
 }
 
 /**
@@ -143,6 +164,12 @@ export function meter(share, label) {
     h("svg:rect", { class: "track", width: 100, height: 3 }),
     h("svg:rect", { class: "filled", width: 100 * filled, height: 3 }),
   );
+}
+
+/** At most so many points as can be told apart; the last one stays. @param {Array<[number, number]>} points @param {number} most */
+function thinned(points, most) {
+  const every = Math.ceil(points.length / most);
+  return points.filter((_, i) => i % every === 0 || i === points.length - 1);
 }
 
 /** Lowest and highest value with some room. @param {number[]} values @returns {[number, number]} */

@@ -21,6 +21,14 @@ export function recipeForm(form) {
   return tableOf(form, form.schema, [], "The specialist");
 }
 
+/** Mark the fields that a sentence of faults names. @param {HTMLElement} form @param {string | null} error */
+export function markFaults(form, error) {
+  for (const input of /** @type {NodeListOf<HTMLElement>} */ (form.querySelectorAll("[data-path]"))) {
+    if (error?.includes(`'${input.dataset.path}'`)) input.setAttribute("aria-invalid", "true");
+    else input.removeAttribute("aria-invalid");
+  }
+}
+
 /** One table: its first fields, the others, and the tables in it. @param {Form} form @param {any} section @param {string[]} path @param {string} title */
 function tableOf(form, section, path, title) {
   const entries = Object.entries(section.properties ?? {}).filter(([key]) => !NOT_A_FIELD.has(key));
@@ -68,6 +76,7 @@ function one(form, path, schema, section) {
   const input = inputOf(form, key, kind, value, schema.default, put);
   if (!input) return null;
   if (required) input.setAttribute("aria-required", "true");
+  input.dataset.path = path.join(".");
   return field(words(key), input, help);
 }
 

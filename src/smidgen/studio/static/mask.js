@@ -19,14 +19,18 @@ function maskRow(row) {
   if (row.fault) return notice("error", h("b", {}, `Row ${row.id}: `), row.fault);
   const tokens = Object.entries(row.tokens).filter(([, number]) => number);
   const tags = { learned: "mark", cut: "del", context: "span" };
-  return h(
-    "figure",
-    {},
-    h("figcaption", {}, `Row ${row.id}: ${tokens.map(([kind, number]) => `${number} tokens ${ABOUT[kind]}`).join(", ")}`),
-    h(
-      "pre",
-      { tabindex: "0", "aria-label": `Row ${row.id}` },
-      row.parts.map(([kind, text]) => h(tags[kind] ?? "span", { class: `part ${kind}` }, text)),
-    ),
+  const text = h(
+    "pre",
+    { tabindex: "0", "aria-label": `Row ${row.id}` },
+    row.parts.map(([kind, part]) => h(tags[kind] ?? "span", { class: `part ${kind}` }, part)),
   );
+  requestAnimationFrame(() => showLearned(text));
+  const caption = `Row ${row.id}: ${tokens.map(([kind, number]) => `${number} tokens ${ABOUT[kind]}`).join(", ")}`;
+  return h("figure", {}, h("figcaption", {}, caption), text);
+}
+
+/** Scroll a long row to the first part that is learned. @param {HTMLElement} text */
+function showLearned(text) {
+  const learned = text.querySelector("mark");
+  if (learned) text.scrollTop = learned.offsetTop - text.offsetTop - text.clientHeight / 2;
 }

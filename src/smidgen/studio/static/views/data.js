@@ -73,7 +73,7 @@ export function dataView(main) {
   function choose(path) {
     keep({ file: path });
     files();
-    look(found);
+    look(found, choose);
   }
 
   /** The files of the workspace as radio buttons. */
@@ -103,17 +103,17 @@ export function dataView(main) {
 
   fill(main, h("h1", { tabindex: "-1" }, "Data"), h("p", { class: "lead" }, "What the model learns from, one example a row."), drop, problem, list, found);
   files();
-  if (state.file && state.overview.rows.some((/** @type {any} */ file) => file.path === state.file)) look(found);
+  if (state.file && state.overview.rows.some((/** @type {any} */ file) => file.path === state.file)) look(found, choose);
 }
 
-/** Check the chosen file and show its rows. @param {HTMLElement} place */
-async function look(place) {
+/** Check the chosen file and show its rows. @param {HTMLElement} place @param {(path: string) => void} choose */
+async function look(place, choose) {
   const file = /** @type {string} */ (state.file);
   const findings = h("div", {}, waiting("Checking every row …"));
   const mask = h("div", {}, waiting("Rendering rows as they are trained on …"));
   const again = (/** @type {object} */ changes) => {
     keep(changes);
-    look(place);
+    look(place, choose);
   };
   const next = h("p", { class: "next" });
   fill(
@@ -121,7 +121,7 @@ async function look(place) {
     h("h2", {}, file),
     h(
       "div",
-      { class: "fields" },
+      { class: "fields wide" },
       field("Task that reads the rows", choice(TASKS, state.task ?? "", (task) => again({ task }))),
       state.task === "judge" ? field("What the judge writes", choice(TEMPLATES, state.template ?? "verdict", (template) => again({ template }))) : null,
     ),
@@ -135,8 +135,8 @@ async function look(place) {
   try {
     const checked = await post("/api/commands/check", given);
     if (state.file !== file || checked.state === "stopped") return;
-    fill(findings, ...findingsOf(checked));
     const task = checked.result?.reports?.[0]?.read?.[0]?.task ?? given.task;
+    fill(findings, ...findingsOf(checked), heldOut(checked.result, task, file, choose));
     announce(checked.error ?? "The rows were checked");
     fill(next, h("a", { class: "button", href: `#recipe/${starterOf(task)}` }, "Go on to the recipe"));
     const rows = await post("/api/commands/show", { ...given, task: given.task || (task === "judge" ? "judge" : "") });
@@ -146,6 +146,27 @@ async function look(place) {
     fill(findings, notice("error", error.message));
     fill(mask);
   }
+}
+
+/** What to do if no row is kept for the test. @param {any} result @param {string} task @param {string} file @param {(path: string) => void} choose */
+function heldOut(result, task, file, choose) {
+  if (!result || result.reports[0].test_rows) return null;
+  const why = "No row is held out as a test row, and what a model has learned proves nothing. ";
+  if (!TASKS.some(([id]) => id && id === task)) return notice("warning", why, "Add a column split with the values train and test.");
+  const place = h("div", {});
+  const button = h("button", { onclick: split }, "Hold out a fifth of the rows");
+
+  async function split() {
+    button.disabled = true;
+    fill(place, waiting("Splitting the rows …"));
+    const found = await post("/api/commands/split", { file, task }).catch((error) => ({ error: error.message }));
+    if (!found.result) return void fill(place, notice("error", found.error));
+    keep({ overview: await get("/api/workspace"), task });
+    announce(`${found.result.out} was written`);
+    choose(found.result.out);
+  }
+
+  return notice("warning", h("p", {}, why), button, place);
 }
 
 /** The recipe to start from, for what reads the rows. @param {string} task */
@@ -167,6 +188,6 @@ function findingsOf(checked) {
       found.where,
       [found.message, found.ids.length ? h("small", {}, `rows ${found.ids.slice(0, 6).join(", ")}${found.ids.length > 6 ? " …" : ""}`) : null],
     ]);
-    return [checked.error ? notice("error", checked.error) : null, facts, table(["Severity", "What", "Where", "Found"], rows, "Findings")];
+    return [facts, table(["Severity", "What", "Where", "Found"], rows, "Findings"), checked.error ? notice("error", checked.error) : null];
   });
 }

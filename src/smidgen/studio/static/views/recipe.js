@@ -2,7 +2,7 @@
 
 import { get, post } from "../api.js";
 import { announce, choice, field, fill, h, later, notice, waiting } from "../dom.js";
-import { recipeForm } from "../form.js";
+import { markFaults, recipeForm } from "../form.js";
 import { maskRows } from "../mask.js";
 import { planOf } from "../plan.js";
 import { keep, state } from "../state.js";
@@ -51,6 +51,7 @@ export async function recipeView(main) {
       if (!given.toml) text.value = found.toml;
       if (!given.values || given.rebuild) build();
       fill(fault, found.error ? notice("error", found.error) : null);
+      markFaults(form, found.error);
       button.disabled = Boolean(found.error);
       if (found.error) fill(plan, h("p", { class: "about" }, "Known once the recipe is right."));
       else foresee();
@@ -107,7 +108,6 @@ export async function recipeView(main) {
     h("h1", { tabindex: "-1" }, "Recipe"),
     h("p", { class: "lead" }, "One file holds everything that makes a specialist. Change it here or as text; both are the same."),
     h("div", { class: "fields" }, field("Start from", starters())),
-    fault,
     h(
       "div",
       { class: "columns" },
@@ -117,6 +117,7 @@ export async function recipeView(main) {
         { class: "beside", "aria-label": "What it takes" },
         h("h2", {}, "What it takes"),
         h("div", { "aria-live": "polite" }, plan),
+        fault,
         button,
         h("label", { class: "switch" }, replace, "Replace a recipe file that has the same name"),
         started,

@@ -106,8 +106,9 @@ class RunView {
   async finish() {
     if (this.ended) return;
     this.draw();
-    const how = await this.look();
-    announce(`The run ${this.name} is ${how}`);
+    const how = await this.look().catch((error) => fill(this.shown.fault, notice("error", error.message)) && "unknown");
+    if (how === "running") setTimeout(() => this.ended || this.begin(), 2000); // the connection was lost
+    else announce(`The run ${this.name} is ${how}`);
   }
 
   /** @param {string} id */
