@@ -50,9 +50,7 @@ def test_a_contradiction_is_not_called_a_tie(
     assert capsys.readouterr().out == f"{headline}\n"
 
 
-def test_one_pair_is_streamed_with_the_same_result(
-    tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_one_pair_is_streamed_with_the_same_result(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
     arguments = ["judge", *ONE, "--model", str(tiny_model_dir), "--max-tokens", "6", "--template", "verdict"]
     assert exit_code([*arguments, "--json"]) == 0
     whole = json.loads(capsys.readouterr().out)
@@ -65,7 +63,8 @@ def test_one_pair_is_streamed_with_the_same_result(
 
 
 @pytest.mark.parametrize(
-    ("more", "what"), [(["x.jsonl", "--out", "y.jsonl"], "a file of pairs"), ([*ONE, "--also", "z"], "several")]
+    ("more", "what"),
+    [(["x.jsonl", "--out", "y.jsonl"], "a file of pairs"), ([*ONE, "--also", "z"], "several")],
 )
 def test_only_one_pair_and_one_judge_are_streamed(
     more: list[str], what: str, capsys: pytest.CaptureFixture[str]

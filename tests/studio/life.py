@@ -68,9 +68,11 @@ class Eyes:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._axe = Axe()
         self.faults: list[str] = []
+        self.seconds = 0.0
 
     def look(self, name: str, *, sizes: tuple[int, ...] = SIZES) -> None:
-        """Take the screenshots of a state, and note overflow and grave findings."""
+        """Take the screenshots of a state, and note overflow, grave findings and the seconds that this took."""
+        begun = time.monotonic()
         for scheme in SCHEMES:
             self.page.emulate_media(color_scheme=scheme)
             for width in sizes:
@@ -86,6 +88,7 @@ class Eyes:
             ]
         self.page.emulate_media(color_scheme="light")
         self.page.set_viewport_size({"width": 1280, "height": 900})
+        self.seconds += time.monotonic() - begun
 
 
 @contextmanager

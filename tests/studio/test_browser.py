@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.skipif(life.CHROMIUM is None, reason="there is no Chromium on this machine"),
 ]
 MOST_SECONDS = 360
+"""For everything but screenshots and the search for hindrances, which no user waits for."""
 
 
 def go(page: Any, step: str) -> None:
@@ -41,7 +42,9 @@ def test_the_whole_life_of_a_judge_by_clicks(tmp_path: Path):
         _play(page, eyes)
         _export(page, eyes, root)
         assert not eyes.faults, "\n".join(eyes.faults)
-    assert time.monotonic() - begun < MOST_SECONDS
+    seconds = time.monotonic() - begun - eyes.seconds
+    print(f"the whole life took {seconds:.0f} s, and looking at it {eyes.seconds:.0f} s")
+    assert seconds < MOST_SECONDS
 
 
 def _data(page: Any, eyes: life.Eyes, file: Path) -> None:
@@ -56,9 +59,9 @@ def _data(page: Any, eyes: life.Eyes, file: Path) -> None:
 def _recipe(page: Any, eyes: life.Eyes) -> None:
     page.get_by_role("link", name="Go on to the recipe").click()
     page.get_by_label("Name", exact=True).fill("sums")
-    page.get_by_label("Epochs").fill("5")
+    page.get_by_label("Epochs").fill("3")
     text = page.get_by_label("As TOML")
-    life.wait_until(lambda: "epochs = 5" in text.input_value() and 'name = "sums"' in text.input_value())
+    life.wait_until(lambda: "epochs = 3" in text.input_value() and 'name = "sums"' in text.input_value())
     assert 'train = "sums.jsonl"' in text.input_value() and 'template = "verdict"' in text.input_value()
     page.get_by_role("term").filter(has_text="Memory").wait_for()
     eyes.look("recipe-done")
@@ -66,7 +69,7 @@ def _recipe(page: Any, eyes: life.Eyes) -> None:
     page.get_by_role("alert").filter(has_text="'train.epochs' is -1").wait_for()
     assert page.get_by_role("button", name="Start the run").is_disabled()
     eyes.look("recipe-failed")
-    page.get_by_label("Epochs").fill("5")
+    page.get_by_label("Epochs").fill("3")
     life.wait_until(page.get_by_role("button", name="Start the run").is_enabled)
 
 
@@ -184,16 +187,16 @@ def test_what_fails_says_the_sentence_of_the_command_line(tmp_path: Path):
         eyes = life.Eyes(page, tmp_path / "shots")
         page.get_by_label("odd.jsonl").check()
         page.get_by_label("Task that reads the rows").select_option("judge")
-        page.locator(".mark.error").first.wait_for()
-        page.locator(".mask, .notice.error").last.wait_for()
+        page.get_by_role("alert").filter(has_text="it lacks 'b' of a pair row").first.wait_for()
+        life.wait_until(lambda: not page.locator(".waiting").count())
         eyes.look("data-failed")
         go(page, "Recipe")
         page.get_by_label("Start from").select_option("file:late.toml")
-        page.get_by_role("alert").filter(has_text="odd.jsonl").wait_for()
+        page.locator(".notice.warning").filter(has_text="odd.jsonl has 1 training row").wait_for()
         eyes.look("recipe-unplanned")
         page.get_by_role("button", name="Start the run").click()
         page.locator(".state.failed").wait_for()
-        assert "odd.jsonl" in page.get_by_role("alert").first.inner_text()
+        assert "odd.jsonl has 1 training row; expected at least 2" in page.get_by_role("alert").inner_text()
         eyes.look("run-failed")
         assert not eyes.faults, "\n".join(eyes.faults)
 

@@ -8,6 +8,7 @@ from starlette.websockets import WebSocketDisconnect
 from tests.studio.conftest import ADDRESS, TOKEN
 
 from smidgen.studio import make_app
+from smidgen.studio.jobs import Jobs
 from smidgen.studio.security import new_token
 from smidgen.studio.workspace import Workspace
 
@@ -15,7 +16,7 @@ from smidgen.studio.workspace import Workspace
 @pytest.fixture
 def stranger(root: Path) -> TestClient:
     """A browser that does not know the token."""
-    return TestClient(make_app(Workspace(root), TOKEN), base_url=ADDRESS, follow_redirects=False)
+    return TestClient(make_app(Workspace(root), TOKEN, Jobs(root)), base_url=ADDRESS, follow_redirects=False)
 
 
 @pytest.mark.parametrize("path", ["/", "/static/main.js", "/api/workspace", "/api/runs/done/report.html"])

@@ -222,22 +222,21 @@ class Studio:
             raise ConfigError(f"the run '{name}' is going on; stop it first, or give the recipe another name")
 
 
-def make_app(workspace: Workspace, token: str, jobs: Jobs | None = None) -> Guard:
+def make_app(workspace: Workspace, token: str, jobs: Jobs) -> Guard:
     """Return the application of a workspace; every request needs the token.
 
     Args:
         workspace: the folder to work in.
         token: what the address of the page ends with; see `security.Guard`.
-        jobs: how commands are started; default: this Python's smidgen, in the workspace.
+        jobs: how commands are started; those that still run are stopped at the end.
     """
-    started = jobs or Jobs(workspace.root)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        await started.close()
+        await jobs.close()
 
-    studio = Studio(workspace, started)
+    studio = Studio(workspace, jobs)
     faults = {SmidgenError: _fault, OSError: _fault}
     return Guard(Starlette(routes=studio.routes(), lifespan=lifespan, exception_handlers=faults), token)
 

@@ -10,7 +10,7 @@ from smidgen.files import read_jsonl
 
 CHANGES = ("worse", "better", "wrong", "right")
 """Wrong only in the second, right only in the second, wrong in both, right in both."""
-MOST_SHOWN = 50
+MOST_SHOWN = 25
 RIGHT = 1.0
 
 

@@ -8,6 +8,7 @@ import uvicorn
 
 from smidgen.errors import WorkError
 from smidgen.studio.app import make_app
+from smidgen.studio.jobs import Jobs
 from smidgen.studio.security import new_token
 from smidgen.studio.workspace import Workspace
 
@@ -29,8 +30,9 @@ def serve(workspace: Workspace, port: int, opened: Callable[[str], None]) -> Non
     """
     listening = _listen(port)
     token = new_token()
+    jobs = Jobs(workspace.root)
     config = uvicorn.Config(
-        make_app(workspace, token),
+        make_app(workspace, token, jobs),
         log_level="error",
         access_log=False,
         server_header=False,
@@ -40,9 +42,22 @@ def serve(workspace: Workspace, port: int, opened: Callable[[str], None]) -> Non
     opened(f"http://{HOST}:{listening.getsockname()[1]}/?token={token}")
     try:
         with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once it has ended
-            uvicorn.Server(config).run(sockets=[listening])
+            _Server(config, jobs).run(sockets=[listening])
     finally:
         listening.close()
+
+
+class _Server(uvicorn.Server):
+    """A server that ends what it has started before it waits for the requests that are answered by it."""
+
+    def __init__(self, config: uvicorn.Config, jobs: Jobs) -> None:
+        super().__init__(config)
+        self._jobs = jobs
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop the jobs, then the server."""
+        await self._jobs.close()
+        await super().shutdown(sockets)
 
 
 def _listen(port: int) -> socket.socket:

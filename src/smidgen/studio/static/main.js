@@ -38,25 +38,22 @@ async function show() {
     else link.removeAttribute("aria-current");
   }
   document.title = `${title} – smidgen studio`;
-  fill(main, h("h1", {}, title));
+  const heading = h("h1", { tabindex: "-1" }, title);
+  const place = h("div", {});
+  fill(main, heading, place);
+  if (mine > 1) heading.focus();
+  announce(title);
   try {
     const overview = await get("/api/workspace");
     if (mine !== shown) return;
     keep({ overview });
     fill(/** @type {Element} */ (document.getElementById("place")), overview.name);
-    const ended = await view(main);
+    const ended = await view(place);
     if (mine === shown) leave = ended ?? (() => {});
     else ended?.();
   } catch (error) {
-    if (mine === shown) add_fault(main, error);
+    if (mine === shown) place.append(notice("error", error.message));
   }
-  if (mine > 1) main.querySelector("h1")?.focus();
-  announce(title);
-}
-
-/** @param {HTMLElement} main @param {any} error */
-function add_fault(main, error) {
-  main.append(notice("error", error.message));
 }
 
 const steps = /** @type {Element} */ (document.getElementById("steps"));

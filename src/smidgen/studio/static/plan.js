@@ -8,11 +8,9 @@ export function planOf(found) {
   const plan = found.result;
   if (!plan) return notice("error", found.error);
   const peak = Math.max(...plan.stages.map((/** @type {any} */ stage) => stage.peak_bytes));
-  const seconds = plan.stages.every((/** @type {any} */ stage) => stage.seconds === null)
-    ? null
-    : plan.stages.reduce((/** @type {number} */ sum, /** @type {any} */ stage) => sum + (stage.seconds ?? 0), 0);
+  const unread = plan.notes.find((/** @type {string} */ note) => note.startsWith("the rows cannot be read"));
   const facts = [
-    ["Time", duration(plan.seconds ?? seconds)],
+    ["Time", unread ? "–" : duration(plan.seconds)],
     ["Memory", `${size(peak)} of ${size(plan.available_bytes)}`],
     ["Disk", size(plan.disk_bytes)],
     ["Trained", `${count(plan.trained_parameters)} of ${count(plan.parameters)} parameters`],
@@ -22,6 +20,7 @@ export function planOf(found) {
     "div",
     { class: "plan" },
     found.error ? notice("error", found.error) : null,
+    unread ? notice("warning", unread) : null,
     h("dl", {}, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
     meter(peak / plan.available_bytes, `${size(peak)} of ${size(plan.available_bytes)} memory`),
     h("details", {}, h("summary", {}, "By stage"), table(["Stage", "Time", "Memory"], rows, "Time and memory of every stage")),

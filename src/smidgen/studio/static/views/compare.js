@@ -16,7 +16,7 @@ const CHANGES = [
 /** @param {HTMLElement} main */
 export async function compareView(main) {
   const places = state.overview.runs.flatMap((/** @type {any} */ run) => run.evaluations.map((/** @type {string} */ each) => `${run.name}/${each}`));
-  fill(main, h("h1", { tabindex: "-1" }, "Compare"), h("p", { class: "lead" }, "Two evaluations of the same rows, side by side."));
+  fill(main, h("p", { class: "lead" }, "Two evaluations of the same rows, side by side."));
   if (places.length < 2) {
     main.append(empty("Nothing to compare yet", h("p", {}, "A finished ", h("a", { href: "#run" }, "run"), " has several evaluations; two runs on the same rows can be compared, too.")));
     return;
@@ -97,5 +97,5 @@ function metricsOf(result) {
     const { value, low, high } = each.difference;
     return [words(name), figure(each.first.value), figure(each.second.value), `${figure(value)} (${figure(low)} to ${figure(high)})`, each.p_value === null ? "–" : figure(each.p_value)];
   });
-  return table(["Metric", "First", "Second", "Difference, 95 % interval", "McNemar p"], rows, "Metrics of both evaluations");
+  return table(["Metric", "First", "Second", "First − second, 95 % interval", "McNemar p"], rows, "Metrics of both evaluations");
 }

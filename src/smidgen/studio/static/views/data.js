@@ -101,7 +101,7 @@ export function dataView(main) {
     );
   }
 
-  fill(main, h("h1", { tabindex: "-1" }, "Data"), h("p", { class: "lead" }, "What the model learns from, one example a row."), drop, problem, list, found);
+  fill(main, h("p", { class: "lead" }, "What the model learns from, one example a row."), drop, problem, list, found);
   files();
   if (state.file && state.overview.rows.some((/** @type {any} */ file) => file.path === state.file)) look(found, choose);
 }

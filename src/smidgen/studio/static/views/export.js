@@ -15,7 +15,6 @@ const FORMATS = [
 /** @param {HTMLElement} main */
 export function exportView(main) {
   const runs = state.overview.runs.filter((/** @type {any} */ run) => run.best);
-  fill(main, h("h1", { tabindex: "-1" }, "Export"));
   if (!runs.length) {
     main.append(empty("Nothing to export yet", h("p", {}, "A ", h("a", { href: "#run" }, "run"), " keeps its best weights as soon as it has trained.")));
     return;

@@ -11,7 +11,7 @@ const STORE = "memory.db";
 /** @param {HTMLElement} main */
 export function playView(main) {
   const runs = state.overview.runs.filter((/** @type {any} */ run) => run.best);
-  fill(main, h("h1", { tabindex: "-1" }, "Try it"), h("p", { class: "lead" }, "Every question starts a command of its own, which loads the model first."), ...tabs("What to try", [
+  fill(main, h("p", { class: "lead" }, "Every question starts a command of its own, which loads the model first."), ...tabs("What to try", [
     ["judge", "Judge", (place) => judging(place, runs)],
     ["route", "Route", (place) => routing(place, runs)],
     ["chat", "Chat", (place) => chatting(place, runs)],
@@ -73,7 +73,9 @@ function judging(place, runs) {
         const scores = said.scores ? `, ${figure(said.scores[0])} for A and ${figure(said.scores[1])} for B` : "";
         heads[said.order].append(h("small", {}, said.verdict ? `${VERDICTS[said.verdict]}${scores}` : `no verdict: ${said.fault}`));
       }
-      const verdict = found.verdict ? VERDICTS[found.verdict] : "no verdict";
+      const both = found.said.map((/** @type {any} */ said) => said.verdict);
+      const contradict = found.verdict === "tie" && both.includes("a") && both.includes("b");
+      const verdict = contradict ? "the judgements contradict each other, so neither counts as better" : found.verdict ? VERDICTS[found.verdict] : "no verdict";
       fill(result, h("p", { class: "verdict" }, verdict.charAt(0).toUpperCase() + verdict.slice(1)), h("p", { class: "about" }, `${found.consistent ? "Both orders agree" : "The orders do not agree"}; ${found.tokens} tokens in ${found.seconds.toFixed(1)} s.`));
       announce(verdict);
     }
@@ -112,7 +114,7 @@ function routing(place, runs) {
     const found = await post("/api/commands/memory", { store: STORE }).catch((error) => ({ error: error.message }));
     if (!found.result) return void fill(journal, notice("error", found.error));
     const entries = found.result.entries.slice(-12).reverse();
-    fill(journal, h("h2", {}, "Journal"), h("p", { class: "about" }, `The last entries of ${STORE}, the newest first. Inputs are written before they are decided, so that none is lost.`), table(["Number", "Kind", "Time", "What"], entries.map((/** @type {any} */ entry) => [String(entry.number), entry.kind, entry.time.slice(0, 19).replace("T", " "), h("code", {}, JSON.stringify(entry.body).slice(0, 160))]), "Journal"));
+    fill(journal, h("h2", {}, "Journal"), h("p", { class: "about" }, `The last entries of ${STORE}, the newest first. Inputs are written before they are decided, so that none is lost.`), table(["Number", "Kind", "Time", "What"], entries.map((/** @type {any} */ entry) => [String(entry.number), entry.kind, entry.time.slice(11, 19), h("code", {}, JSON.stringify(entry.body).slice(0, 160))]), "Journal"));
   }
 
   fill(place, h("div", { class: "fields" }, model.field), text.field, h("p", { class: "next" }, button), out, journal);

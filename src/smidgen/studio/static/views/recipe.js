@@ -105,7 +105,6 @@ export async function recipeView(main) {
 
   fill(
     main,
-    h("h1", { tabindex: "-1" }, "Recipe"),
     h("p", { class: "lead" }, "One file holds everything that makes a specialist. Change it here or as text; both are the same."),
     h("div", { class: "fields" }, field("Start from", starters())),
     h(

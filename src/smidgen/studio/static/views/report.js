@@ -11,7 +11,6 @@ export async function reportView(main) {
   const runs = state.overview.runs.filter((/** @type {any} */ run) => run.report).map((/** @type {any} */ run) => run.name);
   const named = decodeURIComponent(location.hash.split("/")[1] ?? "");
   const name = runs.includes(named) ? named : runs.includes(state.run) ? state.run : runs[0];
-  fill(main, h("h1", { tabindex: "-1" }, "Report"));
   if (!name) {
     main.append(empty("No report yet", h("p", {}, "A ", h("a", { href: "#run" }, "run"), " writes one at its end: what the model could do before and after, with intervals.")));
     return;

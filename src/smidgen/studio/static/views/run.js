@@ -13,7 +13,7 @@ export async function runView(main) {
   const named = decodeURIComponent(location.hash.split("/")[1] ?? "");
   const name = named || (state.run && runs.includes(state.run) ? state.run : runs[0]) || state.run;
   if (!name) {
-    fill(main, h("h1", { tabindex: "-1" }, "Run"), empty("Nothing has run yet", h("p", {}, "Choose the settings in the ", h("a", { href: "#recipe" }, "recipe"), ", and start it there.")));
+    fill(main, empty("Nothing has run yet", h("p", {}, "Choose the settings in the ", h("a", { href: "#recipe" }, "recipe"), ", and start it there.")));
     return;
   }
   keep({ run: name });
@@ -21,7 +21,6 @@ export async function runView(main) {
   const all = runs.includes(name) ? runs : [name, ...runs];
   fill(
     main,
-    h("h1", { tabindex: "-1" }, "Run"),
     h("div", { class: "fields" }, field("Run", choice(all.map((/** @type {string} */ run) => [run, run]), name, (run) => (location.hash = `#run/${run}`)))),
     h("div", { class: "bar" }, h("h2", {}, name), shown.state, shown.action),
     shown.fault,
