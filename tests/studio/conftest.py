@@ -57,7 +57,7 @@ def make_run(root: Path, name: str, scores: dict[str, list[float]]) -> Path:
     folder = root / "runs" / name
     (folder / "best").mkdir(parents=True)
     (folder / "best" / "adapters.safetensors").write_bytes(b"")
-    (folder / "config.toml").write_text('name = "%s"\ntask = "judge"\n[model]\nbase = "base/model"\n' % name)
+    (folder / "config.toml").write_text(f'name = "{name}"\ntask = "judge"\n[model]\nbase = "base/model"\n')
     (folder / "provenance.json").write_text('{"finished": "2026-01-01"}')
     (folder / "report.json").write_text('{"task": "judge"}')
     (folder / "report.html").write_text("<p>the report</p>")

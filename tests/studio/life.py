@@ -71,7 +71,7 @@ class Eyes:
         self.seconds = 0.0
 
     def look(self, name: str, *, sizes: tuple[int, ...] = SIZES) -> None:
-        """Take the screenshots of a state, and note overflow, grave findings and the seconds that this took."""
+        """Take the screenshots of a state, and note overflow, grave findings and the time taken."""
         begun = time.monotonic()
         for scheme in SCHEMES:
             self.page.emulate_media(color_scheme=scheme)

@@ -1,4 +1,4 @@
-"""The studio in a real browser: the whole life of a judge by clicks, every state, the keyboard, and refusals."""
+"""The studio in a real browser: the whole life of a judge by clicks, every state, the keyboard, refusals."""
 
 import json
 import re
@@ -247,8 +247,8 @@ def test_strangers_are_refused_by_the_running_server(tmp_path: Path):
 
         def status(target: str, host: str = f"127.0.0.1:{port}", bearer: str = token) -> int:
             with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-                lines = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {bearer}\r\nConnection: close\r\n\r\n"
-                connection.sendall(lines.encode())
+                head = [f"GET {target} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {bearer}"]
+                connection.sendall("\r\n".join([*head, "Connection: close", "", ""]).encode())
                 return int(connection.makefile().readline().split()[1])
 
         assert status("/api/workspace") == 200

@@ -14,7 +14,12 @@ from smidgen.errors import DataError, WorkError
 from smidgen.studio import jobs as jobs_module
 from smidgen.studio.jobs import Job, Jobs
 
-STUBBORN = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("up", flush=True)
+time.sleep(60)
+"""
 FAMILY = (
     "import subprocess, sys, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
 )

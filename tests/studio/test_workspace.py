@@ -58,7 +58,7 @@ def test_whatever_is_accepted_is_inside(tmp_path_factory: pytest.TempPathFactory
 
 
 def test_a_missing_file_is_said_to_be_missing(root: Path):
-    with pytest.raises(DataError, match="there is no file 'none.csv' in the workspace"):
+    with pytest.raises(DataError, match=r"there is no file 'none\.csv' in the workspace"):
         Workspace(root).file("none.csv")
 
 

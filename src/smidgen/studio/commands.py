@@ -71,7 +71,7 @@ def _show(workspace: Workspace, given: Mapping[str, Any]) -> Command:
 
 
 def _split(workspace: Workspace, given: Mapping[str, Any]) -> Command:
-    task, file = _rows(workspace, given | {"task": _text(given, "task")})
+    task, file = _rows(workspace, {**given, "task": _text(given, "task")})
     out = workspace.relative(workspace.free_name(f"{PurePath(file).stem}-split.jsonl"))
     return Command("split", file, ("data", "split", task, file, f"--out={out}", "--json"))
 

@@ -46,7 +46,8 @@ async function show() {
   try {
     const overview = await get("/api/workspace");
     if (mine !== shown) return;
-    keep({ overview });
+    const still = overview.rows.some((/** @type {any} */ file) => file.path === state.file);
+    keep({ overview, file: still ? state.file : undefined });
     fill(/** @type {Element} */ (document.getElementById("place")), overview.name);
     const ended = await view(place);
     if (mine === shown) leave = ended ?? (() => {});

@@ -139,6 +139,7 @@ async function look(place, choose) {
     fill(findings, ...findingsOf(checked), heldOut(checked.result, task, file, choose));
     announce(checked.error ?? "The rows were checked");
     fill(next, h("a", { class: "button", href: `#recipe/${starterOf(task)}` }, "Go on to the recipe"));
+    if (!checked.result) return void fill(mask, h("p", { class: "about" }, "Known once the rows can be read."));
     const rows = await post("/api/commands/show", { ...given, task: given.task || (task === "judge" ? "judge" : "") });
     if (state.file !== file || rows.state === "stopped") return;
     fill(mask, rows.result ? maskRows(rows.result) : notice("error", rows.error));

@@ -133,7 +133,7 @@ export async function recipeView(main) {
     const own = state.overview.recipes.map((/** @type {any} */ file) => [`file:${file.path}`, file.path]);
     const ready = Object.entries(known.starters).map(([id, each]) => [`starter:${id}`, each.title]);
     const last = state.toml ? [["", `The recipe of ${READY}`]] : [];
-    return choice(/** @type {any} */ ([...last, ...ready, ...own]), wanted() ? `starter:${wanted()}` : "", begin);
+    return choice(/** @type {any} */ ([...last, ...ready, ...own]), wanted() || !state.toml ? `starter:${usual()}` : "", begin);
   }
 
   /** Begin with another recipe. @param {string} name */
@@ -151,7 +151,7 @@ export async function recipeView(main) {
   }
 
   if (state.toml && !wanted()) await read({ toml: (text.value = state.toml) });
-  else await begin(`starter:${wanted() || (state.file ? "judge" : "critic")}`);
+  else await begin(`starter:${usual()}`);
   if (wanted()) history.replaceState(null, "", "#recipe");
   return () => stop.abort();
 }
@@ -160,6 +160,11 @@ export async function recipeView(main) {
 function wanted() {
   const name = location.hash.split("/")[1] ?? "";
   return known.starters[name] ? name : "";
+}
+
+/** The starter that the address names, or else one that fits what is there. */
+function usual() {
+  return wanted() || (state.file ? "judge" : "critic");
 }
 
 /** A starter with the chosen file as its rows. @param {any} recipe */
