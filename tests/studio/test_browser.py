@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.studio import life
-from tests.studio.conftest import make_run
+from tests.studio.conftest import make_run, write_lines
 
 pytest.importorskip("playwright", reason="playwright drives the browser")
 pytest.importorskip("axe_playwright_python", reason="axe looks for what hinders people")
@@ -228,6 +228,57 @@ def test_the_keyboard_alone_suffices(tmp_path: Path):
         _tab_to(page, "summary")
         page.keyboard.press("Enter")
         assert page.locator("details[open] pre").inner_text() == "Question r0"
+
+
+def test_rewards_metrics_and_manipulations_are_drawn(tmp_path: Path):
+    root = tmp_path / "space"
+    root.mkdir()
+    folder = make_run(root, "rewarded", {})
+    steps = [
+        {"step": n, "loss": 1 / n, "metric": n / 40 if n % 5 == 0 else None, "metrics": {"reward": n / 30}}
+        for n in range(1, 31)
+    ]
+    write_lines(folder / "metrics.jsonl", steps)
+    some = {"value": 0.4, "low": 0.3, "high": 0.5, "n": 24}
+    facts = {name: some for name in ("flips", "benign_flips", "unparsed", "mended")}
+    bins = [{"low": 0.4, "high": 0.5, "n": 9, "predicted": 0.45, "observed": 0.6}]
+    after = {
+        "n": 24,
+        "metrics": {"accuracy": some, "prefer_first_rate": some},
+        "calibration": {"n": 9, "ece": 0.15, "bins": bins},
+        "attacks": {"groups": {"all": facts}, "families": {"flattery": facts, "padding": facts}},
+    }
+    (folder / "report.json").write_text(json.dumps({"task": "judge", "after": after}))
+    with life.started_studio(root) as address, life.opened_page(address) as page:
+        eyes = life.Eyes(page, tmp_path / "shots")
+        go(page, "Run")
+        for name in ("Loss: training loss 0.033", "Reward: reward 1.000", "Metric of the task: .* 0.750"):
+            page.get_by_role("img", name=re.compile(name)).wait_for()
+        eyes.look("rewards-done")
+        go(page, "Report")
+        page.get_by_role("tab", name="Evidence").click()
+        assert (
+            page.get_by_role("row").filter(has_text="Flattery").inner_text().count("40.0 % (30.0 to 50.0)")
+            == 4
+        )
+        page.get_by_role(
+            "img", name=re.compile("^Calibration: after: Expected calibration error 0.150")
+        ).wait_for()
+        page.get_by_role("img", name=re.compile("^Position bias.*After 40 %")).wait_for()
+        eyes.look("attacks-done")
+        assert not eyes.faults, "\n".join(eyes.faults)
+
+
+def test_rows_without_a_test_split_are_split_by_a_click(tmp_path: Path):
+    root = tmp_path / "space"
+    root.mkdir()
+    life.write_pairs(root / "sums.jsonl", train=20, test=0)
+    (root / "sums.jsonl").write_text((root / "sums.jsonl").read_text().replace(', "split": "train"', ""))
+    with life.started_studio(root) as address, life.opened_page(address) as page:
+        page.get_by_label("sums.jsonl").check()
+        page.get_by_role("button", name="Hold out a fifth of the rows").click()
+        page.get_by_text("16 training and 4 test rows checked").wait_for()
+        assert page.get_by_label("sums-split.jsonl").is_checked()
 
 
 def _tab_to(page: Any, selector: str) -> None:

@@ -90,3 +90,10 @@ def test_a_dropped_file_replaces_none(root: Path, dropped: str, kept: str):
 def test_a_name_of_nothing_is_refused(root: Path):
     with pytest.raises(DataError, match=r"'\.\.' cannot be the name of a file"):
         Workspace(root).free_name("..")
+
+
+def test_the_draft_is_not_written_through_a_link(root: Path):
+    assert Workspace(root).draft == root.resolve() / ".studio" / "recipe.toml"
+    (root / ".studio").symlink_to(root.parent)
+    with pytest.raises(DataError, match=r"\.studio is a link; remove it"):
+        _ = Workspace(root).draft

@@ -14,9 +14,7 @@ DEFAULT_PORT = 8766
 
 
 def studio(
-    workspace: Annotated[
-        Path, Parameter(help="Folder with your rows, recipes and runs; nothing outside it is read.")
-    ] = Path("."),
+    workspace: Annotated[Path, Parameter(help="Folder with your rows, recipes and runs.")] = Path("."),
     /,
     *,
     port: Annotated[

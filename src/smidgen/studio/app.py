@@ -27,8 +27,6 @@ STATIC = Path(__file__).parent / "static"
 MOST_UPLOADED = 4 * 2**30
 MOST_POSTED = 2**20
 """Bytes of a dropped file and of any other request."""
-DRAFTS = ".studio"
-"""Hidden folder of the workspace with the recipe that is being written."""
 ASKED = frozenset({"check", "show", "split", "compare", "memory", "plan"})
 """Commands that are short: their result is the answer to the request. The others are followed as jobs."""
 
@@ -116,8 +114,9 @@ class Studio:
         kind, given = request.path_params["kind"], await _posted(request)
         if kind not in ("plan", "check", "show"):
             raise DataError(f"nothing is known about a recipe's '{kind[:40]}'; expected plan, check or show")
-        name = f"{DRAFTS}/recipe.toml"
-        write_text(self.workspace.root / name, str(given.get("toml", "")))
+        draft = self.workspace.draft
+        write_text(draft, str(given.get("toml", "")))
+        name = self.workspace.relative(draft)
         return _answer(await self.jobs.ask(*recipe_command(kind, "recipe", name)))
 
     async def run_recipe(self, request: Request) -> Response:

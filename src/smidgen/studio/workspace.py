@@ -15,6 +15,7 @@ ROW_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 STORE_ENDINGS = (".sqlite", ".db")
 JOURNAL = ".journal.jsonl"
 """What follows the name of a memory store in that of its journal, which no model learns from."""
+DRAFTS = ".studio"
 DEEPEST, MOST_FILES = 3, 500
 """Depth and number of the files that are offered for choosing."""
 SKIPPED = frozenset({"runs", "node_modules", "__pycache__"})
@@ -79,6 +80,17 @@ class Workspace:
         if not (found := self.path(name)).is_file():
             raise DataError(f"there is no file '{name}' in the workspace; choose one that is listed")
         return found
+
+    @property
+    def draft(self) -> Path:
+        """The hidden file of the recipe that is being written, for commands that read it.
+
+        Raises:
+            DataError: its folder is a link, which may lead out of the workspace.
+        """
+        if (folder := self.root / DRAFTS).is_symlink():
+            raise DataError(f"{DRAFTS} is a link; remove it, since the recipe that is written lies there")
+        return folder / "recipe.toml"
 
     def relative(self, path: Path) -> str:
         """Return how a path of the workspace is named in a command that runs in it."""
