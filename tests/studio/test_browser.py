@@ -269,16 +269,25 @@ def test_rewards_metrics_and_manipulations_are_drawn(tmp_path: Path):
         assert not eyes.faults, "\n".join(eyes.faults)
 
 
-def test_rows_without_a_test_split_are_split_by_a_click(tmp_path: Path):
-    root = tmp_path / "space"
+def test_dropped_rows_without_a_test_split_are_split_by_a_click(tmp_path: Path):
+    root, file = tmp_path / "space", tmp_path / "sums.jsonl"
     root.mkdir()
-    life.write_pairs(root / "sums.jsonl", train=20, test=0)
-    (root / "sums.jsonl").write_text((root / "sums.jsonl").read_text().replace(', "split": "train"', ""))
+    life.write_pairs(file, train=20, test=0)
+    text = file.read_text().replace(', "split": "train"', "")
     with life.started_studio(root) as address, life.opened_page(address) as page:
-        page.get_by_label("sums.jsonl").check()
+        dropped = page.evaluate_handle(
+            """text => {
+                const transfer = new DataTransfer();
+                transfer.items.add(new File([text], "sums.jsonl"));
+                return transfer;
+            }""",
+            text,
+        )
+        page.locator(".drop").dispatch_event("drop", {"dataTransfer": dropped})
         page.get_by_role("button", name="Hold out a fifth of the rows").click()
         page.get_by_text("16 training and 4 test rows checked").wait_for()
         assert page.get_by_label("sums-split.jsonl").is_checked()
+        assert (root / "sums.jsonl").read_text() == text
 
 
 def _tab_to(page: Any, selector: str) -> None:

@@ -143,6 +143,7 @@ export function reliabilityChart(title, bins, note) {
       ]),
       h("svg:line", { class: "centre", x1: x(0), y1: y(0), x2: x(1), y2: y(1) }),
       h("svg:text", { class: "tick", x: x(0.5), y: side - 5, "text-anchor": "middle" }, "predicted"),
+      h("svg:text", { class: "tick", x: 0, y: 8 }, "observed"),
       bins.map((bin) =>
         h(
           "svg:circle",
