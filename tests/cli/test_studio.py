@@ -1,5 +1,6 @@
 """`smidgen studio`: the address that it prints, its end, and what it refuses."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -30,6 +31,18 @@ def test_it_prints_an_address_serves_and_ends_quietly(tmp_path: Path):
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")
+
+
+def test_scripts_read_the_address_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("smidgen.studio.serve", lambda workspace, port, opened: opened("http://here"))
+    visited: list[str] = []
+    monkeypatch.setattr("webbrowser.open", visited.append)
+    assert exit_code(["studio", str(tmp_path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"workspace": str(tmp_path), "address": "http://here"}
+    assert (err, visited) == ("", ["http://here"])
 
 
 def test_a_port_that_is_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from smidgen.cli.console import say
+from smidgen.cli.console import print_json, say
 from smidgen.options import whole
 
 DEFAULT_PORT = 8766
@@ -28,6 +28,9 @@ def studio(
     no_open: Annotated[
         bool, Parameter(show_default=False, help="Only print the address, and open no browser.")
     ] = False,
+    json: Annotated[
+        bool, Parameter(name="--json", help="Print the address as one JSON object to stdout.")
+    ] = False,
 ) -> None:
     """Open a local web page: data, recipe, run, report, comparison, playground and exports.
 
@@ -39,7 +42,10 @@ def studio(
     from smidgen.studio.workspace import Workspace
 
     def opened(address: str) -> None:
-        say(f"studio of {workspace.resolve()}: {address}")
+        if json:
+            print_json({"workspace": str(workspace.resolve()), "address": address}, on_one_line=True)
+        else:
+            say(f"studio of {workspace.resolve()}: {address}")
         if not no_open:
             webbrowser.open(address)
 

@@ -51,7 +51,7 @@ function nested(form, path, schema) {
   const there = at(form.values, path) !== undefined;
   const id = newId("table");
   const title = `[${key}]`;
-  const about = h("p", { class: "about" }, schema.description ?? section.description ?? "");
+  const about = h("p", { class: "about" }, plainText(schema.description ?? section.description));
   if (optional && !there)
     return h(
       "section",
@@ -70,7 +70,7 @@ function one(form, path, schema, section) {
   const key = path[path.length - 1];
   const kind = plainKind(schema);
   const value = at(form.values, path);
-  const help = `${(schema.description ?? "").replaceAll("`", "")}${bounds(kind)}`;
+  const help = [plainText(schema.description).replace(/\.$/, ""), ...bounds(kind)].filter(Boolean).join("; ");
   const required = (section.required ?? []).includes(key);
   const put = (/** @type {any} */ given) => set(form, path, given);
   const input = inputOf(form, key, kind, value, schema.default, put);
@@ -136,14 +136,19 @@ function plainKind(schema) {
   return schema.anyOf.find((/** @type {any} */ each) => each.type !== "null") ?? {};
 }
 
-/** Bounds in words. @param {any} kind */
+/** A description without its marks for code. @param {string | undefined} text */
+function plainText(text) {
+  return (text ?? "").replaceAll("`", "");
+}
+
+/** Bounds in words. @param {any} kind @returns {string[]} */
 function bounds(kind) {
   const parts = [];
   if (kind.exclusiveMinimum !== undefined) parts.push(`more than ${kind.exclusiveMinimum}`);
   if (kind.minimum !== undefined) parts.push(`at least ${kind.minimum}`);
   if (kind.exclusiveMaximum !== undefined) parts.push(`less than ${kind.exclusiveMaximum}`);
   if (kind.maximum !== undefined) parts.push(`at most ${kind.maximum}`);
-  return parts.length ? ` (${parts.join(", ")})` : "";
+  return parts;
 }
 
 /** @param {any} values @param {string[]} path */

@@ -1,7 +1,7 @@
 /** Step 7: what a run has made, as files for other programs; each is verified by the command that writes it. */
 
 import { command } from "../api.js";
-import { announce, choice, count, empty, field, fill, h, notice, size, waiting, words } from "../dom.js";
+import { announce, choice, count, empty, field, figure, fill, h, notice, size, waiting, words } from "../dom.js";
 import { keep, state } from "../state.js";
 
 const FORMATS = [
@@ -51,11 +51,14 @@ function option(run, [format, title, about]) {
   return h("section", { class: "option" }, h("div", {}, h("h2", {}, title), h("p", {}, about)), button, place);
 }
 
+const SHOWN = ["format", "dtype", "bytes", "parameters", "rank", "drift"];
+
 /** What the command says of what it wrote. @param {any} found */
 function written(found) {
-  const facts = Object.entries(found)
-    .filter(([name, value]) => name !== "out" && ["number", "string"].includes(typeof value))
-    .slice(0, 6)
-    .map(([name, value]) => h("div", {}, h("dt", {}, words(name)), h("dd", {}, name.endsWith("bytes") ? size(/** @type {number} */ (value)) : typeof value === "number" && value > 999 ? count(value) : String(value))));
-  return notice("good", h("b", {}, String(found.out ?? found.path ?? "written")), h("dl", { class: "plan" }, facts));
+  const facts = SHOWN.filter((name) => ["number", "string"].includes(typeof found[name])).map((name) => {
+    const value = found[name];
+    const text = typeof value === "string" ? value : name === "bytes" ? size(value) : Number.isInteger(value) ? count(value) : figure(value);
+    return h("div", {}, h("dt", {}, name === "bytes" ? "Size" : words(name)), h("dd", {}, text));
+  });
+  return notice("good", h("b", {}, String(found.out ?? found.path ?? "written")), h("dl", {}, facts));
 }

@@ -43,6 +43,7 @@ class RunView {
     this.stopJob = () => {};
     this.ended = false;
     this.drawing = 0;
+    this.how = "running";
   }
 
   /** Show what there is, and follow what comes. */
@@ -64,11 +65,13 @@ class RunView {
     const run = await get(`/api/runs/${this.name}`);
     if (this.ended) return;
     const { state: how, job } = run;
+    this.how = how;
     fill(this.shown.state, h("span", { class: `state ${how}` }, job?.stopping && how === "running" ? "stopping" : STATES[how]));
     this.shown.state.dataset.state = how;
     const actions = [];
     if (how === "running" && job?.state === "running") actions.push(h("button", { disabled: job.stopping, onclick: () => this.stop(job.id) }, "Stop"));
     if (how === "stopped" || how === "failed") actions.push(h("button", { class: "primary", onclick: () => this.resume() }, how === "failed" ? "Try again" : "Resume"));
+    if (how === "failed") actions.push(h("a", { class: "button plain", href: "#recipe" }, "Change the recipe"));
     if (run.report) actions.push(h("a", { class: how === "done" ? "button" : "button plain", href: `#report/${this.name}` }, "Report"));
     fill(this.shown.action, actions);
     const foreign = how === "running" && job?.state !== "running";
@@ -129,13 +132,14 @@ class RunView {
 
   draw() {
     const { events, metrics } = this.rows;
-    fill(this.shown.stages, stagesOf(events));
+    fill(this.shown.stages, events.length ? stagesOf(events) : h("li", {}, this.how === "running" ? "Reading the recipe and the rows …" : "None was begun."));
     const total = Math.max(0, ...events.filter((event) => event.stage === "train" && event.total).map((event) => event.total));
     const charts = curves(metrics, total);
+    const none = this.how === "running" ? "Curves appear with the first step of the training." : "No step of a training was made.";
     const results = resultsOf(events);
     fill(
       this.shown.charts,
-      charts.length ? charts : h("p", { class: "about" }, "Curves appear with the first step of the training."),
+      charts.length ? charts : h("p", { class: "about" }, none),
       results.length ? h("dl", { class: "results" }, results.map(([stage, value]) => h("div", {}, h("dt", {}, stage), h("dd", {}, value)))) : null,
     );
   }
