@@ -34,7 +34,6 @@ def test_the_workspace(client: TestClient):
     assert [file["path"] for file in found["recipes"]] == ["made.toml"]
     run = found["runs"][0]
     assert (run["name"], run["state"], run["evaluations"]) == ("done", "done", ["after", "before"])
-    assert run["stages"] == [{"stage": "train", "state": "finished", "seconds": 1.0}]
     assert (run["base"], run["adapter"], run["report"]) == ("base/model", True, True)
 
 

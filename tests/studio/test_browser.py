@@ -173,8 +173,17 @@ def test_a_workspace_without_anything(tmp_path: Path):
         go(page, "Try it")
         eyes.look("play-empty")
         go(page, "Recipe")
-        page.get_by_label("Name", exact=True).wait_for()
+        name = page.get_by_label("Name", exact=True)
+        name.wait_for()
         eyes.look("recipe-empty")
+        text = page.get_by_label("As TOML")
+        text.fill(text.input_value().replace('"my-critic"', '"by-hand"'))
+        life.wait_until(lambda: name.input_value() == "by-hand")
+        page.get_by_label("How it is trained").select_option("grpo")
+        page.get_by_role("spinbutton", name="Steps").wait_for()
+        life.wait_until(lambda: 'method = "grpo"' in text.input_value())
+        page.locator("label.switch", has_text="[quantize]").get_by_role("checkbox").check()
+        life.wait_until(lambda: "[quantize]" in text.input_value())
         assert not eyes.faults, "\n".join(eyes.faults)
 
 
@@ -228,6 +237,16 @@ def test_the_keyboard_alone_suffices(tmp_path: Path):
         _tab_to(page, "summary")
         page.keyboard.press("Enter")
         assert page.locator("details[open] pre").inner_text() == "Question r0"
+        page.reload()
+        page.get_by_role("heading", level=1, name="Compare").wait_for()
+        _tab_to(page, 'a[href="#recipe"]')
+        page.keyboard.press("Enter")
+        page.get_by_label("Name", exact=True).wait_for()
+        _tab_to(page, "[data-path='name']")
+        page.keyboard.press("Control+A")
+        page.keyboard.type("typed")
+        life.wait_until(lambda: 'name = "typed"' in page.get_by_label("As TOML").input_value())
+        _tab_to(page, "button.primary")
 
 
 def test_rewards_metrics_and_manipulations_are_drawn(tmp_path: Path):
@@ -292,7 +311,7 @@ def test_dropped_rows_without_a_test_split_are_split_by_a_click(tmp_path: Path):
 
 def _tab_to(page: Any, selector: str) -> None:
     """Press Tab until an element has the focus, which is to be seen."""
-    for _ in range(60):
+    for _ in range(120):
         page.keyboard.press("Tab")
         if page.evaluate("s => document.activeElement.matches(s)", selector):
             style = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")

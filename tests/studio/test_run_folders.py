@@ -29,12 +29,14 @@ def test_a_run_that_another_process_holds_is_running(root: Path):
     assert not run_folders.is_held(folder)
 
 
-def test_a_run_without_an_end_is_stopped(root: Path):
-    workspace, jobs = Workspace(root), Jobs(root)
-    (workspace.runs / "done/provenance.json").write_text('{"finished": null}')
-    assert run_folders.state_of(workspace.runs / "done", jobs, "done") == "stopped"
-    (workspace.runs / "done/report.json").unlink()
-    assert run_folders.state_of(workspace.runs / "done", jobs, "done") == "stopped"
+def test_a_run_has_ended_when_it_says_so(root: Path):
+    folder, jobs = root / "runs/done", Jobs(root)
+    (folder / "report.json").unlink()  # `smidgen train` writes none
+    assert run_folders.state_of(folder, jobs, "done") == "done"
+    (folder / "provenance.json").write_text('{"finished": null}')
+    assert run_folders.state_of(folder, jobs, "done") == "stopped"
+    (folder / "provenance.json").unlink()
+    assert run_folders.state_of(folder, jobs, "done") == "stopped"
 
 
 def test_a_workspace_without_runs(tmp_path: Path):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import psutil
 
 from smidgen.errors import DataError
-from smidgen.files import read_json, read_jsonl
+from smidgen.files import read_json
 from smidgen.studio.jobs import Jobs
 from smidgen.studio.workspace import Workspace
 
@@ -23,7 +23,7 @@ LOOK_EVERY = 0.4
 """Seconds between two looks at them."""
 HELD = "process "
 NOTHING: dict[str, Any] = {
-    "stages": [], "evaluations": [], "exports": [], "adapter": False, "best": False, "report": False,
+    "evaluations": [], "exports": [], "adapter": False, "best": False, "report": False,
 }  # fmt: skip
 """What a run has made that has no folder yet."""
 
@@ -67,7 +67,6 @@ def summary(workspace: Workspace, jobs: Jobs, name: str) -> dict[str, Any]:
         "base": base_of(folder),
         "template": recipe.get("settings", {}).get("template"),
         "description": recipe.get("description", ""),
-        "stages": _stages(folder),
         "evaluations": evaluations(folder),
         "adapter": (folder / "best" / "adapters.safetensors").is_file(),
         "best": (folder / "best").is_dir(),
@@ -84,9 +83,8 @@ def state_of(folder: Path, jobs: Jobs, name: str) -> RunState:
     if last is not None and last.state == "failed":
         return "failed"
     provenance = folder / "provenance.json"
-    if (folder / "report.json").is_file() and provenance.is_file():
-        return "done" if read_json(provenance).get("finished") else "stopped"
-    return "stopped"
+    has_ended = provenance.is_file() and read_json(provenance).get("finished")
+    return "done" if has_ended else "stopped"
 
 
 def is_held(folder: Path) -> bool:
@@ -201,15 +199,6 @@ def _rows(lines: Sequence[bytes]) -> list[Any]:
         except ValueError:  # an empty line, or one that a killed process left
             continue
     return rows
-
-
-def _stages(folder: Path) -> list[dict[str, Any]]:
-    """Return the last known state of every stage in the order in which they began."""
-    found: dict[str, dict[str, Any]] = {}
-    for event in read_jsonl(folder / "events.jsonl"):
-        if event.get("kind") == "stage":
-            found[event["stage"]] = {key: event.get(key) for key in ("stage", "state", "seconds")}
-    return list(found.values())
 
 
 def _recipe_of(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ export function playView(main) {
 
 /** A select of the bundled model and of what runs have made. @param {any[]} runs @param {string[]} tasks */
 function models(runs, tasks) {
-  const own = runs.filter((run) => !tasks.length || tasks.includes(run.task)).map((run) => run.name);
+  const own = runs.filter((run) => !tasks.length || tasks.includes(run.task ?? "")).map((run) => run.name);
   const picked = choice([["", "smidgen:nano, untrained"], ...own.map((name) => /** @type {[string, string]} */ ([name, name]))], own.includes(state.run) ? /** @type {string} */ (state.run) : own[0] ?? "", () => {});
   return { field: field("Model", picked), run: () => picked.value };
 }
