@@ -106,7 +106,7 @@ function inputOf(/** @type {Form} */ form, /** @type {string} */ key, /** @type 
     return h("input", { type: "text", value: (value ?? []).join(", "), placeholder: (standard ?? []).join(", "), oninput: read });
   }
   if (kind.type !== "string") return null;
-  const list = ["train", "test", "corpus"].includes(key) ? "row-files" : null;
+  const list = { train: "row-files", test: "row-files", task: "task-names" }[key];
   return h("input", { type: "text", value: value ?? "", placeholder: shown, list, spellcheck: "false", autocomplete: "off", oninput: (/** @type {any} */ event) => put(event.target.value === "" ? undefined : event.target.value) });
 }
 

@@ -1,7 +1,7 @@
 /** Step 5: two evaluations of the same rows: their metrics, and row by row what became right or wrong. */
 
 import { get, post } from "../api.js";
-import { choice, count, empty, field, figure, fill, h, notice, table, waiting, words } from "../dom.js";
+import { announce, choice, count, empty, field, figure, fill, h, notice, table, waiting, words } from "../dom.js";
 import { state } from "../state.js";
 import { tabs } from "../tabs.js";
 
@@ -24,7 +24,7 @@ export async function compareView(main) {
   const mine = places.filter((/** @type {string} */ place) => place.startsWith(`${state.run}/`));
   const pick = (/** @type {string} */ ending, /** @type {number} */ otherwise) => mine.find((/** @type {string} */ place) => place.endsWith(`/${ending}`)) ?? places.find((/** @type {string} */ place) => place.endsWith(`/${ending}`)) ?? places[otherwise];
   const chosen = { first: pick("before", 0), second: pick("after", 1) };
-  const metrics = h("div", { "aria-live": "polite" });
+  const metrics = h("div", {});
   const rows = h("div", {});
   const options = places.map((/** @type {string} */ place) => [place, place]);
   const select = (/** @type {"first" | "second"} */ key, /** @type {string} */ label) =>
@@ -49,6 +49,7 @@ export async function compareView(main) {
     const found = await post("/api/commands/compare", { first, second }).catch((error) => ({ error: error.message }));
     if (chosen.first !== first || chosen.second !== second || found.state === "stopped") return;
     fill(metrics, found.result ? metricsOf(found.result) : notice("error", found.error));
+    announce(found.error ?? "The metrics were compared");
   }
 
   await show();

@@ -4,22 +4,8 @@ import { get, post, upload } from "../api.js";
 import { announce, choice, count, empty, field, fill, h, newId, notice, size, table, waiting } from "../dom.js";
 import { maskRows } from "../mask.js";
 import { keep, state } from "../state.js";
+import { TASKS } from "../tasks.js";
 
-/** @type {Array<[string, string]>} */
-const TASKS = [
-  ["", "Recognise it from the columns"],
-  ["judge", "judge: which of two answers is better"],
-  ["intent", "intent: a text and its label"],
-  ["answers", "answers: a question and its answer"],
-  ["math", "math: problems with a number as answer"],
-  ["choice", "choice: questions with options"],
-  ["preference", "preference: chosen and rejected answers"],
-  ["chat", "chat: conversations"],
-  ["code", "code: programs with tests"],
-  ["memorize", "memorize: what is worth keeping"],
-  ["arbitrate", "arbitrate: what becomes of memories"],
-  ["classify", "classify: which intent is meant"],
-];
 const TEMPLATES = /** @type {Array<[string, string]>} */ ([
   ["verdict", "verdict: only the verdict; needs labels"],
   ["scores", "scores: two scores; needs scores"],
@@ -28,7 +14,7 @@ const TEMPLATES = /** @type {Array<[string, string]>} */ ([
 
 /** @param {HTMLElement} main */
 export function dataView(main) {
-  const found = h("section", { class: "found", "aria-live": "polite" });
+  const found = h("section", { class: "found" });
   const list = h("div", {});
   const problem = h("div", {});
   const input = h("input", {

@@ -6,6 +6,7 @@ import { markFaults, recipeForm } from "../form.js";
 import { maskRows } from "../mask.js";
 import { planOf } from "../plan.js";
 import { keep, state } from "../state.js";
+import { TASKS } from "../tasks.js";
 
 /** @type {any} */
 let known = null;
@@ -18,7 +19,7 @@ export async function recipeView(main) {
   const form = h("div", { class: "form" });
   const text = h("textarea", { id: "toml", spellcheck: "false", rows: "18", oninput: later(500, () => read({ toml: text.value })) });
   const fault = h("div", { role: "status", "aria-live": "polite" });
-  const plan = h("div", {});
+  const plan = h("div", {}, waiting("Reading the recipe …"));
   const rows = h("div", {});
   const replace = h("input", { type: "checkbox", id: "replace" });
   const started = h("div", {});
@@ -75,6 +76,7 @@ export async function recipeView(main) {
     fill(
       form,
       h("datalist", { id: "row-files" }, ["world", ...files].map((value) => h("option", { value }))),
+      h("datalist", { id: "task-names" }, TASKS.filter(([id]) => id).map(([value]) => h("option", { value }))),
       h("div", { class: "fields" }, field("How it is trained", choice(methods, method, choose))),
       recipeForm({ schema, values, files, onchange: change, rebuild }),
     );
