@@ -58,6 +58,9 @@ def test_what_is_no_file_of_rows_is_refused_and_leaves_nothing(
 def test_a_recipe_is_values_and_text(client: TestClient):
     read = client.get("/api/recipe", params={"file": "made.toml"}).json()
     assert (read["name"], read["error"], read["values"]["task"]) == ("made", None, "judge")
+    assert read["toml"] == RECIPE
+    commented = "# why\n" + RECIPE
+    assert client.post("/api/recipe", json={"toml": commented}).json()["toml"] == commented
     again = client.post("/api/recipe", json={"values": read["values"] | {"description": ""}}).json()
     assert again["values"] == read["values"]
     bad = client.post("/api/recipe", json={"toml": RECIPE + "[train]\nepoch = 2.0\n"}).json()

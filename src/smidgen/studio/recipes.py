@@ -97,13 +97,13 @@ def described(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_text(text: str) -> dict[str, Any]:
-    """Return what `described` does for a recipe that was written as TOML.
+    """Return what `described` does for a recipe that was written as TOML, with its own text and comments.
 
     Raises:
         ConfigError: it is not TOML.
     """
     try:
-        return described(tomllib.loads(text))
+        return described(tomllib.loads(text)) | {"toml": text}
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the recipe is not TOML: {error}; mend that line") from None
 

@@ -144,7 +144,7 @@ export async function recipeView(main) {
       const file = name.slice(5);
       keep({ recipeFile: file });
       const found = await get(`/api/recipe?file=${encodeURIComponent(file)}`).catch((error) => fill(fault, notice("error", error.message)));
-      if (found?.values) await read({ values: found.values, rebuild: true });
+      if (found?.toml) await read({ toml: (text.value = found.toml) });
       return;
     }
     keep({ recipeFile: undefined });
