@@ -50,6 +50,29 @@ def test_a_contradiction_is_not_called_a_tie(
     assert capsys.readouterr().out == f"{headline}\n"
 
 
+def test_one_pair_is_streamed_with_the_same_result(tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["judge", *ONE, "--model", str(tiny_model_dir), "--max-tokens", "6", "--template", "verdict"]
+    assert exit_code([*arguments, "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert exit_code([*arguments, "--stream"]) == 0
+    *pieces, streamed = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [piece["order"] for piece in pieces] == sorted(piece["order"] for piece in pieces)
+    for said in streamed["said"]:
+        assert said["text"] == "".join(p["text"] for p in pieces if p["order"] == said["order"])
+    assert streamed | {"seconds": 0} == whole | {"seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [(["x.jsonl", "--out", "y.jsonl"], "a file of pairs"), ([*ONE, "--also", "z"], "several")],
+)
+def test_only_one_pair_and_one_judge_are_streamed(
+    more: list[str], what: str, capsys: pytest.CaptureFixture[str]
+):
+    assert exit_code(["judge", *more, "--stream"]) == 2
+    assert f"--stream shows one pair and one judge, but {what}" in capsys.readouterr().err
+
+
 def test_a_file_is_judged_once_and_goes_on(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -34,6 +34,7 @@ from smidgen.cli.rewardbench import rewardbench
 from smidgen.cli.route import route
 from smidgen.cli.run import run
 from smidgen.cli.serve import serve
+from smidgen.cli.studio import studio
 from smidgen.cli.sweep import sweep
 from smidgen.cli.train import train
 from smidgen.errors import SmidgenError, UserError
@@ -54,6 +55,7 @@ COMMANDS = (
     bench,
     inspect,
     quantize,
+    studio,
     doctor,
 )
 

@@ -74,6 +74,13 @@ class JudgeOutput:
         ),
     ] = None
     prices: PricesFile = None
+    stream: Annotated[
+        bool,
+        Parameter(
+            show_default=False,
+            help="Print the judgements of one pair as they are generated, as lines of JSON, the result last.",
+        ),
+    ] = False
     json: Json = False
 
 
@@ -104,9 +111,16 @@ def judge(
     _check_use(file, pair, out)
     if file is None:
         _check_one(output, judging, rows, ray)
+    if output.stream and (file is not None or ensemble.also or ensemble.ensemble is not None):
+        given = "a file of pairs" if file is not None else "several judges"
+        raise ConfigError(
+            f"--stream shows one pair and one judge, but {given} is given; leave one of them out"
+        )
     price_list = read_prices(output.prices)
     with _open(ray.spread(engine), judging, sampling, ensemble) as opened:
-        if file is None or out is None:
+        if output.stream:
+            _stream_one(opened, pair)
+        elif file is None or out is None:
             _judge_one(opened, pair, json=output.json)
         else:
             result = judge_file(opened, file, out, rows, price_list)
@@ -179,6 +193,19 @@ def _judge_one(judge: "Judge | Ensemble", pair: PairOptions, *, json: bool) -> N
             say(said.text)
     agreed = "all agree" if found.consistent else "not all agree"
     say(f"\n{found.judgements} judgements, {agreed}; {found.tokens:,} tokens in {found.seconds:.1f} s")
+
+
+def _stream_one(judge: "Judge | Ensemble", pair: PairOptions) -> None:
+    from smidgen.judge import Judge
+
+    assert isinstance(judge, Judge)
+    judged = judge.stream(pair.prompt or "", pair.a or "", pair.b or "")
+    while True:
+        try:
+            print_json(asdict(next(judged)), on_one_line=True)
+        except StopIteration as finished:
+            print_json(asdict(finished.value), on_one_line=True)
+            return
 
 
 def _in_words(verdict: str | None, said: Sequence["Said"]) -> str:

@@ -1,7 +1,7 @@
 """The class `Judge`; see `smidgen.judge`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -46,6 +46,14 @@ class Said:
     def gap(self) -> float | None:
         """Score of `a` minus that of `b`, if the template has scores."""
         return None if self.scores is None else self.scores[0] - self.scores[1]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a judgement as it is generated, and the order in which its answers are shown."""
+
+    order: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,28 @@ class Judge:
         """
         return self._compare(prompt, [(a, b)], reference)[0]
 
+    def stream(
+        self, prompt: str, a: str, b: str, *, reference: str | None = None
+    ) -> Generator[Piece, None, Compared]:
+        """Compare two answers, one judgement after the other, and yield each as it is generated.
+
+        The judgements are those of `compare`, which generates them together and is faster.
+
+        Raises:
+            ConfigError: the template grades single answers.
+            DataError: the prompt is empty or does not fit the model's context.
+        """
+        cases = self._cases(prompt, [(a, b)], reference)
+        engine = self._engine()
+        started, texts = time.perf_counter(), dict[str, Completion]()
+        for request in self._requests(cases):
+            stream = engine.stream(request)
+            for text in stream:
+                yield Piece(request.sample.id.split("#")[1], text)
+            assert stream.completion is not None
+            texts[request.sample.id] = stream.completion
+        return self._compared(texts, time.perf_counter() - started)
+
     def grade(self, prompt: str, answer: str, *, reference: str | None = None) -> Graded:
         """Grade one answer.
 
@@ -225,29 +255,36 @@ class Judge:
         self, prompt: str, pairs: Sequence[tuple[str, str]], reference: str | None
     ) -> list[Compared]:
         """Compare several pairs of answers to one prompt in one batch."""
+        cases = self._cases(prompt, pairs, reference)
+        self._engine()
+        started = time.perf_counter()
+        texts = self._ask(cases)
+        seconds = time.perf_counter() - started
+        return [
+            self._compared({name: text for name, text in texts.items() if name.startswith(f"{i}#")}, seconds)
+            for i in range(len(pairs))
+        ]
+
+    def _cases(self, prompt: str, pairs: Sequence[tuple[str, str]], reference: str | None) -> dict[str, Case]:
+        """Return the cases of pairs in both orders, each as often as they are sampled, by name."""
         if self.form.singly:
             raise ConfigError(
                 f"the template {self.form.name} grades single answers; compare with rubric, scores or verdict"
             )
-        shown = {
+        return {
             f"{index}#{order}#{k}": Case(_checked(prompt), *((a, b) if order == "ab" else (b, a)), reference)
             for index, (a, b) in enumerate(pairs)
             for order in ORDERS
             for k in range(self._judging.samples)
         }
-        self._engine()
-        started = time.perf_counter()
-        texts = self._ask(shown)
-        seconds = time.perf_counter() - started
-        compared = []
-        for index in range(len(pairs)):
-            own = {name: text for name, text in texts.items() if name.startswith(f"{index}#")}
-            judged = [self._judgement(name.split("#")[1], completion) for name, completion in own.items()]
-            together = outcome([(judgement.order, verdict) for judgement, verdict in judged])
-            tokens = sum(map(_tokens, own.values()))
-            said = tuple(judgement for judgement, _ in judged)
-            compared.append(Compared(**vars(together), said=said, tokens=tokens, seconds=seconds))
-        return compared
+
+    def _compared(self, texts: Mapping[str, Completion], seconds: float) -> Compared:
+        """Aggregate the judgements of one pair."""
+        judged = [self._judgement(name.split("#")[1], completion) for name, completion in texts.items()]
+        together = outcome([(judgement.order, verdict) for judgement, verdict in judged])
+        tokens = sum(map(_tokens, texts.values()))
+        said = tuple(judgement for judgement, _ in judged)
+        return Compared(**vars(together), said=said, tokens=tokens, seconds=seconds)
 
     def _judgement(self, order: str, completion: Completion) -> tuple[Said, Verdict | None]:
         """Parse one judgement; also return its verdict in the order shown."""
@@ -265,15 +302,18 @@ class Judge:
 
     def _ask(self, cases: dict[str, Case]) -> dict[str, Completion]:
         """Generate the completions of cases, by name, in the order of the cases."""
-        requests = [
-            Request(Sample(name, self.form.messages(case)), self._sampling, logprobs=False)
-            for name, case in cases.items()
-        ]
+        requests = self._requests(cases)
         found = {request.sample.id: completion for request, completion in self._engine().complete(requests)}
         for completion in found.values():
             if why := UNANSWERED.get(completion.finish_reason):
                 raise DataError(f"no judgement: {why}; change the prompt or the answers")
         return {name: found[name] for name in cases}
+
+    def _requests(self, cases: Mapping[str, Case]) -> list[Request]:
+        return [
+            Request(Sample(name, self.form.messages(case)), self._sampling, logprobs=False)
+            for name, case in cases.items()
+        ]
 
 
 def _checked(prompt: str) -> str:

@@ -1,0 +1,14 @@
+/** What the steps hand on to each other; kept for this tab, so that reloading the page loses nothing. */
+
+const KEY = "smidgen-studio";
+const kept = JSON.parse(sessionStorage.getItem(KEY) ?? "{}");
+
+/** @type {{file?: string, task?: string, template?: string, toml?: string, recipeFile?: string, run?: string, overview?: any}} */
+export const state = kept;
+
+/** Change what is kept. @param {object} changes */
+export function keep(changes) {
+  Object.assign(state, changes);
+  const { overview, ...plain } = state;
+  sessionStorage.setItem(KEY, JSON.stringify(plain));
+}

@@ -1,0 +1,64 @@
+/** Step 7: what a run has made, as files for other programs; each is verified by the command that writes it. */
+
+import { command } from "../api.js";
+import { announce, choice, count, empty, field, figure, fill, h, notice, size, waiting, words } from "../dom.js";
+import { keep, state } from "../state.js";
+
+const FORMATS = [
+  ["gguf-q8", "GGUF, 8 bits", "For llama.cpp, Ollama and LM Studio. Small, and nearly exact.", false],
+  ["gguf-f16", "GGUF, 16 bits", "For the same programs, twice the size.", false],
+  ["peft", "PEFT adapter", "For transformers and vLLM, beside the base model. Nothing is rounded.", true],
+  ["mlx", "mlx-lm adapter", "For mlx-lm, beside the base model.", true],
+  ["fused", "Merged model", "One folder with the adapter in the weights: mlx-lm, transformers and vLLM.", true],
+];
+
+/** @param {HTMLElement} main */
+export function exportView(main) {
+  const runs = state.overview.runs.filter((/** @type {any} */ run) => run.best);
+  if (!runs.length) {
+    main.append(empty("Nothing to export yet", h("p", {}, "A ", h("a", { href: "#run" }, "run"), " keeps its best weights as soon as it has trained.")));
+    return;
+  }
+  const named = decodeURIComponent(location.hash.split("/")[1] ?? "");
+  const run = runs.find((/** @type {any} */ each) => each.name === (named || state.run)) ?? runs[0];
+  keep({ run: run.name });
+  main.append(
+    h("p", { class: "lead" }, "Each export is written as a new folder here, and read back before it counts."),
+    h("div", { class: "fields" }, field("Run", choice(runs.map((/** @type {any} */ each) => [each.name, each.name]), run.name, (name) => (location.hash = `#export/${name}`)))),
+    h("div", { class: "options" }, FORMATS.filter(([, , , adapter]) => run.adapter || !adapter).map((format) => option(run, format))),
+  );
+}
+
+/** @param {any} run @param {any[]} format */
+function option(run, [format, title, about]) {
+  const place = h("div", { "aria-live": "polite" });
+  const button = h("button", { "aria-label": `Export ${title}`, onclick: start }, "Export");
+
+  async function start() {
+    button.disabled = true;
+    fill(place, waiting("Writing and verifying …"));
+    let printed = "";
+    try {
+      const job = await command("export", { run: run.name, format }, (event) => (printed += event.output ?? ""));
+      fill(place, job.error ? notice("error", job.error) : written(JSON.parse(printed)));
+      announce(job.error ?? `${title} was written`);
+    } catch (error) {
+      fill(place, notice("error", error.message));
+    }
+    button.disabled = false;
+  }
+
+  return h("section", { class: "option" }, h("div", {}, h("h2", {}, title), h("p", {}, about)), button, place);
+}
+
+const SHOWN = ["format", "dtype", "bytes", "parameters", "rank", "drift"];
+
+/** What the command says of what it wrote. @param {any} found */
+function written(found) {
+  const facts = SHOWN.filter((name) => ["number", "string"].includes(typeof found[name])).map((name) => {
+    const value = found[name];
+    const text = typeof value === "string" ? value : name === "bytes" ? size(value) : Number.isInteger(value) ? count(value) : figure(value);
+    return h("div", {}, h("dt", {}, name === "bytes" ? "Size" : words(name)), h("dd", {}, text));
+  });
+  return notice("good", h("b", {}, String(found.out ?? found.path ?? "written")), h("dl", {}, facts));
+}

@@ -1,0 +1,194 @@
+/** Step 3: a run while it goes on: its stages, its curves and what it says; stopping and going on. */
+
+import { follow, get, post } from "../api.js";
+import { lineChart } from "../charts.js";
+import { announce, choice, duration, empty, field, figure, fill, h, notice, words } from "../dom.js";
+import { keep, state } from "../state.js";
+
+const STATES = { running: "running", done: "done", failed: "failed", stopped: "stopped" };
+
+/** @param {HTMLElement} main */
+export async function runView(main) {
+  const runs = state.overview.runs.map((/** @type {any} */ run) => run.name);
+  const named = decodeURIComponent(location.hash.split("/")[1] ?? "");
+  const name = named || (state.run && runs.includes(state.run) ? state.run : runs[0]) || state.run;
+  if (!name) {
+    fill(main, empty("Nothing has run yet", h("p", {}, "Choose the settings in the ", h("a", { href: "#recipe" }, "recipe"), ", and start it there.")));
+    return;
+  }
+  keep({ run: name });
+  const shown = { state: h("span", {}), action: h("div", { class: "actions" }), fault: h("div", {}), stages: h("ol", { class: "stages" }), charts: h("div", { class: "charts" }), log: h("pre", { tabindex: "0", "aria-label": "What the run says" }) };
+  const all = runs.includes(name) ? runs : [name, ...runs];
+  fill(
+    main,
+    h("div", { class: "fields" }, field("Run", choice(all.map((/** @type {string} */ run) => [run, run]), name, (run) => (location.hash = `#run/${run}`)))),
+    h("div", { class: "bar" }, h("h2", {}, name), shown.state, shown.action),
+    shown.fault,
+    h("div", { class: "columns narrow" }, shown.charts, h("section", { "aria-label": "Stages" }, h("h2", {}, "Stages"), shown.stages)),
+    h("details", { class: "log" }, h("summary", {}, "What it says"), shown.log),
+  );
+  const view = new RunView(name, shown);
+  await view.begin();
+  return () => view.end();
+}
+
+class RunView {
+  /** @param {string} name @param {any} shown */
+  constructor(name, shown) {
+    this.name = name;
+    this.shown = shown;
+    /** @type {{events: any[], metrics: any[]}} */
+    this.rows = { events: [], metrics: [] };
+    this.stopFollowing = () => {};
+    this.stopJob = () => {};
+    this.ended = false;
+    this.drawing = 0;
+    this.how = "running";
+  }
+
+  /** Show what there is, and follow what comes. */
+  async begin() {
+    await this.look();
+    this.rows = { events: [], metrics: [] };
+    this.stopFollowing();
+    this.stopFollowing = follow(`/api/runs/${this.name}/events`, (event) => this.take(event), () => this.finish());
+  }
+
+  end() {
+    this.ended = true;
+    this.stopFollowing();
+    this.stopJob();
+  }
+
+  /** The state of the run, and what can be done with it. */
+  async look() {
+    const run = await get(`/api/runs/${this.name}`);
+    if (this.ended) return;
+    const { state: how, job } = run;
+    this.how = how;
+    fill(this.shown.state, h("span", { class: `state ${how}` }, job?.stopping && how === "running" ? "stopping" : STATES[how]));
+    this.shown.state.dataset.state = how;
+    const actions = [];
+    if (how === "running" && job?.state === "running") actions.push(h("button", { disabled: job.stopping, onclick: () => this.stop(job.id) }, "Stop"));
+    if (how === "stopped" || how === "failed") actions.push(h("button", { class: "primary", onclick: () => this.resume() }, how === "failed" ? "Try again" : "Resume"));
+    if (how === "failed") actions.push(h("a", { class: "button plain", href: "#recipe" }, "Change the recipe"));
+    if (run.report) actions.push(h("a", { class: how === "done" ? "button" : "button plain", href: `#report/${this.name}` }, "Report"));
+    fill(this.shown.action, actions);
+    const foreign = how === "running" && job?.state !== "running";
+    fill(
+      this.shown.fault,
+      how === "failed" ? notice("error", job?.error ?? "The run failed.") : null,
+      how === "stopped" ? notice("note", "Stopped. It goes on from its last checkpoint.") : null,
+      foreign ? notice("note", "This run was started elsewhere, and is stopped there.") : null,
+    );
+    if (job) this.listen(job.id);
+    return how;
+  }
+
+  /** What the command says. @param {string} id */
+  listen(id) {
+    if (this.job === id) return;
+    this.job = id;
+    this.stopJob();
+    this.shown.log.textContent = "";
+    this.stopJob = follow(`/api/jobs/${id}/events`, (event) => {
+      for (const line of event.lines ?? []) this.shown.log.append(`${line}\n`);
+    });
+  }
+
+  /** @param {{file: "events" | "metrics", restart: boolean, rows: any[]}} event */
+  take(event) {
+    if (event.restart) this.rows[event.file] = [];
+    this.rows[event.file].push(...event.rows);
+    cancelAnimationFrame(this.drawing);
+    this.drawing = requestAnimationFrame(() => this.draw());
+  }
+
+  /** The run has ended, or was never going on. */
+  async finish() {
+    if (this.ended) return;
+    this.draw();
+    const how = await this.look().catch((error) => fill(this.shown.fault, notice("error", error.message)) && "unknown");
+    if (how === "running") setTimeout(() => this.ended || this.begin(), 2000); // the connection was lost
+    else announce(`The run ${this.name} is ${how}`);
+  }
+
+  /** @param {string} id */
+  async stop(id) {
+    await post(`/api/jobs/${id}/stop`);
+    announce("Stopping after the step that is being made");
+    await this.look();
+  }
+
+  async resume() {
+    try {
+      await post(`/api/runs/${this.name}/resume`);
+      announce(`The run ${this.name} goes on`);
+      await this.begin();
+    } catch (error) {
+      fill(this.shown.fault, notice("error", error.message));
+    }
+  }
+
+  draw() {
+    const { events, metrics } = this.rows;
+    fill(this.shown.stages, events.length ? stagesOf(events) : h("li", {}, this.how === "running" ? "Reading the recipe and the rows …" : "None was begun."));
+    const total = Math.max(0, ...events.filter((event) => event.stage === "train" && event.total).map((event) => event.total));
+    const charts = curves(metrics, total);
+    const none = this.how === "running" ? "Curves appear with the first step of the training." : "No step of a training was made.";
+    const results = resultsOf(events);
+    fill(
+      this.shown.charts,
+      charts.length ? charts : h("p", { class: "about" }, none),
+      results.length ? h("dl", { class: "results" }, results.map(([stage, value]) => h("div", {}, h("dt", {}, stage), h("dd", {}, value)))) : null,
+    );
+  }
+}
+
+/** The stages with their last step and duration. @param {any[]} events */
+function stagesOf(events) {
+  const stages = new Map();
+  for (const event of events) {
+    const stage = stages.get(event.stage) ?? {};
+    if (event.kind === "stage") Object.assign(stage, { state: event.state, seconds: event.seconds });
+    if (event.kind === "step") Object.assign(stage, { step: event.step, total: event.total });
+    if (event.kind === "message") stage.text = event.text;
+    stages.set(event.stage, stage);
+  }
+  return [...stages].map(([name, stage]) =>
+    h(
+      "li",
+      { class: stage.state },
+      h("b", {}, words(name)),
+      h("span", {}, stage.state === "finished" ? duration(stage.seconds) : stage.state === "skipped" ? "done before" : stage.total ? `${stage.step} of ${stage.total}` : stage.step ? `${stage.step}` : "…"),
+      stage.text && !stage.text.startsWith("report:") ? h("small", {}, stage.text) : null,
+    ),
+  );
+}
+
+/** Curves of the training: loss, rewards, and the task's metric. @param {any[]} rows @param {number} most */
+function curves(rows, most) {
+  const points = (/** @type {(row: any) => any} */ value) => rows.map((row) => [row.step, value(row)]).filter(([, y]) => typeof y === "number");
+  const charts = [];
+  const loss = [
+    { name: "training loss", points: points((row) => row.loss) },
+    { name: "validation loss", points: points((row) => row.validation_loss), dots: true },
+  ];
+  if (loss[0].points.length) charts.push(lineChart("Loss", loss, { most }));
+  const names = [...new Set(rows.flatMap((row) => Object.keys(row.metrics ?? {})))].filter((name) => /reward/.test(name) && !/std|share/.test(name));
+  const rewards = names.slice(0, 4).map((name) => ({ name: name.replaceAll("_", " "), points: points((row) => row.metrics?.[name]) }));
+  if (rewards.some((each) => each.points.length)) charts.push(lineChart("Reward", rewards, { most }));
+  const metric = [{ name: "on validation rows", points: points((row) => row.metric), dots: true }];
+  if (metric[0].points.length) charts.push(lineChart("Metric of the task", metric, { most }));
+  return charts;
+}
+
+/** The first metric of every evaluated stage. @param {any[]} events */
+function resultsOf(events) {
+  return events
+    .filter((event) => event.kind === "metric" && Object.keys(event.metrics).length)
+    .map((event) => {
+      const [name, value] = Object.entries(event.metrics)[0];
+      return [`${words(event.stage)}: ${name.replaceAll("_", " ")}`, figure(value)];
+    });
+}
