@@ -42,9 +42,7 @@ class ApiError(Exception):
 
     def to_json(self) -> dict[str, dict[str, str | None]]:
         """Return the body of the response, or of an event of a stream."""
-        return {
-            "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        }
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         """Return the response."""
