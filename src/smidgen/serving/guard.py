@@ -2,7 +2,7 @@
 
     guarded = middleware(Guards(keys=keys))        # for Starlette(middleware=guarded), the outermost first
 
-`Answered` turns what the others and the endpoints raise into responses, so that no traceback reaches a client.
+`Answered` turns what the others and the endpoints raise into responses: no traceback reaches a client.
 """
 
 import ipaddress
@@ -166,7 +166,7 @@ class HeaderLimits:
         if size > MAX_HEADER_BYTES:
             raise ApiError(
                 431,
-                f"the headers have {size:,} bytes; expected {MAX_HEADER_BYTES:,} at most, so shorten them",
+                f"the headers have {size:,} bytes; expected {MAX_HEADER_BYTES:,} at most; shorten them",
             )
         await self._app(scope, receive, send)
 
@@ -216,7 +216,7 @@ def _is_address(name: str) -> bool:
 
 
 class Origins:
-    """Refuses web pages of other origins to change anything; no response says that they may read it (CORS)."""
+    """Refuses changes by web pages of other origins; no response says that they may read it (CORS)."""
 
     def __init__(self, app: ASGIApp, allowed: Iterable[str] = ()):
         """Allow some origins besides the server's own."""
@@ -265,7 +265,7 @@ class KeyCheck:
         self._wrong.take(address)
         error = ApiError(
             401,
-            f"{what}; send one that it was started with, as `Authorization: Bearer KEY`",
+            f"{what}; send one as `Authorization: Bearer KEY`",
             code="invalid_api_key",
         )
         error.headers = {"WWW-Authenticate": "Bearer"}
@@ -281,9 +281,9 @@ class Rates:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count a request of a client."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            if seconds := self._buckets.take(facts_of(scope).client):
-                raise _too_many(seconds, "requests came from this client")
+        is_counted = scope["type"] == "http" and scope["path"] not in OPEN_PATHS
+        if is_counted and (seconds := self._buckets.take(facts_of(scope).client)):
+            raise _too_many(seconds, "requests came from this client")
         await self._app(scope, receive, send)
 
 

@@ -1,4 +1,4 @@
-"""API keys: read from a file or the environment, compared in constant time, never kept or logged themselves."""
+"""API keys: read from a file or the environment, compared in constant time, never logged."""
 
 import hashlib
 import hmac

@@ -1,7 +1,7 @@
 """JSON as it comes from strangers: whatever two readers could understand differently is refused.
 
 RFC 8259 leaves open what duplicate keys, huge numbers and lone surrogates mean, and Python's `json` reads
-`NaN` and `1e999`. Nesting is limited, since what reads JSON recursively (pydantic, JSON Schema) must not fail.
+`NaN` and `1e999`. Nesting is limited, since others read JSON recursively (pydantic, JSON Schema).
 """
 
 import json
@@ -83,7 +83,7 @@ def _constant(name: str) -> float:
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
-    """Whether lists and objects stand in each other more than `depth` deep; level by level, not recursively."""
+    """Whether lists and objects stand in each other more than `depth` deep; looked at level by level."""
     level = [value]
     for _ in range(depth + 1):
         inner: list[Any] = []

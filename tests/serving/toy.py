@@ -1,0 +1,74 @@
+"""A server whose endpoints need no model: what stands before them is what is tested."""
+
+import json
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+
+from smidgen.serving.access_log import AccessLog, Observed
+from smidgen.serving.guard import Guards, middleware
+from smidgen.serving.metrics import Metrics
+from smidgen.serving.request_facts import facts_of
+
+MAX_BODY_BYTES = 100_000
+
+
+class ListedLog(AccessLog):
+    """An access log in memory."""
+
+    def __init__(self, *, prompts: bool = False):
+        super().__init__(prompts=prompts)
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, **facts: Any) -> None:
+        self.rows.append(json.loads(json.dumps(facts)))
+
+
+async def echo(request: Request) -> JSONResponse:
+    facts = facts_of(request.scope)
+    facts.texts, facts.prompt_tokens, facts.model = request.state.json, 7, "toy"
+    assert await request.json() == request.state.json
+    return JSONResponse(request.state.json)
+
+
+async def fail(request: Request) -> JSONResponse:
+    raise ValueError("the secret text of a prompt")
+
+
+async def fail_midway(request: Request) -> StreamingResponse:
+    async def parts():
+        yield "half "
+        raise ValueError("the secret text of a prompt")
+
+    return StreamingResponse(parts())
+
+
+async def health(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("ok")
+
+
+async def flood(request: Request) -> StreamingResponse:
+    return StreamingResponse(iter([b"x" * 2**20] * 64))
+
+
+def toy(
+    guards: Guards | None = None, *, log: AccessLog | None = None, metrics: Metrics | None = None
+) -> Starlette:
+    """The app: everything that a server has but its endpoints."""
+    metrics = metrics or Metrics()
+    observed = Middleware(Observed, log=log or ListedLog(), metrics=metrics)
+    return Starlette(
+        routes=[
+            Route("/v1/echo", echo, methods=["POST"]),
+            Route("/v1/fail", fail, methods=["POST"]),
+            Route("/v1/fail-midway", fail_midway, methods=["POST"]),
+            Route("/v1/flood", flood),
+            Route("/health", health),
+            Route("/metrics", metrics.endpoint),
+        ],
+        middleware=[observed, *middleware(guards or Guards(max_body_bytes=MAX_BODY_BYTES))],
+    )
