@@ -48,7 +48,6 @@ def exchange(port: int, data: bytes, *, timeout: float = 10.0) -> bytes:
     """Send bytes, and return everything that comes until the server closes the connection."""
     with connected(port, timeout=timeout) as client:
         client.sendall(data)
-        client.shutdown(socket.SHUT_WR)
         return received(client)
 
 

@@ -85,7 +85,7 @@ def _constant(name: str) -> float:
 def _is_deeper(value: Any, depth: int) -> bool:
     """Whether lists and objects stand in each other more than `depth` deep; looked at level by level."""
     level = [value]
-    for _ in range(depth + 1):
+    for _ in range(depth):
         inner: list[Any] = []
         for each in level:
             if isinstance(each, dict):
