@@ -13,7 +13,7 @@ from tests.serving.toy import MAX_BODY_BYTES, ListedLog, toy
 from tests.tools.served import connected, exchange, received, served
 
 from smidgen.serving import connections
-from smidgen.serving.bodies import Bodies, ClientGone
+from smidgen.serving.body_limits import Bodies, ClientGone
 from smidgen.serving.faults import ApiError
 from smidgen.serving.guard import Guards
 from smidgen.serving.strict_json import MAX_DEPTH, read_json

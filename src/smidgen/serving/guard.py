@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smidgen.errors import ConfigError
-from smidgen.serving.bodies import Bodies, ClientGone, Lingering
+from smidgen.serving.body_limits import Bodies, ClientGone, Lingering
 from smidgen.serving.faults import FAILED, OVERLOADED, ApiError
 from smidgen.serving.keys import Keys
 from smidgen.serving.rates import Buckets
