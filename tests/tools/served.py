@@ -60,3 +60,15 @@ def received(client: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return b"".join(parts)
+
+
+def one_answer(client: socket.socket) -> bytes:
+    """One response of a connection that stays open."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += client.recv(2**16)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    while len(body) < length:
+        body += client.recv(2**16)
+    return head + b"\r\n\r\n" + body

@@ -3,16 +3,12 @@
 import asyncio
 from contextlib import suppress
 
-import anyio.to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smidgen.serving.faults import ApiError
-from smidgen.serving.strict_json import read_json
 
 BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
-QUICK_BYTES = 2**16
-"""Larger bodies are parsed in a thread, so that they do not hold up other clients."""
 LINGER_BYTES, LINGER_SECONDS = 2**20, 1.0
 """What is still read of a body that was refused: a client that is sending it sees the answer only if its own
 connection is not reset, which closing with unread bytes does."""
@@ -23,9 +19,9 @@ class ClientGone(Exception):
 
 
 class Bodies:
-    """Reads the body of a request whole and as strict JSON, which endpoints find in `scope["state"]["json"]`.
+    """Reads the body of a request whole before it is handed on, in one piece; it must be declared as JSON.
 
-    It is handed on too, as ASGI messages.
+    Web pages of other origins can then not send one: browsers ask first, and are not allowed to.
     """
 
     def __init__(self, app: ASGIApp, most: int, seconds: float):
@@ -50,9 +46,6 @@ class Bodies:
             raise ApiError(
                 408, f"the body did not arrive within {self._seconds:g} s; send it faster", code="timeout"
             ) from None
-        is_quick = len(body) <= QUICK_BYTES
-        value = read_json(body) if is_quick else await anyio.to_thread.run_sync(read_json, body)
-        scope.setdefault("state", {})["json"] = value
         message: Message | None = {"type": "http.request", "body": body, "more_body": False}
 
         async def receive_on() -> Message:

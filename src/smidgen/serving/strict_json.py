@@ -9,15 +9,26 @@ import math
 import re
 from typing import Any
 
+import anyio.to_thread
+from starlette.requests import Request
+
 from smidgen.serving.faults import ApiError
 
 MAX_DEPTH = 64
+QUICK_BYTES = 2**16
+"""Larger bodies are parsed in a thread, so that they do not hold up other clients."""
 MAX_INTEGER = 2**63 - 1
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class _Refused(ValueError):
     """What is wrong with a value, as the end of a sentence that begins with `the body`."""
+
+
+async def read_json_body(request: Request) -> Any:
+    """Read the body of a request; raises as `read_json` does."""
+    data = await request.body()
+    return read_json(data) if len(data) <= QUICK_BYTES else await anyio.to_thread.run_sync(read_json, data)
 
 
 def read_json(data: bytes) -> Any:
