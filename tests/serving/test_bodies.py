@@ -1,4 +1,4 @@
-"""Bodies and connections, on a real server: what is too large, too slow or not what it should be is cut early."""
+"""Bodies and connections on a real server: what is too large, too slow or no HTTP is cut early."""
 
 import asyncio
 import json
