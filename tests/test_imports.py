@@ -16,7 +16,7 @@ from tests.tools.source import FILES, SOURCE, tree_of
 # text side:   data ← tasks ← evaluation (also runs)  never imports mlx
 # gguf (files of llama.cpp, read): data; no array library either
 # array side:  backend, gguf ← models ← export;  models, data, export ← inference ← training
-# serving (the server): the engines, and the Python doors that its endpoints offer
+# serving (the server): the engines, and the Python doors that its endpoints offer; backend to end its thread
 # studio (the local page): config and runs; it starts the same commands as child processes and reads run folders
 # memory (the router's store): data; no engine, it is handed decisions
 # tracking (experiment trackers): knows only config and errors
@@ -48,7 +48,7 @@ ALLOWED = {
     "export": {"backend", "cpu_kernels", "models", "data", "gguf"},
     "inference": {"backend", "cpu_kernels", "models", "data", "export", "options", "gguf"},
     "training": {"backend", "cpu_kernels", "models", "data", "export", "inference", "runs"},
-    "serving": {"data", "inference", "options", "tasks", "judge", "router", "memory"},
+    "serving": {"backend", "data", "inference", "options", "tasks", "judge", "router", "memory"},
     "studio": {"config", "runs"},
     "benchmark": {"backend", "models", "data", "inference", "options"},
     "judge": {"data", "tasks", "evaluation", "inference", "options"},

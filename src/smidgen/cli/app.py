@@ -32,6 +32,7 @@ from smidgen.cli.quantize import quantize
 from smidgen.cli.rewardbench import rewardbench
 from smidgen.cli.route import route
 from smidgen.cli.run import run
+from smidgen.cli.serve import serve
 from smidgen.cli.sweep import sweep
 from smidgen.cli.train import train
 from smidgen.errors import SmidgenError, UserError
@@ -47,6 +48,7 @@ COMMANDS = (
     compare,
     rewardbench,
     generate,
+    serve,
     bench,
     inspect,
     quantize,

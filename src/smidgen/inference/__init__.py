@@ -1,17 +1,27 @@
 """Inference engines: completions and scores of prompts. `open_engine` is the only entry point."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from smidgen.errors import ConfigError
 from smidgen.files import content_hash, is_url, sha256_json
-from smidgen.inference.engine import Engine, Event, Session, Stream
+from smidgen.inference.engine import Engine, Event, LocalEngine, Session, Stream
 from smidgen.options import EngineOptions
 
 if TYPE_CHECKING:
     from smidgen.inference.drafting import Drafting
 
-__all__ = ["Engine", "Event", "Session", "Stream", "engine_identity", "model_hash", "open_engine"]
+__all__ = [
+    "Engine",
+    "Event",
+    "LocalEngine",
+    "Session",
+    "Stream",
+    "engine_identity",
+    "model_hash",
+    "open_engine",
+    "open_local_engine",
+]
 
 
 def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
@@ -72,6 +82,20 @@ def open_engine(options: EngineOptions, *, scores: bool = False) -> Engine:
     return MlxEngine(
         loaded, thinking=thinking, batch_size=batch_size, kv_bits=kv_bits, drafting=_drafting(options)
     )
+
+
+def open_local_engine(options: EngineOptions) -> LocalEngine:
+    """Open an engine that runs a model in this process; raises as `open_engine` does.
+
+    Raises:
+        ConfigError: also, the model is a server or a recording.
+    """
+    if is_url(options.model) or options.model.endswith(".jsonl") or options.engine in ("http", "replay"):
+        raise ConfigError(
+            f"{options.model} is not a model that runs in this process; name a model folder, a .gguf file or a "
+            "hub id, and leave --engine out"
+        )
+    return cast(LocalEngine, open_engine(options))
 
 
 def _drafting(options: EngineOptions) -> "Drafting | None":

@@ -2,9 +2,12 @@
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from smidgen.data.types import Completion, Continuations, Request, Sample, Scored
+
+if TYPE_CHECKING:
+    from smidgen.data.templates import Tokenizer
 
 
 class Stream:
@@ -150,4 +153,18 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release all resources of the engine; it cannot be used afterwards."""
+        ...
+
+
+class LocalEngine(Engine, Protocol):
+    """An engine that runs a model in this process."""
+
+    @property
+    def tokenizer(self) -> "Tokenizer":
+        """The model's tokenizer."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Maximum number of rows decoded together."""
         ...

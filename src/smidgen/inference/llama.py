@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from smidgen.backend import peak_memory_bytes
+from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Completion, Continuations, Request, Sample, Scored
 from smidgen.errors import ConfigError, DataError
 from smidgen.inference.engine import Event, Stream
@@ -58,6 +59,16 @@ class LlamaEngine:
             group_size_of(model.head_dim)
         self._most_slots = min(batch_size, MOST_SLOTS)
         self._hosts: OrderedDict[str | None, LlamaHost] = OrderedDict()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._model.tokenizer
+
+    @property
+    def batch_size(self) -> int:
+        """Maximum number of rows decoded together."""
+        return self._most_slots
 
     def session(self) -> LlamaSession:
         """Open a session for requests that arrive over time; it keeps free slots for later requests."""

@@ -9,6 +9,7 @@ from itertools import islice
 from weakref import WeakSet
 
 from smidgen.backend import mx, peak_memory_bytes
+from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Completion, Continuations, Request, Sample, Scored
 from smidgen.errors import DataError, WorkError
 from smidgen.inference.adapters import Decoders
@@ -63,6 +64,16 @@ class MlxEngine:
         if drafting is not None:
             self._speculations = Speculations(drafting, loaded, self._decoders)
         self._sessions: WeakSet[MlxSession] = WeakSet()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._settings.tokenizer
+
+    @property
+    def batch_size(self) -> int:
+        """Maximum number of rows decoded together."""
+        return self._settings.batch_size
 
     def session(self) -> MlxSession:
         """Open a session for requests that arrive over time."""

@@ -1,0 +1,196 @@
+"""Answers in OpenAI's protocol: completions, chunks of streams, and log-probabilities.
+
+https://platform.openai.com/docs/api-reference/chat/object, …/chat/streaming and …/completions/object. The
+types describe the answers in the OpenAPI page too.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from smidgen.data.templates import Tokenizer
+from smidgen.data.types import Completion
+
+FinishReason = Literal["stop", "length"]
+
+
+class Usage(TypedDict):
+    """Numbers of tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class TokenLogprob(TypedDict):
+    """A token of an answer; tokens that end inside a character have no text, the last one has all of it."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+    top_logprobs: list[Any]
+
+
+class ChatLogprobs(TypedDict):
+    """Log-probabilities of the tokens of a chat's answer."""
+
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class TextLogprobs(TypedDict):
+    """Log-probabilities of the tokens of a completion."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    text_offset: list[int]
+    top_logprobs: None
+
+
+class AnswerMessage(TypedDict):
+    """The model's message."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(TypedDict):
+    """One of the answers to a chat."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+
+
+class TextChoice(TypedDict):
+    """One of the completions of a text."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class Head(TypedDict):
+    """What all answers and all chunks begin with."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+
+class ChatAnswer(Head):
+    """Answer of `/v1/chat/completions`."""
+
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class TextAnswer(Head):
+    """Answer of `/v1/completions`."""
+
+    choices: list[TextChoice]
+    usage: Usage
+
+
+class Delta(TypedDict, total=False):
+    """What a chunk adds to a message."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChunkChoice(TypedDict):
+    """What a chunk adds to one of the answers."""
+
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatChunk(Head):
+    """A chunk of the stream of a chat."""
+
+    choices: list[ChatChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class TextChunk(Head):
+    """A chunk of the stream of a completion."""
+
+    choices: list[TextChoice]
+    usage: NotRequired[Usage | None]
+
+
+def usage_of(completions: Sequence[Completion], num_prompts: int = 1) -> Usage:
+    """Return the tokens of completions; a prompt with several choices is counted once.
+
+    Args:
+        completions: the completions, those of a prompt in a row.
+        num_prompts: number of prompts, all with the same number of choices.
+    """
+    choices = len(completions) // num_prompts
+    timings = [completion.timing for completion in completions]
+    read = sum(timing.prompt_tokens for timing in timings[::choices] if timing is not None)
+    written = sum(timing.completion_tokens for timing in timings if timing is not None)
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+def reason_of(completion: Completion) -> FinishReason:
+    """Return the finish reason; the other ones never come from an engine of this process as an answer."""
+    return "length" if completion.finish_reason == "length" else "stop"
+
+
+def tokens_of(completion: Completion, tokenizer: Tokenizer) -> list[tuple[str, float]] | None:
+    """Return the text and the natural-log probability of every token of the text; None if there are none.
+
+    The texts together are the completion's. An end token and what follows a stop string are left out.
+    """
+    if len(completion.logprobs) != len(completion.token_ids) or not completion.token_ids:
+        return None if completion.text else []
+    decoder, found, length = tokenizer.stream_decoder(), list[tuple[str, float]](), 0
+    for token_id, logprob in zip(completion.token_ids, completion.logprobs, strict=True):
+        if token_id in tokenizer.eos_token_ids or length >= len(completion.text) > 0:
+            break
+        piece = decoder.push(token_id)[: len(completion.text) - length]
+        length += len(piece)
+        found.append((piece, logprob))
+    if found and length < len(completion.text):  # it ends inside a character
+        found[-1] = (completion.text[length:], found[-1][1])
+    return found
+
+
+def chat_logprobs(completion: Completion, tokenizer: Tokenizer) -> ChatLogprobs | None:
+    """Return the log-probabilities of a chat's answer, or None if the engine has none of it."""
+    tokens = tokens_of(completion, tokenizer)
+    if tokens is None:
+        return None
+    content: list[TokenLogprob] = [
+        {"token": text, "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []}
+        for text, logprob in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def text_logprobs(completion: Completion, tokenizer: Tokenizer) -> TextLogprobs | None:
+    """Return the log-probabilities of a completion, or None if the engine has none of it."""
+    tokens = tokens_of(completion, tokenizer)
+    if tokens is None:
+        return None
+    offsets, length = [], 0
+    for text, _ in tokens:
+        offsets.append(length)
+        length += len(text)
+    return {
+        "tokens": [text for text, _ in tokens],
+        "token_logprobs": [logprob for _, logprob in tokens],
+        "text_offset": offsets,
+        "top_logprobs": None,
+    }

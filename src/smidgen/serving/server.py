@@ -1,0 +1,109 @@
+"""Listening: a socket, and a uvicorn server that finishes what runs before it stops."""
+
+import asyncio
+import ipaddress
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from smidgen.errors import ConfigError
+from smidgen.serving.scheduler import Scheduler
+
+CLOSING = 5
+"""Seconds that connections get to close, once nothing runs on them."""
+BACKLOG = 2048
+
+
+class DrainingServer(uvicorn.Server):
+    """Listens until a signal; then refuses new requests with 503 until those that run are finished."""
+
+    def __init__(self, app: ASGIApp, scheduler: Scheduler, *, grace_s: float):
+        """Prepare.
+
+        Args:
+            app: the application.
+            scheduler: is told to take no more requests.
+            grace_s: seconds that running requests get after the signal before they are cancelled.
+        """
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,  # otherwise a client could name the address that it is known by
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=CLOSING,
+        )
+        super().__init__(config)
+        self._scheduler = scheduler
+        self._grace_s = grace_s
+        self._last_moment: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; a second signal stops at once."""
+        if self._last_moment is None:
+            self.stop()
+        else:
+            self.should_exit = True
+
+    def stop(self) -> None:
+        """Take no more requests, and exit once those that run are finished; from any thread."""
+        self._last_moment = time.monotonic() + self._grace_s
+        self._scheduler.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Exit once nothing runs, or the time is over; uvicorn asks ten times a second."""
+        if self._last_moment is not None and not self.should_exit:
+            is_over = time.monotonic() >= self._last_moment
+            self.should_exit = is_over or not self.server_state.tasks
+            if is_over:
+                # Those who wait get an error while there still are connections.
+                await asyncio.to_thread(self._scheduler.close)
+        return await super().on_tick(counter)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 takes a free one.
+
+    Raises:
+        ConfigError: the address is in use, or is none of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"there is no address {host} ({error.strerror}); check --host") from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        why = (error.strerror or str(error)).lower()
+        raise ConfigError(f"cannot listen on {host}, port {port}: {why}; choose another with --port") from None
+    return listening
+
+
+def url_of(listening: socket.socket) -> str:
+    """Return the base URL that clients use."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,60 @@
+"""What a server offers: a model with adapters, and the scheduler of its engine."""
+
+from dataclasses import dataclass, replace
+
+from smidgen.data.templates import Tokenizer
+from smidgen.data.types import Message, Request, Sample, Sampling
+from smidgen.errors import ModelError
+from smidgen.inference import LocalEngine
+from smidgen.serving.names import ModelNames
+from smidgen.serving.scheduler import Scheduler
+
+
+@dataclass(frozen=True)
+class ServingSettings:
+    """Settings of a server.
+
+    Attributes:
+        max_tokens: maximum tokens of an answer whose request does not say.
+        deadline_s: seconds after which a request is given up, waiting included.
+        thinking: whether the chat template opens a thinking block, as in the engine.
+    """
+
+    max_tokens: int = 512
+    deadline_s: float = 600.0
+    thinking: bool = False
+
+
+@dataclass(frozen=True)
+class Service:
+    """A model that is served.
+
+    Attributes:
+        names: the names of the model and its adapters.
+        scheduler: takes requests to its engine.
+        tokenizer: its tokenizer.
+        settings: settings of the server.
+        fingerprint: `system_fingerprint` of answers, which changes with the weights.
+    """
+
+    names: ModelNames
+    scheduler: Scheduler
+    tokenizer: Tokenizer
+    settings: ServingSettings = ServingSettings()
+    fingerprint: str = "fp_unknown"
+
+
+def warm_up(engine: LocalEngine, names: ModelNames) -> None:
+    """Load the model and each adapter by an answer of one token, so that a fault shows before the start.
+
+    Raises:
+        ModelError: the model cannot be run, or an adapter does not fit it.
+    """
+    sample = Sample("warm-up", (Message("text", "a"),))
+    request = Request(sample, Sampling(max_tokens=1), logprobs=False)
+    for name, adapter in [(names.base, None), *names.adapters.items()]:
+        try:
+            list(engine.complete([replace(request, adapter=adapter)]))
+        except ModelError as error:
+            raise ModelError(f"{name} cannot be served: {error}") from None
+
