@@ -295,14 +295,14 @@ async def _respond(
     if body.stream:
         try:
             # Before the response begins, so that a request that cannot be served has its status.
-            first = await _until_gone(request, answers.next())
+            first = await until_gone(request, answers.next())
         except BaseException:
             answers.cancel()
             raise
         assert first is not None
         return ChunkStream(_chunks(service, exchange, answers, first), answers)
     async with answers:
-        completions = await _until_gone(request, answers.completions())
+        completions = await until_gone(request, answers.completions())
     choices = [
         exchange.dialect.choice(i, each, exchange.logprobs_of(each, service))
         for i, each in enumerate(completions)
@@ -359,7 +359,7 @@ def client_of(request: HttpRequest, user: str | None = None) -> str:
     return f"user {user}" if user else address
 
 
-async def _until_gone(request: HttpRequest, work: Coroutine[Any, Any, Found]) -> Found:
+async def until_gone(request: HttpRequest, work: Coroutine[Any, Any, Found]) -> Found:
     """Return what work returns; it is cancelled if the client leaves.
 
     Raises:
