@@ -52,7 +52,9 @@ OPERATIONS = (
     ),
     Operation("get", "/v1/models", "Lists the base model and its adapters.", answer=ModelList),
     Operation("get", "/v1/models/{model}", "Describes one of them.", answer=ModelEntry),
-    Operation("get", "/health", "Says whether requests are taken; 503 while the server stops.", answer=Health),
+    Operation(
+        "get", "/health", "Says whether requests are taken; 503 while the server stops.", answer=Health
+    ),
 )
 
 

@@ -70,9 +70,7 @@ OF_MESSAGES: Refused = {
 class Part(BaseModel):
     """Base of every object in a body: strict types, no unknown fields."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class TextPart(Part):
@@ -191,8 +189,7 @@ class CommonBody(Part):
     """The same seed gives the same answer to the same request; a random one if left out."""
     stop: (
         Annotated[
-            Annotated[str, Tag("#text")]
-            | Annotated[list[str], Field(max_length=MOST_STOPS), Tag("#list")],
+            Annotated[str, Tag("#text")] | Annotated[list[str], Field(max_length=MOST_STOPS), Tag("#list")],
             Discriminator(_kind),
         ]
         | None

@@ -185,7 +185,9 @@ async def chat(service: Service, request: HttpRequest) -> Response:
     )
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise ApiError(
-            400, "max_tokens and max_completion_tokens are both given; leave max_tokens out", param="max_tokens"
+            400,
+            "max_tokens and max_completion_tokens are both given; leave max_tokens out",
+            param="max_tokens",
         )
     max_tokens = body.max_completion_tokens or body.max_tokens
     exchange = _exchange(

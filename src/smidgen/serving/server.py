@@ -91,7 +91,9 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         why = (error.strerror or str(error)).lower()
-        raise ConfigError(f"cannot listen on {host}, port {port}: {why}; choose another with --port") from None
+        raise ConfigError(
+            f"cannot listen on {host}, port {port}: {why}; choose another with --port"
+        ) from None
     return listening
 
 

@@ -57,4 +57,3 @@ def warm_up(engine: LocalEngine, names: ModelNames) -> None:
             list(engine.complete([replace(request, adapter=adapter)]))
         except ModelError as error:
             raise ModelError(f"{name} cannot be served: {error}") from None
-
