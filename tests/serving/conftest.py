@@ -68,7 +68,7 @@ def started(
     *,
     places: int | None = None,
     most_waiting: int = 64,
-    settings: ServingSettings = ServingSettings(),
+    settings: ServingSettings | None = None,
     grace_s: float = 5.0,
     slow_s: float = 0.0,
 ) -> Iterator[Started]:
@@ -78,7 +78,9 @@ def started(
         step = session.step
         session.step = lambda **given: (time.sleep(slow_s), step(**given))[1]  # type: ignore[method-assign]
     scheduler = Scheduler(session, places=places or engine.batch_size, most_waiting=most_waiting)
-    service = Service(ModelNames("base", adapters or {}), scheduler, engine.tokenizer, settings)
+    service = Service(
+        ModelNames("base", adapters or {}), scheduler, engine.tokenizer, settings or ServingSettings()
+    )
     server = DrainingServer(build_app(service), scheduler, grace_s=grace_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

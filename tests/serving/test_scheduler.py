@@ -2,7 +2,8 @@
 
 import asyncio
 import queue
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -94,7 +95,7 @@ def test_each_client_in_turn_gets_the_place_that_is_free():
 
 def test_a_full_queue_refuses_and_takes_requests_of_a_kind_all_or_none():
     async def test(session: Scripted, scheduler: Scheduler) -> None:
-        with scheduler_of(scheduler, 3):
+        with filled(scheduler, 3):
             with pytest.raises(ApiError, match="2 requests are waiting already; ask again") as refused:
                 scheduler.enter([ask("x")], "b")
             assert refused.value.status == 429 and refused.value.headers == {"Retry-After": "1"}
@@ -108,17 +109,12 @@ def test_a_full_queue_refuses_and_takes_requests_of_a_kind_all_or_none():
     run(test, most_waiting=2)
 
 
-class scheduler_of:  # noqa: N801
-    """A context in which a scheduler has a number of requests of one client."""
-
-    def __init__(self, scheduler: Scheduler, number: int):
-        self.answers = scheduler.enter([ask(f"filler {i}") for i in range(number)], "a")
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *failure: object) -> None:
-        self.answers.cancel()
+@contextmanager
+def filled(scheduler: Scheduler, number: int) -> Iterator[None]:
+    """A scheduler with a number of requests of one client."""
+    answers = scheduler.enter([ask(f"filler {i}") for i in range(number)], "a")
+    yield
+    answers.cancel()
 
 
 def test_no_more_is_submitted_than_the_session_has_room_for():

@@ -92,8 +92,8 @@ def open_local_engine(options: EngineOptions) -> LocalEngine:
     """
     if is_url(options.model) or options.model.endswith(".jsonl") or options.engine in ("http", "replay"):
         raise ConfigError(
-            f"{options.model} is not a model that runs in this process; name a model folder, a .gguf file or a "
-            "hub id, and leave --engine out"
+            f"{options.model} is not a model that runs in this process; name a model folder, a .gguf file or "
+            "a hub id, and leave --engine out"
         )
     return cast(LocalEngine, open_engine(options))
 

@@ -5,9 +5,9 @@ types describe the answers in the OpenAPI page too.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Completion

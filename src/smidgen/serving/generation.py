@@ -17,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 from smidgen.data.types import Completion, Constraint, Message, Request, Sample, Sampling
 from smidgen.inference import Event
 from smidgen.serving.answers import (
-    ChatChunkChoice,
     ChatChoice,
+    ChatChunkChoice,
     FinishReason,
     Head,
     TextChoice,

@@ -1,8 +1,8 @@
 """Requests of many clients on one session: a bounded queue, fair between clients, with deadlines.
 
 One thread steps the session. Coroutines enter requests and receive their events. No more requests are
-submitted than the engine decodes together, so that the next free place always goes to the client whose turn it
-is (round robin), however many requests another client has entered before.
+submitted than the engine decodes together, so that the next free place always goes to the client whose turn
+it is (round robin), however many requests another client has entered before.
 """
 
 import asyncio
