@@ -4,13 +4,12 @@ import json
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from smidgen.serving.access_log import AccessLog, Observed
-from smidgen.serving.guard import Guards, middleware
+from smidgen.serving.access_log import AccessLog
+from smidgen.serving.guard import Guards, observed
 from smidgen.serving.metrics import Metrics
 from smidgen.serving.request_facts import facts_of
 from smidgen.serving.strict_json import read_json_body
@@ -60,7 +59,6 @@ def toy(
 ) -> Starlette:
     """The app: everything that a server has but its endpoints."""
     metrics = metrics or Metrics()
-    observed = Middleware(Observed, log=log or ListedLog(), metrics=metrics)
     return Starlette(
         routes=[
             Route("/v1/echo", echo, methods=["POST"]),
@@ -68,7 +66,7 @@ def toy(
             Route("/v1/fail-midway", fail_midway, methods=["POST"]),
             Route("/v1/flood", flood),
             Route("/health", health),
-            Route("/metrics", metrics.endpoint),
+            metrics.route,
         ],
-        middleware=[observed, *middleware(guards or Guards(max_body_bytes=MAX_BODY_BYTES))],
+        middleware=observed(guards or Guards(max_body_bytes=MAX_BODY_BYTES), log or ListedLog(), metrics),
     )

@@ -19,10 +19,7 @@ class ClientGone(Exception):
 
 
 class Bodies:
-    """Reads the body of a request whole before it is handed on, in one piece; it must be declared as JSON.
-
-    Web pages of other origins can then not send one: browsers ask first, and are not allowed to.
-    """
+    """Reads the body of a request whole before it is handed on, in one piece; it must be declared as JSON."""
 
     def __init__(self, app: ASGIApp, most: int, seconds: float):
         """Take bodies of at most `most` bytes that arrive within `seconds`."""
@@ -60,15 +57,7 @@ class Bodies:
             raise ApiError(400, "the body has a length and is sent in chunks; expected one of them")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise ApiError(415, "the body is compressed; send it as it is, without Content-Encoding")
-        kind, _, rest = headers.get("content-type", "").partition(";")
-        charset = rest.strip().lower().removeprefix("charset=").strip('"')
-        if kind.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
-            given = headers.get("content-type", "")[:80]
-            raise ApiError(
-                415,
-                f"the body's Content-Type is '{given}'; expected application/json in UTF-8",
-                code="unsupported_media_type",
-            )
+        check_content_type(headers)
         declared = headers.get("content-length", "0")
         if not declared.isdecimal():
             raise ApiError(400, "the Content-Length is no number; send the number of bytes of the body")
@@ -91,6 +80,23 @@ class Bodies:
     def _too_large(self) -> ApiError:
         return ApiError(
             413, f"the body is larger than {self._most:,} bytes; send less", code="request_too_large"
+        )
+
+
+def check_content_type(headers: Headers) -> None:
+    """Check that a body is declared as JSON, which web pages of other origins cannot send unasked.
+
+    Raises:
+        ApiError: 415; it is not.
+    """
+    given = headers.get("content-type", "")
+    kind, _, rest = given.partition(";")
+    charset = rest.strip().lower().removeprefix("charset=").strip('"')
+    if kind.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
+        raise ApiError(
+            415,
+            f"the body's Content-Type is '{given[:80]}'; expected application/json in UTF-8",
+            code="unsupported_media_type",
         )
 
 

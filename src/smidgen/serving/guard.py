@@ -16,9 +16,11 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smidgen.errors import ConfigError
+from smidgen.serving.access_log import AccessLog, Observed
 from smidgen.serving.body_limits import Bodies, ClientGone, Lingering
 from smidgen.serving.faults import FAILED, OVERLOADED, ApiError
 from smidgen.serving.keys import Keys
+from smidgen.serving.metrics import Metrics
 from smidgen.serving.rates import Buckets
 from smidgen.serving.request_facts import facts_of, fault_of
 
@@ -103,6 +105,11 @@ def middleware(guards: Guards) -> list[Middleware]:
         *([Middleware(Rates, buckets=Buckets(rate))] if rate is not None else ()),
         Middleware(Bodies, most=guards.max_body_bytes, seconds=guards.body_seconds),
     ]
+
+
+def observed(guards: Guards, log: AccessLog, metrics: Metrics) -> list[Middleware]:
+    """Return the middleware of a server that logs and counts what it answers, refusals included."""
+    return [Middleware(Observed, log=log, metrics=metrics), *middleware(guards)]
 
 
 class Answered:

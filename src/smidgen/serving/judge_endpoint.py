@@ -201,9 +201,7 @@ async def _judged(
     )
     async with answers:
         completions = await until_gone(request, answers.completions())
-    facts.queue_seconds = answers.queue_seconds
-    usage = usage_of(completions, len(completions))
-    facts.prompt_tokens, facts.completion_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+    facts.end_answer(usage_of(completions, len(completions)), answers.queue_seconds)
     try:
         work.send(Answers(completions, time.perf_counter() - started))
     except StopIteration as done:

@@ -13,6 +13,7 @@ from prometheus_client import (
 )
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from smidgen.serving.request_facts import RequestFacts
 
@@ -76,6 +77,11 @@ class Metrics:
             if number:
                 self._tokens.labels(facts.model or UNKNOWN_MODEL, kind).inc(number)
 
-    async def endpoint(self, request: Request) -> Response:
+    @property
+    def route(self) -> Route:
+        """The endpoint."""
+        return Route("/metrics", self._endpoint)
+
+    async def _endpoint(self, request: Request) -> Response:
         """Answer `GET /metrics`."""
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)

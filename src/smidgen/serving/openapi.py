@@ -43,19 +43,8 @@ class Operation:
     example: str = ""
 
 
-def describe(
-    operations: Sequence[Operation],
-    *,
-    paths: Mapping[str, Any] | None = None,
-    schemas: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return an OpenAPI 3.1 document.
-
-    Args:
-        operations: the endpoints.
-        paths: descriptions of further paths, as OpenAPI has them.
-        schemas: the schemas that they refer to.
-    """
+def describe(operations: Sequence[Operation]) -> dict[str, Any]:
+    """Return an OpenAPI 3.1 document of some endpoints."""
     types: dict[str, TypeAdapter[Any]] = {}
     for operation in operations:
         for each in (operation.body, operation.answer):
@@ -65,7 +54,7 @@ def describe(
         [(name, "validation", adapter) for name, adapter in types.items()], ref_template=REFERENCE
     )
     known = definitions.get("$defs", {})
-    written: dict[str, Any] = dict(paths or {})
+    written: dict[str, Any] = {}
     for operation in operations:
         entry = {
             "summary": operation.summary,
@@ -88,7 +77,7 @@ def describe(
         "openapi": "3.1.0",
         "info": {"title": "smidgen", "version": __version__, "description": "An OpenAI-compatible server."},
         "paths": written,
-        "components": {"schemas": {**known, "Error": ERROR, **(schemas or {})}},
+        "components": {"schemas": {**known, "Error": ERROR}},
     }
 
 

@@ -9,6 +9,8 @@ from uuid import uuid4
 
 from starlette.types import Scope
 
+from smidgen.serving.answers import Usage
+
 
 @dataclass
 class RequestFacts:
@@ -37,6 +39,16 @@ class RequestFacts:
     first_token_seconds: float | None = None
     texts: Any = None
     fault: str = ""
+
+    def begin_answer(self, queue_seconds: float | None) -> None:
+        """Note that the first token of a stream is there."""
+        self.first_token_seconds = time.perf_counter() - self.started
+        self.queue_seconds = queue_seconds
+
+    def end_answer(self, usage: Usage, queue_seconds: float | None) -> None:
+        """Note the tokens of an answer that is complete, and how long it waited for the model."""
+        self.prompt_tokens, self.completion_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+        self.queue_seconds = queue_seconds
 
 
 def facts_of(scope: Scope) -> RequestFacts:
