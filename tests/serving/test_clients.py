@@ -168,6 +168,7 @@ def test_llm_prompts_streams_and_follows_a_schema(url: str, tmp_path: Path):
             env=environment,
             capture_output=True,
             text=True,
+            check=False,
             timeout=100,
             stdin=subprocess.DEVNULL,
         )

@@ -143,7 +143,8 @@ class SpecialistOptions:
         Path | None, Parameter(help="JSON file of intents for texts to classify that come without.")
     ] = None
     store: Annotated[
-        Path | None, Parameter(help="Memory store (SQLite) of /v1/route and /v1/memory, made if there is none.")
+        Path | None,
+        Parameter(help="Memory store (SQLite) of /v1/route and /v1/memory, made if there is none."),
     ] = None
 
 

@@ -219,7 +219,7 @@ class LlamaLane:
             if row.is_cancelled:
                 continue
             try:
-                (self._run_stream if row.submitted.stream else self._run)(server, row, slot)
+                (self._run_stream if self._comes_in_parts(row) else self._run)(server, row, slot)
                 event = None if row.is_cancelled else _last_event(row)
             except Refused as error:
                 fault = f"llama.cpp refuses a prompt of {self.host.model.name}: {error}"
@@ -232,6 +232,16 @@ class LlamaLane:
             del self._running[slot]
         self.host.release()
         self._put(None)
+
+    def _comes_in_parts(self, row: LlamaRow) -> bool:
+        """Whether llama.cpp streams a row, which stops as soon as it is cancelled.
+
+        A stream lacks some log-probabilities, and a constraint that is followed outside of llama.cpp.
+        """
+        request = row.request
+        return row.submitted.stream or (
+            self._arriving and not request.logprobs and request.constraint is None
+        )
 
     def _run(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
         """Request completions until the row is finished; llama.cpp also stops at strings inside thinking."""
@@ -261,7 +271,7 @@ class LlamaLane:
         return False
 
     def _run_stream(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
-        """Run one streaming completion, emitting its text; `take` returns True to stop it."""
+        """Run one streaming completion, emitting its text if wanted; `take` returns True to stop it."""
         question = question_of(row, context=server.context, slot=slot, thinking=self._thinking)
         ends = self.host.model.tokenizer.eos_token_ids
         started, faults = time.perf_counter(), list[Exception]()
@@ -274,7 +284,7 @@ class LlamaLane:
                     raise Refused(str(error.get("message", error)))
                 row.seconds = time.perf_counter() - started
                 row.take_part(part, ends)
-                if row.finish_reason is None and (piece := row.take_piece()):
+                if row.submitted.stream and row.finish_reason is None and (piece := row.take_piece()):
                     self._put(row.submitted.event(piece=piece))
             except Exception as error:  # must not propagate through llama.cpp's C++ code
                 faults.append(error)

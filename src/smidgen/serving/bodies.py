@@ -6,7 +6,7 @@ https://platform.openai.com/docs/api-reference/chat/create and …/completions/c
 
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
@@ -45,6 +45,7 @@ OF_CHATS: Refused = {
     "prediction": ("answers are not predicted", ()),
     "reasoning_effort": ("the server's option --thinking decides", ("none",)),
     "verbosity": ("the model has no such setting", ("medium",)),
+    "top_logprobs": ("the engines report the chosen tokens only", (0,)),
     "web_search_options": ("this server searches nothing", ()),
     "moderation": ("this server moderates nothing", ()),
     "store": ("nothing is stored", (False,)),
@@ -224,13 +225,17 @@ class ChatBody(CommonBody):
     """The newer name of `max_tokens`."""
     logprobs: bool | None = None
     """Whether the answer has the log-probability of every token."""
-    top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
-    """Only 0: the engines do not report the tokens that were not chosen."""
     response_format: Format | None = None
     """`text`, `json_object`, or `json_schema` with a schema that the answer follows."""
     chat_template_kwargs: TemplateOptions | None = None
     safety_identifier: str | None = None
     """As `user`."""
+
+
+def _chosen_only(number: int) -> int:
+    if number > 0:
+        raise ValueError("the engines report the chosen tokens only; use 0")
+    return number
 
 
 class CompletionBody(CommonBody):
@@ -244,8 +249,8 @@ class CompletionBody(CommonBody):
         Discriminator(_kind),
     ]
     """A text to continue, or several; no chat template is applied."""
-    logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
-    """0 for the log-probability of every token; the engines do not report those that were not chosen."""
+    logprobs: Annotated[int, Field(ge=0), AfterValidator(_chosen_only)] | None = None
+    """0 for the log-probability of every token; the engines report the chosen tokens only."""
 
     @property
     def prompts(self) -> list[str]:

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sse_starlette import EventSourceResponse
 from starlette.requests import ClientDisconnect
@@ -16,17 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from smidgen.data.types import Completion, Constraint, Message, Request, Sample, Sampling
 from smidgen.inference import Event
-from smidgen.serving.answers import (
-    ChatChoice,
-    ChatChunkChoice,
-    FinishReason,
-    Head,
-    TextChoice,
-    chat_logprobs,
-    reason_of,
-    text_logprobs,
-    usage_of,
-)
+from smidgen.serving.answers import Head, reason_of, usage_of
 from smidgen.serving.bodies import (
     ChatBody,
     CommonBody,
@@ -35,9 +25,10 @@ from smidgen.serving.bodies import (
     SchemaFormat,
     read_body,
 )
+from smidgen.serving.dialects import ChatDialect, Dialect, TextDialect
 from smidgen.serving.faults import ApiError
+from smidgen.serving.jobs import Answers
 from smidgen.serving.request_facts import RequestFacts, facts_of
-from smidgen.serving.scheduler import Answers
 from smidgen.serving.service import Service
 
 Found = TypeVar("Found")
@@ -45,98 +36,6 @@ PING = 15
 """Seconds between the comments that keep a silent stream open."""
 SLOWEST_READER = 60
 """Seconds that a client may take to read a chunk before it is given up."""
-
-
-class Dialect(Protocol):
-    """How one endpoint writes its answers.
-
-    Attributes:
-        prefix: what ids begin with.
-        name: the `object` of an answer.
-        chunk_name: the `object` of a chunk.
-    """
-
-    prefix: str
-    name: str
-    chunk_name: str
-
-    def choice(self, index: int, completion: Completion, logprobs: Any) -> Any:
-        """Return a finished choice."""
-        ...
-
-    def opening(self, index: int) -> Any:
-        """Return what the first chunk of a choice says, or None."""
-        ...
-
-    def piece(self, index: int, text: str) -> Any:
-        """Return what a chunk with text says."""
-        ...
-
-    def closing(self, index: int, reason: FinishReason, logprobs: Any) -> Any:
-        """Return what the last chunk of a choice says."""
-        ...
-
-    def logprobs(self, completion: Completion, service: Service) -> Any:
-        """Return the log-probabilities of a completion."""
-        ...
-
-
-class ChatDialect:
-    """Answers of `/v1/chat/completions`."""
-
-    prefix, name, chunk_name = "chatcmpl-", "chat.completion", "chat.completion.chunk"
-
-    def choice(self, index: int, completion: Completion, logprobs: Any) -> ChatChoice:
-        """Return a finished choice."""
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": completion.text, "refusal": None},
-            "logprobs": logprobs,
-            "finish_reason": reason_of(completion),
-        }
-
-    def opening(self, index: int) -> ChatChunkChoice:
-        """Return what the first chunk of a choice says."""
-        delta = {"role": "assistant", "content": "", "refusal": None}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}  # type: ignore[typeddict-item]
-
-    def piece(self, index: int, text: str) -> ChatChunkChoice:
-        """Return what a chunk with text says."""
-        return {"index": index, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
-
-    def closing(self, index: int, reason: FinishReason, logprobs: Any) -> ChatChunkChoice:
-        """Return what the last chunk of a choice says."""
-        return {"index": index, "delta": {}, "logprobs": logprobs, "finish_reason": reason}
-
-    def logprobs(self, completion: Completion, service: Service) -> Any:
-        """Return the log-probabilities of a completion."""
-        return chat_logprobs(completion, service.tokenizer)
-
-
-class TextDialect:
-    """Answers of `/v1/completions`."""
-
-    prefix, name, chunk_name = "cmpl-", "text_completion", "text_completion"
-
-    def choice(self, index: int, completion: Completion, logprobs: Any) -> TextChoice:
-        """Return a finished choice."""
-        reason = reason_of(completion)
-        return {"index": index, "text": completion.text, "logprobs": logprobs, "finish_reason": reason}
-
-    def opening(self, index: int) -> None:
-        """Return nothing: a completion has no role."""
-
-    def piece(self, index: int, text: str) -> TextChoice:
-        """Return what a chunk with text says."""
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": None}
-
-    def closing(self, index: int, reason: FinishReason, logprobs: Any) -> TextChoice:
-        """Return what the last chunk of a choice says."""
-        return {"index": index, "text": "", "logprobs": logprobs, "finish_reason": reason}
-
-    def logprobs(self, completion: Completion, service: Service) -> Any:
-        """Return the log-probabilities of a completion."""
-        return text_logprobs(completion, service.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -161,7 +60,7 @@ class Exchange:
 
     def logprobs_of(self, completion: Completion, service: Service) -> Any:
         """Return the log-probabilities of a completion if they are wanted."""
-        return self.dialect.logprobs(completion, service) if self.logprobs else None
+        return self.dialect.logprobs(completion, service.tokenizer) if self.logprobs else None
 
 
 class ChunkStream(EventSourceResponse):
@@ -225,10 +124,6 @@ def _exchange(
             400, "stream_options is only for streams; set stream, or leave it out", param="stream_options"
         )
     wants = body.logprobs is not None and body.logprobs is not False
-    if isinstance(body, ChatBody) and body.top_logprobs is not None and not wants:
-        raise ApiError(
-            400, "top_logprobs needs logprobs; set logprobs to true, or leave it out", param="top_logprobs"
-        )
     sampling = _sampling(body, max_tokens or service.settings.max_tokens)
     choices = [messages for messages in prompts for _ in range(body.n or 1)]
     requests = [

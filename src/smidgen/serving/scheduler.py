@@ -5,139 +5,25 @@ submitted than the engine decodes together, so that the next free place always g
 it is (round robin), however many requests another client has entered before.
 """
 
-import asyncio
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Self
 
 from smidgen.backend import mx
 from smidgen.data.types import Completion, Request
-from smidgen.errors import UserError
 from smidgen.inference import Event, Session
-from smidgen.serving.faults import FAILED, OVERLOADED, ApiError
+from smidgen.serving.faults import ApiError
+from smidgen.serving.jobs import Answers, Job, fault_of, overloaded
 
 MOST_WAITING = 256
 """Requests that wait for a place; further ones are refused."""
-RETRY_AFTER = 1
-"""Seconds after which a refused client may try again."""
 STOPPING = "the server is stopping; ask again once it runs"
 
 Observe = Callable[[str, float], None]
 """Receives figures of requests: `queue_seconds` when one starts, and when it is finished `seconds` since it
 came, `first_token_seconds` since it started, `prompt_tokens` and `completion_tokens`."""
-
-
-class Job:
-    """A request of a client, from its arrival to its last event.
-
-    Attributes:
-        index: its place among the requests that came together.
-        request: the request.
-        client: who asks.
-        stream: whether its text comes in pieces.
-        answers: receives its events.
-        ticket: its ticket in the session, once it has started.
-        arrived: when it came, from `time.perf_counter`.
-    """
-
-    def __init__(self, index: int, request: Request, client: str, stream: bool, answers: "Answers"):
-        self.index = index
-        self.request = request
-        self.client = client
-        self.stream = stream
-        self.answers = answers
-        self.ticket: int | None = None
-        self.arrived = time.perf_counter()
-
-
-class Answers:
-    """The events of requests that came together; as a context, it cancels those that are unfinished.
-
-    Attributes:
-        queue_seconds: how long the first of them to start waited; None before.
-    """
-
-    def __init__(self, scheduler: "Scheduler", deadline_s: float | None):
-        self.queue_seconds: float | None = None
-        self.loop = asyncio.get_running_loop()
-        self._scheduler = scheduler
-        self._events: asyncio.Queue[tuple[Job, Event | ApiError]] = asyncio.Queue()
-        self._deadline_s = deadline_s
-        self._deadline = None if deadline_s is None else self.loop.time() + deadline_s
-        self._unfinished: set[Job] = set()
-
-    def expect(self, jobs: Iterable[Job]) -> None:
-        """Set the requests that events are of."""
-        self._unfinished = set(jobs)
-
-    def put(self, job: Job, event: Event | ApiError) -> None:
-        """Receive an event, in the event loop."""
-        self._events.put_nowait((job, event))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *failure: object) -> None:
-        self.cancel()
-
-    def cancel(self) -> None:
-        """Cancel the requests that are unfinished, which frees their places."""
-        jobs, self._unfinished = self._unfinished, set()
-        self._scheduler.cancel(jobs)
-
-    async def next(self) -> tuple[int, Event] | None:
-        """Wait for the next event; return it with the place of its request, or None after the last one.
-
-        Raises:
-            ApiError: 400, a request cannot be served; 503 or 504, the deadline passed before or after it
-                started; 503, the server stops; 500, the engine failed.
-        """
-        if not self._unfinished:
-            return None
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                job, event = await self._events.get()
-        except TimeoutError:
-            raise self._late() from None
-        if isinstance(event, ApiError):
-            self._unfinished.discard(job)
-            raise event
-        if event.is_last:
-            self._unfinished.discard(job)
-        if event.error is not None:
-            raise fault_of(event.error)
-        if event.completion is not None and event.completion.finish_reason == "context":
-            raise ApiError(
-                400,
-                "the prompt leaves no room for an answer in the model's context; shorten it",
-                param="messages",
-                code="context_length_exceeded",
-            )
-        return job.index, event
-
-    async def completions(self) -> list[Completion]:
-        """Wait for all completions; return them in the order of the requests, and raise as `next` does."""
-        found: dict[int, Completion] = {}
-        async with self:
-            while (each := await self.next()) is not None:
-                index, event = each
-                if event.completion is not None:
-                    found[index] = event.completion
-        return [found[index] for index in sorted(found)]
-
-    def _late(self) -> ApiError:
-        if all(job.ticket is None for job in self._unfinished):
-            return _overloaded(503, f"no place was free within {self._deadline_s:g} s; ask again later")
-        return ApiError(
-            504,
-            f"the answer was not complete after {self._deadline_s:g} s; ask for fewer tokens, or raise the "
-            "deadline",
-            FAILED,
-            code="deadline_exceeded",
-        )
 
 
 class Scheduler:
@@ -219,14 +105,14 @@ class Scheduler:
         Raises:
             ApiError: 429, the queue is full; 503, the server stops.
         """
-        answers = Answers(self, deadline_s)
+        answers = Answers(self.cancel, deadline_s)
         jobs = [Job(i, request, client, stream, answers) for i, request in enumerate(requests)]
         with self._changed:
             if self._is_draining:
-                raise _overloaded(503, STOPPING)
+                raise overloaded(503, STOPPING)
             free = self._most_waiting + max(0, self._places - len(self._running)) - self._num_waiting
             if len(jobs) > free:
-                raise _overloaded(
+                raise overloaded(
                     429, f"{self._num_waiting} requests are waiting already; ask again in a moment"
                 )
             answers.expect(jobs)
@@ -326,7 +212,7 @@ class Scheduler:
         with self._changed:
             left = [*self._running.values(), *(job for jobs in self._queues.values() for job in jobs)]
             self._running, self._queues, self._num_waiting = {}, OrderedDict(), 0
-        _tell([(job, _overloaded(503, STOPPING)) for job in left])
+        _tell([(job, overloaded(503, STOPPING)) for job in left])
 
     # ----------------------------------------------------------------------------- with the lock in hand
 
@@ -346,19 +232,6 @@ class Scheduler:
             if job.answers.queue_seconds is None:
                 job.answers.queue_seconds = waited
             self.observe("queue_seconds", waited)
-
-
-def fault_of(error: Exception) -> ApiError:
-    """Return the API's error for one of the engine."""
-    if isinstance(error, UserError):
-        return ApiError(400, str(error))
-    return ApiError(500, f"the engine failed: {error}", FAILED)
-
-
-def _overloaded(status: int, message: str) -> ApiError:
-    error = ApiError(status, message, OVERLOADED, code="overloaded")
-    error.headers = {"Retry-After": str(RETRY_AFTER)}
-    return error
 
 
 def _tell(told: Sequence[tuple[Job, Event | ApiError]]) -> None:
