@@ -1,8 +1,11 @@
 """A server whose endpoints need no model: what stands before them is what is tested."""
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
+import httpx2
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
@@ -26,6 +29,18 @@ class ListedLog(AccessLog):
 
     def write(self, **facts: Any) -> None:
         self.rows.append(json.loads(json.dumps(facts)))
+
+    def row(self, is_meant: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The row that is meant, which comes after the last byte of an answer."""
+        end = time.monotonic() + 10
+        while not (found := [row for row in self.rows if is_meant(row)]):
+            assert time.monotonic() < end, self.rows
+            time.sleep(0.005)
+        return found[-1]
+
+    def row_of(self, response: httpx2.Response) -> dict[str, Any]:
+        """The row of a request that was answered."""
+        return self.row(lambda row: row.get("id") == response.headers["x-request-id"])
 
 
 async def echo(request: Request) -> JSONResponse:

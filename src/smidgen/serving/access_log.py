@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smidgen.errors import UserError
@@ -106,7 +107,7 @@ class Observed:
             await self._app(scope, receive, send_on)
         finally:
             seconds = time.perf_counter() - facts.started
-            route = getattr(scope.get("route"), "path", NO_ROUTE)
+            route = _route_of(scope)
             self._metrics.observe(facts, route, status, seconds)
             self._log.write(**self._line(facts, scope["method"], route, status, seconds))
 
@@ -131,6 +132,13 @@ class Observed:
             "ms": _milliseconds(seconds),
             **{name: value for name, value in optional.items() if value is not None},
         }
+
+
+def _route_of(scope: Scope) -> str:
+    """Return the path of the endpoint that a request is for, also if it was refused before it got there."""
+    routes = scope["app"].routes if "app" in scope else ()
+    found = (route for route in routes if route.matches(scope)[0] is not Match.NONE)
+    return getattr(next(found, None), "path", NO_ROUTE)
 
 
 def _milliseconds(seconds: float | None) -> float | None:
