@@ -25,7 +25,7 @@ from smidgen.models.lora import add_lora, save_adapter
 from smidgen.serving.app import build_app
 from smidgen.serving.names import ModelNames
 from smidgen.serving.scheduler import Scheduler
-from smidgen.serving.server import DrainingServer, listen, url_of
+from smidgen.serving.server import DrainingServer, bind, url_of
 from smidgen.serving.service import Service, ServingSettings
 
 
@@ -73,7 +73,8 @@ def started(
     slow_s: float = 0.0,
 ) -> Iterator[Started]:
     """Serve an engine as the model `base`; every step of it takes `slow_s` longer."""
-    listening, session = listen("127.0.0.1", 0), engine.session()
+    listening, session = bind("127.0.0.1", 0), engine.session()
+    listening.listen()
     if slow_s:
         step = session.step
         session.step = lambda **given: (time.sleep(slow_s), step(**given))[1]  # type: ignore[method-assign]

@@ -15,7 +15,7 @@ from smidgen.serving.guard import Guards, observed
 from smidgen.serving.metrics import Metrics
 from smidgen.serving.names import ModelNames
 from smidgen.serving.scheduler import Scheduler
-from smidgen.serving.server import DrainingServer, listen, url_of
+from smidgen.serving.server import BACKLOG, DrainingServer, bind, url_of
 from smidgen.serving.service import Service
 from smidgen.serving.specialists import OPERATIONS, Specialists, SpecialistSettings
 
@@ -50,7 +50,8 @@ def whole_server(
     places: int = 4,
 ) -> Iterator[Whole]:
     """Serve an engine as the model `base`."""
-    listening, log = listen("127.0.0.1", 0), ListedLog()
+    listening, log = bind("127.0.0.1", 0), ListedLog()
+    listening.listen(BACKLOG)
     scheduler = Scheduler(engine.session(), places=places)
     service = Service(ModelNames("base", adapters or {}), scheduler, getattr(engine, "tokenizer", None))  # type: ignore[arg-type]
     metrics = Metrics(waiting=lambda: scheduler.waiting, running=lambda: scheduler.running)

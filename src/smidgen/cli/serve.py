@@ -3,21 +3,21 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.types import NonNegativeInt, PositiveFloat, PositiveInt
+from cyclopts.types import NonNegativeInt, PositiveInt
 from cyclopts.validators import Number
 
 from smidgen.cli.console import print_json, say
 from smidgen.cli.parameters import Json
 from smidgen.errors import ConfigError
-from smidgen.options import EngineOptions, Model, whole
+from smidgen.options import EngineOptions, whole
 
 if TYPE_CHECKING:
     from smidgen.serving.guard import Guards
 
-Seconds = Annotated[float, Parameter(validator=Number(gt=0, lt=math.inf))]
+Finite = Number(gt=0, lt=math.inf)
 
 
 @Parameter(name="*")
@@ -25,7 +25,14 @@ Seconds = Annotated[float, Parameter(validator=Number(gt=0, lt=math.inf))]
 class ServedEngine(EngineOptions):
     """The engine that runs the model in this process."""
 
-    model: Annotated[Model, Parameter(parse=False)] = "smidgen:nano"
+    model: Annotated[str, Parameter(parse=False)] = "smidgen:nano"
+    engine: Annotated[
+        Literal["auto", "mlx", "llama"],
+        Parameter(
+            help="Engine that runs the model: MLX or llama.cpp. By default chosen by the model; on a CPU by "
+            "a short measurement, kept in the cache folder."
+        ),
+    ] = "auto"
     model_name: Annotated[str | None, Parameter(parse=False)] = None
     api_key_env: Annotated[str | None, Parameter(parse=False)] = None
     timeout: Annotated[float | None, Parameter(parse=False)] = None
@@ -71,10 +78,12 @@ class ServingOptions:
         Parameter(converter=whole, help="Requests that may wait; further ones are refused with status 429."),
     ] = 256
     deadline: Annotated[
-        PositiveFloat, Parameter(help="Seconds after which a request is given up, waiting included.")
+        float,
+        Parameter(validator=Finite, help="Seconds after which a request is given up, waiting included."),
     ] = 600.0
     grace: Annotated[
-        PositiveFloat, Parameter(help="Seconds that running requests get when the server is stopped.")
+        float,
+        Parameter(validator=Finite, help="Seconds that running requests get when the server is stopped."),
     ] = 30.0
 
 
@@ -98,7 +107,8 @@ class GuardOptions:
         Parameter(help="Origin of web pages that may send requests, as https://tools.lan; repeatable."),
     ] = ()
     rate_limit: Annotated[
-        PositiveFloat | None, Parameter(help="Requests per minute of one key; of one address without keys.")
+        float | None,
+        Parameter(validator=Finite, help="Requests per minute of one key, or of one address without keys."),
     ] = None
     max_body: Annotated[
         PositiveInt, Parameter(converter=whole, help="Maximum size of a request's body in KiB.")
@@ -137,7 +147,7 @@ class SpecialistOptions:
         Parameter(help="Served name of the model that decides on memories; the base model by default."),
     ] = None
     budget: Annotated[
-        PositiveFloat, Parameter(help="Seconds after which a decision on a memory is deferred.")
+        float, Parameter(validator=Finite, help="Seconds after which a decision on a memory is deferred.")
     ] = 0.5
     intents: Annotated[
         Path | None, Parameter(help="JSON file of intents for texts to classify that come without.")
@@ -149,7 +159,13 @@ class SpecialistOptions:
 
 
 def serve(
-    model: Model,
+    model: Annotated[
+        str,
+        Parameter(
+            help="Model folder, .gguf file, hub id (owner/repo or owner/repo:subfolder), smidgen:nano or "
+            "smidgen:smollm2."
+        ),
+    ],
     *,
     engine: ServedEngine = ServedEngine(),
     listening: ListenOptions = ListenOptions(),
@@ -164,37 +180,29 @@ def serve(
     A judge, a memory router and its store have endpoints too. Running requests are finished first. The
     endpoints are described at /docs. With --json the address is printed as one line.
     """
-    from contextlib import ExitStack
+    from contextlib import closing
     from dataclasses import replace
 
-    from smidgen.inference import engine_identity, open_local_engine
     from smidgen.serving.access_log import AccessLog
     from smidgen.serving.app import build_app
     from smidgen.serving.guard import observed
     from smidgen.serving.metrics import Metrics
     from smidgen.serving.names import ModelNames, named_adapters
-    from smidgen.serving.scheduler import Scheduler
-    from smidgen.serving.server import DrainingServer, listen, url_of
-    from smidgen.serving.service import Service, ServingSettings, warm_up
+    from smidgen.serving.server import BACKLOG, DrainingServer, bind, url_of
+    from smidgen.serving.service import ServingSettings, open_service
     from smidgen.serving.specialists import OPERATIONS, Specialists, SpecialistSettings
 
     guards = _guards(listening.host, guarding)
     base = serving.name or model
     names = ModelNames(base, named_adapters(serving.adapter, base))
-    options = replace(engine, model=model)
-    socket = listen(listening.host, listening.port)
-    with ExitStack() as stack:
-        log = AccessLog(logging.log_file, prompts=logging.log_prompts)
-        stack.callback(log.close)
-        opened = open_local_engine(options)
-        stack.callback(opened.close)
-        warm_up(opened, names)
-        scheduler = Scheduler(opened.session(), places=opened.batch_size, most_waiting=serving.queue)
-        stack.callback(scheduler.close)
-        settings = ServingSettings(serving.max_tokens, serving.deadline, engine.thinking)
-        fingerprint = f"fp_{engine_identity(options)[:12]}"
-        service = Service(names, scheduler, opened.tokenizer, settings, fingerprint)
-        given = stack.enter_context(Specialists(service, SpecialistSettings(**vars(specialists))))
+    settings = ServingSettings(serving.max_tokens, serving.deadline, engine.thinking, serving.queue)
+    with (
+        bind(listening.host, listening.port) as socket,  # first, in case the port is taken
+        closing(AccessLog(logging.log_file, prompts=logging.log_prompts)) as log,
+        open_service(replace(engine, model=model), names, settings) as service,
+        Specialists(service, SpecialistSettings(**vars(specialists))) as given,
+    ):
+        scheduler = service.scheduler
         metrics = Metrics(waiting=lambda: scheduler.waiting, running=lambda: scheduler.running)
         app = build_app(
             service,
@@ -202,17 +210,19 @@ def serve(
             operations=OPERATIONS,
             middleware=observed(guards, log, metrics),
         )
-        url = url_of(socket)
-        if json:
-            print_json({"url": url, "models": [base, *names.adapters]}, on_one_line=True)
-        say(f"{base} is served at {url}, described at {url.removesuffix('/v1')}/docs")
-        DrainingServer(
+        server = DrainingServer(
             app,
             scheduler,
             grace_s=serving.grace,
             most_connections=guarding.max_connections,
             before=given.open,
-        ).run(sockets=[socket])
+        )
+        socket.listen(BACKLOG)
+        url = url_of(socket)
+        if json:
+            print_json({"url": url, "models": [base, *names.adapters]}, on_one_line=True)
+        say(f"{base} is served at {url}, described at {url.removesuffix('/v1')}/docs")
+        server.run(sockets=[socket])
 
 
 def _guards(host: str, given: GuardOptions) -> "Guards":

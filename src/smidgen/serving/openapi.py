@@ -148,7 +148,8 @@ def _type(field: Mapping[str, Any]) -> str:
     if "$ref" in field:
         return field["$ref"].rpartition("/")[2]
     if choices := field.get("anyOf", field.get("oneOf")):
-        return " or ".join(dict.fromkeys(text for each in choices if (text := _type(each)) != "null"))
+        kinds = [_type(each) for each in choices]
+        return " or ".join(dict.fromkeys(kind for kind in kinds if kind != "null"))
     if "const" in field or "enum" in field:
         return " or ".join(map(str, field.get("enum", [field.get("const")])))
     if field.get("type") == "array":

@@ -90,8 +90,8 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; port 0 takes a free one.
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that has an address but does not listen yet; port 0 takes a free one.
 
     Raises:
         ConfigError: the address is in use, or is none of this machine.
@@ -100,26 +100,25 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listening = socket.socket(family, kind, protocol)
+        bound = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ConfigError(f"there is no address {host} ({error.strerror}); check --host") from None
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
-        listening.setblocking(False)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.setblocking(False)
     except OSError as error:
-        listening.close()
+        bound.close()
         why = (error.strerror or str(error)).lower()
         raise ConfigError(
             f"cannot listen on {host}, port {port}: {why}; choose another with --port"
         ) from None
-    return listening
+    return bound
 
 
-def url_of(listening: socket.socket) -> str:
+def url_of(bound: socket.socket) -> str:
     """Return the base URL that clients use."""
-    host, port = listening.getsockname()[:2]
+    host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
 
 

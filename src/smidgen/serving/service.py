@@ -1,13 +1,16 @@
 """What a server offers: a model with adapters, and the scheduler of its engine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Message, Request, Sample, Sampling
 from smidgen.errors import ModelError
-from smidgen.inference import LocalEngine
+from smidgen.inference import LocalEngine, engine_identity, open_local_engine
+from smidgen.options import EngineOptions
 from smidgen.serving.names import ModelNames
-from smidgen.serving.scheduler import Scheduler
+from smidgen.serving.scheduler import MOST_WAITING, Scheduler
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,13 @@ class ServingSettings:
         max_tokens: maximum tokens of an answer whose request does not say.
         deadline_s: seconds after which a request is given up, waiting included.
         thinking: whether the chat template opens a thinking block, as in the engine.
+        most_waiting: number of requests that may wait for a place.
     """
 
     max_tokens: int = 512
     deadline_s: float = 600.0
     thinking: bool = False
+    most_waiting: int = MOST_WAITING
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,27 @@ class Service:
     tokenizer: Tokenizer
     settings: ServingSettings = ServingSettings()
     fingerprint: str = "fp_unknown"
+
+
+@contextmanager
+def open_service(options: EngineOptions, names: ModelNames, settings: ServingSettings) -> Iterator[Service]:
+    """Load a model and its adapters and serve them, as a context, at whose end everything is closed.
+
+    Raises:
+        ConfigError: a setting does not apply to the engine.
+        ModelError: the model cannot be loaded or run, or an adapter does not fit it.
+    """
+    engine = open_local_engine(options)
+    try:
+        warm_up(engine, names)
+        scheduler = Scheduler(engine.session(), places=engine.batch_size, most_waiting=settings.most_waiting)
+        try:
+            fingerprint = f"fp_{engine_identity(options)[:12]}"
+            yield Service(names, scheduler, engine.tokenizer, settings, fingerprint)
+        finally:
+            scheduler.close()
+    finally:
+        engine.close()
 
 
 def warm_up(engine: LocalEngine, names: ModelNames) -> None:
