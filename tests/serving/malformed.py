@@ -71,10 +71,7 @@ def wrong_fields(draw: st.DrawFn, path: str) -> bytes:
     elif kind == "unknown":
         body[f"{draw(st.text(max_size=12))}?"] = draw(json_values)
     elif kind == "type":
-        wrong = [{"x": 1}, [[1]], True, 1.5, -(2**62), "\x00" * 300]
-        name, value = draw(st.sampled_from(sorted(body))), draw(st.sampled_from(wrong))
-        is_text = isinstance(body[name], str) and isinstance(value, str)
-        body[name] = ["?"] * 2000 if is_text or (value == 1.5 and name == "temperature") else value
+        body[draw(st.sampled_from(sorted(body)))] = draw(st.sampled_from([{"x": 1}, [[1]], True]))
     else:
         body = draw(st.dictionaries(st.text(max_size=8), json_values, max_size=5))
     return json.dumps(body).encode()
@@ -110,7 +107,7 @@ def wrong_headers(draw: st.DrawFn, path: str) -> bytes:
                 request_bytes(path, body, headers=kind + b"X: " + text + control + text + b"\r\n"),
                 request_bytes(path, body, headers=kind + b"X" + control + b": " + text + b"\r\n"),
                 request_bytes(path, body, headers=kind + b"X: 1\r\n" * number),
-                request_bytes(path, body, headers=kind + b"X: " + text * 2000 + b"\r\n"),
+                request_bytes(path, body, headers=kind + b"X: " + text * 17_000 + b"\r\n"),
                 good.replace(b"Content-Length: ", b"Content-Length: -"),
                 good.replace(b"Content-Length: ", b"Content-Length: 9999999999999"),
                 good.replace(b"HTTP/1.1", version),

@@ -251,6 +251,7 @@ def test_a_client_that_reads_nothing_is_cut(port: int, log: ListedLog):
         b"\x00" * 100,
         b"POST /v1/echo HTTP/1.1\r\nHost : localhost\r\n\r\n",
         b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n",
+        b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nX: a\x01b\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
         b"GET / HTTP/1.1\r\n\r\n",
         HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",

@@ -223,4 +223,4 @@ def test_settings_out_of_range(make: Callable[[], Guards], message: str):
 
 def test_without_keys_and_limits_there_is_nothing_that_checks_them():
     names = [each.cls.__name__ for each in middleware(Guards())]
-    assert names == ["Lingering", "Answered", "HeaderLimits", "Hosts", "Origins", "Bodies"]
+    assert names == ["Lingering", "Answered", "Heads", "Hosts", "Origins", "Bodies"]

@@ -42,6 +42,7 @@ RESPONSE_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
 """Headers of every response that does not set them itself."""
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]/@\s]+)(:\d{1,5})?")
 
 
@@ -98,7 +99,7 @@ def middleware(guards: Guards) -> list[Middleware]:
     return [
         Middleware(Lingering),
         Middleware(Answered),
-        Middleware(HeaderLimits),
+        Middleware(Heads),
         Middleware(Hosts, address=guards.address, allowed=guards.allowed_hosts),
         Middleware(Origins, allowed=guards.allowed_origins),
         *([Middleware(KeyCheck, keys=guards.keys)] if guards.keys else ()),
@@ -158,8 +159,8 @@ class Answered:
             await found.response()(scope, receive, send_on)
 
 
-class HeaderLimits:
-    """Refuses requests with too many headers, or with too long ones."""
+class Heads:
+    """Refuses requests with too many or too long headers, control characters, or another protocol."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -167,6 +168,8 @@ class HeaderLimits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the headers of a request."""
         headers = scope.get("headers", ())
+        if scope.get("http_version", "1.1") not in ("1.0", "1.1"):
+            raise ApiError(400, f"the protocol is HTTP/{scope['http_version']}; expected HTTP/1.1")
         if len(headers) > MAX_HEADERS:
             raise ApiError(431, f"the request has {len(headers)} headers; expected {MAX_HEADERS} at most")
         size = sum(len(name) + len(value) for name, value in headers) + len(scope.get("query_string", b""))
@@ -175,6 +178,11 @@ class HeaderLimits:
                 431,
                 f"the headers have {size:,} bytes; expected {MAX_HEADER_BYTES:,} at most; shorten them",
             )
+        for name, value in headers:
+            if _CONTROL.search(value):
+                raise ApiError(
+                    400, f"the header {name.decode('ascii')} has a control character; send printable text"
+                )
         await self._app(scope, receive, send)
 
 
