@@ -10,7 +10,7 @@ import pytest
 from tests.serving.toy import ListedLog, toy
 
 from smidgen.errors import ConfigError
-from smidgen.serving.guard import MAX_HEADER_BYTES, WRONG_KEYS_PER_MINUTE, Guards, middleware
+from smidgen.serving.guard import MAX_HEADER_BYTES, Guards, middleware
 from smidgen.serving.keys import Keys
 from smidgen.serving.metrics import Metrics
 
@@ -134,13 +134,11 @@ def test_a_right_key_and_what_needs_none():
     assert asked("GET", "/metrics", guards=guards).status_code == 401
 
 
-def test_keys_cannot_be_tried_without_end():
+def test_wrong_keys_do_not_lock_out_who_shares_the_address():
     app = toy(Guards(keys=Keys([KEY])))
-    statuses = [
-        echoed({"authorization": f"Bearer {number:020}"}, app=app).status_code
-        for number in range(WRONG_KEYS_PER_MINUTE + 2)
-    ]
-    assert statuses == [401] * WRONG_KEYS_PER_MINUTE + [429] * 2
+    for number in range(50):
+        assert echoed({"authorization": f"Bearer {number:020}"}, app=app).status_code == 401
+    assert echoed({"authorization": f"Bearer {KEY}"}, app=app).status_code == 200
 
 
 def test_a_client_asks_only_so_often():

@@ -199,6 +199,7 @@ def serve(
     with (
         bind(listening.host, listening.port) as socket,  # first, in case the port is taken
         closing(AccessLog(logging.log_file, prompts=logging.log_prompts)) as log,
+        log.taking("uvicorn.error", "asyncio"),
         open_service(replace(engine, model=model), names, settings) as service,
         Specialists(service, SpecialistSettings(**vars(specialists))) as given,
     ):

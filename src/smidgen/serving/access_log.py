@@ -5,7 +5,8 @@ import logging
 import os
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,20 @@ class AccessLog:
         if self._path is not None:
             os.close(self._file)
 
-    def handler(self) -> logging.Handler:
-        """Return a handler that writes what uvicorn and other libraries log into this log."""
-        return _LogHandler(self)
+    @contextmanager
+    def taking(self, *loggers: str) -> Iterator[None]:
+        """Write what libraries log meanwhile into this log, instead of as text with tracebacks to stderr."""
+        handler, found = _LogHandler(self), [logging.getLogger(name) for name in loggers]
+        before = [logger.propagate for logger in found]
+        for logger in found:
+            logger.addHandler(handler)
+            logger.propagate = False
+        try:
+            yield
+        finally:
+            for logger, propagate in zip(found, before, strict=True):
+                logger.removeHandler(handler)
+                logger.propagate = propagate
 
 
 class _LogHandler(logging.Handler):

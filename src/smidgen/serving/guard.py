@@ -26,8 +26,6 @@ from smidgen.serving.request_facts import facts_of, fault_of
 
 MAX_BODY_BYTES = 4 * 2**20
 MAX_HEADERS, MAX_HEADER_BYTES = 100, 16 * 2**10
-WRONG_KEYS_PER_MINUTE = 30
-"""Wrong keys that an address may try; a client that was set up wrongly still learns what is wrong."""
 OPEN_PATHS = frozenset({"/health"})
 """What answers without a key, for whoever watches over the server."""
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -260,24 +258,19 @@ class KeyCheck:
     def __init__(self, app: ASGIApp, keys: Keys):
         self._app = app
         self._keys = keys
-        self._wrong = Buckets(WRONG_KEYS_PER_MINUTE, WRONG_KEYS_PER_MINUTE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the key of a request, and name its client by it."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            facts = facts_of(scope)
-            if seconds := self._wrong.seconds_until(facts.client):
-                raise _too_many(seconds, "wrong keys came from this address")
-            facts.client = self._client(scope, facts.client)
+            facts_of(scope).client = self._client(scope)
         await self._app(scope, receive, send)
 
-    def _client(self, scope: Scope, address: str) -> str:
+    def _client(self, scope: Scope) -> str:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, key = (given[0] if len(given) == 1 else b"").partition(b" ")
         if scheme.lower() == b"bearer" and (client := self._keys.client_of(key.strip())):
             return client
         what = "the API key is not one of this server's" if given else "the request has no API key"
-        self._wrong.take(address)
         error = ApiError(
             401,
             f"{what}; send one as `Authorization: Bearer KEY`",
@@ -298,16 +291,15 @@ class Rates:
         """Count a request of a client."""
         is_counted = scope["type"] == "http" and scope["path"] not in OPEN_PATHS
         if is_counted and (seconds := self._buckets.take(facts_of(scope).client)):
-            raise _too_many(seconds, "requests came from this client")
+            error = ApiError(
+                429,
+                f"this client sent too many requests; wait {seconds} s and try again",
+                OVERLOADED,
+                code="rate_limit_exceeded",
+            )
+            error.headers = {"Retry-After": str(seconds)}
+            raise error
         await self._app(scope, receive, send)
-
-
-def _too_many(seconds: int, what: str) -> ApiError:
-    error = ApiError(
-        429, f"too many {what}; wait {seconds} s and try again", OVERLOADED, code="rate_limit_exceeded"
-    )
-    error.headers = {"Retry-After": str(seconds)}
-    return error
 
 
 def _shown(text: str) -> str:

@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+BURST = 10.0
+"""Seconds whose tokens a client may take at once."""
 MOST_CLIENTS = 10_000
 """Clients that are remembered; of more, the one that was idle for the longest is forgotten."""
 
@@ -17,35 +19,23 @@ class _Bucket:
 
 
 class Buckets:
-    """A bucket for every client; `per_minute` tokens flow into each, up to `burst`."""
+    """A bucket for every client, into which `per_minute` tokens flow evenly."""
 
-    def __init__(
-        self, per_minute: float, burst: int | None = None, clock: Callable[[], float] = time.monotonic
-    ):
-        """Begin with full buckets.
-
-        Args:
-            per_minute: tokens that a client gets a minute.
-            burst: tokens that a bucket holds; those of ten seconds, but at least 1, if None.
-            clock: what tells the time, in seconds.
-        """
+    def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic):
+        """Begin with full buckets, which hold the tokens of `BURST` seconds, but at least one."""
         assert per_minute > 0, per_minute
         self._per_second = per_minute / 60
-        self._burst = burst or max(1, round(per_minute / 6))
+        self._burst = max(1.0, BURST * self._per_second)
         self._clock = clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def seconds_until(self, client: str) -> int:
-        """Return 0 if a client has a token, else the whole seconds until it has one again."""
-        lacking = 1 - self._filled(client).tokens
-        return 0 if lacking <= 0 else max(1, math.ceil(lacking / self._per_second))
-
     def take(self, client: str) -> int:
-        """Take a token if there is one, and return what `seconds_until` said before."""
-        seconds = self.seconds_until(client)
-        if seconds == 0:
-            self._buckets[client].tokens -= 1
-        return seconds
+        """Take a token and return 0, or return the whole seconds until there is one."""
+        bucket = self._filled(client)
+        if bucket.tokens >= 1:
+            bucket.tokens -= 1
+            return 0
+        return max(1, math.ceil((1 - bucket.tokens) / self._per_second))
 
     def _filled(self, client: str) -> _Bucket:
         now = self._clock()
