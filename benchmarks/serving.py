@@ -2,13 +2,14 @@
 
     python benchmarks/serving.py
 
-Every server runs SmolLM2-135M-Instruct in a process of its own, the first two from the same GGUF file. Clients
-send rendered prompts to `/v1/completions`, each its next request when it has the answer of its last one, and
-decode greedily. Traffic is of two kinds: `chat`, short prompts that share nothing, and `judge`, the two orders
-of pairs of answers under one rubric, whose prompts share a long prefix. Servers take turns; every cell is the
-median of the rounds, and the rate counts generated tokens. Before, each server answers other requests.
-llama-server gets as many slots as smidgen has, and the prompt cache that it has by default. mlx_lm.server runs
-in float32 on smidgen's BLAS, its fastest way on a CPU, and gets fewer requests, since it takes long.
+Every server runs SmolLM2-135M-Instruct in a process of its own, the first two from the same GGUF file.
+Clients send rendered prompts to `/v1/completions`, each its next request when it has the answer of its last
+one, and decode greedily. Traffic is of two kinds: `chat`, short prompts that share nothing, and `judge`, the
+two orders of pairs of answers under one rubric, whose prompts share a long prefix. Servers take turns; every
+cell is the median of the rounds, and the rate counts generated tokens. Before, each server answers other
+requests. llama-server gets as many slots as smidgen has, and the prompt cache that it has by default.
+mlx_lm.server runs in float32 on smidgen's BLAS, its fastest way on a CPU, and gets fewer requests, since it
+takes long.
 
 Answers are compared by text. Rows that are decoded together are rounded differently, so where two tokens are
 almost equally probable, servers may differ, and so may one server with itself. Results are saved to
@@ -20,6 +21,7 @@ import asyncio
 import json
 import os
 import random
+import runpy
 import socket
 import statistics
 import subprocess
@@ -32,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+
 from _common import versions, write_results
 
 MODEL = "smidgen:smollm2"
@@ -69,12 +72,12 @@ def serve_llama(file: str) -> None:
 
 def serve_mlx(folder: str, port: int) -> None:
     """Run mlx_lm.server on smidgen's BLAS."""
-    from smidgen.backend import mx, nn  # noqa: F401  # binds the fast BLAS before mlx_lm loads MLX
-    from mlx_lm import server
+    from smidgen.backend import blas
 
+    blas()  # bound before mlx_lm loads MLX
     sys.argv = ["mlx_lm.server", "--model", folder, "--port", str(port), "--log-level", "ERROR"]
     sys.argv += ["--decode-concurrency", "32", "--prompt-concurrency", "8", "--temp", "0"]
-    server.main()
+    runpy.run_module("mlx_lm.server", run_name="__main__")
 
 
 # -------------------------------------------------------------------------------------------------- requests

@@ -1,5 +1,6 @@
 """Requests that arrive while others are decoded, and their adapters, in the engine `llama`."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from smidgen.inference import llama_files
 from smidgen.inference.engine import Event, Session
 from smidgen.inference.llama import LlamaEngine
 from smidgen.inference.llama_files import llama_model
+from smidgen.inference.llama_row import LlamaRow
 from smidgen.inference.llama_server import LlamaServer, Refused
 from smidgen.inference.mlx import MlxEngine
 from smidgen.models.load import load
@@ -222,3 +224,27 @@ def test_a_file_takes_adapters_of_its_kind_and_folders(tiny_model_dir, folders, 
     engine.close()
     expected = answers(MlxEngine(load(str(tiny_model_dir), adapter=folders[0])), [request])["a"].text
     assert found == expected
+
+
+def test_a_row_that_is_cancelled_stops_at_its_next_token(engine, monkeypatch):
+    """Whether it is streamed or not, as long as nothing is wanted that a stream lacks."""
+    take_part, taken = LlamaRow.take_part, []
+
+    def slow(self: LlamaRow, *given) -> None:
+        taken.append(self.submitted.ticket)
+        time.sleep(0.005)
+        take_part(self, *given)
+
+    monkeypatch.setattr(LlamaRow, "take_part", slow)
+    session = engine.session()
+    for stream in (True, False):
+        taken.clear()
+        asked = replace(ask("long", "why", max_tokens=300, temperature=2.0), logprobs=False)
+        ticket = session.submit(asked, stream=stream)
+        while len(taken) < 3:
+            session.step(timeout=0.01)
+        session.cancel(ticket)
+        session.submit(ask("next", "why"))
+        assert [event.request.sample.id for event in finish(session)] == ["next"]
+        assert 3 <= len(taken) < 60
+    session.close()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from smidgen.backend import device
-from smidgen.data.types import Completion, Message, Request, Sample, Sampling
+from smidgen.data.types import Completion, Constraint, Message, Request, Sample, Sampling
 from smidgen.errors import ConfigError, DataError, ModelError
 from smidgen.inference import lane as lane_module
 from smidgen.inference import mlx as mlx_module
@@ -392,3 +392,18 @@ def test_close_twice(loaded):
     answers(engine, many(2))
     engine.close()
     engine.close()
+
+
+@pytest.mark.parametrize("constraint", [None, Constraint("regex", "(yes, the first|no, the second)")])
+def test_the_most_probable_tokens_are_those_of_the_distribution(loaded, engine, full_logits, constraint):
+    messages = (Message("user", "which is better?"),)
+    asked = Request(Sample("a", messages), Sampling(max_tokens=9), constraint, top_logprobs=3)
+    ((_, found),) = engine.complete([asked])
+    ((_, untold),) = engine.complete([replace(asked, top_logprobs=0)])
+    assert (found.token_ids, untold.top_logprobs) == (untold.token_ids, ())
+    assert len(found.top_logprobs) == len(found.token_ids) > 1
+    logits = full_logits([*loaded.tokenizer.render_prompt(messages), *found.token_ids])
+    for row, tops in zip(logits[-len(found.token_ids) - 1 :], found.top_logprobs, strict=False):
+        expected = row - np.log(np.exp(row - row.max()).sum()) - row.max()
+        assert [logprob for _, logprob in tops] == pytest.approx(sorted(expected, reverse=True)[:3], abs=1e-3)
+        assert [expected[token_id] for token_id, _ in tops] == pytest.approx([p for _, p in tops], abs=1e-3)

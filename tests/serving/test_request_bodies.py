@@ -121,8 +121,10 @@ def test_plain_completions_have_fields_of_their_own():
     assert (
         "prompt[0] is 12: input should be a valid string" in fault({"prompt": [12]}, CompletionBody).message
     )
-    error = fault({"prompt": "a", "logprobs": 3}, CompletionBody)
-    assert error.message == "logprobs is 3: the engines report the chosen tokens only; use 0"
+    assert (
+        "logprobs is 6: input should be less than"
+        in fault({"prompt": "a", "logprobs": 6}, CompletionBody).message
+    )
     assert fault({"prompt": "a", "echo": True}, CompletionBody).param == "echo"
     assert fault({"prompt": "a", "messages": [TURN]}, CompletionBody).code == "unknown_parameter"
 

@@ -11,10 +11,11 @@ import httpx2
 import pytest
 from tests.serving.conftest import Started, chunks_of, started
 
-from smidgen.data.types import Message, Request, Sample, Sampling
-from smidgen.inference import LocalEngine
+from smidgen.data.types import Constraint, Message, Request, Sample, Sampling
+from smidgen.inference import LocalEngine, open_engine
 from smidgen.inference.mlx import MlxEngine
 from smidgen.models.load import load
+from smidgen.options import EngineOptions
 from smidgen.serving.names import ModelNames
 from smidgen.serving.service import ServingSettings, warm_up
 
@@ -52,6 +53,20 @@ def test_answers_are_the_engines(server: Started):
     single = [server.complete(text).json()["usage"] for text in TEXTS[:2]]
     assert texts["usage"]["prompt_tokens"] == sum(each["prompt_tokens"] for each in single)
     assert texts["usage"]["completion_tokens"] == 2 * sum(each["completion_tokens"] for each in single)
+
+
+def test_the_engine_for_servers_gets_the_same_answers(server: Started):
+    engine = open_engine(EngineOptions(server.url))
+    schema = Constraint("json_schema", '{"enum": ["yes", "no"]}')
+    requests = [
+        Request(Sample(str(i), (Message("user", text),)), Sampling(max_tokens=8), constraint)
+        for i, (text, constraint) in enumerate((text, c) for text in TEXTS for c in (None, schema))
+    ]
+    here, there = (
+        {request.sample.id: completion.text for request, completion in each.complete(requests)}
+        for each in (server.engine, engine)
+    )
+    assert here == there
 
 
 def test_messages_have_every_form_of_the_protocol(server: Started):
@@ -154,6 +169,22 @@ def test_log_probabilities_are_of_the_texts_of_tokens(server: Started):
         choice["text"][at:][: len(t)]
         for at, t in zip(logprobs["text_offset"], logprobs["tokens"], strict=True)
     ] == logprobs["tokens"]
+
+
+def test_the_most_probable_tokens_are_reported(server: Started):
+    for streams in (False, True):
+        answer = server.chat("Hello", logprobs=True, top_logprobs=5, stream=streams)
+        choice = chunks_of(answer)[-1]["choices"][0] if streams else answer.json()["choices"][0]
+        for each in choice["logprobs"]["content"]:
+            tops = [top["logprob"] for top in each["top_logprobs"]]
+            assert len(tops) == 5 and tops == sorted(tops, reverse=True)
+            assert each["logprob"] == pytest.approx(tops[0], abs=1e-4)  # greedy decoding takes the best
+            assert each["top_logprobs"][0]["token"].strip() == each["token"].strip()
+    logprobs = server.complete("The", logprobs=3).json()["choices"][0]["logprobs"]
+    for token, logprob, tops in zip(
+        logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
+    ):
+        assert tops[token] == max(tops.values()) == pytest.approx(logprob, abs=1e-4)
 
 
 def test_answers_follow_a_schema(server: Started):

@@ -73,6 +73,14 @@ class ServingOptions:
         PositiveInt,
         Parameter(converter=whole, help="Maximum answer length in tokens where a request does not say."),
     ] = 512
+    max_tokens_limit: Annotated[
+        PositiveInt,
+        Parameter(
+            converter=whole,
+            help="Maximum answer length that a request may ask for. In llama.cpp, the memory of every place "
+            "grows with the longest that was asked for.",
+        ),
+    ] = 4096
     queue: Annotated[
         NonNegativeInt,
         Parameter(converter=whole, help="Requests that may wait; further ones are refused with status 429."),
@@ -195,7 +203,9 @@ def serve(
     guards = _guards(listening.host, guarding)
     base = serving.name or model
     names = ModelNames(base, named_adapters(serving.adapter, base))
-    settings = ServingSettings(serving.max_tokens, serving.deadline, engine.thinking, serving.queue)
+    settings = ServingSettings(
+        serving.max_tokens, serving.deadline, engine.thinking, serving.queue, serving.max_tokens_limit
+    )
     with (
         bind(listening.host, listening.port) as socket,  # first, in case the port is taken
         closing(AccessLog(logging.log_file, prompts=logging.log_prompts)) as log,

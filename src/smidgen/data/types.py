@@ -94,6 +94,8 @@ class Request:
         constraint: constraint on the completion.
         logprobs: return the log-probabilities of the tokens, if the engine can. With llama.cpp they cost a
             sort of the whole vocabulary per token.
+        top_logprobs: with `logprobs`, number of the most probable tokens whose log-probabilities are returned
+            too, at every place of the answer.
         adapter: the LoRA adapter to use: a folder (for llama.cpp also a `.gguf` file), or its name on a
             server; if None, the engine's own adapter, or none.
     """
@@ -103,6 +105,7 @@ class Request:
     constraint: Constraint | None = None
     logprobs: bool = True
     adapter: str | Path | None = None
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,10 @@ UNANSWERED = {
 """Finish reasons of completions that are not answers, whatever their text; `context` generates nothing."""
 
 
+TopLogprobs = tuple[tuple[int, float], ...]
+"""Ids of tokens, each with its natural-log probability."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """The completion of a request.
@@ -154,6 +161,8 @@ class Completion:
             constraint.
         logprobs: natural-log probability of each generated id under the unmodified distribution; empty if
             not requested or not available from the engine.
+        top_logprobs: for each generated id, the most probable ids there, the best first, each with its
+            natural-log probability under the unmodified distribution; empty as `logprobs` is.
         finish_reason: `stop` (an end token, a stop string, or a completed constraint), `length`, or one of
             `UNANSWERED`.
         timing: None if it was not measured, as in a recording.
@@ -166,6 +175,7 @@ class Completion:
     finish_reason: str = "stop"
     timing: Timing | None = None
     passes: Passes | None = None
+    top_logprobs: tuple[TopLogprobs, ...] = ()
 
 
 Continuations = Sequence[str] | Mapping[str, Sequence[str]]

@@ -19,7 +19,7 @@ from smidgen.inference.decoder import PREFILL_TOKENS, Decoder
 from smidgen.inference.inbox import Submitted
 from smidgen.inference.prefixes import FAMILY_TOKENS, by_family, common_prefix
 from smidgen.inference.row import DecodeRow
-from smidgen.inference.sampling import RowState, draw, logprobs_of
+from smidgen.inference.sampling import RowState, draw, logprobs_of, top_logprobs_of
 from smidgen.inference.speculation import Speculation
 
 CACHE_SHARE = 0.25
@@ -271,7 +271,9 @@ class Lane:
         begin, taken = 0, []
         for row, states in going:
             end = begin + len(states)
-            taken += range(begin, begin + self._take(row, tokens[begin:end], logprobs[begin:end]))
+            accepted = range(begin, begin + self._take(row, tokens[begin:end], logprobs[begin:end]))
+            self._take_top(row, logits, accepted)
+            taken += accepted
             begin = end
         if self._speculation is not None:
             self._speculation.learn(going, tokens, taken, logits)
@@ -283,11 +285,17 @@ class Lane:
         wanted = [row.state.scored for row in rows for _ in row.forced]
         at = list(chain(*scored))
         logprobs = iter(logprobs_of(forced, logits, self._decoder.xp, rows=at, wanted=wanted))
-        for row in rows:
+        for row, places in zip(rows, scored, strict=True):
             if row.forced:
                 found = list(islice(logprobs, len(row.forced)))
                 if self._are_numbers(row, found):
+                    self._take_top(row, logits, places)
                     row.take_forced(found, time.perf_counter())
+
+    def _take_top(self, row: DecodeRow, logits: Any, places: range) -> None:
+        """Append the most probable tokens at places of the pass, if they are wanted."""
+        if row.num_top and places:
+            row.top_logprobs += top_logprobs_of(logits[places.start : places.stop], row.num_top)
 
     def _take(self, row: DecodeRow, tokens: Sequence[int], logprobs: Sequence[float]) -> int:
         """Append chosen tokens of a row up to the first that its draft did not expect; return how many."""

@@ -290,7 +290,8 @@ class LlamaLane:
                 faults.append(error)
             return row.finish_reason is not None or bool(faults)
 
-        server.complete(question | {"stop": [], "stream": True, "logprobs": 1}, take)
+        ids_too = {"logprobs": question["logprobs"] or 1}
+        server.complete(question | {"stop": [], "stream": True, **ids_too}, take)
         if faults:
             raise faults[0]
         if self.host.model.tokenizer.decode(row.token_ids) != row.streamed:

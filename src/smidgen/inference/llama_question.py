@@ -27,7 +27,7 @@ def question_of(row: LlamaRow, *, context: int, slot: int, thinking: bool) -> di
         "prompt": row.prompt + row.token_ids,
         "max_tokens": row.max_tokens - len(row.token_ids),
         "stop": [*sampling.stop, *(() if thinking else sampling.stop_after)],
-        "logprobs": int(row.request.logprobs),
+        "logprobs": max(1, row.request.top_logprobs) if row.request.logprobs else 0,
         "return_tokens": True,
         "verbose": True,
         "id_slot": slot,

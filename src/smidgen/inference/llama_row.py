@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smidgen.data.templates import Tokenizer
-from smidgen.data.types import Completion, Request, Timing
+from smidgen.data.types import Completion, Request, Timing, TopLogprobs
 from smidgen.errors import ConfigError
 from smidgen.inference.constraints import check_constrained, grammar_of
 from smidgen.inference.inbox import Submitted
@@ -25,7 +25,7 @@ class LlamaRow:
         prompt: token ids of the prompt.
         max_tokens: maximum tokens of the answer.
         text, ending: detect stop conditions other than an end token.
-        token_ids, logprobs: the answer so far.
+        token_ids, logprobs, top_logprobs: the answer so far.
         hidden: number of its tokens without a log-probability.
         streamed: the text that came with the tokens of a stream.
         num_streamed: number of characters already streamed out.
@@ -40,6 +40,7 @@ class LlamaRow:
     ending: Ending | None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
     hidden: int = 0
     streamed: str = ""
     time_to_first_token: float | None = None
@@ -66,8 +67,8 @@ class LlamaRow:
         self.seconds += (times["prompt_ms"] + times["predicted_ms"]) / 1000
         by_eos = answer["stop_type"] == "eos"
         token_ids = answer["tokens"]
-        found = [entry["logprob"] for entry in answer.get("completion_probabilities", ())]
-        self.logprobs += found
+        found = answer.get("completion_probabilities", ())
+        self._take_logprobs(found)
         self.hidden += len(token_ids) - len(found)
         for place, token_id in enumerate(token_ids, start=1):
             self.token_ids.append(token_id)
@@ -120,7 +121,7 @@ class LlamaRow:
             self.time_to_first_token = self.seconds
         for entry in (choice["logprobs"] or {"content": ()})["content"]:
             self.token_ids.append(entry["id"])
-            self.logprobs.append(entry["logprob"])
+            self._take_logprobs([entry])
         self.streamed += choice["text"]
         self.text.push_text(choice["text"])
         if usage is not None:
@@ -130,6 +131,14 @@ class LlamaRow:
             self.finish_reason = "stop"
         else:
             self.finish_reason = choice["finish_reason"]
+
+    def _take_logprobs(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        self.logprobs += [entry["logprob"] for entry in entries]
+        if count := self.request.top_logprobs:
+            self.top_logprobs += [
+                tuple((top["id"], top["logprob"]) for top in entry["top_logprobs"][:count])
+                for entry in entries
+            ]
 
     def completion(self) -> Completion:
         """Return the completion of a finished row."""
@@ -141,11 +150,12 @@ class LlamaRow:
             text = self.ending.cut(text)
         count = len(self.token_ids)
         logprobs = () if self.hidden else tuple(self.logprobs[:count])
+        tops = () if self.hidden else tuple(self.top_logprobs[:count])
         token_ids = tuple(self.token_ids)
         if self.streamed and self.hidden:
             token_ids, count = (), count + self.hidden
         timing = Timing(self.time_to_first_token or 0.0, self.seconds, len(self.prompt), count)
-        return Completion(text, token_ids, logprobs, self.finish_reason, timing)
+        return Completion(text, token_ids, logprobs, self.finish_reason, timing, top_logprobs=tops)
 
 
 def llama_row(submitted: Submitted, tokenizer: Tokenizer, context: int, *, thinking: bool) -> LlamaRow:

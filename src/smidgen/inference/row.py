@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from smidgen.data.templates import Tokenizer
-from smidgen.data.types import Completion, Passes, Request, Sample, Sampling, Timing
+from smidgen.data.types import Completion, Passes, Request, Sample, Sampling, Timing, TopLogprobs
 from smidgen.errors import SmidgenError
 from smidgen.inference.constraints import Guide, Guides, check_constrained
 from smidgen.inference.inbox import Submitted
@@ -24,7 +24,7 @@ class DecodeRow:
         text: the answer as text, if it is needed during decoding (streaming, stop strings).
         ending: detects strings that end the answer and belong to it.
         guide: state of the constraint.
-        token_ids, logprobs: the answer so far.
+        token_ids, logprobs, top_logprobs: the answer so far.
         forced: tokens forced by the constraint, to be run and scored in the next pass.
         draft: tokens that a drafter expects after those, to be run and verified in the next pass.
         committed: with drafts, number of tokens that each pass gave, in order.
@@ -45,6 +45,7 @@ class DecodeRow:
     guide: Guide | None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
     forced: list[int] = field(default_factory=list)
     draft: list[int] = field(default_factory=list)
     committed: list[int] = field(default_factory=list)
@@ -61,6 +62,11 @@ class DecodeRow:
     def request(self) -> Request:
         """The request."""
         return self.submitted.request
+
+    @property
+    def num_top(self) -> int:
+        """Number of the most probable tokens whose log-probabilities are wanted at every place."""
+        return self.request.top_logprobs if self.request.logprobs else 0
 
     @property
     def is_finished(self) -> bool:
@@ -240,7 +246,8 @@ class RowBuilder:
         if row.ending is not None:
             text = row.ending.cut(text)
         logprobs = tuple(row.logprobs) if row.request.logprobs else ()
-        return Completion(text, tuple(token_ids), logprobs, row.finish_reason, row.timing, row.passes)
+        tops = tuple(row.top_logprobs)
+        return Completion(text, tuple(token_ids), logprobs, row.finish_reason, row.timing, row.passes, tops)
 
     def _guide(self, request: Request) -> Guide | None:
         """Return the guide of a request's constraint, if it has one."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smidgen.data.types import Sampling
+from smidgen.data.types import Sampling, TopLogprobs
 from smidgen.errors import ConfigError
 
 SMALLEST_TEMPERATURE = 0.01  # below it, quotients exceed the range of float32
@@ -155,6 +155,18 @@ def logprobs_of(
         totals[summed] = _log_totals(logits if len(summed) == len(logits) else logits[xp.array(summed)], xp)
         found[used] -= totals[at[used]]
     return found.tolist()
+
+
+def top_logprobs_of(logits: Any, count: int) -> list[TopLogprobs]:
+    """Return the `count` most probable tokens of each row of logits (B, V), the best first."""
+    found = []
+    for row in np.asarray(logits, np.float32):
+        best = np.argpartition(row, -count)[-count:] if count < len(row) else np.arange(len(row))
+        best = best[np.argsort(-row[best], kind="stable")]
+        found.append(
+            tuple(zip(best.tolist(), (row[best] - _log_totals(row[None], np)).tolist(), strict=True))
+        )
+    return found
 
 
 def _log_totals(logits: Any, xp: Any) -> NDArray[np.float32]:

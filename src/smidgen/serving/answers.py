@@ -5,12 +5,14 @@ types describe the answers in the OpenAPI page too.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NotRequired
+from itertools import accumulate
+from typing import Literal, NamedTuple, NotRequired
 
 from typing_extensions import TypedDict
 
+from smidgen.data.stream_decoder import REPLACEMENT
 from smidgen.data.templates import Tokenizer
-from smidgen.data.types import Completion
+from smidgen.data.types import Completion, TopLogprobs
 
 FinishReason = Literal["stop", "length"]
 
@@ -23,13 +25,21 @@ class Usage(TypedDict):
     total_tokens: int
 
 
+class TopLogprob(TypedDict):
+    """A token that could have been chosen; one that is part of a character has no bytes here."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
 class TokenLogprob(TypedDict):
     """A token of an answer; tokens that end inside a character have no text, the last one has all of it."""
 
     token: str
     logprob: float
     bytes: list[int] | None
-    top_logprobs: list[Any]
+    top_logprobs: list[TopLogprob]
 
 
 class ChatLogprobs(TypedDict):
@@ -45,7 +55,7 @@ class TextLogprobs(TypedDict):
     tokens: list[str]
     token_logprobs: list[float]
     text_offset: list[int]
-    top_logprobs: None
+    top_logprobs: list[dict[str, float]] | None
 
 
 class AnswerMessage(TypedDict):
@@ -148,22 +158,31 @@ def reason_of(completion: Completion) -> FinishReason:
     return "length" if completion.finish_reason == "length" else "stop"
 
 
-def tokens_of(completion: Completion, tokenizer: Tokenizer) -> list[tuple[str, float]] | None:
-    """Return the text and the natural-log probability of every token of the text; None if there are none.
+class TokenText(NamedTuple):
+    """A token of an answer: its text and log-probability, and the most probable tokens in its place."""
+
+    text: str
+    logprob: float
+    top: TopLogprobs
+
+
+def tokens_of(completion: Completion, tokenizer: Tokenizer) -> list[TokenText] | None:
+    """Return every token of a completion's text; None if the engine has no log-probabilities of it.
 
     The texts together are the completion's. An end token and what follows a stop string are left out.
     """
     if len(completion.logprobs) != len(completion.token_ids) or not completion.token_ids:
         return None if completion.text else []
-    decoder, found, length = tokenizer.stream_decoder(), list[tuple[str, float]](), 0
-    for token_id, logprob in zip(completion.token_ids, completion.logprobs, strict=True):
+    decoder, found, length = tokenizer.stream_decoder(), list[TokenText](), 0
+    tops = completion.top_logprobs or ((),) * len(completion.token_ids)
+    for token_id, logprob, top in zip(completion.token_ids, completion.logprobs, tops, strict=True):
         if token_id in tokenizer.eos_token_ids or length >= len(completion.text) > 0:
             break
         piece = decoder.push(token_id)[: len(completion.text) - length]
         length += len(piece)
-        found.append((piece, logprob))
+        found.append(TokenText(piece, logprob, top))
     if found and length < len(completion.text):  # it ends inside a character
-        found[-1] = (completion.text[length:], found[-1][1])
+        found[-1] = found[-1]._replace(text=completion.text[length:])
     return found
 
 
@@ -173,10 +192,23 @@ def chat_logprobs(completion: Completion, tokenizer: Tokenizer) -> ChatLogprobs 
     if tokens is None:
         return None
     content: list[TokenLogprob] = [
-        {"token": text, "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []}
-        for text, logprob in tokens
+        {
+            "token": each.text,
+            "logprob": each.logprob,
+            "bytes": list(each.text.encode()),
+            "top_logprobs": [
+                _top_logprob(tokenizer.decode([token_id], keep_special=True), logprob)
+                for token_id, logprob in each.top
+            ],
+        }
+        for each in tokens
     ]
     return {"content": content, "refusal": None}
+
+
+def _top_logprob(text: str, logprob: float) -> TopLogprob:
+    is_part = REPLACEMENT in text
+    return {"token": text, "logprob": logprob, "bytes": None if is_part else list(text.encode())}
 
 
 def text_logprobs(completion: Completion, tokenizer: Tokenizer) -> TextLogprobs | None:
@@ -184,13 +216,14 @@ def text_logprobs(completion: Completion, tokenizer: Tokenizer) -> TextLogprobs 
     tokens = tokens_of(completion, tokenizer)
     if tokens is None:
         return None
-    offsets, length = [], 0
-    for text, _ in tokens:
-        offsets.append(length)
-        length += len(text)
+    tops: list[dict[str, float]] = [
+        # The best of those with the same text, such as parts of characters.
+        {tokenizer.decode([token_id], keep_special=True): logprob for token_id, logprob in each.top[::-1]}
+        for each in tokens
+    ]
     return {
-        "tokens": [text for text, _ in tokens],
-        "token_logprobs": [logprob for _, logprob in tokens],
-        "text_offset": offsets,
-        "top_logprobs": None,
+        "tokens": [each.text for each in tokens],
+        "token_logprobs": [each.logprob for each in tokens],
+        "text_offset": list(accumulate((len(each.text) for each in tokens), initial=0))[:-1],
+        "top_logprobs": tops if any(tops) else None,
     }

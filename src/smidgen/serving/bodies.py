@@ -6,7 +6,7 @@ https://platform.openai.com/docs/api-reference/chat/create and …/completions/c
 
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
@@ -45,7 +45,6 @@ OF_CHATS: Refused = {
     "prediction": ("answers are not predicted", ()),
     "reasoning_effort": ("the server's option --thinking decides", ("none",)),
     "verbosity": ("the model has no such setting", ("medium",)),
-    "top_logprobs": ("the engines report the chosen tokens only", (0,)),
     "web_search_options": ("this server searches nothing", ()),
     "moderation": ("this server moderates nothing", ()),
     "store": ("nothing is stored", (False,)),
@@ -225,17 +224,13 @@ class ChatBody(CommonBody):
     """The newer name of `max_tokens`."""
     logprobs: bool | None = None
     """Whether the answer has the log-probability of every token."""
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """With `logprobs`, number of the most probable tokens that are reported too, for every token."""
     response_format: Format | None = None
     """`text`, `json_object`, or `json_schema` with a schema that the answer follows."""
     chat_template_kwargs: TemplateOptions | None = None
     safety_identifier: str | None = None
     """As `user`."""
-
-
-def _chosen_only(number: int) -> int:
-    if number > 0:
-        raise ValueError("the engines report the chosen tokens only; use 0")
-    return number
 
 
 class CompletionBody(CommonBody):
@@ -249,8 +244,8 @@ class CompletionBody(CommonBody):
         Discriminator(_kind),
     ]
     """A text to continue, or several; no chat template is applied."""
-    logprobs: Annotated[int, Field(ge=0), AfterValidator(_chosen_only)] | None = None
-    """0 for the log-probability of every token; the engines report the chosen tokens only."""
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    """For the log-probability of every token, and of this many of the most probable ones there."""
 
     @property
     def prompts(self) -> list[str]:

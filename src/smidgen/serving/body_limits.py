@@ -132,7 +132,7 @@ class Lingering:
                 MutableHeaders(scope=message)["connection"] = "close"
             is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
             if is_last and is_closing:
-                await send(message | {"more_body": True})
+                await send({**message, "more_body": True})
                 await _discard(receive_on)
                 message = {"type": "http.response.body", "body": b""}
             await send(message)

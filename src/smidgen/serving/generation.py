@@ -124,10 +124,29 @@ def _exchange(
             400, "stream_options is only for streams; set stream, or leave it out", param="stream_options"
         )
     wants = body.logprobs is not None and body.logprobs is not False
+    top = body.top_logprobs if isinstance(body, ChatBody) else body.logprobs
+    if top and not wants:
+        raise ApiError(
+            400, "top_logprobs needs logprobs; set logprobs to true, or leave it out", param="top_logprobs"
+        )
+    most = max(service.settings.most_tokens, service.settings.max_tokens)
+    if max_tokens is not None and max_tokens > most:
+        raise ApiError(
+            400,
+            f"max_tokens is {max_tokens}, more than the {most} of this server; lower it",
+            param="max_tokens",
+        )
     sampling = _sampling(body, max_tokens or service.settings.max_tokens)
     choices = [messages for messages in prompts for _ in range(body.n or 1)]
     requests = [
-        Request(Sample(str(i), messages), sampling, constraint, logprobs=wants, adapter=adapter)
+        Request(
+            Sample(str(i), messages),
+            sampling,
+            constraint,
+            logprobs=wants,
+            adapter=adapter,
+            top_logprobs=top or 0,
+        )
         for i, messages in enumerate(choices)
     ]
     head: Head = {

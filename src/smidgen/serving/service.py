@@ -22,12 +22,15 @@ class ServingSettings:
         deadline_s: seconds after which a request is given up, waiting included.
         thinking: whether the chat template opens a thinking block, as in the engine.
         most_waiting: number of requests that may wait for a place.
+        most_tokens: maximum tokens that a request may ask for: what a long row reserves of the KV cache is
+            room for many others, whether it gets as long or not.
     """
 
     max_tokens: int = 512
     deadline_s: float = 600.0
     thinking: bool = False
     most_waiting: int = MOST_WAITING
+    most_tokens: int = 4096
 
 
 @dataclass(frozen=True)
