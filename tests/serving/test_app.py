@@ -116,6 +116,7 @@ def test_settings_that_contradict_each_other_are_refused(client):
             "max_tokens and max_completion_tokens are both",
         ),
         ({"max_tokens": 4097}, "max_tokens is 4097, more than the 4096 of this server; lower it"),
+        ({"max_completion_tokens": 5000}, "max_completion_tokens is 5000, more than the 4096"),
         ({"top_logprobs": 2}, "top_logprobs needs logprobs; set logprobs to true"),
         ({"stream_options": {}}, "stream_options is only for streams; set stream"),
         ({"response_format": {"type": "json_object"}, "stop": "x"}, "stop would cut off the JSON"),

@@ -272,10 +272,10 @@ def tiny(tiny_model_dir: Path) -> Iterator[MlxEngine]:
 
 
 def test_adapters_are_models_by_their_names(tiny: MlxEngine, adapter_folders: dict[str, Path]):
-    warm_up(tiny, ModelNames("base", adapter_folders))
     wanted = {name: said(tiny, "judge", adapter=folder) for name, folder in adapter_folders.items()}
     wanted["base"] = said(tiny, "judge")
     with started(tiny, adapter_folders) as server:
+        warm_up(server.scheduler, ModelNames("base", adapter_folders))
         assert [each["id"] for each in server.client.get("/models").json()["data"]] == [
             "base",
             *adapter_folders,

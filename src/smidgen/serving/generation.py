@@ -131,11 +131,9 @@ def _exchange(
         )
     most = max(service.settings.most_tokens, service.settings.max_tokens)
     if max_tokens is not None and max_tokens > most:
-        raise ApiError(
-            400,
-            f"max_tokens is {max_tokens}, more than the {most} of this server; lower it",
-            param="max_tokens",
-        )
+        name = "max_tokens" if body.max_tokens == max_tokens else "max_completion_tokens"
+        fault = f"{name} is {max_tokens}, more than the {most} of this server; lower it"
+        raise ApiError(400, fault, param=name)
     sampling = _sampling(body, max_tokens or service.settings.max_tokens)
     choices = [messages for messages in prompts for _ in range(body.n or 1)]
     requests = [

@@ -1,5 +1,6 @@
 """What a server offers: a model with adapters, and the scheduler of its engine."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -7,8 +8,9 @@ from dataclasses import dataclass, replace
 from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Message, Request, Sample, Sampling
 from smidgen.errors import ModelError
-from smidgen.inference import LocalEngine, engine_identity, open_local_engine
+from smidgen.inference import engine_identity, open_local_engine
 from smidgen.options import EngineOptions
+from smidgen.serving.faults import ApiError
 from smidgen.serving.names import ModelNames
 from smidgen.serving.scheduler import MOST_WAITING, Scheduler
 
@@ -62,9 +64,9 @@ def open_service(options: EngineOptions, names: ModelNames, settings: ServingSet
     """
     engine = open_local_engine(options)
     try:
-        warm_up(engine, names)
         scheduler = Scheduler(engine.session(), places=engine.batch_size, most_waiting=settings.most_waiting)
         try:
+            warm_up(scheduler, names)
             fingerprint = f"fp_{engine_identity(options)[:12]}"
             yield Service(names, scheduler, engine.tokenizer, settings, fingerprint)
         finally:
@@ -73,7 +75,7 @@ def open_service(options: EngineOptions, names: ModelNames, settings: ServingSet
         engine.close()
 
 
-def warm_up(engine: LocalEngine, names: ModelNames) -> None:
+def warm_up(scheduler: Scheduler, names: ModelNames) -> None:
     """Load the model and each adapter by an answer of one token, so that a fault shows before the start.
 
     Raises:
@@ -83,6 +85,6 @@ def warm_up(engine: LocalEngine, names: ModelNames) -> None:
     request = Request(sample, Sampling(max_tokens=1), logprobs=False)
     for name, adapter in [(names.base, None), *names.adapters.items()]:
         try:
-            list(engine.complete([replace(request, adapter=adapter)]))
-        except ModelError as error:
-            raise ModelError(f"{name} cannot be served: {error}") from None
+            asyncio.run(scheduler.complete(replace(request, adapter=adapter), "warm-up"))
+        except ApiError as error:
+            raise ModelError(f"{name} cannot be served: {error.message}") from None
