@@ -38,22 +38,25 @@ class AccessLog:
             UserError: the file cannot be written.
         """
         self.prompts = prompts
-        self._path = path
         self._is_lost = False
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            self._file = sys.stderr.fileno() if path is None else os.open(path, flags, 0o600)
-        except OSError as error:
-            raise UserError(
-                f"the log {path} cannot be written ({error.strerror}); name another file"
-            ) from None
+        self._file: int | None = None
+        if path is not None:
+            try:
+                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            except OSError as error:
+                raise UserError(
+                    f"the log {path} cannot be written ({error.strerror}); name another file"
+                ) from None
 
     def write(self, **facts: Any) -> None:
         """Write a line. A full disk must not stop the server: what is lost is said once, on stderr."""
         row = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **facts}
         line = json.dumps(row, ensure_ascii=True, default=str) + "\n"  # no text can begin a line of its own
         try:
-            os.write(self._file, line.encode("ascii"))
+            if self._file is None:
+                print(line, end="", file=sys.stderr, flush=True)
+            else:
+                os.write(self._file, line.encode("ascii"))
         except OSError as error:
             if not self._is_lost:
                 self._is_lost = True
@@ -62,7 +65,7 @@ class AccessLog:
 
     def close(self) -> None:
         """Close the file."""
-        if self._path is not None:
+        if self._file is not None:
             os.close(self._file)
 
     @contextmanager
