@@ -64,6 +64,7 @@ def test_it_says_where_it_listens_and_ends_well_at_a_signal(tmp_path: Path):
     assert row["completion_tokens"] == 4 and "Hello" not in rows[0]
 
 
+@pytest.mark.slow
 def test_a_server_with_keys_a_log_and_a_store(tmp_path: Path):
     (tmp_path / "keys").write_text("0123456789abcdef\n")
     command = [sys.executable, "-m", "smidgen", "serve", "smidgen:nano", "--engine", "mlx", "--port", "0"]
