@@ -12,7 +12,7 @@ from smidgen.errors import ConfigError, ModelError, WorkError
 from smidgen.export.gguf import write_gguf, write_gguf_adapter
 from smidgen.inference import inbox as inbox_module
 from smidgen.inference import llama as llama_module
-from smidgen.inference import llama_files
+from smidgen.inference import llama_files, llama_lane
 from smidgen.inference.engine import Event, Session
 from smidgen.inference.llama import LlamaEngine
 from smidgen.inference.llama_files import llama_model
@@ -247,4 +247,24 @@ def test_a_row_that_is_cancelled_stops_at_its_next_token(engine, monkeypatch):
         session.submit(ask("next", "why"))
         assert [event.request.sample.id for event in finish(session)] == ["next"]
         assert 3 <= len(taken) < 60
+    session.close()
+
+
+def test_a_stream_that_ends_inside_a_character_is_whole(engine, monkeypatch):
+    """The first three of the four tokens of a face."""
+    face = engine.tokenizer.encode("😀")
+    asked = llama_lane.question_of
+
+    def forced(row: LlamaRow, **given) -> dict:
+        question = asked(row, **given)
+        return question | {"logit_bias": [[face[0], 1000.0]]}
+
+    monkeypatch.setattr(llama_lane, "question_of", forced)
+    session = engine.session()
+    for stream in (True, False):
+        session.submit(replace(ask("torn", "why", max_tokens=3), logprobs=False), stream=stream)
+        (event,) = finish(session)
+        assert event.completion is not None and event.completion.text.startswith("\ufffd")
+        assert event.piece == (event.completion.text if stream else "")
+        assert event.completion.timing is not None and event.completion.timing.completion_tokens == 3
     session.close()

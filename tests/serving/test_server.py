@@ -13,6 +13,8 @@ from tests.serving.conftest import Started, chunks_of, started
 
 from smidgen.data.types import Constraint, Message, Request, Sample, Sampling
 from smidgen.inference import LocalEngine, open_engine
+from smidgen.inference.llama import LlamaEngine
+from smidgen.inference.llama_files import llama_model
 from smidgen.inference.mlx import MlxEngine
 from smidgen.models.load import load
 from smidgen.options import EngineOptions
@@ -271,10 +273,21 @@ def tiny(tiny_model_dir: Path) -> Iterator[MlxEngine]:
     engine.close()
 
 
-def test_adapters_are_models_by_their_names(tiny: MlxEngine, adapter_folders: dict[str, Path]):
-    wanted = {name: said(tiny, "judge", adapter=folder) for name, folder in adapter_folders.items()}
-    wanted["base"] = said(tiny, "judge")
-    with started(tiny, adapter_folders) as server:
+@pytest.fixture(params=["mlx", "llama"])
+def adaptable(request, tiny: MlxEngine, tiny_model_dir: Path, gguf_cache: None) -> Iterator[LocalEngine]:
+    """The random model in each engine."""
+    if request.param == "mlx":
+        yield tiny
+    else:
+        engine = LlamaEngine(llama_model(str(tiny_model_dir), dtype="F32"), batch_size=2)
+        yield engine
+        engine.close()
+
+
+def test_adapters_are_models_by_their_names(adaptable: LocalEngine, adapter_folders: dict[str, Path]):
+    wanted = {name: said(adaptable, "judge", adapter=folder) for name, folder in adapter_folders.items()}
+    wanted["base"] = said(adaptable, "judge")
+    with started(adaptable, adapter_folders) as server:
         warm_up(server.scheduler, ModelNames("base", adapter_folders))
         assert [each["id"] for each in server.client.get("/models").json()["data"]] == [
             "base",

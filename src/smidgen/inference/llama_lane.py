@@ -22,6 +22,7 @@ from smidgen.inference.llama_row import LlamaRow
 from smidgen.inference.llama_server import LlamaServer, Refused
 from smidgen.inference.prefixes import stem_of
 from smidgen.inference.slot_prompts import SlotPrompts
+from smidgen.inference.stopping import GrowingText
 
 Item = TypeVar("Item")
 
@@ -219,7 +220,10 @@ class LlamaLane:
             if row.is_cancelled:
                 continue
             try:
-                (self._run_stream if self._comes_in_parts(row) else self._run)(server, row, slot)
+                if self._comes_in_parts(row):
+                    row = self._run_stream(server, row, slot)
+                else:
+                    self._run(server, row, slot)
                 event = None if row.is_cancelled else _last_event(row)
             except Refused as error:
                 fault = f"llama.cpp refuses a prompt of {self.host.model.name}: {error}"
@@ -270,8 +274,11 @@ class LlamaLane:
         host.wide.add(constraint)
         return False
 
-    def _run_stream(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
-        """Run one streaming completion, emitting its text if wanted; `take` returns True to stop it."""
+    def _run_stream(self, server: LlamaServer, row: LlamaRow, slot: int) -> LlamaRow:
+        """Run one streaming completion, emitting its text if wanted; return the row to its end.
+
+        `take` returns True to stop it.
+        """
         question = question_of(row, context=server.context, slot=slot, thinking=self._thinking)
         ends = self.host.model.tokenizer.eos_token_ids
         started, faults = time.perf_counter(), list[Exception]()
@@ -296,6 +303,27 @@ class LlamaLane:
             raise faults[0]
         if self.host.model.tokenizer.decode(row.token_ids) != row.streamed:
             row.hidden = max(row.hidden, 1)
+        return self._mended(server, row, slot) if row.is_torn else row
+
+    def _mended(self, server: LlamaServer, row: LlamaRow, slot: int) -> LlamaRow:
+        """Run a row again whose stream lacks its end; the row as it is if its beginning differs now."""
+        tokenizer, stop = self.host.model.tokenizer, row.request.sampling.stop
+        whole = LlamaRow(
+            row.submitted,
+            row.prompt,
+            row.max_tokens,
+            GrowingText(tokenizer.stream_decoder(), stop),
+            row.ending,
+            time_to_first_token=row.time_to_first_token,
+            seconds=row.seconds,
+            num_streamed=row.num_streamed,
+            is_cancelled=row.is_cancelled,
+        )
+        with self._lock:
+            self._running[slot] = whole
+        self._run(server, whole, slot)
+        told = row.text.text[: row.num_streamed]
+        return whole if whole.is_cancelled or whole.completion().text.startswith(told) else row
 
 
 def _last_event(row: LlamaRow) -> Event:

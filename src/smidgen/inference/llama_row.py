@@ -18,7 +18,8 @@ class LlamaRow:
     """One request being decoded.
 
     llama.cpp returns no log-probability for a token that ends inside a character or belongs to a stop string;
-    then the answer has no log-probabilities at all. In a stream it also omits the ids of the former.
+    then the answer has no log-probabilities at all. In a stream it also omits the ids of the former, and what
+    follows the last whole character.
 
     Attributes:
         submitted: the request.
@@ -28,6 +29,8 @@ class LlamaRow:
         token_ids, logprobs, top_logprobs: the answer so far.
         hidden: number of its tokens without a log-probability.
         streamed: the text that came with the tokens of a stream.
+        num_shown: number of tokens up to the last that came in a stream.
+        is_torn: whether a stream has ended without its last tokens.
         num_streamed: number of characters already streamed out.
         finish_reason: why it is finished, or None.
         is_cancelled: whether the request was cancelled.
@@ -43,6 +46,8 @@ class LlamaRow:
     top_logprobs: list[TopLogprobs] = field(default_factory=list)
     hidden: int = 0
     streamed: str = ""
+    num_shown: int = 0
+    is_torn: bool = False
     time_to_first_token: float | None = None
     seconds: float = 0.0
     num_streamed: int = 0
@@ -124,8 +129,11 @@ class LlamaRow:
             self._take_logprobs([entry])
         self.streamed += choice["text"]
         self.text.push_text(choice["text"])
-        if usage is not None:
+        if usage is None:
+            self.num_shown = part["__verbose"]["tokens_predicted"]
+        else:
             self.hidden = usage["completion_tokens"] - len(self.token_ids)
+            self.is_torn = usage["completion_tokens"] > self.num_shown
         ended = self.ending is not None and self.ending.is_in(self.text.text)
         if ended or self.text.is_stopped:
             self.finish_reason = "stop"
