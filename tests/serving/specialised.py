@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from starlette.applications import Starlette
 from tests.serving.toy import ListedLog
 
 from smidgen.serving.app import build_app
@@ -24,6 +25,7 @@ from smidgen.serving.specialists import OPERATIONS, Specialists, SpecialistSetti
 class Whole:
     """A server that runs, a client of it and its log."""
 
+    app: Starlette
     port: int
     client: httpx2.Client
     log: ListedLog
@@ -68,7 +70,7 @@ def whole_server(
     url = url_of(listening).removesuffix("/v1")
     try:
         with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
-            yield Whole(listening.getsockname()[1], client, log, service, specialists)
+            yield Whole(app, listening.getsockname()[1], client, log, service, specialists)
     finally:
         server.should_exit = True
         specialists.close()

@@ -15,7 +15,7 @@ from tests.serving.specialised import Whole, whole_server
 from smidgen import Judge, JudgeOptions, Router
 from smidgen.data.memories import Candidate
 from smidgen.data.types import Request
-from smidgen.errors import ConfigError, WorkError
+from smidgen.errors import ConfigError, ModelError, WorkError
 from smidgen.files import jsonable
 from smidgen.inference import LocalEngine
 from smidgen.inference.mlx import MlxEngine
@@ -26,6 +26,7 @@ from smidgen.serving.guard import Guards
 from smidgen.serving.judge_endpoint import MOST_JUDGEMENTS
 from smidgen.serving.keys import Keys
 from smidgen.serving.route_endpoint import MOST_UNSETTLED
+from smidgen.serving.server import DrainingServer, bind
 from smidgen.serving.specialists import OPERATIONS, Specialists, SpecialistSettings
 
 PROMPT, A, B = "What is 23 + 48?", "71", "72"
@@ -333,6 +334,16 @@ def test_adapters_judge_and_decide_by_name(script: Scripted, tmp_path: Path):
         assert {request.adapter for request in asked} == {adapters["memory"]}
 
 
+def test_a_model_that_does_not_decide(script: Scripted, store: Path):
+    script.say = lambda request: RuntimeError("no memory")
+    with whole_server(script) as server:
+        assert "base does not decide" in server.fault("/v1/route", 500, text=SISTER)
+        before = Specialists(server.service, SpecialistSettings(store=store))
+        stopping = DrainingServer(server.app, server.service.scheduler, grace_s=1, before=before.open)
+        with before, bind("127.0.0.1", 0) as bound, pytest.raises(ModelError, match="base does not decide"):
+            stopping.run(sockets=[bound])
+
+
 def test_specialists_that_the_server_does_not_have(server: Whole):
     with pytest.raises(ConfigError, match=r"there is no served model 'bas'\. Did you mean 'base'"):
         Specialists(server.service, SpecialistSettings("bas"))
@@ -357,6 +368,9 @@ def test_every_endpoint_is_described_and_its_example_is_right(server: Whole):
         assert schema["additionalProperties"] is False
         assert all("description" in field for field in schema["properties"].values())
     assert ("/v1/memory", "GET") in described
+    parameters = document["paths"]["/v1/memory"]["get"]["parameters"]
+    assert [each["name"] for each in parameters] == ["what", "limit", "offset"]
+    assert parameters[1]["in"] == "query" and parameters[1]["schema"]["maximum"] == 1000
     for reference in set(_references(document)):
         assert reference.rpartition("/")[2] in document["components"]["schemas"]
     page = server.client.get("/docs").text

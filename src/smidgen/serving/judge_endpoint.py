@@ -180,8 +180,9 @@ async def _judged(
 ) -> Response:
     """Let the engine make the judgements of a request, until the client leaves."""
     service, facts = judges.service, facts_of(request.scope)
-    facts.model = body.model or judges.model or service.names.base
-    adapter = service.names.adapter_of(facts.model)
+    model = body.model or judges.model or service.names.base
+    adapter = service.names.adapter_of(model)
+    facts.model = model  # known now, so that no stranger names what is logged
     try:
         sampling = SamplingOptions(body.max_tokens, body.temperature, body.seed)
         work = begin(Judge(judging=options, sampling=sampling))

@@ -80,9 +80,9 @@ OPERATIONS = (
     Operation(
         "get",
         "/v1/memory",
-        "Lists the memories of the store, its journal (what=journal) or its pending inputs (what=pending); "
-        "limit and offset say which.",
+        "Lists the memories of the store, its journal, or its pending inputs.",
         answer=Listing,
+        query=ListQuery,
     ),
     Operation(
         "post",

@@ -176,10 +176,14 @@ class Routes:
         """Ask the router, through the store if there is one and the line is a text.
 
         Raises:
-            ApiError: 409, the id is that of another text; 429, too many questions have no outcome; 503, the
-                store cannot be written; 504, there is no decision within the budget, and no store to keep it.
+            ApiError: 409, the id is that of another text; 429, too many questions have no outcome; 500, the
+                model does not decide; 503, the store cannot be written; 504, there is no decision within the
+                budget, and no store to keep it.
         """
-        router = await self.open()
+        try:
+            router = await self.open()
+        except UserError as error:
+            raise ApiError(500, str(error), FAILED) from None
         if router.num_unsettled >= MOST_UNSETTLED:
             error = ApiError(429, "the router has too many open questions; ask again in a moment", OVERLOADED)
             error.headers = {"Retry-After": "1"}
