@@ -36,7 +36,10 @@ class Scripted:
         self.told.put(None)
 
     def step(self, *, timeout: float | None = None) -> list[Event]:
-        what = self.told.get()
+        try:
+            what = self.told.get(timeout=timeout)
+        except queue.Empty:
+            return []
         if isinstance(what, BaseException):
             raise what
         return [] if what is None else [what]
@@ -128,6 +131,20 @@ def test_no_more_is_submitted_than_the_session_has_room_for():
                 assert session.started == ["first"] and scheduler.waiting == 1
                 session.room = 1
                 session.finish("first")
+                await until(lambda: session.started == ["first", "second"])
+
+    run(test, places=4)
+
+
+def test_room_that_comes_without_an_event_is_used():
+    async def test(session: Scripted, scheduler: Scheduler) -> None:
+        session.room = 0
+        async with scheduler.enter([ask("first")], "a") as answers:
+            session.finish("first", completion=None, piece="so far")
+            await answers.next()
+            async with scheduler.enter([ask("second")], "b"):
+                assert scheduler.waiting == 1
+                session.room = 1  # the first one still runs, and says nothing
                 await until(lambda: session.started == ["first", "second"])
 
     run(test, places=4)

@@ -19,6 +19,9 @@ from smidgen.serving.jobs import Answers, Job, fault_of, overloaded
 
 MOST_WAITING = 256
 """Requests that wait for a place; further ones are refused."""
+RECHECK = 0.01
+"""Seconds between looks at a session without room: it may have some before its next event, for example once it
+has taken what has just been submitted."""
 STOPPING = "the server is stopping; ask again once it runs"
 
 Observe = Callable[[str, float], None]
@@ -158,7 +161,7 @@ class Scheduler:
         try:
             while self._wait_for_work():
                 try:
-                    events = self._session.step()
+                    events = self._session.step(timeout=None if self._has_room else RECHECK)
                 except Exception as error:  # a fault of the engine, not of a request
                     self._fail_running(error)
                 else:
