@@ -56,7 +56,7 @@ def whole_server(
     listening.listen(BACKLOG)
     scheduler = Scheduler(engine.session(), places=places)
     service = Service(ModelNames("base", adapters or {}), scheduler, getattr(engine, "tokenizer", None))  # type: ignore[arg-type]
-    metrics = Metrics(waiting=lambda: scheduler.waiting, running=lambda: scheduler.running)
+    metrics = Metrics(scheduler)
     specialists = Specialists(service, settings or SpecialistSettings(budget=20))
     app = build_app(
         service,

@@ -12,7 +12,7 @@ from starlette.types import Message
 from tests.serving.toy import MAX_BODY_BYTES, ListedLog, toy
 from tests.tools.served import connected, exchange, one_answer, received, served
 
-from smidgen.serving import connections
+from smidgen.serving import body_limits, connections
 from smidgen.serving.body_limits import Bodies, ClientGone
 from smidgen.serving.faults import ApiError
 from smidgen.serving.guard import Guards
@@ -34,8 +34,9 @@ def port(log: ListedLog) -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connections, "HEAD_SECONDS", SOON)
         patch.setattr(connections, "SEND_SECONDS", SOON)
+        patch.setattr(body_limits, "LINGER_SECONDS", SOON)
         guards = Guards(max_body_bytes=MAX_BODY_BYTES, body_seconds=SOON)
-        with served(toy(guards, log=log), limit_concurrency=20, timeout_keep_alive=1) as port:
+        with served(toy(guards, log=log), limit_concurrency=20, timeout_keep_alive=SOON) as port:
             yield port
 
 

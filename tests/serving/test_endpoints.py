@@ -399,4 +399,27 @@ def test_metrics_count_the_model_and_need_a_key(script: Scripted):
         text = server.client.get("/metrics").text
         assert 'smidgen_requests_total{route="/v1/route",status="200"} 1.0' in text
         assert 'smidgen_requests_total{route="/v1/route",status="401"} 1.0' in text
-        assert "smidgen_requests_running 0.0" in text
+        assert "smidgen_running 0.0" in text and "smidgen_waiting 0.0" in text
+
+
+def test_metrics_count_what_a_judge_and_a_router_ask(nano: LocalEngine):
+    with whole_server(nano) as server:
+
+        def figure(name: str) -> float:
+            text = server.client.get("/metrics").text
+            return float(text.partition(f"\n{name} ")[2].partition("\n")[0])
+
+        def comes(is_true: Callable[[], bool]) -> bool:
+            """Whether something becomes true: figures come after the answers."""
+            end = time.monotonic() + 10
+            while not is_true() and time.monotonic() < end:
+                time.sleep(0.01)
+            return is_true()
+
+        found = server.post("/v1/judge", prompt=PROMPT, a=A, b=B, max_tokens=2).json()
+        tokens = ('smidgen_tokens_total{kind="prompt"}', 'smidgen_tokens_total{kind="completion"}')
+        assert comes(lambda: sum(map(figure, tokens)) == found["tokens"])
+        assert figure("smidgen_queue_seconds_count") == figure("smidgen_completion_seconds_count") == 2
+        assert figure("smidgen_time_to_first_token_seconds_count") == 2
+        server.post("/v1/route", text=SISTER)
+        assert comes(lambda: figure(tokens[0]) > found["tokens"])

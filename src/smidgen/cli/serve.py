@@ -213,8 +213,7 @@ def serve(
         open_service(replace(engine, model=model), names, settings) as service,
         Specialists(service, SpecialistSettings(**vars(specialists))) as given,
     ):
-        scheduler = service.scheduler
-        metrics = Metrics(waiting=lambda: scheduler.waiting, running=lambda: scheduler.running)
+        metrics = Metrics(service.scheduler)
         app = build_app(
             service,
             routes=[*given.routes, metrics.route],
@@ -223,7 +222,7 @@ def serve(
         )
         server = DrainingServer(
             app,
-            scheduler,
+            service.scheduler,
             grace_s=serving.grace,
             most_connections=guarding.max_connections,
             before=given.open,

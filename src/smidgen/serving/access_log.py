@@ -123,7 +123,7 @@ class Observed:
         finally:
             seconds = time.perf_counter() - facts.started
             route = _route_of(scope)
-            self._metrics.observe(facts, route, status, seconds)
+            self._metrics.observe(route, status, seconds)
             self._log.write(**self._line(facts, scope["method"], route, status, seconds))
 
     def _line(
