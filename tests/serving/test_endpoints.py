@@ -295,6 +295,15 @@ def test_a_store_that_cannot_be_written_is_503_and_then_works_again(
     assert stored.post("/v1/route", text=SISTER, id="a").json()["status"] == "decided"
 
 
+def test_a_server_that_stops_journals_nothing_that_it_could_not_decide(stored: Whole, store: Path):
+    stored.post("/v1/route", text=SISTER, id="a")
+    stored.service.scheduler.drain()
+    found = stored.post("/v1/route", text=SISTER, id="b")
+    assert found.status_code == 503 and found.headers["retry-after"] == "1"
+    assert "the server is stopping" in found.text
+    assert verify(store).inputs == 1
+
+
 def test_the_router_takes_so_many_open_questions(script: Scripted):
     with whole_server(script, SpecialistSettings(budget=0.05)) as server:
         server.post("/v1/route", text="Warm.")

@@ -15,7 +15,7 @@ from smidgen.errors import WorkError
 from smidgen.inference import Event
 from smidgen.memory import Store
 from smidgen.serving.faults import ApiError
-from smidgen.serving.scheduled import ScheduledSession, ScheduledSessions
+from smidgen.serving.scheduled import PAUSE, ScheduledSession, ScheduledSessions
 from smidgen.serving.scheduler import Scheduler
 from smidgen.serving.stored_routes import StoredRoutes
 
@@ -96,6 +96,20 @@ def test_what_is_cancelled_frees_its_place(session: ScheduledSession, scheduler:
     wait_for(scheduler, running=0)
     with pytest.raises(WorkError, match="the session is closed"):
         session.submit(REQUEST)
+
+
+def test_a_full_queue_is_waited_for(loop: asyncio.AbstractEventLoop, script: Scripted):
+    script.say = lambda request: None
+    scheduler = Scheduler(script.session(), places=1, most_waiting=0)
+    first, second = (ScheduledSessions(scheduler, name, loop).session() for name in "ab")
+    first.submit(REQUEST)
+    wait_for(scheduler, running=1)
+    second.submit(REQUEST)
+    assert second.step(timeout=3 * PAUSE) == []
+    script.say = lambda request: "yes"
+    script.wake()
+    assert events_of(first)[0].completion and events_of(second)[0].completion
+    scheduler.close()
 
 
 def test_a_session_outlives_its_loop(session: ScheduledSession, loop: asyncio.AbstractEventLoop):

@@ -31,10 +31,12 @@ from smidgen.router.questions import MemorizeQuestion
 from smidgen.router.router import BUDGET
 from smidgen.router.stream import Routed
 from smidgen.serving.bodies import Part, read_body
-from smidgen.serving.faults import FAILED, OVERLOADED, ApiError
+from smidgen.serving.faults import FAILED, ApiError
+from smidgen.serving.jobs import overloaded
 from smidgen.serving.openapi import Operation
 from smidgen.serving.request_facts import facts_of
 from smidgen.serving.scheduled import ScheduledSessions
+from smidgen.serving.scheduler import STOPPING
 from smidgen.serving.service import Service
 from smidgen.serving.stored_routes import StoredRoutes
 
@@ -177,17 +179,17 @@ class Routes:
 
         Raises:
             ApiError: 409, the id is that of another text; 429, too many questions have no outcome; 500, the
-                model does not decide; 503, the store cannot be written; 504, there is no decision within the
-                budget, and no store to keep it.
+                model does not decide; 503, the store cannot be written, or the server stops; 504, there is
+                no decision within the budget, and no store to keep it.
         """
+        if self._service.scheduler.is_draining:  # before anything is journaled that could not be decided
+            raise overloaded(503, STOPPING)
         try:
             router = await self.open()
         except UserError as error:
             raise ApiError(500, str(error), FAILED) from None
         if router.num_unsettled >= MOST_UNSETTLED:
-            error = ApiError(429, "the router has too many open questions; ask again in a moment", OVERLOADED)
-            error.headers = {"Retry-After": "1"}
-            raise error
+            raise overloaded(429, "the router has too many open questions; ask again in a moment")
         assert line.question is not None
         if self._stored is not None and isinstance(line.question, MemorizeQuestion):
             return await self._stored_answer(self._stored.submit(line.id, line.question.text))

@@ -12,7 +12,13 @@ from contextlib import suppress
 from smidgen.data.types import Completion, Request
 from smidgen.inference import Event
 from smidgen.inference.inbox import InboxSession, Submitted, wait_for_events
+from smidgen.serving.faults import ApiError
 from smidgen.serving.scheduler import Scheduler
+
+FULL = 429
+"""Status with which the scheduler refuses requests while its queue is full."""
+PAUSE = 0.05
+"""Seconds before a request is entered again."""
 
 
 class ScheduledSessions:
@@ -84,10 +90,18 @@ class ScheduledSession(InboxSession):
     async def _answer(self, one: Submitted) -> None:
         completion: Completion | None = None
         error: Exception | None = None
-        try:
-            completion = await self._scheduler.complete(one.request, self._client)
-        except Exception as fault:  # the request's alone; whoever steps the session gets it
-            error = fault
+        while completion is None and error is None:
+            try:
+                completion = await self._scheduler.complete(one.request, self._client)
+            except ApiError as fault:
+                if (
+                    fault.status == FULL
+                ):  # who steps the session has deadlines of its own
+                    await asyncio.sleep(PAUSE)
+                else:
+                    error = fault
+            except Exception as fault:  # the request's alone
+                error = fault
         self._tasks.pop(one.ticket, None)
         self._events.put(one.event(completion=completion, error=error))
 
