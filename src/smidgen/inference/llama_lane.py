@@ -220,10 +220,11 @@ class LlamaLane:
             if row.is_cancelled:
                 continue
             try:
-                if self._comes_in_parts(row):
-                    row = self._run_stream(server, row, slot)
-                else:
-                    self._run(server, row, slot)
+                if not self._run_guided(server, row, slot):
+                    if row.submitted.stream or (self._arriving and not row.request.logprobs):
+                        row = self._run_stream(server, row, slot)  # stops as soon as it is cancelled
+                    else:
+                        self._run(server, row, slot)
                 event = None if row.is_cancelled else _last_event(row)
             except Refused as error:
                 fault = f"llama.cpp refuses a prompt of {self.host.model.name}: {error}"
@@ -237,20 +238,8 @@ class LlamaLane:
         self.host.release()
         self._put(None)
 
-    def _comes_in_parts(self, row: LlamaRow) -> bool:
-        """Whether llama.cpp streams a row, which stops as soon as it is cancelled.
-
-        A stream lacks some log-probabilities, and a constraint that is followed outside of llama.cpp.
-        """
-        request = row.request
-        return row.submitted.stream or (
-            self._arriving and not request.logprobs and request.constraint is None
-        )
-
     def _run(self, server: LlamaServer, row: LlamaRow, slot: int) -> None:
         """Request completions until the row is finished; llama.cpp also stops at strings inside thinking."""
-        if self._run_guided(server, row, slot):
-            return
         while row.finish_reason is None and not row.is_cancelled:
             answer = server.complete(
                 question_of(row, context=server.context, slot=slot, thinking=self._thinking)
@@ -297,8 +286,7 @@ class LlamaLane:
                 faults.append(error)
             return row.finish_reason is not None or bool(faults)
 
-        ids_too = {"logprobs": question["logprobs"] or 1}
-        server.complete(question | {"stop": [], "stream": True, **ids_too}, take)
+        server.complete(question | {"stop": [], "stream": True}, take)
         if faults:
             raise faults[0]
         if self.host.model.tokenizer.decode(row.token_ids) != row.streamed:

@@ -124,6 +124,8 @@ class LlamaRow:
             return
         if self.time_to_first_token is None:
             self.time_to_first_token = self.seconds
+        if not self.request.logprobs:
+            self.token_ids += part["__verbose"]["tokens"]
         for entry in (choice["logprobs"] or {"content": ()})["content"]:
             self.token_ids.append(entry["id"])
             self._take_logprobs([entry])

@@ -20,8 +20,8 @@ from smidgen.serving.jobs import Answers, Job, fault_of, overloaded
 MOST_WAITING = 256
 """Requests that wait for a place; further ones are refused."""
 RECHECK = 0.01
-"""Seconds between looks at a session without room: it may have some before its next event, for example once it
-has taken what has just been submitted."""
+"""Seconds between looks at a session without room: it may have some before its next event, for example once
+it has taken what has just been submitted."""
 STOPPING = "the server is stopping; ask again once it runs"
 
 Observe = Callable[[str, float], None]
