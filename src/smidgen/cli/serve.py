@@ -112,7 +112,9 @@ class GuardOptions:
     ] = ()
     allowed_origin: Annotated[
         tuple[str, ...],
-        Parameter(help="Origin of web pages whose requests a proxy passes on, as https://tools.lan; repeatable."),
+        Parameter(
+            help="Origin of web pages whose requests a proxy passes on, as https://tools.lan; repeatable."
+        ),
     ] = ()
     rate_limit: Annotated[
         float | None,

@@ -94,9 +94,7 @@ class ScheduledSession(InboxSession):
             try:
                 completion = await self._scheduler.complete(one.request, self._client)
             except ApiError as fault:
-                if (
-                    fault.status == FULL
-                ):  # who steps the session has deadlines of its own
+                if fault.status == FULL:  # who steps the session has deadlines of its own
                     await asyncio.sleep(PAUSE)
                 else:
                     error = fault
