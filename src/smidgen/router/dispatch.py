@@ -20,7 +20,7 @@ from smidgen.router.job import CLOSED, Job, Outcome
 PAUSE, LONGEST_PAUSE = 0.25, 60.0
 """Seconds before a deferred question is tried again: after the first attempt, and at most."""
 STEP = 0.1
-"""Most seconds of a step: a question that comes during one may have an earlier deadline than all before it."""
+"""Most seconds of a step: a question that comes during one may have the earliest deadline."""
 
 Told = list[tuple[Job, Outcome]]
 
