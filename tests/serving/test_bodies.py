@@ -105,8 +105,8 @@ def test_a_large_body_of_strange_json_takes_no_long_time():
 @pytest.mark.parametrize(
     ("header", "status", "said"),
     [
-        (b"Content-Type: text/plain", 415, "is 'text/plain'; expected application/json"),
-        (b"Content-Type: application/json; charset=latin-1", 415, "expected application/json in UTF-8"),
+        (b"Content-Type: text/plain", 415, "is 'text/plain'; send JSON"),
+        (b"Content-Type: application/json; charset=latin-1", 415, "send JSON with the header"),
         (b"X: 1", 415, "Content-Type is ''"),
         (b"Content-Type: application/json\r\nContent-Encoding: gzip", 415, "is compressed"),
         (b"Content-Type: application/json\r\nTransfer-Encoding: chunked", 400, "expected one of them"),

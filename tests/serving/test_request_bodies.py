@@ -148,7 +148,7 @@ def test_what_is_no_json_is_refused(body: bytes):
 
 @pytest.mark.parametrize(("kind", "said"), [(None, "''"), ("text/plain", "'text/plain'")])
 def test_a_body_has_to_be_declared_as_json(kind: str | None, said: str):
-    with pytest.raises(ApiError, match=f"Content-Type is {said}; expected application/json") as refused:
+    with pytest.raises(ApiError, match=f"Content-Type is {said}; send JSON with the header") as refused:
         asyncio.run(read_body(request_of(b"{}", kind), ChatBody))
     assert refused.value.status == 415
     body = b'{"messages": [{"role": "user", "content": "Hello"}]}'

@@ -95,7 +95,8 @@ def check_content_type(headers: Headers) -> None:
     if kind.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
         raise ApiError(
             415,
-            f"the body's Content-Type is '{given[:80]}'; expected application/json in UTF-8",
+            f"the body's Content-Type is '{given[:80]}'; send JSON with the header content-type: "
+            "application/json",
             code="unsupported_media_type",
         )
 
