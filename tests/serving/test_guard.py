@@ -220,3 +220,20 @@ def test_settings_out_of_range(make: Callable[[], Guards], message: str):
 def test_without_keys_and_limits_there_is_nothing_that_checks_them():
     names = [each.cls.__name__ for each in middleware(Guards())]
     assert names == ["Lingering", "Answered", "Heads", "Hosts", "Origins", "Bodies"]
+
+
+def test_web_sockets_are_closed_and_other_scopes_pass():
+    sent: list[dict[str, Any]] = []
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    for each in reversed(middleware(Guards(keys=Keys([KEY]), requests_per_minute=1))):
+        app = each.cls(app, *each.args, **each.kwargs)
+    asyncio.run(app({"type": "websocket", "headers": []}, None, send))
+    asyncio.run(app({"type": "lifespan"}, None, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}] and seen == ["lifespan"]
