@@ -10,12 +10,17 @@ import httpx2
 import pytest
 
 from smidgen.cli.app import exit_code
+from smidgen.memory import verify
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["smidgen:nano", "--host", "0.0.0.0"], "--host is 0.0.0.0, which other machines reach"),
+        (["smidgen:nano", "--host", "0.0.0.0"], "other machines reach, but there are no API keys"),
+        (["smidgen:nano", "--api-keys", "/nowhere"], "there is no file of API keys at /nowhere"),
+        (["smidgen:nano", "--allowed-host", "http://x"], "the allowed host is 'http://x'"),
+        (["smidgen:nano", "--rate-limit", "0"], "--rate-limit"),
+        (["smidgen:nano", "--port", "0", "--log-file", "/nowhere/log"], "the log /nowhere/log cannot be"),
         (["smidgen:nano", "--adapter", "judge"], "the adapter is 'judge', expected NAME=PATH"),
         (["http://localhost:1/v1", "--port", "0"], "is not a model that runs in this process"),
         (["smidgen:nan", "--port", "0"], "smidgen:nan"),
@@ -52,6 +57,34 @@ def test_it_says_where_it_listens_and_ends_well_at_a_signal(tmp_path: Path):
         assert answer.json()["system_fingerprint"].startswith("fp_")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-    assert errors.read_text() == (
-        f"nano is served at {facts['url']}, described at {facts['url'].removesuffix('/v1')}/docs\n"
-    )
+    said, *rows = errors.read_text().splitlines()
+    assert said == f"nano is served at {facts['url']}, described at {facts['url'].removesuffix('/v1')}/docs"
+    (row,) = map(json.loads, rows)
+    assert (row["route"], row["status"], row["model"]) == ("/v1/chat/completions", 200, "nano")
+    assert row["completion_tokens"] == 4 and "Hello" not in rows[0]
+
+
+@pytest.mark.slow
+def test_a_server_with_keys_a_log_and_a_store(tmp_path: Path):
+    (tmp_path / "keys").write_text("0123456789abcdef\n")
+    command = [sys.executable, "-m", "smidgen", "serve", "smidgen:nano", "--engine", "mlx", "--port", "0"]
+    command += ["--json", "--host", "0.0.0.0", "--api-keys", str(tmp_path / "keys"), "--log-prompts"]
+    command += ["--log-file", str(tmp_path / "log"), "--store", str(tmp_path / "memory.db"), "--budget", "20"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"].replace("0.0.0.0", "127.0.0.1")
+        with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
+            assert client.get("/models").status_code == 401
+            client.headers["authorization"] = "Bearer 0123456789abcdef"
+            asked = {"text": "My sister lives in Graz.", "id": "a"}
+            assert client.post("/route", json=asked).json()["status"] == "decided"
+            assert client.post("/route", json=asked).json()["status"] == "known"
+            assert client.get("/memory", params={"what": "pending"}).json()["total"] == 0
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 0 and said.count("\n") == 1
+    rows = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [row["status"] for row in rows] == [401, 200, 200, 200]
+    assert rows[1]["texts"] == asked and rows[1]["client"].startswith("key-")
+    assert "0123456789abcdef" not in (tmp_path / "log").read_text()
+    assert verify(tmp_path / "memory.db").faults == ()

@@ -1,12 +1,14 @@
 """The Python door to a judge, on an engine that follows a script."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from smidgen import EngineOptions, Judge, JudgeOptions
 from smidgen.data.types import Completion, Request, Timing
 from smidgen.errors import ConfigError, DataError
+from smidgen.judge.judging import Answers
 
 
 class Reader:
@@ -55,6 +57,18 @@ def test_grade(make):
         make(template="grade").compare("q", "a", "b")
     with pytest.raises(ConfigError, match="the template scores compares two answers"):
         make(template="scores").grade("q", "a")
+
+
+def test_work_without_an_engine(make):
+    judge, reader = make(template="scores"), Reader()
+    work = judge.comparing("How long?", "xxx", "xxxxx")
+    requests = next(work)
+    assert [request.sample.id for request in requests] == ["0#ab#0", "0#ba#0"]
+    completions = [found for _, found in reversed(list(reader.complete(requests)))]
+    with pytest.raises(StopIteration) as done:
+        work.send(Answers(completions, 2.5))
+    expected = judge.compare("How long?", "xxx", "xxxxx")
+    assert done.value.value == replace(expected, seconds=2.5)
 
 
 def test_rank(make):

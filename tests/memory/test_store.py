@@ -35,6 +35,15 @@ def texts(store: Store) -> dict[str, str]:
     return {memory.id: memory.text for memory in store.memories()}
 
 
+def test_the_decision_on_an_input(store: Store):
+    assert store.decided("a") is None
+    store.received("a", "My sister lives in Graz.")
+    assert store.decided("a") is None
+    applied = store.apply("a", (SAVE, ADD), model="rules", version="1")
+    entry = store.decided("a")
+    assert entry is not None and (entry.number, entry.input) == (applied.entry, "a")
+
+
 def test_a_fact_is_added_updated_and_deleted(store: Store):
     added = decide(store, "a", "My sister lives in Graz.", SAVE, ADD)
     assert added.state == "applied" and added.memory is not None

@@ -200,3 +200,12 @@ def test_outcomes_as_json(make, engine):
     found = make().memorize("x" * 900).to_json()
     assert found["decision"] == {"action": "SKIP"} and found["note"].startswith("900 characters")
     assert set(found) == {"task", "status", "decision", "seconds", "attempts", "note"}
+
+
+def test_a_question_that_comes_during_a_step_is_deferred_in_time(make, engine):
+    router = make(budget=0.2)
+    engine.say = lambda request: None
+    assert router.memorize("x").status == "deferred"  # and waits in the engine, with no deadline left
+    assert router.submit(MemorizeQuestion("y")).result(timeout=10).status == "deferred"
+    engine.say = first_choice
+    engine.wake()

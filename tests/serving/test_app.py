@@ -9,15 +9,23 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 from tests.serving.test_scheduler import Scripted
+from typing_extensions import TypedDict
 
 from smidgen.data.templates import load_tokenizer
 from smidgen.errors import ConfigError
 from smidgen.serving.app import build_app
 from smidgen.serving.faults import ApiError
 from smidgen.serving.names import ModelNames, named_adapters
+from smidgen.serving.openapi import Operation
 from smidgen.serving.scheduler import Scheduler
 from smidgen.serving.server import bind, is_loopback, url_of
 from smidgen.serving.service import Service
+
+
+class More(TypedDict):
+    """Answer of `/v1/further`."""
+
+    seen: bool
 
 
 async def further(request: HttpRequest) -> JSONResponse:
@@ -47,8 +55,7 @@ def client(tiny_tokenizer_dir):
         Service(names, scheduler, load_tokenizer(tiny_tokenizer_dir)),
         routes=[Route("/v1/further", further, methods=["GET", "POST"])],
         middleware=[Middleware(Seen)],
-        paths={"/v1/further": {"get": {"summary": "Does more & better.", "responses": {}}}},
-        schemas={"More": {"type": "object"}},
+        operations=[Operation("get", "/v1/further", "Does more & better.", answer=More)],
     )
     yield TestClient(app, raise_server_exceptions=False)
     scheduler.close()

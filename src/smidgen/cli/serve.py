@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
@@ -13,6 +13,9 @@ from smidgen.cli.console import print_json, say
 from smidgen.cli.parameters import Json
 from smidgen.errors import ConfigError
 from smidgen.options import EngineOptions, whole
+
+if TYPE_CHECKING:
+    from smidgen.serving.guard import Guards
 
 Finite = Number(gt=0, lt=math.inf)
 
@@ -45,9 +48,9 @@ class ServedEngine(EngineOptions):
 class ListenOptions:
     """Where the server listens."""
 
-    host: Annotated[str, Parameter(help="Address to listen on; only this machine's own are allowed.")] = (
-        "127.0.0.1"
-    )
+    host: Annotated[
+        str, Parameter(help="Address to listen on; one that other machines reach needs API keys.")
+    ] = "127.0.0.1"
     port: Annotated[
         NonNegativeInt,
         Parameter(converter=whole, validator=Number(lte=65535), help="Port; 0 takes a free one."),
@@ -92,6 +95,79 @@ class ServingOptions:
     ] = 30.0
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class GuardOptions:
+    """Who may use the server, and how much."""
+
+    api_keys: Annotated[
+        Path | None,
+        Parameter(
+            help="File of API keys, one per line; those in the variable SMIDGEN_API_KEYS are taken too. With "
+            "keys, the server may listen on other addresses than this machine's own."
+        ),
+    ] = None
+    allowed_host: Annotated[
+        tuple[str, ...], Parameter(help="Further name that clients reach the server by; repeatable.")
+    ] = ()
+    allowed_origin: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Origin of web pages whose requests a proxy passes on, as https://tools.lan; repeatable."
+        ),
+    ] = ()
+    rate_limit: Annotated[
+        float | None,
+        Parameter(validator=Finite, help="Requests per minute of one key, or of one address without keys."),
+    ] = None
+    max_body: Annotated[
+        PositiveInt, Parameter(converter=whole, help="Maximum size of a request's body in KiB.")
+    ] = 4096
+    max_connections: Annotated[
+        PositiveInt, Parameter(converter=whole, help="Maximum number of open connections.")
+    ] = 1000
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class LogOptions:
+    """The log of requests."""
+
+    log_file: Annotated[
+        Path | None, Parameter(help="File for the log, one JSON object per request; stderr by default.")
+    ] = None
+    log_prompts: Annotated[
+        bool, Parameter(show_default=False, help="Log the bodies of requests, prompts included.")
+    ] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SpecialistOptions:
+    """What judges, decides and remembers."""
+
+    judge: Annotated[
+        str | None, Parameter(help="Served name of the model that judges; the base model by default.")
+    ] = None
+    judge_template: Annotated[
+        str | None, Parameter(help="The judge's template: rubric, scores, single, verdict, or a TOML file.")
+    ] = None
+    router: Annotated[
+        str | None,
+        Parameter(help="Served name of the model that decides on memories; the base model by default."),
+    ] = None
+    budget: Annotated[
+        float, Parameter(validator=Finite, help="Seconds after which a decision on a memory is deferred.")
+    ] = 0.5
+    intents: Annotated[
+        Path | None, Parameter(help="JSON file of intents for texts to classify that come without.")
+    ] = None
+    store: Annotated[
+        Path | None,
+        Parameter(help="Memory store (SQLite) of /v1/route and /v1/memory, made if there is none."),
+    ] = None
+
+
 def serve(
     model: Annotated[
         str,
@@ -104,25 +180,29 @@ def serve(
     engine: ServedEngine = ServedEngine(),
     listening: ListenOptions = ListenOptions(),
     serving: ServingOptions = ServingOptions(),
+    guarding: GuardOptions = GuardOptions(),
+    logging: LogOptions = LogOptions(),
+    specialists: SpecialistOptions = SpecialistOptions(),
     json: Json = False,
 ) -> None:
     """Serve a model and its adapters to OpenAI's clients, until Ctrl-C or SIGTERM.
 
-    Running requests are finished first. The endpoints are described at /docs. With --json the address is
-    printed as one line.
+    A judge, a memory router and its store have endpoints too. Running requests are finished first. The
+    endpoints are described at /docs. With --json the address is printed as one line.
     """
+    from contextlib import closing
     from dataclasses import replace
 
+    from smidgen.serving.access_log import AccessLog
     from smidgen.serving.app import build_app
+    from smidgen.serving.guard import observed
+    from smidgen.serving.metrics import Metrics
     from smidgen.serving.names import ModelNames, named_adapters
-    from smidgen.serving.server import BACKLOG, DrainingServer, bind, is_loopback, url_of
+    from smidgen.serving.server import BACKLOG, DrainingServer, bind, url_of
     from smidgen.serving.service import ServingSettings, open_service
+    from smidgen.serving.specialists import OPERATIONS, Specialists, SpecialistSettings
 
-    if not is_loopback(listening.host):
-        raise ConfigError(
-            f"--host is {listening.host}, which other machines reach; expected an address of this machine "
-            "only, such as 127.0.0.1"
-        )
+    guards = _guards(listening.host, guarding)
     base = serving.name or model
     names = ModelNames(base, named_adapters(serving.adapter, base))
     settings = ServingSettings(
@@ -130,11 +210,50 @@ def serve(
     )
     with (
         bind(listening.host, listening.port) as socket,  # first, in case the port is taken
+        closing(AccessLog(logging.log_file, prompts=logging.log_prompts)) as log,
+        log.taking("uvicorn.error", "asyncio"),
         open_service(replace(engine, model=model), names, settings) as service,
+        Specialists(service, SpecialistSettings(**vars(specialists))) as given,
     ):
+        metrics = Metrics(service.scheduler)
+        app = build_app(
+            service,
+            routes=[*given.routes, metrics.route],
+            operations=OPERATIONS,
+            middleware=observed(guards, log, metrics),
+        )
+        server = DrainingServer(
+            app,
+            service.scheduler,
+            grace_s=serving.grace,
+            most_connections=guarding.max_connections,
+            before=given.open,
+        )
         socket.listen(BACKLOG)
         url = url_of(socket)
         if json:
             print_json({"url": url, "models": [base, *names.adapters]}, on_one_line=True)
         say(f"{base} is served at {url}, described at {url.removesuffix('/v1')}/docs")
-        DrainingServer(build_app(service), service.scheduler, grace_s=serving.grace).run(sockets=[socket])
+        server.run(sockets=[socket])
+
+
+def _guards(host: str, given: GuardOptions) -> "Guards":
+    """Return what the server takes and refuses; without keys it listens on this machine only."""
+    from smidgen.serving.guard import Guards
+    from smidgen.serving.keys import read_keys
+    from smidgen.serving.server import is_loopback
+
+    keys = read_keys(given.api_keys)
+    if not keys and not is_loopback(host):
+        raise ConfigError(
+            f"--host is {host}, which other machines reach, but there are no API keys; give a file with "
+            "--api-keys, or listen on 127.0.0.1"
+        )
+    return Guards(
+        keys,
+        host,
+        given.allowed_host,
+        given.allowed_origin,
+        max_body_bytes=given.max_body * 1024,
+        requests_per_minute=given.rate_limit,
+    )

@@ -1,11 +1,11 @@
 """The class `Judge`; see `smidgen.judge`."""
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self, TypeVar
 
 from smidgen.data.formats import Label
 from smidgen.data.types import UNANSWERED, Completion, Request, Sample
@@ -86,8 +86,26 @@ class Ranked:
     seconds: float
 
 
+Found = TypeVar("Found")
+
+
+class Answers(NamedTuple):
+    """The completions of requests, in their order, and the seconds that they took together."""
+
+    completions: list[Completion]
+    seconds: float
+
+
+Judging = Generator[list[Request], Answers, Found]
+"""Work of a judge without its engine: it yields requests once, is sent their answers, and returns."""
+
+
 class Judge:
-    """A model with a judge template and sampling settings."""
+    """A model with a judge template and sampling settings.
+
+    `comparing`, `grading` and `ranking` are for callers who have an engine of their own, such as a server:
+    `requests = next(work)`, then `work.send(answers)` raises StopIteration with the result.
+    """
 
     def __init__(
         self,
@@ -142,7 +160,11 @@ class Judge:
             ConfigError: the template grades single answers.
             DataError: the prompt is empty or does not fit the model's context.
         """
-        return self._compare(prompt, [(a, b)], reference)[0]
+        return self._answered(self.comparing(prompt, a, b, reference=reference))
+
+    def comparing(self, prompt: str, a: str, b: str, *, reference: str | None = None) -> Judging[Compared]:
+        """Compare two answers without an engine; see the class, and `compare` for what it raises."""
+        return (yield from self._comparing(prompt, [(a, b)], reference))[0]
 
     def stream(
         self, prompt: str, a: str, b: str, *, reference: str | None = None
@@ -155,16 +177,16 @@ class Judge:
             ConfigError: the template grades single answers.
             DataError: the prompt is empty or does not fit the model's context.
         """
-        cases = self._cases(prompt, [(a, b)], reference)
-        engine = self._engine()
-        started, texts = time.perf_counter(), dict[str, Completion]()
-        for request in self._requests(cases):
+        work = self.comparing(prompt, a, b, reference=reference)
+        requests, engine = next(work), self._engine()
+        started, completions = time.perf_counter(), list[Completion]()
+        for request in requests:
             stream = engine.stream(request)
             for text in stream:
                 yield Piece(request.sample.id.split("#")[1], text)
             assert stream.completion is not None
-            texts[request.sample.id] = stream.completion
-        return self._compared(texts, time.perf_counter() - started)
+            completions.append(stream.completion)
+        return _finished(work, Answers(completions, time.perf_counter() - started))
 
     def grade(self, prompt: str, answer: str, *, reference: str | None = None) -> Graded:
         """Grade one answer.
@@ -173,14 +195,16 @@ class Judge:
             ConfigError: the template compares answers.
             DataError: the prompt is empty or does not fit the model's context.
         """
+        return self._answered(self.grading(prompt, answer, reference=reference))
+
+    def grading(self, prompt: str, answer: str, *, reference: str | None = None) -> Judging[Graded]:
+        """Grade one answer without an engine; see the class, and `grade` for what it raises."""
         if not self.form.singly:
             raise ConfigError(f"the template {self.form.name} compares two answers; use grade to grade one")
         if self.form.needs_reference and not reference:
             raise DataError(f"the template {self.form.name} requires a reference answer; pass a reference")
         case = Case(_checked(prompt), answer, None, reference)
-        self._engine()  # loaded before the clock starts
-        started = time.perf_counter()
-        texts = self._ask({f"grade#{k}": case for k in range(self._judging.samples)})
+        texts, seconds = yield from self._asking({f"grade#{k}": case for k in range(self._judging.samples)})
         grades = [self._read(completion.text)[0] for completion in texts.values()]
         known = [grade for grade in grades if isinstance(grade, float)]
         return Graded(
@@ -188,7 +212,7 @@ class Judge:
             grades=tuple(grade if isinstance(grade, float) else None for grade in grades),
             texts=tuple(completion.text for completion in texts.values()),
             tokens=sum(map(_tokens, texts.values())),
-            seconds=time.perf_counter() - started,
+            seconds=seconds,
         )
 
     def rank(self, prompt: str, answers: Sequence[str], *, reference: str | None = None) -> Ranked:
@@ -198,12 +222,17 @@ class Judge:
             ConfigError: the template grades single answers.
             DataError: there are fewer than two answers, or a prompt does not fit the model's context.
         """
+        return self._answered(self.ranking(prompt, answers, reference=reference))
+
+    def ranking(
+        self, prompt: str, answers: Sequence[str], *, reference: str | None = None
+    ) -> Judging[Ranked]:
+        """Rank answers without an engine; see the class, and `rank` for what it raises."""
         if len(answers) < 2:
             raise DataError(f"the number of answers to rank is {len(answers)}; expected two or more")
         pairs = list(combinations(range(len(answers)), 2))
-        self._engine()
-        started = time.perf_counter()
-        compared = self._compare(prompt, [(answers[i], answers[j]) for i, j in pairs], reference)
+        shown = [(answers[i], answers[j]) for i, j in pairs]
+        compared = yield from self._comparing(prompt, shown, reference)
         points = {"a": 1.0, "b": 0.0, "tie": 0.5}
         results = []
         for (i, j), found in zip(pairs, compared, strict=True):
@@ -215,7 +244,7 @@ class Judge:
             places=tuple(rank(len(answers), results)),
             comparisons=tuple((i, j, found) for (i, j), found in zip(pairs, compared, strict=True)),
             tokens=sum(found.tokens for found in compared),
-            seconds=time.perf_counter() - started,
+            seconds=compared[0].seconds,
         )
 
     def judge_rows(self, rows: Rows, out: Path | str, selection: RowOptions = RowOptions()) -> RowJudgements:
@@ -251,40 +280,30 @@ class Judge:
         """
         return JudgeTask(self.form, reference=self._judging.reference)
 
-    def _compare(
+    def _comparing(
         self, prompt: str, pairs: Sequence[tuple[str, str]], reference: str | None
-    ) -> list[Compared]:
+    ) -> Judging[list[Compared]]:
         """Compare several pairs of answers to one prompt in one batch."""
-        cases = self._cases(prompt, pairs, reference)
-        self._engine()
-        started = time.perf_counter()
-        texts = self._ask(cases)
-        seconds = time.perf_counter() - started
-        return [
-            self._compared({name: text for name, text in texts.items() if name.startswith(f"{i}#")}, seconds)
-            for i in range(len(pairs))
-        ]
-
-    def _cases(self, prompt: str, pairs: Sequence[tuple[str, str]], reference: str | None) -> dict[str, Case]:
-        """Return the cases of pairs in both orders, each as often as they are sampled, by name."""
         if self.form.singly:
             raise ConfigError(
                 f"the template {self.form.name} grades single answers; compare with rubric, scores or verdict"
             )
-        return {
+        shown = {
             f"{index}#{order}#{k}": Case(_checked(prompt), *((a, b) if order == "ab" else (b, a)), reference)
             for index, (a, b) in enumerate(pairs)
             for order in ORDERS
             for k in range(self._judging.samples)
         }
-
-    def _compared(self, texts: Mapping[str, Completion], seconds: float) -> Compared:
-        """Aggregate the judgements of one pair."""
-        judged = [self._judgement(name.split("#")[1], completion) for name, completion in texts.items()]
-        together = outcome([(judgement.order, verdict) for judgement, verdict in judged])
-        tokens = sum(map(_tokens, texts.values()))
-        said = tuple(judgement for judgement, _ in judged)
-        return Compared(**vars(together), said=said, tokens=tokens, seconds=seconds)
+        texts, seconds = yield from self._asking(shown)
+        compared = []
+        for index in range(len(pairs)):
+            own = {name: text for name, text in texts.items() if name.startswith(f"{index}#")}
+            judged = [self._judgement(name.split("#")[1], completion) for name, completion in own.items()]
+            together = outcome([(judgement.order, verdict) for judgement, verdict in judged])
+            tokens = sum(map(_tokens, own.values()))
+            said = tuple(judgement for judgement, _ in judged)
+            compared.append(Compared(**vars(together), said=said, tokens=tokens, seconds=seconds))
+        return compared
 
     def _judgement(self, order: str, completion: Completion) -> tuple[Said, Verdict | None]:
         """Parse one judgement; also return its verdict in the order shown."""
@@ -300,20 +319,35 @@ class Judge:
         except JudgeParseError as error:
             return None, str(error)
 
-    def _ask(self, cases: dict[str, Case]) -> dict[str, Completion]:
-        """Generate the completions of cases, by name, in the order of the cases."""
-        requests = self._requests(cases)
-        found = {request.sample.id: completion for request, completion in self._engine().complete(requests)}
-        for completion in found.values():
-            if why := UNANSWERED.get(completion.finish_reason):
-                raise DataError(f"no judgement: {why}; change the prompt or the answers")
-        return {name: found[name] for name in cases}
-
-    def _requests(self, cases: Mapping[str, Case]) -> list[Request]:
-        return [
+    def _asking(self, cases: dict[str, Case]) -> Judging[tuple[dict[str, Completion], float]]:
+        """Get the completions of cases, by name, in the order of the cases, and the seconds they took."""
+        requests = [
             Request(Sample(name, self.form.messages(case)), self._sampling, logprobs=False)
             for name, case in cases.items()
         ]
+        answers = yield requests
+        for completion in answers.completions:
+            if why := UNANSWERED.get(completion.finish_reason):
+                raise DataError(f"no judgement: {why}; change the prompt or the answers")
+        return dict(zip(cases, answers.completions, strict=True)), answers.seconds
+
+    def _answered(self, work: Judging[Found]) -> Found:
+        """Let the engine answer the requests of a judging; return its result."""
+        requests = next(work)
+        engine = self._engine()  # loaded before the clock starts
+        started = time.perf_counter()
+        found = {request.sample.id: completion for request, completion in engine.complete(requests)}
+        completions = [found[request.sample.id] for request in requests]
+        return _finished(work, Answers(completions, time.perf_counter() - started))
+
+
+def _finished(work: Judging[Found], answers: Answers) -> Found:
+    """Hand a judging its answers; return its result."""
+    try:
+        work.send(answers)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("a judging asks once")
 
 
 def _checked(prompt: str) -> str:

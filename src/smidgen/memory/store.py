@@ -247,6 +247,12 @@ class Store:
         with self._reading():
             return containing(self._connection, query, k)
 
+    def decided(self, input_id: str) -> Entry | None:
+        """The entry that decided on an input, or None."""
+        with self._reading():
+            found = self._input(input_id)
+            return self.entry(found["decided"]) if found and found["decided"] else None
+
     def entry(self, number: int) -> Entry:
         """The journal's entry with a number, which must exist."""
         found = self._find_entry(number)

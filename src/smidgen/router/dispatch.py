@@ -19,6 +19,8 @@ from smidgen.router.job import CLOSED, Job, Outcome
 
 PAUSE, LONGEST_PAUSE = 0.25, 60.0
 """Seconds before a deferred question is tried again: after the first attempt, and at most."""
+STEP = 0.1
+"""Most seconds of a step: a question that comes during one may have the earliest deadline."""
 
 Told = list[tuple[Job, Outcome]]
 
@@ -109,7 +111,7 @@ class Dispatcher:
                     continue
             _tell(told)
             if self._running:
-                return LONGEST_PAUSE if seconds is None else seconds
+                return STEP if seconds is None else min(STEP, seconds)
 
     def _finish(self, events: Iterable[Event]) -> Told:
         """Take the answers of the engine, and give the places that are free to those who wait."""

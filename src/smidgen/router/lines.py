@@ -60,7 +60,7 @@ def read_lines(
         try:
             row = _row(data)
             own = _id(row, own)
-            yield Line(number, own, _question(row, intents))
+            yield Line(number, own, question_of(row, intents))
         except DataError as error:
             yield Line(number, own, fault=f"line {number}: {error}")
 
@@ -94,7 +94,12 @@ def _id(row: Mapping[str, Any], made_up: str) -> str:
     return str(given)
 
 
-def _question(row: Mapping[str, Any], intents: KnownIntents) -> Question:
+def question_of(row: Mapping[str, Any], intents: KnownIntents) -> Question:
+    """Return what a row asks; see the module.
+
+    Raises:
+        DataError: it asks nothing that a router decides, or lacks something.
+    """
     task = row.get("task") or (
         "arbitrate" if "fact" in row else "classify" if "intents" in row else "memorize"
     )

@@ -7,12 +7,12 @@ from concurrent.futures import Future
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from smidgen.data.memories import Candidate
 from smidgen.data.types import Request, Sampling
 from smidgen.errors import ConfigError, ModelError, UserError
-from smidgen.inference import Engine, open_engine
+from smidgen.inference import Session, open_engine
 from smidgen.options import EngineName, EngineOptions
 from smidgen.router.dispatch import Dispatcher
 from smidgen.router.job import Job, Outcome
@@ -41,6 +41,18 @@ make an engine load its model again: with a prompt, just below llama.cpp's step 
 WARM_TEXTS = ("My sister lives in Graz.", "What time is it?", "The build passed.", "I like green tea.")
 
 
+class Sessions(Protocol):
+    """What a router needs of an engine."""
+
+    def session(self) -> Session:
+        """Open a session."""
+        ...
+
+    def close(self) -> None:
+        """Release what the router alone used."""
+        ...
+
+
 class Router:
     """A loaded model that decides on texts, within a budget of time, for callers in any thread."""
 
@@ -54,6 +66,7 @@ class Router:
         intents: Intents = (),
         classifier: Path | str | None = None,
         places: int = PLACES,
+        sessions: Sessions | None = None,
     ):
         """Load a model and compute the prefixes of its prompts, so that no question waits for that.
 
@@ -66,6 +79,8 @@ class Router:
             classifier: folder of a run of the task `intent` on the same base, whose adapter and labels
                 `classify` uses instead, unless it is given intents.
             places: number of questions of one task that the engine works on at a time.
+            sessions: an engine that is open already and serves others too; the model then only names it in
+                journals, and the adapter goes with every question.
 
         Raises:
             ConfigError: a setting is out of range, or does not apply to the engine or beside another.
@@ -89,7 +104,8 @@ class Router:
         self.model = options.model
         started = time.perf_counter()
         self._numbers = itertools.count(1)
-        self._engine: Engine = open_engine(options)
+        self._adapter = None if sessions is None else options.adapter
+        self._engine: Sessions = open_engine(options) if sessions is None else sessions
         self._dispatcher = Dispatcher(self._engine.session(), places)
         self._latencies = Latencies()
         try:
@@ -169,7 +185,8 @@ class Router:
             return
         job.read = lambda text: decider.decision(sample, text)
         sampling = Sampling(max_tokens=max_tokens)
-        job.request = Request(sample, sampling, constraint, logprobs=False, adapter=question.adapter)
+        adapter = question.adapter or self._adapter
+        job.request = Request(sample, sampling, constraint, logprobs=False, adapter=adapter)
         self._dispatcher.submit(job)
 
     def _warm(self, places: int) -> None:

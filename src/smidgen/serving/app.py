@@ -1,8 +1,7 @@
 """The application: the endpoints of OpenAI's protocol, their description, and room for further ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,6 +21,8 @@ from smidgen.serving.service import Service
 
 LEFT = 499
 """Status of a request whose client left, as nginx has it; nobody receives it."""
+PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+"""The page of the description has its style in it and needs nothing else."""
 
 
 class Health(TypedDict):
@@ -63,8 +64,7 @@ def build_app(
     *,
     routes: Sequence[BaseRoute] = (),
     middleware: Sequence[Middleware] = (),
-    paths: Mapping[str, Any] | None = None,
-    schemas: Mapping[str, Any] | None = None,
+    operations: Sequence[Operation] = (),
 ) -> Starlette:
     """Return the application.
 
@@ -72,11 +72,10 @@ def build_app(
         service: what is served.
         routes: further endpoints. An `ApiError` that one raises becomes the response.
         middleware: what requests pass through first, the outermost first.
-        paths: OpenAPI descriptions of the further endpoints, by path.
-        schemas: the schemas that these refer to.
+        operations: descriptions of the further endpoints.
     """
-    document = describe(OPERATIONS, paths=paths, schemas=schemas)
-    text = page(document, OPERATIONS)
+    document = describe([*OPERATIONS, *operations])
+    text = page(document, [*OPERATIONS, *operations])
 
     async def models(request: Request) -> Response:
         return JSONResponse(service.names.listing())
@@ -98,7 +97,7 @@ def build_app(
         return JSONResponse(document)
 
     async def docs(request: Request) -> Response:
-        return HTMLResponse(text)
+        return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY})
 
     return Starlette(
         routes=[

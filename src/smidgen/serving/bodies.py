@@ -7,11 +7,14 @@ https://platform.openai.com/docs/api-reference/chat/create and …/completions/c
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
 from smidgen.errors import did_you_mean, first_few
+from smidgen.serving.body_limits import check_content_type
 from smidgen.serving.faults import ApiError
+from smidgen.serving.request_facts import facts_of
+from smidgen.serving.strict_json import read_json_body
 
 MOST_CHOICES, MOST_PROMPTS = 128, 128
 """Choices of a prompt, as OpenAI has it, and prompts of a request."""
@@ -259,15 +262,9 @@ async def read_body(request: Request, body: type[Read]) -> Read:
     Raises:
         ApiError: 415, it is not declared as JSON; 400, it is not JSON, or a field is unknown or wrong.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        # It also keeps web pages from asking: browsers send JSON elsewhere only if they are allowed to.
-        given = f"is '{kind[:SHOWN]}'" if kind else "has no content type"
-        raise ApiError(415, f"the body {given}; send JSON with the header content-type: application/json")
-    try:
-        value = from_json(await request.body(), allow_inf_nan=False)
-    except ValueError as error:
-        raise ApiError(400, f"the body is not JSON ({error}); expected a JSON object") from None
+    check_content_type(request.headers)
+    value = await read_json_body(request)
+    facts_of(request.scope).texts = value
     return parse_body(value, body)
 
 

@@ -28,6 +28,7 @@ from smidgen.serving.bodies import (
 from smidgen.serving.dialects import ChatDialect, Dialect, TextDialect
 from smidgen.serving.faults import ApiError
 from smidgen.serving.jobs import Answers
+from smidgen.serving.request_facts import RequestFacts, facts_of
 from smidgen.serving.service import Service
 
 Found = TypeVar("Found")
@@ -200,6 +201,8 @@ async def _respond(
     service: Service, request: HttpRequest, body: CommonBody, exchange: Exchange, user: str | None
 ) -> Response:
     """Let the engine answer, until the client leaves."""
+    facts = facts_of(request.scope)
+    facts.model = exchange.head["model"]
     answers = service.scheduler.enter(
         exchange.requests,
         client_of(request, user),
@@ -214,7 +217,8 @@ async def _respond(
             answers.cancel()
             raise
         assert first is not None
-        return ChunkStream(_chunks(service, exchange, answers, first), answers)
+        facts.begin_answer(answers.queue_seconds)
+        return ChunkStream(_chunks(service, exchange, answers, first, facts), answers)
     async with answers:
         completions = await until_gone(request, answers.completions())
     choices = [
@@ -222,11 +226,12 @@ async def _respond(
         for i, each in enumerate(completions)
     ]
     usage = usage_of(completions, exchange.num_prompts)
+    facts.end_answer(usage, answers.queue_seconds)
     return JSONResponse({**exchange.head, "choices": choices, "usage": usage})
 
 
 async def _chunks(
-    service: Service, exchange: Exchange, answers: Answers, first: tuple[int, Event]
+    service: Service, exchange: Exchange, answers: Answers, first: tuple[int, Event], facts: RequestFacts
 ) -> AsyncIterator[bytes]:
     """Write events as chunks; a fault ends the stream with its error."""
     dialect, completions = exchange.dialect, dict[int, Completion]()
@@ -247,9 +252,10 @@ async def _chunks(
     except ApiError as error:
         yield _data(error.to_json())
         return
+    usage = usage_of([completions[index] for index in sorted(completions)], exchange.num_prompts)
+    facts.end_answer(usage, answers.queue_seconds)
     if exchange.has_usage:
-        finished = [completions[index] for index in sorted(completions)]
-        yield _chunk(exchange, [], usage=usage_of(finished, exchange.num_prompts))
+        yield _chunk(exchange, [], usage=usage)
     yield b"data: [DONE]\n\n"
 
 
@@ -265,8 +271,7 @@ def _data(value: Mapping[str, Any]) -> bytes:
 
 def client_of(request: HttpRequest, user: str | None = None) -> str:
     """Return who asks, for turns: the holder of a key, else the user that the body names, else an address."""
-    facts = request.scope.get("state", {}).get("facts")
-    known = "" if facts is None else facts.client
+    known = facts_of(request.scope).client
     if known.startswith("key-"):
         return known
     address = request.client.host if request.client else ""

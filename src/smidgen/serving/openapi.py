@@ -33,6 +33,7 @@ class Operation:
         body: type of the body.
         answer: type of the answer.
         example: an example of a body, as JSON.
+        query: type of the query.
     """
 
     method: str
@@ -41,21 +42,11 @@ class Operation:
     body: type[BaseModel] | None = None
     answer: Any = None
     example: str = ""
+    query: type[BaseModel] | None = None
 
 
-def describe(
-    operations: Sequence[Operation],
-    *,
-    paths: Mapping[str, Any] | None = None,
-    schemas: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return an OpenAPI 3.1 document.
-
-    Args:
-        operations: the endpoints.
-        paths: descriptions of further paths, as OpenAPI has them.
-        schemas: the schemas that they refer to.
-    """
+def describe(operations: Sequence[Operation]) -> dict[str, Any]:
+    """Return an OpenAPI 3.1 document of some endpoints."""
     types: dict[str, TypeAdapter[Any]] = {}
     for operation in operations:
         for each in (operation.body, operation.answer):
@@ -65,14 +56,11 @@ def describe(
         [(name, "validation", adapter) for name, adapter in types.items()], ref_template=REFERENCE
     )
     known = definitions.get("$defs", {})
-    written: dict[str, Any] = dict(paths or {})
+    written: dict[str, Any] = {}
     for operation in operations:
         entry = {
             "summary": operation.summary,
-            "parameters": [
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                for name in _parameters(operation.path)
-            ],
+            "parameters": _parameters(operation),
             "responses": {
                 "200": {"description": "The answer.", **_content(operation.answer, named)},
                 "default": {
@@ -88,7 +76,7 @@ def describe(
         "openapi": "3.1.0",
         "info": {"title": "smidgen", "version": __version__, "description": "An OpenAI-compatible server."},
         "paths": written,
-        "components": {"schemas": {**known, "Error": ERROR, **(schemas or {})}},
+        "components": {"schemas": {**known, "Error": ERROR}},
     }
 
 
@@ -134,8 +122,17 @@ def page(document: Mapping[str, Any], operations: Sequence[Operation]) -> str:
     )
 
 
-def _parameters(path: str) -> list[str]:
-    return [part.partition("}")[0] for part in path.split("{")[1:]]
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    """Return the parameters in the path and the query of an endpoint; those of the query are optional."""
+    names = [part.partition("}")[0] for part in operation.path.split("{")[1:]]
+    found: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+    ]
+    fields = operation.query.model_json_schema()["properties"] if operation.query else {}
+    for name, schema in fields.items():
+        described = {"name": name, "in": "query", "description": schema["description"], "schema": schema}
+        found.append(described)
+    return found
 
 
 def _content(type_: Any, named: Mapping[Any, Any]) -> dict[str, Any]:

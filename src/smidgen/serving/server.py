@@ -4,12 +4,14 @@ import asyncio
 import ipaddress
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from smidgen.errors import ConfigError
+from smidgen.serving.connections import GuardedProtocol
 from smidgen.serving.scheduler import Scheduler
 
 CLOSING = 5
@@ -20,17 +22,28 @@ BACKLOG = 2048
 class DrainingServer(uvicorn.Server):
     """Listens until a signal; then refuses new requests with 503 until those that run are finished."""
 
-    def __init__(self, app: ASGIApp, scheduler: Scheduler, *, grace_s: float):
+    def __init__(
+        self,
+        app: ASGIApp,
+        scheduler: Scheduler,
+        *,
+        grace_s: float,
+        most_connections: int | None = None,
+        before: Callable[[], Awaitable[object]] | None = None,
+    ):
         """Prepare.
 
         Args:
             app: the application.
             scheduler: is told to take no more requests.
             grace_s: seconds that running requests get after the signal before they are cancelled.
+            most_connections: connections that clients may keep open together.
+            before: awaited in the event loop before connections are taken.
         """
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=GuardedProtocol,
+            limit_concurrency=most_connections,
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -46,6 +59,13 @@ class DrainingServer(uvicorn.Server):
         self._scheduler = scheduler
         self._grace_s = grace_s
         self._last_moment: float | None = None
+        self._before = before
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take connections."""
+        if self._before is not None:
+            await self._before()
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; a second signal stops at once."""
