@@ -13,7 +13,8 @@ calibrated, and may abstain, comes from `load_ensemble`.
 """
 
 from smidgen.judge.ensemble import Combined, CombinedPair, Ensemble, EnsembleCompared, load_ensemble
-from smidgen.judge.judging import Compared, Graded, Judge, Ranked, Said
+from smidgen.judge.judging import Judge
+from smidgen.judge.results import Compared, Graded, Ranked, Said
 from smidgen.judge.row_judgements import JudgedPair, RowJudgements
 
 __all__ = [

@@ -19,7 +19,8 @@ from smidgen.evaluation.records import read_log, read_records, wall_clock
 from smidgen.evaluation.speed import Speed, measure_speed
 from smidgen.files import is_url, write_jsonl
 from smidgen.inference import model_hash
-from smidgen.judge.judging import Judge, Said
+from smidgen.judge.judging import Judge
+from smidgen.judge.results import Said
 from smidgen.judge.row_judgements import PairSamples, RowJudgements, Rows, pairs_file, sample_pairs
 from smidgen.options import EngineOptions, JudgeOptions, RowOptions, SamplingOptions
 from smidgen.tasks.judge.ballots import gather
