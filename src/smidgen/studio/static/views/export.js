@@ -24,7 +24,7 @@ export function exportView(main) {
   keep({ run: run.name });
   main.append(
     h("p", { class: "lead" }, "Each export is written as a new folder here, and read back before it counts."),
-    h("div", { class: "fields" }, field("Run", choice(runs.map((/** @type {any} */ each) => [each.name, each.name]), run.name, (name) => (location.hash = `#export/${name}`)))),
+    h("div", { class: "fields" }, field("Run", choice(runs.map((/** @type {any} */ each) => [each.name, each.name]), run.name, (name) => (location.hash = `#export/${encodeURIComponent(name)}`)))),
     h("div", { class: "options" }, FORMATS.filter(([, , , adapter]) => run.adapter || !adapter).map((format) => option(run, format))),
   );
 }

@@ -16,10 +16,10 @@ export async function reportView(main) {
     return;
   }
   keep({ run: name });
-  const report = get(`/api/runs/${name}/report.json`);
-  const picked = choice(runs.map((/** @type {string} */ run) => [run, run]), name, (run) => (location.hash = `#report/${run}`));
+  const report = get(`/api/runs/${encodeURIComponent(name)}/report.json`);
+  const picked = choice(runs.map((/** @type {string} */ run) => [run, run]), name, (run) => (location.hash = `#report/${encodeURIComponent(run)}`));
   const [bar, panel] = tabs("Report", [
-    ["report", "Report", (place) => fill(place, h("iframe", { src: `/api/runs/${name}/report.html`, sandbox: "", title: `Report of ${name}`, referrerpolicy: "no-referrer" }))],
+    ["report", "Report", (place) => fill(place, h("iframe", { src: `/api/runs/${encodeURIComponent(name)}/report.html`, sandbox: "", title: `Report of ${name}`, referrerpolicy: "no-referrer" }))],
     [
       "evidence",
       "Evidence",
