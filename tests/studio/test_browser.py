@@ -254,7 +254,17 @@ def test_rewards_metrics_and_manipulations_are_drawn(tmp_path: Path):
     root.mkdir()
     folder = make_run(root, "rewarded", {})
     steps = [
-        {"step": n, "loss": 1 / n, "metric": n / 40 if n % 5 == 0 else None, "metrics": {"reward": n / 30}}
+        {
+            "step": n,
+            "loss": 1 / n,
+            "metric": n / 40 if n % 5 == 0 else None,
+            "metrics": {
+                "reward": n / 30,
+                "reward_std": 0.1,
+                "rewards/score/mean": n / 30,  # the only one that counts, and so the same as the total
+                "rewards/parsed/mean": 0.5,
+            },
+        }
         for n in range(1, 31)
     ]
     write_lines(folder / "metrics.jsonl", steps)
@@ -271,7 +281,11 @@ def test_rewards_metrics_and_manipulations_are_drawn(tmp_path: Path):
     with life.started_studio(root) as address, life.opened_page(address) as page:
         eyes = life.Eyes(page, tmp_path / "shots")
         go(page, "Run")
-        for name in ("Loss: training loss 0.033", "Reward: reward 1.000", "Metric of the task: .* 0.750"):
+        for name in (
+            "Loss: training loss 0.033",
+            "Reward: reward 1.000, parsed 0.500$",
+            "Metric of the task: .* 0.750",
+        ):
             page.get_by_role("img", name=re.compile(name)).wait_for()
         eyes.look("rewards-done")
         go(page, "Report")

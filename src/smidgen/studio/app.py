@@ -70,17 +70,18 @@ class Studio:
 
     async def overview(self, request: Request) -> Response:
         """What there is in the workspace."""
+        return JSONResponse(await run_in_threadpool(self._overview))
+
+    def _overview(self) -> dict[str, Any]:
         space = self.workspace
         tables = [file for file in space.files((".toml",)) if recipes.is_recipe(space.root / file.path)]
-        return JSONResponse(
-            {
-                "name": space.root.name,
-                "rows": [file._asdict() for file in space.files(ROW_ENDINGS)],
-                "recipes": [file._asdict() for file in tables],
-                "stores": [file._asdict() for file in space.files(STORE_ENDINGS)],
-                "runs": self._runs(),
-            }
-        )
+        return {
+            "name": space.root.name,
+            "rows": [file._asdict() for file in space.files(ROW_ENDINGS)],
+            "recipes": [file._asdict() for file in tables],
+            "stores": [file._asdict() for file in space.files(STORE_ENDINGS)],
+            "runs": self._runs(),
+        }
 
     async def upload(self, request: Request) -> Response:
         """Write a dropped file into the workspace, under a free name."""
@@ -179,7 +180,7 @@ class Studio:
 
     async def list_runs(self, request: Request) -> Response:
         """Every run folder."""
-        return JSONResponse(self._runs())
+        return JSONResponse(await run_in_threadpool(self._runs))
 
     async def run(self, request: Request) -> Response:
         """One run, or what is known of one that has no folder yet."""
@@ -240,8 +241,11 @@ class Studio:
             await asyncio.gather(work, left, return_exceptions=True)
 
     def _runs(self) -> list[dict[str, Any]]:
-        names = run_folders.run_names(self.workspace)
-        return [run_folders.summary(self.workspace, self.jobs, name) for name in names]
+        found = []
+        for name in run_folders.run_names(self.workspace):
+            with contextlib.suppress(DataError):  # removed since the folder was read
+                found.append(run_folders.summary(self.workspace, self.jobs, name))
+        return found
 
     def _first_job(self, name: str) -> Job | None:
         return next((job for job in self.jobs.all() if job.kind == "run" and job.subject == name), None)

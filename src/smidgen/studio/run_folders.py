@@ -217,7 +217,7 @@ class Tail:
         self._path, self._offset, self._inode, self.has_more = path, 0, 0, False
 
     def read(self) -> tuple[bool, list[Any]]:
-        """Return whether the file was begun anew since the last call, and its new rows, or the first of them."""
+        """Return whether the file was begun anew since the last call, and its new rows, or some of them."""
         self.has_more = False
         try:
             with self._path.open("rb") as file:

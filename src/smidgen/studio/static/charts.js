@@ -1,6 +1,6 @@
 /** Small charts as SVG: lines against steps, intervals, reliability, and a meter. */
 
-import { figure, fill, h } from "./dom.js";
+import { count, figure, fill, h } from "./dom.js";
 
 const WIDEST = 900;
 const LEFT = 46;
@@ -25,17 +25,17 @@ function chart(draw) {
  * Lines against a number, such as the loss against the step, with a legend and a readout under the pointer.
  * @param {string} title
  * @param {Array<{name: string, points: Array<[number, number]>, dots?: boolean}>} series
- * @param {{height?: number, across?: string, most?: number}} [options]
+ * @param {{height?: number, across?: string, least?: number, most?: number}} [options] - the axis goes from `least` to `most`, or farther.
  */
 export function lineChart(title, series, options = {}) {
   return chart((width) => lines(width, title, series, options));
 }
 
 /** @param {number} width @param {string} title @param {any[]} series @param {any} options */
-function lines(width, title, series, { height = 220, across = "step", most = 0 }) {
+function lines(width, title, series, { height = 220, across = "step", least = Infinity, most = 0 }) {
   const drawn = series.filter((each) => each.points.length).map((each) => ({ ...each, points: thinned(each.points, width) }));
   const all = drawn.flatMap((each) => each.points);
-  const [x0, x1] = [Math.min(...all.map(([x]) => x)), Math.max(most, ...all.map(([x]) => x))];
+  const [x0, x1] = [Math.min(least, ...all.map(([x]) => x)), Math.max(most, ...all.map(([x]) => x))];
   const [y0, y1] = around(all.map(([, y]) => y));
   const x = (/** @type {number} */ value) => LEFT + ((value - x0) / (x1 - x0 || 1)) * (width - LEFT - RIGHT);
   const y = (/** @type {number} */ value) => height - BOTTOM - ((value - y0) / (y1 - y0 || 1)) * (height - TOP - BOTTOM);
@@ -66,8 +66,11 @@ function lines(width, title, series, { height = 220, across = "step", most = 0 }
       h("svg:line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }),
       h("svg:text", { class: "tick", x: LEFT - 7, y: y(value) + 4, "text-anchor": "end" }, short(value)),
     ]),
-    ticks(x0, x1, 6, true).map((value) => h("svg:text", { class: "tick", x: x(value), y: height - 7, "text-anchor": "middle" }, short(value))),
-    drawn.map((each, i) => [
+    ticks(x0, x1, width < 480 ? 4 : 6, true)
+      .filter((value) => x(value) < width - 62)
+      .map((value) => h("svg:text", { class: "tick", x: x(value), y: height - 7, "text-anchor": "middle" }, short(value))),
+    h("svg:text", { class: "tick", x: width - RIGHT, y: height - 7, "text-anchor": "end" }, `${across} ${count(x1)}`),
+    drawn.toReversed().map((each) => [drawn.indexOf(each), each]).map(([i, each]) => [
       each.points.length > 1 ? h("svg:polyline", { class: `line s${i}`, points: each.points.map(([px, py]) => `${x(px).toFixed(1)},${y(py).toFixed(1)}`).join(" ") }) : null,
       each.dots || each.points.length === 1 ? each.points.map(([px, py]) => h("svg:circle", { class: `dot s${i}`, cx: x(px), cy: y(py), r: 3 })) : null,
     ]),
@@ -193,7 +196,8 @@ function ticks(from, to, about, whole = false) {
 
 /** @param {number} value */
 function short(value) {
-  return Math.abs(value) >= 1000 ? `${Number((value / 1000).toFixed(1))}k` : String(Number(value.toPrecision(3)));
+  const text = Math.abs(value) >= 1000 ? `${Number((value / 1000).toFixed(1))}k` : String(Number(value.toPrecision(3)));
+  return text.replace("-", "−");
 }
 
 /** @param {number} value */

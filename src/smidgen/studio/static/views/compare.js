@@ -32,7 +32,7 @@ export async function compareView(main) {
       chosen[key] = place;
       show();
     }));
-  main.append(h("div", { class: "fields" }, select("first", "First"), select("second", "Second")), rows, h("h2", {}, "Metrics"), metrics);
+  main.append(h("div", { class: "fields" }, select("first", "First"), select("second", "Second")), rows, h("h2", { class: "next" }, "Metrics"), metrics);
 
   let asking = new AbortController();
 
@@ -100,8 +100,8 @@ function brief(prompt) {
 /** @param {any} result */
 function metricsOf(result) {
   const rows = Object.entries(result.metrics).map(([name, each]) => {
-    const { value, low, high } = each.difference;
-    return [words(name), figure(each.first.value), figure(each.second.value), `${figure(value)} (${figure(low)} to ${figure(high)})`, each.p_value === null ? "–" : figure(each.p_value)];
+    const { value, low, high } = Object.fromEntries(Object.entries(each.difference).map(([key, number]) => [key, typeof number === "number" ? 0 - number : number]));
+    return [words(name), figure(each.first.value), figure(each.second.value), `${figure(value)} (${figure(high)} to ${figure(low)})`, each.p_value === null ? "–" : figure(each.p_value)];
   });
-  return table(["Metric", "First", "Second", "First − second, 95 % interval", "McNemar p"], rows, "Metrics of both evaluations");
+  return table(["Metric", "First", "Second", "Second − first, 95 % interval", "McNemar p"], rows, "Metrics of both evaluations");
 }

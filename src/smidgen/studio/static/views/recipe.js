@@ -1,7 +1,7 @@
 /** Step 2: the settings as a form and as TOML, with what they take beside them. */
 
 import { get, post } from "../api.js";
-import { announce, choice, field, fill, h, later, notice, waiting } from "../dom.js";
+import { announce, choice, field, fill, h, later, named, notice, waiting } from "../dom.js";
 import { markFaults, recipeForm } from "../form.js";
 import { maskRows } from "../mask.js";
 import { planOf } from "../plan.js";
@@ -90,7 +90,7 @@ export async function recipeView(main) {
       form,
       h("datalist", { id: "row-files" }, ["world", ...files].map((value) => h("option", { value }))),
       h("datalist", { id: "task-names" }, TASKS.filter(([id]) => id).map(([value]) => h("option", { value }))),
-      h("div", { class: "fields" }, field("How it is trained", choice(methods, method, choose))),
+      h("div", { class: "fields wide" }, field("How it is trained", choice(methods, method, choose))),
       recipeForm({ schema, values, files, onchange: change, rebuild }),
     );
   }
@@ -173,8 +173,7 @@ export async function recipeView(main) {
 
 /** The starter that the address names. */
 function wanted() {
-  const name = location.hash.split("/")[1] ?? "";
-  return known.starters[name] ? name : "";
+  return known.starters[named()] ? named() : "";
 }
 
 /** The starter that the address names, or else one that fits what is there. */

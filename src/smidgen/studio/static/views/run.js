@@ -2,7 +2,7 @@
 
 import { follow, get, post } from "../api.js";
 import { lineChart } from "../charts.js";
-import { announce, choice, duration, empty, field, figure, fill, h, notice, words } from "../dom.js";
+import { announce, choice, duration, empty, field, figure, fill, h, named, notice, words } from "../dom.js";
 import { keep, state } from "../state.js";
 
 const STATES = { running: "running", done: "done", failed: "failed", stopped: "stopped" };
@@ -10,8 +10,7 @@ const STATES = { running: "running", done: "done", failed: "failed", stopped: "s
 /** @param {HTMLElement} main */
 export async function runView(main) {
   const runs = state.overview.runs.map((/** @type {any} */ run) => run.name);
-  const named = decodeURIComponent(location.hash.split("/")[1] ?? "");
-  const name = named || (state.run && runs.includes(state.run) ? state.run : runs[0]) || state.run;
+  const name = named() || (state.run && runs.includes(state.run) ? state.run : runs[0]) || state.run;
   if (!name) {
     fill(main, empty("Nothing has run yet", h("p", {}, "Choose the settings in the ", h("a", { href: "#recipe" }, "recipe"), ", and start it there.")));
     return;
@@ -204,17 +203,26 @@ function stagesOf(events) {
 function curves(rows, most) {
   const points = (/** @type {(row: any) => any} */ value) => rows.map((row) => [row.step, value(row)]).filter(([, y]) => typeof y === "number");
   const charts = [];
+  const axis = { most, least: rows[0]?.step };
   const loss = [
     { name: "training loss", points: points((row) => row.loss) },
     { name: "validation loss", points: points((row) => row.validation_loss), dots: true },
   ];
-  if (loss[0].points.length) charts.push(lineChart("Loss", loss, { most }));
-  const names = [...new Set(rows.flatMap((row) => Object.keys(row.metrics ?? {})))].filter((name) => /reward/.test(name) && !/std|share/.test(name));
-  const rewards = names.slice(0, 4).map((name) => ({ name: name.replaceAll("_", " "), points: points((row) => row.metrics?.[name]) }));
-  if (rewards.some((each) => each.points.length)) charts.push(lineChart("Reward", rewards, { most }));
+  if (loss[0].points.length) charts.push(lineChart("Loss", loss, axis));
+  const rewards = rewardsOf(rows).map(([key, name]) => ({ name, points: points((row) => row.metrics?.[key]) }));
+  if (rewards.some((each) => each.points.length)) charts.push(lineChart("Reward", rewards, axis));
   const metric = [{ name: "on validation rows", points: points((row) => row.metric), dots: true }];
-  if (metric[0].points.length) charts.push(lineChart("Metric of the task", metric, { most }));
+  if (metric[0].points.length) charts.push(lineChart("Metric of the task", metric, axis));
   return charts;
+}
+
+/** The total reward, and its parts where they say more than the total: keys and names. @param {any[]} rows @returns {Array<[string, string]>} */
+function rewardsOf(rows) {
+  const keys = [...new Set(rows.flatMap((row) => Object.keys(row.metrics ?? {})))];
+  const parts = keys.flatMap((key) => key.match(/^rewards\/(.+)\/mean$/) ?? []).filter((_, i) => i % 2);
+  const differs = parts.filter((name) => rows.some((row) => row.metrics?.[`rewards/${name}/mean`] !== row.metrics?.reward));
+  const total = keys.includes("reward") ? [/** @type {[string, string]} */ (["reward", "reward"])] : [];
+  return [...total, ...differs.slice(0, 3).map((name) => /** @type {[string, string]} */ ([`rewards/${name}/mean`, name.replaceAll("_", " ")]))];
 }
 
 /** The first metric of every evaluated stage. @param {any[]} events */
