@@ -53,7 +53,9 @@ async function show() {
     if (mine === shown) leave = ended ?? (() => {});
     else ended?.();
   } catch (error) {
-    if (mine === shown) fill(place, notice("error", error.message));
+    if (mine !== shown) return;
+    place.querySelector(".late")?.remove();
+    place.append(notice("error", error.message));
   }
 }
 
