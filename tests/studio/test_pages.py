@@ -1,6 +1,7 @@
-"""The studio in a real browser: several pages at once, and texts that try to be more than texts."""
+"""The studio in a real browser: several pages at once, strangers, and texts that try to be more."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,21 @@ def test_texts_of_models_and_reports_are_no_markup(tmp_path: Path):
         page.get_by_role("tab", name="Evidence").click()
         page.get_by_role("tabpanel").get_by_text("document.title").first.wait_for()
         assert page.title() == "Report – smidgen studio"
+
+
+def test_strangers_are_refused_by_the_running_server(tmp_path: Path):
+    with life.started_studio(tmp_path) as address:
+        port, token = int(address.split(":")[2].split("/")[0]), address.partition("token=")[2]
+
+        def status(target: str, host: str = f"127.0.0.1:{port}", bearer: str = token) -> int:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                head = [f"GET {target} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {bearer}"]
+                connection.sendall("\r\n".join([*head, "Connection: close", "", ""]).encode())
+                return int(connection.makefile().readline().split()[1])
+
+        assert status("/api/workspace") == 200
+        assert status("/api/workspace", bearer="wrong") == 401
+        assert status("/api/workspace", host="evil.example") == 421
+        assert status("/static/../../cli/app.py") == 404
+        assert status("/api/recipe?file=../../etc/passwd") == 400
+        assert status("/api/runs/..%2f..%2fetc/report.html") in (400, 404)

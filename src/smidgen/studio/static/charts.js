@@ -22,7 +22,8 @@ function chart(draw) {
 }
 
 /**
- * Lines against a number, such as the loss against the step, with a legend and a readout under the pointer.
+ * Lines against a number, such as the loss against the step, with a legend and a readout that follows the pointer or
+ * the arrow keys.
  * @param {string} title
  * @param {Array<{name: string, points: Array<[number, number]>, dots?: boolean}>} series
  * @param {{height?: number, across?: string, least?: number, most?: number}} [options] - the axis goes from `least` to `most`, or farther.
@@ -43,9 +44,20 @@ function lines(width, title, series, { height = 220, across = "step", least = In
   const marks = h("svg:g", {});
   const readout = h("output", { class: "readout" });
   const latest = drawn.map((each) => `${each.name} ${figure(each.points[each.points.length - 1][1])}`).join(", ");
+  let read = -1;
+  const step = (/** @type {KeyboardEvent} */ event) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    const { points } = drawn[0];
+    read = read < 0 ? points.length - 1 : Math.max(0, Math.min(points.length - 1, read + by));
+    show(points[read][0]);
+  };
   const move = (/** @type {PointerEvent} */ event) => {
     const box = svg.getBoundingClientRect();
-    const at = x0 + ((((event.clientX - box.left) / box.width) * width - LEFT) / (width - LEFT - RIGHT)) * (x1 - x0);
+    show(x0 + ((((event.clientX - box.left) / box.width) * width - LEFT) / (width - LEFT - RIGHT)) * (x1 - x0));
+  };
+  const show = (/** @type {number} */ at) => {
     const near = drawn.map((each) => each.points.reduce((a, b) => (Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a)));
     const place = near[0][0];
     cursor.setAttribute("x1", x(place));
@@ -58,10 +70,11 @@ function lines(width, title, series, { height = 220, across = "step", least = In
     cursor.setAttribute("visibility", "hidden");
     marks.replaceChildren();
     readout.textContent = "";
+    read = -1;
   };
   const svg = h(
     "svg:svg",
-    { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${latest}`, onpointermove: move, onpointerleave: leave },
+    { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${latest}`, tabindex: "0", onpointermove: move, onpointerleave: leave, onkeydown: step, onblur: leave },
     ticks(y0, y1, 4).map((value) => [
       h("svg:line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }),
       h("svg:text", { class: "tick", x: LEFT - 7, y: y(value) + 4, "text-anchor": "end" }, short(value)),
