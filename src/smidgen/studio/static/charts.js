@@ -97,7 +97,7 @@ function lines(width, title, series, { height = 220, across = "step", least = In
 /**
  * Figures with their intervals on an axis from 0 to 1, one a row.
  * @param {string} title
- * @param {Array<{name: string, value: number, low: number, high: number}>} rows
+ * @param {Array<{name: string, value: number, low?: number, high?: number}>} rows
  * @param {{centre?: number, note?: string}} [options] - `centre` draws a line where there would be no bias.
  */
 export function intervalChart(title, rows, options = {}) {
@@ -120,12 +120,13 @@ function intervals(width, title, rows, { centre = undefined, note = "" }) {
       ]),
       rows.map((row, i) => {
         const at = 22 + i * 30;
+        const known = typeof row.low === "number" && typeof row.high === "number";
         return h(
           "svg:g",
           {},
-          h("svg:title", {}, `${row.name}: ${percent(row.value)} (${percent(row.low)} to ${percent(row.high)})`),
+          h("svg:title", {}, `${row.name}: ${percent(row.value)}${known ? ` (${percent(row.low)} to ${percent(row.high)})` : ", without an interval"}`),
           h("svg:text", { class: "name", x: left - 14, y: at + 4, "text-anchor": "end" }, row.name),
-          h("svg:line", { class: "span s0", x1: x(row.low), x2: x(row.high), y1: at, y2: at }),
+          known ? h("svg:line", { class: "span s0", x1: x(row.low), x2: x(row.high), y1: at, y2: at }) : null,
           h("svg:circle", { class: "dot s0", cx: x(row.value), cy: at, r: 5 }),
         );
       }),
