@@ -1,14 +1,26 @@
 """The routes: files, recipes, commands, runs and comparisons."""
 
+import asyncio
 import json
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
-from tests.studio.conftest import RECIPE
+from starlette.types import Message
+from tests.studio.conftest import PROGRAM, RECIPE, make_run
 
+from smidgen.errors import ConfigError
 from smidgen.studio import app as app_module
+from smidgen.studio import workspace as workspace_module
+from smidgen.studio.app import Studio
+from smidgen.studio.jobs import Jobs
+from smidgen.studio.workspace import Workspace
 
 
 def error_of(answer: Any) -> str:
@@ -81,8 +93,8 @@ def test_the_schema_has_every_method_and_its_starters_are_right(client: TestClie
 
 def test_questions_about_a_recipe_start_commands(client: TestClient, root: Path):
     found = client.post("/api/recipe/plan", json={"toml": RECIPE}).json()
-    assert found["result"]["words"] == ["plan", ".studio/recipe.toml", "--json"]
-    assert (root / ".studio" / "recipe.toml").read_text() == RECIPE
+    assert re.fullmatch(r"plan \.studio/recipe-\w{16}\.toml --json", " ".join(found["result"]["words"]))
+    assert not any((root / ".studio").iterdir())
     assert "expected plan, check or show" in error_of(client.post("/api/recipe/rm", json={}))
 
 
@@ -110,7 +122,7 @@ def test_a_running_run_is_stopped_and_not_started_twice(client: TestClient, root
     id = started["job"]["id"]
     while not client.app._app.routes[0].endpoint.__self__.jobs.find(id).lines:
         pass
-    assert client.post(f"/api/jobs/{id}/stop", json={}).status_code == 202
+    assert client.post("/api/runs/slow/stop", json={}).status_code == 202
     assert events_of(client.get(f"/api/jobs/{id}/events"))[-1]["state"] == "stopped"
 
 
@@ -177,6 +189,84 @@ def test_a_full_disk_is_said(client: TestClient, monkeypatch: pytest.MonkeyPatch
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "/somewhere/private/recipe.toml")
 
-    monkeypatch.setattr(app_module, "write_text", full)
+    monkeypatch.setattr(workspace_module, "write_text", full)
     answer = client.post("/api/recipe/plan", json={"toml": RECIPE})
     assert (answer.status_code, answer.json()) == (500, {"error": "recipe.toml: no space left on device"})
+
+
+def test_a_run_that_was_started_elsewhere_is_interrupted(client: TestClient, root: Path):
+    assert "the run 'done' is not going on" in error_of(client.post("/api/runs/done/stop", json={}))
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom smidgen.runs import Run\n"
+        "with Run(Path(sys.argv[1])).lock():\n print('up', flush=True)\n time.sleep(60)"
+    )
+    words = [sys.executable, "-c", script, str(root / "runs/done")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"up\n"
+        assert client.get("/api/runs/done").json()["state"] == "running"
+        assert client.post("/api/runs/done/stop", json={}).status_code == 202
+        assert process.wait(20) == -signal.SIGINT
+    assert client.get("/api/runs/done").json()["state"] == "done"
+
+
+def test_two_pages_start_a_run_once(root: Path):
+    """Both requests are there before the first of them has a process."""
+
+    async def work() -> list[int]:
+        studio = Studio(Workspace(root), Jobs(root, PROGRAM))
+        text = RECIPE.replace("made", "slow")
+
+        async def start() -> int:
+            async def receive() -> Message:
+                return {"type": "http.request", "body": json.dumps({"toml": text}).encode()}
+
+            try:
+                return (await studio.run_recipe(Request({"type": "http"}, receive))).status_code
+            except ConfigError as error:
+                assert "the run 'slow' is going on" in str(error)
+                return 400
+
+        found = await asyncio.gather(start(), start())
+        await studio.jobs.close()
+        return sorted(found)
+
+    assert asyncio.run(work()) == [201, 400]
+
+
+def test_a_question_ends_with_its_request(root: Path):
+    async def work() -> list[str]:
+        jobs = Jobs(root, PROGRAM)
+        studio = Studio(Workspace(root), jobs)
+        messages = [{"type": "http.request", "body": b'{"toml": ""}'}]
+
+        async def receive() -> Message:
+            if messages:
+                return messages.pop()
+            while not jobs.all():
+                await asyncio.sleep(0.01)
+            return {"type": "http.disconnect"}
+
+        scope = {"type": "http", "path_params": {"kind": "plan"}}
+        jobs._program = (sys.executable, "-c", "import time; time.sleep(60)")
+        await studio.about_recipe(Request(scope, receive))
+        return [job.state for job in jobs.all()]
+
+    assert asyncio.run(work()) == ["stopped"]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "\xff"])
+def test_a_damaged_run_hides_no_other(client: TestClient, root: Path, damage: str):
+    folder = make_run(root, "damaged", {})
+    (folder / "config.toml").write_text('name = 3\ntrain = "odd"\nmodel = 1\nsettings = []\n')
+    (folder / "provenance.json").write_bytes(damage.encode("latin-1"))
+    runs = {run["name"]: run["state"] for run in client.get("/api/workspace").json()["runs"]}
+    assert runs == {"done": "done", "damaged": "stopped"}
+
+
+def test_links_out_of_a_run_are_not_read(client: TestClient, root: Path):
+    (root / "runs/done/report.json").unlink()
+    (root / "runs/done/report.json").symlink_to(root.parent / "secret.jsonl")
+    (root / "runs/done/metrics.jsonl").unlink()
+    (root / "runs/done/metrics.jsonl").symlink_to(root.parent / "secret.jsonl")
+    assert "report.json of the run 'done' is a link out" in error_of(client.get("/api/runs/done/report.json"))
+    assert "metrics.jsonl of the run 'done' is a link out" in error_of(client.get("/api/runs/done/events"))

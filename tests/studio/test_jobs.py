@@ -117,15 +117,30 @@ def test_the_children_of_a_command_end_with_it(tmp_path: Path):
             time.sleep(0.01)
 
 
-def test_a_new_question_ends_the_earlier_one(tmp_path: Path):
+def test_a_question_that_nobody_waits_for_is_ended_and_leaves_its_place(tmp_path: Path):
     async def work() -> list[str]:
         jobs = Jobs(tmp_path, PROGRAM)
-        asked = [asyncio.create_task(jobs.ask("plan", "x", ["run", "slow"])) for _ in range(3)]
-        await asyncio.sleep(0)
-        last = await jobs.ask("plan", "x", ["fast"])
-        return [*[(await each).state for each in asked], last.state]
+        asked = [asyncio.create_task(jobs.ask("plan", "x", ["run", "slow"])) for _ in range(6)]
+        while len(jobs.all()) < jobs_module.MOST_ASKED:
+            await asyncio.sleep(0.02)
+        for each in asked:
+            each.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        await jobs.ask("plan", "x", ["fast"])
+        return [job.state for job in jobs.all()]
 
-    assert asyncio.run(work()) == ["stopped", "stopped", "stopped", "done"]
+    assert asyncio.run(work()) == ["done", *["stopped"] * jobs_module.MOST_ASKED]
+
+
+def test_a_killed_command_is_said_to_be(tmp_path: Path):
+    script = "import os, sys; print('step 3', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)"
+
+    async def work() -> Job:
+        return await Jobs(tmp_path, (sys.executable, "-c", script)).ask("run", "x", [])
+
+    job = asyncio.run(work())
+    assert job.state == "failed"
+    assert job.error == "smidgen run was ended by the signal SIGKILL, as when memory runs out: step 3"
 
 
 def test_no_module_of_the_workspace_is_imported(tmp_path: Path):

@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 import pytest
-from tests.studio.conftest import make_run
+from tests.studio.conftest import make_run, write_lines
 
 from smidgen.errors import DataError
 from smidgen.runs import Run
@@ -25,6 +25,8 @@ def test_a_run_that_another_process_holds_is_running(root: Path):
     assert run_folders.state_of(folder, jobs, "done") == "done"
     (folder / ".lock").write_text(f"process 999999999 on {platform.node()}")  # it was killed
     assert run_folders.state_of(folder, jobs, "done") == "done"
+    (folder / ".lock").write_text(f"process {os.getpid()} on {platform.node()}")  # its number was given anew
+    assert run_folders.state_of(folder, jobs, "done") == "done" and not run_folders.interrupt(folder)
     (folder / ".lock").write_text(f"process {os.getpid()} on another-machine")
     assert not run_folders.is_held(folder)
 
@@ -103,3 +105,21 @@ def test_pages_of_rows(root: Path):
     second = compared_rows(many / "before", many / "after", skip=len(first["rows"]))
     ids = [row["id"] for page in (first, second) for row in page["rows"]]
     assert first["total"] == 40 and ids == [f"r{i}" for i in range(40)]
+
+
+def test_a_long_file_comes_in_pieces(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run_folders, "MOST_READ", 64)
+    folder = root / "runs" / "done"
+    rows = [{"step": step, "text": "x" * (200 if step == 7 else 3)} for step in range(50)]
+    write_lines(folder / "metrics.jsonl", rows)
+
+    async def work() -> list[dict]:
+        return [event async for event in run_folders.follow(folder, lambda: False)]
+
+    events = [event for event in asyncio.run(work()) if event["file"] == "metrics"]
+    assert [row for event in events for row in event["rows"]] == rows
+    assert max(len(event["rows"]) for event in events) < 5 and not any(event["restart"] for event in events)
+
+
+def test_a_run_that_vanishes_is_not_missed(root: Path):
+    assert run_folders._changed(root / "runs" / "gone") == 0.0

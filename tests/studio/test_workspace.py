@@ -1,5 +1,7 @@
 """Nothing outside the workspace is named, read or written."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -93,7 +95,19 @@ def test_a_name_of_nothing_is_refused(root: Path):
 
 
 def test_the_draft_is_not_written_through_a_link(root: Path):
-    assert Workspace(root).draft == root.resolve() / ".studio" / "recipe.toml"
+    with Workspace(root).draft("a = 1") as first, Workspace(root).draft("a = 2") as second:
+        assert [first.read_text(), second.read_text()] == ["a = 1", "a = 2"]
+        assert first.parent == second.parent == root.resolve() / ".studio"
+    assert not any((root / ".studio").iterdir())
+    (root / ".studio").rmdir()
     (root / ".studio").symlink_to(root.parent)
-    with pytest.raises(DataError, match=r"\.studio is a link; remove it"):
-        _ = Workspace(root).draft
+    with pytest.raises(DataError, match=r"\.studio is a link; remove it"), Workspace(root).draft(""):
+        pass
+
+
+def test_a_name_that_is_not_text_is_not_shown(root: Path):
+    (root / "new\nline '\".jsonl").write_text("{}\n")
+    Path(os.fsdecode(os.fsencode(root) + b"/\xff.jsonl")).write_text("{}\n")
+    shown = [file.path for file in Workspace(root).files((".jsonl",))]
+    assert sorted(shown) == ["new\nline '\".jsonl", "rows.jsonl"]
+    json.dumps(shown, ensure_ascii=False).encode()

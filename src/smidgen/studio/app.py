@@ -1,5 +1,6 @@
 """The studio's routes: files, recipes, jobs, runs and comparisons, as JSON and as streams of events."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,15 +10,16 @@ from typing import Any
 
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from smidgen.errors import ConfigError, DataError, SmidgenError, UserError
-from smidgen.files import atomic_file, write_text
+from smidgen.files import atomic_file
 from smidgen.studio import recipes, run_folders
-from smidgen.studio.commands import command, recipe_command
+from smidgen.studio.commands import Command, command, recipe_command
 from smidgen.studio.comparison import compared_rows
 from smidgen.studio.jobs import Job, Jobs
 from smidgen.studio.security import REPORT_POLICY, Guard
@@ -36,6 +38,7 @@ class Studio:
 
     def __init__(self, workspace: Workspace, jobs: Jobs) -> None:
         self.workspace, self.jobs = workspace, jobs
+        self._starting = asyncio.Lock()  # or two pages start the same run at once
 
     def routes(self) -> list[Route | Mount]:
         """Return every route."""
@@ -50,11 +53,11 @@ class Studio:
             Route("/api/commands/{kind:str}", self.start, methods=["POST"]),
             Route("/api/jobs", self.list_jobs),
             Route("/api/jobs/{id:str}/events", self.follow_job),
-            Route("/api/jobs/{id:str}/stop", self.stop_job, methods=["POST"]),
             Route("/api/runs", self.list_runs),
             Route("/api/runs/{name:str}", self.run),
             Route("/api/runs/{name:str}/events", self.follow_run),
             Route("/api/runs/{name:str}/resume", self.resume, methods=["POST"]),
+            Route("/api/runs/{name:str}/stop", self.stop, methods=["POST"]),
             Route("/api/runs/{name:str}/report.json", self.report),
             Route("/api/runs/{name:str}/report.html", self.report_page),
             Route("/api/compare", self.compare),
@@ -67,17 +70,18 @@ class Studio:
 
     async def overview(self, request: Request) -> Response:
         """What there is in the workspace."""
+        return JSONResponse(await run_in_threadpool(self._overview))
+
+    def _overview(self) -> dict[str, Any]:
         space = self.workspace
         tables = [file for file in space.files((".toml",)) if recipes.is_recipe(space.root / file.path)]
-        return JSONResponse(
-            {
-                "name": space.root.name,
-                "rows": [file._asdict() for file in space.files(ROW_ENDINGS)],
-                "recipes": [file._asdict() for file in tables],
-                "stores": [file._asdict() for file in space.files(STORE_ENDINGS)],
-                "runs": self._runs(),
-            }
-        )
+        return {
+            "name": space.root.name,
+            "rows": [file._asdict() for file in space.files(ROW_ENDINGS)],
+            "recipes": [file._asdict() for file in tables],
+            "stores": [file._asdict() for file in space.files(STORE_ENDINGS)],
+            "runs": self._runs(),
+        }
 
     async def upload(self, request: Request) -> Response:
         """Write a dropped file into the workspace, under a free name."""
@@ -114,10 +118,12 @@ class Studio:
         kind, given = request.path_params["kind"], await _posted(request)
         if kind not in ("plan", "check", "show"):
             raise DataError(f"nothing is known about a recipe's '{kind[:40]}'; expected plan, check or show")
-        draft = self.workspace.draft
-        write_text(draft, str(given.get("toml", "")))
-        name = self.workspace.relative(draft)
-        return _answer(await self.jobs.ask(*recipe_command(kind, "recipe", name)))
+        with self.workspace.draft(str(given.get("toml", ""))) as file:
+            name = self.workspace.relative(file)
+            answer = await self._asked(request, recipe_command(kind, "recipe", name))
+        return JSONResponse(
+            answer | {"error": answer["error"] and answer["error"].replace(name, "the recipe")}
+        )
 
     async def run_recipe(self, request: Request) -> Response:
         """Save a recipe in the workspace and start its run."""
@@ -129,28 +135,39 @@ class Studio:
         file = self.workspace.path(str(given.get("file") or f"{about['name']}.toml"))
         if file.suffix != ".toml":
             raise DataError(f"'{file.name}' is not the name of a recipe; expected one that ends in .toml")
-        self._refuse_running(about["name"])
-        recipes.save(file, text, replace=bool(given.get("replace")))
         name, path = about["name"], self.workspace.relative(file)
-        job = await self.jobs.start(*recipe_command("run", name, path))
+        async with self._starting:
+            self._refuse_running(name)
+            recipes.save(file, text, replace=bool(given.get("replace")))
+            job = await self.jobs.start(*recipe_command("run", name, path))
         return JSONResponse({"name": name, "file": path, "job": job.summary()}, 201)
 
     async def resume(self, request: Request) -> Response:
         """Start a run again with the recipe that it was started with; it goes on where it was stopped."""
         name = request.path_params["name"]
         folder = run_folders.run_folder(self.workspace, name)
-        self._refuse_running(name)
         if not (folder / "config.toml").is_file():
             raise DataError(f"the run '{name}' has no config.toml to go on with; start its recipe again")
         path = self.workspace.relative(folder / "config.toml")
-        job = await self.jobs.start(*recipe_command("run", name, path))
+        async with self._starting:
+            self._refuse_running(name)
+            job = await self.jobs.start(*recipe_command("run", name, path))
         return JSONResponse({"name": name, "job": job.summary()}, 201)
+
+    async def stop(self, request: Request) -> Response:
+        """Interrupt a run, wherever it was started, as Ctrl-C does in a terminal."""
+        name = request.path_params["name"]
+        if (job := self.jobs.running("run", name)) is not None:
+            self.jobs.stop(job)
+        elif not run_folders.interrupt(run_folders.run_folder(self.workspace, name)):
+            raise DataError(f"the run '{name}' is not going on; there is nothing to stop")
+        return JSONResponse({"name": name}, 202)
 
     async def start(self, request: Request) -> Response:
         """Start a command; the answer is its result if it is short, else its job."""
         found = command(self.workspace, request.path_params["kind"], await _posted(request))
         if found.kind in ASKED:
-            return _answer(await self.jobs.ask(*found))
+            return JSONResponse(await self._asked(request, found))
         return JSONResponse((await self.jobs.start(*found)).summary(), 201)
 
     async def list_jobs(self, request: Request) -> Response:
@@ -161,15 +178,9 @@ class Studio:
         """What a job prints, as it comes."""
         return _stream(self.jobs.find(request.path_params["id"]).follow())
 
-    async def stop_job(self, request: Request) -> Response:
-        """Interrupt a job."""
-        job = self.jobs.find(request.path_params["id"])
-        self.jobs.stop(job)
-        return JSONResponse(job.summary(), 202)
-
     async def list_runs(self, request: Request) -> Response:
         """Every run folder."""
-        return JSONResponse(self._runs())
+        return JSONResponse(await run_in_threadpool(self._runs))
 
     async def run(self, request: Request) -> Response:
         """One run, or what is known of one that has no folder yet."""
@@ -206,11 +217,35 @@ class Studio:
         skip = given.get("skip", "0")
         if not skip.isdecimal():
             raise DataError(f"'skip' is {skip[:20]!r}; expected a number of rows")
-        return JSONResponse(compared_rows(*places, change=given.get("change", "worse"), skip=int(skip)))
+        found = await run_in_threadpool(
+            compared_rows, *places, change=given.get("change", "worse"), skip=int(skip)
+        )
+        return JSONResponse(found)
+
+    async def _asked(self, request: Request, asked: Command) -> dict[str, Any]:
+        """Return what a short command printed; one that found faults prints and fails, too.
+
+        A page that is left, or asks anew, closes its request, and the command ends with it.
+        """
+        work = asyncio.create_task(self.jobs.ask(*asked))
+        left = asyncio.create_task(_left(request))
+        try:
+            await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                return {"result": None, "error": "nobody waits for the answer any more", "notes": []}
+            job = work.result()
+            return {"result": job.result, "error": job.error, "notes": [*job.lines]}
+        finally:
+            for task in (work, left):
+                task.cancel()
+            await asyncio.gather(work, left, return_exceptions=True)
 
     def _runs(self) -> list[dict[str, Any]]:
-        names = run_folders.run_names(self.workspace)
-        return [run_folders.summary(self.workspace, self.jobs, name) for name in names]
+        found = []
+        for name in run_folders.run_names(self.workspace):
+            with contextlib.suppress(DataError):  # removed since the folder was read
+                found.append(run_folders.summary(self.workspace, self.jobs, name))
+        return found
 
     def _first_job(self, name: str) -> Job | None:
         return next((job for job in self.jobs.all() if job.kind == "run" and job.subject == name), None)
@@ -248,9 +283,10 @@ async def _fault(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 400 if isinstance(error, UserError) else 500)
 
 
-def _answer(job: Job) -> Response:
-    """Answer with what a short command printed; a command that found faults prints and fails, too."""
-    return JSONResponse({"result": job.result, "error": job.error, "state": job.state, "notes": [*job.lines]})
+async def _left(request: Request) -> None:
+    """Wait until the browser has closed a request, whose body was read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _posted(request: Request) -> dict[str, Any]:

@@ -10,10 +10,11 @@ import codecs
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ MOST_TEXT = 16_000_000
 """Characters of a child's output that are kept; only a faulty command prints more."""
 MOST_LINES = 400
 MOST_JOBS = 200
+MOST_ASKED = 4
+"""Short commands that run at a time; further ones wait."""
 GRACE = 20.0
 """Seconds from one signal to the next harder one; a training writes its checkpoint in the meantime."""
 PROGRAM = (sys.executable, "-P", "-m", "smidgen")
@@ -70,6 +73,9 @@ class Job:
         if said is not None:
             return said.removeprefix("error: ")
         last = self.lines[-1] if self.lines else "it printed nothing"
+        if self.code is not None and self.code < 0:
+            name = signal.Signals(-self.code).name
+            return f"smidgen {self.kind} was ended by the signal {name}, as when memory runs out: {last}"
         return f"smidgen {self.kind} ended with the exit code {self.code}: {last}"
 
     @property
@@ -91,7 +97,7 @@ class Job:
             "id": self.id,
             "kind": self.kind,
             "subject": self.subject,
-            "command": " ".join(("smidgen", *self.arguments)),
+            "command": shlex.join(("smidgen", *self.arguments)),
             "state": self.state,
             "stopping": self.is_stopping,
             "code": self.code,
@@ -137,7 +143,7 @@ class Jobs:
         self._folder, self._program = folder, tuple(program)
         self._jobs: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._asking = asyncio.Semaphore(MOST_ASKED)
         self._started = 0
 
     def all(self) -> list[Job]:
@@ -194,12 +200,14 @@ class Jobs:
         return job
 
     async def ask(self, kind: str, subject: str, arguments: Sequence[str]) -> Job:
-        """Run a short command to its end, stopping the one of the same kind that still runs."""
-        async with self._asking[kind]:  # questions that come at once would not see each other start
-            if (earlier := self.running(kind)) is not None:
-                await self._end(earlier, (signal.SIGKILL,))
+        """Run a short command to its end; it is ended at once if this call is cancelled."""
+        async with self._asking:
             job = await self.start(kind, subject, arguments)
-        return await job.finished()
+            try:
+                return await job.finished()
+            except asyncio.CancelledError:
+                await self._end(job, (signal.SIGKILL,))
+                raise
 
     def stop(self, job: Job) -> None:
         """Begin to stop a job; it is stopped when its state says so."""

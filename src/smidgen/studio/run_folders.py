@@ -1,26 +1,31 @@
 """Reading run folders: which runs there are, how far they are, and what they write while they run."""
 
 import asyncio
+import contextlib
 import json
 import os
 import platform
+import signal
 import tomllib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 
-from smidgen.errors import DataError
+from smidgen.errors import DataError, UserError
 from smidgen.files import read_json
 from smidgen.studio.jobs import Jobs
-from smidgen.studio.workspace import Workspace
+from smidgen.studio.workspace import Workspace, is_shown
 
 RunState = Literal["running", "done", "failed", "stopped"]
 FOLLOWED = ("events", "metrics")
 """The files that grow while a run goes on, without their ending."""
 LOOK_EVERY = 0.4
 """Seconds between two looks at them."""
+MOST_READ = 1 << 20
+"""Bytes of a growing file that are read at one look; a browser takes a long file in such pieces, too."""
 HELD = "process "
 NOTHING: dict[str, Any] = {
     "evaluations": [], "exports": [], "adapter": False, "best": False, "report": False,
@@ -35,7 +40,7 @@ def run_names(workspace: Workspace) -> list[str]:
     folders = [
         folder
         for folder in workspace.runs.iterdir()
-        if not folder.name.startswith((".", "-")) and not folder.is_symlink() and _is_run(folder)
+        if is_shown(folder.name) and not folder.is_symlink() and _is_run(folder)
     ]
     return [folder.name for folder in sorted(folders, key=_changed, reverse=True)]
 
@@ -63,9 +68,9 @@ def summary(workspace: Workspace, jobs: Jobs, name: str) -> dict[str, Any]:
         "changed": _changed(folder),
         "job": job.summary() if job else None,
         "task": recipe.get("task"),
-        "method": recipe.get("train", {}).get("method"),
+        "method": _table(recipe, "train").get("method"),
         "base": base_of(folder),
-        "template": recipe.get("settings", {}).get("template"),
+        "template": _table(recipe, "settings").get("template"),
         "description": recipe.get("description", ""),
         "evaluations": evaluations(folder),
         "adapter": (folder / "best" / "adapters.safetensors").is_file(),
@@ -82,27 +87,49 @@ def state_of(folder: Path, jobs: Jobs, name: str) -> RunState:
     last = next((job for job in jobs.all() if job.kind == "run" and job.subject == name), None)
     if last is not None and last.state == "failed":
         return "failed"
-    provenance = folder / "provenance.json"
-    has_ended = provenance.is_file() and read_json(provenance).get("finished")
+    try:
+        has_ended = read_json(own(folder, "provenance.json")).get("finished")
+    except (OSError, UserError, AttributeError):  # missing, or damaged, which must not hide all other runs
+        has_ended = None
     return "done" if has_ended else "stopped"
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a living process of this machine has locked a run folder.
+    """Whether a living process of this machine has locked a run folder."""
+    return holder(folder) is not None
 
-    The owner's name in the lock file is read: trying the lock could make a command fail that takes it now.
+
+def holder(folder: Path) -> psutil.Process | None:
+    """Return the living process of this machine that has locked a run folder.
+
+    The owner's name in the lock file is read: trying the lock could make a command fail that takes it now. A
+    killed process leaves its name, and the system gives its number to another; so the file has to be open.
     """
+    lock = folder / ".lock"
     try:
-        owner = (folder / ".lock").read_text(encoding="utf-8").strip()
-    except OSError:
+        owner = lock.read_text(encoding="utf-8").strip()
+        number, _, machine = owner.removeprefix(HELD).partition(" on ")
+        if not number.isdigit() or machine != platform.node():
+            return None
+        process = psutil.Process(int(number))
+        opened = {Path(file.path) for file in process.open_files()}
+        return process if lock.resolve() in opened else None
+    except (OSError, ValueError, psutil.Error):
+        return None
+
+
+def interrupt(folder: Path) -> bool:
+    """Interrupt the process that holds a run folder, if there is one."""
+    if (process := holder(folder)) is None:
         return False
-    number, _, machine = owner.removeprefix(HELD).partition(" on ")
-    return number.isdigit() and machine == platform.node() and psutil.pid_exists(int(number))
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+        process.send_signal(signal.SIGINT)
+    return True
 
 
 def base_of(folder: Path) -> str | None:
     """Return the base model of a run."""
-    return _recipe_of(folder).get("model", {}).get("base")
+    return _table(_recipe_of(folder), "model").get("base")
 
 
 def evaluations(folder: Path) -> list[str]:
@@ -131,14 +158,14 @@ def report_of(workspace: Workspace, name: str) -> dict[str, Any]:
     Raises:
         DataError: it has none yet.
     """
-    path = run_folder(workspace, name) / "report.json"
+    path = own(run_folder(workspace, name), "report.json")
     if not path.is_file():
         raise DataError(f"the run '{name}' has no report yet; let it run to its end")
     return read_json(path)
 
 
-async def follow(folder: Path, is_going_on: Callable[[], bool]) -> AsyncIterator[dict[str, Any]]:
-    """Yield the rows of a run's growing files from their start, in batches, until the run ends.
+def follow(folder: Path, is_going_on: Callable[[], bool]) -> AsyncIterator[dict[str, Any]]:
+    """Return the rows of a run's growing files from their start, in batches, until the run ends.
 
     A file that becomes shorter was begun anew, because its stage started over or resumed from a checkpoint; a
     batch with `restart` then says so and carries the file from its start.
@@ -146,17 +173,26 @@ async def follow(folder: Path, is_going_on: Callable[[], bool]) -> AsyncIterator
     Args:
         folder: the run folder, which may not exist yet.
         is_going_on: asked after every look; a last look follows its no.
+
+    Raises:
+        DataError: one of the files is a link out of the folder.
     """
-    places = {name: Tail(folder / f"{name}.jsonl") for name in FOLLOWED}
+    return _batches({name: Tail(own(folder, f"{name}.jsonl")) for name in FOLLOWED}, is_going_on)
+
+
+async def _batches(
+    places: Mapping[str, "Tail"], is_going_on: Callable[[], bool]
+) -> AsyncIterator[dict[str, Any]]:
     while True:
-        goes_on = is_going_on()
+        goes_on, has_more = is_going_on(), False
         for name, tail in places.items():
             restart, rows = tail.read()
+            has_more = has_more or tail.has_more
             if rows or restart:
                 yield {"file": name, "restart": restart, "rows": rows}
-        if not goes_on:
+        if not goes_on and not has_more:
             return
-        await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(0 if has_more else LOOK_EVERY)
 
 
 class Going:
@@ -171,20 +207,29 @@ class Going:
 
 
 class Tail:
-    """The complete lines of a growing file of JSON lines that were not read yet."""
+    """The complete lines of a growing file of JSON lines that were not read yet.
+
+    Attributes:
+        has_more: whether the last call of `read` left lines for the next one.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._offset, self._inode = path, 0, 0
+        self._path, self._offset, self._inode, self.has_more = path, 0, 0, False
 
     def read(self) -> tuple[bool, list[Any]]:
-        """Return whether the file was begun anew since the last call, and its new rows."""
+        """Return whether the file was begun anew since the last call, and its new rows, or some of them."""
+        self.has_more = False
         try:
             with self._path.open("rb") as file:
                 facts = os.fstat(file.fileno())
                 restart = self._offset > 0 and (facts.st_size < self._offset or facts.st_ino != self._inode)
                 self._offset, self._inode = (0 if restart else self._offset), facts.st_ino
                 file.seek(self._offset)
-                whole, newline, _ = file.read().rpartition(b"\n")
+                piece = file.read(MOST_READ)
+                if b"\n" not in piece:  # one line that is longer
+                    piece += file.readline()
+                self.has_more = file.tell() < facts.st_size
+                whole, newline, _ = piece.rpartition(b"\n")
         except FileNotFoundError:
             return False, []
         self._offset += len(whole) + len(newline)
@@ -201,11 +246,37 @@ def _rows(lines: Sequence[bytes]) -> list[Any]:
     return rows
 
 
+def own(folder: Path, name: str) -> Path:
+    """Return a file of a run folder, which was resolved.
+
+    Raises:
+        DataError: it is a link that leads out of the folder.
+    """
+    path = folder / name
+    if path.is_symlink() and not path.resolve().is_relative_to(folder):
+        raise DataError(f"{name} of the run '{folder.name}' is a link out of its folder; remove it")
+    return path
+
+
 def _recipe_of(folder: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        path = own(folder, "config.toml")
+        facts = path.stat()
+        return _recipe_in(path, facts.st_mtime_ns, facts.st_size)
+    except (OSError, ValueError, UserError):
         return {}
+
+
+@lru_cache(maxsize=4096)
+def _recipe_in(path: Path, changed: int, bytes: int) -> dict[str, Any]:
+    """Read a recipe once for each of its versions; an overview of many runs asks for all of them."""
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def _table(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a table of a recipe that was not checked."""
+    found = recipe.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _is_run(folder: Path) -> bool:
@@ -213,6 +284,9 @@ def _is_run(folder: Path) -> bool:
 
 
 def _changed(folder: Path) -> float:
-    """Return when something was last written in a run folder, in seconds since 1970."""
-    files = [folder, *(folder / name for name in ("events.jsonl", "report.json"))]
-    return max(path.stat().st_mtime for path in files if path.exists())
+    """Return when something was last written in a run folder, in seconds since 1970; 0 if it was removed."""
+    times = [0.0]
+    for path in (folder, *(folder / name for name in ("events.jsonl", "report.json"))):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)

@@ -4,12 +4,16 @@ Every path of a request passes through `Workspace.path`. It follows symbolic lin
 so nothing outside the folder is reached by `..`, by an absolute path or by a link.
 """
 
+import os
 import re
+import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from smidgen.errors import ConfigError, DataError
+from smidgen.files import write_text
 
 ROW_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 STORE_ENDINGS = (".sqlite", ".db")
@@ -81,16 +85,21 @@ class Workspace:
             raise DataError(f"there is no file '{name}' in the workspace; choose one that is listed")
         return found
 
-    @property
-    def draft(self) -> Path:
-        """The hidden file of the recipe that is being written, for commands that read it.
+    @contextmanager
+    def draft(self, text: str) -> Iterator[Path]:
+        """Keep a recipe that is being written in a hidden file of its own while a command reads it.
 
         Raises:
             DataError: its folder is a link, which may lead out of the workspace.
         """
         if (folder := self.root / DRAFTS).is_symlink():
             raise DataError(f"{DRAFTS} is a link; remove it, since the recipe that is written lies there")
-        return folder / "recipe.toml"
+        file = folder / f"recipe-{secrets.token_hex(8)}.toml"
+        write_text(file, text)
+        try:
+            yield file
+        finally:
+            file.unlink(missing_ok=True)
 
     def relative(self, path: Path) -> str:
         """Return how a path of the workspace is named in a command that runs in it."""
@@ -103,7 +112,7 @@ class Workspace:
             for path in self._walk(self.root, DEEPEST)
             if path.name.lower().endswith(endings)
             and not path.name.endswith(JOURNAL)
-            and (facts := path.stat())
+            and (facts := _facts(path))
         ]
         return sorted(found, key=lambda file: -file.changed)[:MOST_FILES]
 
@@ -131,9 +140,21 @@ class Workspace:
         except OSError:
             return
         for entry in entries:
-            if entry.name.startswith((".", "-")) or entry.is_symlink():
+            if not is_shown(entry.name) or entry.is_symlink():
                 continue
             if entry.is_file():
                 yield entry
             elif depth > 1 and entry.is_dir() and entry.name not in SKIPPED:
                 yield from self._walk(entry, depth - 1)
+
+
+def is_shown(name: str) -> bool:
+    """Whether a file or folder of this name is shown; not if hidden, like an option, or not text (UTF-8)."""
+    return not name.startswith((".", "-")) and not any("\ud800" <= sign <= "\udfff" for sign in name)
+
+
+def _facts(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:  # removed since its folder was read
+        return None

@@ -1,7 +1,13 @@
 /** Requests to the studio's server. A refusal carries the sentence of the command line. */
 
 /** A refusal: its message is a sentence for the user. */
-export class Refused extends Error {}
+export class Refused extends Error {
+  /** @param {string} message @param {boolean} [lost] - nothing answered, and a later request may succeed. */
+  constructor(message, lost = false) {
+    super(message);
+    this.lost = lost;
+  }
+}
 
 /**
  * @param {string} path
@@ -14,7 +20,7 @@ async function request(path, options = {}) {
     answer = await fetch(path, { credentials: "same-origin", ...options });
   } catch (error) {
     if (options.signal?.aborted) throw error;
-    throw new Refused("The studio does not answer; see whether it still runs in the terminal.");
+    throw new Refused("The studio does not answer; see whether it still runs in the terminal.", true);
   }
   const found = await answer.json().catch(() => ({ error: `The studio answered with status ${answer.status}.` }));
   if (!answer.ok) throw new Refused(found.error ?? `The studio answered with status ${answer.status}.`);
@@ -61,7 +67,7 @@ export function follow(path, onevent, onend = () => {}) {
 export async function command(kind, given, onevent, onstart = () => {}) {
   const job = await post(`/api/commands/${kind}`, given);
   onstart(job);
-  return new Promise((resolve) => {
+  return new Promise((resolve, reject) => {
     let ended = job;
     follow(
       `/api/jobs/${job.id}/events`,
@@ -69,7 +75,7 @@ export async function command(kind, given, onevent, onstart = () => {}) {
         if (event.state) ended = event;
         onevent(event);
       },
-      () => resolve(ended),
+      () => (ended.state === "running" ? reject(new Refused("The connection to the studio was lost; ask again.", true)) : resolve(ended)),
     );
   });
 }

@@ -1,6 +1,6 @@
 /** Small charts as SVG: lines against steps, intervals, reliability, and a meter. */
 
-import { figure, fill, h } from "./dom.js";
+import { count, figure, fill, h } from "./dom.js";
 
 const WIDEST = 900;
 const LEFT = 46;
@@ -22,20 +22,21 @@ function chart(draw) {
 }
 
 /**
- * Lines against a number, such as the loss against the step, with a legend and a readout under the pointer.
+ * Lines against a number, such as the loss against the step, with a legend and a readout that follows the pointer or
+ * the arrow keys.
  * @param {string} title
  * @param {Array<{name: string, points: Array<[number, number]>, dots?: boolean}>} series
- * @param {{height?: number, across?: string, most?: number}} [options]
+ * @param {{height?: number, across?: string, least?: number, most?: number}} [options] - the axis goes from `least` to `most`, or farther.
  */
 export function lineChart(title, series, options = {}) {
   return chart((width) => lines(width, title, series, options));
 }
 
 /** @param {number} width @param {string} title @param {any[]} series @param {any} options */
-function lines(width, title, series, { height = 220, across = "step", most = 0 }) {
+function lines(width, title, series, { height = 220, across = "step", least = Infinity, most = 0 }) {
   const drawn = series.filter((each) => each.points.length).map((each) => ({ ...each, points: thinned(each.points, width) }));
   const all = drawn.flatMap((each) => each.points);
-  const [x0, x1] = [Math.min(...all.map(([x]) => x)), Math.max(most, ...all.map(([x]) => x))];
+  const [x0, x1] = [Math.min(least, ...all.map(([x]) => x)), Math.max(most, ...all.map(([x]) => x))];
   const [y0, y1] = around(all.map(([, y]) => y));
   const x = (/** @type {number} */ value) => LEFT + ((value - x0) / (x1 - x0 || 1)) * (width - LEFT - RIGHT);
   const y = (/** @type {number} */ value) => height - BOTTOM - ((value - y0) / (y1 - y0 || 1)) * (height - TOP - BOTTOM);
@@ -43,9 +44,20 @@ function lines(width, title, series, { height = 220, across = "step", most = 0 }
   const marks = h("svg:g", {});
   const readout = h("output", { class: "readout" });
   const latest = drawn.map((each) => `${each.name} ${figure(each.points[each.points.length - 1][1])}`).join(", ");
+  let read = -1;
+  const step = (/** @type {KeyboardEvent} */ event) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    const { points } = drawn[0];
+    read = read < 0 ? points.length - 1 : Math.max(0, Math.min(points.length - 1, read + by));
+    show(points[read][0]);
+  };
   const move = (/** @type {PointerEvent} */ event) => {
     const box = svg.getBoundingClientRect();
-    const at = x0 + ((((event.clientX - box.left) / box.width) * width - LEFT) / (width - LEFT - RIGHT)) * (x1 - x0);
+    show(x0 + ((((event.clientX - box.left) / box.width) * width - LEFT) / (width - LEFT - RIGHT)) * (x1 - x0));
+  };
+  const show = (/** @type {number} */ at) => {
     const near = drawn.map((each) => each.points.reduce((a, b) => (Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a)));
     const place = near[0][0];
     cursor.setAttribute("x1", x(place));
@@ -58,16 +70,20 @@ function lines(width, title, series, { height = 220, across = "step", most = 0 }
     cursor.setAttribute("visibility", "hidden");
     marks.replaceChildren();
     readout.textContent = "";
+    read = -1;
   };
   const svg = h(
     "svg:svg",
-    { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${latest}`, onpointermove: move, onpointerleave: leave },
+    { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${latest}`, tabindex: "0", onpointermove: move, onpointerleave: leave, onkeydown: step, onblur: leave },
     ticks(y0, y1, 4).map((value) => [
       h("svg:line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }),
       h("svg:text", { class: "tick", x: LEFT - 7, y: y(value) + 4, "text-anchor": "end" }, short(value)),
     ]),
-    ticks(x0, x1, 6, true).map((value) => h("svg:text", { class: "tick", x: x(value), y: height - 7, "text-anchor": "middle" }, short(value))),
-    drawn.map((each, i) => [
+    ticks(x0, x1, width < 480 ? 4 : 6, true)
+      .filter((value) => x(value) < width - 62)
+      .map((value) => h("svg:text", { class: "tick", x: x(value), y: height - 7, "text-anchor": "middle" }, short(value))),
+    h("svg:text", { class: "tick", x: width - RIGHT, y: height - 7, "text-anchor": "end" }, `${across} ${count(x1)}`),
+    drawn.toReversed().map((each) => [drawn.indexOf(each), each]).map(([i, each]) => [
       each.points.length > 1 ? h("svg:polyline", { class: `line s${i}`, points: each.points.map(([px, py]) => `${x(px).toFixed(1)},${y(py).toFixed(1)}`).join(" ") }) : null,
       each.dots || each.points.length === 1 ? each.points.map(([px, py]) => h("svg:circle", { class: `dot s${i}`, cx: x(px), cy: y(py), r: 3 })) : null,
     ]),
@@ -81,7 +97,7 @@ function lines(width, title, series, { height = 220, across = "step", most = 0 }
 /**
  * Figures with their intervals on an axis from 0 to 1, one a row.
  * @param {string} title
- * @param {Array<{name: string, value: number, low: number, high: number}>} rows
+ * @param {Array<{name: string, value: number, low?: number, high?: number}>} rows
  * @param {{centre?: number, note?: string}} [options] - `centre` draws a line where there would be no bias.
  */
 export function intervalChart(title, rows, options = {}) {
@@ -104,12 +120,13 @@ function intervals(width, title, rows, { centre = undefined, note = "" }) {
       ]),
       rows.map((row, i) => {
         const at = 22 + i * 30;
+        const known = typeof row.low === "number" && typeof row.high === "number";
         return h(
           "svg:g",
           {},
-          h("svg:title", {}, `${row.name}: ${percent(row.value)} (${percent(row.low)} to ${percent(row.high)})`),
+          h("svg:title", {}, `${row.name}: ${percent(row.value)}${known ? ` (${percent(row.low)} to ${percent(row.high)})` : ", without an interval"}`),
           h("svg:text", { class: "name", x: left - 14, y: at + 4, "text-anchor": "end" }, row.name),
-          h("svg:line", { class: "span s0", x1: x(row.low), x2: x(row.high), y1: at, y2: at }),
+          known ? h("svg:line", { class: "span s0", x1: x(row.low), x2: x(row.high), y1: at, y2: at }) : null,
           h("svg:circle", { class: "dot s0", cx: x(row.value), cy: at, r: 5 }),
         );
       }),
@@ -193,7 +210,8 @@ function ticks(from, to, about, whole = false) {
 
 /** @param {number} value */
 function short(value) {
-  return Math.abs(value) >= 1000 ? `${Number((value / 1000).toFixed(1))}k` : String(Number(value.toPrecision(3)));
+  const text = Math.abs(value) >= 1000 ? `${Number((value / 1000).toFixed(1))}k` : String(Number(value.toPrecision(3)));
+  return text.replace("-", "−");
 }
 
 /** @param {number} value */

@@ -140,8 +140,8 @@ export function count(number) {
 /** A figure with three digits; a dash for none. @param {number | null | undefined} value */
 export function figure(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  if (value !== 0 && Math.abs(value) < 0.001) return value.toExponential(1);
-  return Math.abs(value) >= 100 ? Math.round(value).toString() : value.toFixed(3);
+  const tiny = value !== 0 && Math.abs(value) < 0.001;
+  return (tiny ? value.toExponential(1) : Math.abs(value) >= 100 ? Math.round(value).toString() : value.toFixed(3)).replaceAll("-", "−");
 }
 
 /** A rate as per cent with its interval. @param {{value: number?, low?: number?, high?: number?}?} metric */
@@ -156,6 +156,15 @@ export function rate(metric) {
 export function words(name) {
   const text = name.replaceAll("_", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+/** What the address names after the step, such as a run. */
+export function named() {
+  try {
+    return decodeURIComponent(location.hash.split("/")[1] ?? "");
+  } catch {
+    return ""; // it was mistyped
+  }
 }
 
 /** Call a function once nothing has happened for a while. @param {number} ms @param {(...given: any[]) => void} work */

@@ -9,7 +9,7 @@ const FIRST = new Set([
   "train.lora.rank", "train.lora.alpha", "train.checkpoint_every", "train.validate_every", "evaluate.max_tokens", "evaluate.attacked", "quantize.bits",
   "export.formats", "teacher.model",
 ]); // prettier-ignore
-const OPEN = new Set(["", "data", "train", "train.lora"]);
+const OPEN = new Set(["", "model", "data", "train", "train.lora"]);
 const NOT_A_FIELD = new Set(["method", "settings", "tasks", "track"]);
 
 /**

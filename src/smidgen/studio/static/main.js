@@ -1,7 +1,7 @@
 /** The page: steps on the left, one view at a time, chosen by the address after `#`. */
 
 import { get } from "./api.js";
-import { announce, fill, h, notice } from "./dom.js";
+import { announce, fill, h, notice, waiting } from "./dom.js";
 import { keep, state } from "./state.js";
 import { compareView } from "./views/compare.js";
 import { dataView } from "./views/data.js";
@@ -39,7 +39,7 @@ async function show() {
   }
   document.title = `${title} – smidgen studio`;
   const heading = h("h1", { tabindex: "-1" }, title);
-  const place = h("div", {});
+  const place = h("div", {}, h("div", { class: "late" }, waiting("Looking into the folder …")));
   fill(main, heading, place);
   if (mine > 1) heading.focus();
   announce(title);
@@ -49,11 +49,13 @@ async function show() {
     const still = overview.rows.some((/** @type {any} */ file) => file.path === state.file);
     keep({ overview, file: still ? state.file : undefined });
     fill(/** @type {Element} */ (document.getElementById("place")), overview.name);
-    const ended = await view(place);
+    const ended = await view(fill(place));
     if (mine === shown) leave = ended ?? (() => {});
     else ended?.();
   } catch (error) {
-    if (mine === shown) place.append(notice("error", error.message));
+    if (mine !== shown) return;
+    place.querySelector(".late")?.remove();
+    place.append(notice("error", error.message));
   }
 }
 

@@ -32,27 +32,32 @@ export async function compareView(main) {
       chosen[key] = place;
       show();
     }));
-  main.append(h("div", { class: "fields" }, select("first", "First"), select("second", "Second")), rows, h("h2", {}, "Metrics"), metrics);
+  main.append(h("div", { class: "fields" }, select("first", "First"), select("second", "Second")), rows, h("h2", { class: "next" }, "Metrics"), metrics);
+
+  let asking = new AbortController();
 
   /** Compare what is chosen. */
   async function show() {
     const { first, second } = chosen;
-    const query = (/** @type {string} */ change, skip = 0) => get(`/api/compare?${new URLSearchParams({ first, second, change, skip: String(skip) })}`);
+    asking.abort();
+    const { signal } = (asking = new AbortController());
+    const query = (/** @type {string} */ change, skip = 0) => get(`/api/compare?${new URLSearchParams({ first, second, change, skip: String(skip) })}`, signal);
     fill(rows, waiting("Comparing row by row …"));
     fill(metrics, waiting("Working out intervals …"));
     try {
       const { counts } = await query("worse");
       fill(rows, ...tabs("Rows", CHANGES.map(([change, title]) => [change, `${title} (${count(counts[change])})`, (panel) => page(panel, query, change)]), counts.worse ? "worse" : counts.better ? "better" : "wrong"));
     } catch (error) {
-      fill(rows, notice("error", error.message));
+      if (!signal.aborted) fill(rows, notice("error", error.message));
     }
-    const found = await post("/api/commands/compare", { first, second }).catch((error) => ({ error: error.message }));
-    if (chosen.first !== first || chosen.second !== second || found.state === "stopped") return;
+    const found = await post("/api/commands/compare", { first, second }, signal).catch((error) => ({ error: error.message }));
+    if (signal.aborted) return;
     fill(metrics, found.result ? metricsOf(found.result) : notice("error", found.error));
     announce(found.error ?? "The metrics were compared");
   }
 
-  await show();
+  show();
+  return () => asking.abort();
 }
 
 /** A page of rows, and the next ones on request. @param {HTMLElement} panel @param {(change: string, skip?: number) => Promise<any>} query @param {string} change @param {number} [skip] */
@@ -95,8 +100,8 @@ function brief(prompt) {
 /** @param {any} result */
 function metricsOf(result) {
   const rows = Object.entries(result.metrics).map(([name, each]) => {
-    const { value, low, high } = each.difference;
-    return [words(name), figure(each.first.value), figure(each.second.value), `${figure(value)} (${figure(low)} to ${figure(high)})`, each.p_value === null ? "–" : figure(each.p_value)];
+    const { value, low, high } = Object.fromEntries(Object.entries(each.difference).map(([key, number]) => [key, typeof number === "number" ? 0 - number : number]));
+    return [words(name), figure(each.first.value), figure(each.second.value), `${figure(value)} (${figure(high)} to ${figure(low)})`, each.p_value === null ? "–" : figure(each.p_value)];
   });
-  return table(["Metric", "First", "Second", "First − second, 95 % interval", "McNemar p"], rows, "Metrics of both evaluations");
+  return table(["Metric", "First", "Second", "Second − first, 95 % interval", "McNemar p"], rows, "Metrics of both evaluations");
 }

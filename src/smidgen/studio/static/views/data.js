@@ -12,6 +12,8 @@ const TEMPLATES = /** @type {Array<[string, string]>} */ ([
   ["rubric", "rubric: criteria, analysis, scores; needs written judgements"],
 ]);
 
+let asking = new AbortController();
+
 /** @param {HTMLElement} main */
 export function dataView(main) {
   const found = h("section", { class: "found" });
@@ -21,7 +23,8 @@ export function dataView(main) {
     type: "file",
     id: newId("drop"),
     accept: ".jsonl,.json,.csv,.tsv,.parquet",
-    onchange: () => input.files?.[0] && take(input.files[0]),
+    multiple: true,
+    onchange: () => take([...(input.files ?? [])]),
   });
   const drop = h(
     "div",
@@ -32,7 +35,7 @@ export function dataView(main) {
   );
   for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => over(event, true));
   for (const name of ["dragleave", "drop"]) drop.addEventListener(name, (event) => over(event, false));
-  drop.addEventListener("drop", (event) => event.dataTransfer?.files[0] && take(event.dataTransfer.files[0]));
+  drop.addEventListener("drop", (event) => take([...(event.dataTransfer?.files ?? [])]));
 
   /** @param {DragEvent} event @param {boolean} is */
   function over(event, is) {
@@ -40,17 +43,21 @@ export function dataView(main) {
     drop.classList.toggle("over", is);
   }
 
-  /** @param {File} file */
-  async function take(file) {
-    fill(problem, waiting(`Copying ${file.name} …`));
-    try {
-      const { path } = await upload(file);
-      fill(problem);
-      keep({ overview: await get("/api/workspace"), task: "" });
-      announce(`${path} was copied into the folder`);
-      choose(path);
-    } catch (error) {
-      fill(problem, notice("error", error.message));
+  /** Copy files one after the other, and choose the last. @param {File[]} given */
+  async function take(given) {
+    fill(problem);
+    for (const file of given) {
+      const status = waiting(`Copying ${file.name} …`);
+      problem.append(status);
+      try {
+        const { path } = await upload(file);
+        status.remove();
+        keep({ overview: await get("/api/workspace"), task: "" });
+        announce(`${path} was copied into the folder`);
+        choose(path);
+      } catch (error) {
+        status.replaceWith(notice("error", error.message));
+      }
     }
     input.value = "";
   }
@@ -90,11 +97,14 @@ export function dataView(main) {
   fill(main, h("p", { class: "lead" }, "What the model learns from, one example a row."), drop, problem, list, found);
   files();
   if (state.file && state.overview.rows.some((/** @type {any} */ file) => file.path === state.file)) look(found, choose);
+  return () => asking.abort();
 }
 
 /** Check the chosen file and show its rows. @param {HTMLElement} place @param {(path: string) => void} choose */
 async function look(place, choose) {
   const file = /** @type {string} */ (state.file);
+  asking.abort();
+  const { signal } = (asking = new AbortController());
   const findings = h("div", {}, waiting("Checking every row …"));
   const mask = h("div", {}, waiting("Rendering rows as they are trained on …"));
   const again = (/** @type {object} */ changes) => {
@@ -119,17 +129,16 @@ async function look(place, choose) {
   );
   const given = { file, task: state.task ?? "", template: state.template ?? "verdict" };
   try {
-    const checked = await post("/api/commands/check", given);
-    if (state.file !== file || checked.state === "stopped") return;
+    const checked = await post("/api/commands/check", given, signal);
     const task = checked.result?.reports?.[0]?.read?.[0]?.task ?? given.task;
     fill(findings, ...findingsOf(checked), heldOut(checked.result, task, file, choose));
     announce(checked.error ?? "The rows were checked");
     fill(next, h("a", { class: "button", href: `#recipe/${starterOf(task)}` }, "Go on to the recipe"));
     if (!checked.result) return void fill(mask, h("p", { class: "about" }, "Known once the rows can be read."));
-    const rows = await post("/api/commands/show", { ...given, task: given.task || (task === "judge" ? "judge" : "") });
-    if (state.file !== file || rows.state === "stopped") return;
+    const rows = await post("/api/commands/show", { ...given, task: given.task || (task === "judge" ? "judge" : "") }, signal);
     fill(mask, rows.result ? maskRows(rows.result) : notice("error", rows.error));
   } catch (error) {
+    if (signal.aborted) return;
     fill(findings, notice("error", error.message));
     fill(mask);
   }

@@ -1,7 +1,7 @@
 /** Step 7: what a run has made, as files for other programs; each is verified by the command that writes it. */
 
 import { command } from "../api.js";
-import { announce, choice, count, empty, field, figure, fill, h, notice, size, waiting, words } from "../dom.js";
+import { announce, choice, count, empty, field, figure, fill, h, named, notice, size, waiting, words } from "../dom.js";
 import { keep, state } from "../state.js";
 
 const FORMATS = [
@@ -19,12 +19,11 @@ export function exportView(main) {
     main.append(empty("Nothing to export yet", h("p", {}, "A ", h("a", { href: "#run" }, "run"), " keeps its best weights as soon as it has trained.")));
     return;
   }
-  const named = decodeURIComponent(location.hash.split("/")[1] ?? "");
-  const run = runs.find((/** @type {any} */ each) => each.name === (named || state.run)) ?? runs[0];
+  const run = runs.find((/** @type {any} */ each) => each.name === (named() || state.run)) ?? runs[0];
   keep({ run: run.name });
   main.append(
     h("p", { class: "lead" }, "Each export is written as a new folder here, and read back before it counts."),
-    h("div", { class: "fields" }, field("Run", choice(runs.map((/** @type {any} */ each) => [each.name, each.name]), run.name, (name) => (location.hash = `#export/${name}`)))),
+    h("div", { class: "fields" }, field("Run", choice(runs.map((/** @type {any} */ each) => [each.name, each.name]), run.name, (name) => (location.hash = `#export/${encodeURIComponent(name)}`)))),
     h("div", { class: "options" }, FORMATS.filter(([, , , adapter]) => run.adapter || !adapter).map((format) => option(run, format))),
   );
 }

@@ -76,7 +76,7 @@ function judging(place, runs) {
       const both = found.said.map((/** @type {any} */ said) => said.verdict);
       const contradict = found.verdict === "tie" && both.includes("a") && both.includes("b");
       const verdict = contradict ? "the judgements contradict each other, so neither counts as better" : found.verdict ? VERDICTS[found.verdict] : "no verdict";
-      fill(result, h("p", { class: "verdict" }, verdict.charAt(0).toUpperCase() + verdict.slice(1)), h("p", { class: "about" }, `${found.consistent ? "Both orders agree" : "The orders do not agree"}; ${found.tokens} tokens in ${found.seconds.toFixed(1)} s.`));
+      fill(result, h("p", { class: "verdict" }, verdict.charAt(0).toUpperCase() + verdict.slice(1)), h("p", { class: "about" }, `${found.consistent ? "Both orders agree" : both.some(Boolean) ? "The orders do not agree" : "Neither judgement can be read"}; ${found.tokens} tokens in ${found.seconds.toFixed(1)} s.`));
       announce(verdict);
     }
   }

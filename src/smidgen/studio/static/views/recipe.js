@@ -1,7 +1,7 @@
 /** Step 2: the settings as a form and as TOML, with what they take beside them. */
 
 import { get, post } from "../api.js";
-import { announce, choice, field, fill, h, later, notice, waiting } from "../dom.js";
+import { announce, choice, field, fill, h, later, named, notice, waiting } from "../dom.js";
 import { markFaults, recipeForm } from "../form.js";
 import { maskRows } from "../mask.js";
 import { planOf } from "../plan.js";
@@ -17,7 +17,7 @@ export async function recipeView(main) {
   known ??= await get("/api/schema");
   const files = state.overview.rows.map((/** @type {any} */ file) => file.path);
   const form = h("div", { class: "form" });
-  const text = h("textarea", { id: "toml", spellcheck: "false", rows: "18", oninput: later(500, () => read({ toml: text.value })) });
+  const text = h("textarea", { id: "toml", spellcheck: "false", rows: "18", oninput: changeText });
   const fault = h("div", { role: "status", "aria-live": "polite" });
   const plan = h("div", {}, waiting("Reading the recipe …"));
   const rows = h("div", {});
@@ -29,13 +29,14 @@ export async function recipeView(main) {
   /** @type {any} */
   let now = { values: {}, toml: "" };
 
+  const readText = later(500, () => read({ toml: text.value }));
   const foresee = later(700, async () => {
     stop.abort();
     const mine = (stop = new AbortController());
     fill(plan, waiting("Working out memory and time …"));
     try {
       const found = await post("/api/recipe/plan", { toml: now.toml }, mine.signal);
-      if (!mine.signal.aborted && found.state !== "stopped") fill(plan, planOf(found));
+      if (!mine.signal.aborted) fill(plan, planOf(found));
     } catch (error) {
       if (!mine.signal.aborted) fill(plan, notice("error", error.message));
     }
@@ -63,7 +64,19 @@ export async function recipeView(main) {
     }
   }
 
-  const change = later(250, (values) => read({ values }));
+  const readForm = later(250, (values) => read({ values }));
+
+  /** Take the form; nothing is started before it was read. @param {any} values */
+  function change(values) {
+    button.disabled = true;
+    readForm(values);
+  }
+
+  /** Take the text, likewise. */
+  function changeText() {
+    button.disabled = true;
+    readText();
+  }
 
   /** Build the form of the method that the recipe has. */
   function build() {
@@ -77,7 +90,7 @@ export async function recipeView(main) {
       form,
       h("datalist", { id: "row-files" }, ["world", ...files].map((value) => h("option", { value }))),
       h("datalist", { id: "task-names" }, TASKS.filter(([id]) => id).map(([value]) => h("option", { value }))),
-      h("div", { class: "fields" }, field("How it is trained", choice(methods, method, choose))),
+      h("div", { class: "fields wide" }, field("How it is trained", choice(methods, method, choose))),
       recipeForm({ schema, values, files, onchange: change, rebuild }),
     );
   }
@@ -91,7 +104,7 @@ export async function recipeView(main) {
       const found = await post("/api/recipe/run", { toml: text.value, replace: replace.checked || Boolean(mine) });
       keep({ run: found.name, recipeFile: found.file });
       announce(`The run ${found.name} was started`);
-      location.hash = `#run/${found.name}`;
+      location.hash = `#run/${encodeURIComponent(found.name)}`;
     } catch (error) {
       fill(started, notice("error", error.message));
       button.disabled = false;
@@ -160,8 +173,7 @@ export async function recipeView(main) {
 
 /** The starter that the address names. */
 function wanted() {
-  const name = location.hash.split("/")[1] ?? "";
-  return known.starters[name] ? name : "";
+  return known.starters[named()] ? named() : "";
 }
 
 /** The starter that the address names, or else one that fits what is there. */

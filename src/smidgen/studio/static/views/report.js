@@ -1,7 +1,7 @@
 /** Step 4: the report of a run in a frame that may do nothing, and plots of its evidence. */
 
 import { get } from "../api.js";
-import { choice, empty, field, fill, h, notice, waiting } from "../dom.js";
+import { choice, empty, field, fill, h, named, notice, waiting } from "../dom.js";
 import { evidence } from "../evidence.js";
 import { keep, state } from "../state.js";
 import { tabs } from "../tabs.js";
@@ -9,17 +9,16 @@ import { tabs } from "../tabs.js";
 /** @param {HTMLElement} main */
 export async function reportView(main) {
   const runs = state.overview.runs.filter((/** @type {any} */ run) => run.report).map((/** @type {any} */ run) => run.name);
-  const named = decodeURIComponent(location.hash.split("/")[1] ?? "");
-  const name = runs.includes(named) ? named : runs.includes(state.run) ? state.run : runs[0];
+  const name = runs.includes(named()) ? named() : runs.includes(state.run) ? state.run : runs[0];
   if (!name) {
     main.append(empty("No report yet", h("p", {}, "A ", h("a", { href: "#run" }, "run"), " writes one at its end: what the model could do before and after, with intervals.")));
     return;
   }
   keep({ run: name });
-  const report = get(`/api/runs/${name}/report.json`);
-  const picked = choice(runs.map((/** @type {string} */ run) => [run, run]), name, (run) => (location.hash = `#report/${run}`));
+  const report = get(`/api/runs/${encodeURIComponent(name)}/report.json`);
+  const picked = choice(runs.map((/** @type {string} */ run) => [run, run]), name, (run) => (location.hash = `#report/${encodeURIComponent(run)}`));
   const [bar, panel] = tabs("Report", [
-    ["report", "Report", (place) => fill(place, h("iframe", { src: `/api/runs/${name}/report.html`, sandbox: "", title: `Report of ${name}`, referrerpolicy: "no-referrer" }))],
+    ["report", "Report", (place) => fill(place, h("iframe", { src: `/api/runs/${encodeURIComponent(name)}/report.html`, sandbox: "", title: `Report of ${name}`, referrerpolicy: "no-referrer" }))],
     [
       "evidence",
       "Evidence",
