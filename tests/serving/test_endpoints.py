@@ -127,6 +127,7 @@ def test_a_grade(server: Whole, nano: LocalEngine, monkeypatch: pytest.MonkeyPat
         ("/v1/judge", 404, {"prompt": PROMPT, "a": A, "b": B, "model": "../x"}, "there is no model '../x'"),
         ("/v1/judge", 400, {"prompt": " ", "a": A, "b": B}, "the prompt is empty"),
         ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "samples": 3}, "would all be equal"),
+        ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "max_tokens": 4097}, "more than the 4096 of"),
         ("/v1/judge", 400, {"prompt": "x " * 40_000, "a": A, "b": B}, "context"),
         ("/v1/judge/grade", 400, {"prompt": PROMPT, "answer": A, "rubric": " "}, "the rubric is empty"),
         ("/v1/judge/rank", 400, {"prompt": PROMPT, "answers": [A]}, "at least 2 items"),

@@ -103,7 +103,6 @@ class Answers:
             raise ApiError(
                 400,
                 "the prompt leaves no room for an answer in the model's context; shorten it",
-                param="messages",
                 code="context_length_exceeded",
             )
         return job.index, event

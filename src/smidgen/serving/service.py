@@ -34,6 +34,21 @@ class ServingSettings:
     most_waiting: int = MOST_WAITING
     most_tokens: int = 4096
 
+    @property
+    def longest(self) -> int:
+        """Maximum tokens of any answer."""
+        return max(self.most_tokens, self.max_tokens)
+
+    def check_length(self, max_tokens: int, param: str) -> None:
+        """Check the length of answer that a request asks for in its field `param`.
+
+        Raises:
+            ApiError: 400; it is more than this server writes.
+        """
+        if max_tokens > self.longest:
+            fault = f"{param} is {max_tokens}, more than the {self.longest} of this server; lower it"
+            raise ApiError(400, fault, param=param)
+
 
 @dataclass(frozen=True)
 class Service:
