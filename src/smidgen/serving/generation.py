@@ -248,6 +248,7 @@ async def _chunks(
                 yield _chunk(exchange, [dialect.closing(index, reason_of(event.completion), logprobs)])
             each = await answers.next()
     except ApiError as error:
+        facts.note_failure(error, in_stream=True)
         yield _data(error.to_json())
         return
     usage = usage_of([completions[index] for index in sorted(completions)], exchange.num_prompts)

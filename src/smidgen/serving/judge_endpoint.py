@@ -183,7 +183,7 @@ async def _judged(
     model = body.model or judges.model or service.names.base
     adapter = service.names.adapter_of(model)
     facts.model = model  # known now, so that no stranger names what is logged
-    max_tokens = body.max_tokens or min(SamplingOptions.max_tokens, service.settings.longest)
+    max_tokens = body.max_tokens or min(SamplingOptions.max_tokens, service.settings.most_tokens)
     service.settings.check_length(max_tokens, "max_tokens")
     try:
         sampling = SamplingOptions(max_tokens, body.temperature, body.seed)
