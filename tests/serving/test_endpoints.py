@@ -124,6 +124,7 @@ def test_a_grade(server: Whole, nano: LocalEngine, monkeypatch: pytest.MonkeyPat
         ("/v1/judge", 400, {"promt": PROMPT, "a": A, "b": B}, "Did you mean 'prompt'?"),
         ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "template": "/etc/passwd"}, "template is"),
         ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "template": "grade"}, "template is 'grade'"),
+        ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "template": "single"}, "template is 'single'"),
         ("/v1/judge", 404, {"prompt": PROMPT, "a": A, "b": B, "model": "../x"}, "there is no model '../x'"),
         ("/v1/judge", 400, {"prompt": " ", "a": A, "b": B}, "the prompt is empty"),
         ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "samples": 3}, "would all be equal"),

@@ -61,7 +61,7 @@ class CompareBody(JudgingBody):
     """One answer."""
     b: str
     """The other one."""
-    template: Literal["rubric", "scores", "single", "verdict"] | None = None
+    template: Literal["rubric", "scores", "verdict"] | None = None
     """How the judge is asked; as the server was started if left out."""
 
 
@@ -72,7 +72,7 @@ class RankBody(JudgingBody):
     """The question."""
     answers: Annotated[list[str], Field(min_length=2, max_length=MOST_ANSWERS)]
     """The answers; every pair of them is compared in both orders."""
-    template: Literal["rubric", "scores", "single", "verdict"] | None = None
+    template: Literal["rubric", "scores", "verdict"] | None = None
     """How the judge is asked; as the server was started if left out."""
 
 
