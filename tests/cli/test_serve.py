@@ -27,6 +27,7 @@ from smidgen.memory import verify
         (["smidgen:nano", "--port", "70000"], "--port"),
         (["smidgen:nano", "--deadline", "0"], "--deadline"),
         (["smidgen:nano", "--engine", "http"], "--engine"),
+        (["smidgen:nano", "--max-tokens-limit", "9"], "--max-tokens is 512, more than --max-tokens-limit, 9"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_it_starts(capsys, arguments: list[str], sentence: str):

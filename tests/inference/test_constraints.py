@@ -448,6 +448,7 @@ NO_SCHEMAS = (True, False, 3, None, "text", [{}])
         (Constraint("choices", '{"a": 1}'), "expected a JSON list of one or more texts"),
         (Constraint("choices", "[1]"), "expected a JSON list of one or more texts"),
         (Constraint("choices", "yes"), "the choices cannot be read .* expected a JSON list of texts"),
+        (schema({"$ref": "#"}), "the schema cannot be followed: no text could come next; change it"),
     ],
 )
 def test_what_cannot_be_enforced_is_refused(constraint, fault):

@@ -10,7 +10,8 @@ import pytest
 
 from smidgen.errors import UserError
 from smidgen.serving.access_log import AccessLog
-from smidgen.serving.request_facts import fault_of
+from smidgen.serving.faults import FAILED, ApiError
+from smidgen.serving.request_facts import RequestFacts, fault_of
 
 
 def rows_of(path: Path) -> list[dict]:
@@ -53,6 +54,18 @@ def test_a_full_disk_stops_no_server(tmp_path: Path, capsys: pytest.CaptureFixtu
     log.write(status=200)
     assert capsys.readouterr().err.count("its lines are lost") == 1
     log.close()
+
+
+def test_how_a_stream_ended_that_had_begun_is_noted():
+    facts = RequestFacts()
+    facts.note_failure(ApiError(503, "the server is stopping"), in_stream=True)
+    assert facts.fault == "the stream ended with 503"
+    facts.note_failure(ApiError(503, "the queue is full"))
+    assert facts.fault == "the stream ended with 503"  # a status says it otherwise
+    failure = ApiError(500, "the engine failed", FAILED)
+    failure.__cause__ = ValueError("the secret text of a prompt")
+    facts.note_failure(failure, in_stream=True)
+    assert facts.fault.startswith("the stream ended with 500 ValueError at") and "secret" not in facts.fault
 
 
 def test_what_libraries_log_comes_without_messages_of_errors(tmp_path: Path):

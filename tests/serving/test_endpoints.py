@@ -124,9 +124,11 @@ def test_a_grade(server: Whole, nano: LocalEngine, monkeypatch: pytest.MonkeyPat
         ("/v1/judge", 400, {"promt": PROMPT, "a": A, "b": B}, "Did you mean 'prompt'?"),
         ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "template": "/etc/passwd"}, "template is"),
         ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "template": "grade"}, "template is 'grade'"),
+        ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "template": "single"}, "template is 'single'"),
         ("/v1/judge", 404, {"prompt": PROMPT, "a": A, "b": B, "model": "../x"}, "there is no model '../x'"),
         ("/v1/judge", 400, {"prompt": " ", "a": A, "b": B}, "the prompt is empty"),
         ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "samples": 3}, "would all be equal"),
+        ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "max_tokens": 4097}, "more than the 4096 of"),
         ("/v1/judge", 400, {"prompt": "x " * 40_000, "a": A, "b": B}, "context"),
         ("/v1/judge/grade", 400, {"prompt": PROMPT, "answer": A, "rubric": " "}, "the rubric is empty"),
         ("/v1/judge/rank", 400, {"prompt": PROMPT, "answers": [A]}, "at least 2 items"),
@@ -281,16 +283,17 @@ def test_an_engine_that_fails_leaves_the_text_pending(stored: Whole, script: Scr
 
 
 def test_a_store_that_cannot_be_written_is_503_and_then_works_again(
-    stored: Whole, monkeypatch: pytest.MonkeyPatch
+    stored: Whole, store: Path, monkeypatch: pytest.MonkeyPatch
 ):
     received = Store.received
 
     def full(*_: object) -> bool:
-        raise WorkError("the disk is full")
+        raise WorkError(f"{store} could not be written")
 
     monkeypatch.setattr(Store, "received", full)
-    assert stored.fault("/v1/route", 503, text=SISTER, id="a") == "the disk is full"
-    assert stored.fault("/v1/route", 503, text=SISTER, id="a") == "the disk is full"
+    for _ in range(2):
+        said = stored.fault("/v1/route", 503, text=SISTER, id="a")
+        assert said == "memory.db could not be written"  # and not in which folder
     monkeypatch.setattr(Store, "received", received)
     assert stored.post("/v1/route", text=SISTER, id="a").json()["status"] == "decided"
 
@@ -353,11 +356,22 @@ def test_a_model_that_does_not_decide(script: Scripted, store: Path):
             stopping.run(sockets=[bound])
 
 
+def test_a_failure_of_the_engine_is_in_the_log_and_its_message_is_nowhere(script: Scripted):
+    script.say = lambda request: RuntimeError("what another client asked")
+    with whole_server(script) as server:
+        failed = server.post("/v1/judge", prompt=PROMPT, a=A, b=B)
+        assert failed.status_code == 500 and "the engine failed on this request" in failed.text
+        row = server.log.row_of(failed)
+    assert row["fault"].startswith("RuntimeError") and "another client" not in failed.text + str(row)
+
+
 def test_specialists_that_the_server_does_not_have(server: Whole):
     with pytest.raises(ConfigError, match=r"there is no served model 'bas'\. Did you mean 'base'"):
         Specialists(server.service, SpecialistSettings("bas"))
     with pytest.raises(ConfigError, match="there is no template 'verdic'"):
         Specialists(server.service, SpecialistSettings(judge_template="verdic"))
+    with pytest.raises(ConfigError, match="--judge-template is grade, which grades single answers"):
+        Specialists(server.service, SpecialistSettings(judge_template="grade"))
 
 
 def test_every_endpoint_is_described_and_its_example_is_right(server: Whole):

@@ -14,7 +14,6 @@ from smidgen.data.types import Message, Request, Sample
 from smidgen.errors import WorkError
 from smidgen.inference import Event
 from smidgen.memory import Store
-from smidgen.serving.faults import ApiError
 from smidgen.serving.scheduled import PAUSE, ScheduledSession, ScheduledSessions
 from smidgen.serving.scheduler import Scheduler
 from smidgen.serving.stored_routes import StoredRoutes
@@ -75,7 +74,7 @@ def test_requests_are_answered_and_those_that_fail_fail_alone(session: Scheduled
     script.say = lambda request: ValueError("no memory")
     session.submit(REQUEST)
     (event,) = events_of(session)
-    assert isinstance(event.error, ApiError) and "no memory" in str(event.error)
+    assert isinstance(event.error, ValueError) and "no memory" in str(event.error)
     assert session.is_idle
 
 

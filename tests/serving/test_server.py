@@ -243,8 +243,14 @@ def test_bad_requests_have_their_status_also_in_streams(server: Started):
         assert "expected 0 for greedy decoding, or 0.01 or more" in bad.json()["error"]["message"]
         long = server.chat("word " * 20_000, stream=stream)
         assert (long.status_code, long.json()["error"]["code"]) == (400, "context_length_exceeded")
-    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "sting"}}}
-    assert "'sting' is not valid" in server.chat(response_format=schema).json()["error"]["message"]
+    for schema, sentence in (
+        ({"type": "sting"}, "'sting' is not valid"),
+        ({"$ref": "#"}, "no text could come next"),  # no JSON is right
+    ):
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        for stream in (False, True):
+            bad = server.chat(response_format=form, stream=stream)
+            assert bad.status_code == 400 and sentence in bad.json()["error"]["message"]
 
 
 def test_a_client_that_leaves_frees_its_place(server: Started):

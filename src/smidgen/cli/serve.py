@@ -150,7 +150,7 @@ class SpecialistOptions:
         str | None, Parameter(help="Served name of the model that judges; the base model by default.")
     ] = None
     judge_template: Annotated[
-        str | None, Parameter(help="The judge's template: rubric, scores, single, verdict, or a TOML file.")
+        str | None, Parameter(help="The judge's template: rubric, scores, verdict, or a TOML file.")
     ] = None
     router: Annotated[
         str | None,

@@ -13,7 +13,7 @@ refused; an unknown keyword is treated as a misspelling.
 import json
 import re
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +31,7 @@ from smidgen.inference.choice_guide import ChoiceGuide, encoded
 from smidgen.inference.exact_numbers import ExactGrammar, read_exactly, rounded, schema_grammar, schemas_in
 
 NAMES = {"json_schema": "the schema", "regex": "the regular expression", "choices": "the choices"}
+LIMITS = LLParserLimits(verbose_errors=False)
 KEPT_MATCHERS = 64
 """Number of compiled constraints in the cache; copying one takes a hundredth of the time to compile it."""
 ANNOTATIONS = frozenset(
@@ -210,8 +211,7 @@ class Guides:
     def _compiled(self, constraint: Constraint) -> LLMatcher:
         grammar = grammar_of(constraint)
         self._refuse_special(constraint)
-        limits = LLParserLimits(verbose_errors=False)
-        return LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
+        return LLMatcher(self._vocabulary, grammar, log_level=0, limits=LIMITS)
 
 
 def check_constrained(request: Request, *, thinking: bool = False) -> None:
@@ -239,7 +239,7 @@ def grammar_of(constraint: Constraint) -> str:
     """Return the llguidance grammar of a constraint.
 
     Raises:
-        ConfigError: the constraint cannot be parsed, or has a part that cannot be enforced.
+        ConfigError: the constraint cannot be parsed, has a part that cannot be enforced, or allows no text.
     """
     name = NAMES[constraint.kind]
     try:
@@ -254,7 +254,16 @@ def grammar_of(constraint: Constraint) -> str:
         raise ConfigError(f"{name} cannot be enforced: {_in_short(faults[0])}; fix it")
     if constraint.kind == "json_schema":
         _refuse_ignored(json.loads(constraint.value))
+    # llama.cpp would answer freely where no text is right, such as for a schema that refers to itself alone.
+    letters = _byte_vocabulary()
+    GrammarGuide(LLMatcher(letters, grammar, log_level=0, limits=LIMITS), letters.vocab_size, name).allowed()
     return grammar
+
+
+@cache
+def _byte_vocabulary() -> LLTokenizer:
+    """Return the vocabulary of single bytes, which can write any text."""
+    return LLTokenizer("byte")
 
 
 def _of_schema(value: str) -> str:

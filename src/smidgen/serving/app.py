@@ -17,6 +17,7 @@ from smidgen.serving.faults import FAILED, INVALID, NOT_FOUND, OVERLOADED, ApiEr
 from smidgen.serving.generation import chat, complete
 from smidgen.serving.names import ModelEntry, ModelList
 from smidgen.serving.openapi import Operation, describe, page
+from smidgen.serving.request_facts import facts_of
 from smidgen.serving.service import Service
 
 LEFT = 499
@@ -122,6 +123,7 @@ def build_app(
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
+    facts_of(request.scope).note_failure(error)
     return error.response()
 
 

@@ -129,11 +129,9 @@ def _exchange(
         raise ApiError(
             400, "top_logprobs needs logprobs; set logprobs to true, or leave it out", param="top_logprobs"
         )
-    most = max(service.settings.most_tokens, service.settings.max_tokens)
-    if max_tokens is not None and max_tokens > most:
+    if max_tokens is not None:
         name = "max_tokens" if body.max_tokens == max_tokens else "max_completion_tokens"
-        fault = f"{name} is {max_tokens}, more than the {most} of this server; lower it"
-        raise ApiError(400, fault, param=name)
+        service.settings.check_length(max_tokens, name)
     sampling = _sampling(body, max_tokens or service.settings.max_tokens)
     choices = [messages for messages in prompts for _ in range(body.n or 1)]
     requests = [
@@ -250,6 +248,7 @@ async def _chunks(
                 yield _chunk(exchange, [dialect.closing(index, reason_of(event.completion), logprobs)])
             each = await answers.next()
     except ApiError as error:
+        facts.note_failure(error, in_stream=True)
         yield _data(error.to_json())
         return
     usage = usage_of([completions[index] for index in sorted(completions)], exchange.num_prompts)

@@ -103,7 +103,6 @@ class Answers:
             raise ApiError(
                 400,
                 "the prompt leaves no room for an answer in the model's context; shorten it",
-                param="messages",
                 code="context_length_exceeded",
             )
         return job.index, event
@@ -134,7 +133,9 @@ def fault_of(error: Exception) -> ApiError:
     """Return the API's error for one of the engine."""
     if isinstance(error, UserError):
         return ApiError(400, str(error))
-    return ApiError(500, f"the engine failed: {error}", FAILED)
+    fault = ApiError(500, "the engine failed on this request; the server's log says where", FAILED)
+    fault.__cause__ = error  # for the log; its message may quote the prompts of others
+    return fault
 
 
 def overloaded(status: int, message: str) -> ApiError:

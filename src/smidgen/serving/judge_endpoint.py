@@ -40,8 +40,8 @@ class JudgingBody(Part):
     """A name of `/v1/models`; the server's judge if left out."""
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = 1
     """Judgements of each order, or of each answer; more than one need a temperature above 0."""
-    max_tokens: Annotated[int, Field(ge=1)] = SamplingOptions.max_tokens
-    """Maximum length of a judgement in tokens."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Maximum length of a judgement in tokens; the default of `smidgen judge` if left out."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """0 is greedy."""
     seed: Annotated[int, Field(ge=0, lt=LARGEST_SEED)] = 0
@@ -61,7 +61,7 @@ class CompareBody(JudgingBody):
     """One answer."""
     b: str
     """The other one."""
-    template: Literal["rubric", "scores", "single", "verdict"] | None = None
+    template: Literal["rubric", "scores", "verdict"] | None = None
     """How the judge is asked; as the server was started if left out."""
 
 
@@ -72,7 +72,7 @@ class RankBody(JudgingBody):
     """The question."""
     answers: Annotated[list[str], Field(min_length=2, max_length=MOST_ANSWERS)]
     """The answers; every pair of them is compared in both orders."""
-    template: Literal["rubric", "scores", "single", "verdict"] | None = None
+    template: Literal["rubric", "scores", "verdict"] | None = None
     """How the judge is asked; as the server was started if left out."""
 
 
@@ -183,8 +183,10 @@ async def _judged(
     model = body.model or judges.model or service.names.base
     adapter = service.names.adapter_of(model)
     facts.model = model  # known now, so that no stranger names what is logged
+    max_tokens = body.max_tokens or min(SamplingOptions.max_tokens, service.settings.most_tokens)
+    service.settings.check_length(max_tokens, "max_tokens")
     try:
-        sampling = SamplingOptions(body.max_tokens, body.temperature, body.seed)
+        sampling = SamplingOptions(max_tokens, body.temperature, body.seed)
         work = begin(Judge(judging=options, sampling=sampling))
         requests = [replace(each, adapter=adapter) for each in next(work)]
     except UserError as error:

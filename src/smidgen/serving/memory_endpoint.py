@@ -133,12 +133,19 @@ class Memories:
         try:
             return await anyio.to_thread.run_sync(work, self.store, *arguments)
         except UserError as error:
-            said = str(error).replace(str(self.store.path), self.store.path.name)
-            raise ApiError(409, said) from None
+            raise ApiError(409, _without_folder(error, self.store)) from None
         except WorkError as error:
-            raise ApiError(
-                503, str(error).replace(str(self.store.path), self.store.path.name), FAILED
-            ) from None
+            raise unavailable(error, self.store) from None
+
+
+def unavailable(error: WorkError, store: Store) -> ApiError:
+    """Return the error for clients of a store that cannot be read or written."""
+    return ApiError(503, _without_folder(error, store), FAILED, code="store_unavailable")
+
+
+def _without_folder(error: Exception, store: Store) -> str:
+    """Return what an error says, but not where the store is, which is no business of clients."""
+    return str(error).replace(str(store.path), store.path.name)
 
 
 async def _list(memories: Memories, request: HttpRequest) -> Response:

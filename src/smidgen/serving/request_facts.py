@@ -10,6 +10,7 @@ from uuid import uuid4
 from starlette.types import Scope
 
 from smidgen.serving.answers import Usage
+from smidgen.serving.faults import FAILED, ApiError
 
 
 @dataclass
@@ -26,7 +27,7 @@ class RequestFacts:
         queue_seconds: how long it waited before the model began.
         first_token_seconds: from its arrival to the first token.
         texts: what was asked; logged only where prompts are.
-        fault: what failed, if the server did; never sent to a client.
+        fault: what failed, if the server or a stream did; never sent to a client.
     """
 
     id: str = field(default_factory=lambda: f"req_{uuid4().hex[:24]}")
@@ -44,6 +45,13 @@ class RequestFacts:
         """Note that the first token of a stream is there."""
         self.first_token_seconds = time.perf_counter() - self.started
         self.queue_seconds = queue_seconds
+
+    def note_failure(self, error: ApiError, *, in_stream: bool = False) -> None:
+        """Note why the server failed on a request, or how a stream ended whose status was sent before."""
+        if error.type == FAILED:
+            self.fault = fault_of(error.__cause__ or error.__context__ or error)
+        if in_stream:
+            self.fault = f"the stream ended with {error.status} {self.fault}".rstrip()
 
     def end_answer(self, usage: Usage, queue_seconds: float | None) -> None:
         """Note the tokens of an answer that is complete, and how long it waited for the model."""

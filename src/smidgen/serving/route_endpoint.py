@@ -33,6 +33,7 @@ from smidgen.router.stream import Routed
 from smidgen.serving.bodies import Part, read_body
 from smidgen.serving.faults import FAILED, ApiError
 from smidgen.serving.jobs import overloaded
+from smidgen.serving.memory_endpoint import unavailable
 from smidgen.serving.openapi import Operation
 from smidgen.serving.request_facts import facts_of
 from smidgen.serving.scheduled import ScheduledSessions
@@ -204,7 +205,8 @@ class Routes:
         try:
             routed = await asyncio.wrap_future(future)
         except WorkError as error:
-            raise ApiError(503, str(error), FAILED, code="store_unavailable") from None
+            assert self._store is not None
+            raise unavailable(error, self._store) from None
         if routed.line.fault:
             fault = re.sub(r"^line \d+: ", "", routed.line.fault)
             raise ApiError(409, fault, param="id", code="input_conflict")

@@ -96,8 +96,8 @@ class ScheduledSession(InboxSession):
             except ApiError as fault:
                 if fault.status == FULL:  # who steps the session has deadlines of its own
                     await asyncio.sleep(PAUSE)
-                else:
-                    error = fault
+                else:  # as another session tells of it
+                    error = fault.__cause__ if isinstance(fault.__cause__, Exception) else fault
             except Exception as fault:  # the request's alone
                 error = fault
         self._tasks.pop(one.ticket, None)

@@ -106,8 +106,16 @@ class Scheduler:
             deadline_s: seconds until the requests are given up.
 
         Raises:
-            ApiError: 429, the queue is full; 503, the server stops.
+            ApiError: 400, they are more than the server ever holds; 429, the queue is full; 503, the server
+                stops.
         """
+        most = self._places + self._most_waiting
+        if len(requests) > most:
+            raise ApiError(
+                400,
+                f"the request asks for {len(requests)} answers, more than the {most} that this server holds "
+                "at a time; send several requests",
+            )
         answers = Answers(self.cancel, deadline_s)
         jobs = [Job(i, request, client, stream, answers) for i, request in enumerate(requests)]
         with self._changed:

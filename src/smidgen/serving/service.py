@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from smidgen.data.templates import Tokenizer
 from smidgen.data.types import Message, Request, Sample, Sampling
-from smidgen.errors import ModelError
+from smidgen.errors import ConfigError, ModelError
 from smidgen.inference import engine_identity, open_local_engine
 from smidgen.options import EngineOptions
 from smidgen.serving.faults import ApiError
@@ -33,6 +33,28 @@ class ServingSettings:
     thinking: bool = False
     most_waiting: int = MOST_WAITING
     most_tokens: int = 4096
+
+    def __post_init__(self):
+        """Validate the values.
+
+        Raises:
+            ConfigError: answers would be longer than they may be.
+        """
+        if self.max_tokens > self.most_tokens:
+            raise ConfigError(
+                f"--max-tokens is {self.max_tokens}, more than --max-tokens-limit, {self.most_tokens}; lower "
+                "it, or raise the limit"
+            )
+
+    def check_length(self, max_tokens: int, param: str) -> None:
+        """Check the length of answer that a request asks for in its field `param`.
+
+        Raises:
+            ApiError: 400; it is more than this server writes.
+        """
+        if max_tokens > self.most_tokens:
+            fault = f"{param} is {max_tokens}, more than the {self.most_tokens} of this server; lower it"
+            raise ApiError(400, fault, param=param)
 
 
 @dataclass(frozen=True)

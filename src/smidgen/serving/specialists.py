@@ -55,13 +55,16 @@ class Specialists:
         """Prepare them.
 
         Raises:
-            ConfigError: a model is not served, or there is no such template.
+            ConfigError: a model is not served, or there is no such template, or it compares nothing.
             DataError: the intents or the store cannot be read.
         """
         for name in (settings.judge, settings.router):
             _check_name(service.names, name)
-        if settings.judge_template is not None:
-            find_form(settings.judge_template)
+        if settings.judge_template is not None and find_form(settings.judge_template).singly:
+            raise ConfigError(
+                f"--judge-template is {settings.judge_template}, which grades single answers, as "
+                "/v1/judge/grade does without it; expected one that compares: rubric, scores or verdict"
+            )
         intents = () if settings.intents is None else read_intents(settings.intents)
         self._store = None if settings.store is None else Store.open(settings.store)
         self._judges = Judges(service, settings.judge, settings.judge_template)
