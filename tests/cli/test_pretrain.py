@@ -119,6 +119,7 @@ def test_the_report_has_the_curves_of_every_source_and_the_phases(recipe: Path, 
     assert f"beans: validation loss {training['sources'][0]['validation'][-1]['loss']:.4g} in the end" in page
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(recipe: Path, whole: Path):
     runs = recipe.parent / "killed"
     child = processes.start(train_slowly, str(recipe), str(runs))

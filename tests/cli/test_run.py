@@ -164,6 +164,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_report(recipe: Path, finish
     assert report_of(tmp_path) == report_of(finished)
 
 
+@pytest.mark.slow
 def test_killed_between_steps_training_goes_on(recipe: Path, finished: Path, tmp_path: Path):
     child = processes.smidgen(["run", str(recipe), "--runs", str(tmp_path)])
     checkpoints = tmp_path / "tiny/checkpoints"

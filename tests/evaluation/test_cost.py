@@ -66,7 +66,7 @@ def test_prices_are_read_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("machine = 1.0", r"prices\.toml: unknown key 'machine'.*Known: currency, machine_per_hour, api"),
+        ("machines = 1.0", r"prices\.toml: unknown key 'machines'.*Known: currency, machine_per_hour, api"),
         ("machine_per_hour = -1.0", "'machine_per_hour' is -1.0: input should be greater than or equal to 0"),
         ("[[api]]\nname = 'x'\ninput_per_million = 1.0", "'api.0.output_per_million' is missing"),
         (

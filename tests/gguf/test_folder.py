@@ -38,6 +38,7 @@ def expected(name: str, numbers: np.ndarray, family: str) -> np.ndarray:
     return numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*PLAIN, *BLOCKS])
 def test_numbers_are_those_of_the_file(kind: str, tmp_path: Path):
     made = write_file(tmp_path / "model.gguf", "llama", kind=kind)

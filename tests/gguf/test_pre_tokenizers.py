@@ -17,6 +17,7 @@ from smidgen.export.gguf.write_tokenizer import read_vocabulary
 ONE_OF_EACH = {way: name for name, way in reversed(PRE_TOKENIZERS.items())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pre", [None, *ONE_OF_EACH.values()])
 def test_text_is_split_as_llama_cpp_splits_it(pre: str | None, tmp_path: Path):
     compare(byte_level(pre), tmp_path)

@@ -262,6 +262,7 @@ def test_only_the_trained_judge_is_attacked_and_the_plan_counts_that(tmp_path: P
     assert expected["after"] > 5 * expected["before"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_attacks_its_judge_and_reports_it(tmp_path: Path):
     settings = {"attacks": ["padding"], "attack_share": 0.5}
     context = judging(tmp_path, 1, **settings)
