@@ -5,13 +5,10 @@ the requests of a session take turns with those of the clients.
 """
 
 import asyncio
-import queue
-from collections.abc import Callable
-from contextlib import suppress
 
-from smidgen.data.types import Completion, Request
-from smidgen.inference import Event
-from smidgen.inference.inbox import InboxSession, Submitted, wait_for_events
+from smidgen.data.types import Completion
+from smidgen.inference.inbox import Submitted
+from smidgen.inference.loop_session import LoopSession
 from smidgen.serving.faults import ApiError
 from smidgen.serving.scheduler import Scheduler
 
@@ -36,32 +33,12 @@ class ScheduledSessions:
         """Do nothing: the engine is the server's."""
 
 
-class ScheduledSession(InboxSession):
+class ScheduledSession(LoopSession):
     """A `Session` whose requests a scheduler gets."""
 
     def __init__(self, scheduler: Scheduler, client: str, loop: asyncio.AbstractEventLoop):
-        super().__init__()
-        self._scheduler, self._client, self._loop = scheduler, client, loop
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-
-    def submit(self, request: Request, *, stream: bool = False) -> int:
-        """Enter a request; see `Session.submit`. Its text comes in one piece."""
-        ticket = self._inbox.submit(request, stream)
-        self._soon(self._deal)
-        return ticket
-
-    def step(self, *, timeout: float | None = None) -> list[Event]:
-        """Wait for at least one answer; return all that have arrived."""
-        if self.is_idle:
-            return []
-        return self._inbox.finish(wait_for_events(self._events, timeout))
-
-    def cancel(self, ticket: int) -> None:
-        """Give up a request, and free its place; see `Session.cancel`."""
-        if self._inbox.cancel(ticket):
-            self._soon(self._deal)
-            self._events.put(None)
+        super().__init__(loop)
+        self._scheduler, self._client = scheduler, client
 
     def close(self) -> None:
         """Give up all requests."""
@@ -73,19 +50,7 @@ class ScheduledSession(InboxSession):
         """The scheduler decides who waits."""
         return 1
 
-    def _soon(self, call: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # the loop is closed, and everything of it has ended
-            self._loop.call_soon_threadsafe(call)
-
     # ------------------------------------------------------------------------------------ in the event loop
-
-    def _deal(self) -> None:
-        arrived, gone = self._inbox.take()
-        for ticket in gone:
-            if ticket in self._tasks:
-                self._tasks.pop(ticket).cancel()
-        for one in arrived:
-            self._tasks[one.ticket] = self._loop.create_task(self._answer(one))
 
     async def _answer(self, one: Submitted) -> None:
         completion: Completion | None = None
@@ -100,10 +65,8 @@ class ScheduledSession(InboxSession):
                     error = fault.__cause__ if isinstance(fault.__cause__, Exception) else fault
             except Exception as fault:  # the request's alone
                 error = fault
-        self._tasks.pop(one.ticket, None)
         self._events.put(one.event(completion=completion, error=error))
 
     def _give_up(self) -> None:
         for task in self._tasks.values():
             task.cancel()
-        self._tasks.clear()
