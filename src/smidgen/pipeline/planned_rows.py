@@ -101,11 +101,11 @@ class PlannedRows:
         return rows
 
     def answers_of_prompt(self, context: RunContext) -> int:
-        """Return the most answers to one prompt in a step, whose groups may have several prompts."""
+        """Return the fewest answers to one prompt in a step, whose groups may have several prompts."""
         settings = context.recipe.train
         assert isinstance(settings, GrpoConfig)
         groups = [next(iter(task.task.reward_groups(task.split_samples[0]))) for task in context.tasks]
-        return settings.num_generations // min(map(len, groups))
+        return settings.num_generations // max(map(len, groups))
 
     def prompt_lengths(self, context: RunContext, samples: Parts, folder: Path) -> list[int]:
         """Return the number of tokens of each training prompt."""
