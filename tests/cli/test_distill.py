@@ -4,22 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.tools.taught import TAUGHT
 
 from smidgen.cli.app import exit_code
 
-RECIPE = """
-name = "taught"
-task = "own"
-[settings]
-message = "Is {{ number }} even?"
-gold = "answer"
-labels = ["yes", "no"]
-[data]
-train = "ROWS"
-test = "ROWS"
-[train]
-method = "distill"
-[train.lora]
+RECIPE = f"""{TAUGHT}[train.lora]
 rank = 4
 """
 

@@ -9,23 +9,12 @@ from pathlib import Path
 
 import pytest
 from tests.tools import processes
+from tests.tools.taught import TAUGHT
 
 from smidgen.cli.app import exit_code
 from smidgen.files import read_json
 
-RECIPE = """
-name = "taught"
-task = "own"
-[settings]
-message = "Is {{ number }} even?"
-gold = "answer"
-labels = ["yes", "no"]
-[data]
-train = "ROWS"
-test = "ROWS"
-[train]
-method = "distill"
-epochs = 3.0
+RECIPE = f"""{TAUGHT}epochs = 3.0
 batch_size = 8
 max_length = 48
 checkpoint_every = 3

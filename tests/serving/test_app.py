@@ -13,12 +13,13 @@ from typing_extensions import TypedDict
 
 from smidgen.data.templates import load_tokenizer
 from smidgen.errors import ConfigError
+from smidgen.inference.loopback import is_loopback
 from smidgen.serving.app import build_app
 from smidgen.serving.faults import ApiError
 from smidgen.serving.names import ModelNames, named_adapters
 from smidgen.serving.openapi import Operation
 from smidgen.serving.scheduler import Scheduler
-from smidgen.serving.server import bind, is_loopback, url_of
+from smidgen.serving.server import bind, url_of
 from smidgen.serving.service import Service
 
 

@@ -239,9 +239,9 @@ def serve(
 
 def _guards(host: str, given: GuardOptions) -> "Guards":
     """Return what the server takes and refuses; without keys it listens on this machine only."""
+    from smidgen.inference.loopback import is_loopback
     from smidgen.serving.guard import Guards
     from smidgen.serving.keys import read_keys
-    from smidgen.serving.server import is_loopback
 
     keys = read_keys(given.api_keys)
     if not keys and not is_loopback(host):

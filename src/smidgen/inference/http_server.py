@@ -1,7 +1,6 @@
 """HTTP requests to a server, with retries on transient errors, and the API key."""
 
 import asyncio
-import ipaddress
 import json
 import os
 import random
@@ -18,6 +17,7 @@ import httpx2
 
 from smidgen.errors import ConfigError, WorkError
 from smidgen.inference.http_faults import RequestFailed
+from smidgen.inference.loopback import is_loopback
 
 PASSING = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 """Statuses of transient errors: the same request may succeed later."""
@@ -155,11 +155,7 @@ class Server:
     @property
     def _is_here(self) -> bool:
         """Whether the server is on this machine's loopback interface."""
-        host = httpx2.URL(self.url).host
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        return is_loopback(httpx2.URL(self.url).host)
 
     def _key(self, name: str | None) -> str | None:
         """Return the API key; the key in the default variable is never sent unencrypted over a network."""

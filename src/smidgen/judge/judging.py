@@ -123,7 +123,7 @@ class Judge:
                 yield Piece(request.sample.id.split("#")[1], text)
             assert stream.completion is not None
             completions.append(stream.completion)
-        return _finished(work, Answers(completions, time.perf_counter() - started))
+        return finished(work, Answers(completions, time.perf_counter() - started))
 
     def grade(self, prompt: str, answer: str, *, reference: str | None = None) -> Graded:
         """Grade one answer.
@@ -275,11 +275,11 @@ class Judge:
         started = time.perf_counter()
         found = {request.sample.id: completion for request, completion in engine.complete(requests)}
         completions = [found[request.sample.id] for request in requests]
-        return _finished(work, Answers(completions, time.perf_counter() - started))
+        return finished(work, Answers(completions, time.perf_counter() - started))
 
 
-def _finished(work: Judging[Found], answers: Answers) -> Found:
-    """Hand a judging its answers; return its result."""
+def finished(work: Judging[Found], answers: Answers) -> Found:
+    """Hand a judging its answers; return its result, or raise as the judging does."""
     try:
         work.send(answers)
     except StopIteration as done:

@@ -15,11 +15,10 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smidgen.errors import UserError
+from smidgen.serving.faults import CLIENT_LEFT
 from smidgen.serving.metrics import Metrics
 from smidgen.serving.request_facts import RequestFacts, facts_of, fault_of
 
-CLIENT_LEFT = 499
-"""Status of a request whose client left before it was answered, as nginx logs it."""
 NO_ROUTE = "other"
 """Route of a request that no endpoint has, so that strangers cannot make up labels of metrics."""
 

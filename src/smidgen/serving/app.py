@@ -13,15 +13,13 @@ from typing_extensions import TypedDict
 
 from smidgen.serving.answers import ChatAnswer, TextAnswer
 from smidgen.serving.bodies import ChatBody, CompletionBody
-from smidgen.serving.faults import FAILED, INVALID, NOT_FOUND, OVERLOADED, ApiError
+from smidgen.serving.faults import CLIENT_LEFT, FAILED, INVALID, NOT_FOUND, OVERLOADED, ApiError
 from smidgen.serving.generation import chat, complete
 from smidgen.serving.names import ModelEntry, ModelList
 from smidgen.serving.openapi import Operation, describe, page
 from smidgen.serving.request_facts import facts_of
 from smidgen.serving.service import Service
 
-LEFT = 499
-"""Status of a request whose client left, as nginx has it; nobody receives it."""
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 """The page of the description has its style in it and needs nothing else."""
 
@@ -144,7 +142,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _left(request: Request, error: Exception) -> Response:
-    return Response(status_code=LEFT)
+    return Response(status_code=CLIENT_LEFT)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -10,6 +10,8 @@ from starlette.responses import JSONResponse
 INVALID, NOT_FOUND = "invalid_request_error", "not_found_error"
 OVERLOADED, FAILED = "overloaded_error", "server_error"
 """Types of errors."""
+CLIENT_LEFT = 499
+"""Status of a request whose client left before it was answered, as nginx has it; nobody receives it."""
 
 
 class ApiError(Exception):

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from smidgen.errors import UserError
 from smidgen.files import jsonable
 from smidgen.judge import Compared, Graded, Judge, Ranked
-from smidgen.judge.judging import Answers, Judging
+from smidgen.judge.judging import Answers, Judging, finished
 from smidgen.options import JudgeOptions, SamplingOptions
 from smidgen.serving.answers import usage_of
 from smidgen.serving.bodies import LARGEST_SEED, Part, read_body
@@ -206,9 +206,7 @@ async def _judged(
         completions = await until_gone(request, answers.completions())
     facts.end_answer(usage_of(completions, len(completions)), answers.queue_seconds)
     try:
-        work.send(Answers(completions, time.perf_counter() - started))
-    except StopIteration as done:
-        return JSONResponse(jsonable(asdict(done.value)))
+        found = finished(work, Answers(completions, time.perf_counter() - started))
     except UserError as error:
         raise ApiError(400, str(error)) from None
-    raise AssertionError("a judging asks once")
+    return JSONResponse(jsonable(asdict(found)))

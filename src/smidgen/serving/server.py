@@ -1,7 +1,6 @@
 """Listening: a socket, and a uvicorn server that finishes what runs before it stops."""
 
 import asyncio
-import ipaddress
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -120,11 +119,3 @@ def url_of(bound: socket.socket) -> str:
     """Return the base URL that clients use."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address is reached from this machine only."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
