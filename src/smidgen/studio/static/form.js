@@ -162,6 +162,6 @@ function set(form, path, value, rebuild = false) {
   for (const key of path.slice(0, -1)) table = table[key] ??= {};
   if (value === undefined) delete table[path[path.length - 1]];
   else table[path[path.length - 1]] = value;
-  form.onchange(form.values);
   if (rebuild) form.rebuild();
+  else form.onchange(form.values);
 }

@@ -26,6 +26,7 @@ export async function recipeView(main) {
   const button = h("button", { class: "primary", onclick: run }, "Start the run");
   let stop = new AbortController();
   let asked = 0;
+  let stale = false; // the form shows another recipe or method than the last one that was asked for
   /** @type {any} */
   let now = { values: {}, toml: "" };
 
@@ -45,13 +46,15 @@ export async function recipeView(main) {
   /** Take a recipe as values or as text, and show it as the other. @param {any} given */
   async function read(given) {
     const mine = ++asked;
+    stale ||= !given.values || Boolean(given.rebuild); // and stays so if this reply is overtaken
     try {
       const found = await post("/api/recipe", given);
       if (mine !== asked) return;
       now = found;
       keep({ toml: found.toml });
       if (!given.toml) text.value = found.toml;
-      if (!given.values || given.rebuild) build();
+      if (stale) build();
+      stale = false;
       fill(fault, found.error ? notice("error", found.error) : null);
       markFaults(form, found.error);
       button.disabled = Boolean(found.error);
@@ -85,7 +88,10 @@ export async function recipeView(main) {
     const schema = known.methods[method] ?? known.methods.sft;
     const methods = /** @type {Array<[string, string]>} */ (Object.entries(known.methods).map(([name, each]) => [name, `${name}: ${firstSentence(each.properties.train.description)}`]));
     const choose = (/** @type {string} */ name) => read({ values: withMethod(values, name), rebuild: true });
-    const rebuild = () => read({ values, rebuild: true });
+    const rebuild = () => {
+      button.disabled = true;
+      read({ values, rebuild: true });
+    };
     fill(
       form,
       h("datalist", { id: "row-files" }, ["world", ...files].map((value) => h("option", { value }))),
