@@ -1,5 +1,6 @@
 """The Python door to memory decisions, on an engine that follows a script."""
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ from smidgen.errors import ConfigError, DataError, ModelError, WorkError
 from smidgen.router import ArbitrateQuestion, MemorizeQuestion
 from smidgen.router import router as router_module
 
+ADD, UPDATE = '{"decision":"ADD","kind":"new"}', '{"decision":"UPDATE","kind":"correction"}'
 MIA = (Candidate("m17", "Mia lives in Linz."), Candidate("m9", "Mia has a dog."))
 
 
@@ -26,14 +28,56 @@ def test_decisions_are_mapped_back_to_what_was_offered(make, engine):
     found = router.memorize("I will move to Graz.")
     assert (found.status, found.decision) == ("decided", Decision("SAVE", category="plan"))
     assert found.attempts == 1 and 0 < found.seconds < 5 and found.settled() is found
-    engine.say = lambda request: '{"decision":"UPDATE","id":2,"kind":"correction"}'
+    engine.say = lambda request: UPDATE if "a dog" in text_of(request) else ADD
     assert router.arbitrate("Mia has a cat.", MIA).decision == Decision(
         "UPDATE", target="m9", kind="correction"
     )
     engine.say = lambda request: '{"intent":"weather"}'
     assert router.classify("Rain?").decision == Decision("weather")
     assert router.classify("Rain?", ["food", IntentOffer("weather")]).decision == Decision("weather")
-    assert [request.logprobs for request in engine.asked] == [False] * 4
+    assert [request.logprobs for request in engine.asked] == [False, True, True, False, False]
+
+
+def test_a_fact_is_compared_with_every_candidate_and_the_surest_answer_counts(make, engine, monkeypatch):
+    router, sure = make(), {"b": 0.5, "c": 0.75}
+    offered = [Candidate(name, f"it is {name}") for name in "abcde"]
+    said = {"a": ADD, "b": UPDATE, "c": UPDATE, "d": ADD, "e": ADD}
+    monkeypatch.setattr(
+        "tests.router.scripted.Completion",
+        lambda name: Completion(said[name], logprobs=(math.log(sure.get(name, 1.0)),)),
+    )
+    engine.say = lambda request: text_of(request)[-1]
+    found = router.arbitrate("It is new.", offered)
+    assert found.decision == Decision("UPDATE", target="c", kind="correction") and found.attempts == 1
+    assert [text_of(request)[-1] for request in engine.asked] == [*"abcde"]
+
+
+def test_nothing_is_asked_about_a_fact_if_nothing_is_stored(make, engine):
+    found = make().arbitrate("Mia has a cat.", ())
+    assert (found.status, found.decision) == ("decided", Decision("ADD", kind="new"))
+    assert found.attempts == 0 and engine.asked == []
+
+
+def test_one_comparison_that_fails_fails_the_question_and_frees_its_places(make, engine):
+    router = make(budget=None)
+    engine.say = lambda request: DataError("it is odd") if "a dog" in text_of(request) else None
+    assert router.arbitrate("Mia has a cat.", MIA).reason == "it is odd"
+    assert len(engine.cancelled) == 1 and router.num_unsettled == 0
+    engine.say = first_choice
+    assert router.arbitrate("Mia has a cat.", MIA).status == "decided"
+
+
+def test_a_late_comparison_keeps_the_answers_that_it_has(make, engine):
+    router = make(budget=0.05)
+    engine.say = lambda request: ADD if "Linz" in text_of(request) else None
+    late = [router.arbitrate(f"Mia has a cat {i}.", MIA) for i in range(2)]
+    assert [outcome.status for outcome in late] == ["deferred"] * 2
+    assert router.arbitrate("Third", MIA).status == "deferred"  # takes the place of one of them
+    engine.say = first_choice
+    engine.wake()
+    assert {outcome.settled(timeout=10).status for outcome in late} == {"decided"}
+    stored = [text_of(request) for request in engine.asked]
+    assert max(stored.count(f"New: Mia has a cat {i}.\nStored: Mia lives in Linz.") for i in range(2)) == 1
 
 
 def test_the_model_is_warm_before_the_first_question(engine):
@@ -148,7 +192,7 @@ def test_a_task_does_not_hold_up_another(make, engine):
     comparisons = [router.submit(ArbitrateQuestion(f"fact {i}", MIA)) for i in range(20)]
     found = router.memorize("quick")
     assert found.status == "decided" and not any(future.done() for future in comparisons)
-    assert sum("New:" in text_of(request) for request in engine.asked) == 2  # its places
+    assert sum("New:" in text_of(request) for request in engine.asked) == 4  # two candidates in each place
     release.set()
     engine.wake()
     assert {future.result(5).status for future in comparisons} == {"decided"}
@@ -193,7 +237,7 @@ def test_settings_are_checked(engine, monkeypatch):
     engine.say = first_choice
     monkeypatch.setattr(router_module, "open_engine", lambda given: options.append(given) or engine)
     Router(EngineOptions("scripted", kv_bits=8), "some/adapter", places=3).close()
-    assert (str(options[0].adapter), options[0].kv_bits, options[0].batch_size) == ("some/adapter", 8, 9)
+    assert (str(options[0].adapter), options[0].kv_bits, options[0].batch_size) == ("some/adapter", 8, 15)
 
 
 def test_outcomes_as_json(make, engine):

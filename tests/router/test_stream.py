@@ -14,7 +14,7 @@ from smidgen.router.stream import MOST_STALE, Routed, route
 
 SAVE = '{"decision":"SAVE","category":"fact"}'
 ADD = '{"decision":"ADD","kind":"new"}'
-UPDATE = '{"decision":"UPDATE","id":1,"kind":"correction"}'
+UPDATE = '{"decision":"UPDATE","kind":"correction"}'
 
 
 def lines(*texts: str | dict, name: str | None = "file"):

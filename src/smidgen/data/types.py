@@ -205,12 +205,14 @@ class Score:
         answer: the parsed answer as text, or None if unparsed.
         parsed: whether the completion has the expected format.
         explanation: why parsing failed, or what the answer was derived from.
+        confidence: the probability of the answer, for a task that needs it; None if the engine gives none.
     """
 
     value: float
     answer: str | None
     parsed: bool
     explanation: str = ""
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)

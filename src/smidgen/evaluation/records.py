@@ -61,6 +61,7 @@ class LoggedRecord:
             "answer": score.answer,
             "parsed": score.parsed,
             "explanation": score.explanation,
+            **({} if score.confidence is None else {"confidence": score.confidence}),
             "fingerprint": self.fingerprint,
             "session": self.session,
             "elapsed": self.elapsed,
@@ -147,7 +148,7 @@ def _logged(row: Mapping[str, Any], where: str) -> LoggedRecord:
         record = Record(
             Sample(row["id"], messages, row["target"], row["metadata"]),
             Completion(row["text"], finish_reason=row["finish_reason"], timing=timing, passes=passes),
-            Score(row["score"], row["answer"], row["parsed"], row["explanation"]),
+            Score(row["score"], row["answer"], row["parsed"], row["explanation"], row.get("confidence")),
         )
         return LoggedRecord(record, row["fingerprint"], row["session"], row["elapsed"])
     except (TypeError, KeyError) as error:

@@ -19,6 +19,8 @@ from smidgen.router.job import CLOSED, Job, Outcome
 
 PAUSE, LONGEST_PAUSE = 0.25, 60.0
 """Seconds before a deferred question is tried again: after the first attempt, and at most."""
+TOGETHER = 3
+"""Requests of one question that the engine works on at a time."""
 STEP = 0.1
 """Most seconds of a step: a question that comes during one may have the earliest deadline."""
 
@@ -69,7 +71,7 @@ class Dispatcher:
     def num_unsettled(self) -> int:
         """Number of jobs without a final outcome."""
         with self._changed:
-            return len(self._running) + len(self._late) + sum(map(len, self._waiting.values()))
+            return len(self._jobs()) + len(self._late) + sum(map(len, self._waiting.values()))
 
     def close(self) -> None:
         """End the thread and close the session; unfinished jobs are told so."""
@@ -120,35 +122,56 @@ class Dispatcher:
             for event in events:
                 if not event.is_last or (job := self._running.pop(event.ticket, None)) is None:
                     continue
+                number = job.tickets.pop(event.ticket)
                 if event.completion is not None:
-                    told.append((job, job.outcome_of(event.completion)))
+                    job.answers[number] = event.completion
+                    self._go_on(job)
+                    if not job.tickets:
+                        told.append((job, job.outcome()))
                 elif event.error is not None:
+                    self._withdraw(job)
                     told.append((job, job.failed_by(event.error)))
             self._start_waiting()
         return told
 
     def _fail_running(self, error: Exception) -> Told:
         with self._changed:
-            failed, self._running = list(self._running.values()), {}
+            failed = self._jobs()
             for job in failed:
-                assert job.ticket is not None
-                self._session.cancel(job.ticket)
+                self._withdraw(job)
             self._start_waiting()
         return [(job, job.failed_by(error, "the engine failed: ")) for job in failed]
 
     def _abandon(self) -> Told:
         with self._changed:
-            left = [*self._running.values(), *self._late]
+            left = [*self._jobs(), *self._late]
             left += [job for waiting in self._waiting.values() for job in waiting]
             self._running, self._late, self._waiting = {}, [], {}
         return [(job, job.deferred(CLOSED)) for job in left]
 
     # ---------------------------------------------------------------------------- with the lock in hand
 
+    def _jobs(self) -> list[Job]:
+        """Return the jobs that the engine works on."""
+        return list(dict.fromkeys(self._running.values()))
+
     def _start(self, job: Job) -> None:
         job.attempts += 1
-        job.ticket = self._session.submit(job.request)
-        self._running[job.ticket] = job
+        self._go_on(job)
+
+    def _go_on(self, job: Job) -> None:
+        """Give the engine further requests of a job, as many as it may work on."""
+        for number in job.next_requests[: TOGETHER - len(job.tickets)]:
+            ticket = self._session.submit(job.requests[number])
+            job.tickets[ticket] = number
+            self._running[ticket] = job
+
+    def _withdraw(self, job: Job) -> None:
+        """Take a job's requests from the engine; the answers that there are stay."""
+        for ticket in job.tickets:
+            self._session.cancel(ticket)
+            del self._running[ticket]
+        job.tickets.clear()
 
     def _start_waiting(self) -> None:
         for task, waiting in self._waiting.items():
@@ -157,14 +180,12 @@ class Dispatcher:
 
     def _makes_room(self, task: str) -> bool:
         """Whether a task has a free place; one of a late job is freed."""
-        held = [job for job in self._running.values() if job.task == task]
+        held = [job for job in self._jobs() if job.task == task]
         if len(held) < self._places:
             return True
         late = next((job for job in held if job.is_late), None)
         if late is not None:
-            assert late.ticket is not None
-            self._session.cancel(late.ticket)
-            del self._running[late.ticket]
+            self._withdraw(late)
             self._postpone(late)
         return late is not None
 
@@ -172,7 +193,7 @@ class Dispatcher:
         """Defer the jobs whose budget is spent; those that wait make way for others."""
         now, told = time.perf_counter(), []
         waiting = [job for jobs in self._waiting.values() for job in jobs]
-        for job in [*self._running.values(), *waiting]:
+        for job in [*self._jobs(), *waiting]:
             if not job.is_late and job.deadline <= now:
                 job.is_late = True
                 told.append((job, job.deferred()))
@@ -185,7 +206,6 @@ class Dispatcher:
         return told
 
     def _postpone(self, job: Job) -> None:
-        job.ticket = None
         job.due = time.perf_counter() + min(LONGEST_PAUSE, PAUSE * 2 ** max(0, job.attempts - 1))
         self._late.append(job)
 
@@ -200,7 +220,7 @@ class Dispatcher:
 
     def _seconds_left(self) -> float | None:
         """Return the seconds until a deadline or the end of a pause; None if there is neither."""
-        times = [job.deadline for job in self._running.values() if not job.is_late]
+        times = [job.deadline for job in self._jobs() if not job.is_late]
         times += [job.deadline for jobs in self._waiting.values() for job in jobs]
         if not self._running:
             times += [job.due for job in self._late]

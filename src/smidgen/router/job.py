@@ -1,7 +1,7 @@
 """One question to a router while it is on its way, and what came of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -76,14 +76,15 @@ class Job:
     Attributes:
         task: name of the task; questions of one task share its places.
         budget: seconds until it is deferred.
-        request: the request to the engine.
-        read: reads a decision from the text of an answer; raises `ParseError`.
+        requests: the requests to the engine; the answers to all of them make the decision.
+        read: reads the decision from the answers, in the order of the requests; raises `ParseError`.
         note: as in `Outcome`.
         asked: when it was asked, from `time.perf_counter`.
         first: the outcome within the budget.
         final: the outcome in the end: `first`, or what comes after a deferral.
-        attempts: how often the engine was given the request.
-        ticket: the session's ticket while the engine works on it.
+        attempts: how often the engine was given the requests.
+        answers: the answers so far, by the number of their requests.
+        tickets: the session's tickets of the requests that the engine works on, and their numbers.
         due: when a deferred one may be tried again.
         is_late: whether it was deferred.
         error: the error of the engine that failed it.
@@ -91,14 +92,15 @@ class Job:
 
     task: str
     budget: float
-    request: Request = field(init=False)
-    read: Callable[[str], Decision] = field(init=False)
+    requests: list[Request] = field(default_factory=list)
+    read: Callable[[Sequence[Completion]], Decision] = field(init=False)
     note: str = ""
     asked: float = field(default_factory=time.perf_counter)
     first: "Future[Outcome]" = field(default_factory=Future)
     final: "Future[Outcome]" = field(default_factory=Future)
     attempts: int = 0
-    ticket: int | None = None
+    answers: dict[int, Completion] = field(default_factory=dict)
+    tickets: dict[int, int] = field(default_factory=dict)
     due: float = 0.0
     is_late: bool = False
     error: Exception | None = None
@@ -108,12 +110,20 @@ class Job:
         """When the budget is spent."""
         return self.asked + self.budget
 
-    def outcome_of(self, completion: Completion) -> Outcome:
-        """Return what the answer of the engine means."""
-        if why := UNANSWERED.get(completion.finish_reason):
-            return self.failed(f"{why}; shorten the text")
+    @property
+    def next_requests(self) -> list[int]:
+        """The numbers of the requests that the engine has not been given."""
+        given = {*self.answers, *self.tickets.values()}
+        return [number for number in range(len(self.requests)) if number not in given]
+
+    def outcome(self) -> Outcome:
+        """Return what the answers mean, which are all there."""
+        answers = [self.answers[number] for number in range(len(self.requests))]
+        for answer in answers:
+            if why := UNANSWERED.get(answer.finish_reason):
+                return self.failed(f"{why}; shorten the text")
         try:
-            return self._outcome("decided", self.read(completion.text))
+            return self._outcome("decided", self.read(answers))
         except ParseError as error:
             return self.failed(f"the answer is no decision: {error}")
 

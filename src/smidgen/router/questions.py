@@ -7,19 +7,20 @@ from typing import ClassVar, Protocol
 
 from smidgen.data.memories import Candidate, Decision, IntentOffer
 from smidgen.data.stream_decoder import HALF_CHARACTER
-from smidgen.data.types import Constraint, Sample
+from smidgen.data.types import Completion, Constraint, Sample
 from smidgen.errors import DataError
 from smidgen.router.learned import LearnedIntents
 from smidgen.tasks.memory import (
     Arbitrate,
     Classify,
     Memorize,
-    arbitrate_sample,
+    arbitrate_samples,
     classify_sample,
     memorize_sample,
 )
-from smidgen.tasks.memory.arbitrate import MOST_CHARACTERS as MOST_OF_FACT
 from smidgen.tasks.memory.classify import MOST_TEXT as MOST_TO_CLASSIFY
+from smidgen.tasks.memory.comparing import MOST_CHARACTERS as MOST_OF_FACT
+from smidgen.tasks.memory.comparing import decided, read_comparison
 from smidgen.tasks.memory.memorize import MOST_CHARACTERS as MOST_TO_MEMORIZE
 from smidgen.tasks.memory.texts import shortened
 
@@ -29,21 +30,27 @@ KnownIntents = tuple[IntentOffer, ...] | LearnedIntents
 """Intents that stand in the prompt, or that were learnt by heart."""
 
 
-class Decider(Protocol):
-    """The part of a task that decides."""
+class Asker(Protocol):
+    """The part of a task that asks."""
 
     name: str
+    needs_confidence: bool
 
     def constraint_of(self, sample: Sample) -> Constraint | None:
         """Return the constraint on the answer to a sample."""
         ...
+
+
+class Decider(Asker, Protocol):
+    """The part of a task that decides by one answer."""
 
     def decision(self, sample: Sample, text: str) -> Decision:
         """Read the decision in an answer; raises `ParseError`."""
         ...
 
 
-DECIDERS: dict[str, Decider] = {task.name: task for task in (Memorize(), Arbitrate(), Classify())}
+MEMORIZE, ARBITRATE, CLASSIFY = Memorize(), Arbitrate(), Classify()
+DECIDERS: dict[str, Asker] = {task.name: task for task in (MEMORIZE, ARBITRATE, CLASSIFY)}
 """The tasks that decide, by name."""
 
 
@@ -59,8 +66,8 @@ class Question(Protocol):
     most: ClassVar[int]
 
     @property
-    def decider(self) -> Decider:
-        """The task that reads the answer."""
+    def decider(self) -> Asker:
+        """The task that it is a question of."""
         ...
 
     @property
@@ -73,24 +80,25 @@ class Question(Protocol):
         """The texts that it asks about."""
         ...
 
-    def sample(self, name: str) -> Sample:
-        """Return the prompt, with the id `name`.
+    def samples(self, name: str) -> list[Sample]:
+        """Return the prompts, whose ids begin with `name`; none if there is nothing to ask the model.
 
         Raises:
             DataError: the question makes no sense.
         """
         ...
 
+    def decision(self, answers: Sequence[tuple[Sample, Completion]]) -> Decision:
+        """Read the decision in the answers to all prompts.
+
+        Raises:
+            ParseError: one is no answer.
+        """
+        ...
+
 
 class _OfRouter:
-    """A question to the router's own model."""
-
-    task: ClassVar[str]
-
-    @property
-    def decider(self) -> Decider:
-        """The task that reads the answer."""
-        return DECIDERS[self.task]
+    """A question to the router's own adapter."""
 
     @property
     def adapter(self) -> None:
@@ -99,44 +107,64 @@ class _OfRouter:
 
 @dataclass(frozen=True)
 class _OfText:
-    """A question about one text."""
+    """A question about one text, decided by one answer."""
 
     text: str
+
+    @property
+    def decider(self) -> Decider:
+        """The task that it is a question of."""
+        raise NotImplementedError
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The text."""
         return (self.text,)
 
+    def decision(self, answers: Sequence[tuple[Sample, Completion]]) -> Decision:
+        """Read the decision in the answer."""
+        ((sample, completion),) = answers
+        return self.decider.decision(sample, completion.text)
+
 
 @dataclass(frozen=True)
-class MemorizeQuestion(_OfText, _OfRouter):
+class MemorizeQuestion(_OfRouter, _OfText):
     """Whether a text is worth remembering."""
 
-    task: ClassVar[str] = "memorize"
+    task: ClassVar[str] = MEMORIZE.name
     most: ClassVar[int] = MOST_TO_MEMORIZE
 
-    def sample(self, name: str) -> Sample:
+    @property
+    def decider(self) -> Decider:
+        """The task that it is a question of."""
+        return MEMORIZE
+
+    def samples(self, name: str) -> list[Sample]:
         """Return the prompt."""
-        return memorize_sample(self.text, id=name)
+        return [memorize_sample(self.text, id=name)]
 
 
 @dataclass(frozen=True)
 class ArbitrateQuestion(_OfRouter):
-    """What becomes of the candidates in view of a fact."""
+    """What becomes of the candidates in view of a fact, which is compared with each of them."""
 
     fact: str
     candidates: tuple[Candidate, ...]
-    task: ClassVar[str] = "arbitrate"
+    task: ClassVar[str] = ARBITRATE.name
     most: ClassVar[int] = MOST_OF_FACT
+
+    @property
+    def decider(self) -> Asker:
+        """The task that it is a question of."""
+        return ARBITRATE
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The fact, then the candidates."""
         return (self.fact, *(each.text for each in self.candidates))
 
-    def sample(self, name: str) -> Sample:
-        """Return the prompt.
+    def samples(self, name: str) -> list[Sample]:
+        """Return a prompt per candidate.
 
         Raises:
             DataError: two candidates have the same id, or there are too many.
@@ -144,18 +172,27 @@ class ArbitrateQuestion(_OfRouter):
         ids = [each.id for each in self.candidates]
         if twice := [each for each in ids if ids.count(each) > 1]:
             raise DataError(f"two candidates have the id {twice[0]!r}; give each an id of its own")
-        return arbitrate_sample(self.fact, self.candidates, id=name)
+        return arbitrate_samples(self.fact, self.candidates, id=name)
+
+    def decision(self, answers: Sequence[tuple[Sample, Completion]]) -> Decision:
+        """Decide by all comparisons; a fact is new if nothing is stored."""
+        return decided([read_comparison(*answer) for answer in answers])
 
 
 @dataclass(frozen=True)
-class ClassifyQuestion(_OfText, _OfRouter):
+class ClassifyQuestion(_OfRouter, _OfText):
     """Which of the intents a text has; they stand in the prompt."""
 
     intents: tuple[IntentOffer, ...]
-    task: ClassVar[str] = "classify"
+    task: ClassVar[str] = CLASSIFY.name
     most: ClassVar[int] = MOST_TO_CLASSIFY
 
-    def sample(self, name: str) -> Sample:
+    @property
+    def decider(self) -> Decider:
+        """The task that it is a question of."""
+        return CLASSIFY
+
+    def samples(self, name: str) -> list[Sample]:
         """Return the prompt.
 
         Raises:
@@ -163,7 +200,7 @@ class ClassifyQuestion(_OfText, _OfRouter):
         """
         if not self.intents:
             raise DataError("no intents are given to choose from; give them to the router or with the text")
-        return classify_sample(self.text, self.intents, id=name)
+        return [classify_sample(self.text, self.intents, id=name)]
 
 
 @dataclass(frozen=True)
@@ -171,7 +208,7 @@ class LearnedQuestion(_OfText):
     """Which of the intents that an adapter has learnt by heart a text has."""
 
     learned: LearnedIntents
-    task: ClassVar[str] = "classify"
+    task: ClassVar[str] = CLASSIFY.name
     most: ClassVar[int] = MOST_TO_CLASSIFY
 
     @property
@@ -184,9 +221,9 @@ class LearnedQuestion(_OfText):
         """The adapter that learnt it."""
         return self.learned.adapter
 
-    def sample(self, name: str) -> Sample:
+    def samples(self, name: str) -> list[Sample]:
         """Return the prompt."""
-        return self.learned.task.sample(shortened(self.text, MOST_TO_CLASSIFY), id=name)
+        return [self.learned.task.sample(shortened(self.text, MOST_TO_CLASSIFY), id=name)]
 
 
 def classify_question(text: str, known: KnownIntents) -> Question:
@@ -196,8 +233,8 @@ def classify_question(text: str, known: KnownIntents) -> Question:
     )
 
 
-def asked(question: Question, name: str) -> tuple[Sample, str]:
-    """Return the prompt of a question, and a note on what of its texts the model does not see as it is.
+def asked(question: Question, name: str) -> tuple[list[Sample], str]:
+    """Return the prompts of a question, and a note on what of its texts the model does not see as it is.
 
     Raises:
         DataError: the question makes no sense; the message says why.
@@ -206,7 +243,7 @@ def asked(question: Question, name: str) -> tuple[Sample, str]:
         raise DataError(f"a text is {strange[0]!r}; expected a string")
     if not question.texts[0].strip():
         raise DataError("the text is empty; expected something to decide on")
-    return question.sample(name), _note(question)
+    return question.samples(name), _note(question)
 
 
 def intents_of(given: Intents) -> tuple[IntentOffer, ...]:

@@ -14,7 +14,7 @@ from smidgen.data.types import Request, Sampling
 from smidgen.errors import ConfigError, ModelError, UserError
 from smidgen.inference import Session, open_engine
 from smidgen.options import EngineName, EngineOptions
-from smidgen.router.dispatch import Dispatcher
+from smidgen.router.dispatch import TOGETHER, Dispatcher
 from smidgen.router.job import Job, Outcome
 from smidgen.router.latency import Latencies
 from smidgen.router.learned import LearnedIntents
@@ -100,7 +100,7 @@ class Router:
         options = model if isinstance(model, EngineOptions) else EngineOptions(model, engine)
         if adapter is not None:
             options = replace(options, adapter=Path(adapter))
-        options = replace(options, batch_size=places * len(DECIDERS))
+        options = replace(options, batch_size=places * (len(DECIDERS) - 1 + TOGETHER))
         self.model = options.model
         started = time.perf_counter()
         self._numbers = itertools.count(1)
@@ -178,15 +178,26 @@ class Router:
     def _start(self, job: Job, question: Question, max_tokens: int) -> None:
         decider = question.decider
         try:
-            sample, job.note = asked(question, f"{question.task}-{next(self._numbers)}")
-            constraint = decider.constraint_of(sample)
+            samples, job.note = asked(question, f"{question.task}-{next(self._numbers)}")
+            constraints = [decider.constraint_of(sample) for sample in samples]
         except UserError as error:
             job.tell(job.failed(str(error)))
             return
-        job.read = lambda text: decider.decision(sample, text)
-        sampling = Sampling(max_tokens=max_tokens)
-        adapter = question.adapter or self._adapter
-        job.request = Request(sample, sampling, constraint, logprobs=False, adapter=adapter)
+        job.read = lambda answers: question.decision(list(zip(samples, answers, strict=True)))
+        if not samples:
+            job.tell(job.outcome())
+            return
+        logprobs = decider.needs_confidence and len(samples) > 1
+        job.requests = [
+            Request(
+                sample,
+                Sampling(max_tokens=max_tokens),
+                constraint,
+                logprobs,
+                adapter=question.adapter or self._adapter,
+            )
+            for sample, constraint in zip(samples, constraints, strict=True)
+        ]
         self._dispatcher.submit(job)
 
     def _warm(self, places: int) -> None:

@@ -163,8 +163,9 @@ class _Stream:
                 if event is None:
                     reads = False
                     continue
-                found = self._begin(event) if isinstance(event, Line) else self._take(*event)
-                for errand, routed in [*found, *self._compare_next()]:
+                found = list(self._begin(event) if isinstance(event, Line) else self._take(*event))
+                self._compare_next()
+                for errand, routed in found:
                     if routed.status != "deferred":
                         self._open -= 1
                     if not routed.is_again:
@@ -236,24 +237,19 @@ class _Stream:
         else:
             yield from self._apply(errand, outcome)
 
-    def _compare_next(self) -> Iterator[tuple[Errand, Routed]]:
+    def _compare_next(self) -> None:
         """Compare the next text with what is stored, unless another one is being compared."""
         while self._first and not self._first[0].is_asked:
             errand = self._first.popleft()
             if errand.wants_comparing:
                 self._to_compare.append(errand)
-        while self._to_compare and self._compared is None:
+        if self._to_compare and self._compared is None:
             assert self._store is not None
-            errand = self._to_compare.popleft()
+            errand = self._compared = self._to_compare.popleft()
             question = errand.line.question
             assert isinstance(question, MemorizeQuestion)
             errand.candidates = self._store.candidates(question.text, CANDIDATES)
-            if errand.candidates:
-                self._compared = errand
-                self._ask(errand, ArbitrateQuestion(question.text, tuple(errand.candidates)))
-            else:
-                errand.decisions.append(Decision("ADD", kind="new"))
-                yield from self._apply(errand, Outcome("arbitrate", "decided", errand.decisions[-1], 0.0, 0))
+            self._ask(errand, ArbitrateQuestion(question.text, tuple(errand.candidates)))
 
     def _apply(self, errand: Errand, outcome: Outcome) -> Iterator[tuple[Errand, Routed]]:
         """Apply the decisions of an errand, if it has a store; if they are stale, decide again."""

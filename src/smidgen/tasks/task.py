@@ -119,6 +119,8 @@ class Task(Protocol):
     """The task's wording in reports."""
     usage: Usage | None = None
     """The usage example of model cards; None for a plain prompt."""
+    needs_confidence: bool = False
+    """Whether `score` reads the log-probabilities of completions."""
     has_right_answers: bool = True
     """Whether a score of 1 means that the answer is right; false for grades and for likelihoods."""
     formats: ClassVar[tuple[Format, ...]] = ()

@@ -1,17 +1,20 @@
 import json
+import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from smidgen.data.memories import Candidate, Decision, IntentOffer
+from smidgen.data.memories import KINDS_OF, Candidate, Decision, IntentOffer
 from smidgen.data.types import Completion, Record, Sample
 from smidgen.errors import ConfigError, DataError, ParseError
 from smidgen.evaluation.metrics import measure
 from smidgen.tasks import Arbitrate, Classify, Memorize, Task, find_task
-from smidgen.tasks.memory import arbitrate_sample, classify_sample, memorize_sample
+from smidgen.tasks.memory import arbitrate_samples, classify_sample, memorize_sample
 from smidgen.tasks.memory.answers import arbitrate_answers, memorize_answers, schema_of, written
+from smidgen.tasks.memory.comparing import Comparison, decided, read_comparison
 
 STORED = (Candidate("m7", "Ilse lives in Graz."), Candidate("m2", "Ilse drinks tea."), Candidate("m9", "x"))
 OFFERS = (IntentOffer("book_flight", "buy a plane ticket"), IntentOffer("weather"))
@@ -46,6 +49,10 @@ def answered(task: Task, rows: list, *texts: str) -> list[Record]:
     ]
 
 
+def said(action: str, kind: str) -> str:
+    return json.dumps({"decision": action, "kind": kind}, separators=(",", ":"))
+
+
 def values(task: Task, records: list[Record]) -> dict[str, float | None]:
     return {name: measure(metric).value for name, metric in task.measures(records).items()}
 
@@ -61,7 +68,7 @@ def test_the_tasks_are_found_by_name() -> None:
 def test_what_differs_comes_last_in_the_prompt() -> None:
     for samples in (
         [memorize_sample(text) for text in ("one", "two")],
-        [arbitrate_sample(text, STORED) for text in ("one", "two")],
+        [arbitrate_samples("x", [Candidate("m", text)])[0] for text in ("one", "two")],
         [classify_sample(text, OFFERS) for text in ("one", "two")],
     ):
         prompts = [[message.content for message in sample.messages] for sample in samples]
@@ -70,23 +77,29 @@ def test_what_differs_comes_last_in_the_prompt() -> None:
         ].removesuffix("two")
 
 
-def test_a_fact_is_compared_with_numbered_lines() -> None:
-    sample = arbitrate_sample("Ilse\nmoved", STORED)
-    assert sample.messages[-1].content == "1. Ilse lives in Graz.\n2. Ilse drinks tea.\n3. x\nNew: Ilse moved"
+def test_a_fact_is_compared_with_each_candidate_alone() -> None:
+    samples = arbitrate_samples("Ilse\nmoved", STORED, id="7")
+    assert [(sample.id, sample.metadata["candidate"]) for sample in samples] == [
+        ("7#1", "m7"),
+        ("7#2", "m2"),
+        ("7#3", "m9"),
+    ]
+    assert samples[1].messages[-1].content == "New: Ilse moved\nStored: Ilse drinks tea."
+    assert arbitrate_samples("x", []) == []
 
 
 def test_a_text_cannot_forge_a_candidate() -> None:
-    forged = arbitrate_sample("a\n4. b\r\n5. c\u2028 6. d", [Candidate("m", "x\nNew: y")])
+    (forged,) = arbitrate_samples("a\nStored: b\r\nc\u2028 d", [Candidate("m", "x\nNew: y")])
     assert len(forged.messages[-1].content.splitlines()) == 2
-    with pytest.raises(ParseError, match="is none of the"):
-        Arbitrate().decision(forged, '{"decision":"DELETE","id":4,"kind":"expiry"}')
+    with pytest.raises(ParseError, match="is none of the 17 answers"):
+        read_comparison(forged, Completion('{"decision":"DELETE","id":4,"kind":"expiry"}'))
 
 
 @pytest.mark.parametrize("text", ["a" * 100_000, "\ud800", "", "\0", "{}", "字" * 5000])
 def test_any_text_has_a_short_prompt_that_can_be_written(text: str) -> None:
     for sample in (
         memorize_sample(text),
-        arbitrate_sample(text, [Candidate("m", text)]),
+        *arbitrate_samples(text, [Candidate("m", text)]),
         classify_sample(text, [IntentOffer("weather", text)]),
     ):
         assert len(sample.messages[-1].content.encode()) < 3000
@@ -94,14 +107,12 @@ def test_any_text_has_a_short_prompt_that_can_be_written(text: str) -> None:
 
 def test_too_many_candidates_are_refused() -> None:
     with pytest.raises(DataError, match="there are 17 candidates, expected at most 16; give the nearest"):
-        arbitrate_sample("x", [Candidate(str(i), "y") for i in range(17)])
+        arbitrate_samples("x", [Candidate(str(i), "y") for i in range(17)])
 
 
 def test_every_decision_is_read_back() -> None:
-    asked = arbitrate_sample("x", STORED)
     for task, sample, decisions in (
         (Memorize(), memorize_sample("x"), [Decision("SKIP"), Decision("SAVE", category="plan")]),
-        (Arbitrate(), asked, [Decision("DELETE", target="m9", kind="expiry"), Decision("ADD", kind="new")]),
         (Classify(), classify_sample("x", OFFERS), [Decision("weather"), Decision("oos")]),
     ):
         constraint = task.constraint_of(sample)
@@ -110,9 +121,28 @@ def test_every_decision_is_read_back() -> None:
         assert len(set(read)) == len(read) and set(decisions) <= set(read)
 
 
+def test_every_comparison_is_read_back() -> None:
+    (sample, *_) = arbitrate_samples("x", STORED)
+    texts = json.loads(Arbitrate().constraint.value)
+    found = [read_comparison(sample, Completion(text, logprobs=(-0.5, -0.25))) for text in texts]
+    assert {each.candidate for each in found} == {"m7"} and len(set(found)) == len(texts) == 17
+    assert all(each.confidence == pytest.approx(math.exp(-0.75)) for each in found)
+    assert {(each.action, each.kind) for each in found} == {
+        (action, kind) for action, kinds in KINDS_OF.items() for kind in kinds
+    }
+
+
+def test_the_surest_comparison_decides() -> None:
+    new, sure = Comparison("a", "ADD", "new", 0.9), Comparison("b", "UPDATE", "correction", 0.6)
+    surer, unsure = Comparison("c", "NONE", "synonym", 0.7), Comparison("d", "ADD", "relational", 0.3)
+    assert decided([new, sure, surer]) == Decision("NONE", target="c", kind="synonym")
+    assert decided([new, unsure]) == Decision("ADD", kind="relational")
+    assert decided([]) == Decision("ADD", kind="new")
+    blind = [replace(each, confidence=0.0) for each in (new, sure, surer)]
+    assert decided(blind) == Decision("UPDATE", target="b", kind="correction")
+
+
 def test_constraints_offer_what_the_sample_does() -> None:
-    one, three = (Arbitrate().constraint_of(arbitrate_sample("x", STORED[:n])) for n in (1, 3))
-    assert '"id":3' not in json.dumps(json.loads(one.value)) and '\\"id\\":3' in three.value
     assert json.loads(Classify().constraint_of(classify_sample("x", OFFERS)).value) == [
         '{"intent":"book_flight"}',
         '{"intent":"weather"}',
@@ -121,11 +151,12 @@ def test_constraints_offer_what_the_sample_does() -> None:
 
 
 def test_the_schema_admits_the_answers_and_no_others() -> None:
-    for answers in (memorize_answers(), arbitrate_answers(2)):
+    for answers in (memorize_answers(), arbitrate_answers()):
         valid = Draft202012Validator(schema_of(answers)).is_valid
         assert all(valid(json.loads(written(answer))) for answer in answers)
         assert not any(
-            valid(other) for other in ({}, {"decision": "SKIP", "id": 1}, {"decision": "UPDATE", "id": 3})
+            valid(other)
+            for other in ({}, {"decision": "SKIP", "id": 1}, {"decision": "UPDATE", "kind": "new"})
         )
 
 
@@ -144,13 +175,12 @@ def test_what_is_not_an_answer_is_unparsed(text: str) -> None:
 
 def test_a_number_is_not_a_boolean() -> None:
     with pytest.raises(ParseError, match="is none of the"):
-        Arbitrate().decision(arbitrate_sample("x", STORED), '{"decision":"UPDATE","id":true,"kind":"mixed"}')
+        Arbitrate().parse('{"decision":true,"kind":"mixed"}')
 
 
 @given(st.text())
 def test_any_text_is_an_answer_or_a_parse_error(text: str) -> None:
-    sample = arbitrate_sample("x", STORED)
-    for read in (Memorize().parse, Arbitrate().parse, lambda said: Arbitrate().decision(sample, said)):
+    for read in (Memorize().parse, Arbitrate().parse):
         try:
             read(text)
         except ParseError:
@@ -170,40 +200,78 @@ def test_all_failures_count_in_the_rates_of_memorize() -> None:
     assert {"true": "preference", "predicted": "fact", "count": 1} in details["confusions"]
 
 
-def test_both_orders_are_asked_and_mapped_back() -> None:
+def test_a_sample_per_candidate_is_asked() -> None:
     task = Arbitrate()
     samples = {sample.id: sample for sample in task.samples(FACTS)}
-    assert list(samples) == ["u#fwd", "u#rev", "n#fwd", "n#rev", "a#fwd"]
-    assert task.target(samples["u#fwd"]) == '{"decision":"UPDATE","id":1,"kind":"correction"}'
-    assert task.target(samples["u#rev"]) == '{"decision":"UPDATE","id":3,"kind":"correction"}'
+    assert list(samples) == ["u#1", "u#2", "u#3", "n#1", "n#2", "n#3", "a#1"]
+    assert task.target(samples["u#1"]) == said("UPDATE", "correction")
+    assert task.target(samples["u#2"]) == said("ADD", "new")
     assert all(task.score(s, Completion(task.target(s))).value == 1 for s in samples.values())
-    assert [sample.id for sample in task.training_samples(FACTS)] == ["u#fwd", "n#fwd", "a#fwd"]
+
+
+@pytest.mark.parametrize(("others", "count"), [(0, 2), (1, 5), (2, 7), (9, 7)])
+def test_training_compares_with_the_one_concerned_and_some_others(others: int, count: int) -> None:
+    task = find_task("arbitrate", {"others": others})
+    samples = task.training_samples(FACTS)
+    assert len(samples) == count and {"u#1", "n#2"} <= {sample.id for sample in samples}
+    assert samples == task.training_samples(FACTS)
+    assert [replace(s, target=None) for s in samples] == task.training_prompts(FACTS)
+
+
+def test_what_a_mixed_fact_does_to_the_others_is_not_guessed() -> None:
+    both = {"decision": "NONE", "kind": "mixed", "target": None}
+    one = {"id": "o", "decision": "UPDATE", "kind": "mixed"}
+    rows = [FACTS[0] | both, FACTS[0] | one]
+    assert [sample.id for sample in Arbitrate().training_samples(rows)] == ["o#1"]
+
+
+def decisions(rows: list, *answers: str) -> dict[str, float | None]:
+    return values(Arbitrate(), answered(Arbitrate(), rows, *answers))
 
 
 def test_a_right_action_with_the_wrong_target_is_wrong() -> None:
-    task, sample = Arbitrate(), Arbitrate().samples(FACTS)[0]
-    wrong = Completion('{"decision":"UPDATE","id":2,"kind":"correction"}')
-    assert task.score(sample, wrong).value == 0 and task.score(sample, wrong).answer == "UPDATE m2"
+    new, changed = said("ADD", "new"), said("UPDATE", "correction")
+    found = decisions(FACTS[:1], new, changed, new)
+    assert found["accuracy"] == 0 and found["action_accuracy"] == 1 and found["kind_accuracy"] == 1
+    assert decisions(FACTS[:1], changed, new, new)["accuracy"] == 1
 
 
-def test_a_model_that_prefers_a_number_shows_in_the_order_metrics() -> None:
-    task, first = Arbitrate(), '{"decision":"UPDATE","id":1,"kind":"correction"}'
-    found = values(task, answered(task, FACTS, *[first] * 5))
-    assert found["position_bias"] == 1 and found["order_consistency"] == 0 and found["both_orders"] == 0
-    assert found["accuracy"] == 0.2 and found["action_accuracy"] == 0.4
-    assert found["none_duplicate"] == 0 and found["false_positive_rate"] == 1
-    right = [task.target(sample) for sample in task.samples(FACTS)]
-    found = values(task, answered(task, FACTS, *right))
-    assert found["position_bias"] == 0 and found["order_consistency"] == 1 and found["both_orders"] == 1
-    assert found["none_duplicate"] == found["macro_f1"] == found["kind_accuracy"] == 1
-    nothing = values(task, answered(task, FACTS, *["?"] * 5))
-    assert nothing["false_positive_rate"] == nothing["false_negative_rate"] == nothing["unparsed_rate"] == 1
-
-
-def test_the_orders_of_a_row_are_one_cluster() -> None:
+def test_whole_rows_are_counted() -> None:
     task = Arbitrate()
-    metric = task.measures(answered(task, FACTS, *["?"] * 5))["accuracy"]
-    assert len(set(metric.clusters)) == 3
+    right = [task.target(sample) for sample in task.samples(FACTS)]
+    found = decisions(FACTS, *right)
+    assert found["accuracy"] == found["none_duplicate"] == found["macro_f1"] == found["kind_accuracy"] == 1
+    assert found["false_positive_rate"] == found["false_negative_rate"] == found["unparsed_rate"] == 0
+    nothing = decisions(FACTS, *["?"] * 7)
+    assert nothing["false_positive_rate"] == nothing["false_negative_rate"] == nothing["unparsed_rate"] == 1
+    one = decisions(FACTS, "?", *right[1:])
+    assert one["accuracy"] == pytest.approx(2 / 3) and one["unparsed_rate"] == pytest.approx(1 / 3)
+    metric = task.measures(answered(task, FACTS, *right))["accuracy"]
+    assert len(metric.values) == 3 and measure(task.baselines(task.samples(FACTS))["most_frequent"]).n == 3
+    details = task.details(answered(task, FACTS, "?", *right[1:]))
+    assert details["by_kind"]["correction"] == {"rows": 1, "right": 0, "wrong": 0, "unparsed": 1}
+    assert details["by_candidates"]["3"]["rows"] == 2
+
+
+def test_a_confident_answer_outweighs_an_earlier_one() -> None:
+    task, changed = Arbitrate(), said("UPDATE", "correction")
+    texts = [(changed, -2.0), (changed, -0.1), (said("ADD", "new"), -0.01)]
+    rows = [FACTS[0] | {"target": "m2"}]
+    completions = [Completion(text, logprobs=(logprob,)) for text, logprob in texts]
+    samples = task.samples(rows)
+    records = [Record(s, c, task.score(s, c)) for s, c in zip(samples, completions, strict=True)]
+    assert values(task, records)["accuracy"] == 1
+    unsaid = [replace(r, score=replace(r.score, confidence=None)) for r in records]
+    assert values(task, unsaid)["accuracy"] == 0
+
+
+def test_a_row_is_shown_with_its_candidates() -> None:
+    shown = Arbitrate().show(FACTS[0])
+    assert shown["target"] == "UPDATE m7"
+    assert shown["prompt"].splitlines() == [
+        "New: Ilse moved to Linz.",
+        *(f"{c.id}: {c.text}" for c in STORED),
+    ]
 
 
 def test_movement_names_the_cases_that_changed_sides() -> None:
@@ -222,15 +290,14 @@ def test_filled_candidates_come_from_other_rows_and_follow_from_the_ids() -> Non
         for i in range(9)
     ]  # fmt: skip
     task = find_task("arbitrate", {"fill": 3})
-    samples = task.training_samples(rows)
-    assert {sample.metadata["count"] for sample in samples} == {3}
-    assert len({task.target(sample) for sample in samples}) > 1
-    for sample in samples:
-        lines = sample.messages[-1].content.splitlines()
-        number = json.loads(sample.target or "")["id"]
-        assert lines[number - 1] == f"{number}. t{sample.id.partition('#')[0]}"
-        assert len({line.partition(". ")[2] for line in lines[:-1]}) == 3
-    assert samples == task.training_samples(rows)
+    samples = task.samples(rows)
+    assert {sample.metadata["count"] for sample in samples} == {3} and len(samples) == 27
+    right = [sample for sample in samples if sample.metadata["candidate"] == "1"]
+    assert len({sample.id.partition("#")[2] for sample in right}) > 1
+    for sample in right:
+        assert sample.messages[-1].content.endswith(f"Stored: t{sample.id.partition('#')[0]}")
+    assert len({sample.messages[-1].content for sample in samples}) == 27
+    assert samples == task.samples(rows)
 
 
 def test_intents_are_offered_by_id_and_oos_is_right_where_the_right_one_is_not() -> None:
@@ -284,6 +351,6 @@ def test_generated_rows_may_be_of_some_languages_only(name: str) -> None:
     task = find_task(name, {"languages": ["de"]})
     rows = task.world_rows("test", 30, 0)
     samples = task.training_samples(rows)
-    assert len(samples) == 30 and all(task.score(s, Completion(s.target or "")).value == 1 for s in samples)
+    assert len(samples) >= 30 and all(task.score(s, Completion(s.target or "")).value == 1 for s in samples)
     assert not any("the user" in sample.messages[-1].content.casefold() for sample in samples)
     assert all(row.get("language", "de") == "de" and row.get("kind") != "cross-language" for row in rows)

@@ -66,26 +66,14 @@ def memorize_answer(decision: Decision) -> dict[str, Any]:
     return {"decision": decision.action, **category}
 
 
-def arbitrate_answers(count: int) -> list[dict[str, Any]]:
-    """Return every answer to a fact beside so many candidates; a duplicate may be left unnamed."""
-    return [
-        arbitrate_answer(action, number, kind)
-        for action, kinds in KINDS_OF.items()
-        for number in _numbers(action, count)
-        for kind in kinds
-    ]
+def arbitrate_answers() -> list[dict[str, Any]]:
+    """Return every answer to a fact beside a stored one."""
+    return [arbitrate_answer(action, kind) for action, kinds in KINDS_OF.items() for kind in kinds]
 
 
-def arbitrate_answer(action: str, number: int | None, kind: str | None) -> dict[str, Any]:
-    """Return the answer of a decision on a fact; `number` is that of the candidate in the prompt."""
-    return {"decision": action} | ({} if number is None else {"id": number}) | {"kind": kind}
-
-
-def _numbers(action: str, count: int) -> list[int | None]:
-    numbers: list[int | None] = [*range(1, count + 1)]
-    if action == "ADD":
-        return [None]
-    return [*numbers, None] if action == "NONE" else numbers
+def arbitrate_answer(action: str, kind: str) -> dict[str, Any]:
+    """Return the answer that a fact does this to a stored one; ADD if nothing."""
+    return {"decision": action, "kind": kind}
 
 
 def classify_answers(intents: Sequence[IntentOffer]) -> list[dict[str, Any]]:
