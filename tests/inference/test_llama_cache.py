@@ -24,13 +24,13 @@ def released(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(llama_cache, "_held", held)
     yield
     for opened in held.values():
-        opened.close()
+        os.close(opened)
 
 
 def release() -> None:
     """As the end of a process does."""
     for opened in llama_cache._held.values():
-        opened.close()
+        os.close(opened)
     llama_cache._held.clear()
 
 

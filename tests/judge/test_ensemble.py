@@ -197,6 +197,20 @@ def test_files_that_are_no_ensembles(saved: Path, tmp_path: Path):
     with pytest.raises(DataError, match="has mean with other weights than its judges"):
         load_ensemble(changed(saved, weights=[1.0]))
     saved.write_text("{")
+    for wrong, fault in [
+        ({"asking__samples": 0}, "'asking' 'samples' Input should be greater than or equal to 1"),
+        ({"asking__method": "guess"}, "'asking' 'method' Input should be 'generate' or 'logits'"),
+        ({"asking__settings": {"reference": "perhaps"}}, "'asking' 'settings' 'reference' Input should be a"),
+        ({"asking__settings": {"refer": True}}, "'asking' 'settings' 'refer' Extra inputs"),
+    ]:
+        saved.write_text(content)
+        with pytest.raises(DataError, match=rf"is not an ensemble \({fault}"):
+            load_ensemble(changed(saved, **wrong))
+    saved.write_text(content)
+    judges = [{**judge, "engine": "fast"} for judge in json.loads(content)["judges"]]
+    with pytest.raises(ConfigError, match="there is no engine 'fast'; expected one of auto"):
+        load_ensemble(changed(saved, judges=judges))
+    saved.write_text("{")
     with pytest.raises(DataError, match=r"is not an ensemble \(Invalid JSON"):
         load_ensemble(saved)
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from smidgen.errors import ConfigError
 
@@ -23,7 +22,7 @@ DEFAULT_GB = 20.0
 ABANDONED = 600.0
 """Seconds since the last write after which a partial file is abandoned; a conversion writes constantly."""
 
-_held: dict[Path, BinaryIO] = {}
+_held: dict[Path, int] = {}
 
 
 @dataclass(frozen=True)
@@ -100,24 +99,24 @@ def _hold(file: Path) -> bool:
     """Lock a file and update its last use; return False if it does not exist."""
     if file not in _held:
         try:
-            opened = file.open("rb")
+            opened = os.open(file, os.O_RDONLY | os.O_CLOEXEC)  # a descriptor, which may stay open at exit
         except FileNotFoundError:
             return False
         with suppress(OSError):  # some network file systems do not support locks
             fcntl.flock(opened, fcntl.LOCK_SH)
         _held[file] = opened
     if not _is_still(file, _held[file]):
-        _held.pop(file).close()  # removed by another process before we had the lock, or by the user
+        os.close(_held.pop(file))  # removed by another process before we had the lock, or by the user
         return file.exists() and _hold(file)
     with suppress(OSError):  # it may belong to another user
         os.utime(file)
     return True
 
 
-def _is_still(file: Path, opened: BinaryIO) -> bool:
+def _is_still(file: Path, opened: int) -> bool:
     """Return whether an open file is still the one at its path."""
     try:
-        return os.path.samestat(os.fstat(opened.fileno()), file.stat())
+        return os.path.samestat(os.fstat(opened), file.stat())
     except FileNotFoundError:
         return False
 

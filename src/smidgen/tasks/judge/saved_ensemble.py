@@ -4,12 +4,13 @@ The file names each judge by what loads it, and holds the hash of its weights: w
 model says nothing about another.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from smidgen.config import Section
 from smidgen.errors import ConfigError, DataError
@@ -47,13 +48,19 @@ class SavedAsking(Section):
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of the task."""
     task_version: int
-    method: str = "generate"
+    method: Literal["generate", "logits"] = "generate"
     """Evaluation method of the task."""
-    samples: int = 1
+    samples: int = Field(default=1, ge=1)
     """Judgements per order."""
-    max_tokens: int
-    temperature: float
+    max_tokens: int = Field(ge=1)
+    temperature: float = Field(ge=0)
     seed: int
+
+    @field_validator("settings")
+    @classmethod
+    def _check(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        JudgeTask.settings_table.model_validate_json(json.dumps(settings))  # tuples are lists there
+        return settings
 
 
 class SavedThreshold(Section):
