@@ -31,6 +31,12 @@ NAMED = ("name", "surname", "city", "company", "pet", "project", "band", "book",
 """The sections of values that are proper names."""
 _TEST_SHARE = 0.15
 _WORDING = re.compile(r" ([~^]) ")
+_INFLECTIONS = (
+    (re.compile(r"(?<!person )\b([Aa]) (?=(?!one|eu)[aeio]|(?:EMT|HR|ML|RN|RV|SRE|SUV)\b)"), r"\1n "),
+    (re.compile(r"(?<=[bcdfgklmnprtv])ys\b"), "ies"),
+    (re.compile(r"(?<=fish)s\b"), ""),
+)
+"""Where a value stands behind an article or in front of a plural's s."""
 
 
 def in_split(lines: Sequence[str], split: Split, *, least: int = 1) -> tuple[str, ...]:
@@ -182,6 +188,13 @@ class Drawing:
 def weighted(rng: random.Random, weights: Mapping[_Choice, int]) -> _Choice:
     """Draw a key in proportion to its weight."""
     return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def inflected(text: str) -> str:
+    """Return an English text with the article and the plural that values ask for: an oboe, the ponies."""
+    for wrong, right in _INFLECTIONS:
+        text = wrong.sub(right, text)
+    return text
 
 
 def _options(template: str, at: int) -> tuple[list[str], int]:
