@@ -32,7 +32,7 @@ NAMED = ("name", "surname", "city", "company", "pet", "project", "band", "book",
 _TEST_SHARE = 0.15
 _WORDING = re.compile(r" ([~^]) ")
 _INFLECTIONS = (
-    (re.compile(r"(?<!person )\b([Aa]) (?=(?!one|eu)[aeio]|(?:EMT|HR|ML|RN|RV|SRE|SUV)\b)"), r"\1n "),
+    (re.compile(r"(?<!person )\b([Aa]) (?=(?!one|[Ee]u)[aeio]|(?:EMT|HR|ML|RN|RV|SRE|SUV)\b)"), r"\1n "),
     (re.compile(r"(?<=[bcdfgklmnprtv])ys\b"), "ies"),
     (re.compile(r"(?<=fish)s\b"), ""),
 )
