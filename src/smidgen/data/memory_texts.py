@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
-from smidgen.data.grammar import WRITTEN, Drawing, in_split, inflected, sections, weighted
+from smidgen.data.grammar import WRITTEN, Drawing, in_split, tidied, sections, weighted
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, UnsayableError, attributes, draw_fact
 from smidgen.data.memory_noise import noisy
 from smidgen.data.world import Split
@@ -176,7 +176,7 @@ class Author:
         text = Drawing(self.rng, self.split, files).text(
             template, _VALUES_OF[language], wording=self.rng.randrange(2), slots=slots
         )
-        return inflected(text) if language == "en" else text
+        return tidied(text) if language == "en" else text
 
     def _framed(self, text: str, language: str) -> str:
         """Put a text among sentences that decide nothing, and write it as people do."""
