@@ -50,7 +50,7 @@ OFFERED = (3, 6)
 """Fewest and most intents on offer."""
 _TRIES = 5
 """Texts drawn until one is new; short greetings run out."""
-_TASTES = ("drink", "food", "dislike", "color", "answers", "hobby")
+_TASTES = ("drink", "food", "dislike", "color", "answers", "style", "hobby", "band")
 _UNFRAMED = ("log", "code", "build")
 _OF_ANY_LANGUAGE = ("code", "build")
 _ASIDES = (
@@ -176,7 +176,7 @@ class Author:
         text = Drawing(self.rng, self.split, files).text(
             template, _VALUES_OF[language], wording=self.rng.randrange(2), slots=slots
         )
-        return tidied(text) if language == "en" else text
+        return tidied(text) if language in ("en", "mixed") else text
 
     def _framed(self, text: str, language: str) -> str:
         """Put a text among sentences that decide nothing, and write it as people do."""
