@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from smidgen.data.grammar import Drawing, Value, entities, in_split, tidied, sections
+from smidgen.data.grammar import Drawing, Value, entities, in_split, sections, tidied
 
 
 def drawing(seed: int = 0) -> Drawing:
@@ -82,5 +82,10 @@ def test_articles_plurals_and_spaces_fit_the_values(wrong: str, right: str) -> N
 
 
 def test_what_is_right_already_is_not_tidied() -> None:
-    for text in ("a one-on-one with a European", "person A is always a user", "on Mondays a ukulele plays", "run 'a' .5"):
+    for text in (
+        "a one-on-one with a European",
+        "person A is always a user",
+        "on Mondays a ukulele plays",
+        "run 'a' .5",
+    ):
         assert tidied(text) == text
