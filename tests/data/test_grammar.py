@@ -81,7 +81,7 @@ def test_articles_plurals_and_spaces_fit_the_values(wrong: str, right: str) -> N
     assert tidied(wrong) == right
 
 
-def test_what_is_right_already_is_not_tidied() -> None:
+def test_what_is_right_already_is_left_alone() -> None:
     for text in (
         "a one-on-one with a European",
         "person A is always a user",
