@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from smidgen.data.grammar import Drawing, Value, entities, in_split, sections
+from smidgen.data.grammar import Drawing, Value, entities, in_split, sections, tidied
 
 
 def drawing(seed: int = 0) -> Drawing:
@@ -66,3 +66,26 @@ def test_every_template_can_be_expanded() -> None:
             for line in lines:
                 made = Drawing(random.Random(line), "train", ("values.txt", name, "texts.en.txt"))
                 assert made.text(line, "en", slots={"told": lambda: "I am.", "old": lambda: "it"}).strip()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("A accountant on a oboe", "An accountant on an oboe"),
+        ("a RV and a SUV", "an RV and an SUV"),
+        ("two ponys, goldfishs and parrots", "two ponies, goldfish and parrots"),
+        ("We 'll sail  on Monday , at last .", "We'll sail on Monday, at last."),
+    ],
+)
+def test_articles_plurals_and_spaces_fit_the_values(wrong: str, right: str) -> None:
+    assert tidied(wrong) == right
+
+
+def test_what_is_right_already_is_left_alone() -> None:
+    for text in (
+        "a one-on-one with a European",
+        "person A is always a user",
+        "on Mondays a ukulele plays",
+        "run 'a' .5",
+    ):
+        assert tidied(text) == text

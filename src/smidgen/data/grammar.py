@@ -31,6 +31,13 @@ NAMED = ("name", "surname", "city", "company", "pet", "project", "band", "book",
 """The sections of values that are proper names."""
 _TEST_SHARE = 0.15
 _WORDING = re.compile(r" ([~^]) ")
+_TIDIED = (
+    (re.compile(r"(?<!person )\b([Aa]) (?=(?!one|[Ee]u)[aeio]|(?:EMT|HR|ML|RN|RV|SRE|SUV)\b)"), r"\1n "),
+    (re.compile(r"(?<=[bcdfgklmnprtv])ys\b"), "ies"),
+    (re.compile(r"(?<=fish)s\b"), ""),
+    (re.compile(r" +(?=[.,!?](?:\s|$)|['’](?:d|ll|m|re|s|ve)\b)|(?<=\S) +(?= \S)"), ""),
+)
+"""What values and empty choices leave behind: articles, plurals, spaces, each with what belongs there."""
 
 
 def in_split(lines: Sequence[str], split: Split, *, least: int = 1) -> tuple[str, ...]:
@@ -182,6 +189,13 @@ class Drawing:
 def weighted(rng: random.Random, weights: Mapping[_Choice, int]) -> _Choice:
     """Draw a key in proportion to its weight."""
     return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def tidied(text: str) -> str:
+    """Return an English text with the articles, plurals and spaces that its values and choices ask for."""
+    for wrong, right in _TIDIED:
+        text = wrong.sub(right, text)
+    return text
 
 
 def _options(template: str, at: int) -> tuple[list[str], int]:

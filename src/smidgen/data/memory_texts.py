@@ -5,17 +5,18 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
-from smidgen.data.grammar import WRITTEN, Drawing, in_split, sections, weighted
+from smidgen.data.grammar import WRITTEN, Drawing, in_split, sections, tidied, weighted
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, UnsayableError, attributes, draw_fact
 from smidgen.data.memory_noise import noisy
 from smidgen.data.world import Split
 
 CATEGORY_WEIGHTS = {"fact": 33, "preference": 20, "lesson": 14, "correction": 15, "plan": 18}
 SORT_WEIGHTS = {
-    "log": 9, "build": 5, "code": 5, "chatter": 12, "greeting": 3, "thanks": 4, "question": 14, "command": 13,
-    "hypothetical": 13, "fiction": 14, "quote": 13, "trivia": 7, "transient": 15, "sarcasm": 7, "advert": 6,
+    "log": 10, "build": 9, "code": 9, "chatter": 11, "greeting": 9, "thanks": 9, "question": 13,
+    "command": 13, "hypothetical": 22, "fiction": 22, "quote": 14, "trivia": 10, "transient": 13,
+    "sarcasm": 10, "advert": 9,
 }  # fmt: skip
-"""Of texts to skip."""
+"""Of texts to skip; the likest to facts, what is only imagined or true of nobody, are the most frequent."""
 LANGUAGE_WEIGHTS = {"en": 70, "de": 12, "zh": 12, "mixed": 6}
 INTENTS = {
     "fact": (
@@ -50,7 +51,7 @@ OFFERED = (3, 6)
 """Fewest and most intents on offer."""
 _TRIES = 5
 """Texts drawn until one is new; short greetings run out."""
-_TASTES = ("drink", "food", "dislike", "color", "answers", "hobby")
+_TASTES = ("drink", "food", "dislike", "color", "answers", "style", "hobby", "band")
 _UNFRAMED = ("log", "code", "build")
 _OF_ANY_LANGUAGE = ("code", "build")
 _ASIDES = (
@@ -63,8 +64,10 @@ _ASIDES = (
     "transient",
     "transient",
     "trivia",
+    "musing",
 )
-"""Sections of sentences that stand beside others and decide nothing; an errand needs no text to work on."""
+"""Sections of sentences that stand beside others and decide nothing: an errand needs no text to work on,
+and a musing, a wish or a plot in passing, says nothing of its neighbours."""
 _ERRAND_SHARE = 0.25
 """Of commands."""
 _SAVED_SHARE = 0.3
@@ -171,9 +174,10 @@ class Author:
             known = sections("texts.en.txt")
         template = self.rng.choice(in_split(known[f"@{section}"], self.split))
         slots = {"told": lambda: told or self._worthy(weighted(self.rng, CATEGORY_WEIGHTS), language)}
-        return Drawing(self.rng, self.split, files).text(
+        text = Drawing(self.rng, self.split, files).text(
             template, _VALUES_OF[language], wording=self.rng.randrange(2), slots=slots
         )
+        return tidied(text) if language in ("en", "mixed") else text
 
     def _framed(self, text: str, language: str) -> str:
         """Put a text among sentences that decide nothing, and write it as people do."""
