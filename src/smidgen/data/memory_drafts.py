@@ -61,6 +61,12 @@ def clashes(other: Fact, fact: Fact) -> bool:
     return same_subject and (other.key == fact.key or any(names <= group for group in _ENTANGLED))
 
 
+def in_order(old: Fact, new: Fact) -> tuple[Fact, Fact]:
+    """Return a fact before and after its change: what is extended ends in a later year."""
+    years = [fact.value.bound["year"].line for fact in (old, new) if "year" in fact.value.bound]
+    return (new, old) if years != sorted(years) else (old, new)
+
+
 def joined(rng: random.Random, first: str, second: str, language: str) -> str:
     """Return two sentences as one text."""
     if language == "zh":

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from smidgen.data.grammar import ABBREVIATION, WRITTEN, Drawing, in_split, sections, weighted
-from smidgen.data.memory_drafts import OPPOSITES, Draft, clashes, drafted, joined
+from smidgen.data.memory_drafts import OPPOSITES, Draft, clashes, drafted, in_order, joined
 from smidgen.data.memory_facts import (
     AFTER,
     CHANGED,
@@ -222,7 +222,7 @@ class Writer:
         old = self._any(lambda attribute: attribute.kind == kind and attribute.has(CHANGED, language))
         if self._is_unnamed(old, stored_language):
             return self._after(old, old, "UPDATE", STATED, language, stored_language, stored_role=UNNAMED)
-        new = old.with_other_value()
+        old, new = in_order(old, old.with_other_value())
         draw = self.rng.random()
         role = CHANGED
         if draw < 0.3 and not old.attribute.is_multi:
