@@ -1,4 +1,4 @@
-"""A row of arbitration in the making: the new text, the stored facts it was made for, and what is to happen."""
+"""A row of arbitration in the making: the new text, the stored facts it is made for, what is to happen."""
 
 import random
 from dataclasses import dataclass, field

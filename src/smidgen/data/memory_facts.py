@@ -14,7 +14,7 @@ _BEFORE_VOWEL = re.compile(r"\b([Aa])(?= [aeioAEIO])")
 _PEOPLE = {"user": 45, "kin": 20, "name": 35}
 """Weights of the subjects of facts about a person."""
 _CLOSE = ("user", "kin", "creature")
-"""The sections of the user and of those around him, who are called from his or from another's point of view."""
+"""The sections of the user and of those around him, called from his or from another's point of view."""
 
 
 class UnsayableError(LookupError):
@@ -29,7 +29,7 @@ class Attribute:
         name: its name.
         is_multi: whether several values hold at a time, so that another value replaces none.
         subject: `person`, or the section that subjects are drawn from.
-        slot: the slot, if any, that tells facts of one subject apart: who feeds the cat says nothing of the dog.
+        slot: the slot, if any, that tells facts of a subject apart: who feeds the cat says nothing of the dog.
         value: template of a value in every language.
         kind: the kind of a change.
         lines: templates by language and role: the fact as it is `STATED`, stated with its value `UNNAMED`,

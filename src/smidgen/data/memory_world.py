@@ -240,9 +240,9 @@ class Writer:
 
     def _expiry(self) -> Draft:
         draw = self.rng.random()
-        if draw < 0.2:
+        if draw < 0.15:
             return self._change("expiry")
-        role, action = (AFTER, "UPDATE") if draw < 0.4 else (ENDED, "DELETE")
+        role, action = (AFTER, "UPDATE") if draw < 0.45 else (ENDED, "DELETE")
         language = weighted(self.rng, self._languages)
         fact = self._any(lambda attribute: attribute.has(role, language))
         return self._after(fact, fact, action, role, language, language)
