@@ -29,7 +29,7 @@ class Attribute:
         name: its name.
         is_multi: whether several values hold at a time, so that another value replaces none.
         subject: `person`, or the section that subjects are drawn from.
-        slot: the slot, if any, that tells facts of a subject apart: who feeds the cat says nothing of the dog.
+        slot: the slot, if any, that tells facts of a subject apart: who feeds the cat may not feed the dog.
         value: template of a value in every language.
         kind: the kind of a change.
         lines: templates by language and role: the fact as it is `STATED`, stated with its value `UNNAMED`,

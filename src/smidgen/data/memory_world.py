@@ -221,7 +221,8 @@ class Writer:
             return self._turned(language)
         old = self._any(lambda attribute: attribute.kind == kind and attribute.has(CHANGED, language))
         if self._is_unnamed(old, stored_language):
-            return self._after(old, old, "UPDATE", STATED, language, stored_language, stored_role=UNNAMED)
+            role = self.rng.choice((STATED, STATED, CHANGED))
+            return self._after(old, old, "UPDATE", role, language, stored_language, stored_role=UNNAMED)
         old, new = in_order(old, old.with_other_value())
         draw = self.rng.random()
         role = CHANGED
@@ -259,10 +260,11 @@ class Writer:
     ) -> Draft:
         stored = self._said(old, stored_language, role=stored_role)
         frame = {CHANGED: "changed", ENDED: "ended"}.get(role, "")
-        if self.rng.random() < _FRAMED_SHARES.get(frame, 0):
+        is_named = stored_role == STATED
+        if is_named and self.rng.random() < _FRAMED_SHARES.get(frame, 0):
             said = self._framed(frame, new, language, old)
         else:
-            told = {} if role == STATED else {"role": role, "old": old}
+            told = {} if role == STATED else {"role": role, "old": old if is_named else None}
             said = self._said(new, language, is_stored=False, **told)[0]
         return drafted(said, action, new, (old, stored[0]), language, stored_language)
 
