@@ -9,10 +9,12 @@ from functools import cache
 from smidgen.data.grammar import LANGUAGES, Drawing, Value, in_split, sections, values_of, weighted
 from smidgen.data.world import Split
 
-STATED, CHANGED, ENDED = "", "!", "x"
+STATED, CHANGED, CORRECTED, ENDED, AFTER, UNNAMED = "", "!", "~", "x", ">", "?"
 _BEFORE_VOWEL = re.compile(r"\b([Aa])(?= [aeioAEIO])")
 _PEOPLE = {"user": 45, "kin": 20, "name": 35}
 """Weights of the subjects of facts about a person."""
+_CLOSE = ("user", "kin", "creature")
+"""The sections of the user and of those around him, called from his or from another's point of view."""
 
 
 class UnsayableError(LookupError):
@@ -27,14 +29,17 @@ class Attribute:
         name: its name.
         is_multi: whether several values hold at a time, so that another value replaces none.
         subject: `person`, or the section that subjects are drawn from.
+        slot: the slot, if any, that tells facts of a subject apart: who feeds the cat may not feed the dog.
         value: template of a value in every language.
         kind: the kind of a change.
-        lines: templates by language and role: `STATED`, `CHANGED` or `ENDED`.
+        lines: templates by language and role: the fact as it is `STATED`, stated with its value `UNNAMED`,
+            `CHANGED`, `CORRECTED`, `ENDED`, or ended with what holds `AFTER` it.
     """
 
     name: str
     is_multi: bool
     subject: str
+    slot: str
     value: str
     kind: str
     lines: Mapping[tuple[str, str], tuple[str, ...]]
@@ -51,14 +56,16 @@ def attributes(split: Split) -> tuple[Attribute, ...]:
 
 
 def _attribute(heading: str, lines: tuple[str, ...], split: Split) -> Attribute:
-    name, arity, subject, rest = heading.split(" ", 3)
+    name, arity, about, rest = heading.split(" ", 3)
+    subject, _, slot = about.partition("+")
     value, kind = rest.rsplit(" ", 1)
     by_role: dict[tuple[str, str], list[str]] = {}
     for line in lines:
         tag, text = line.split(" ", 1)
         by_role.setdefault((tag[:2], tag[2:]), []).append(text)
     kept = {key: in_split(texts, split, least=2 if len(texts) > 4 else 1) for key, texts in by_role.items()}
-    return Attribute(name, arity == "multi", subject, value if "{" in value else f"{{{value}}}", kind, kept)
+    template = value if "{" in value else f"{{{value}}}"
+    return Attribute(name, arity == "multi", subject, slot, template, kind, kept)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Subject:
     def text(self, language: str, rng: random.Random) -> str:
         """Return its name; people around the user are called from his or from another's point of view."""
         wordings = self.value.wordings(language)
-        spoken = rng.choice(wordings) if self.section in ("user", "kin") else wordings[0]
+        spoken = rng.choice(wordings) if self.section in _CLOSE else wordings[0]
         return spoken.text
 
 
@@ -91,10 +98,9 @@ class Fact:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What a second value would replace: attribute, subject and the slots that tell facts apart."""
-        slot = next((s for s in ("role", "duty", "pet") if s in self.others.bound), None)
-        other = self.others.bound[slot].line if slot else ""
-        return self.attribute.name, self.subject.value.line, other
+        """What a second value would replace: attribute, subject and the slot that tells facts apart."""
+        slot = self.others.bound.get(self.attribute.slot)
+        return self.attribute.name, self.subject.value.line, slot.line if slot else ""
 
     def value_text(self, language: str, wording: int = 0) -> str:
         """Return its value in a language."""
@@ -103,7 +109,8 @@ class Fact:
 
     def marks(self, language: str) -> set[str]:
         """Return the marks of other wordings that its value or a slot of it has in a language."""
-        bound = [*self.value.bound.values(), *_telling(self.others).values()]
+        slot = self.others.bound.get(self.attribute.slot)
+        bound = [*self.value.bound.values(), *([slot] if slot else [])]
         return {wording.mark for value in bound for wording in value.wordings(language)[1:]}
 
     def with_other_value(self) -> "Fact":
@@ -112,7 +119,7 @@ class Fact:
         other = replace(self, value=drawing)
         for _ in range(50):
             drawing.bound.clear()
-            if other.value_text("en") != self.value_text("en"):
+            if other.value_text("en") not in (self.value_text("en"), self.subject.value.text("en")):
                 break
         return other
 
@@ -177,17 +184,14 @@ def _is_told(slot: str, line: str) -> bool:
     return f"{{{slot}}}" in line or f"{{{slot}'s}}" in line
 
 
-def _telling(others: Drawing) -> Mapping[str, Value]:
-    return {slot: value for slot, value in others.bound.items() if slot in ("role", "duty")}
-
-
 def draw_fact(rng: random.Random, split: Split, attribute: Attribute, subject: Subject | None = None) -> Fact:
     """Draw a fact of an attribute, about a subject or any."""
     drawn = subject or draw_subject(rng, split, attribute.subject)
     fact = Fact(attribute, drawn, Drawing(rng, split), Drawing(rng, split))
-    for slot in ("role", "duty", "pet"):
-        if any(f"{{{slot}}}" in line for lines in attribute.lines.values() for line in lines):
-            fact.others.value(slot)
+    while fact.value_text("en") == drawn.value.text("en"):  # nobody is a neighbour of himself
+        fact.value.bound.clear()
+    if attribute.slot:
+        fact.others.value(attribute.slot)
     for language in LANGUAGES:
         fact.value_text(language)
     return fact

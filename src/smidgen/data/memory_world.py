@@ -8,11 +8,22 @@ nothing: the same fact about somebody else is new, and so is a second value of w
 import random
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from smidgen.data.grammar import ABBREVIATION, WRITTEN, Drawing, in_split, sections, weighted
-from smidgen.data.memory_facts import CHANGED, ENDED, STATED, Fact, UnsayableError, attributes, draw_fact
+from smidgen.data.memory_drafts import OPPOSITES, Draft, clashes, drafted, in_order, joined
+from smidgen.data.memory_facts import (
+    AFTER,
+    CHANGED,
+    CORRECTED,
+    ENDED,
+    STATED,
+    UNNAMED,
+    Fact,
+    UnsayableError,
+    attributes,
+    draw_fact,
+)
 from smidgen.data.memory_noise import noisy, uncapitalised
 from smidgen.data.world import Split
 
@@ -34,7 +45,8 @@ _ACROSS = "cross-language"
 _COUNT_WEIGHTS = {1: 15, 2: 22, 3: 28, 4: 20, 5: 15}
 _FRAMED_SHARES = {"again": 0.12, "changed": 0.25, "ended": 0.25}
 """How often a fact is repeated, changed or ended by a frame of `texts.*.txt` around its plain statement."""
-_OPPOSITES = {"food": "dislike", "dislike": "food"}
+_UNNAMED_SHARE = 0.25
+"""How often a fact that can leave its party unnamed does so in the store."""
 _PAIRS = (
     ("en", "zh"),
     ("zh", "en"),
@@ -45,29 +57,6 @@ _PAIRS = (
     ("de", "zh"),
     ("zh", "de"),
 )
-
-
-@dataclass
-class Draft:
-    """A row before distractors: the new text, the action, and the stored facts it was made for.
-
-    Attributes:
-        text: the new fact as it is said.
-        action: the action.
-        fact: what the text is about.
-        stored: facts that are among the candidates, with their texts.
-        language: of the new text.
-        stored_language: of the candidates.
-        has_target: whether the first of the stored facts is the target.
-    """
-
-    text: str
-    action: str
-    fact: Fact
-    stored: list[tuple[Fact, str]] = field(default_factory=list)
-    language: str = "en"
-    stored_language: str = "en"
-    has_target: bool = True
 
 
 class Writer:
@@ -131,10 +120,12 @@ class Writer:
             if len(texts) == count:
                 break
             other = self._distractor(draft.fact)
-            if other.key in keys or _clashes(other, draft.fact):
+            if other.key in keys or clashes(other, draft.fact):
                 continue
             with suppress(UnsayableError):
-                said, _ = self._said(other, self._stored_language(draft))
+                stored_language = self._stored_language(draft)
+                role = UNNAMED if self._is_unnamed(other, stored_language) else STATED
+                said, _ = self._said(other, stored_language, role=role)
                 if said not in texts:
                     texts.append(said)
                     keys.add(other.key)
@@ -146,6 +137,9 @@ class Writer:
 
     def _stored_language(self, draft: Draft) -> str:
         return draft.stored_language if self.rng.random() < 0.85 else draft.language
+
+    def _is_unnamed(self, fact: Fact, language: str) -> bool:
+        return fact.attribute.has(UNNAMED, language) and self.rng.random() < _UNNAMED_SHARE
 
     def _distractor(self, fact: Fact) -> Fact:
         """Draw a fact near another: of the same subject, of the same matter, or neither."""
@@ -183,7 +177,7 @@ class Writer:
         draft = self._duplicate(fact, language, language)
         if self.rng.random() < 0.15:  # the candidate says more
             more = self._beside(fact, language, is_stored=True)[1]
-            draft.stored = [(fact, _joined(self.rng, draft.stored[0][1], more, language))]
+            draft.stored = [(fact, joined(self.rng, draft.stored[0][1], more, language))]
         return draft
 
     def _across(self) -> Draft:
@@ -210,7 +204,7 @@ class Writer:
         stored, line = self._said(fact, language, wording=first)
         line = line if is_same_line else None
         new, _ = self._said(fact, language, is_stored=False, wording=1 - first, line=line)
-        return _drafted(new, "NONE", fact, (fact, stored), language, language)
+        return drafted(new, "NONE", fact, (fact, stored), language, language)
 
     def _duplicate(self, fact: Fact, language: str, stored_language: str) -> Draft:
         stored = self._said(fact, stored_language)
@@ -218,7 +212,7 @@ class Writer:
             new = self._framed("again", fact, language, fact)
         else:
             new = self._said(fact, language, is_stored=False, not_line=stored[1])[0]
-        return _drafted(new, "NONE", fact, (fact, stored[0]), language, stored_language)
+        return drafted(new, "NONE", fact, (fact, stored[0]), language, stored_language)
 
     def _change(self, kind: str, language: str = "", stored_language: str = "") -> Draft:
         language = language or weighted(self.rng, self._languages)
@@ -226,36 +220,53 @@ class Writer:
         if kind == "correction" and self.rng.random() < 0.06:
             return self._turned(language)
         old = self._any(lambda attribute: attribute.kind == kind and attribute.has(CHANGED, language))
-        new = old.with_other_value()
-        plainly = not old.attribute.is_multi and self.rng.random() < 0.3
-        role = STATED if plainly else CHANGED
+        if self._is_unnamed(old, stored_language):
+            role = self.rng.choice((STATED, STATED, CHANGED))
+            return self._after(old, old, "UPDATE", role, language, stored_language, stored_role=UNNAMED)
+        old, new = in_order(old, old.with_other_value())
+        draw = self.rng.random()
+        role = CHANGED
+        if draw < 0.3 and not old.attribute.is_multi:
+            role = STATED
+        elif draw > 0.75 and old.attribute.has(CORRECTED, language):
+            role = CORRECTED
         return self._after(old, new, "UPDATE", role, language, stored_language)
 
     def _turned(self, language: str) -> Draft:
         """A taste that has become its opposite."""
-        old = self._any(lambda attribute: attribute.name in _OPPOSITES)
-        opposite = next(a for a in self.attributes if a.name == _OPPOSITES[old.attribute.name])
+        old = self._any(lambda attribute: attribute.name in OPPOSITES)
+        opposite = next(a for a in self.attributes if a.name == OPPOSITES[old.attribute.name])
         new = Fact(opposite, old.subject, old.value, old.others)
         return self._after(old, new, "UPDATE", STATED, language, language)
 
     def _expiry(self) -> Draft:
-        if self.rng.random() < 0.2:
+        draw = self.rng.random()
+        if draw < 0.15:
             return self._change("expiry")
+        role, action = (AFTER, "UPDATE") if draw < 0.45 else (ENDED, "DELETE")
         language = weighted(self.rng, self._languages)
-        fact = self._any(lambda attribute: attribute.has(ENDED, language))
-        return self._after(fact, fact, "DELETE", ENDED, language, language)
+        fact = self._any(lambda attribute: attribute.has(role, language))
+        return self._after(fact, fact, action, role, language, language)
 
     def _after(
-        self, old: Fact, new: Fact, action: str, role: str, language: str, stored_language: str
+        self,
+        old: Fact,
+        new: Fact,
+        action: str,
+        role: str,
+        language: str,
+        stored_language: str,
+        stored_role: str = STATED,
     ) -> Draft:
-        stored = self._said(old, stored_language)
+        stored = self._said(old, stored_language, role=stored_role)
         frame = {CHANGED: "changed", ENDED: "ended"}.get(role, "")
-        if self.rng.random() < _FRAMED_SHARES.get(frame, 0):
+        is_named = stored_role == STATED
+        if is_named and self.rng.random() < _FRAMED_SHARES.get(frame, 0):
             said = self._framed(frame, new, language, old)
         else:
-            told = {} if role == STATED else {"role": role, "old": old}
+            told = {} if role == STATED else {"role": role, "old": old if is_named else None}
             said = self._said(new, language, is_stored=False, **told)[0]
-        return _drafted(said, action, new, (old, stored[0]), language, stored_language)
+        return drafted(said, action, new, (old, stored[0]), language, stored_language)
 
     def _mixed(self) -> Draft:
         """Two things at once, as the guide of the memory cases has them."""
@@ -276,7 +287,7 @@ class Writer:
         else:
             draft = self._expiry()
         other, said = self._beside(draft.fact, draft.language)
-        draft.text = _joined(self.rng, draft.text, said, draft.language)
+        draft.text = joined(self.rng, draft.text, said, draft.language)
         if is_stored:
             draft.stored.append((other, self._said(other, draft.language)[0]))
         return draft
@@ -289,7 +300,7 @@ class Writer:
         """Draw another fact about the same subject that leaves the first as it is, and say it."""
         near = [each for each in self.attributes if each.subject == fact.attribute.subject]
         other = draw_fact(self.rng, self.split, self.rng.choice(near), fact.subject)
-        if _clashes(other, fact):
+        if clashes(other, fact):
             raise UnsayableError
         return other, self._said(other, language, is_stored=is_stored)[0]
 
@@ -319,28 +330,3 @@ def arbitrate_rows(
     rng = random.Random(f"arbitrate/{split}/{seed}")
     writer = Writer(split, rng, languages)
     return [writer.row(f"arbitrate-{split}-{number}") for number in range(1, count + 1)]
-
-
-def _drafted(
-    text: str, action: str, fact: Fact, target: tuple[Fact, str], language: str, stored_language: str
-) -> Draft:
-    """Return a draft about one stored fact, unless both are said alike."""
-    if text.casefold().strip(" .。") == target[1].casefold().strip(" .。"):
-        raise UnsayableError
-    return Draft(text, action, fact, [target], language, stored_language)
-
-
-def _clashes(other: Fact, fact: Fact) -> bool:
-    """Whether a stored fact would say something else about what a new one is about."""
-    same_subject = other.subject.value == fact.subject.value
-    names = {other.attribute.name, fact.attribute.name}
-    return same_subject and (
-        other.key == fact.key or names <= set(_OPPOSITES) or names <= {"language", "learning"}
-    )
-
-
-def _joined(rng: random.Random, first: str, second: str, language: str) -> str:
-    if language == "zh":
-        return f"{first}{second}"
-    link = {"en": [" Also, ", " ", " And ", " By the way, "], "de": [" ", " Außerdem: "]}[language]
-    return f"{first.rstrip()}{rng.choice(link)}{second}"
