@@ -27,6 +27,7 @@ LANGUAGES = ("en", "de", "zh")
 WRITTEN = (*LANGUAGES, "mixed")
 """The languages of rows: one, or two in one text or beside each other."""
 SYNONYM, ABBREVIATION = "~", "^"
+MARKS = ("", SYNONYM, ABBREVIATION)
 NAMED = ("name", "surname", "city", "company", "pet", "project", "band", "book", "school", "tool", "system")
 """The sections of values that are proper names."""
 _TEST_SHARE = 0.15
@@ -95,10 +96,11 @@ class Value:
         """Return the wordings in a language; those of the first language if it has none of its own."""
         return _wordings(self.line, language)
 
-    def text(self, language: str, wording: int = 0) -> str:
-        """Return a wording; the first if there are not so many."""
+    def text(self, language: str, mark: str = "", rng: random.Random | None = None) -> str:
+        """Return a wording with this mark, which `rng` draws if there are several; the first if there is none."""
         found = self.wordings(language)
-        return found[wording if wording < len(found) else 0].text
+        marked = [each for each in found if each.mark == mark] or found[:1]
+        return (rng.choice(marked) if rng else marked[0]).text
 
 
 @cache
@@ -140,7 +142,7 @@ class Drawing:
         template: str,
         language: str,
         *,
-        wording: int = 0,
+        mark: str = "",
         slots: Mapping[str, Callable[[], str]] | None = None,
     ) -> str:
         """Expand a template.
@@ -148,7 +150,7 @@ class Drawing:
         Args:
             template: the template.
             language: of the values.
-            wording: which wording of values is taken, where they have several.
+            mark: which wordings of values are taken, where they have such.
             slots: slots that are filled otherwise than by sections.
         """
         out, at = [], 0
@@ -160,23 +162,23 @@ class Drawing:
             elif character == "(":
                 options, at = _options(template, at)
                 chosen = self.rng.choice(options)
-                out.append(self.text(chosen, language, wording=wording, slots=slots))
+                out.append(self.text(chosen, language, mark=mark, slots=slots))
             elif character == "{":
                 end = template.index("}", at)
-                out.append(self._filled(template[at + 1 : end], language, wording, slots or {}))
+                out.append(self._filled(template[at + 1 : end], language, mark, slots or {}))
                 at = end + 1
             else:
                 out.append(character)
                 at += 1
         return "".join(out)
 
-    def _filled(self, slot: str, language: str, wording: int, slots: Mapping[str, Callable[[], str]]) -> str:
+    def _filled(self, slot: str, language: str, mark: str, slots: Mapping[str, Callable[[], str]]) -> str:
         if slot in slots:
             return slots[slot]()
         if slot.startswith("int:"):
             low, high = slot.removeprefix("int:").split("-")
             return str(self.rng.randint(int(low), int(high)))
-        return self.value(slot).text(language, wording)
+        return self.value(slot).text(language, mark, self.rng)
 
 
 def weighted(rng: random.Random, weights: Mapping[_Choice, int]) -> _Choice:

@@ -11,6 +11,7 @@ from smidgen.data.world import Split
 
 STATED, CHANGED, ENDED = "", "!", "x"
 _BEFORE_VOWEL = re.compile(r"\b([Aa])(?= [aeioAEIO])")
+_DATIVES = {"der": "dem", "die": "der", "mein": "meinem", "meine": "meiner"}
 _PEOPLE = {"user": 45, "kin": 20, "name": 35}
 """Weights of the subjects of facts about a person."""
 
@@ -96,10 +97,10 @@ class Fact:
         other = self.others.bound[slot].line if slot else ""
         return self.attribute.name, self.subject.value.line, other
 
-    def value_text(self, language: str, wording: int = 0) -> str:
-        """Return its value in a language."""
+    def value_text(self, language: str, mark: str = "") -> str:
+        """Return its value in a language, in wordings with this mark."""
         template = Value(self.attribute.value).text(language)
-        return self.value.text(template, language, wording=wording)
+        return self.value.text(template, language, mark=mark)
 
     def marks(self, language: str) -> set[str]:
         """Return the marks of other wordings that its value or a slot of it has in a language."""
@@ -123,7 +124,7 @@ class Fact:
         *,
         role: str = STATED,
         old: "Fact | None" = None,
-        wording: int = 0,
+        mark: str = "",
         line: str | None = None,
         not_line: str | None = None,
         by_user: bool | None = None,
@@ -135,7 +136,7 @@ class Fact:
             rng: draws the template.
             role: the fact itself, its change or its end.
             old: the fact that is changed.
-            wording: which wording of values is taken.
+            mark: which wordings of values are taken.
             line: the template, if not any.
             not_line: a template to avoid.
             by_user: whether only, or never, to say it as the user does of himself; None for either.
@@ -149,8 +150,8 @@ class Fact:
             if each != not_line
             and line in (None, each)
             and (old is not None or "{old}" not in each)
-            and (_is_told("p", each) or self.subject.is_user)
-            and (by_user is None or by_user != _is_told("p", each))
+            and (_is_told(each) or self.subject.is_user)
+            and (by_user is None or by_user != _is_told(each))
         ]
         if not fitting:
             raise UnsayableError
@@ -159,10 +160,11 @@ class Fact:
         slots = {
             "p": lambda: self.subject.text(language, rng),
             "p's": lambda: possessive(self.subject.text(language, rng)),
-            "v": lambda: self.value_text(language, wording),
+            "p3": lambda: dative(self.subject.text(language, rng)),
+            "v": lambda: self.value_text(language, mark),
             "old": lambda: old.value_text(language) if old else "",
         }
-        text = drawing.text(drawn, language, wording=wording, slots=slots)
+        text = drawing.text(drawn, language, mark=mark, slots=slots)
         if language == "en":
             text = _BEFORE_VOWEL.sub(r"\1n", text)
         return text[:1].upper() + text[1:], drawn
@@ -173,8 +175,15 @@ def possessive(name: str) -> str:
     return f"{name}'" if name.endswith("s") and not name.startswith(("my ", "the ")) else f"{name}'s"
 
 
-def _is_told(slot: str, line: str) -> bool:
-    return f"{{{slot}}}" in line or f"{{{slot}'s}}" in line
+def dative(name: str) -> str:
+    """Return the German dative of a person, whose article or pronoun alone changes."""
+    first, _, rest = name.partition(" ")
+    return f"{_DATIVES.get(first, first)} {rest}".rstrip()
+
+
+def _is_told(line: str) -> bool:
+    """Whether a template names its subject; otherwise the user speaks of himself."""
+    return any(slot in line for slot in ("{p}", "{p's}", "{p3}"))
 
 
 def _telling(others: Drawing) -> Mapping[str, Value]:

@@ -11,9 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from smidgen.data.grammar import ABBREVIATION, WRITTEN, Drawing, in_split, sections, weighted
+from smidgen.data.grammar import ABBREVIATION, SYNONYM, WRITTEN, Drawing, in_split, sections, weighted
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, Fact, UnsayableError, attributes, draw_fact
-from smidgen.data.memory_noise import noisy, uncapitalised
+from smidgen.data.memory_matters import OPPOSITES, clashes, is_similar
+from smidgen.data.memory_noise import joined, noisy, uncapitalised
 from smidgen.data.world import Split
 
 KIND_WEIGHTS = {
@@ -34,7 +35,8 @@ _ACROSS = "cross-language"
 _COUNT_WEIGHTS = {1: 15, 2: 22, 3: 28, 4: 20, 5: 15}
 _FRAMED_SHARES = {"again": 0.12, "changed": 0.25, "ended": 0.25}
 """How often a fact is repeated, changed or ended by a frame of `texts.*.txt` around its plain statement."""
-_OPPOSITES = {"food": "dislike", "dislike": "food"}
+_SYNONYM_SHARE = 0.3
+"""How often a fact that is repeated in another structure has other words for its value, too."""
 _PAIRS = (
     ("en", "zh"),
     ("zh", "en"),
@@ -131,7 +133,7 @@ class Writer:
             if len(texts) == count:
                 break
             other = self._distractor(draft.fact)
-            if other.key in keys or _clashes(other, draft.fact):
+            if other.key in keys or clashes(other, draft.fact):
                 continue
             with suppress(UnsayableError):
                 said, _ = self._said(other, self._stored_language(draft))
@@ -152,7 +154,7 @@ class Writer:
         draw = self.rng.random()
         same_kind = [each for each in self.attributes if each.subject == fact.attribute.subject]
         if draw < 0.5 and len(same_kind) > 1:
-            return draw_fact(self.rng, self.split, self.rng.choice(same_kind), fact.subject)
+            return self._beside(fact, in_similar_matter=draw < 0.2)
         if draw < 0.8:
             return draw_fact(self.rng, self.split, fact.attribute)
         return self._any()
@@ -182,8 +184,8 @@ class Writer:
         fact, language = self._in_one_language()
         draft = self._duplicate(fact, language, language)
         if self.rng.random() < 0.15:  # the candidate says more
-            more = self._beside(fact, language, is_stored=True)[1]
-            draft.stored = [(fact, _joined(self.rng, draft.stored[0][1], more, language))]
+            more = self._said(self._beside(fact), language)[0]
+            draft.stored = [(fact, joined(self.rng, draft.stored[0][1], more, language))]
         return draft
 
     def _across(self) -> Draft:
@@ -195,21 +197,21 @@ class Writer:
         """The same sentence with other words: another choice of its template, or wording of its value."""
         fact, language = self._in_one_language()
         marks = fact.marks(language)
-        if ABBREVIATION in marks or (not marks and self.rng.random() < 0.5):
+        if SYNONYM not in marks and self.rng.random() < 0.5:
             raise UnsayableError
-        return self._reworded(fact, language, is_same_line=True)
+        return self._reworded(fact, language, SYNONYM, is_same_line=True)
 
     def _abbreviation(self) -> Draft:
         fact, language = self._in_one_language()
-        if fact.marks(language) != {ABBREVIATION}:
+        if ABBREVIATION not in fact.marks(language):
             raise UnsayableError
-        return self._reworded(fact, language, is_same_line=False)
+        return self._reworded(fact, language, ABBREVIATION, is_same_line=False)
 
-    def _reworded(self, fact: Fact, language: str, *, is_same_line: bool) -> Draft:
-        first = self.rng.randrange(2)
-        stored, line = self._said(fact, language, wording=first)
+    def _reworded(self, fact: Fact, language: str, mark: str, *, is_same_line: bool) -> Draft:
+        first, second = self.rng.choice((("", mark), (mark, "")))
+        stored, line = self._said(fact, language, mark=first)
         line = line if is_same_line else None
-        new, _ = self._said(fact, language, is_stored=False, wording=1 - first, line=line)
+        new, _ = self._said(fact, language, is_stored=False, mark=second, line=line)
         return _drafted(new, "NONE", fact, (fact, stored), language, language)
 
     def _duplicate(self, fact: Fact, language: str, stored_language: str) -> Draft:
@@ -217,7 +219,8 @@ class Writer:
         if language == stored_language and self.rng.random() < _FRAMED_SHARES["again"]:
             new = self._framed("again", fact, language, fact)
         else:
-            new = self._said(fact, language, is_stored=False, not_line=stored[1])[0]
+            mark = SYNONYM if self.rng.random() < _SYNONYM_SHARE else ""
+            new = self._said(fact, language, is_stored=False, not_line=stored[1], mark=mark)[0]
         return _drafted(new, "NONE", fact, (fact, stored[0]), language, stored_language)
 
     def _change(self, kind: str, language: str = "", stored_language: str = "") -> Draft:
@@ -233,8 +236,8 @@ class Writer:
 
     def _turned(self, language: str) -> Draft:
         """A taste that has become its opposite."""
-        old = self._any(lambda attribute: attribute.name in _OPPOSITES)
-        opposite = next(a for a in self.attributes if a.name == _OPPOSITES[old.attribute.name])
+        old = self._any(lambda attribute: attribute.name in OPPOSITES)
+        opposite = next(a for a in self.attributes if a.name == OPPOSITES[old.attribute.name])
         new = Fact(opposite, old.subject, old.value, old.others)
         return self._after(old, new, "UPDATE", STATED, language, language)
 
@@ -275,8 +278,9 @@ class Writer:
             draft = self._change(self.rng.choice(["correction", "relational"]))
         else:
             draft = self._expiry()
-        other, said = self._beside(draft.fact, draft.language)
-        draft.text = _joined(self.rng, draft.text, said, draft.language)
+        other = self._beside(draft.fact)
+        said = self._said(other, draft.language, is_stored=False)[0]
+        draft.text = joined(self.rng, draft.text, said, draft.language)
         if is_stored:
             draft.stored.append((other, self._said(other, draft.language)[0]))
         return draft
@@ -285,20 +289,25 @@ class Writer:
         language = weighted(self.rng, self._languages)
         return self._any(lambda attribute: attribute.has(STATED, language)), language
 
-    def _beside(self, fact: Fact, language: str, *, is_stored: bool = False) -> tuple[Fact, str]:
-        """Draw another fact about the same subject that leaves the first as it is, and say it."""
+    def _beside(self, fact: Fact, *, in_similar_matter: bool = False) -> Fact:
+        """Draw another fact about the same subject that leaves the first as it is."""
         near = [each for each in self.attributes if each.subject == fact.attribute.subject]
-        other = draw_fact(self.rng, self.split, self.rng.choice(near), fact.subject)
-        if _clashes(other, fact):
+        similar = [each for each in near if is_similar(each.name, fact.attribute.name)]
+        other = draw_fact(
+            self.rng, self.split, self.rng.choice((in_similar_matter and similar) or near), fact.subject
+        )
+        if clashes(other, fact):
             raise UnsayableError
-        return other, self._said(other, language, is_stored=is_stored)[0]
+        return other
 
     def _new(self) -> Draft:
         language = weighted(self.rng, self._languages)
         stored_language = self.rng.choice(self._pairs)[0] if self.rng.random() < 0.1 else language
         fact = self._any(lambda attribute: attribute.has(STATED, language))
         said, _ = self._said(fact, language, is_stored=False)
-        near = [self._near(fact)] if self.rng.random() < 0.7 else []
+        near = [self._near(fact)] if self.rng.random() < 0.55 else []
+        if self.rng.random() < 0.45:
+            near.append(self._beside(fact, in_similar_matter=True))
         kept = [(each, self._said(each, stored_language)[0]) for each in near]
         return Draft(said, "ADD", fact, kept, language, stored_language, has_target=False)
 
@@ -328,19 +337,3 @@ def _drafted(
     if text.casefold().strip(" .。") == target[1].casefold().strip(" .。"):
         raise UnsayableError
     return Draft(text, action, fact, [target], language, stored_language)
-
-
-def _clashes(other: Fact, fact: Fact) -> bool:
-    """Whether a stored fact would say something else about what a new one is about."""
-    same_subject = other.subject.value == fact.subject.value
-    names = {other.attribute.name, fact.attribute.name}
-    return same_subject and (
-        other.key == fact.key or names <= set(_OPPOSITES) or names <= {"language", "learning"}
-    )
-
-
-def _joined(rng: random.Random, first: str, second: str, language: str) -> str:
-    if language == "zh":
-        return f"{first}{second}"
-    link = {"en": [" Also, ", " ", " And ", " By the way, "], "de": [" ", " Außerdem: "]}[language]
-    return f"{first.rstrip()}{rng.choice(link)}{second}"
