@@ -97,6 +97,11 @@ class Fact:
         other = self.others.bound[slot].line if slot else ""
         return self.attribute.name, self.subject.value.line, other
 
+    @property
+    def is_about_itself(self) -> bool:
+        """Whether its value is its subject, as if somebody shared a flat with himself."""
+        return self.subject.value in self.value.bound.values()
+
     def value_text(self, language: str, mark: str = "") -> str:
         """Return its value in a language, in wordings with this mark."""
         template = Value(self.attribute.value).text(language)
@@ -113,7 +118,7 @@ class Fact:
         other = replace(self, value=drawing)
         for _ in range(50):
             drawing.bound.clear()
-            if other.value_text("en") != self.value_text("en"):
+            if other.value_text("en") != self.value_text("en") and not other.is_about_itself:
                 break
         return other
 
@@ -191,7 +196,11 @@ def _telling(others: Drawing) -> Mapping[str, Value]:
 
 
 def draw_fact(rng: random.Random, split: Split, attribute: Attribute, subject: Subject | None = None) -> Fact:
-    """Draw a fact of an attribute, about a subject or any."""
+    """Draw a fact of an attribute, about a subject or any.
+
+    Raises:
+        UnsayableError: its value is its subject.
+    """
     drawn = subject or draw_subject(rng, split, attribute.subject)
     fact = Fact(attribute, drawn, Drawing(rng, split), Drawing(rng, split))
     for slot in ("role", "duty", "pet"):
@@ -199,6 +208,8 @@ def draw_fact(rng: random.Random, split: Split, attribute: Attribute, subject: S
             fact.others.value(slot)
     for language in LANGUAGES:
         fact.value_text(language)
+    if fact.is_about_itself:
+        raise UnsayableError
     return fact
 
 

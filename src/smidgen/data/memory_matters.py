@@ -1,4 +1,4 @@
-"""Which facts about one subject contradict each other, and which only are of a similar matter."""
+"""Which facts about one subject cannot both hold, and which merely are of a similar matter."""
 
 from smidgen.data.memory_facts import Fact
 
@@ -27,6 +27,20 @@ _SIMILAR = (
 )
 """Attributes that are spoken of alike and stand side by side: what one says leaves the others as they are."""
 
+_RIVALS = (
+    {"tabs", "four spaces", "two spaces"},
+    {"snake case", "camel case"},
+    {"short answers", "detailed answers"},
+    {"dark mode", "light mode"},
+    {"metric units", "imperial units"},
+    {"British spelling", "American spelling"},
+    {"formal language", "a friendly tone"},
+    {"bullet points", "numbered lists", "plain text"},
+)
+"""Values of which one excludes the others, although the attribute may have several."""
+_ONE_AT_A_TIME = ("leave",)
+"""Attributes that have one value at a time, which ends by itself."""
+
 
 def is_similar(name: str, other: str) -> bool:
     """Whether two attributes are of a similar matter; a person has a second role, but no second home."""
@@ -40,3 +54,12 @@ def clashes(other: Fact, fact: Fact) -> bool:
     return same_subject and (
         other.key == fact.key or names <= set(OPPOSITES) or names <= {"language", "learning"}
     )
+
+
+def both_hold(other: Fact, fact: Fact) -> bool:
+    """Whether two facts of an attribute that may have several values say two things that both are so."""
+    values = {other.value_text("en"), fact.value_text("en")}
+    pets = [each.others.bound.get("pet") for each in (other, fact)]
+    is_one_pet = pets[0] is not None and pets[0] == pets[1]
+    excluded = fact.attribute.name in _ONE_AT_A_TIME or any(values <= rivals for rivals in _RIVALS)
+    return len(values) > 1 and not is_one_pet and not excluded

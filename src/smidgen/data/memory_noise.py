@@ -67,7 +67,7 @@ def joined(rng: random.Random, first: str, second: str, language: str) -> str:
     if first.endswith((".", "。")) and not _UNLINKED.search(first[:-1] + second) and rng.random() < 0.5:
         return f"{first[:-1]}{rng.choice(_ANDS[language])}{uncapitalised(second)}"
     stop = "" if first[-1] in ".!?。！？" else {"zh": "。"}.get(language, ".")
-    link = rng.choice(_LINKS[language])
+    link = rng.choice((_LINKS[language][0], "\n") if _UNLINKED.search(second) else _LINKS[language])
     return f"{first}{stop}{link}{uncapitalised(second) if link.strip() else second}"
 
 
@@ -84,7 +84,7 @@ def uncapitalised(text: str) -> str:
 
 _ORDINARY = frozenset(
     "the my we our a an it this that there please never always don't no when next if today users user "
-    "all among and anyone as ask at behind being by every everything few for give given in keep look no "
-    "nobody nobody's of on only out put some these to under up until what whatever when whoever with you your "
+    "all among and answers anyone as ask at behind being by every everything few for give given in keep look no "
+    "nobody of on only out put some these to under up until what whatever when whoever with you your "
     "der die das mein meine wir ein eine bitte es nächstes am an auf bei für im in jede zu zur".split()
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from smidgen.data.grammar import ABBREVIATION, SYNONYM, WRITTEN, Drawing, in_split, sections, weighted
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, Fact, UnsayableError, attributes, draw_fact
-from smidgen.data.memory_matters import OPPOSITES, clashes, is_similar
+from smidgen.data.memory_matters import OPPOSITES, both_hold, clashes, is_similar
 from smidgen.data.memory_noise import joined, noisy, uncapitalised
 from smidgen.data.world import Split
 
@@ -172,10 +172,10 @@ class Writer:
         except UnsayableError:
             return fact.text(language, self.rng, **told)
 
-    def _framed(self, frame: str, fact: Fact, language: str, old: Fact) -> str:
+    def _framed(self, frame: str, fact: Fact, language: str, old: Fact, not_line: str | None = None) -> str:
         """State a fact in a frame that says what it does to the store."""
         templates = in_split(sections(f"texts.{language}.txt")[f"@{frame}"], self.split)
-        told, _ = self._said(fact, language, is_stored=False)
+        told, _ = self._said(fact, language, is_stored=False, not_line=not_line)
         slots = {"told": lambda: uncapitalised(told), "old": lambda: old.value_text(language)}
         text = Drawing(self.rng, self.split).text(self.rng.choice(templates), language, slots=slots)
         return text[:1].upper() + text[1:]
@@ -217,7 +217,7 @@ class Writer:
     def _duplicate(self, fact: Fact, language: str, stored_language: str) -> Draft:
         stored = self._said(fact, stored_language)
         if language == stored_language and self.rng.random() < _FRAMED_SHARES["again"]:
-            new = self._framed("again", fact, language, fact)
+            new = self._framed("again", fact, language, fact, not_line=stored[1])
         else:
             mark = SYNONYM if self.rng.random() < _SYNONYM_SHARE else ""
             new = self._said(fact, language, is_stored=False, not_line=stored[1], mark=mark)[0]
@@ -314,7 +314,10 @@ class Writer:
     def _near(self, fact: Fact) -> Fact:
         """Draw what shares the words of a fact and leaves it new: somebody else's, or a further value."""
         if fact.attribute.is_multi and self.rng.random() < 0.5:
-            return fact.with_other_value()
+            further = draw_fact(self.rng, self.split, fact.attribute, fact.subject)
+            if not both_hold(further, fact):
+                raise UnsayableError
+            return further
         other = draw_fact(self.rng, self.split, fact.attribute)
         if other.subject.value == fact.subject.value:
             raise UnsayableError
