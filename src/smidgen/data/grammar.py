@@ -97,7 +97,7 @@ class Value:
         return _wordings(self.line, language)
 
     def text(self, language: str, mark: str = "", rng: random.Random | None = None) -> str:
-        """Return a wording with this mark, which `rng` draws if there are several; the first if there is none."""
+        """Return a wording with this mark, drawn by `rng` if there are several; without one, the first."""
         found = self.wordings(language)
         marked = [each for each in found if each.mark == mark] or found[:1]
         return (rng.choice(marked) if rng else marked[0]).text

@@ -12,6 +12,8 @@ from smidgen.data.world import Split
 STATED, CHANGED, ENDED = "", "!", "x"
 _BEFORE_VOWEL = re.compile(r"\b([Aa])(?= [aeioAEIO])")
 _DATIVES = {"der": "dem", "die": "der", "mein": "meinem", "meine": "meiner"}
+_IDLE_SPACE = re.compile(r" (?= |[.,;]|$|'(?:m|ve)\b)")
+"""A space that a choice of nothing, or of a short form, leaves."""
 _PEOPLE = {"user": 45, "kin": 20, "name": 35}
 """Weights of the subjects of facts about a person."""
 
@@ -169,7 +171,7 @@ class Fact:
             "v": lambda: self.value_text(language, mark),
             "old": lambda: old.value_text(language) if old else "",
         }
-        text = drawing.text(drawn, language, mark=mark, slots=slots)
+        text = _IDLE_SPACE.sub("", drawing.text(drawn, language, mark=mark, slots=slots))
         if language == "en":
             text = _BEFORE_VOWEL.sub(r"\1n", text)
         return text[:1].upper() + text[1:], drawn

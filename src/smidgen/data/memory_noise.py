@@ -83,8 +83,8 @@ def uncapitalised(text: str) -> str:
 
 
 _ORDINARY = frozenset(
-    "the my we our a an it this that there please never always don't no when next if today users user "
-    "all among and answers anyone as ask at behind being by every everything few for give given in keep look no "
+    "the my we our a an it this that there please never always don't no when next if today users user and "
+    "all among answers anyone as ask at behind being by every everything few for give given in keep look "
     "nobody of on only out put some these to under up until what whatever when whoever with you your "
     "der die das mein meine wir ein eine bitte es nächstes am an auf bei für im in jede zu zur".split()
 )
