@@ -243,3 +243,9 @@ def test_joined_statements_are_both_kept() -> None:
     assert all("live here" in text and "key is there" in text for text in made) and len(made) > 10
     notes = {joined(random.Random(seed), "Diet: vegan", "I live here.", "en") for seed in range(60)}
     assert not any("vegan and" in text or "here and Diet" in text for text in notes)
+
+
+def test_abbreviations_that_sound_like_vowels_take_an() -> None:
+    rows = said(arbitrate_rows("train", 2000, 4))
+    assert [text for text in rows if re.search(r"\ban (MBA|SUV|MSc|RN|MPV|MA)\b", text)]
+    assert not [text for text in rows if re.search(r"\ba (MBA|SUV|MSc|RN|MPV|MA|engineer)\b", text)]

@@ -10,7 +10,8 @@ from smidgen.data.grammar import LANGUAGES, Drawing, Value, in_split, sections, 
 from smidgen.data.world import Split
 
 STATED, CHANGED, ENDED = "", "!", "x"
-_BEFORE_VOWEL = re.compile(r"\b([Aa])(?= [aeioAEIO])")
+_BEFORE_VOWEL = re.compile(r"\b([Aa])(?= (?:[aeioAEIO]|[FHLMNRSX][A-Z]))")
+"""An article before a vowel, or before an abbreviation that is spelt out with one at its start."""
 _DATIVES = {"der": "dem", "die": "der", "mein": "meinem", "meine": "meiner"}
 _IDLE_SPACE = re.compile(r" (?= |[.,;]|$|'(?:m|ve)\b)")
 """A space that a choice of nothing, or of a short form, leaves."""
