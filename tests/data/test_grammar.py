@@ -42,7 +42,7 @@ def test_other_slots_are_filled_by_the_caller() -> None:
 def test_values_have_translations_and_wordings() -> None:
     value = Value("car ~ automobile = Auto = 汽车")
     assert [value.text(language) for language in ("en", "de", "zh")] == ["car", "Auto", "汽车"]
-    assert value.text("en", 1) == "automobile" and value.text("de", 1) == "Auto"
+    assert value.text("en", "~") == "automobile" and value.text("de", "~") == "Auto"
     assert [wording.mark for wording in Value("human resources ^ HR").wordings("zh")] == ["", "^"]
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from smidgen.data.memory_drafts import clashes, in_order
+from smidgen.data.memory_drafts import in_order
 from smidgen.data.memory_facts import (
     AFTER,
     STATED,
@@ -15,6 +15,7 @@ from smidgen.data.memory_facts import (
     attributes,
     draw_fact,
 )
+from smidgen.data.memory_matters import clashes
 from smidgen.data.memory_world import arbitrate_rows
 
 RNG = random.Random(0)

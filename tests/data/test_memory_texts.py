@@ -41,7 +41,7 @@ def test_frames_of_both_decisions_are_in_every_split(language: str, split: Split
 
 def test_one_sentence_is_saved_and_skipped_by_what_stands_around_it() -> None:
     author, told = Author("train", random.Random(0), WRITTEN), "We keep bees behind the chapel."
-    for section, share in {"save": 1.0, "fiction": 0.3, "quote": 0.3, "command": 0.1, "code": 0.1}.items():
+    for section, share in {"save": 1.0, "fiction": 0.3, "quote": 0.3, "command": 0.06, "code": 0.1}.items():
         drawn = [author._drawn(section, "en", told) for _ in range(300)]
         assert sum(told in text for text in drawn) >= share * len(drawn), section
 
@@ -53,7 +53,7 @@ def test_texts_to_save_and_to_skip_are_as_long() -> None:
         for decision in ("SAVE", "SKIP")
     )
     assert abs(saved[len(saved) // 2] - skipped[len(skipped) // 2]) <= 6
-    assert sum(length > 20 for length in saved) > 100 < sum(length > 20 for length in skipped)
+    assert sum(length > 20 for length in saved) > 75 < sum(length > 20 for length in skipped)
 
 
 def words(text: str) -> set[str]:

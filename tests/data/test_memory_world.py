@@ -7,10 +7,11 @@ from statistics import fmean
 
 import pytest
 
-from smidgen.data.grammar import entities, sections
+from smidgen.data.grammar import Drawing, entities, sections, tidied
 from smidgen.data.memories import DUPLICATES, KINDS_OF
-from smidgen.data.memory_facts import ENDED, STATED, attributes, draw_fact
-from smidgen.data.memory_noise import noisy, with_slip
+from smidgen.data.memory_facts import ENDED, STATED, Fact, attributes, dative, draw_fact, draw_subject
+from smidgen.data.memory_matters import both_hold, is_similar
+from smidgen.data.memory_noise import joined, noisy, with_slip
 from smidgen.data.memory_rows import arbitrations, memories
 from smidgen.data.memory_texts import memorize_rows
 from smidgen.data.memory_world import arbitrate_rows
@@ -195,3 +196,58 @@ def test_hand_written_cases_share_no_text_and_no_named_entity_with_training_rows
 def test_the_search_for_names_finds_them() -> None:
     texts = ["Odalys flew to Graz.", "我住在格拉茨。", "Corks and nothing else"]
     assert mentioned({"Odalys", "Graz", "格拉茨", "Cork"}, texts) == {"Odalys", "Graz", "格拉茨"}
+
+
+def test_a_choice_of_nothing_leaves_no_space() -> None:
+    for row in arbitrate_rows("train", COUNT, 2):
+        assert not [text for text in stored(row) if re.search(r"  | [.,;]| 'm| $", text)]
+
+
+def test_values_of_which_one_excludes_the_other_are_not_both_so() -> None:
+    rng = random.Random(0)
+    by_name = {each.name: each for each in attributes("train")}
+    user = draw_subject(rng, "train", "user")
+    styles = [draw_fact(rng, "train", by_name["style"], user) for _ in range(200)]
+    texts = {fact.value_text("en"): fact for fact in styles}
+    assert not both_hold(texts["tabs"], texts["four spaces"]) and not both_hold(styles[0], styles[0])
+    assert both_hold(texts["tabs"], texts["dark mode"])
+    pet = draw_fact(rng, "train", by_name["pet"], user)
+    assert not both_hold(pet, pet.with_other_value())
+    leaves = [draw_fact(rng, "train", by_name["leave"], user) for _ in range(20)]
+    assert not any(both_hold(fact, leaves[0]) for fact in leaves)
+
+
+def test_similar_matters_are_known_and_a_person_has_one_home() -> None:
+    assert is_similar("home", "rent") and is_similar("role", "role")
+    assert not is_similar("home", "home") and not is_similar("home", "allergy")
+
+
+def test_nobody_shares_a_flat_with_himself() -> None:
+    rng = random.Random(0)
+    sits = next(each for each in attributes("train") if each.name == "sits")
+    somebody = draw_subject(rng, "train", "name")
+    own = Fact(sits, somebody, Drawing(rng, "train", bound={"name": somebody.value}), Drawing(rng, "train"))
+    assert own.is_about_itself and not own.with_other_value().is_about_itself
+
+
+def test_germans_are_called_in_the_dative() -> None:
+    told = ["der Nutzer", "die Chefin des Nutzers", "meine Oma", "mein Sohn", "Odalys", "Barack-Otieno"]
+    assert [dative(name) for name in told] == [
+        "dem Nutzer", "der Chefin des Nutzers", "meiner Oma", "meinem Sohn", "Odalys", "Barack-Otieno"
+    ]  # fmt: skip
+
+
+def test_joined_statements_are_both_kept() -> None:
+    made = {joined(random.Random(seed), "I live here.", "The key is there.", "en") for seed in range(60)}
+    assert {"I live here, and the key is there.", "The key is there. I live here."} <= made
+    assert all("live here" in text and "key is there" in text for text in made) and len(made) > 10
+    notes = {joined(random.Random(seed), "Diet: vegan", "I live here.", "en") for seed in range(60)}
+    assert not any("vegan and" in text or "here and Diet" in text for text in notes)
+
+
+def test_abbreviations_that_sound_like_vowels_take_an() -> None:
+    assert tidied("a MBA, a SUV and a engineer of a Austrian firm") == (
+        "an MBA, an SUV and an engineer of an Austrian firm"
+    )
+    rows = said(arbitrate_rows("train", 2000, 4))
+    assert not [text for text in rows if re.search(r"\ba (MBA|SUV|MSc|RN|MPV|MA|engineer)\b", text)]

@@ -27,12 +27,14 @@ LANGUAGES = ("en", "de", "zh")
 WRITTEN = (*LANGUAGES, "mixed")
 """The languages of rows: one, or two in one text or beside each other."""
 SYNONYM, ABBREVIATION = "~", "^"
+MARKS = ("", SYNONYM, ABBREVIATION)
 NAMED = ("name", "surname", "city", "company", "pet", "project", "band", "book", "school", "tool", "system")
 """The sections of values that are proper names."""
 _TEST_SHARE = 0.15
 _WORDING = re.compile(r" ([~^]) ")
 _TIDIED = (
-    (re.compile(r"(?<!person )\b([Aa]) (?=(?!one|[Ee]u)[aeio]|(?:EMT|HR|ML|RN|RV|SRE|SUV)\b)"), r"\1n "),
+    (re.compile(r"(?<!person )\b([Aa]) (?=(?!one|[Ee]u)[aeio]|[FHLMNRSX][A-Z])"), r"\1n "),
+    (re.compile(r"\ba (?=(?!One|Eu)[AEIO])"), "an "),
     (re.compile(r"(?<=[bcdfgklmnprtv])ys\b"), "ies"),
     (re.compile(r"(?<=fish)s\b"), ""),
     (re.compile(r" +(?=[.,!?](?:\s|$)|['’](?:d|ll|m|re|s|ve)\b)|(?<=\S) +(?= \S)"), ""),
@@ -102,10 +104,11 @@ class Value:
         """Return the wordings in a language; those of the first language if it has none of its own."""
         return _wordings(self.line, language)
 
-    def text(self, language: str, wording: int = 0) -> str:
-        """Return a wording; the first if there are not so many."""
+    def text(self, language: str, mark: str = "", rng: random.Random | None = None) -> str:
+        """Return a wording with this mark, drawn by `rng` if there are several; without one, the first."""
         found = self.wordings(language)
-        return found[wording if wording < len(found) else 0].text
+        marked = [each for each in found if each.mark == mark] or found[:1]
+        return (rng.choice(marked) if rng else marked[0]).text
 
 
 @cache
@@ -147,7 +150,7 @@ class Drawing:
         template: str,
         language: str,
         *,
-        wording: int = 0,
+        mark: str = "",
         slots: Mapping[str, Callable[[], str]] | None = None,
     ) -> str:
         """Expand a template.
@@ -155,7 +158,7 @@ class Drawing:
         Args:
             template: the template.
             language: of the values.
-            wording: which wording of values is taken, where they have several.
+            mark: which wordings of values are taken, where they have such.
             slots: slots that are filled otherwise than by sections.
         """
         out, at = [], 0
@@ -167,23 +170,23 @@ class Drawing:
             elif character == "(":
                 options, at = _options(template, at)
                 chosen = self.rng.choice(options)
-                out.append(self.text(chosen, language, wording=wording, slots=slots))
+                out.append(self.text(chosen, language, mark=mark, slots=slots))
             elif character == "{":
                 end = template.index("}", at)
-                out.append(self._filled(template[at + 1 : end], language, wording, slots or {}))
+                out.append(self._filled(template[at + 1 : end], language, mark, slots or {}))
                 at = end + 1
             else:
                 out.append(character)
                 at += 1
         return "".join(out)
 
-    def _filled(self, slot: str, language: str, wording: int, slots: Mapping[str, Callable[[], str]]) -> str:
+    def _filled(self, slot: str, language: str, mark: str, slots: Mapping[str, Callable[[], str]]) -> str:
         if slot in slots:
             return slots[slot]()
         if slot.startswith("int:"):
             low, high = slot.removeprefix("int:").split("-")
             return str(self.rng.randint(int(low), int(high)))
-        return self.value(slot).text(language, wording)
+        return self.value(slot).text(language, mark, self.rng)
 
 
 def weighted(rng: random.Random, weights: Mapping[_Choice, int]) -> _Choice:

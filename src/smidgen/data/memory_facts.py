@@ -6,11 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from smidgen.data.grammar import LANGUAGES, Drawing, Value, in_split, sections, values_of, weighted
+from smidgen.data.grammar import (
+    LANGUAGES,
+    Drawing,
+    Value,
+    in_split,
+    sections,
+    tidied,
+    values_of,
+    weighted,
+)
 from smidgen.data.world import Split
 
 STATED, CHANGED, CORRECTED, ENDED, AFTER, UNNAMED = "", "!", "~", "x", ">", "?"
-_BEFORE_VOWEL = re.compile(r"\b([Aa])(?= [aeioAEIO])")
+_DATIVES = {"der": "dem", "die": "der", "mein": "meinem", "meine": "meiner"}
+_IDLE_SPACE = re.compile(r" (?= |[.,;]|$|'(?:m|ve)\b)")
+"""A space that a choice of nothing, or of a short form, leaves."""
 _PEOPLE = {"user": 45, "kin": 20, "name": 35}
 """Weights of the subjects of facts about a person."""
 _CLOSE = ("user", "kin", "creature")
@@ -102,10 +113,15 @@ class Fact:
         slot = self.others.bound.get(self.attribute.slot)
         return self.attribute.name, self.subject.value.line, slot.line if slot else ""
 
-    def value_text(self, language: str, wording: int = 0) -> str:
-        """Return its value in a language."""
+    @property
+    def is_about_itself(self) -> bool:
+        """Whether its value is its subject, as if somebody shared a flat with himself."""
+        return self.subject.value in self.value.bound.values()
+
+    def value_text(self, language: str, mark: str = "") -> str:
+        """Return its value in a language, in wordings with this mark."""
         template = Value(self.attribute.value).text(language)
-        return self.value.text(template, language, wording=wording)
+        return self.value.text(template, language, mark=mark)
 
     def marks(self, language: str) -> set[str]:
         """Return the marks of other wordings that its value or a slot of it has in a language."""
@@ -119,7 +135,7 @@ class Fact:
         other = replace(self, value=drawing)
         for _ in range(50):
             drawing.bound.clear()
-            if other.value_text("en") not in (self.value_text("en"), self.subject.value.text("en")):
+            if other.value_text("en") != self.value_text("en") and not other.is_about_itself:
                 break
         return other
 
@@ -130,7 +146,7 @@ class Fact:
         *,
         role: str = STATED,
         old: "Fact | None" = None,
-        wording: int = 0,
+        mark: str = "",
         line: str | None = None,
         not_line: str | None = None,
         by_user: bool | None = None,
@@ -142,7 +158,7 @@ class Fact:
             rng: draws the template.
             role: the fact itself, its change or its end.
             old: the fact that is changed.
-            wording: which wording of values is taken.
+            mark: which wordings of values are taken.
             line: the template, if not any.
             not_line: a template to avoid.
             by_user: whether only, or never, to say it as the user does of himself; None for either.
@@ -156,8 +172,8 @@ class Fact:
             if each != not_line
             and line in (None, each)
             and (old is not None or "{old}" not in each)
-            and (_is_told("p", each) or self.subject.is_user)
-            and (by_user is None or by_user != _is_told("p", each))
+            and (_is_told(each) or self.subject.is_user)
+            and (by_user is None or by_user != _is_told(each))
         ]
         if not fitting:
             raise UnsayableError
@@ -166,12 +182,13 @@ class Fact:
         slots = {
             "p": lambda: self.subject.text(language, rng),
             "p's": lambda: possessive(self.subject.text(language, rng)),
-            "v": lambda: self.value_text(language, wording),
+            "p3": lambda: dative(self.subject.text(language, rng)),
+            "v": lambda: self.value_text(language, mark),
             "old": lambda: old.value_text(language) if old else "",
         }
-        text = drawing.text(drawn, language, wording=wording, slots=slots)
+        text = _IDLE_SPACE.sub("", drawing.text(drawn, language, mark=mark, slots=slots))
         if language == "en":
-            text = _BEFORE_VOWEL.sub(r"\1n", text)
+            text = tidied(text)
         return text[:1].upper() + text[1:], drawn
 
 
@@ -180,20 +197,27 @@ def possessive(name: str) -> str:
     return f"{name}'" if name.endswith("s") and not name.startswith(("my ", "the ")) else f"{name}'s"
 
 
-def _is_told(slot: str, line: str) -> bool:
-    return f"{{{slot}}}" in line or f"{{{slot}'s}}" in line
+def dative(name: str) -> str:
+    """Return the German dative of a person, whose article or pronoun alone changes."""
+    first, _, rest = name.partition(" ")
+    return f"{_DATIVES.get(first, first)} {rest}".rstrip()
+
+
+def _is_told(line: str) -> bool:
+    """Whether a template names its subject; otherwise the user speaks of himself."""
+    return any(slot in line for slot in ("{p}", "{p's}", "{p3}"))
 
 
 def draw_fact(rng: random.Random, split: Split, attribute: Attribute, subject: Subject | None = None) -> Fact:
-    """Draw a fact of an attribute, about a subject or any."""
+    """Draw a fact of an attribute, about a subject or any, whose value is not its subject."""
     drawn = subject or draw_subject(rng, split, attribute.subject)
     fact = Fact(attribute, drawn, Drawing(rng, split), Drawing(rng, split))
-    while fact.value_text("en") == drawn.value.text("en"):  # nobody is a neighbour of himself
-        fact.value.bound.clear()
     if attribute.slot:
         fact.others.value(attribute.slot)
-    for language in LANGUAGES:
-        fact.value_text(language)
+    while not fact.value.bound or fact.is_about_itself:
+        fact.value.bound.clear()
+        for language in LANGUAGES:
+            fact.value_text(language)
     return fact
 
 

@@ -8,6 +8,18 @@ from smidgen.data.grammar import sections
 _POINTS = re.compile(r"[,.!?;:](?=\s|$)")
 _KEPT = 12
 """A text with fewer letters is spared slips, which could change what it says."""
+_UNLINKED = re.compile(r"[:;?!(：；？！（]| - |[.。] ?(?=\w)")
+"""Notes, questions and several sentences are not linked by "and"."""
+_ANDS = {
+    "en": (", and ", " and ", "; ", ", and besides, "),
+    "de": (" und ", "; "),
+    "zh": ("，", "，而且", "；"),
+}
+_LINKS = {
+    "en": (" ", " ", " Also, ", " And ", " By the way, ", "\n"),
+    "de": (" ", " ", " Außerdem: ", " Übrigens: "),
+    "zh": ("", "", "另外，", "还有，"),
+}
 
 
 def noisy(text: str, rng: random.Random, language: str, *, framed: bool = True) -> str:
@@ -48,6 +60,17 @@ def with_slip(text: str, rng: random.Random) -> str:
     return text[:at] + rng.choice(slips) + text[at + 2 :]
 
 
+def joined(rng: random.Random, first: str, second: str, language: str) -> str:
+    """Return two statements as one text, in either order: two sentences, or one where neither is a note."""
+    if rng.random() < 0.4:
+        first, second = second, first
+    if first.endswith((".", "。")) and not _UNLINKED.search(first[:-1] + second) and rng.random() < 0.5:
+        return f"{first[:-1]}{rng.choice(_ANDS[language])}{uncapitalised(second)}"
+    stop = "" if first[-1] in ".!?。！？" else {"zh": "。"}.get(language, ".")
+    link = rng.choice((_LINKS[language][0], "\n") if _UNLINKED.search(second) else _LINKS[language])
+    return f"{first}{stop}{link}{uncapitalised(second) if link.strip() else second}"
+
+
 def _pause(rng: random.Random, language: str) -> str:
     return rng.choice(["，", "："]) if language == "zh" else rng.choice([", ", ": ", " - ", " "])
 
@@ -60,6 +83,8 @@ def uncapitalised(text: str) -> str:
 
 
 _ORDINARY = frozenset(
-    "the my we our a an it this that there please never always don't no when next if today users user "
-    "der die das mein meine wir ein eine bitte es nächstes".split()
+    "the my we our a an it this that there please never always don't no when next if today users user and "
+    "all among answers anyone as ask at behind being by every everything few for give given in keep look "
+    "nobody of on only out put some these to under up until what whatever when whoever with you your "
+    "der die das mein meine wir ein eine bitte es nächstes am an auf bei für im in jede zu zur".split()
 )

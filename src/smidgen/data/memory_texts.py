@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
-from smidgen.data.grammar import WRITTEN, Drawing, in_split, sections, tidied, weighted
+from smidgen.data.grammar import MARKS, WRITTEN, Drawing, in_split, sections, tidied, weighted
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, UnsayableError, attributes, draw_fact
 from smidgen.data.memory_noise import noisy
 from smidgen.data.world import Split
@@ -161,8 +161,8 @@ class Author:
         fact = draw_fact(self.rng, self.split, self.rng.choice(fitting))
         old = fact.with_other_value() if role == CHANGED else None
         by_user = True if fact.subject.is_user and self.rng.random() < 0.8 else None
-        wording = self.rng.randrange(2)
-        return fact.text(language, self.rng, role=role, old=old, by_user=by_user, wording=wording)[0]
+        mark = self.rng.choice(MARKS)
+        return fact.text(language, self.rng, role=role, old=old, by_user=by_user, mark=mark)[0]
 
     def _drawn(self, section: str, language: str, told: str | None = None) -> str:
         """Draw a text of a section; `{told}` is this sentence, or one that is worth saving by itself."""
@@ -175,7 +175,7 @@ class Author:
         template = self.rng.choice(in_split(known[f"@{section}"], self.split))
         slots = {"told": lambda: told or self._worthy(weighted(self.rng, CATEGORY_WEIGHTS), language)}
         text = Drawing(self.rng, self.split, files).text(
-            template, _VALUES_OF[language], wording=self.rng.randrange(2), slots=slots
+            template, _VALUES_OF[language], mark=self.rng.choice(MARKS), slots=slots
         )
         return tidied(text) if language in ("en", "mixed") else text
 

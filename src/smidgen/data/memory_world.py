@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
-from smidgen.data.grammar import ABBREVIATION, WRITTEN, Drawing, in_split, sections, weighted
-from smidgen.data.memory_drafts import OPPOSITES, Draft, clashes, drafted, in_order, joined
+from smidgen.data.grammar import ABBREVIATION, SYNONYM, WRITTEN, Drawing, in_split, sections, weighted
+from smidgen.data.memory_drafts import Draft, drafted, in_order
 from smidgen.data.memory_facts import (
     AFTER,
     CHANGED,
@@ -24,7 +24,8 @@ from smidgen.data.memory_facts import (
     attributes,
     draw_fact,
 )
-from smidgen.data.memory_noise import noisy, uncapitalised
+from smidgen.data.memory_matters import OPPOSITES, both_hold, clashes, is_similar
+from smidgen.data.memory_noise import joined, noisy, uncapitalised
 from smidgen.data.world import Split
 
 KIND_WEIGHTS = {
@@ -47,6 +48,8 @@ _FRAMED_SHARES = {"again": 0.12, "changed": 0.25, "ended": 0.25}
 """How often a fact is repeated, changed or ended by a frame of `texts.*.txt` around its plain statement."""
 _UNNAMED_SHARE = 0.25
 """How often a fact that can leave its party unnamed does so in the store."""
+_SYNONYM_SHARE = 0.3
+"""How often a fact that is repeated in another structure has other words for its value, too."""
 _PAIRS = (
     ("en", "zh"),
     ("zh", "en"),
@@ -146,7 +149,7 @@ class Writer:
         draw = self.rng.random()
         same_kind = [each for each in self.attributes if each.subject == fact.attribute.subject]
         if draw < 0.5 and len(same_kind) > 1:
-            return draw_fact(self.rng, self.split, self.rng.choice(same_kind), fact.subject)
+            return self._beside(fact, in_similar_matter=draw < 0.2)
         if draw < 0.8:
             return draw_fact(self.rng, self.split, fact.attribute)
         return self._any()
@@ -164,10 +167,10 @@ class Writer:
         except UnsayableError:
             return fact.text(language, self.rng, **told)
 
-    def _framed(self, frame: str, fact: Fact, language: str, old: Fact) -> str:
+    def _framed(self, frame: str, fact: Fact, language: str, old: Fact, not_line: str | None = None) -> str:
         """State a fact in a frame that says what it does to the store."""
         templates = in_split(sections(f"texts.{language}.txt")[f"@{frame}"], self.split)
-        told, _ = self._said(fact, language, is_stored=False)
+        told, _ = self._said(fact, language, is_stored=False, not_line=not_line)
         slots = {"told": lambda: uncapitalised(told), "old": lambda: old.value_text(language)}
         text = Drawing(self.rng, self.split).text(self.rng.choice(templates), language, slots=slots)
         return text[:1].upper() + text[1:]
@@ -176,7 +179,7 @@ class Writer:
         fact, language = self._in_one_language()
         draft = self._duplicate(fact, language, language)
         if self.rng.random() < 0.15:  # the candidate says more
-            more = self._beside(fact, language, is_stored=True)[1]
+            more = self._said(self._beside(fact), language)[0]
             draft.stored = [(fact, joined(self.rng, draft.stored[0][1], more, language))]
         return draft
 
@@ -189,29 +192,30 @@ class Writer:
         """The same sentence with other words: another choice of its template, or wording of its value."""
         fact, language = self._in_one_language()
         marks = fact.marks(language)
-        if ABBREVIATION in marks or (not marks and self.rng.random() < 0.5):
+        if SYNONYM not in marks and self.rng.random() < 0.5:
             raise UnsayableError
-        return self._reworded(fact, language, is_same_line=True)
+        return self._reworded(fact, language, SYNONYM, is_same_line=True)
 
     def _abbreviation(self) -> Draft:
         fact, language = self._in_one_language()
-        if fact.marks(language) != {ABBREVIATION}:
+        if ABBREVIATION not in fact.marks(language):
             raise UnsayableError
-        return self._reworded(fact, language, is_same_line=False)
+        return self._reworded(fact, language, ABBREVIATION, is_same_line=False)
 
-    def _reworded(self, fact: Fact, language: str, *, is_same_line: bool) -> Draft:
-        first = self.rng.randrange(2)
-        stored, line = self._said(fact, language, wording=first)
+    def _reworded(self, fact: Fact, language: str, mark: str, *, is_same_line: bool) -> Draft:
+        first, second = self.rng.choice((("", mark), (mark, "")))
+        stored, line = self._said(fact, language, mark=first)
         line = line if is_same_line else None
-        new, _ = self._said(fact, language, is_stored=False, wording=1 - first, line=line)
+        new, _ = self._said(fact, language, is_stored=False, mark=second, line=line)
         return drafted(new, "NONE", fact, (fact, stored), language, language)
 
     def _duplicate(self, fact: Fact, language: str, stored_language: str) -> Draft:
         stored = self._said(fact, stored_language)
         if language == stored_language and self.rng.random() < _FRAMED_SHARES["again"]:
-            new = self._framed("again", fact, language, fact)
+            new = self._framed("again", fact, language, fact, not_line=stored[1])
         else:
-            new = self._said(fact, language, is_stored=False, not_line=stored[1])[0]
+            mark = SYNONYM if self.rng.random() < _SYNONYM_SHARE else ""
+            new = self._said(fact, language, is_stored=False, not_line=stored[1], mark=mark)[0]
         return drafted(new, "NONE", fact, (fact, stored[0]), language, stored_language)
 
     def _change(self, kind: str, language: str = "", stored_language: str = "") -> Draft:
@@ -286,7 +290,8 @@ class Writer:
             draft = self._change(self.rng.choice(["correction", "relational"]))
         else:
             draft = self._expiry()
-        other, said = self._beside(draft.fact, draft.language)
+        other = self._beside(draft.fact)
+        said = self._said(other, draft.language, is_stored=False)[0]
         draft.text = joined(self.rng, draft.text, said, draft.language)
         if is_stored:
             draft.stored.append((other, self._said(other, draft.language)[0]))
@@ -296,27 +301,35 @@ class Writer:
         language = weighted(self.rng, self._languages)
         return self._any(lambda attribute: attribute.has(STATED, language)), language
 
-    def _beside(self, fact: Fact, language: str, *, is_stored: bool = False) -> tuple[Fact, str]:
-        """Draw another fact about the same subject that leaves the first as it is, and say it."""
+    def _beside(self, fact: Fact, *, in_similar_matter: bool = False) -> Fact:
+        """Draw another fact about the same subject that leaves the first as it is."""
         near = [each for each in self.attributes if each.subject == fact.attribute.subject]
-        other = draw_fact(self.rng, self.split, self.rng.choice(near), fact.subject)
+        similar = [each for each in near if is_similar(each.name, fact.attribute.name)]
+        other = draw_fact(
+            self.rng, self.split, self.rng.choice((in_similar_matter and similar) or near), fact.subject
+        )
         if clashes(other, fact):
             raise UnsayableError
-        return other, self._said(other, language, is_stored=is_stored)[0]
+        return other
 
     def _new(self) -> Draft:
         language = weighted(self.rng, self._languages)
         stored_language = self.rng.choice(self._pairs)[0] if self.rng.random() < 0.1 else language
         fact = self._any(lambda attribute: attribute.has(STATED, language))
         said, _ = self._said(fact, language, is_stored=False)
-        near = [self._near(fact)] if self.rng.random() < 0.7 else []
+        near = [self._near(fact)] if self.rng.random() < 0.55 else []
+        if self.rng.random() < 0.45:
+            near.append(self._beside(fact, in_similar_matter=True))
         kept = [(each, self._said(each, stored_language)[0]) for each in near]
         return Draft(said, "ADD", fact, kept, language, stored_language, has_target=False)
 
     def _near(self, fact: Fact) -> Fact:
         """Draw what shares the words of a fact and leaves it new: somebody else's, or a further value."""
         if fact.attribute.is_multi and self.rng.random() < 0.5:
-            return fact.with_other_value()
+            further = draw_fact(self.rng, self.split, fact.attribute, fact.subject)
+            if not both_hold(further, fact):
+                raise UnsayableError
+            return further
         other = draw_fact(self.rng, self.split, fact.attribute)
         if other.subject.value == fact.subject.value:
             raise UnsayableError
