@@ -82,10 +82,25 @@ def sweep(folder: Path) -> None:
         else:  # killed between the two renames of a replacement
             os.replace(old, place)
     for partial in folder.rglob(".*.partial"):
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink()
+        _remove(partial)
+
+
+def sweep_after(process: int, folder: Path) -> None:
+    """Remove what a killed process was writing right in a folder that others may be writing in.
+
+    Args:
+        process: its number, which is part of the names that it gave.
+        folder: the folder.
+    """
+    for partial in folder.glob(f".*.{process}.partial"):
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -53,6 +53,7 @@ class Studio:
             Route("/api/commands/{kind:str}", self.start, methods=["POST"]),
             Route("/api/jobs", self.list_jobs),
             Route("/api/jobs/{id:str}/events", self.follow_job),
+            Route("/api/jobs/{id:str}/stop", self.stop_job, methods=["POST"]),
             Route("/api/runs", self.list_runs),
             Route("/api/runs/{name:str}", self.run),
             Route("/api/runs/{name:str}/events", self.follow_run),
@@ -177,6 +178,12 @@ class Studio:
     async def follow_job(self, request: Request) -> Response:
         """What a job prints, as it comes."""
         return _stream(self.jobs.find(request.path_params["id"]).follow())
+
+    async def stop_job(self, request: Request) -> Response:
+        """Interrupt a command; it is stopped when its state says so."""
+        job = self.jobs.find(request.path_params["id"])
+        self.jobs.stop(job)
+        return JSONResponse(job.summary(), 202)
 
     async def list_runs(self, request: Request) -> Response:
         """Every run folder."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smidgen.errors import DataError, WorkError
+from smidgen.files import sweep_after
 
 State = Literal["running", "done", "failed", "stopped"]
 MOST_TEXT = 16_000_000
@@ -239,6 +240,8 @@ class Jobs:
         assert process.stdout is not None and process.stderr is not None
         await asyncio.gather(self._read_output(job, process.stdout), self._read_lines(job, process.stderr))
         code = await process.wait()
+        if code < 0:  # it was killed, and could not clean up by itself
+            await asyncio.to_thread(sweep_after, process.pid, self._folder)
         async with job.news:
             job.code, job.ended = code, time.time()
             if job.is_stopping and code:
