@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ MOST_ASKED = 4
 """Short commands that run at a time; further ones wait."""
 GRACE = 20.0
 """Seconds from one signal to the next harder one; a training writes its checkpoint in the meantime."""
+VARIABLES = {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "100"}
 PROGRAM = (sys.executable, "-P", "-m", "smidgen")
 """With -P, since no module of the workspace is to be imported in place of a library's."""
 
@@ -113,7 +114,7 @@ class Job:
             await self.news.wait_for(lambda: self.state != "running")
         return self
 
-    async def follow(self) -> AsyncIterator[dict[str, Any]]:
+    async def follow(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield everything that the command prints, from its start, and how it ends."""
         seen_text = seen_lines = 0
         while True:
@@ -172,8 +173,15 @@ class Jobs:
             None,
         )
 
-    async def start(self, kind: str, subject: str, arguments: Sequence[str]) -> Job:
-        """Start a command.
+    async def start(
+        self,
+        kind: str,
+        subject: str,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> Job:
+        """Start a command, with further variables in its environment.
 
         Raises:
             WorkError: the system starts no further process.
@@ -185,7 +193,7 @@ class Jobs:
                 *self._program,
                 *arguments,
                 cwd=self._folder,
-                env={**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "100"},
+                env={**os.environ, **VARIABLES, **(environment or {})},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
