@@ -159,11 +159,13 @@ async def _events(loaded: Loaded, address: str, question: Question) -> AsyncGene
             if answer.status_code != 200:
                 raise WorkError(json.loads(await answer.aread())["error"]["message"])
             async for line in answer.aiter_lines():
-                if not line.startswith("data: ") or line == "data: [DONE]":
-                    continue
-                event = json.loads(line.removeprefix("data: "))
-                if "error" in event:
-                    raise WorkError(event["error"]["message"])
-                yield event
+                if line == "data: [DONE]":
+                    return
+                if line.startswith("data: "):
+                    event = json.loads(line.removeprefix("data: "))
+                    if "error" in event:
+                        raise WorkError(event["error"]["message"])
+                    yield event
     except httpx2.TransportError:
-        raise await loaded.fault() from None
+        pass
+    raise await loaded.fault()
