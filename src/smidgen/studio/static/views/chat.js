@@ -110,7 +110,7 @@ const counts = (answer) => answer?.state === "done" && Boolean(answer.text.trim(
 
 /** @param {Exchange} exchange @param {Array<[string, boolean]>} models */
 function shown(exchange, models) {
-  const places = models.map(([title]) => ({ mark: h("small", {}), text: h("pre", { tabindex: "0", "aria-label": title }), end: h("div", {}) }));
+  const places = models.map(([title]) => ({ mark: h("small", {}), text: h("pre", { role: "group", tabindex: "0", "aria-label": title }), end: h("div", {}) }));
   /** @param {number} i */
   const update = (i) => {
     const { mark, text, end } = places[i];

@@ -48,7 +48,7 @@ function judging(place, runs) {
 
   /** @param {AbortSignal} signal */
   async function judge(signal) {
-    const texts = Object.fromEntries(Object.keys(orders).map((order) => [order, h("pre", { tabindex: "0", "aria-label": orders[order] })]));
+    const texts = Object.fromEntries(Object.keys(orders).map((order) => [order, h("pre", { role: "group", tabindex: "0", "aria-label": orders[order] })]));
     const heads = Object.fromEntries(Object.entries(orders).map(([order, title]) => [order, h("h3", {}, title)]));
     const status = h("div", {}, waiting("Loading the model …"));
     const result = h("div", {});
