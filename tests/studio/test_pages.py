@@ -83,10 +83,13 @@ def test_strangers_are_refused_by_the_running_server(tmp_path: Path):
         assert status("/api/runs/..%2f..%2fetc/report.html") in (400, 404)
 
 
+CONFIG = 'name = "whole"\ntask = "judge"\n[model]\nbase = "smidgen:nano"\n'
+
+
 def make_whole_run(root: Path) -> None:
     """A run that has trained a whole model: the bundled one."""
     folder = make_run(root, "whole", {})
-    (folder / "config.toml").write_text('name = "whole"\ntask = "judge"\n[model]\nbase = "smidgen:nano"\n')
+    (folder / "config.toml").write_text(CONFIG)
     shutil.rmtree(folder / "best")
     shutil.copytree(SOURCE / "nano", folder / "best", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
 
@@ -111,7 +114,7 @@ def test_a_conversation_goes_on_after_what_was_stopped(tmp_path: Path):
     root, posted = tmp_path / "space", []
     root.mkdir()
     make_whole_run(root)
-    make_run(root, "broken", {})
+    (make_run(root, "broken", {}) / "config.toml").write_text(CONFIG)  # its adapter is empty
     with life.started_studio(root) as address, life.opened_page(address) as page:
         eyes = life.Eyes(page, tmp_path / "shots")
         go(page, "Try it")
@@ -138,6 +141,7 @@ def test_a_conversation_goes_on_after_what_was_stopped(tmp_path: Path):
             asked.click()
             life.wait_until(asked.is_enabled)
         assert said_to_screen_readers(page) == "Both have answered"
+        eyes.look("chat-conversation")
         texts = page.locator(".talk > li").nth(1).locator("pre").all_inner_texts()
         assert [
             (each["trained"], each["messages"])
@@ -148,7 +152,7 @@ def test_a_conversation_goes_on_after_what_was_stopped(tmp_path: Path):
         page.get_by_label("Message").fill("Hello")
         asked.click()
         page.get_by_role("alert").nth(1).wait_for()
-        assert "base/model" in page.get_by_role("alert").first.inner_text()
+        assert "specialist" in page.get_by_role("alert").first.inner_text()
         assert page.get_by_label("Message").input_value() == "Hello"  # to be asked again
         eyes.look("chat-failed")
         page.reload()
@@ -156,6 +160,15 @@ def test_a_conversation_goes_on_after_what_was_stopped(tmp_path: Path):
         page.get_by_label("Model").select_option("whole")
         assert page.locator(".talk > li").nth(1).locator("pre").all_inner_texts() == texts
         page.get_by_role("button", name="New conversation").click()
+        assert not page.locator(".talk > li").count()
+        page.get_by_label("Message").fill("What is 20 + 7?")
+        with held("serve"):
+            asked.click()
+            page.get_by_role("button", name="New conversation").click()
+            life.wait_until(asked.is_enabled)
+        page.reload()
+        page.get_by_role("tab", name="Chat").click()
+        assert page.get_by_label("Model").input_value() == "whole"
         assert not page.locator(".talk > li").count()
         page.get_by_label("Message").fill(" ")
         asked.click()

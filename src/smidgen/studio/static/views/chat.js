@@ -25,6 +25,7 @@ export function chatting(place, runs) {
   const talk = h("ol", { class: "talk", "aria-label": "Conversation" });
   const fault = h("div", {});
   const { buttons, stop } = starter("Ask", send);
+  let begun = 0; // conversations; what an answer that is stopped late says belongs to none that came after
   const anew = h("button", { onclick: begin }, "New conversation");
 
   /** The models that are asked: their names, and whether they are the trained one. @returns {Array<[string, boolean]>} */
@@ -42,6 +43,7 @@ export function chatting(place, runs) {
 
   function begin() {
     stop();
+    begun += 1;
     remember(run, []);
     show();
     announce("New conversation");
@@ -71,7 +73,7 @@ export function chatting(place, runs) {
     const before = exchanges();
     /** @type {Exchange} */
     const exchange = { question, answers: models.map(() => ({ text: "", state: "loading" })) };
-    const mine = run;
+    const [mine, number] = [run, begun];
     const view = shown(exchange, models);
     talk.append(view.item);
     message.input.value = "";
@@ -94,9 +96,10 @@ export function chatting(place, runs) {
         view.update(i);
       }),
     );
+    if (number !== begun) return;
     remember(mine, [...before, exchange]);
     const states = exchange.answers.map((each) => each.state);
-    if (states.every((each) => each === "failed") && !message.value()) message.input.value = question;
+    if (states.every((each) => each === "failed") && !message.value() && mine === run) message.input.value = question;
     announce(states.every((each) => each === "done") ? (models.length > 1 ? "Both have answered" : "It has answered") : models.map(([name], i) => `${name}: ${states[i]}`).join(", "));
   }
 

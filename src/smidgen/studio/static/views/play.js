@@ -1,7 +1,7 @@
 /** Step 6: try a model: judge a pair in both orders, route a text into a store, or talk with base and specialist. */
 
 import { ask, command, post } from "../api.js";
-import { announce, area, choice, field, figure, fill, h, notice, stateMark, table, waiting } from "../dom.js";
+import { announce, area, choice, field, figure, fill, h, notice, table, waiting } from "../dom.js";
 import { starter } from "../starter.js";
 import { state } from "../state.js";
 import { tabs } from "../tabs.js";
@@ -19,7 +19,7 @@ export function playView(main) {
     leave(); // what nobody sees is not asked any more
     leave = show(place, runs);
   };
-  fill(main, h("p", { class: "lead" }, "The first question to a model loads it; it then stays loaded until five minutes pass without one."), ...tabs("What to try", [
+  fill(main, h("p", { class: "lead" }, "Judge and chat load a model once; it stays loaded until five minutes pass without a question. Route loads it each time."), ...tabs("What to try", [
     ["judge", "Judge", opens(judging)],
     ["route", "Route", opens(routing)],
     ["chat", "Chat", opens(chatting)],
@@ -61,7 +61,7 @@ function judging(place, runs) {
       else if (event.answer?.order) texts[event.answer.order].append(event.answer.text);
       else if (event.answer) finish(event.answer);
     }, signal);
-    fill(status, end.state === "done" ? null : stateMark(end.state));
+    fill(status);
     if (end.state === "failed") fill(result, notice("error", end.error));
     if (end.state === "stopped") fill(result, notice("note", "Stopped before there was a verdict."));
 
