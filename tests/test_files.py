@@ -24,7 +24,7 @@ from smidgen.files import (
     sha256_file,
     sha256_json,
     sweep,
-    sweep_after,
+    sweep_partials,
     write_json,
     write_jsonl,
     write_text,
@@ -197,7 +197,7 @@ def test_what_one_killed_process_left_goes_and_what_others_write_stays(tmp_path:
     (tmp_path / ".report.json.123.partial").write_text("half")
     (tmp_path / ".model.1234.partial").write_text("another's")
     (tmp_path / "model.123.partial").write_text("a user's")
-    sweep_after(123, tmp_path)
+    sweep_partials(tmp_path, 123)
     assert names(tmp_path) == [".model.1234.partial", "model.123.partial"]
 
 

@@ -81,26 +81,14 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(old)
         else:  # killed between the two renames of a replacement
             os.replace(old, place)
-    for partial in folder.rglob(".*.partial"):
-        _remove(partial)
+    sweep_partials(folder)
 
 
-def sweep_after(process: int, folder: Path) -> None:
-    """Remove what a killed process was writing right in a folder that others may be writing in.
-
-    Args:
-        process: its number, which is part of the names that it gave.
-        folder: the folder.
-    """
-    for partial in folder.glob(f".*.{process}.partial"):
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+def sweep_partials(folder: Path, process: int | None = None) -> None:
+    """Remove what killed processes, or the one with this number, were writing anywhere in a folder."""
+    for partial in folder.rglob(f".*.{process or '*'}.partial"):
+        remove = shutil.rmtree if partial.is_dir() else Path.unlink
+        remove(partial)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ import json
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from smidgen.data.memories import Candidate, Decision
 from smidgen.errors import DataError, UserError, WorkError
-from smidgen.memory import Applied, Store, reading, tables, verify
+from smidgen.memory import Applied, Kind, Store, reading, tables, verify
 from smidgen.memory.journal import journal_path
 from smidgen.memory.terms import storable
 
@@ -373,7 +374,11 @@ def test_pages_are_parts_of_the_whole(
                 store.received(str(number), text)
                 if action == "defer":
                     store.defer(str(number), "late")
-        wholes = {"memories": store.memories(), "journal": store.entries(), "pending": store.pending()}
+        wholes: dict[Kind, list[Any]] = {
+            "memories": store.memories(),
+            "journal": store.entries(),
+            "pending": store.pending(),
+        }
         for what, whole in wholes.items():
             page = store.page(what, limit=limit, offset=offset)
             assert (page.total, page.found) == (len(whole), whole[offset : offset + limit])

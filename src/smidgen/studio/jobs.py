@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smidgen.errors import DataError, WorkError
-from smidgen.files import sweep_after
+from smidgen.files import sweep_partials
 
 State = Literal["running", "done", "failed", "stopped"]
 MOST_TEXT = 16_000_000
@@ -249,7 +249,8 @@ class Jobs:
         await asyncio.gather(self._read_output(job, process.stdout), self._read_lines(job, process.stderr))
         code = await process.wait()
         if code < 0:  # it was killed, and could not clean up by itself
-            await asyncio.to_thread(sweep_after, process.pid, self._folder)
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(sweep_partials, self._folder, process.pid)
         async with job.news:
             job.code, job.ended = code, time.time()
             if job.is_stopping and code:
