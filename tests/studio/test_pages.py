@@ -4,7 +4,7 @@ import json
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,19 @@ def make_whole_run(root: Path) -> None:
     shutil.copytree(SOURCE / "nano", folder / "best", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
 
 
+def going_on(command: str) -> list[psutil.Process]:
+    """The commands of this name that the studio has started and that have not ended."""
+    found = []
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            found += [each] if command in each.cmdline() else []
+    return found
+
+
 @contextmanager
 def held(command: str) -> Iterator[None]:
-    """Hold the commands of this name that the studio has started while they are looked at."""
-    found = [each for each in psutil.Process().children(recursive=True) if command in each.cmdline()]
+    """Hold the commands of this name while they are looked at."""
+    found = going_on(command)
     assert found
     for each in found:
         each.suspend()
@@ -129,6 +138,7 @@ def test_a_conversation_goes_on_after_what_was_stopped(tmp_path: Path):
         page.get_by_text("it goes on without this question").first.wait_for()
         life.wait_until(asked.is_enabled)
         assert page.locator(".state.stopped").count() == 2
+        life.wait_until(lambda: not going_on("serve"))  # nobody waited for the models any more
         assert said_to_screen_readers(page) == "The base: stopped, The specialist whole: stopped"
         assert page.evaluate("document.activeElement.textContent") == "Ask both"
         eyes.look("chat-stopped")
@@ -141,6 +151,7 @@ def test_a_conversation_goes_on_after_what_was_stopped(tmp_path: Path):
             asked.click()
             life.wait_until(asked.is_enabled)
         assert said_to_screen_readers(page) == "Both have answered"
+        assert len(going_on("serve")) == 2
         eyes.look("chat-conversation")
         texts = page.locator(".talk > li").nth(1).locator("pre").all_inner_texts()
         assert [

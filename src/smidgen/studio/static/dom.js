@@ -93,7 +93,7 @@ export function waiting(text) {
   return h("p", { class: "waiting" }, h("span", { class: "pulse", "aria-hidden": "true" }), text);
 }
 
-/** How something goes on, as a word with a colour. @param {string} state - also `running`, `done`, `failed`, `stopped`. @param {string} [word] */
+/** How something goes on, as a colour and a word. @param {string} state - `running`, `done`, `failed` or `stopped`. @param {string} [word] */
 export function stateMark(state, word = state) {
   return h("span", { class: `state ${state}` }, word);
 }
