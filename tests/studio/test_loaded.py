@@ -148,6 +148,21 @@ def test_weights_that_changed_are_loaded_anew(root: Path):
     asking(root, work)
 
 
+def test_an_answer_of_weights_that_change_meanwhile_is_completed(root: Path):
+    async def work(given: Asking) -> None:
+        async with aclosing(given.begin("slow", run="done")) as events:
+            async for event in events:
+                if "answer" in event:
+                    break
+            os.utime(root / "runs/done/best/adapters.safetensors", ns=(1, 10**18))
+            await given.ask(run="done")
+            assert given.states() == ["running", "running"]
+            assert "more" in (await anext(events))["answer"]
+        assert given.states() == ["running", "stopped"]
+
+    asking(root, work)
+
+
 def test_the_model_that_was_not_asked_for_longest_makes_room(root: Path):
     for name in ("second", "third"):
         make_run(root, name, {})

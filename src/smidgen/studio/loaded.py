@@ -118,7 +118,8 @@ class LoadedModels:
         finally:
             loaded.users -= 1
             loaded.used = time.monotonic()
-            if not (loaded.users or loaded.is_ready):  # nobody waits for it any more
+            is_kept = loaded.is_ready and loaded in self._loaded.values()
+            if not (loaded.users or is_kept):  # nobody waits for it any more, or it was replaced
                 self._jobs.stop(loaded.job)
 
     async def _chosen(self, question: Question) -> Loaded:
