@@ -24,6 +24,7 @@ from smidgen.files import (
     sha256_file,
     sha256_json,
     sweep,
+    sweep_partials,
     write_json,
     write_jsonl,
     write_text,
@@ -188,6 +189,16 @@ def test_sweeping_takes_what_a_killed_process_left(tmp_path: Path):
     (tmp_path / "done").mkdir()
     sweep(tmp_path)
     assert names(tmp_path) == ["best", "done"]
+
+
+def test_what_one_killed_process_left_goes_and_what_others_write_stays(tmp_path: Path):
+    (tmp_path / ".model.123.partial").mkdir()
+    (tmp_path / ".model.123.partial" / "weights").write_text("half")
+    (tmp_path / ".report.json.123.partial").write_text("half")
+    (tmp_path / ".model.1234.partial").write_text("another's")
+    (tmp_path / "model.123.partial").write_text("a user's")
+    sweep_partials(tmp_path, 123)
+    assert names(tmp_path) == [".model.1234.partial", "model.123.partial"]
 
 
 @given(rows=ROWS, torn=st.binary(max_size=9).filter(lambda b: b"\n" not in b))

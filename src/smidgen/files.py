@@ -81,11 +81,14 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(old)
         else:  # killed between the two renames of a replacement
             os.replace(old, place)
-    for partial in folder.rglob(".*.partial"):
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink()
+    sweep_partials(folder)
+
+
+def sweep_partials(folder: Path, process: int | None = None) -> None:
+    """Remove what killed processes, or the one with this number, were writing anywhere in a folder."""
+    for partial in folder.rglob(f".*.{process or '*'}.partial"):
+        remove = shutil.rmtree if partial.is_dir() else Path.unlink
+        remove(partial)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,6 +26,7 @@ from smidgen.memory import verify
         (["smidgen:nan", "--port", "0"], "smidgen:nan"),
         (["smidgen:nano", "--port", "70000"], "--port"),
         (["smidgen:nano", "--deadline", "0"], "--deadline"),
+        (["smidgen:nano", "--idle", "0"], "--idle"),
         (["smidgen:nano", "--engine", "http"], "--engine"),
         (["smidgen:nano", "--max-tokens-limit", "9"], "--max-tokens is 512, more than --max-tokens-limit, 9"),
     ],

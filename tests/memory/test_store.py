@@ -4,6 +4,7 @@ import json
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from smidgen.data.memories import Candidate, Decision
 from smidgen.errors import DataError, UserError, WorkError
-from smidgen.memory import Applied, Store, verify
+from smidgen.memory import Applied, Kind, Store, reading, tables, verify
 from smidgen.memory.journal import journal_path
 from smidgen.memory.terms import storable
 
@@ -351,3 +352,47 @@ def test_a_store_that_another_holds_too_long_is_said_to_be(tmp_path: Path):
         other.execute("ROLLBACK")
         other.close()
         assert store.received("a", "text")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    actions=st.lists(st.sampled_from(["add", "defer", "receive", "undo"]), max_size=9),
+    limit=st.integers(1, 12),
+    offset=st.integers(0, 12) | st.just(2**63 - 1),
+)
+def test_pages_are_parts_of_the_whole(
+    actions: list[str], limit: int, offset: int, tmp_path_factory: pytest.TempPathFactory
+):
+    with Store.open(tmp_path_factory.mktemp("paged") / "memory.db") as store:
+        for number, action in enumerate(actions):
+            text = f"fact {number}"
+            if action in ("add", "undo"):
+                applied = decide(store, str(number), text, ADD, offered=[])
+                if action == "undo":  # leaves a gap among the memories
+                    store.undo(applied.entry)
+            else:
+                store.received(str(number), text)
+                if action == "defer":
+                    store.defer(str(number), "late")
+        wholes: dict[Kind, list[Any]] = {
+            "memories": store.memories(),
+            "journal": store.entries(),
+            "pending": store.pending(),
+        }
+        for what, whole in wholes.items():
+            page = store.page(what, limit=limit, offset=offset)
+            assert (page.total, page.found) == (len(whole), whole[offset : offset + limit])
+
+
+def test_a_page_reads_no_more_than_it_shows(store: Store, monkeypatch: pytest.MonkeyPatch):
+    for number in range(6):
+        decide(store, str(number), f"fact {number}", ADD, offered=[])
+    read = []
+
+    def seen(row: sqlite3.Row):
+        read.append(row["number"])
+        return tables.entry_from(row)
+
+    monkeypatch.setattr(reading, "entry_from", seen)
+    assert store.page("journal", limit=2, offset=3).total == 13
+    assert read == [4, 5]

@@ -70,6 +70,7 @@ def started(
     most_waiting: int = 64,
     settings: ServingSettings | None = None,
     grace_s: float = 5.0,
+    idle_s: float | None = None,
     slow_s: float = 0.0,
 ) -> Iterator[Started]:
     """Serve an engine as the model `base`; every step of it takes `slow_s` longer."""
@@ -82,7 +83,7 @@ def started(
     service = Service(
         ModelNames("base", adapters or {}), scheduler, engine.tokenizer, settings or ServingSettings()
     )
-    server = DrainingServer(build_app(service), scheduler, grace_s=grace_s)
+    server = DrainingServer(build_app(service), scheduler, grace_s=grace_s, idle_s=idle_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     url = url_of(listening)

@@ -108,6 +108,28 @@ def test_judgements_are_those_of_the_python_door(
     assert row["prompt_tokens"] + row["completion_tokens"] == found.json()["tokens"]
 
 
+def test_a_comparison_comes_as_it_is_generated(server: Whole):
+    body = {"prompt": PROMPT, "a": A, "b": B, "template": "verdict", "max_tokens": 6}
+    whole = server.post("/v1/judge", **body).json()
+    streamed = server.post("/v1/judge", **body, stream=True)
+    assert streamed.status_code == 200 and streamed.headers["content-type"].startswith("text/event-stream")
+    *lines, end = [line[6:] for line in streamed.text.splitlines() if line.startswith("data: ")]
+    *pieces, found = [json.loads(line) for line in lines]
+    assert end == "[DONE]" and without_seconds(found) == without_seconds(whole)
+    for said in whole["said"]:
+        mine = [piece["text"] for piece in pieces if piece["order"] == said["order"]]
+        assert "".join(mine) == said["text"] and len(mine) > 1
+    row = server.log.row_of(streamed)
+    assert row["prompt_tokens"] + row["completion_tokens"] == whole["tokens"] and "fault" not in row
+
+
+def test_a_stream_of_judgements_that_fails_says_so(script: Scripted):
+    script.say = lambda request: RuntimeError("no memory")
+    with whole_server(script) as server:
+        said = server.fault("/v1/judge", 500, prompt=PROMPT, a=A, b=B, stream=True)
+        assert "the engine failed on this request" in said
+
+
 def test_a_grade(server: Whole, nano: LocalEngine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("smidgen.judge.judging.open_engine", lambda options: Lent(nano))
     with Judge(judging=JudgeOptions("grade", rubric="Right?"), sampling=SamplingOptions(6)) as judge:
@@ -128,6 +150,12 @@ def test_a_grade(server: Whole, nano: LocalEngine, monkeypatch: pytest.MonkeyPat
         ("/v1/judge", 404, {"prompt": PROMPT, "a": A, "b": B, "model": "../x"}, "there is no model '../x'"),
         ("/v1/judge", 400, {"prompt": " ", "a": A, "b": B}, "the prompt is empty"),
         ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "samples": 3}, "would all be equal"),
+        (
+            "/v1/judge",
+            400,
+            {"prompt": PROMPT, "a": A, "b": B, "samples": 3, "temperature": 1, "stream": True},
+            "stream shows one judgement of each order, but samples is 3; leave one of them out",
+        ),
         ("/v1/judge", 400, {"prompt": PROMPT, "a": A, "b": B, "max_tokens": 4097}, "more than the 4096 of"),
         ("/v1/judge", 400, {"prompt": "x " * 40_000, "a": A, "b": B}, "context"),
         ("/v1/judge/grade", 400, {"prompt": PROMPT, "answer": A, "rubric": " "}, "the rubric is empty"),

@@ -362,3 +362,17 @@ def test_a_server_that_stops_finishes_what_runs_and_takes_no_more(tiny: MlxEngin
             while time.monotonic() < end:
                 httpx2.get(server.url + "/models", trust_env=False)
                 time.sleep(0.02)
+
+
+def test_a_server_ends_by_itself_once_nobody_asks(tiny: MlxEngine):
+    """A request that takes longer than that is answered, and the time begins after it."""
+    with started(tiny, places=1, idle_s=0.5, slow_s=0.01) as server:
+        begun = time.monotonic()
+        assert server.chat(max_tokens=80).status_code == 200
+        assert time.monotonic() - begun > 0.7
+        assert server.chat(max_tokens=1).status_code == 200 and not server.scheduler.is_draining
+        asked = time.monotonic()
+        while not server.server.should_exit:
+            assert time.monotonic() - asked < 20
+            time.sleep(0.01)
+        assert server.scheduler.is_draining and time.monotonic() - asked >= 0.5

@@ -17,10 +17,10 @@ ADDRESS = "http://127.0.0.1:8766"
 SCRIPT = """
 import json, os, sys, time
 words = sys.argv[1:]
-if words[:1] == ["run"]:
+if words[:1] in (["run"], ["export"]):
     try:
-        print("train: begins", file=sys.stderr, flush=True)
-        time.sleep(60 if "slow" in words[1] else 0)
+        print("begins", file=sys.stderr, flush=True)
+        time.sleep(60 if "slow" in " ".join(words) else 0)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)

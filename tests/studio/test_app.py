@@ -126,6 +126,17 @@ def test_a_running_run_is_stopped_and_not_started_twice(client: TestClient, root
     assert events_of(client.get(f"/api/jobs/{id}/events"))[-1]["state"] == "stopped"
 
 
+def test_a_command_is_stopped(client: TestClient, root: Path):
+    make_run(root, "slow", {})
+    job = client.post("/api/commands/export", json={"run": "slow", "format": "mlx"}).json()
+    assert job["state"] == "running"
+    assert client.post(f"/api/jobs/{job['id']}/stop", json={}).json()["stopping"]
+    last = events_of(client.get(f"/api/jobs/{job['id']}/events"))[-1]
+    assert (last["state"], last["error"]) == ("stopped", None)
+    assert client.post(f"/api/jobs/{job['id']}/stop", json={}).json()["state"] == "stopped"  # as it was
+    assert "there is no job '99'" in error_of(client.post("/api/jobs/99/stop", json={}))
+
+
 def test_a_recipe_with_faults_is_not_started(client: TestClient, root: Path):
     assert "'train.epochs' is -1" in error_of(
         client.post("/api/recipe/run", json={"toml": RECIPE + "[train]\nepochs = -1\n"})

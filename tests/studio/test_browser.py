@@ -138,9 +138,12 @@ def _play(page: Any, eyes: life.Eyes) -> None:
     page.get_by_role("cell", name="received").wait_for()
     eyes.look("route-done")
     page.get_by_role("tab", name="Chat").click()
-    page.get_by_role("button", name="Ask both").click()
-    life.wait_until(page.get_by_role("button", name="Ask both").is_enabled)
-    assert len([text for text in page.locator(".said pre").all_inner_texts() if text.strip()]) == 2
+    for number, question in enumerate(("What is 20 + 7?", "And one more?"), start=1):
+        page.get_by_label("Message").fill(question)
+        page.get_by_role("button", name="Ask both").click()
+        life.wait_until(page.get_by_role("button", name="Ask both").is_enabled)
+        assert page.locator(".talk > li").count() == number
+    assert len([text for text in page.locator(".said pre").all_inner_texts() if text.strip()]) == 4
     eyes.look("chat-done")
 
 

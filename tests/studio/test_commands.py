@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from tests.studio.conftest import make_run
 
 from smidgen.cli.app import app
 from smidgen.errors import ConfigError, DataError
-from smidgen.studio.commands import COMMANDS, EXPORTS, command, recipe_command
+from smidgen.studio.commands import COMMANDS, EXPORTS, command, question, recipe_command
 from smidgen.studio.workspace import Workspace
 
 TEXT = "--model=/etc/passwd"
@@ -15,11 +16,13 @@ REQUESTS = {
     "show": {"file": "rows.jsonl", "task": "judge", "template": "verdict"},
     "split": {"file": "rows.jsonl", "task": "judge"},
     "compare": {"first": "done/before", "second": "done/after"},
-    "judge": {"prompt": TEXT, "a": "-a", "b": "--b\nx", "run": "done"},
     "route": {"text": TEXT, "store": "memory.db"},
     "memory": {"store": "memory.db"},
-    "generate": {"prompt": TEXT, "run": "done", "trained": False},
     "export": {"run": "done", "format": "gguf-q8"},
+}
+QUESTIONS = {
+    "judge": {"prompt": TEXT, "a": "-a", "b": "--b\nx", "run": "done"},
+    "chat": {"messages": [TEXT], "run": "done", "trained": False},
 }
 
 
@@ -58,20 +61,37 @@ def test_every_export_is_one_of_the_command_line(
 
 
 def test_texts_stay_texts(workspace: Workspace):
-    found = command(workspace, "judge", REQUESTS["judge"])
-    assert f"--prompt={TEXT}" in found.arguments and "--b=--b\nx" in found.arguments
-    assert "--model=base/model" in found.arguments and "--adapter=runs/done/best" in found.arguments
+    assert f"--text={TEXT}" in command(workspace, "route", REQUESTS["route"]).arguments
+    asked = question(workspace, "judge", QUESTIONS["judge"])
+    assert not [word for word in asked.model.arguments if TEXT in word or "--b" in word.split("=")]
+    assert (asked.body["prompt"], asked.body["b"]) == (TEXT, "--b\nx")
 
 
-def test_the_base_of_a_run_and_the_bundled_model(workspace: Workspace):
-    assert "--adapter=runs/done/best" not in command(workspace, "generate", REQUESTS["generate"]).arguments
-    assert "--model=smidgen:nano" in command(workspace, "generate", {"prompt": "x"}).arguments
+@pytest.mark.parametrize("given", [{}, {"run": "done"}, {"run": "whole"}])
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_the_command_line_understands_every_server(
+    kind: str, given: dict, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+):
+    (make_run(workspace.root, "whole", {}) / "best/adapters.safetensors").unlink()
+    monkeypatch.chdir(workspace.root)
+    for trained in (False, True):
+        asked = question(workspace, kind, {**QUESTIONS[kind], "run": "", "trained": trained, **given})
+        app.parse_args(list(asked.model.arguments))
 
 
-def test_a_whole_model_needs_no_adapter(workspace: Workspace):
-    (workspace.runs / "done/best/adapters.safetensors").unlink()
-    found = command(workspace, "generate", {"prompt": "x", "run": "done"})
-    assert "--model=runs/done/best" in found.arguments
+def test_the_models_of_a_run_and_the_bundled_one(workspace: Workspace):
+    def asked(**given: object) -> tuple[str, tuple[str, ...]]:
+        found = question(workspace, "chat", {"messages": ["x"], **given})
+        words = [word for word in found.model.arguments if word.startswith(("--model", "--adapter"))]
+        return found.body["model"], tuple(words)
+
+    both = ("--model=base/model", "--adapter=specialist=runs/done/best")
+    assert asked(run="done") == ("specialist", both)
+    assert asked(run="done", trained=False) == ("base", both)
+    assert asked() == ("base", ("--model=smidgen:nano",))
+    (workspace.runs / "done/best/adapters.safetensors").unlink()  # a whole model needs no adapter
+    assert asked(run="done") == ("base", ("--model=runs/done/best",))
+    assert asked(run="done", trained=False) == ("base", ("--model=base/model",))
 
 
 @pytest.mark.parametrize(
@@ -83,11 +103,10 @@ def test_a_whole_model_needs_no_adapter(workspace: Workspace):
         ("check", {"task": "--recipe"}, ConfigError, "'--recipe' is not the name of a task"),
         ("split", {"task": ""}, DataError, "'task' is empty"),
         ("show", {"template": "/etc/passwd"}, ConfigError, "the template '/etc/passwd' is unknown"),
-        ("judge", {"template": "x.toml"}, ConfigError, "the template 'x.toml' is unknown"),
-        ("judge", {"prompt": " "}, DataError, "'prompt' is empty; fill it in"),
-        ("judge", {"prompt": "x" * 60_001}, DataError, "more than 60,000 characters; shorten it"),
-        ("judge", {"prompt": "a\0"}, DataError, "has a zero byte"),
-        ("judge", {"run": "none"}, DataError, "there is no run 'none'"),
+        ("route", {"text": " "}, DataError, "'text' is empty; fill it in"),
+        ("route", {"text": "x" * 60_001}, DataError, "more than 60,000 characters; shorten it"),
+        ("route", {"text": "a\0"}, DataError, "has a zero byte"),
+        ("route", {"run": "none"}, DataError, "there is no run 'none'"),
         ("route", {"store": "../x.db"}, DataError, "not inside the workspace"),
         ("memory", {"store": "none.db"}, DataError, "there is no file 'none.db'"),
         ("export", {"format": "exe"}, ConfigError, "the export 'exe' is unknown"),
@@ -101,7 +120,33 @@ def test_what_is_wrong_is_refused(
         command(workspace, kind, REQUESTS.get(kind, {}) | changes)
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "error", "why"),
+    [
+        ("rm", {}, ConfigError, "the studio has no question 'rm'"),
+        (
+            "judge",
+            {"template": "x.toml"},
+            ConfigError,
+            "the template 'x.toml' compares no pairs; expected rubric",
+        ),
+        ("judge", {"template": "grade"}, ConfigError, "the template 'grade' compares no pairs"),
+        ("judge", {"b": ""}, DataError, "'b' is empty; fill it in"),
+        ("judge", {"run": "none"}, DataError, "there is no run 'none'"),
+        ("chat", {"messages": "Hello"}, DataError, "is no list that ends with a question"),
+        ("chat", {"messages": ["Hello", "Hi."]}, DataError, "is no list that ends with a question"),
+        ("chat", {"messages": ["Hello", "", "?"]}, DataError, "'message' is empty; fill it in"),
+        ("chat", {"messages": [{"role": "system"}]}, DataError, "'message' is empty; fill it in"),
+    ],
+)
+def test_questions_that_are_wrong_are_refused(
+    kind: str, changes: dict, error: type[Exception], why: str, workspace: Workspace
+):
+    with pytest.raises(error, match=why):
+        question(workspace, kind, QUESTIONS.get(kind, {}) | changes)
+
+
 def test_a_run_that_has_not_trained_has_no_model(workspace: Workspace):
     (workspace.runs / "new").mkdir()
     with pytest.raises(DataError, match="the run 'new' has no trained model yet"):
-        command(workspace, "generate", {"prompt": "x", "run": "new"})
+        question(workspace, "chat", {"messages": ["x"], "run": "new"})

@@ -100,6 +100,32 @@ def test_what_ignores_the_interrupt_is_ended_harder(tmp_path: Path, monkeypatch:
     assert asyncio.run(work()).state == "stopped"
 
 
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_stopped_command_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool
+):
+    """One that is interrupted cleans up by itself; after one that had to be killed, the studio does."""
+    monkeypatch.setattr(jobs_module, "GRACE", 0.2 if stubborn else 20.0)
+    ignore = "signal.signal(signal.SIGINT, signal.SIG_IGN)" if stubborn else "pass"
+    script = (
+        f"import signal, time\nfrom pathlib import Path\nfrom smidgen.files import atomic_folder\n{ignore}\n"
+    )
+    script += "with atomic_folder(Path('out')) as folder:\n (folder / 'w').write_text('half')\n"
+    script += " print(*Path().iterdir(), flush=True)\n time.sleep(60)"
+
+    async def work() -> Job:
+        jobs = Jobs(tmp_path, (sys.executable, "-c", script))
+        job = await jobs.start("export", "x", [])
+        async for _ in job.follow():
+            break
+        jobs.stop(job)
+        return await job.finished()
+
+    job = asyncio.run(work())
+    assert job.state == "stopped" and ".partial" in job.output
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_children_of_a_command_end_with_it(tmp_path: Path):
     async def work() -> int:
         jobs = Jobs(tmp_path, (sys.executable, "-c", FAMILY))

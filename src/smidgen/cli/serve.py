@@ -93,6 +93,10 @@ class ServingOptions:
         float,
         Parameter(validator=Finite, help="Seconds that running requests get when the server is stopped."),
     ] = 30.0
+    idle: Annotated[
+        float | None,
+        Parameter(validator=Finite, help="Seconds without a request after which the server ends by itself."),
+    ] = None
 
 
 @Parameter(name="*")
@@ -227,6 +231,7 @@ def serve(
             service.scheduler,
             grace_s=serving.grace,
             most_connections=guarding.max_connections,
+            idle_s=serving.idle,
             before=given.open,
         )
         socket.listen(BACKLOG)

@@ -120,7 +120,7 @@ class Judge:
         for request in requests:
             stream = engine.stream(request)
             for text in stream:
-                yield Piece(request.sample.id.split("#")[1], text)
+                yield piece_of(request, text)
             assert stream.completion is not None
             completions.append(stream.completion)
         return finished(work, Answers(completions, time.perf_counter() - started))
@@ -276,6 +276,11 @@ class Judge:
         found = {request.sample.id: completion for request, completion in engine.complete(requests)}
         completions = [found[request.sample.id] for request in requests]
         return finished(work, Answers(completions, time.perf_counter() - started))
+
+
+def piece_of(request: Request, text: str) -> Piece:
+    """Return a piece of the judgement that a request of `Judge.comparing` asks for."""
+    return Piece(request.sample.id.split("#")[1], text)
 
 
 def finished(work: Judging[Found], answers: Answers) -> Found:

@@ -4,7 +4,7 @@ It knows no model: it is handed decisions. See `smidgen.memory.store`.
 """
 
 from smidgen.memory.journal import Entry
-from smidgen.memory.reading import Input, Memory
+from smidgen.memory.reading import Input, Kind, Memory, Page
 from smidgen.memory.store import Applied, Store
 from smidgen.memory.verify import Report, Restored, restore, verify
 
@@ -12,7 +12,9 @@ __all__ = [
     "Applied",
     "Entry",
     "Input",
+    "Kind",
     "Memory",
+    "Page",
     "Report",
     "Restored",
     "Store",

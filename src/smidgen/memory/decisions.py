@@ -1,11 +1,12 @@
-"""Which decisions can be applied: those that fit together, about what was offered and still holds."""
+"""What decisions change, and which can be applied: those that fit together, on what was offered and holds."""
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
 from smidgen.data.memories import ARBITRATE_ACTIONS, CATEGORIES, MEMORIZE_ACTIONS, Candidate, Decision
 from smidgen.errors import DataError
-from smidgen.memory.tables import memory_row, number_of
+from smidgen.memory.tables import memory_id, memory_row, number_of
 
 
 def check_decisions(decisions: Sequence[Decision], candidates: Sequence[Candidate]) -> None:
@@ -58,6 +59,26 @@ def stale_reason(
         if same:
             return "the same text was stored meanwhile"
     return ""
+
+
+def changes_of(
+    connection: sqlite3.Connection, text: str, decisions: Sequence[Decision], *, number: int, time: str
+) -> list[dict[str, Any]]:
+    """The changes of memories that decisions on a text make, as the entry with this number journals them."""
+    decision = decisions[-1]
+    if decision.action in ("SKIP", "NONE"):
+        return []
+    category = category_of(decisions)
+    if decision.action == "ADD":
+        added = {"text": text, "category": category, "created": time, "updated": time}
+        return [{"id": memory_id(number), "before": None, "after": added}]
+    assert decision.target is not None
+    before = memory_row(connection, number_of(decision.target))
+    assert before is not None
+    after = None
+    if decision.action == "UPDATE":
+        after = before | {"text": text, "category": category or before["category"], "updated": time}
+    return [{"id": decision.target, "before": before, "after": after}]
 
 
 def _check_target(decision: Decision, candidates: Sequence[Candidate]) -> None:

@@ -3,10 +3,12 @@
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-from smidgen.memory.tables import memory_id
+from smidgen.memory.journal import Entry
+from smidgen.memory.tables import entry_from, memory_id
 from smidgen.memory.terms import storable, trigrams, words
 
 DEPTH = 50
@@ -21,6 +23,16 @@ MAX_POSTINGS = 20_000
 This bounds its time: BM25 reads every memory that has any of the terms, and gives words that are everywhere
 next to no weight.
 """
+
+ALL = -1
+"""What SQLite takes for a limit that is none."""
+Kind = Literal["memories", "journal", "pending"]
+_COUNTS: Mapping[Kind, str] = {
+    "memories": "SELECT count(*) FROM memory",
+    # counting would read every entry; their numbers have no gap
+    "journal": "SELECT coalesce(max(number), 0) FROM entry",
+    "pending": "SELECT count(*) FROM input WHERE decided IS NULL",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,13 @@ class Input:
     received: str
     attempts: int
     reason: str
+
+
+class Page(NamedTuple):
+    """Some of the memories, entries or inputs, and how many there are of them."""
+
+    total: int
+    found: Sequence[Memory | Entry | Input]
 
 
 def nearest(connection: sqlite3.Connection, text: str, k: int) -> list[Memory]:
@@ -87,18 +106,26 @@ def containing(connection: sqlite3.Connection, text: str, k: int) -> list[Memory
     return [_memory(row) for row in rows]
 
 
-def all_memories(connection: sqlite3.Connection) -> list[Memory]:
-    """Every memory, in the order of their making."""
-    return [_memory(row) for row in connection.execute("SELECT * FROM memory ORDER BY number")]
+def memories_from(connection: sqlite3.Connection, *, limit: int = ALL, offset: int = 0) -> list[Memory]:
+    """Memories after so many others, in the order of their making."""
+    rows = connection.execute("SELECT * FROM memory ORDER BY number LIMIT ? OFFSET ?", (limit, offset))
+    return [_memory(row) for row in rows]
 
 
-def pending_inputs(connection: sqlite3.Connection) -> list[Input]:
-    """Every input that is not decided, oldest first."""
+def entries_from(connection: sqlite3.Connection, *, limit: int = ALL, offset: int = 0) -> list[Entry]:
+    """Entries of the journal after so many others; they are numbered from 1 without a gap."""
+    rows = connection.execute("SELECT * FROM entry WHERE number > ? ORDER BY number LIMIT ?", (offset, limit))
+    return [entry_from(row) for row in rows]
+
+
+def pending_from(connection: sqlite3.Connection, *, limit: int = ALL, offset: int = 0) -> list[Input]:
+    """Inputs that are not decided, after so many others, oldest first."""
     rows = connection.execute(
         "SELECT input.id, attempts, first.time, first.body AS received, last.kind, last.body AS latest "
         "FROM input JOIN entry AS first ON first.number = input.received "
         "JOIN entry AS last ON last.number = input.latest "
-        "WHERE decided IS NULL ORDER BY input.received"
+        "WHERE decided IS NULL ORDER BY input.received LIMIT ? OFFSET ?",
+        (limit, offset),
     )
     return [
         Input(
@@ -110,6 +137,18 @@ def pending_inputs(connection: sqlite3.Connection) -> list[Input]:
         )
         for row in rows
     ]
+
+
+def page_of(connection: sqlite3.Connection, what: Kind, *, limit: int, offset: int) -> Page:
+    """So many memories, entries of the journal or pending inputs after so many others."""
+    total = connection.execute(_COUNTS[what]).fetchone()[0]
+    match what:
+        case "memories":
+            return Page(total, memories_from(connection, limit=limit, offset=offset))
+        case "journal":
+            return Page(total, entries_from(connection, limit=limit, offset=offset))
+        case "pending":
+            return Page(total, pending_from(connection, limit=limit, offset=offset))
 
 
 def _ranked(connection: sqlite3.Connection, index: str, terms: Sequence[str]) -> list[tuple[int, float]]:

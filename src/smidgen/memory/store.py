@@ -24,10 +24,10 @@ from uuid import uuid4
 
 from smidgen.data.memories import Candidate, Decision
 from smidgen.errors import DataError, UserError
-from smidgen.memory import tables
-from smidgen.memory.decisions import category_of, check_decisions, stale_reason
+from smidgen.memory import reading, tables
+from smidgen.memory.decisions import changes_of, check_decisions, stale_reason
 from smidgen.memory.journal import Entry, reversed_changes
-from smidgen.memory.reading import Input, Memory, all_memories, containing, nearest, pending_inputs
+from smidgen.memory.reading import Input, Kind, Memory, Page
 from smidgen.memory.terms import storable
 from smidgen.memory.writing import Clock, Writer, writing
 
@@ -186,7 +186,10 @@ class Store:
             if reason := stale_reason(self._connection, text, decisions, candidates):
                 entry = writer.append("stale", input_id, body | {"reason": reason})
                 return Applied("stale", entry.number, reason=reason)
-            changes = self._changes(writer, text, decisions)
+            assert writer.last is not None
+            changes = changes_of(
+                self._connection, text, decisions, number=writer.last.number + 1, time=writer.time
+            )
             entry = writer.append("decided", input_id, body | {"changes": changes})
             return Applied("applied", entry.number, _memory_of(entry))
 
@@ -233,19 +236,19 @@ class Store:
     def pending(self) -> list[Input]:
         """The inputs that were received and are not decided, oldest first."""
         with self._reading():
-            return pending_inputs(self._connection)
+            return reading.pending_from(self._connection)
 
     def memories(self) -> list[Memory]:
         """Every memory, in the order of their making."""
         with self._reading():
-            return all_memories(self._connection)
+            return reading.memories_from(self._connection)
 
     def search(self, query: str, k: int = 20) -> list[Memory]:
         """The k memories that are most like a text, best first; if none is, those that contain it."""
         if found := self._nearest(query, k):
             return found
         with self._reading():
-            return containing(self._connection, query, k)
+            return reading.containing(self._connection, query, k)
 
     def decided(self, input_id: str) -> Entry | None:
         """The entry that decided on an input, or None."""
@@ -262,8 +265,18 @@ class Store:
     def entries(self, start: int = 1) -> list[Entry]:
         """The journal from an entry on."""
         with self._reading():
-            rows = self._connection.execute("SELECT * FROM entry WHERE number >= ? ORDER BY number", (start,))
-            return [tables.entry_from(row) for row in rows]
+            return reading.entries_from(self._connection, offset=start - 1)
+
+    def page(self, what: Kind, *, limit: int, offset: int = 0) -> Page:
+        """Part of what `memories`, `entries` or `pending` give, and how many there are, as of one moment.
+
+        Args:
+            what: `memories`, `journal` or `pending`.
+            limit: how many at most.
+            offset: how many before them.
+        """
+        with self._reading():
+            return reading.page_of(self._connection, what, limit=limit, offset=offset)
 
     def _prepare(self, *, readonly: bool, deadline: float) -> None:
         """Make the tables of a new store, and take over what the journal's file has more."""
@@ -306,7 +319,7 @@ class Store:
 
     def _nearest(self, text: str, k: int) -> list[Memory]:
         with self._reading():
-            return nearest(self._connection, text, k)
+            return reading.nearest(self._connection, text, k)
 
     def _input(self, input_id: str) -> sqlite3.Row | None:
         return self._connection.execute("SELECT * FROM input WHERE id = ?", (input_id,)).fetchone()
@@ -322,24 +335,6 @@ class Store:
             for entry in reversed(self.entries())
             if any(change["id"] == memory for change in entry.body.get("changes", ()))
         )
-
-    def _changes(self, writer: Writer, text: str, decisions: Sequence[Decision]) -> list[dict[str, Any]]:
-        """What the entry about to be written changes."""
-        decision, time = decisions[-1], writer.time
-        if decision.action in ("SKIP", "NONE"):
-            return []
-        category = category_of(decisions)
-        if decision.action == "ADD":
-            assert writer.last is not None
-            added = {"text": text, "category": category, "created": time, "updated": time}
-            return [{"id": tables.memory_id(writer.last.number + 1), "before": None, "after": added}]
-        assert decision.target is not None
-        before = tables.memory_row(self._connection, tables.number_of(decision.target))
-        assert before is not None
-        after = None
-        if decision.action == "UPDATE":
-            after = before | {"text": text, "category": category or before["category"], "updated": time}
-        return [{"id": decision.target, "before": before, "after": after}]
 
 
 def _memory_of(entry: Entry) -> str | None:

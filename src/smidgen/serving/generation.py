@@ -208,14 +208,7 @@ async def _respond(
         deadline_s=service.settings.deadline_s,
     )
     if body.stream:
-        try:
-            # Before the response begins, so that a request that cannot be served has its status.
-            first = await until_gone(request, answers.next())
-        except BaseException:
-            answers.cancel()
-            raise
-        assert first is not None
-        facts.begin_answer(answers.queue_seconds)
+        first = await first_event(request, answers)
         return ChunkStream(_chunks(service, exchange, answers, first, facts), answers)
     async with answers:
         completions = await until_gone(request, answers.completions())
@@ -249,7 +242,7 @@ async def _chunks(
             each = await answers.next()
     except ApiError as error:
         facts.note_failure(error, in_stream=True)
-        yield _data(error.to_json())
+        yield data_line(error.to_json())
         return
     usage = usage_of([completions[index] for index in sorted(completions)], exchange.num_prompts)
     facts.end_answer(usage, answers.queue_seconds)
@@ -260,10 +253,11 @@ async def _chunks(
 
 def _chunk(exchange: Exchange, choices: list[Any], **further: Any) -> bytes:
     usage = {"usage": None} if exchange.has_usage else {}
-    return _data({**exchange.head, "choices": choices, **usage, **further})
+    return data_line({**exchange.head, "choices": choices, **usage, **further})
 
 
-def _data(value: Mapping[str, Any]) -> bytes:
+def data_line(value: Mapping[str, Any]) -> bytes:
+    """Write a chunk of a stream."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return f"data: {text}\n\n".encode()
 
@@ -275,6 +269,23 @@ def client_of(request: HttpRequest, user: str | None = None) -> str:
         return known
     address = request.client.host if request.client else ""
     return f"user {user}" if user else address
+
+
+async def first_event(request: HttpRequest, answers: Answers) -> tuple[int, Event]:
+    """Wait for the first event of a stream before its response begins, for a failure has a status of its own.
+
+    Raises:
+        ApiError: the requests cannot be served; see `Answers.next`.
+        ClientDisconnect: the client left.
+    """
+    try:
+        first = await until_gone(request, answers.next())
+    except BaseException:
+        answers.cancel()
+        raise
+    assert first is not None
+    facts_of(request.scope).begin_answer(answers.queue_seconds)
+    return first
 
 
 async def until_gone(request: HttpRequest, work: Coroutine[Any, Any, Found]) -> Found:

@@ -5,7 +5,7 @@ path that a request names is opened.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -15,17 +15,20 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from smidgen.data.types import Completion, Request
 from smidgen.errors import UserError
 from smidgen.files import jsonable
+from smidgen.inference import Event
 from smidgen.judge import Compared, Graded, Judge, Ranked
-from smidgen.judge.judging import Answers, Judging, finished
+from smidgen.judge.judging import Answers, Judging, finished, piece_of
 from smidgen.options import JudgeOptions, SamplingOptions
+from smidgen.serving import jobs
 from smidgen.serving.answers import usage_of
 from smidgen.serving.bodies import LARGEST_SEED, Part, read_body
 from smidgen.serving.faults import ApiError
-from smidgen.serving.generation import client_of, until_gone
+from smidgen.serving.generation import ChunkStream, client_of, data_line, first_event, until_gone
 from smidgen.serving.openapi import Operation
-from smidgen.serving.request_facts import facts_of
+from smidgen.serving.request_facts import RequestFacts, facts_of
 from smidgen.serving.service import Service
 
 MOST_SAMPLES, MOST_ANSWERS = 16, 10
@@ -63,6 +66,8 @@ class CompareBody(JudgingBody):
     """The other one."""
     template: Literal["rubric", "scores", "verdict"] | None = None
     """How the judge is asked; as the server was started if left out."""
+    stream: bool = False
+    """Whether the judgements come as they are generated, as the lines of `smidgen judge --stream` do."""
 
 
 class RankBody(JudgingBody):
@@ -145,8 +150,14 @@ async def _compare(judges: Judges, request: HttpRequest) -> Response:
     def begin(judge: Judge) -> Judging[Compared]:
         return judge.comparing(body.prompt, body.a, body.b, reference=body.reference)
 
+    if body.stream and body.samples > 1:
+        raise ApiError(
+            400,
+            f"stream shows one judgement of each order, but samples is {body.samples}; leave one of them out",
+            param="stream",
+        )
     options = JudgeOptions(body.template or judges.template, samples=body.samples)
-    return await _judged(judges, request, body, options, begin)
+    return await _judged(judges, request, body, options, begin, stream=body.stream)
 
 
 async def _grade(judges: Judges, request: HttpRequest) -> Response:
@@ -177,6 +188,8 @@ async def _judged(
     body: JudgingBody,
     options: JudgeOptions,
     begin: Callable[[Judge], Judging[Any]],
+    *,
+    stream: bool = False,
 ) -> Response:
     """Let the engine make the judgements of a request, until the client leaves."""
     service, facts = judges.service, facts_of(request.scope)
@@ -200,13 +213,46 @@ async def _judged(
         )
     started = time.perf_counter()
     answers = service.scheduler.enter(
-        requests, client_of(request, body.user), deadline_s=service.settings.deadline_s
+        requests, client_of(request, body.user), stream=stream, deadline_s=service.settings.deadline_s
     )
+
+    def end(completions: list[Completion]) -> dict[str, Any]:
+        facts.end_answer(usage_of(completions, len(completions)), answers.queue_seconds)
+        try:
+            found = finished(work, Answers(completions, time.perf_counter() - started))
+        except UserError as error:
+            raise ApiError(400, str(error)) from None
+        return jsonable(asdict(found))
+
+    if stream:
+        first = await first_event(request, answers)
+        return ChunkStream(_pieces(requests, answers, first, facts, end), answers)
     async with answers:
         completions = await until_gone(request, answers.completions())
-    facts.end_answer(usage_of(completions, len(completions)), answers.queue_seconds)
+    return JSONResponse(end(completions))
+
+
+async def _pieces(
+    requests: list[Request],
+    answers: jobs.Answers,
+    first: tuple[int, Event],
+    facts: RequestFacts,
+    end: Callable[[list[Completion]], dict[str, Any]],
+) -> AsyncIterator[bytes]:
+    """Write the judgements of a pair as they are generated, and then what they add up to."""
+    completions: dict[int, Completion] = {}
+    each: tuple[int, Event] | None = first
     try:
-        found = finished(work, Answers(completions, time.perf_counter() - started))
-    except UserError as error:
-        raise ApiError(400, str(error)) from None
-    return JSONResponse(jsonable(asdict(found)))
+        while each is not None:
+            index, event = each
+            if event.piece:
+                yield data_line(asdict(piece_of(requests[index], event.piece)))
+            if event.completion is not None:
+                completions[index] = event.completion
+            each = await answers.next()
+        yield data_line(end([completions[index] for index in sorted(completions)]))
+    except ApiError as error:
+        facts.note_failure(error, in_stream=True)
+        yield data_line(error.to_json())
+        return
+    yield b"data: [DONE]\n\n"

@@ -5,7 +5,7 @@ The store is named when the server is started, never by a request.
 
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import anyio.to_thread
 from pydantic import Field
@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from smidgen.errors import UserError, WorkError
 from smidgen.files import jsonable
-from smidgen.memory import Memory, Store
+from smidgen.memory import Kind, Memory, Store
 from smidgen.serving.bodies import LARGEST_SEED, Part, parse_body, read_body
 from smidgen.serving.faults import FAILED, NOT_FOUND, ApiError
 from smidgen.serving.openapi import Operation
@@ -30,7 +30,7 @@ MOST_QUERY = 10_000
 class ListQuery(Part):
     """Query of `GET /v1/memory`."""
 
-    what: Literal["memories", "journal", "pending"] = "memories"
+    what: Kind = "memories"
     """Memories, entries of the journal, or inputs that are not decided."""
     limit: Annotated[int, Field(ge=1, le=MOST, strict=False)] = 100
     """How many."""
@@ -154,12 +154,9 @@ async def _list(memories: Memories, request: HttpRequest) -> Response:
     if len(given) < len(request.query_params.multi_items()):
         raise ApiError(400, "a field of the query is given twice; give it once")
     query = parse_body(given, ListQuery)
-    read = {"memories": Store.memories, "journal": Store.entries, "pending": Store.pending}[query.what]
-    found = await memories.use(read)
-    shown = found[query.offset : query.offset + query.limit]
-    return JSONResponse(
-        {"what": query.what, "total": len(found), "found": [jsonable(asdict(each)) for each in shown]}
-    )
+    page = await memories.use(partial(Store.page, what=query.what, limit=query.limit, offset=query.offset))
+    found = [jsonable(asdict(each)) for each in page.found]
+    return JSONResponse({"what": query.what, "total": page.total, "found": found})
 
 
 async def _search(memories: Memories, request: HttpRequest) -> Response:

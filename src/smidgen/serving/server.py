@@ -28,6 +28,7 @@ class DrainingServer(uvicorn.Server):
         *,
         grace_s: float,
         most_connections: int | None = None,
+        idle_s: float | None = None,
         before: Callable[[], Awaitable[object]] | None = None,
     ):
         """Prepare.
@@ -37,6 +38,7 @@ class DrainingServer(uvicorn.Server):
             scheduler: is told to take no more requests.
             grace_s: seconds that running requests get after the signal before they are cancelled.
             most_connections: connections that clients may keep open together.
+            idle_s: seconds without a request after which it stops by itself; None is never.
             before: awaited in the event loop before connections are taken.
         """
         config = uvicorn.Config(
@@ -58,6 +60,8 @@ class DrainingServer(uvicorn.Server):
         self._scheduler = scheduler
         self._grace_s = grace_s
         self._last_moment: float | None = None
+        self._idle_s = idle_s
+        self._num_requests, self._last_busy = 0, time.monotonic()
         self._before = before
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -65,6 +69,7 @@ class DrainingServer(uvicorn.Server):
         if self._before is not None:
             await self._before()
         await super().startup(sockets)
+        self._last_busy = time.monotonic()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; a second signal stops at once."""
@@ -80,6 +85,8 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Exit once nothing runs, or the time is over; uvicorn asks ten times a second."""
+        if self._idle_s is not None and self._last_moment is None:
+            self._stop_if_idle(self._idle_s)
         if self._last_moment is not None and not self.should_exit:
             is_over = time.monotonic() >= self._last_moment
             self.should_exit = is_over or not self.server_state.tasks
@@ -87,6 +94,14 @@ class DrainingServer(uvicorn.Server):
                 # Those who wait get an error while there still are connections.
                 await asyncio.to_thread(self._scheduler.close)
         return await super().on_tick(counter)
+
+    def _stop_if_idle(self, idle_s: float) -> None:
+        is_working = self.server_state.tasks or self._scheduler.running or self._scheduler.waiting
+        if is_working or self.server_state.total_requests != self._num_requests:
+            self._num_requests = self.server_state.total_requests
+            self._last_busy = time.monotonic()
+        elif time.monotonic() - self._last_busy >= idle_s:
+            self.stop()
 
 
 def bind(host: str, port: int) -> socket.socket:

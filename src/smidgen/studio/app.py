@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from starlette.staticfiles import StaticFiles
 from smidgen.errors import ConfigError, DataError, SmidgenError, UserError
 from smidgen.files import atomic_file
 from smidgen.studio import recipes, run_folders
-from smidgen.studio.commands import Command, command, recipe_command
+from smidgen.studio.commands import Command, command, question, recipe_command
 from smidgen.studio.comparison import compared_rows
 from smidgen.studio.jobs import Job, Jobs
+from smidgen.studio.loaded import LoadedModels
 from smidgen.studio.security import REPORT_POLICY, Guard
 from smidgen.studio.workspace import ROW_ENDINGS, STORE_ENDINGS, Workspace
 
@@ -37,7 +38,7 @@ class Studio:
     """The routes of one workspace."""
 
     def __init__(self, workspace: Workspace, jobs: Jobs) -> None:
-        self.workspace, self.jobs = workspace, jobs
+        self.workspace, self.jobs, self.models = workspace, jobs, LoadedModels(jobs)
         self._starting = asyncio.Lock()  # or two pages start the same run at once
 
     def routes(self) -> list[Route | Mount]:
@@ -51,8 +52,10 @@ class Studio:
             Route("/api/recipe/run", self.run_recipe, methods=["POST"]),
             Route("/api/recipe/{kind:str}", self.about_recipe, methods=["POST"]),
             Route("/api/commands/{kind:str}", self.start, methods=["POST"]),
+            Route("/api/questions/{kind:str}", self.ask, methods=["POST"]),
             Route("/api/jobs", self.list_jobs),
             Route("/api/jobs/{id:str}/events", self.follow_job),
+            Route("/api/jobs/{id:str}/stop", self.stop_job, methods=["POST"]),
             Route("/api/runs", self.list_runs),
             Route("/api/runs/{name:str}", self.run),
             Route("/api/runs/{name:str}/events", self.follow_run),
@@ -139,6 +142,7 @@ class Studio:
         async with self._starting:
             self._refuse_running(name)
             recipes.save(file, text, replace=bool(given.get("replace")))
+            await self.models.unload()
             job = await self.jobs.start(*recipe_command("run", name, path))
         return JSONResponse({"name": name, "file": path, "job": job.summary()}, 201)
 
@@ -151,6 +155,7 @@ class Studio:
         path = self.workspace.relative(folder / "config.toml")
         async with self._starting:
             self._refuse_running(name)
+            await self.models.unload()
             job = await self.jobs.start(*recipe_command("run", name, path))
         return JSONResponse({"name": name, "job": job.summary()}, 201)
 
@@ -168,7 +173,13 @@ class Studio:
         found = command(self.workspace, request.path_params["kind"], await _posted(request))
         if found.kind in ASKED:
             return JSONResponse(await self._asked(request, found))
+        await self.models.unload()  # the command loads a model of its own
         return JSONResponse((await self.jobs.start(*found)).summary(), 201)
+
+    async def ask(self, request: Request) -> Response:
+        """Ask a model that stays loaded; the answer comes as it is generated, and ends with the request."""
+        asked = question(self.workspace, request.path_params["kind"], await _posted(request))
+        return _stream(self.models.ask(asked))
 
     async def list_jobs(self, request: Request) -> Response:
         """Every job, the newest first."""
@@ -177,6 +188,12 @@ class Studio:
     async def follow_job(self, request: Request) -> Response:
         """What a job prints, as it comes."""
         return _stream(self.jobs.find(request.path_params["id"]).follow())
+
+    async def stop_job(self, request: Request) -> Response:
+        """Interrupt a command; it is stopped when its state says so."""
+        job = self.jobs.find(request.path_params["id"])
+        self.jobs.stop(job)
+        return JSONResponse(job.summary(), 202)
 
     async def list_runs(self, request: Request) -> Response:
         """Every run folder."""
@@ -309,12 +326,13 @@ async def _posted(request: Request) -> dict[str, Any]:
     return dict(given)
 
 
-def _stream(events: AsyncIterator[Mapping[str, Any]]) -> Response:
+def _stream(events: AsyncGenerator[Mapping[str, Any], None]) -> Response:
     """Send events as they come; the last one tells the browser not to connect again."""
 
     async def sent() -> AsyncIterator[dict[str, str]]:
-        async for event in events:
-            yield {"data": json.dumps(event)}
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield {"data": json.dumps(event)}
         yield {"event": "end", "data": "{}"}
 
     return EventSourceResponse(sent(), ping=15)

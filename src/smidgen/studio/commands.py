@@ -4,8 +4,9 @@ A request names files, runs and texts; which options there are is decided here. 
 workspace that were resolved. A text is joined to its option with `=`, so that none is read as an option.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from smidgen.errors import ConfigError, DataError, did_you_mean
@@ -15,7 +16,13 @@ from smidgen.studio.workspace import Workspace
 DEFAULT_BASE = "smidgen:nano"
 LONGEST_TEXT = 60_000
 """Characters of one argument; the system takes 131,072 bytes."""
-TEMPLATES = ("rubric", "scores", "single", "verdict", "grade")
+ADAPTER = "adapters.safetensors"
+PAIR_TEMPLATES = ("rubric", "scores", "verdict")
+TEMPLATES = (*PAIR_TEMPLATES, "single", "grade")
+IDLE_SECONDS = 300.0
+"""How long a model that nobody asks stays loaded."""
+MARGIN_SECONDS = 30.0
+"""How much later its server ends by itself, so that none ends between a question and its answer."""
 EXPORTS = {
     "gguf-q8": ("gguf", "Q8_0"),
     "gguf-f16": ("gguf", "F16"),
@@ -25,12 +32,32 @@ EXPORTS = {
 }
 
 
+BASE, SPECIALIST = "base", "specialist"
+"""The names of a run's models in the server that both are asked through."""
+
+
 class Command(NamedTuple):
     """A command: its kind, what it works on, and its arguments."""
 
     kind: str
     subject: str
     arguments: tuple[str, ...]
+
+
+class Question(NamedTuple):
+    """A question to a model that stays loaded.
+
+    Attributes:
+        model: the command that serves the model.
+        changed: when weights of the workspace that it loads changed last, in nanoseconds since 1970.
+        path: the endpoint of its server.
+        body: the body of the request, which asks for a stream.
+    """
+
+    model: Command
+    changed: int
+    path: str
+    body: Mapping[str, Any]
 
 
 def command(workspace: Workspace, kind: str, given: Mapping[str, Any]) -> Command:
@@ -43,6 +70,33 @@ def command(workspace: Workspace, kind: str, given: Mapping[str, Any]) -> Comman
     if kind not in COMMANDS:
         raise ConfigError(f"the studio has no command '{kind[:40]}'.{did_you_mean(kind, COMMANDS)}")
     return COMMANDS[kind](workspace, given)
+
+
+def question(workspace: Workspace, kind: str, given: Mapping[str, Any]) -> Question:
+    """Return the question of a request: `chat`, or `judge`.
+
+    Raises:
+        ConfigError: there is no such question, or it lacks something.
+        DataError: a run is not in the workspace, or has no model yet.
+    """
+    asked = {"chat": _chat, "judge": _judge}
+    if kind not in asked:
+        raise ConfigError(f"the studio has no question '{kind[:40]}'.{did_you_mean(kind, asked)}")
+    path, body = asked[kind](given)
+    run = str(given.get("run") or "")
+    best = run_folder(workspace, run) / "best" if run else None
+    model, *adapter = _model(workspace, given)
+    name = SPECIALIST if adapter else BASE
+    if best is not None and (best / ADAPTER).is_file():  # the base can be asked in the same server
+        adapter = [f"--adapter={SPECIALIST}={workspace.relative(best)}"]
+    arguments = (
+        "serve", model, f"--name={BASE}", *adapter, "--port=0", "--batch-size=4", "--grace=1",
+        f"--idle={IDLE_SECONDS + MARGIN_SECONDS:g}", "--json",
+    )  # fmt: skip
+    folders = [best, workspace.root / model.partition("=")[2]]
+    changed = max((_changed(folder) for folder in folders if folder is not None), default=0)
+    served = Command("serve", run or DEFAULT_BASE, arguments)
+    return Question(served, changed, path, {"model": name, "stream": True, **body})
 
 
 def recipe_command(kind: str, name: str, path: str) -> Command:
@@ -82,16 +136,6 @@ def _compare(workspace: Workspace, given: Mapping[str, Any]) -> Command:
     return Command("compare", " and ".join(places), ("compare", *folders, "--json"))
 
 
-def _judge(workspace: Workspace, given: Mapping[str, Any]) -> Command:
-    texts = [f"--{key}={_text(given, key)}" for key in ("prompt", "a", "b")]
-    template = str(given.get("template") or "rubric")
-    if template not in TEMPLATES:
-        raise ConfigError(f"the template '{template[:40]}' is unknown; expected {', '.join(TEMPLATES)}")
-    model = _model(workspace, given)
-    arguments = ("judge", *texts, *model, f"--template={template}", "--max-tokens=256", "--stream")
-    return Command("judge", str(given.get("run") or "base"), arguments)
-
-
 def _route(workspace: Workspace, given: Mapping[str, Any]) -> Command:
     store = given.get("store")
     opened = (f"--store={workspace.relative(workspace.path(str(store)))}",) if store else ()
@@ -105,12 +149,6 @@ def _route(workspace: Workspace, given: Mapping[str, Any]) -> Command:
 def _memory(workspace: Workspace, given: Mapping[str, Any]) -> Command:
     store = workspace.relative(workspace.file(_text(given, "store")))
     return Command("memory", store, ("memory", "list", store, "--journal", "--json"))
-
-
-def _generate(workspace: Workspace, given: Mapping[str, Any]) -> Command:
-    prompt, run = _text(given, "prompt"), str(given.get("run") or "base")
-    arguments = ("generate", f"--prompt={prompt}", *_model(workspace, given), "--max-tokens=200")
-    return Command("generate", run, arguments)
 
 
 def _export(workspace: Workspace, given: Mapping[str, Any]) -> Command:
@@ -127,15 +165,40 @@ def _export(workspace: Workspace, given: Mapping[str, Any]) -> Command:
     return Command("export", f"{run} as {chosen}", arguments)
 
 
+def _chat(given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    turns = given.get("messages")
+    if not isinstance(turns, list) or not len(turns) % 2:
+        raise DataError("'messages' is no list that ends with a question; use the studio's own page")
+    messages = [
+        {"role": "assistant" if i % 2 else "user", "content": _text({"message": turn}, "message")}
+        for i, turn in enumerate(turns)
+    ]
+    body = {
+        "messages": messages,
+        "max_tokens": 200,
+        "temperature": 0,
+        "stream_options": {"include_usage": True},
+    }
+    return "/chat/completions", body
+
+
+def _judge(given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    template = str(given.get("template") or "rubric")
+    if template not in PAIR_TEMPLATES:
+        raise ConfigError(
+            f"the template '{template[:40]}' compares no pairs; expected {', '.join(PAIR_TEMPLATES)}"
+        )
+    texts = {key: _text(given, key) for key in ("prompt", "a", "b")}
+    return "/judge", {**texts, "template": template, "max_tokens": 256}
+
+
 COMMANDS: Mapping[str, Callable[[Workspace, Mapping[str, Any]], Command]] = {
     "check": _check,
     "show": _show,
     "split": _split,
     "compare": _compare,
-    "judge": _judge,
     "route": _route,
     "memory": _memory,
-    "generate": _generate,
     "export": _export,
 }
 
@@ -172,8 +235,16 @@ def _model(workspace: Workspace, given: Mapping[str, Any]) -> tuple[str, ...]:
     base, best = base_of(folder) or DEFAULT_BASE, folder / "best"
     if not given.get("trained", True):
         return (f"--model={base}",)
-    if (best / "adapters.safetensors").is_file():
+    if (best / ADAPTER).is_file():
         return (f"--model={base}", f"--adapter={workspace.relative(best)}")
     if not best.is_dir():
         raise DataError(f"the run '{run}' has no trained model yet; let it train first")
     return (f"--model={workspace.relative(best)}",)
+
+
+def _changed(folder: Path) -> int:
+    """Return when weights right in a folder changed last; 0 if there are none, or they are being replaced."""
+    times = [0]
+    with contextlib.suppress(OSError, ValueError):  # it need not be a path
+        times += [path.stat().st_mtime_ns for path in folder.glob("*.safetensors")]
+    return max(times)

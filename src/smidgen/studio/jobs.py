@@ -15,12 +15,13 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from smidgen.errors import DataError, WorkError
+from smidgen.files import sweep_partials
 
 State = Literal["running", "done", "failed", "stopped"]
 MOST_TEXT = 16_000_000
@@ -31,6 +32,7 @@ MOST_ASKED = 4
 """Short commands that run at a time; further ones wait."""
 GRACE = 20.0
 """Seconds from one signal to the next harder one; a training writes its checkpoint in the meantime."""
+VARIABLES = {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "100"}
 PROGRAM = (sys.executable, "-P", "-m", "smidgen")
 """With -P, since no module of the workspace is to be imported in place of a library's."""
 
@@ -112,7 +114,7 @@ class Job:
             await self.news.wait_for(lambda: self.state != "running")
         return self
 
-    async def follow(self) -> AsyncIterator[dict[str, Any]]:
+    async def follow(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield everything that the command prints, from its start, and how it ends."""
         seen_text = seen_lines = 0
         while True:
@@ -171,8 +173,15 @@ class Jobs:
             None,
         )
 
-    async def start(self, kind: str, subject: str, arguments: Sequence[str]) -> Job:
-        """Start a command.
+    async def start(
+        self,
+        kind: str,
+        subject: str,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> Job:
+        """Start a command, with further variables in its environment.
 
         Raises:
             WorkError: the system starts no further process.
@@ -184,7 +193,7 @@ class Jobs:
                 *self._program,
                 *arguments,
                 cwd=self._folder,
-                env={**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "100"},
+                env={**os.environ, **VARIABLES, **(environment or {})},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -239,6 +248,9 @@ class Jobs:
         assert process.stdout is not None and process.stderr is not None
         await asyncio.gather(self._read_output(job, process.stdout), self._read_lines(job, process.stderr))
         code = await process.wait()
+        if code < 0:  # it was killed, and could not clean up by itself
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(sweep_partials, self._folder, process.pid)
         async with job.news:
             job.code, job.ended = code, time.time()
             if job.is_stopping and code:

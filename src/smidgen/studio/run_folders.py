@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 import tomllib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -164,7 +164,7 @@ def report_of(workspace: Workspace, name: str) -> dict[str, Any]:
     return read_json(path)
 
 
-def follow(folder: Path, is_going_on: Callable[[], bool]) -> AsyncIterator[dict[str, Any]]:
+def follow(folder: Path, is_going_on: Callable[[], bool]) -> AsyncGenerator[dict[str, Any], None]:
     """Return the rows of a run's growing files from their start, in batches, until the run ends.
 
     A file that becomes shorter was begun anew, because its stage started over or resumed from a checkpoint; a
@@ -182,7 +182,7 @@ def follow(folder: Path, is_going_on: Callable[[], bool]) -> AsyncIterator[dict[
 
 async def _batches(
     places: Mapping[str, "Tail"], is_going_on: Callable[[], bool]
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any], None]:
     while True:
         goes_on, has_more = is_going_on(), False
         for name, tail in places.items():

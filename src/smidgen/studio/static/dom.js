@@ -62,6 +62,12 @@ export function field(label, input, help = "") {
   return h("div", { class: "field" }, h("label", { for: input.id }, label), input, about);
 }
 
+/** A text area with its label. @param {string} label @param {string} value @param {number} rows */
+export function area(label, value, rows) {
+  const input = h("textarea", { rows: String(rows), value });
+  return { field: field(label, input), input, value: () => input.value };
+}
+
 /**
  * A select.
  * @param {Array<[string, string]>} options - values and texts.
@@ -85,6 +91,11 @@ export function notice(kind, ...children) {
 /** What is shown while something is computed. @param {string} text */
 export function waiting(text) {
   return h("p", { class: "waiting" }, h("span", { class: "pulse", "aria-hidden": "true" }), text);
+}
+
+/** How something goes on, as a colour and a word. @param {string} state - `running`, `done`, `failed` or `stopped`. @param {string} [word] */
+export function stateMark(state, word = state) {
+  return h("span", { class: `state ${state}` }, word);
 }
 
 /** A place without content: what is missing and what to do. */

@@ -3,7 +3,7 @@
 const KEY = "smidgen-studio";
 const kept = JSON.parse(sessionStorage.getItem(KEY) ?? "{}");
 
-/** @type {{file?: string, task?: string, template?: string, toml?: string, recipeFile?: string, run?: string, overview?: any}} */
+/** @type {{file?: string, task?: string, template?: string, toml?: string, recipeFile?: string, run?: string, talker?: string, talks?: Object<string, any[]>, overview?: any}} */
 export const state = kept;
 
 /** Change what is kept. @param {object} changes */

@@ -1,9 +1,11 @@
-/** Step 6: try a model: judge a pair in both orders, route a text into a store, or ask base and specialist. */
+/** Step 6: try a model: judge a pair in both orders, route a text into a store, or talk with base and specialist. */
 
-import { command, post } from "../api.js";
-import { announce, choice, field, figure, fill, h, notice, table, waiting } from "../dom.js";
+import { ask, command, post } from "../api.js";
+import { announce, area, choice, field, figure, fill, h, notice, table, waiting } from "../dom.js";
+import { starter } from "../starter.js";
 import { state } from "../state.js";
 import { tabs } from "../tabs.js";
+import { chatting } from "./chat.js";
 
 const VERDICTS = { a: "A is better", b: "B is better", tie: "neither is better", unsure: "unsure" };
 const STORE = "memory.db";
@@ -11,24 +13,25 @@ const STORE = "memory.db";
 /** @param {HTMLElement} main */
 export function playView(main) {
   const runs = state.overview.runs.filter((/** @type {any} */ run) => run.best);
-  fill(main, h("p", { class: "lead" }, "Every question starts a command of its own, which loads the model first."), ...tabs("What to try", [
-    ["judge", "Judge", (place) => judging(place, runs)],
-    ["route", "Route", (place) => routing(place, runs)],
-    ["chat", "Chat", (place) => chatting(place, runs)],
+  let leave = () => {};
+  /** @type {(show: (place: HTMLElement, runs: any[]) => () => void) => (place: HTMLElement) => void} */
+  const opens = (show) => (place) => {
+    leave(); // what nobody sees is not asked any more
+    leave = show(place, runs);
+  };
+  fill(main, h("p", { class: "lead" }, "Judge and chat load a model once; it stays loaded until five minutes pass without a question. Route loads it each time."), ...tabs("What to try", [
+    ["judge", "Judge", opens(judging)],
+    ["route", "Route", opens(routing)],
+    ["chat", "Chat", opens(chatting)],
   ]));
+  return () => leave();
 }
 
 /** A select of the bundled model and of what runs have made. @param {any[]} runs @param {string[]} tasks */
 function models(runs, tasks) {
-  const own = runs.filter((run) => !tasks.length || tasks.includes(run.task ?? "")).map((run) => run.name);
+  const own = runs.filter((run) => tasks.includes(run.task ?? "")).map((run) => run.name);
   const picked = choice([["", "smidgen:nano, untrained"], ...own.map((name) => /** @type {[string, string]} */ ([name, name]))], own.includes(state.run) ? /** @type {string} */ (state.run) : own[0] ?? "", () => {});
   return { field: field("Model", picked), run: () => picked.value };
-}
-
-/** A text area with its label. @param {string} label @param {string} value @param {number} rows */
-function area(label, value, rows) {
-  const input = h("textarea", { rows: String(rows), value });
-  return { field: field(label, input), value: () => input.value };
 }
 
 /** @param {HTMLElement} place @param {any[]} runs */
@@ -41,31 +44,26 @@ function judging(place, runs) {
   };
   const out = h("div", { "aria-live": "polite" });
   const orders = { ab: "A shown first", ba: "B shown first" };
-  const button = h("button", { class: "primary", onclick: ask }, "Judge in both orders");
+  const { buttons, stop } = starter("Judge in both orders", judge);
 
-  async function ask() {
-    button.disabled = true;
-    const texts = Object.fromEntries(Object.keys(orders).map((order) => [order, h("pre", { tabindex: "0", "aria-label": orders[order] })]));
+  /** @param {AbortSignal} signal */
+  async function judge(signal) {
+    const texts = Object.fromEntries(Object.keys(orders).map((order) => [order, h("pre", { role: "group", tabindex: "0", "aria-label": orders[order] })]));
     const heads = Object.fromEntries(Object.entries(orders).map(([order, title]) => [order, h("h3", {}, title)]));
     const status = h("div", {}, waiting("Loading the model …"));
     const result = h("div", {});
     fill(out, result, status, h("div", { class: "pair" }, Object.keys(orders).map((order) => h("div", { class: "said", "aria-live": "off" }, heads[order], texts[order]))));
     const run = model.run();
     const template = runs.find((each) => each.name === run)?.template ?? "rubric";
-    try {
-      const lines = splitter((line) => {
-        fill(status);
-        const event = JSON.parse(line);
-        if (event.order) texts[event.order].append(event.text);
-        else finish(event);
-      });
-      const job = await command("judge", { run, template, prompt: given.prompt.value(), a: given.a.value(), b: given.b.value() }, (event) => event.output && lines(event.output));
-      fill(status);
-      if (job.error) fill(result, notice("error", job.error));
-    } catch (error) {
-      fill(out, notice("error", error.message));
-    }
-    button.disabled = false;
+    const asked = { run, template, prompt: given.prompt.value(), a: given.a.value(), b: given.b.value() };
+    const end = await ask("judge", asked, (event) => {
+      if (event.state === "answering") fill(status, waiting("Judging …"));
+      else if (event.answer?.order) texts[event.answer.order].append(event.answer.text);
+      else if (event.answer) finish(event.answer);
+    }, signal);
+    fill(status);
+    if (end.state === "failed") fill(result, notice("error", end.error));
+    if (end.state === "stopped") fill(result, notice("note", "Stopped before there was a verdict."));
 
     /** @param {any} found */
     function finish(found) {
@@ -81,7 +79,8 @@ function judging(place, runs) {
     }
   }
 
-  fill(place, h("div", { class: "fields" }, model.field), given.prompt.field, h("div", { class: "pair" }, given.a.field, given.b.field), h("p", { class: "next" }, button), out);
+  fill(place, h("div", { class: "fields" }, model.field), given.prompt.field, h("div", { class: "pair" }, given.a.field, given.b.field), h("p", { class: "next actions" }, buttons), out);
+  return stop;
 }
 
 /** @param {HTMLElement} place @param {any[]} runs */
@@ -90,81 +89,39 @@ function routing(place, runs) {
   const text = area("Text", "My dentist moved to Hill Street 4.", 3);
   const out = h("div", { "aria-live": "polite" });
   const journal = h("div", {});
-  const button = h("button", { class: "primary", onclick: ask }, "Route it");
+  const { buttons } = starter("Route it", route);
 
-  async function ask() {
-    button.disabled = true;
+  /** @param {AbortSignal} signal */
+  async function route(signal) {
     fill(out, waiting("Loading the model …"));
     let printed = "";
     try {
-      const job = await command("route", { run: model.run(), text: text.value(), store: STORE }, (event) => (printed += event.output ?? ""));
+      const job = await command("route", { run: model.run(), text: text.value(), store: STORE }, (event) => (printed += event.output ?? ""), signal);
       const found = printed.trim() ? JSON.parse(printed.trim().split("\n")[0]) : null;
       const decided = found?.decisions?.map((/** @type {any} */ each) => Object.values(each).join(" ")).join(", ");
-      fill(out, job.error ? notice("error", job.error) : null, found ? h("p", { class: "verdict" }, decided || found.status) : null, found ? h("p", { class: "about" }, `Decided by the task ${found.task} in ${(1000 * found.seconds).toFixed(0)} ms${found.stored ? `; ${found.stored.state} as entry ${found.stored.entry} of ${STORE}` : ""}.`) : null);
-      await look();
+      fill(
+        out,
+        job.state === "stopped" ? notice("note", "Stopped. If the text is in the journal already, it is decided with the next one.") : null,
+        job.error ? notice("error", job.error) : null,
+        found ? h("p", { class: "verdict" }, decided || found.status) : null,
+        found ? h("p", { class: "about" }, `Decided by the task ${found.task} in ${(1000 * found.seconds).toFixed(0)} ms${found.stored ? `; ${found.stored.state} as entry ${found.stored.entry} of ${STORE}` : ""}.`) : null,
+      );
+      await look(job.state === "stopped");
     } catch (error) {
       fill(out, notice("error", error.message));
     }
-    button.disabled = false;
   }
 
-  /** Show the journal of the store. */
-  async function look() {
+  /** Show the journal of the store. @param {boolean} [maybe] - there may be none. */
+  async function look(maybe = false) {
     fill(journal, waiting("Reading the journal …"));
     const found = await post("/api/commands/memory", { store: STORE }).catch((error) => ({ error: error.message }));
-    if (!found.result) return void fill(journal, notice("error", found.error));
+    if (!found.result) return void fill(journal, maybe ? null : notice("error", found.error));
     const entries = found.result.entries.slice(-12).reverse();
     fill(journal, h("h2", {}, "Journal"), h("p", { class: "about" }, `The last entries of ${STORE}, the newest first. Inputs are written before they are decided, so that none is lost.`), table(["Number", "Kind", "Time", "What"], entries.map((/** @type {any} */ entry) => [String(entry.number), entry.kind, entry.time.slice(11, 19), h("code", {}, JSON.stringify(entry.body).slice(0, 160))]), "Journal"));
   }
 
-  fill(place, h("div", { class: "fields" }, model.field), text.field, h("p", { class: "next" }, button), out, journal);
+  fill(place, h("div", { class: "fields" }, model.field), text.field, h("p", { class: "next actions" }, buttons), out, journal);
   if (state.overview.stores.some((/** @type {any} */ file) => file.path === STORE)) look();
-}
-
-/** @param {HTMLElement} place @param {any[]} runs */
-function chatting(place, runs) {
-  const model = models(runs, []);
-  const prompt = area("Message", "Tal Pil has 32 eggs and gives 17 to Kun Fu. How many eggs does Tal Pil have now?", 3);
-  const out = h("div", {});
-  const button = h("button", { class: "primary", onclick: ask }, "Ask both");
-
-  async function ask() {
-    button.disabled = true;
-    const run = model.run();
-    const sides = run ? [["The base", false], [`The specialist ${run}`, true]] : [["smidgen:nano", false]];
-    const places = sides.map(([title]) => ({ head: h("h3", {}, title), text: h("pre", { tabindex: "0", "aria-label": title }) }));
-    fill(out, h("div", { class: "pair" }, places.map((side) => h("div", { class: "said" }, side.head, side.text))));
-    for (const side of places) fill(side.text, waiting("Loading the model …"));
-    await Promise.all(
-      sides.map(async ([, trained], i) => {
-        let begun = false;
-        try {
-          const job = await command("generate", { prompt: prompt.value(), run, trained }, (event) => {
-            if (!event.output) return;
-            if (!begun) fill(places[i].text);
-            begun = true;
-            places[i].text.append(event.output);
-          });
-          if (!begun) fill(places[i].text);
-          if (job.error) places[i].text.append(notice("error", job.error));
-        } catch (error) {
-          fill(places[i].text, notice("error", error.message));
-        }
-      }),
-    );
-    announce("Both have answered");
-    button.disabled = false;
-  }
-
-  fill(place, h("div", { class: "fields" }, model.field), prompt.field, h("p", { class: "next" }, button), out);
-}
-
-/** Cut pieces of a stream into lines. @param {(line: string) => void} online */
-function splitter(online) {
-  let rest = "";
-  return (/** @type {string} */ piece) => {
-    const lines = (rest + piece).split("\n");
-    rest = lines.pop() ?? "";
-    for (const line of lines) if (line.trim()) online(line);
-  };
+  return () => {}; // what was begun is decided, and stands in the journal
 }

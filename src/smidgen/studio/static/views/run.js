@@ -2,10 +2,8 @@
 
 import { follow, get, post } from "../api.js";
 import { lineChart } from "../charts.js";
-import { announce, choice, duration, empty, field, figure, fill, h, named, notice, words } from "../dom.js";
+import { announce, choice, duration, empty, field, figure, fill, h, named, notice, stateMark, words } from "../dom.js";
 import { keep, state } from "../state.js";
-
-const STATES = { running: "running", done: "done", failed: "failed", stopped: "stopped" };
 
 /** @param {HTMLElement} main */
 export async function runView(main) {
@@ -83,7 +81,7 @@ class RunView {
     if (this.ended) return;
     const { state: how, job } = run;
     this.how = how;
-    fill(this.shown.state, h("span", { class: `state ${how}` }, job?.stopping && how === "running" ? "stopping" : STATES[how]));
+    fill(this.shown.state, stateMark(how, job?.stopping && how === "running" ? "stopping" : how));
     this.shown.state.dataset.state = how;
     const actions = [];
     const foreign = how === "running" && job?.state !== "running";
