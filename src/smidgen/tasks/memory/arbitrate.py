@@ -151,18 +151,16 @@ class Arbitrate(Task):
     def examples(
         self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
     ) -> list[Example]:
-        """The comparisons with their answers, in the order of the rows."""
-        asked = [sample for item in self._items(rows, source, rejected) for sample in _asked(item)]
+        """The facts above their candidates, with the decisions."""
         return [
-            Example(s.id, s.messages[-1].content, (self.target(s),), row=group_of_sample(s)) for s in asked
+            Example(item.id, _listing(item), (_said(item.decision),), row=item.group)
+            for item in self._items(rows, source, rejected)
         ]
 
     def show(self, row: Row) -> dict[str, Any]:
         """The fact with its candidates, and the decision."""
         (item,) = self._items([row], "rows", None)[:1]
-        told = item.decision
-        prompt = "\n".join([f"New: {item.fact}", *(f"{each.id}: {each.text}" for each in item.candidates)])
-        return {"prompt": prompt, "target": " ".join(filter(None, (told.action, told.target)))}
+        return {"prompt": _listing(item), "target": _said(item.decision)}
 
     def world_rows(self, split: Split, limit: int | None, seed: int) -> list[dict[str, Any]]:
         """Generated facts in three languages."""
@@ -260,6 +258,14 @@ def _asked(item: Arbitration, said: str = "", **told: Any) -> list[Sample]:
     name = "#".join(filter(None, (item.id, told.get(ADDED))))
     asked = arbitrate_samples(f"{item.fact} {said}".rstrip(), item.candidates, id=name)
     return [replace(sample, metadata={**sample.metadata, **told}) for sample in asked]
+
+
+def _listing(item: Arbitration) -> str:
+    return "\n".join([f"New: {item.fact}", *(f"{each.id}: {each.text}" for each in item.candidates)])
+
+
+def _said(decision: Decision) -> str:
+    return " ".join(filter(None, (decision.action, decision.target)))
 
 
 def _added(item: Arbitration) -> list[Sample]:
