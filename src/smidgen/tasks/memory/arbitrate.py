@@ -14,7 +14,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from smidgen.data.examples import Example
-from smidgen.data.memories import DUPLICATES
+from smidgen.data.memories import DUPLICATES, Decision
 from smidgen.data.memory_rows import ARBITRATE_FORMATS, Arbitration, arbitration_row, arbitrations
 from smidgen.data.memory_world import arbitrate_rows
 from smidgen.data.types import Completion, Constraint, Record, Sample, Score
