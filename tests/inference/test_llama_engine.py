@@ -98,6 +98,20 @@ def test_probabilities_come_only_if_they_are_asked_for(mlx, llama, samples):
         assert len(told.logprobs) == len(told.token_ids)
 
 
+def test_what_a_constraint_forces_need_not_be_scored(mlx, llama, samples):
+    choices = Constraint("choices", '["the first one","the second one","no"]')
+    scored = Request(samples[0], constraint=choices)
+    every = one(mlx, scored)
+    for engine in (mlx, llama):
+        found = one(engine, replace(scored, forced_logprobs=False))
+        assert found.token_ids == every.token_ids and len(found.logprobs) == len(found.token_ids)
+        chosen = [place for place, logprob in enumerate(found.logprobs) if logprob != 0]
+        assert 0 < len(chosen) < len(found.token_ids)
+        for place in chosen:
+            assert found.logprobs[place] == pytest.approx(every.logprobs[place], abs=0.05)
+    assert one(llama, replace(scored, logprobs=False)).logprobs == ()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["F32", "F16"])
 def test_the_same_text_as_mlx(mlx, samples, dtype):

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,15 @@ def test_answers_by_id_and_order(tmp_path):
     stream = engine.stream(requests[1])
     assert (list(stream), stream.completion) == (["third"], expected[1])
     engine.close()
+
+
+def test_a_confidence_is_handed_on(tmp_path):
+    rows = [{"id": "a", "text": "x", "confidence": 0.25}, {"id": "b", "text": "x", "confidence": 0}]
+    found = [completion for _, completion in ReplayEngine(write(tmp_path, *rows)).complete(ask("a", "b"))]
+    assert [completion.logprobs for completion in found] == [(math.log(0.25),), (-math.inf,)]
+    for wrong in (1.5, "high", True):
+        with pytest.raises(DataError, match=r"has confidence .*, expected a number between 0 and 1"):
+            ReplayEngine(write(tmp_path, {"id": "a", "text": "x", "confidence": wrong}))
 
 
 def test_missing_answers_are_named_together(tmp_path):

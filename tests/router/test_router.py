@@ -56,6 +56,22 @@ def test_nothing_is_asked_about_a_fact_if_nothing_is_stored(make, engine):
     found = make().arbitrate("Mia has a cat.", ())
     assert (found.status, found.decision) == ("decided", Decision("ADD", kind="new"))
     assert found.attempts == 0 and engine.asked == []
+    router = make()
+    router.arbitrate("Mia has a cat.", ())
+    assert router.latencies.to_json()["tasks"] == {}, "it says nothing about the model"
+    router.close()
+    with pytest.raises(WorkError, match="the router is closed"):
+        router.arbitrate("Mia has a cat.", ())
+
+
+def test_what_cannot_be_answered_is_not_asked_on(make, engine, monkeypatch):
+    router = make()
+    monkeypatch.setattr(
+        "tests.router.scripted.Completion", lambda text: Completion("", finish_reason="context")
+    )
+    found = router.arbitrate("x", [Candidate(name, name) for name in "abcdef"])
+    assert found.reason == "the prompt does not fit the model's context; shorten the text"
+    assert len(engine.asked) <= 3
 
 
 def test_one_comparison_that_fails_fails_the_question_and_frees_its_places(make, engine):
@@ -83,8 +99,11 @@ def test_a_late_comparison_keeps_the_answers_that_it_has(make, engine):
 def test_the_model_is_warm_before_the_first_question(engine):
     with Router("scripted", intents=["a", "b"], places=3) as router:
         tasks = [request.sample.id.partition("-")[0] for request in engine.asked]
-        assert tasks == ["memorize"] * 3 + ["arbitrate"] * 3 + ["classify"] * 3
-        assert len({text_of(request) for request in engine.asked}) == 9
+        assert tasks == ["memorize"] * 3 + ["arbitrate"] * 6 + ["classify"] * 3
+        assert len({text_of(request) for request in engine.asked}) == 12
+        assert {(request.logprobs, request.forced_logprobs) for request in engine.asked[3:9]} == {
+            (True, False)
+        }
         assert router.latencies.cold_start > 0 and "decided" not in router.latencies.to_json()["all"]
     assert engine.closed
 

@@ -26,7 +26,7 @@ def compare(first: Place, second: Place, /, *, seed: Seed = 0, json: Json = Fals
             f"{first} evaluates the task {results[0]['task']} and {second} the task {results[1]['task']}; "
             "expected two evaluations of the same task"
         )
-    task, other = (task_of(result) for result in results)
+    task, other = (task_of(result, place) for result, place in zip(results, (first, second), strict=True))
     records = [read_records(place / "records.jsonl") for place in (first, second)]
     compared = compare_records(task, *records, other=other, seed=seed)
     if results[0].get("attacks") and results[1].get("attacks") and task.variant == other.variant:
@@ -37,11 +37,21 @@ def compare(first: Place, second: Place, /, *, seed: Seed = 0, json: Json = Fals
     print_json(answer) if json else _show(answer)
 
 
-def task_of(result: dict[str, Any]) -> Any:
-    """Return the task of an evaluation, with its settings."""
+def task_of(result: dict[str, Any], place: Path) -> Any:
+    """Return the task of an evaluation, with its settings.
+
+    Raises:
+        DataError: its prompts or metrics were those of another version of the task.
+    """
     from smidgen.tasks import find_task
 
-    return find_task(result["task"], result["settings"])
+    task = find_task(result["task"], result["settings"])
+    if (version := result.get("version", task.version)) != task.version:
+        raise DataError(
+            f"{place} was evaluated with version {version} of the task {task.name}, and this is version "
+            f"{task.version}; run the evaluation again"
+        )
+    return task
 
 
 def _result(place: Path) -> dict[str, Any]:

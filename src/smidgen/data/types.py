@@ -94,6 +94,8 @@ class Request:
         constraint: constraint on the completion.
         logprobs: return the log-probabilities of the tokens, if the engine can. With llama.cpp they cost a
             sort of the whole vocabulary per token.
+        forced_logprobs: with `logprobs` and a constraint, return those of tokens that it forces too, in
+            further passes; otherwise theirs are 0.
         top_logprobs: with `logprobs`, number of the most probable tokens whose log-probabilities are returned
             too, at every place of the answer.
         adapter: the LoRA adapter to use: a folder (for llama.cpp also a `.gguf` file), or its name on a
@@ -106,6 +108,7 @@ class Request:
     logprobs: bool = True
     adapter: str | Path | None = None
     top_logprobs: int = 0
+    forced_logprobs: bool = True
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ class Completion:
         token_ids: the generated ids, including the end token if there was one and tokens forced by a
             constraint.
         logprobs: natural-log probability of each generated id under the unmodified distribution; empty if
-            not requested or not available from the engine.
+            not requested or not available from the engine. A recording has one for the whole answer.
         top_logprobs: for each generated id, the most probable ids there, the best first, each with its
             natural-log probability under the unmodified distribution; empty as `logprobs` is.
         finish_reason: `stop` (an end token, a stop string, or a completed constraint), `length`, or one of

@@ -150,7 +150,7 @@ def collect_log(
         for sample in samples
     }
     assert len(expected) == len(samples), "two samples share an id"
-    requests = [_requested(task, sample, sampling, constraints[sample.id]) for sample in samples]
+    requests = [request_of(task, sample, sampling, constraints[sample.id]) for sample in samples]
     with exclusive(records_path):
         yield from _collect(task, requests, engine, records_path, expected)
 
@@ -158,7 +158,7 @@ def collect_log(
 def answers(task: Task, samples: Sequence[Sample], engine: Completer, sampling: Sampling) -> list[Record]:
     """Return an engine's scored answers, in the order of the samples, without a records file."""
     sampling = sampling_of(task, sampling, constrained=False)
-    requests = [_requested(task, sample, sampling) for sample in samples]
+    requests = [request_of(task, sample, sampling) for sample in samples]
     records = {
         request.sample.id: Record(request.sample, completion, score_of(task, request.sample, completion))
         for request, completion in engine.complete(requests)
@@ -177,11 +177,11 @@ def sampling_of(task: Task, sampling: Sampling, *, constrained: bool) -> Samplin
     )
 
 
-def _requested(
+def request_of(
     task: Task, sample: Sample, sampling: Sampling, constraint: Constraint | None = None
 ) -> Request:
-    """Return a request; records do not store log-probabilities, so only the score may need them."""
-    return Request(sample, sampling, constraint, logprobs=task.needs_confidence)
+    """Return a request; records do not store log-probabilities, so only the task's score may need them."""
+    return Request(sample, sampling, constraint, logprobs=task.needs_confidence, forced_logprobs=False)
 
 
 def _collect(

@@ -282,7 +282,7 @@ class Lane:
         """Append the forced tokens of rows, whose logits are those just before `free`."""
         scored = [range(at - len(row.forced), at) for row, at in zip(rows, free, strict=True)]
         forced = [token for row in rows for token in row.forced]
-        wanted = [row.state.scored for row in rows for _ in row.forced]
+        wanted = [row.scores_forced for row in rows for _ in row.forced]
         at = list(chain(*scored))
         logprobs = iter(logprobs_of(forced, logits, self._decoder.xp, rows=at, wanted=wanted))
         for row, places in zip(rows, scored, strict=True):

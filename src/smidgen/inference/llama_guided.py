@@ -29,7 +29,8 @@ def begin_guide(row: LlamaRow, guides: Guides) -> Guide | None:
     bias.
     """
     request = row.request
-    if request.constraint is None or request.logprobs or row.submitted.stream:
+    scores_forced = request.logprobs and (request.forced_logprobs or request.top_logprobs)
+    if request.constraint is None or scores_forced or row.submitted.stream:
         return None
     if request.sampling.repetition_penalty != 1:
         return None
@@ -52,10 +53,12 @@ def follow(guide: Guide, row: LlamaRow, ask: Ask, ends: frozenset[int]) -> bool:
         ConfigError: the constraint cannot be followed.
     """
     token_ids: list[int] = []
+    logprobs: list[float] = []
     times: list[dict[str, float]] = []
     is_over = False
     while not is_over and not row.is_cancelled:
         token_ids += guide.force(row.max_tokens - len(token_ids))
+        logprobs += [0.0] * (len(token_ids) - len(logprobs))
         if guide.is_complete or len(token_ids) >= row.max_tokens:
             break
         allowed = np.flatnonzero(guide.allowed())
@@ -64,8 +67,9 @@ def follow(guide: Guide, row: LlamaRow, ask: Ask, ends: frozenset[int]) -> bool:
         answer = ask(token_ids, allowed.tolist(), len(times))
         times.append(answer["timings"])
         token_ids += answer["tokens"]
+        logprobs += [entry["logprob"] for entry in answer.get("completion_probabilities", ())]
         is_over = not answer["tokens"] or token_ids[-1] in ends
         if not is_over:
             guide.take(token_ids[-1])
-    row.take_guided(token_ids, times, ends, is_over=is_over or guide.is_complete)
+    row.take_guided(token_ids, logprobs, times, ends, is_over=is_over or guide.is_complete)
     return True

@@ -54,6 +54,7 @@ def question_of_token(
         "prompt": [*row.prompt, *token_ids],
         "max_tokens": 1,
         "logit_bias": [[token_id, BIAS] for token_id in allowed],
+        "logprobs": int(row.request.logprobs),
         "return_tokens": True,
         "verbose": True,
         "id_slot": slot,

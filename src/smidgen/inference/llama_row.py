@@ -92,6 +92,7 @@ class LlamaRow:
     def take_guided(
         self,
         token_ids: Sequence[int],
+        logprobs: Sequence[float],
         times: Sequence[Mapping[str, float]],
         ends: frozenset[int],
         *,
@@ -101,6 +102,7 @@ class LlamaRow:
 
         Args:
             token_ids: the answer, with its end token if it has one.
+            logprobs: log-probabilities of its tokens, if they are wanted.
             times: llama.cpp's timings of every request for a token of it.
             ends: end tokens.
             is_over: whether the answer is complete, rather than cut at the maximum length.
@@ -109,6 +111,7 @@ class LlamaRow:
             self.time_to_first_token = times[0]["prompt_ms"] / 1000
         self.seconds = sum(each["prompt_ms"] + each["predicted_ms"] for each in times) / 1000
         self.token_ids = list(token_ids)
+        self.logprobs = list(logprobs) if self.request.logprobs else []
         for token_id in token_ids:
             if token_id not in ends:
                 self.text.push(token_id)

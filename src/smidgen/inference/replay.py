@@ -1,6 +1,7 @@
 """Completions from a recording: evaluation without weights, or of another system's answers."""
 
 import json
+import math
 from collections.abc import Generator, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ FIELDS = {"id": ((str, int), "text or an integer"), "order": (str, "text"), "tex
 
 
 class ReplayEngine:
-    """An `Engine` that answers from a JSONL file of rows `{"id", "order"?, "text"}`, or a folder of such.
+    """An `Engine` that answers from a file of rows `{"id", "order"?, "text", "confidence"?}`, or a folder.
 
     The records of an evaluation are such rows; its folder also has those of attacked samples.
 
     A row answers the sample with its id. A judge's samples have ids `id#order`, so their rows have the
     `order` of the answers, `ab` or `ba`, or the answer that is graded alone, `a` or `b`. Sampling settings
-    are ignored, and completions have no tokens or timings.
+    are ignored, and completions have no tokens or timings; a `confidence` is their only log-probability.
     """
 
     def __init__(self, path: Path):
@@ -33,7 +34,7 @@ class ReplayEngine:
             DataError: the file cannot be read, a row is invalid, or two rows answer the same sample.
         """
         self._path = path
-        self._texts = _read(path)
+        self._answers = _read(path)
 
     def complete(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Completion]]:
         """Complete requests in order; none of them if an answer is missing.
@@ -45,13 +46,13 @@ class ReplayEngine:
         requests = list(requests)
         self.check(requests)
         for request in requests:
-            yield request, Completion(self._texts[request.sample.id])
+            yield request, self._answers[request.sample.id]
 
     def check(self, requests: Sequence[Request]) -> None:
         """Refuse requests that cannot all be completed; raises as `complete`."""
         for request in requests:
             _refuse_settings(request)
-        missing = [r.sample.id for r in requests if r.sample.id not in self._texts]
+        missing = [r.sample.id for r in requests if r.sample.id not in self._answers]
         if missing:
             raise DataError(
                 f"{self._path} has no completion for {first_few(missing, ', ')}; "
@@ -65,12 +66,12 @@ class ReplayEngine:
     @property
     def ids(self) -> Set[str]:
         """The ids of the samples that it answers."""
-        return self._texts.keys()
+        return self._answers.keys()
 
     def unused(self, samples: Sequence[Sample]) -> list[str]:
         """Return the ids in the recording that belong to none of the samples."""
         ids = {sample.id for sample in samples}
-        return [name for name in self._texts if name not in ids]
+        return [name for name in self._answers if name not in ids]
 
     def stream(self, request: Request) -> Stream:
         """Complete one request, in one piece."""
@@ -94,7 +95,7 @@ class ReplayEngine:
 
     def close(self) -> None:
         """Discard the recording."""
-        self._texts = {}
+        self._answers = {}
 
 
 class ReplaySession(InboxSession):
@@ -136,9 +137,9 @@ def _refuse_settings(request: Request) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, str]:
-    """Read the texts by sample id."""
-    texts: dict[str, str] = {}
+def _read(path: Path) -> dict[str, Completion]:
+    """Read the completions by sample id."""
+    answers: dict[str, Completion] = {}
     rows_of: dict[str, str] = {}
     faults: list[str] = []
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
@@ -153,14 +154,16 @@ def _read(path: Path) -> dict[str, str]:
                 faults.append(f"{place}row {number} {fault}")
                 continue
             key = f"{row['id']}#{row['order']}" if "order" in row else str(row["id"])
-            if key in texts:
+            if key in answers:
                 faults.append(f"{place}row {number} answers {key} again, after {rows_of[key]}")
-            texts[key], rows_of[key] = text or "", f"{place}row {number}"
+            confidence = row.get("confidence")
+            logprobs = () if confidence is None else (math.log(confidence) if confidence else -math.inf,)
+            answers[key], rows_of[key] = Completion(text or "", logprobs=logprobs), f"{place}row {number}"
     if faults:
         raise DataError(
             f"{path}: {first_few(faults)}. Expected one row per sample with id, text and, for pairs, order"
         )
-    return texts
+    return answers
 
 
 def _fault(row: dict[str, Any]) -> str:
@@ -170,5 +173,9 @@ def _fault(row: dict[str, Any]) -> str:
             return f"has {name} {json.dumps(row[name], ensure_ascii=False)[:60]}, expected {expected}"
     if "order" in row and row["order"] not in ORDERS:
         return f"has order {json.dumps(row['order'])[:60]}, expected one of {', '.join(ORDERS)}"
+    confidence = row.get("confidence", 1)
+    is_number = isinstance(confidence, int | float | None) and not isinstance(confidence, bool)
+    if not is_number or not 0 <= (confidence or 0) <= 1:
+        return f"has confidence {json.dumps(confidence)[:60]}, expected a number between 0 and 1"
     missing = [name for name in ("id", "text") if name not in row]
     return f"has no {' and no '.join(missing)}" if missing else ""

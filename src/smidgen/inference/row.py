@@ -69,6 +69,11 @@ class DecodeRow:
         return self.request.top_logprobs if self.request.logprobs else 0
 
     @property
+    def scores_forced(self) -> bool:
+        """Whether the log-probabilities of forced tokens are wanted."""
+        return self.request.logprobs and self.request.forced_logprobs
+
+    @property
     def is_finished(self) -> bool:
         """Whether the row is finished or failed."""
         return self.finish_reason is not None or self.error is not None
@@ -145,7 +150,7 @@ class DecodeRow:
         if self.guide is not None and not is_end:
             try:
                 self.guide.take(token_id)
-                if not self.state.scored:
+                if not self.scores_forced:
                     rest = self.guide.end(self.max_tokens - len(self.token_ids) - 1)
             except SmidgenError as error:
                 self.error = error

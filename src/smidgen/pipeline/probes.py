@@ -15,7 +15,8 @@ from typing import Any
 
 from smidgen.backend import peak_memory_bytes
 from smidgen.config import DpoConfig, FinetuneConfig, SftConfig
-from smidgen.data.types import Request, Sampling, StepResult
+from smidgen.data.types import Sampling, StepResult
+from smidgen.evaluation.collect import request_of
 from smidgen.files import is_url
 from smidgen.inference import open_engine
 from smidgen.models.load import load
@@ -118,7 +119,7 @@ class Probes:
         sampling = Sampling(max_tokens=asking.max_tokens or self.context.specialist.evaluate.max_tokens)
         constraints = [task.task.constraint_of(s) if asking.constrained else None for s in samples]
         requests = [
-            Request(sample, sampling, constraint, logprobs=False)
+            request_of(task.task, sample, sampling, constraint)
             for sample, constraint in zip(samples, constraints, strict=True)
         ]
         started = time.perf_counter()

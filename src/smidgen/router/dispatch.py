@@ -56,9 +56,12 @@ class Dispatcher:
         with self._changed:
             if self._is_closed:
                 raise WorkError("the router is closed and takes no more questions; open another")
-            self._waiting.setdefault(job.task, deque()).append(job)
-            self._start_waiting()
-            self._changed.notify_all()
+            if job.requests:
+                self._waiting.setdefault(job.task, deque()).append(job)
+                self._start_waiting()
+                self._changed.notify_all()
+        if not job.requests:  # it is decided without the model
+            job.tell(job.outcome())
 
     def expire(self) -> None:
         """Defer the jobs whose budget is spent, without waiting for the step that the session is in."""
@@ -123,14 +126,16 @@ class Dispatcher:
                 if not event.is_last or (job := self._running.pop(event.ticket, None)) is None:
                     continue
                 number = job.tickets.pop(event.ticket)
+                outcome = None
                 if event.completion is not None:
-                    job.answers[number] = event.completion
-                    self._go_on(job)
-                    if not job.tickets:
-                        told.append((job, job.outcome()))
+                    outcome = job.take(number, event.completion)
                 elif event.error is not None:
+                    outcome = job.failed_by(event.error)
+                if outcome is None:
+                    self._go_on(job)
+                else:
                     self._withdraw(job)
-                    told.append((job, job.failed_by(event.error)))
+                    told.append((job, outcome))
             self._start_waiting()
         return told
 

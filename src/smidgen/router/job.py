@@ -116,12 +116,16 @@ class Job:
         given = {*self.answers, *self.tickets.values()}
         return [number for number in range(len(self.requests)) if number not in given]
 
+    def take(self, number: int, answer: Completion) -> Outcome | None:
+        """Take the answer to a request; return what all of them mean, if that is known."""
+        if why := UNANSWERED.get(answer.finish_reason):
+            return self.failed(f"{why}; shorten the text")
+        self.answers[number] = answer
+        return self.outcome() if len(self.answers) == len(self.requests) else None
+
     def outcome(self) -> Outcome:
         """Return what the answers mean, which are all there."""
         answers = [self.answers[number] for number in range(len(self.requests))]
-        for answer in answers:
-            if why := UNANSWERED.get(answer.finish_reason):
-                return self.failed(f"{why}; shorten the text")
         try:
             return self._outcome("decided", self.read(answers))
         except ParseError as error:

@@ -28,7 +28,9 @@ class Latencies:
         self._lock = threading.Lock()
 
     def record(self, outcome: Outcome) -> None:
-        """Count an outcome within the budget."""
+        """Count an outcome within the budget, unless it was decided without asking the model."""
+        if outcome.status == "decided" and not outcome.attempts:
+            return
         with self._lock:
             self._seconds.setdefault(outcome.task, deque(maxlen=KEPT)).append(outcome.seconds)
             self._statuses.setdefault(outcome.task, Counter())[outcome.status] += 1

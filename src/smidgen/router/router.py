@@ -184,9 +184,6 @@ class Router:
             job.tell(job.failed(str(error)))
             return
         job.read = lambda answers: question.decision(list(zip(samples, answers, strict=True)))
-        if not samples:
-            job.tell(job.outcome())
-            return
         logprobs = decider.needs_confidence and len(samples) > 1
         job.requests = [
             Request(
@@ -194,7 +191,8 @@ class Router:
                 Sampling(max_tokens=max_tokens),
                 constraint,
                 logprobs,
-                adapter=question.adapter or self._adapter,
+                question.adapter or self._adapter,
+                forced_logprobs=False,
             )
             for sample, constraint in zip(samples, constraints, strict=True)
         ]
@@ -219,7 +217,7 @@ class Router:
 def warm_questions(intents: KnownIntents, count: int) -> list[list[Question]]:
     """Return questions of every task that differ in their texts only, `count` of each."""
     texts = [f"{WARM_TEXTS[i % len(WARM_TEXTS)]} {i}" for i in range(count)]
-    known = (Candidate("warm", "My brother lives in Graz."),)
+    known = (Candidate("a", "My brother lives in Graz."), Candidate("b", "I drink coffee."))
     questions: list[list[Question]] = [
         [MemorizeQuestion(text) for text in texts],
         [ArbitrateQuestion(text, known) for text in texts],

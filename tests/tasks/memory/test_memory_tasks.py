@@ -209,7 +209,7 @@ def test_a_sample_per_candidate_is_asked() -> None:
     assert all(task.score(s, Completion(task.target(s))).value == 1 for s in samples.values())
 
 
-@pytest.mark.parametrize(("others", "count"), [(0, 2), (1, 5), (2, 7), (9, 7)])
+@pytest.mark.parametrize(("others", "count"), [(1, 5), (2, 7), (9, 7)])
 def test_training_compares_with_the_one_concerned_and_some_others(others: int, count: int) -> None:
     task = find_task("arbitrate", {"others": others})
     samples = task.training_samples(FACTS)
@@ -223,6 +223,13 @@ def test_what_a_mixed_fact_does_to_the_others_is_not_guessed() -> None:
     one = {"id": "o", "decision": "UPDATE", "kind": "mixed"}
     rows = [FACTS[0] | both, FACTS[0] | one]
     assert [sample.id for sample in Arbitrate().training_samples(rows)] == ["o#1"]
+
+
+def test_a_fact_that_is_stored_nobody_says_where_is_not_trained_on() -> None:
+    unsaid = {"decision": "NONE", "kind": "paraphrase", "target": None}
+    assert Arbitrate().training_samples([FACTS[0] | unsaid]) == []
+    with pytest.raises(ConfigError, match="'others' is 0: input should be greater than or equal to 1"):
+        find_task("arbitrate", {"others": 0})
 
 
 def decisions(rows: list, *answers: str) -> dict[str, float | None]:
@@ -261,8 +268,10 @@ def test_a_confident_answer_outweighs_an_earlier_one() -> None:
     samples = task.samples(rows)
     records = [Record(s, c, task.score(s, c)) for s, c in zip(samples, completions, strict=True)]
     assert values(task, records)["accuracy"] == 1
+    assert values(task, records[::-1])["accuracy"] == 1, "their order says nothing"
     unsaid = [replace(r, score=replace(r.score, confidence=None)) for r in records]
-    assert values(task, unsaid)["accuracy"] == 0
+    assert values(task, unsaid)["accuracy"] == values(task, unsaid[::-1])["accuracy"] == 0
+    assert task.score(samples[0], Completion(changed)).confidence is None
 
 
 def test_a_row_is_shown_with_its_candidates() -> None:
@@ -298,6 +307,9 @@ def test_filled_candidates_come_from_other_rows_and_follow_from_the_ids() -> Non
         assert sample.messages[-1].content.endswith(f"Stored: t{sample.id.partition('#')[0]}")
     assert len({sample.messages[-1].content for sample in samples}) == 27
     assert samples == task.samples(rows)
+    alike = [rows[0], rows[1] | {"candidates": rows[0]["candidates"]}, rows[2]]
+    for sample in (each for each in task.samples(alike) if each.metadata["row"] in ("0", "1")):
+        assert sample.metadata["candidate"] == "1" or not sample.messages[-1].content.endswith("t0")
 
 
 def test_intents_are_offered_by_id_and_oos_is_right_where_the_right_one_is_not() -> None:

@@ -1,8 +1,7 @@
 """What a memory router writes: JSON on one line without spaces, and nothing else.
 
 Keys come in a fixed order, and the first value is the decision, so that most tokens are forced by the
-constraint and a refusal costs two. Candidates are numbered from 1 in the prompt, whatever their ids: an id
-that was not offered cannot be written.
+constraint and a refusal costs two.
 """
 
 import json

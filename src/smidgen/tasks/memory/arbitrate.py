@@ -54,7 +54,7 @@ class ArbitrateSettings(MemorySettings):
 
     fill: int = Field(default=0, ge=0, le=MOST_CANDIDATES)
     """Fill up rows with fewer candidates to this many, with candidates of other rows in random places."""
-    others: int = Field(default=2, ge=0, le=MOST_CANDIDATES)
+    others: int = Field(default=2, ge=1, le=MOST_CANDIDATES)
     """In training, compare a fact with the candidate that it concerns and at most so many others."""
     instructions: bool = False
     """In evaluations, ask every fact twice more: with an instruction to decide otherwise, and a remark."""
@@ -116,13 +116,15 @@ class Arbitrate(Task):
     def training_samples(self, rows: Sequence[Row], *, source: str = "rows", seed: int = 0) -> list[Sample]:
         """A sample for the candidate that is concerned, and for `others` others; which, follows from the id.
 
-        Of a mixed fact only the former is asked: rows do not say what else it does.
+        Of a mixed fact only the former is asked, for rows do not say what else it does; nor does a row whose
+        fact is stored say where, if it names no candidate.
         """
         found = []
         for item in self._items(rows, source, None):
             asked = _asked(item)
             others = [s for s in asked if s.metadata["candidate"] != item.decision.target]
-            if item.decision.kind == "mixed":
+            is_unsaid = item.decision.action == "NONE" and item.decision.target is None
+            if item.decision.kind == "mixed" or is_unsaid:
                 chosen = []
             else:
                 chosen = random.Random(f"others/{item.id}").sample(others, min(self._own.others, len(others)))
@@ -284,10 +286,11 @@ def rows_of(records: Sequence[Record]) -> list[Record]:
     The sample is the first of them, its id without the number; the completion is that of the candidate that
     is concerned. A row with an unreadable answer is unparsed: a router does not decide on it either.
     """
-    rows: dict[str, list[Record]] = {}
+    rows: dict[str, dict[int, Record]] = {}
     for record in records:
-        rows.setdefault(record.sample.id.rpartition("#")[0], []).append(record)
-    return [_merged(name, found) for name, found in rows.items()]
+        name, _, number = record.sample.id.rpartition("#")
+        rows.setdefault(name, {})[int(number)] = record
+    return [_merged(name, [found[number] for number in sorted(found)]) for name, found in rows.items()]
 
 
 def _merged(name: str, records: Sequence[Record]) -> Record:
@@ -310,7 +313,7 @@ def _comparison(record: Record) -> Comparison:
     score = record.score
     assert score.answer is not None
     candidate = record.sample.metadata["candidate"]
-    return Comparison(candidate, score.answer, score.explanation, score.confidence or 0.0)
+    return Comparison(candidate, score.answer, score.explanation, score.confidence)
 
 
 def group_of_sample(sample: Sample) -> str:

@@ -54,13 +54,13 @@ class Comparison:
         candidate: its id.
         action: one of `ARBITRATE_ACTIONS`.
         kind: one of `KINDS`.
-        confidence: the probability of the answer; 0 if it is not known.
+        confidence: the probability of the answer; None if it is not known.
     """
 
     candidate: str
     action: str
     kind: str
-    confidence: float = 0.0
+    confidence: float | None = None
 
 
 def read_comparison(sample: Sample, completion: Completion) -> Comparison:
@@ -70,18 +70,19 @@ def read_comparison(sample: Sample, completion: Completion) -> Comparison:
         ParseError: the text is not such an answer.
     """
     answer = read_answer(completion.text, _ALLOWED)
-    confidence = math.exp(sum(completion.logprobs)) if completion.logprobs else 0.0
+    confidence = math.exp(sum(completion.logprobs)) if completion.logprobs else None
     return Comparison(sample.metadata["candidate"], answer["decision"], answer["kind"], confidence)
 
 
 def decided(comparisons: Sequence[Comparison]) -> Decision:
     """Return the decision on a fact: what it most surely does to a candidate, and ADD if nothing to any.
 
-    Of equally sure ones the first counts, so candidates come in the order of their nearness.
+    Of equally sure ones, or where it is not known how sure they are, the first counts: candidates come in the
+    order of their nearness.
     """
     concerned = [each for each in comparisons if each.action != "ADD"]
     if concerned:
-        surest = max(concerned, key=lambda each: each.confidence)
+        surest = max(concerned, key=lambda each: each.confidence or 0.0)
         return Decision(surest.action, target=surest.candidate, kind=surest.kind)
-    least_sure = min(comparisons, key=lambda each: each.confidence, default=None)
+    least_sure = min(comparisons, key=lambda each: each.confidence or 0.0, default=None)
     return Decision("ADD", kind=least_sure.kind if least_sure else "new")

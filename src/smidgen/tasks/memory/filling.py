@@ -23,9 +23,10 @@ def _filled(item: Arbitration, pool: Sequence[tuple[str, str]], count: int) -> A
     if lacking <= 0 or others <= 0:
         return item
     rng = random.Random(f"fill/{item.id}")
+    own = {each.text for each in item.candidates}
     drawn: dict[str, None] = {}
     for group, text in (rng.choice(pool) for _ in range(20 * lacking)):
-        if group != item.group and len(drawn) < lacking:
+        if group != item.group and len(drawn) < lacking and text not in own:
             drawn[text] = None
     names = {each.id for each in item.candidates}
     fresh = [name for number in range(1, 2 * count + 1) if (name := f"x{number}") not in names]
