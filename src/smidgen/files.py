@@ -87,8 +87,8 @@ def sweep(folder: Path) -> None:
 def sweep_partials(folder: Path, process: int | None = None) -> None:
     """Remove what killed processes, or the one with this number, were writing anywhere in a folder."""
     for partial in folder.rglob(f".*.{process or '*'}.partial"):
-        remove = shutil.rmtree if partial.is_dir() else Path.unlink
-        remove(partial)
+        with suppress(OSError):  # it is gone already
+            (shutil.rmtree if partial.is_dir() else Path.unlink)(partial)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -145,6 +145,10 @@ def test_two_evaluations_of_the_same_rows(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "evaluation.json").write_text("[1]")
     assert exit_code(["compare", good, str(tmp_path)]) == 2
     assert "is not an evaluation result; run the evaluation again" in capsys.readouterr().err
+    file = tmp_path / "bad/out/evaluation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 1}))
+    assert exit_code(["compare", good, bad]) == 2
+    assert "was evaluated with version 1 of the task judge, and this is version" in capsys.readouterr().err
 
 
 def test_evaluations_with_other_labels_are_not_compared_and_not_gone_on_with(

@@ -39,6 +39,8 @@ class Handler(BaseHTTPRequestHandler):
         if is_refused:
             return self.wfile.write(json.dumps({"error": {"message": "it is refused; shorten it"}}).encode())
         self.say({"pid": os.getpid(), "path": self.path, "body": body})
+        if text == "odd":
+            return self.wfile.write(b"data: {no JSON\\n\\n")
         if text == "break":
             return self.say({"error": {"message": "it took too long; ask again"}})
         try:
@@ -179,6 +181,30 @@ def test_the_model_that_was_not_asked_for_longest_makes_room(root: Path):
     asking(root, work)
 
 
+def test_several_that_are_asked_at_once_do_not_all_stay(root: Path):
+    for name in ("second", "third"):
+        make_run(root, name, {})
+
+    async def work(given: Asking) -> None:
+        asked = [given.ask(run=name) for name in ("done", "second", "third")]
+        assert len({answer["pid"] for answer in await asyncio.gather(*asked)}) == 3
+        assert given.states().count("running") == 2
+
+    asking(root, work)
+
+
+def test_one_that_has_failed_costs_no_other_its_place(root: Path):
+    make_run(root, "second", {})
+
+    async def work(given: Asking) -> None:
+        first = await given.ask(run="done")
+        assert "no memory is left" in await given.fault("die")
+        await given.ask(run="second")
+        assert (await given.ask(run="done"))["pid"] == first["pid"]
+
+    asking(root, work)
+
+
 def test_a_model_that_nobody_has_asked_for_long_is_loaded_anew(root: Path, monkeypatch: pytest.MonkeyPatch):
     async def work(given: Asking) -> None:
         first = await given.ask()
@@ -198,6 +224,7 @@ def test_what_fails_says_the_sentence_of_the_command_line(root: Path):
         assert await given.fault("die") == "no memory is left; close something"
         assert (await given.ask())["path"] == "/v1/chat/completions"
         assert given.states() == ["running", "failed", "failed"]
+        assert await given.fault("odd") == "the model's server sent what cannot be read; ask again"
 
     asking(root, work)
 

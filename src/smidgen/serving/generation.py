@@ -31,6 +31,7 @@ from smidgen.serving.jobs import Answers
 from smidgen.serving.request_facts import RequestFacts, facts_of
 from smidgen.serving.service import Service
 
+_LINE_ENDS = str.maketrans({end: f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"})
 Found = TypeVar("Found")
 PING = 15
 """Seconds between the comments that keep a silent stream open."""
@@ -257,8 +258,8 @@ def _chunk(exchange: Exchange, choices: list[Any], **further: Any) -> bytes:
 
 
 def data_line(value: Mapping[str, Any]) -> bytes:
-    """Write a chunk of a stream."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """Write a chunk of a stream, on one line also for clients that know more ends of lines than it does."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_LINE_ENDS)
     return f"data: {text}\n\n".encode()
 
 

@@ -121,22 +121,31 @@ class LoadedModels:
             is_kept = loaded.is_ready and loaded in self._loaded.values()
             if not (loaded.users or is_kept):  # nobody waits for it any more, or it was replaced
                 self._jobs.stop(loaded.job)
+            elif len(self._loaded) > MOST_LOADED:  # several were asked at once
+                async with self._choosing:
+                    await self._make_room(MOST_LOADED)
 
     async def _chosen(self, question: Question) -> Loaded:
         arguments = question.model.arguments
         found = self._loaded.get(arguments)
         if found is not None and found.can_answer(question):
             return found
-        unused = [
-            each for each, loaded in self._loaded.items() if not loaded.users or loaded.job.state != "running"
-        ]
-        for each in sorted(unused, key=lambda each: self._loaded[each].used):
-            if each == arguments or len(self._loaded) >= MOST_LOADED:
-                await self._end(each)
+        for each in [each for each, loaded in self._loaded.items() if loaded.job.state != "running"]:
+            del self._loaded[each]
+        if arguments in self._loaded and not self._loaded[arguments].users:
+            await self._end(arguments)
+        await self._make_room(MOST_LOADED - 1)
         key = secrets.token_urlsafe(32)
         job = await self._jobs.start(*question.model, environment={"SMIDGEN_API_KEYS": key})
         self._loaded[arguments] = Loaded(job, key, question.changed)
         return self._loaded[arguments]
+
+    async def _make_room(self, most: int) -> None:
+        """End models that nobody is asking, first the one unused longest, until at most `most` are left."""
+        unused = [each for each, loaded in self._loaded.items() if not loaded.users]
+        for each in sorted(unused, key=lambda each: self._loaded[each].used):
+            if len(self._loaded) > most:
+                await self._end(each)
 
     async def _end(self, arguments: tuple[str, ...]) -> None:
         job = self._loaded.pop(arguments).job
@@ -169,4 +178,6 @@ async def _events(loaded: Loaded, address: str, question: Question) -> AsyncGene
                     yield event
     except httpx2.TransportError:
         pass
+    except ValueError:
+        raise WorkError("the model's server sent what cannot be read; ask again") from None
     raise await loaded.fault()

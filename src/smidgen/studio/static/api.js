@@ -116,10 +116,11 @@ export function watch(job, onevent, signal) {
  * @returns {Promise<{state: "done" | "failed" | "stopped", error?: string}>} how it ended.
  */
 export async function ask(kind, given, onevent, signal) {
+  /** @type {any} */
+  let end = null;
   try {
     const answer = await answered(`/api/questions/${kind}`, posted(given, signal));
     const reader = /** @type {ReadableStream<Uint8Array>} */ (answer.body).pipeThrough(new TextDecoderStream()).getReader();
-    let end = null;
     const lines = splitter((line) => {
       if (!line.startsWith("data: ")) return;
       const event = JSON.parse(line.slice("data: ".length));
@@ -129,6 +130,7 @@ export async function ask(kind, given, onevent, signal) {
     for (let piece = await reader.read(); !piece.done; piece = await reader.read()) lines(piece.value);
     if (end) return end;
   } catch (error) {
+    if (end) return end; // it was stopped when it had ended
     if (signal.aborted) return { state: "stopped" };
     if (error instanceof Refused) return { state: "failed", error: error.message };
   }

@@ -15,9 +15,10 @@ export function starter(label, work, { primary = true, about = "" } = {}) {
 
   async function run(other = work) {
     going = new AbortController();
-    start.disabled = true;
     end.textContent = "Stop";
     end.hidden = false;
+    if (document.activeElement === start) end.focus();
+    start.disabled = true;
     try {
       await other(going.signal);
     } finally {

@@ -10,5 +10,10 @@ export const state = kept;
 export function keep(changes) {
   Object.assign(state, changes);
   const { overview, ...plain } = state;
-  sessionStorage.setItem(KEY, JSON.stringify(plain));
+  try {
+    sessionStorage.setItem(KEY, JSON.stringify(plain));
+  } catch {
+    const { talks, ...short } = plain; // the browser keeps no more: what was said goes with the page
+    sessionStorage.setItem(KEY, JSON.stringify(short));
+  }
 }

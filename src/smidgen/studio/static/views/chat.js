@@ -98,6 +98,7 @@ export function chatting(place, runs) {
     );
     if (number !== begun) return;
     remember(mine, [...before, exchange]);
+    if (mine === run && !view.item.isConnected) show(); // another conversation was looked at meanwhile
     const states = exchange.answers.map((each) => each.state);
     if (states.every((each) => each === "failed") && !message.value() && mine === run) message.input.value = question;
     announce(states.every((each) => each === "done") ? (models.length > 1 ? "Both have answered" : "It has answered") : models.map(([name], i) => `${name}: ${states[i]}`).join(", "));
