@@ -17,6 +17,7 @@ class Draft:
         language: of the new text.
         stored_language: of the candidates.
         has_target: whether the first of the stored facts is the target.
+        also: a second fact that the text says.
     """
 
     text: str
@@ -26,15 +27,30 @@ class Draft:
     language: str = "en"
     stored_language: str = "en"
     has_target: bool = True
+    also: Fact | None = None
+
+    @property
+    def facts(self) -> list[Fact]:
+        """What the text is about, and what is stored."""
+        also = [] if self.also is None else [self.also]
+        return [self.fact, *also, *(fact for fact, _ in self.stored)]
 
 
 def drafted(
     text: str, action: str, fact: Fact, target: tuple[Fact, str], language: str, stored_language: str
 ) -> Draft:
-    """Return a draft about one stored fact, unless both are said alike."""
-    if text.casefold().strip(" .。") == target[1].casefold().strip(" .。"):
+    """Return a draft about one stored fact, unless both are said alike but for the name of the subject."""
+    if _unnamed(text, fact, language) == _unnamed(target[1], fact, stored_language):
         raise UnsayableError
     return Draft(text, action, fact, [target], language, stored_language)
+
+
+def _unnamed(text: str, fact: Fact, language: str) -> str:
+    """Return a text in lower case, with a sign for its subject."""
+    text = text.casefold().strip(" .。")
+    for wording in sorted(fact.subject.value.wordings(language), key=lambda each: -len(each.text)):
+        text = text.replace(wording.text.casefold(), "*")
+    return text
 
 
 def in_order(old: Fact, new: Fact) -> tuple[Fact, Fact]:

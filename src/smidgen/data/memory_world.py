@@ -117,13 +117,13 @@ class Writer:
     def _listed(self, draft: Draft) -> list[tuple[str, bool]]:
         """Return the candidates in random order, each with whether it is the target."""
         count = max(weighted(self.rng, _COUNT_WEIGHTS), len(draft.stored), 1)
-        keys = {fact.key for fact, _ in draft.stored} | {draft.fact.key}
+        keys = {fact.key for fact in draft.facts}
         texts = [text for _, text in draft.stored]
         for _ in range(40):
             if len(texts) == count:
                 break
             other = self._distractor(draft.fact)
-            if other.key in keys or clashes(other, draft.fact):
+            if other.key in keys or any(clashes(other, fact) for fact in draft.facts):
                 continue
             with suppress(UnsayableError):
                 stored_language = self._stored_language(draft)
@@ -290,7 +290,7 @@ class Writer:
             draft = self._change(self.rng.choice(["correction", "relational"]))
         else:
             draft = self._expiry()
-        other = self._beside(draft.fact)
+        other = draft.also = self._beside(draft.fact)
         said = self._said(other, draft.language, is_stored=False)[0]
         draft.text = joined(self.rng, draft.text, said, draft.language)
         if is_stored:
