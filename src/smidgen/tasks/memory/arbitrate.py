@@ -145,10 +145,7 @@ class Arbitrate(Task):
 
     def target(self, sample: Sample) -> str:
         """The right answer on the candidate; ADD if the row says nothing of it."""
-        told = sample.metadata
-        is_meant = told["candidate"] == told["target"] or told["decision"] == "ADD"
-        said = (told["decision"], told["kind"]) if is_meant else ("ADD", "new")
-        return written(arbitrate_answer(*said))
+        return written(arbitrate_answer(*_right_of(sample.metadata)))
 
     def examples(
         self, rows: Sequence[Row], *, source: str = "rows", rejected: list[str] | None = None
@@ -182,7 +179,7 @@ class Arbitrate(Task):
             said = read_comparison(sample, completion)
         except ParseError as error:
             return Score(0.0, None, parsed=False, explanation=str(error))
-        right = said.action == self.parse(self.target(sample)).action
+        right = said.action == sample.metadata["label"]
         return Score(
             float(right), said.action, parsed=True, explanation=said.kind, confidence=said.confidence
         )
@@ -259,7 +256,17 @@ def _asked(item: Arbitration, said: str = "", **told: Any) -> list[Sample]:
     }
     name = "#".join(filter(None, (item.id, told.get(ADDED))))
     asked = arbitrate_samples(f"{item.fact} {said}".rstrip(), item.candidates, id=name)
-    return [replace(sample, metadata={**sample.metadata, **told}) for sample in asked]
+    metadata = [{**sample.metadata, **told} for sample in asked]
+    return [
+        replace(sample, metadata={**each, "label": _right_of(each)[0]})
+        for sample, each in zip(asked, metadata, strict=True)
+    ]
+
+
+def _right_of(told: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the right action on a candidate, and the kind."""
+    is_meant = told["candidate"] == told["target"] or told["decision"] == "ADD"
+    return (told["decision"], told["kind"]) if is_meant else ("ADD", "new")
 
 
 def _listing(item: Arbitration) -> str:
