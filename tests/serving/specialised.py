@@ -69,7 +69,7 @@ def whole_server(
     thread.start()
     url = url_of(listening).removesuffix("/v1")
     try:
-        with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
+        with httpx2.Client(base_url=url, timeout=60, trust_env=False, verify=False) as client:
             yield Whole(app, listening.getsockname()[1], client, log, service, specialists)
     finally:
         server.should_exit = True
