@@ -92,10 +92,10 @@ def build_app(
         }
         return JSONResponse(facts, 503 if scheduler.is_draining else 200)
 
-    def openapi(request: Request) -> Response:
+    async def openapi(request: Request) -> Response:
         return JSONResponse(document())
 
-    def docs(request: Request) -> Response:
+    async def docs(request: Request) -> Response:
         return HTMLResponse(page(document(), described), headers={"content-security-policy": PAGE_POLICY})
 
     return Starlette(
