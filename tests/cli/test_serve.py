@@ -53,7 +53,9 @@ def test_it_says_where_it_listens_and_ends_well_at_a_signal(tmp_path: Path):
         facts = json.loads(process.stdout.readline())
         assert facts["models"] == ["nano"]
         asked = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
-        answer = httpx2.post(f"{facts['url']}/chat/completions", json=asked, timeout=60, trust_env=False, verify=False)
+        answer = httpx2.post(
+            f"{facts['url']}/chat/completions", json=asked, timeout=60, trust_env=False, verify=False
+        )
         assert answer.status_code == 200 and answer.json()["model"] == "nano"
         assert answer.json()["system_fingerprint"].startswith("fp_")
         process.send_signal(signal.SIGTERM)

@@ -175,7 +175,9 @@ def failing_for(server, failure, *names):
 @pytest.mark.parametrize(
     ("failure", "odd"),
     [
-        pytest.param(failure, odd, id=f"{name}-{odd}", marks=[pytest.mark.slow] * (failure == 60.0 and odd != "2"))
+        pytest.param(
+            failure, odd, id=f"{name}-{odd}", marks=[pytest.mark.slow] * (failure == 60.0 and odd != "2")
+        )
         for name, failure in FAILING.items()
         for odd in ("0", "2", "4")
     ],
