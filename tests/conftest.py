@@ -158,6 +158,14 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smidgen.inference.choice.candidates", lambda path, config, num_weights: ["mlx"])
 
 
+@pytest.fixture(autouse=True, scope="session")
+def undurable() -> Iterator[None]:
+    """No file waits until it is on the disk: milliseconds each, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub on this machine that HF_ENDPOINT names, and a token for it."""

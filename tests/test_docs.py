@@ -10,21 +10,25 @@ from smidgen.cli.reference import REPEATED, pages, tables
 from smidgen.config import PretrainRecipe, TrainConfig, methods
 
 ROOT = Path(__file__).parent.parent
-PAGES = pages()
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_made_page_is_what_the_code_would_make(name: str):
-    path = ROOT / "docs" / name
-    assert path.exists() and path.read_text(encoding="utf-8") == PAGES[name], (
-        f"docs/{name} is stale: run make docs"
-    )
+@pytest.fixture(scope="module")
+def made() -> dict[str, str]:
+    return pages()
 
 
-def test_every_command_and_every_option_is_explained():
-    assert all(f"## smidgen {command.__name__}\n" in PAGES["cli.md"] for command in COMMANDS)
+def test_every_made_page_is_what_the_code_would_make(made: dict[str, str]):
+    for name, text in made.items():
+        path = ROOT / "docs" / name
+        assert path.exists() and path.read_text(encoding="utf-8") == text, (
+            f"docs/{name} is stale: run make docs"
+        )
+
+
+def test_every_command_and_every_option_is_explained(made: dict[str, str]):
+    assert all(f"## smidgen {command.__name__}\n" in made["cli.md"] for command in COMMANDS)
     unexplained = [
-        line for line in PAGES["cli.md"].splitlines() if re.fullmatch(r"\* `[^`]+`:?( \*.*)?", line)
+        line for line in made["cli.md"].splitlines() if re.fullmatch(r"\* `[^`]+`:?( \*.*)?", line)
     ]
     assert not unexplained
 
@@ -35,8 +39,8 @@ def headings(page: str) -> str:
 
 
 @pytest.mark.parametrize("method", methods())
-def test_every_key_of_a_recipe_is_explained(method: str):
-    page = PAGES["configuration.md"]
+def test_every_key_of_a_recipe_is_explained(method: str, made: dict[str, str]):
+    page = made["configuration.md"]
     recipe, train = methods()[method]
     part = page.partition("# Pretraining recipes\n")[2] if recipe is PretrainRecipe else page
     for name, section, _ in [*tables(recipe), *tables(train, "train")]:

@@ -36,6 +36,7 @@ def evaluate(files: dict[str, str], *options: str) -> int:
     )
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_calibrated_evaluated_and_used(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -120,6 +120,7 @@ def test_what_was_lost_is_made_again(recipe: Path, finished: Path, tmp_path: Pat
     assert report_of(tmp_path) == report_of(finished)
 
 
+@pytest.mark.slow
 def test_from_a_stage_does_it_and_those_after_it_again(
     recipe: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

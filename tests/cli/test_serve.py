@@ -54,7 +54,9 @@ def test_it_says_where_it_listens_and_ends_well_at_a_signal(tmp_path: Path):
         facts = json.loads(process.stdout.readline())
         assert facts["models"] == ["nano"]
         asked = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
-        answer = httpx2.post(f"{facts['url']}/chat/completions", json=asked, timeout=60, trust_env=False)
+        answer = httpx2.post(
+            f"{facts['url']}/chat/completions", json=asked, timeout=60, trust_env=False, verify=False
+        )
         assert answer.status_code == 200 and answer.json()["model"] == "nano"
         assert answer.json()["system_fingerprint"].startswith("fp_")
         process.send_signal(signal.SIGTERM)
@@ -75,7 +77,7 @@ def test_a_server_with_keys_a_log_and_a_store(tmp_path: Path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = json.loads(process.stdout.readline())["url"].replace("0.0.0.0", "127.0.0.1")
-        with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
+        with httpx2.Client(base_url=url, timeout=60, trust_env=False, verify=False) as client:
             assert client.get("/models").status_code == 401
             client.headers["authorization"] = "Bearer 0123456789abcdef"
             asked = {"text": "My sister lives in Graz.", "id": "a"}

@@ -105,6 +105,7 @@ def test_a_recipe_trains_on_the_rewards_of_a_function(tmp_path: Path, own: Path)
     assert inputs_hash(context, stage) != before, "another function under the same name"
 
 
+@pytest.mark.slow
 def test_a_paused_training_goes_on_as_if_it_had_not_been(tmp_path: Path, own: Path):
     whole, halves = (
         context_of(tmp_path / name, table(own, num_iterations=2, learning_rate=0.001))

@@ -198,6 +198,7 @@ def test_a_plan_before_the_collection_is_near_what_comes(tmp_path: Path, tiny_mo
     assert after.tokens != planned.tokens  # the model's own answers
 
 
+@pytest.mark.slow
 def test_ways_of_decoding_are_compared_in_the_report(tmp_path: Path, tiny_model_dir: Path):
     context = context_of(tmp_path, tiny_model_dir)
     result_of(run_recipe(context))

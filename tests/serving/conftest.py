@@ -88,7 +88,7 @@ def started(
     thread.start()
     url = url_of(listening)
     limits = httpx2.Limits(max_connections=None)
-    with httpx2.Client(base_url=url, timeout=60, limits=limits, trust_env=False) as client:
+    with httpx2.Client(base_url=url, timeout=60, limits=limits, trust_env=False, verify=False) as client:
         try:
             yield Started(url, client, scheduler, server, engine)
         finally:

@@ -1,6 +1,7 @@
 """A whole server in this process: every endpoint, everything that stands before them, and a log in memory."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,9 +68,12 @@ def whole_server(
     server = DrainingServer(app, scheduler, grace_s=5, before=specialists.open)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.002)
     url = url_of(listening).removesuffix("/v1")
     try:
-        with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
+        with httpx2.Client(base_url=url, timeout=60, trust_env=False, verify=False) as client:
             yield Whole(app, listening.getsockname()[1], client, log, service, specialists)
     finally:
         server.should_exit = True

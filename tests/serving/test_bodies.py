@@ -20,7 +20,7 @@ from smidgen.serving.strict_json import MAX_DEPTH, read_json
 
 HEAD = b"POST /v1/echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 GIGABYTE = 10**9
-SOON = 0.4
+SOON = 0.2
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_a_body_that_does_not_come_is_cut(port: int):
     with connected(port) as client:
         client.sendall(HEAD + b'Content-Length: 10\r\n\r\n{"a')
         answer = received(client)
-    assert status_of(answer) == 408 and "the body did not arrive within 0.4 s" in sentence_of(answer)
+    assert status_of(answer) == 408 and f"the body did not arrive within {SOON} s" in sentence_of(answer)
 
 
 def test_a_client_that_leaves_in_its_body_is_no_failure(port: int, log: ListedLog):
@@ -270,7 +270,8 @@ def test_chunks_that_are_none_end_the_connection(port: int):
     assert status_of(answer) == 400 and serves(port)
 
 
-def test_more_connections_than_the_server_takes(port: int):
+def test_more_connections_than_the_server_takes(port: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 10)  # all of them are open together
     open_ones = [connected(port) for _ in range(19)]
     try:
         answer = exchange(port, b"")

@@ -257,6 +257,14 @@ def test_what_is_stored_is_listed_found_and_undone(stored: Whole):
     assert "does not exist; `smidgen memory list memory.db --journal`" in said  # and no folder of the server
 
 
+@pytest.fixture(scope="module")
+def listing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    """A server with an empty store, which no test fills."""
+    store = tmp_path_factory.mktemp("store") / "memory.db"
+    with whole_server(Scripted(save), SpecialistSettings(budget=20, store=store)) as running:
+        yield running
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [
@@ -267,8 +275,8 @@ def test_what_is_stored_is_listed_found_and_undone(stored: Whole):
         ("limit=1&limit=2", "twice"),
     ],
 )
-def test_a_query_that_is_wrong(stored: Whole, query: str, said: str):
-    found = stored.client.get(f"/v1/memory?{query}")
+def test_a_query_that_is_wrong(listing: Whole, query: str, said: str):
+    found = listing.client.get(f"/v1/memory?{query}")
     assert found.status_code == 400 and said in found.json()["error"]["message"]
 
 

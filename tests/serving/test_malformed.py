@@ -69,11 +69,10 @@ def test_what_the_malformed_ones_are_made_of_is_right(server: Whole, path: str):
     assert answer.startswith(b"HTTP/1.1 200"), answer
 
 
-@pytest.mark.slow
-@settings(max_examples=300, suppress_health_check=PATIENT)
+@settings(max_examples=60, suppress_health_check=PATIENT)
 @given(data=malformed_requests())
 @example(data=b"\x80 / HTTP/1.1\r\n\r\n")
-def test_300_malformed_requests(server: Whole, errors: list[str], data: bytes):
+def test_60_malformed_requests(server: Whole, errors: list[str], data: bytes):
     refused(server, errors, data)
 
 

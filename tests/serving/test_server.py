@@ -335,11 +335,11 @@ def test_a_full_queue_and_a_deadline_are_said_with_their_status(tiny: MlxEngine)
 
 def test_a_client_with_many_requests_does_not_hold_up_another(tiny: MlxEngine):
     with started(tiny, places=1, slow_s=0.002) as server, ThreadPoolExecutor(1) as pool:
-        many = pool.submit(server.chat, max_tokens=8, n=50, user="many")
-        server.wait_until(running=1, waiting=49)
+        many = pool.submit(server.chat, max_tokens=8, n=20, user="many")
+        server.wait_until(running=1, waiting=19)
         assert server.chat(max_tokens=8, user="one").status_code == 200
-        assert server.scheduler.waiting > 40
-        assert len(content(many.result())) == 50
+        assert server.scheduler.waiting > 10
+        assert len(content(many.result())) == 20
 
 
 @pytest.mark.parametrize("grace_s", [20.0, 0.2])
@@ -360,7 +360,7 @@ def test_a_server_that_stops_finishes_what_runs_and_takes_no_more(tiny: MlxEngin
         end = time.monotonic() + 5
         with pytest.raises(httpx2.TransportError):
             while time.monotonic() < end:
-                httpx2.get(server.url + "/models", trust_env=False)
+                httpx2.get(server.url + "/models", trust_env=False, verify=False)
                 time.sleep(0.02)
 
 

@@ -7,6 +7,7 @@ resampled, since two answers to one prompt are not independent. Two models are c
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -167,7 +168,13 @@ def _estimator(metric: Metric, clusters: Sequence[str]) -> Estimator:
             return np.abs(means) if metric.absolute else means
 
         return ratio
-    return lambda multiplicities: np.array([metric.function(row[units]) for row in multiplicities])
+
+    def statistic(multiplicities: NDArray[np.float64]) -> NDArray[np.float64]:
+        # kept, since few clusters have few different resamples: six have 462
+        value = cache(lambda row: metric.function(np.frombuffer(row)[units]))
+        return np.array([value(row.tobytes()) for row in multiplicities])
+
+    return statistic
 
 
 def _replicates(estimates: Sequence[Estimator], num_clusters: int, seed: int) -> list[NDArray[np.float64]]:

@@ -82,7 +82,19 @@ def read_metadata(file: Path) -> dict[str, Any]:
         ModelError: the file is not there, or is damaged.
     """
     with _plain_faults(file):
-        return _contents(GGUFReader(file).fields)
+        return _contents(_Reader(file).fields)
+
+
+class _Reader(GGUFReader):
+    """Reads from an array in place of the memory map below it, whose slices more than double the time."""
+
+    @property
+    def data(self) -> np.ndarray:
+        return self._data
+
+    @data.setter
+    def data(self, mapped: np.memmap) -> None:
+        self._data = mapped.view(np.ndarray)
 
 
 @contextmanager
@@ -93,7 +105,7 @@ def open_gguf(path: Path) -> Iterator[GgufFile]:
         ModelError: the file is not there, is damaged, or is of another architecture.
     """
     with _plain_faults(path):
-        reader = GGUFReader(path)
+        reader = _Reader(path)
         architecture = reader.fields["general.architecture"].contents()
         tensors = {
             tensor.name: Placed(

@@ -8,7 +8,7 @@ from smidgen.errors import ConfigError
 from smidgen.figures.formatting import size
 from smidgen.pipeline.budgets import Budgets
 from smidgen.pipeline.registry import stages_of
-from smidgen.pipeline.rows_forecast import AskedRows, RowsForecast, forecast_rows
+from smidgen.pipeline.rows_forecast import AskedRows, RowsForecast, forecast_rows, only_task
 from smidgen.pipeline.teaching_forecast import TeachingForecast, forecast_teaching
 from smidgen.pipeline.times import Times, times_of
 
@@ -117,6 +117,8 @@ def forecast(
     Raises:
         UserError: the recipe is invalid.
     """
+    if asked is not None:
+        only_task(budgets)
     step, times = budgets.largest_step, times_of(budgets, rate)
     stages = [
         replace(needs, seconds=stage.seconds(times))

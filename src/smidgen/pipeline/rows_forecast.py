@@ -137,7 +137,7 @@ def forecast_rows(times: Times, asked: AskedRows) -> RowsForecast:
     Raises:
         ConfigError: the recipe has not exactly one task, or its rows cannot be read.
     """
-    budgets, task = times.budgets, _only_task(times.budgets)
+    budgets, task = times.budgets, only_task(times.budgets)
     prompts = budgets.prompts(task, PLAIN)
     if prompts.tokens is None:
         raise ConfigError(
@@ -180,7 +180,12 @@ def _above_zero(text: str) -> float:
     return value
 
 
-def _only_task(budgets: Budgets) -> TaskContext:
+def only_task(budgets: Budgets) -> TaskContext:
+    """Return the task of the rows.
+
+    Raises:
+        ConfigError: the recipe has several.
+    """
     if len(budgets.context.tasks) != 1:
         raise ConfigError(
             f"--rows needs a recipe with one task, and {budgets.context.recipe.name} has "

@@ -1,7 +1,7 @@
 """The application: the endpoints of OpenAI's protocol, their description, and room for further ones."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -73,8 +73,8 @@ def build_app(
         middleware: what requests pass through first, the outermost first.
         operations: descriptions of the further endpoints.
     """
-    document = describe([*OPERATIONS, *operations])
-    text = page(document, [*OPERATIONS, *operations])
+    described = [*OPERATIONS, *operations]
+    document = cache(lambda: describe(described))  # takes a moment, which no server waits for at its start
 
     async def models(request: Request) -> Response:
         return JSONResponse(service.names.listing())
@@ -93,10 +93,10 @@ def build_app(
         return JSONResponse(facts, 503 if scheduler.is_draining else 200)
 
     async def openapi(request: Request) -> Response:
-        return JSONResponse(document)
+        return JSONResponse(document())
 
     async def docs(request: Request) -> Response:
-        return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY})
+        return HTMLResponse(page(document(), described), headers={"content-security-policy": PAGE_POLICY})
 
     return Starlette(
         routes=[

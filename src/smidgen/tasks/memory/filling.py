@@ -14,13 +14,14 @@ def filled(items: Sequence[Arbitration], count: int) -> list[Arbitration]:
     What is drawn follows from the id of the fact and the items given, so that no other set is needed.
     """
     pool = [(item.group, candidate.text) for item in items for candidate in item.candidates]
+    if len({group for group, _ in pool}) < 2:
+        return list(items)
     return [_filled(item, pool, count) for item in items]
 
 
 def _filled(item: Arbitration, pool: Sequence[tuple[str, str]], count: int) -> Arbitration:
     lacking = count - len(item.candidates)
-    others = len({group for group, _ in pool}) - 1
-    if lacking <= 0 or others <= 0:
+    if lacking <= 0:
         return item
     rng = random.Random(f"fill/{item.id}")
     own = {each.text for each in item.candidates}
