@@ -220,9 +220,10 @@ import mlx.nn as nn  # noqa: E402, F401
 def _is_bound() -> bool:
     """Return whether MLX multiplies on the CPU at about numpy's speed, so that it uses the loaded library.
 
-    A single fast product proves it; a slow one may be due to a busy machine, so there are several tries.
+    A single fast product proves it; a slow one may be due to a busy machine, so there are several tries. The
+    matrices are so small that OpenBLAS takes one thread: others might not be run at once.
     """
-    left = np.random.default_rng(0).standard_normal((256, 256), dtype=np.float32)
+    left = np.random.default_rng(0).standard_normal((96, 96), dtype=np.float32)
     mlx_left = mx.array(left)
     for _ in range(20):
         start = time.perf_counter()
