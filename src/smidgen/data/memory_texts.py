@@ -8,6 +8,7 @@ from typing import Any
 from smidgen.data.grammar import MARKS, WRITTEN, Drawing, in_split, sections, tidied, weighted
 from smidgen.data.memory_facts import CHANGED, ENDED, STATED, UnsayableError, attributes, draw_fact
 from smidgen.data.memory_noise import noisy
+from smidgen.data.memory_written_rows import with_written
 from smidgen.data.world import Split
 
 CATEGORY_WEIGHTS = {"fact": 33, "preference": 20, "lesson": 14, "correction": 15, "plan": 18}
@@ -203,16 +204,21 @@ class Author:
 def memorize_rows(
     split: Split, count: int, seed: int, languages: Collection[str] = WRITTEN
 ) -> list[dict[str, Any]]:
-    """Return generated rows of our own format for the task `memorize`; few texts occur twice."""
-    author = Author(split, random.Random(f"memorize/{split}/{seed}"), languages)
-    rows: list[dict[str, Any]] = []
+    """Return rows for the task `memorize` in our own format; few texts occur twice.
+
+    They are generated, and in training written ones too.
+    """
+    rng = random.Random(f"memorize/{split}/{seed}")
+    author = Author(split, rng, languages)
     seen: set[str] = set()
-    for number in range(1, count + 1):
-        drawn = (author.row(f"memorize-{split}-{number}") for _ in range(_TRIES))
-        row = next((row for row in drawn if row["text"] not in seen), None)
-        rows.append(row or author.row(f"memorize-{split}-{number}"))
-        seen.add(rows[-1]["text"])
-    return rows
+
+    def generated(name: str) -> dict[str, Any]:
+        drawn = (author.row(name) for _ in range(_TRIES))
+        row = next((row for row in drawn if row["text"] not in seen), None) or author.row(name)
+        seen.add(row["text"])
+        return row
+
+    return with_written("memorize", generated, split, count, rng, languages)
 
 
 def classify_rows(

@@ -26,6 +26,7 @@ from smidgen.data.memory_facts import (
 )
 from smidgen.data.memory_matters import OPPOSITES, both_hold, clashes, is_similar
 from smidgen.data.memory_noise import joined, noisy, uncapitalised
+from smidgen.data.memory_written_rows import with_written
 from smidgen.data.world import Split
 
 KIND_WEIGHTS = {
@@ -339,7 +340,7 @@ class Writer:
 def arbitrate_rows(
     split: Split, count: int, seed: int, languages: Collection[str] = WRITTEN
 ) -> list[dict[str, Any]]:
-    """Return generated rows of our own format for the task `arbitrate`."""
+    """Return rows for the task `arbitrate` in our own format: generated, and in training written ones too."""
     rng = random.Random(f"arbitrate/{split}/{seed}")
     writer = Writer(split, rng, languages)
-    return [writer.row(f"arbitrate-{split}-{number}") for number in range(1, count + 1)]
+    return with_written("arbitrate", writer.row, split, count, rng, languages)
