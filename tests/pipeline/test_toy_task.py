@@ -11,6 +11,7 @@ from smidgen.data.types import Message, Sample
 from smidgen.evaluation.report_model import Report
 from smidgen.files import read_json
 from smidgen.pipeline import RunContext, run_recipe, stages_of
+from smidgen.pipeline.data_stage import facts_by_task
 from smidgen.pipeline.events import MetricEvent, StageEvent, result_of
 from smidgen.runs import Run
 from smidgen.tasks import TASKS
@@ -77,6 +78,14 @@ def test_a_toy_task_goes_through_a_whole_run(words: Path, tmp_path: Path):
     assert "shouts" in page and "Held-out words with the answer of each model" in page
     logged = [row["kind"] for row in context.run.read_jsonl("events.jsonl")]
     assert {"stage", "step", "metric", "message"} == set(logged)
+
+
+def test_a_single_task_may_have_a_name(words: Path, tmp_path: Path):
+    data = {"train": str(words), "test": str(words)}
+    table = {"name": "one", "tasks": [{"name": "loud", "task": "shouting", "data": data}], **SHORT}
+    context = context_of(table, tmp_path)
+    result_of(run_recipe(context, only=("data",)))
+    assert facts_by_task(context)["loud"].data["test"].rows == 3
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def _write_samples(context: RunContext) -> Work[None]:
             yield MessageEvent("data", finding)
         facts[task.name] = TaskFacts(findings, _facts(task))
     content = {name: asdict(found) for name, found in facts.items()}
-    context.run.write_json(FACTS, content if len(content) > 1 else content[""])
+    context.run.write_json(FACTS, content.get("", content))
 
 
 def _facts(task: TaskContext) -> dict[str, DataFacts]:

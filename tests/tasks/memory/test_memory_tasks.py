@@ -276,7 +276,7 @@ def test_a_confident_answer_outweighs_an_earlier_one() -> None:
 
 def test_a_row_is_shown_with_its_candidates() -> None:
     shown = Arbitrate().show(FACTS[0])
-    assert shown["target"] == "UPDATE m7"
+    assert shown["target"] == "UPDATE m7 (correction)"
     assert shown["prompt"].splitlines() == [
         "New: Ilse moved to Linz.",
         *(f"{c.id}: {c.text}" for c in STORED),

@@ -274,7 +274,7 @@ def _listing(item: Arbitration) -> str:
 
 
 def _said(decision: Decision) -> str:
-    return " ".join(filter(None, (decision.action, decision.target)))
+    return " ".join(filter(None, (decision.action, decision.target, f"({decision.kind})")))
 
 
 def _added(item: Arbitration) -> list[Sample]:
