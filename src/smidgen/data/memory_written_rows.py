@@ -15,7 +15,7 @@ from typing import Any, Literal
 from smidgen.data.world import Split
 
 Row = dict[str, Any]
-_SHARE = 0.45
+_SHARE = 0.5
 """Of the rows for training, until all are used."""
 
 
