@@ -199,7 +199,7 @@ def test_files_that_are_no_ensembles(saved: Path, tmp_path: Path):
     saved.write_text("{")
     for wrong, fault in [
         ({"asking__samples": 0}, "'asking' 'samples' Input should be greater than or equal to 1"),
-        ({"asking__method": "guess"}, "'asking' 'method' Input should be 'generate' or 'logits'"),
+        ({"asking__method": "guess"}, "'asking' 'method' String should match pattern"),
         ({"asking__settings": {"reference": "perhaps"}}, "'asking' 'settings' 'reference' Input should be a"),
         ({"asking__settings": {"refer": True}}, "'asking' 'settings' 'refer' Extra inputs"),
     ]:

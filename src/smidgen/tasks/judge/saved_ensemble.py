@@ -48,7 +48,7 @@ class SavedAsking(Section):
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings of the task."""
     task_version: int
-    method: Literal["generate", "logits"] = "generate"
+    method: str = Field(default="generate", pattern="^(generate|logits)$")
     """Evaluation method of the task."""
     samples: int = Field(default=1, ge=1)
     """Judgements per order."""
