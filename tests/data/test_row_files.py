@@ -16,7 +16,7 @@ from smidgen.data.formats import pairs, queries, questions
 from smidgen.data.prompts import read_prompts
 from smidgen.data.row_files import STDIN, FileRow, fingerprint, read_rows
 from smidgen.data.rows import select_rows
-from smidgen.data.types import Message
+from smidgen.data.types import Message, Request, Sample
 from smidgen.errors import DataError
 from smidgen.files import sha256_file
 from smidgen.inference.replay import ReplayEngine
@@ -144,7 +144,8 @@ def test_an_empty_cell_is_an_empty_answer_or_a_field_that_is_missing(tmp_path: P
         (Message("user", "r"), Message("assistant", "yes")),
     ]
     path.write_text("id,order,text\n1,ab,\n2,,yes\n", encoding="utf-8")
-    assert ReplayEngine(path)._texts == {"1#ab": "", "2": "yes"}
+    asked = [Request(Sample(name, (Message("user", "?"),))) for name in ("1#ab", "2")]
+    assert [found.text for _, found in ReplayEngine(path).complete(asked)] == ["", "yes"]
 
 
 def test_cells_that_stand_for_numbers_and_lists(tmp_path: Path) -> None:
