@@ -25,6 +25,15 @@ FAMILY = (
 )
 
 
+async def stopped(jobs: Jobs, kind: str) -> Job:
+    """Start the command, and stop it once it has said something."""
+    job = await jobs.start(kind, "x", [])
+    async for _ in job.follow():
+        break
+    jobs.stop(job)
+    return await job.finished()
+
+
 def test_a_command_ends_with_its_result(tmp_path: Path):
     async def work() -> Job:
         return await Jobs(tmp_path, PROGRAM).ask("plan", "x", ["plan", "$(x); `y` --z"])
@@ -115,11 +124,7 @@ def test_a_stopped_command_leaves_nothing_half_written(
 
     async def work() -> Job:
         jobs = Jobs(tmp_path, (sys.executable, "-c", script))
-        job = await jobs.start("export", "x", [])
-        async for _ in job.follow():
-            break
-        jobs.stop(job)
-        return await job.finished()
+        return await stopped(jobs, "export")
 
     job = asyncio.run(work())
     assert job.state == "stopped" and ".partial" in job.output
@@ -129,12 +134,7 @@ def test_a_stopped_command_leaves_nothing_half_written(
 def test_the_children_of_a_command_end_with_it(tmp_path: Path):
     async def work() -> int:
         jobs = Jobs(tmp_path, (sys.executable, "-c", FAMILY))
-        job = await jobs.start("run", "x", [])
-        async for _ in job.follow():
-            break
-        jobs.stop(job)
-        await job.finished()
-        return int(job.output)
+        return int((await stopped(jobs, "run")).output)
 
     grandchild = asyncio.run(work())
     with pytest.raises(ProcessLookupError):

@@ -1,5 +1,6 @@
 """What a router is asked: a text to remember or not, a fact beside stored ones, a text with intents."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,15 +107,15 @@ class _OfRouter:
 
 
 @dataclass(frozen=True)
-class _OfText:
+class _OfText(ABC):
     """A question about one text, decided by one answer."""
 
     text: str
 
     @property
+    @abstractmethod
     def decider(self) -> Decider:
         """The task that it is a question of."""
-        raise NotImplementedError
 
     @property
     def texts(self) -> tuple[str, ...]:
